@@ -1,0 +1,117 @@
+"""The command line: `jaxconv COMMAND`, the same as `python -m jaxconv COMMAND`."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxconv.errors import UserError
+from jaxconv.version import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong command or config."""
+    argv = sys.argv[1:] if argv is None else argv
+    overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
+    args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
+    try:
+        return args.run(args, overrides)
+    except UserError as error:
+        print(f"jaxconv: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("jaxconv: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxconv", description="Convolutional networks in JAX: trained, measured and looked into.")
+    parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train a network as a config says, or go on where a run was left",
+        epilog="Any key of the config is set by --config.KEY=VALUE, such as --config.optimizer.learning_rate=0.05.",
+    )
+    train.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment: a file with get_config()")
+    train.add_argument("--workdir", required=True, metavar="DIR", help="folder for everything that the run writes")
+    train.add_argument("--restart", action="store_true", help="move a run that is in the folder aside, and begin anew")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="evaluate what a run has trained, every example exactly once")
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    evaluate.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
+    evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    from jaxconv.config import check_config, load_config
+
+    config = load_config(args.config, overrides)
+    check_config(config)
+    _set_up_jax(config)
+    from jaxconv.train.loop import train
+
+    result = train(config, args.workdir, args.restart)
+    print(f"workdir: {Path(args.workdir).expanduser().absolute()}")
+    print(json.dumps(result))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it cannot be changed")
+    from jaxconv.train.workdir import saved_config
+
+    _set_up_jax(saved_config(Path(args.workdir).expanduser()))
+    from jaxconv.evaluate import evaluate_workdir
+
+    result = evaluate_workdir(args.workdir, args.split, args.checkpoint)
+    wrong = round((1 - result["top1"]) * result["examples"])
+    for name, text in (
+        ("step", f"{result.pop('step'):,}"),
+        ("split", result["split"]),
+        ("examples", f"{result['examples']:,}"),
+        ("loss", f"{result['loss']:.4f}"),
+        ("top-1", f"{100 * result['top1']:.2f} %  ({wrong:,} wrong)"),
+    ):
+        print(f"{name:10}{text}")
+    print(json.dumps(result))
+    return 0
+
+
+def _set_up_jax(config: Any) -> None:
+    """What must be settled before JAX looks for devices: messages, determinism, and the cache of compiled programs."""
+    if config.deterministic:
+        flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    import jax
+
+    from jaxconv.train.loop import announce_to
+
+    announce_to()
+    if config.compilation_cache == "off" or jax.config.jax_compilation_cache_dir:
+        return
+    folder = config.compilation_cache
+    if folder == "auto":
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled")
+    try:
+        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if config.compilation_cache != "auto":
+            raise UserError(f"config.compilation_cache is {folder}: cannot be written ({error.strerror})", exit_code=1) from error
+        print(f"jaxconv: compiled programs are not kept: {folder} cannot be written ({error.strerror})", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    # Small programs too: a run compiles dozens of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

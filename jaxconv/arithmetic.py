@@ -1,0 +1,151 @@
+"""The arithmetic of convolutional layers, in plain integers.
+
+The lecture's summary of a convolutional layer, for an input volume W1 x H1 x D1:
+
+    K  number of filters        W2 = (W1 - F + 2P)/S + 1
+    F  their spatial extent     H2 = (H1 - F + 2P)/S + 1
+    S  the stride               D2 = K
+    P  the zero padding         weights = (F * F * D1) * K, biases = K
+
+Pooling is the same without weights. Every function here takes and returns plain Python numbers; nothing is imported
+but the standard library, so that a size can be asked for where there is no JAX.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+ROUNDINGS = ("floor", "exact", "ceil")
+
+
+def output_size(
+    size: int, window: int, stride: int = 1, padding: int = 0, dilation: int = 1, rounding: str = "floor", layer: str = ""
+) -> int:
+    """How many positions a window takes along one axis: (W - F + 2P)/S + 1.
+
+    Args:
+      size: W, pixels along the axis.
+      window: F, the extent of the filter or pooling window, in pixels.
+      stride: S, pixels between neighbouring positions.
+      padding: P, pixels added on each side.
+      dilation: distance between neighbouring taps of the window; it then spans (F - 1) * dilation + 1 pixels.
+      rounding: what to do where the division leaves a rest. `floor` leaves the last pixels out, `exact` raises,
+        `ceil` lets the last window hang over the edge, as long as it begins inside the image or its left padding.
+      layer: name to put before the error message.
+
+    Raises:
+      ValueError: an argument is out of range, the window is larger than the padded image, or `exact` does not divide.
+    """
+    check_window(window, stride, padding, dilation, rounding, layer)
+    span = (window - 1) * dilation + 1
+    room = size - span + 2 * padding
+    if room < 0 and not (rounding == "ceil" and room > -stride):
+        raise ValueError(
+            f"{_prefix(layer)}{_quotient(size, span, stride, padding)} = {room / stride + 1:.2f}: "
+            f"a {span}-wide window is larger than {_what(size, padding)}"
+        )
+    if room % stride == 0 or rounding == "floor":
+        return room // stride + 1
+    if rounding == "exact":
+        raise ValueError(
+            f"{_prefix(layer)}{_quotient(size, span, stride, padding)} = {room / stride + 1:.2f}: "
+            f"a {span}-wide window at stride {stride} does not fit {_what(size, padding)}"
+        )
+    positions = -(-room // stride) + 1
+    # A window that begins in the padding on the right would see no pixel at all; Caffe and PyTorch drop it too.
+    return positions - 1 if (positions - 1) * stride >= size + padding else positions
+
+
+def pad_widths(
+    size: int, window: int, stride: int = 1, padding: int = 0, dilation: int = 1, rounding: str = "floor", layer: str = ""
+) -> tuple[int, int]:
+    """Pixels to add before and after one axis so that exactly `output_size` windows fit.
+
+    Before is always `padding`. After is `padding`, and with `ceil` whatever the last, overhanging window needs.
+    Arguments and errors are those of `output_size`.
+    """
+    positions = output_size(size, window, stride, padding, dilation, rounding, layer)
+    needed = (positions - 1) * stride + (window - 1) * dilation + 1
+    return padding, max(padding, needed - size - padding)
+
+
+def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int, ...]:
+    """Every padding P < F with which a filter steps over the image without a rest, smallest first.
+
+    The lecture's "F = 5, S = 2, P = ? (whatever fits)". Padding of F or more is not counted: the first window would
+    lie wholly in the padding.
+
+    Raises:
+      ValueError: no padding fits; the message says why.
+    """
+    check_window(filter_size, stride, 0, 1, "exact", "")
+    rest = size - filter_size
+
+    def fits(padding: int) -> bool:
+        return rest + 2 * padding >= 0 and (rest + 2 * padding) % stride == 0
+
+    fitting = tuple(filter(fits, range(filter_size)))
+    if fitting:
+        return fitting
+    if rest % math.gcd(2, stride):
+        why = f"{rest} + 2P is odd for every P, and the stride is even"
+    else:
+        smallest = next(filter(fits, itertools.count(filter_size)))
+        why = f"the smallest P that divides is {smallest}, and with {filter_size} or more the first window sees no pixel"
+    raise ValueError(
+        f"no padding fits a {filter_size}-wide filter at stride {stride} on {size}: in ({size} - {filter_size} + 2P)/{stride} + 1, {why}"
+    )
+
+
+def same_padding(filter_size: int) -> int:
+    """The lecture's (F - 1)/2, which keeps the size at stride 1.
+
+    Raises:
+      ValueError: F is even, and no whole padding keeps the size.
+    """
+    if filter_size < 1 or filter_size % 2 == 0:
+        raise ValueError(
+            f"padding (F - 1)/2 = ({filter_size} - 1)/2 = {(filter_size - 1) / 2}: no whole padding keeps the size, give one in pixels"
+        )
+    return (filter_size - 1) // 2
+
+
+def conv_weights(window: Sequence[int], in_channels: int, filters: int, groups: int = 1) -> int:
+    """Weights of a convolution, biases not counted: (F * F * D1) * K, with D1/groups channels seen by each filter."""
+    return math.prod(window) * (in_channels // groups) * filters
+
+
+def conv_connections(output: Sequence[int], window: Sequence[int], in_channels: int, filters: int, groups: int = 1) -> int:
+    """The lecture's "connections": multiply-adds of a convolution for one image, 6x6x1 x 3x3x1 on its 8x8 example."""
+    return math.prod(output) * conv_weights(window, in_channels, filters, groups)
+
+
+def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Pixels of the image that one value sees after layers of (window, stride), and the distance between neighbours."""
+    field, jump = 1, 1
+    for window, stride in layers:
+        field += (window - 1) * jump
+        jump *= stride
+    return field, jump
+
+
+def check_window(window: int, stride: int, padding: int, dilation: int, rounding: str, layer: str) -> None:
+    """Raise ValueError unless window, stride and dilation are at least 1, padding is at least 0, rounding is known."""
+    for name, value, least in (("window", window, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if value != int(value) or value < least:
+            raise ValueError(f"{_prefix(layer)}{name} is {value}; it must be a whole number of at least {least}")
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"{_prefix(layer)}rounding is {rounding!r}; it must be one of {', '.join(ROUNDINGS)}")
+
+
+def _prefix(layer: str) -> str:
+    return f"{layer}: " if layer else ""
+
+
+def _quotient(size: int, span: int, stride: int, padding: int) -> str:
+    pad = f" + 2*{padding}" if padding else ""
+    return f"({size} - {span}{pad})/{stride} + 1"
+
+
+def _what(size: int, padding: int) -> str:
+    return f"{size} padded by {padding}" if padding else str(size)

@@ -1,0 +1,279 @@
+"""The default config: every key, each with a comment. An experiment changes a few of them; the rest stay as they are here.
+
+    from jaxconv.config import default_config
+
+    def get_config():
+        config = default_config()
+        config.data.source = "xo"
+        config.epochs = 5.0
+        return config
+
+No default is None and nothing is a list, so that each key can be set from the command line: --config.optimizer.learning_rate=0.05,
+--config.data.mean=0.49,0.48,0.45. An unknown key or a value of another type is an error that names the nearest key.
+"""
+
+import ast
+import runpy
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxconv.errors import UserError, nearest
+
+
+def default_config() -> ConfigDict:
+    """Every key with its default, locked: an unknown key raises AttributeError, a value of another type TypeError."""
+    config = ConfigDict()
+    config.seed = 0  # every random draw of the run derives from it
+    config.batch_size = 128  # images a step, over all devices
+    config.epochs = 0.0  # length of the training in passes over the training split, or
+    config.steps = 0  # in steps; exactly one of the two is set
+    config.parallel = "jit"  # how a step is spread over the devices: jit or pmap
+    config.deterministic = False  # on a GPU: only kernels that give the same bits again, at some speed
+    config.compilation_cache = "auto"  # folder that keeps compiled programs; auto: the user's cache folder; off: none
+
+    config.model = model = ConfigDict()
+    model.name = "chain"  # one of jaxconv.list_models()
+    model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
+    model.dtype = "float32"  # compute type: float32, bfloat16 or float16; parameters and losses are float32
+
+    config.data = data = ConfigDict()
+    data.source = "xo"  # xo, or folder:PATH
+    data.train_split = "train"
+    data.eval_split = "test"
+    data.mean = (0.5,)  # of each channel, on a scale from 0 to 1; one number serves all channels
+    data.std = (0.5,)
+    data.image_size = 0  # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    data.skip_unreadable = False  # leave unreadable files out instead of stopping
+    data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
+    xo.size = 32  # pixels
+    xo.translation = 0.1  # largest shift, share of the width
+    xo.scaling = 0.3  # largest stretch or shrinking, share
+    xo.rotation = 30.0  # largest turn, degrees
+    xo.weight = 0.5  # largest change of the stroke's thickness, share
+    xo.noise = 0.3  # deviation, on the scale from -1 to 1
+    xo.seed = 0
+    xo.train_examples = 10_000
+    xo.test_examples = 2_000
+    data.folder = folder = ConfigDict()  # settings of an unsplit folder:PATH
+    folder.test_fraction = 0.1  # share of each class that is held out as the split test
+    folder.seed = 0  # of that draw
+
+    config.augment = augment = ConfigDict()  # while training, on the device, in this order; each is off at 0 or False
+    augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
+    augment.flip = False  # mirror every other image, left to right
+
+    config.loss = loss = ConfigDict()
+    loss.label_smoothing = 0.0  # share of the target spread over all classes
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 0.1
+    optimizer.momentum = 0.9
+    optimizer.nesterov = False
+    optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
+    optimizer.weight_decay = 0.0  # decoupled: learning rate x this x weight is taken off apart from the gradient
+    optimizer.undecayed = r"(^|/)(bias|scale)$"  # parameters (a regular expression on their path) that neither of the two decays
+    optimizer.groups = ConfigDict()  # parameter groups by name, each a group() of this file
+    optimizer.schedule = schedule = ConfigDict()
+    schedule.name = "constant"  # constant, step, cosine, plateau
+    schedule.warmup_steps = 0  # the rate climbs from 0 in a straight line over these first steps, whatever the schedule
+    schedule.factor = 0.1  # step, plateau: the rate is multiplied by it
+    schedule.boundaries = ()  # step: after these steps, such as 32000,48000
+    schedule.metric = "eval/top1"  # plateau: what should improve
+    schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
+
+    config.eval = eval_ = ConfigDict()
+    eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated
+    eval_.batch_size = 500  # images, over all devices
+
+    config.log = log = ConfigDict()
+    log.every = 50  # steps between lines of metrics.jsonl
+    log.tensorboard = True  # write TensorBoard files too
+    log.progress = True  # show a progress bar, or lines where there is no terminal
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every = 0  # steps between checkpoints; 0: once an epoch. The last step is always kept
+    checkpoint.keep = 2  # how many of the latest to keep
+    checkpoint.keep_best = 1  # how many of the best to keep besides
+    checkpoint.metric = "eval/top1"  # best by this
+    return config.lock()
+
+
+def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False) -> ConfigDict:
+    """A parameter group: the parameters whose path, such as `conv1_1/kernel`, the regular expression matches.
+
+    Args:
+      pattern: searched for in the path.
+      learning_rate: multiplies the learning rate.
+      weight_decay: multiplies both kinds of weight decay.
+      frozen: leave the parameters as they are.
+    """
+    settings = {"pattern": pattern, "learning_rate": learning_rate, "weight_decay": weight_decay, "frozen": frozen}
+    return ConfigDict(settings).lock()
+
+
+# Keys that may differ when a run is resumed: they change how it is run, not what it computes.
+MAY_DIFFER = ("parallel", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best")
+
+
+def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config of an experiment file, with overrides from the command line.
+
+    Args:
+      spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for `get_config(ARGUMENT)`.
+      overrides: `key.of.config=value` each.
+
+    Raises:
+      UserError: there is no such file, it fails, or an override does not fit.
+    """
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={spec}: there is no file {path!r}")
+    try:
+        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except KeyError as error:
+        raise UserError(f"{path}: {_where(path, error)}KeyError: {error}; a config file defines get_config()") from error
+    except Exception as error:  # a person's own file may raise anything
+        raise UserError(f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return the ConfigDict of default_config(), changed")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
+        set_key(config, key, text)
+    return config
+
+
+def set_key(config: ConfigDict, key: str, text: str) -> None:
+    """Set one dotted key from its text, read as the type that the key has now.
+
+    `model.kwargs` is open: a key that is not there yet is added.
+
+    Raises:
+      UserError: no such key (with the nearest), or the text is not of the key's type.
+    """
+    *parents, last = key.split(".")
+    place = config
+    for parent in parents:
+        if not isinstance(place, ConfigDict) or parent not in place:
+            raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
+        place = place[parent]
+    if isinstance(place, ConfigDict) and parents == ["model", "kwargs"] and last not in place:
+        with place.unlocked():
+            place[last] = _literal(text)
+        return
+    if not isinstance(place, ConfigDict) or last not in place:
+        raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
+    old = place[last]
+    if isinstance(old, ConfigDict):
+        raise UserError(f"--config.{key}: is a group of keys ({', '.join(old)}); set one of them")
+    value = text if isinstance(old, str) else _literal(text)
+    if isinstance(old, tuple) and not isinstance(value, tuple):
+        value = (value,)
+    if type(old) is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    check_type(f"--config.{key}", value, old)
+    place[last] = float(value) if isinstance(old, float) else value
+
+
+def check_type(key: str, value: Any, example: Any) -> None:
+    """Raise UserError unless the value is of the example's type; a whole number will do for a number."""
+    fits = type(value) is type(example) or (type(example) is float and type(value) is int)
+    if not fits or (isinstance(value, tuple) and not all(isinstance(item, int | float | str) for item in value)):
+        names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "numbers with commas between"}
+        shown = ",".join(map(str, example)) or "1,2" if isinstance(example, tuple) else example
+        raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; an empty group of keys counts for nothing."""
+    flat = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    return flat
+
+
+def check_config(config: ConfigDict) -> None:
+    """Check what can be checked before the data is read: keys, types and ranges.
+
+    Raises:
+      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is out of its range.
+    """
+    known, given = flatten(default_config()), flatten(config)
+    for key in given:
+        if key not in known and not key.startswith(("model.kwargs.", "optimizer.groups.")):
+            raise UserError(f"config.{key}: the config has no such key{_nearest_key(default_config(), key)}")
+    for key, default in known.items():
+        if key not in given:
+            raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
+        check_type(f"config.{key}", given[key], default)
+    for key, allowed in {
+        "parallel": ("jit", "pmap"),
+        "model.dtype": ("float32", "bfloat16", "float16"),
+        "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
+        "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
+        "checkpoint.metric": ("eval/top1", "eval/loss"),
+    }.items():
+        if given[key] not in allowed:
+            raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
+    for key, least in {
+        "batch_size": 1, "epochs": 0, "steps": 0, "eval.every": 0, "eval.batch_size": 1, "log.every": 1, "checkpoint.every": 0,
+        "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "augment.pad_crop": 0, "optimizer.l2": 0,
+        "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
+        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0,
+    }.items():  # fmt: skip
+        if not given[key] >= least:
+            raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
+    for key in ("optimizer.momentum", "loss.label_smoothing"):
+        if not given[key] < 1:
+            raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
+    if (config.epochs > 0) == (config.steps > 0):
+        raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
+    for key in ("data.mean", "data.std"):
+        if not given[key] or not all(isinstance(value, int | float) for value in given[key]):
+            raise UserError(f"config.{key} is {given[key]!r}; it must be numbers, one or one a channel")
+    if not all(value > 0 for value in config.data.std):
+        raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
+    boundaries = config.optimizer.schedule.boundaries
+    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
+        raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
+    if config.optimizer.schedule.name == "step" and not boundaries:
+        raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")
+    wanted = set(group(""))
+    for name, settings in config.optimizer.groups.items():
+        if not isinstance(settings, ConfigDict) or set(settings) != wanted:
+            raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Keys of two flattened configs whose difference makes them different runs; see `MAY_DIFFER`.
+
+    A longer training is the same run as long as the schedule does not look at the length.
+    """
+    may = [*MAY_DIFFER]
+    if new["optimizer.schedule.name"] != "cosine":
+        may += ["epochs", "steps"]
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [key for key in differing if not any(key == m or key.startswith(m + ".") for m in may)]
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, or the text itself. `8,16` is a tuple."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _nearest_key(config: ConfigDict, key: str) -> str:
+    return nearest(key, flatten(config))
+
+
+def _where(path: str, error: Exception) -> str:
+    """`line 7: ` for the innermost line of the person's file that the error passed through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"line {lines[-1]}: " if lines else ""

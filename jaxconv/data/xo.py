@@ -1,0 +1,105 @@
+"""X's and O's: the lecture's toy problem, "says whether a picture is of an X or an O".
+
+The lecture's trickier cases, each a setting that is off at 0:
+
+    translation  the figure is moved by up to this share of the image's width
+    scaling      each axis is stretched or shrunk by up to this share
+    rotation     the figure is turned by up to this many degrees
+    weight       the stroke is thicker or thinner by up to this share
+    noise        normal noise of this deviation is added, on the lecture's scale from -1 (paper) to 1 (ink)
+
+Example i of a split is a function of (seed, split, i) alone. At size 9 with everything off, an X is the lecture's nine-by-nine X.
+"""
+
+import zlib
+
+import numpy as np
+
+from jaxconv.data.sources import Source
+from jaxconv.errors import UserError
+
+CLASS_NAMES = ("o", "x")
+
+# On the lecture's nine-by-nine grid the figure reaches from pixel 1 to pixel 7, and a diagonal stroke covers one pixel: ink is full on the
+# line, and gone at sqrt(1/2), the distance of the diagonal's neighbours.
+_GRID = 9
+_REACH = 3.0
+_STROKE = 0.5**0.5
+
+
+def draw_split(
+    split: str,
+    size: int = 32,
+    translation: float = 0.0,
+    scaling: float = 0.0,
+    rotation: float = 0.0,
+    weight: float = 0.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    train_examples: int = 10_000,
+    test_examples: int = 2_000,
+) -> Source:
+    """Draw the split `train` or `test`: images [N, size, size, 1] uint8, where 0 is the lecture's -1 and 255 its 1.
+
+    Raises:
+      UserError: no such split, or a setting out of its range.
+    """
+    examples = {"train": train_examples, "test": test_examples}
+    if split not in examples:
+        raise UserError(f"xo has no split {split!r}; it has train and test")
+    if size < 5:
+        raise UserError(f"xo.size is {size}; an X needs at least 5 pixels")
+    for name, value, most in (("translation", translation, 1), ("scaling", scaling, 0.9), ("weight", weight, 0.9), ("noise", noise, 10)):
+        if not 0 <= value <= most:
+            raise UserError(f"xo.{name} is {value}; it must lie between 0 and {most}")
+    if examples[split] < 1:
+        raise UserError(f"xo.{split}_examples is {examples[split]}; it must be at least 1")
+    variation = {"translation": translation, "scaling": scaling, "rotation": rotation, "weight": weight, "noise": noise}
+    drawn = [draw(seed, split, i, size, **variation) for i in range(examples[split])]
+    return Source(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
+
+
+def draw(
+    seed: int,
+    split: str,
+    index: int,
+    size: int = 32,
+    translation: float = 0.0,
+    scaling: float = 0.0,
+    rotation: float = 0.0,
+    weight: float = 0.0,
+    noise: float = 0.0,
+) -> tuple[np.ndarray, int]:
+    """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O and 1 for an X."""
+    random = np.random.Generator(np.random.Philox(key=[seed % 2**64, zlib.crc32(split.encode())], counter=[0, 0, 0, index]))
+    label = int(random.integers(2))
+    shift = random.uniform(-translation, translation, 2) * size
+    scale = 1 + random.uniform(-scaling, scaling, 2)
+    angle = np.deg2rad(random.uniform(-rotation, rotation))
+    stroke = _STROKE * (1 + random.uniform(-weight, weight)) * size / _GRID
+
+    pixels = np.arange(size) - (size - 1) / 2
+    y, x = pixels[:, None] - shift[0], pixels[None, :] - shift[1]
+    turned_y, turned_x = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
+    # In the figure's own coordinates it reaches from -reach to reach, whatever its scale.
+    distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
+    # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle line alone.
+    ink = np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1)
+    image = 2 * ink - 1 + noise * random.standard_normal((size, size))
+    return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)[..., None], label
+
+
+def _distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Distance in pixels from each position to the middle of the stroke; `reach` is the figure's half height and half width."""
+    ry, rx = reach
+    if label == 0:
+        # Along the ray from the centre, the ellipse is crossed at (y, x) / radius; the centre itself has no such ray.
+        radius = np.hypot(y / ry, x / rx)
+        crossing = np.where(radius > 0, np.hypot(y, x) / np.maximum(radius, 1e-9), min(ry, rx))
+        return np.abs(np.hypot(y, x) - crossing)
+    length2 = ry**2 + rx**2
+    arms = []
+    for sign in (1, -1):
+        along = np.clip((y * ry + sign * x * rx) / length2, -1, 1)
+        arms.append(np.hypot(y - along * ry, x - sign * along * rx))
+    return np.minimum(*arms)

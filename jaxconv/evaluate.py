@@ -1,0 +1,89 @@
+"""Evaluation: every example of a split exactly once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxconv.config import check_config
+from jaxconv.data.loading import eval_batches, resident
+from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
+from jaxconv.train.build import build
+from jaxconv.train.checkpoint import Checkpoints, abstract_of
+from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.workdir import read_json, saved_config
+
+
+def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Any, examples: int, batch_size: int) -> dict[str, float]:
+    """Means over a whole split.
+
+    Args:
+      eval_step: a compiled step, see `Parallel.compile_eval`.
+      parallel: places the batches.
+      state, data: placed on the devices.
+      examples: N, of the split.
+      batch_size: images a step; the last batch is filled up and masked.
+
+    Returns:
+      `examples`, `loss`, `top1`.
+
+    Raises:
+      RuntimeError: not every example was counted exactly once.
+    """
+    sums = [eval_step(state, data, parallel.shard(batch)) for batch in eval_batches(examples, batch_size)]
+    totals = {name: sum(float(batch[name]) for batch in sums) for name in sums[0]}
+    if totals["examples"] != examples:
+        raise RuntimeError(f"{examples} examples went into the evaluation, {totals['examples']} were counted")
+    return {"examples": examples, "loss": totals["loss"] / examples, "top1": totals["top1"] / examples}
+
+
+def evaluate_workdir(workdir: str, split: str = "", checkpoint: str = "latest", devices: list | None = None) -> dict[str, Any]:
+    """Evaluate the network that a run has trained.
+
+    Args:
+      workdir: of the run.
+      split: by default the config's `data.eval_split`.
+      checkpoint: `latest`, `best`, or a step.
+
+    Returns:
+      `split`, `examples`, `loss`, `top1`, `step`.
+
+    Raises:
+      UserError: there is no run, no such checkpoint or split, or the data cannot be read.
+    """
+    config = saved_config(Path(workdir))
+    check_config(config)
+    folder = Path(workdir).expanduser()
+    if not (folder / "data.json").is_file() or not (folder / "checkpoints").is_dir():
+        raise UserError(f"--workdir={workdir}: the run has no checkpoint yet", exit_code=1)
+    description = read_json(folder / "data.json")
+    checkpoints = Checkpoints(folder / "checkpoints", metric=config.checkpoint.metric, read_only=True)
+    try:
+        step = _step_of(checkpoints, checkpoint)
+        parallel = make_parallel(config.parallel, devices)
+        parallel.check_batch(config.eval.batch_size, "eval.batch_size")
+        source = open_source(config.data, split or config.data.eval_split, like=description)
+        built = build(config, description, description["train_examples"], parallel.axis_name)
+        restored = checkpoints.restore(abstract_of(built.abstract), step)
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise UserError(f"--workdir={workdir}: the run has no checkpoint yet", exit_code=1)
+    state, data = parallel.replicate(restored[0]), parallel.replicate(resident(source))
+    result = evaluate(parallel.compile_eval(built.eval_step), parallel, state, data, len(source), config.eval.batch_size)
+    return {"split": split or config.data.eval_split, **result, "step": int(jax.device_get(restored[0].step))}
+
+
+def _step_of(checkpoints: Checkpoints, name: str) -> int | None:
+    if name == "latest":
+        return None
+    if name == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(f"--checkpoint=best: no checkpoint was evaluated; there are steps {checkpoints.steps()}", exit_code=1)
+        return best
+    if not name.isdigit():
+        raise UserError(f"--checkpoint={name}: must be latest, best or a step")
+    return int(name)

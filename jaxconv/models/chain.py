@@ -1,0 +1,80 @@
+"""Chain networks: [(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX, the lecture's typical architecture.
+
+    N  convolutions between two poolings     `convs`
+    M  stages, each with its filters         `filters`, one number a stage
+    K  fully connected layers                `neurons`, one number a layer
+    SOFTMAX                                  the votes ("logits") are returned; the loss takes the softmax
+
+The lecture's hyperparameters are the fields: number and size of features; window and stride of pooling; number of neurons.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxconv.arithmetic import same_padding
+from jaxconv.layers import BatchNorm, Conv, Dense, Pool, relu
+
+
+class Chain(nn.Module):
+    """A chain of stages of convolutions and pooling, then fully connected layers.
+
+    Attributes:
+      num_classes: votes to return.
+      filters: filters of the convolutions of each stage (M stages).
+      convs: convolutions in each stage (N).
+      filter_size: F of every convolution, in pixels.
+      stride: S of every convolution.
+      padding: P of every convolution; -1 is the lecture's (F - 1)/2.
+      pool: `max`, `average` or `none`, after each stage.
+      pool_window, pool_stride: F and S of the pooling.
+      global_pool: the mean of every feature map, instead of all its values, goes to the fully connected layers.
+      neurons: neurons of each fully connected layer (K layers) before the votes.
+      batch_norm: normalise between CONV and RELU; the convolutions then have no bias.
+      dropout: share of values dropped before each fully connected layer while training.
+      rounding: `floor`, `exact` or `ceil`, for convolution and pooling alike.
+      dtype: the compute type; parameters and votes are float32.
+      axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
+    """
+
+    num_classes: int
+    filters: Sequence[int] = (16, 32)
+    convs: int = 1
+    filter_size: int = 3
+    stride: int = 1
+    padding: int = -1
+    pool: str = "max"
+    pool_window: int = 2
+    pool_stride: int = 2
+    global_pool: bool = False
+    neurons: Sequence[int] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+    rounding: str = "floor"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes], float32."""
+        padding = same_padding(self.filter_size) if self.padding == -1 else self.padding
+        for m, filters in enumerate(self.filters, 1):
+            for n in range(1, self.convs + 1):
+                conv = {"padding": padding, "rounding": self.rounding, "use_bias": not self.batch_norm, "dtype": self.dtype}
+                x = Conv(filters, self.filter_size, self.stride, **conv, name=f"conv{m}_{n}")(x)
+                if self.batch_norm:
+                    norm = {"use_running_average": not train, "axis_name": self.axis_name, "dtype": self.dtype}
+                    x = BatchNorm(**norm, name=f"norm{m}_{n}")(x)
+                x = relu(x)
+            if self.pool != "none":
+                x = Pool(self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}")(x)
+        if self.global_pool:
+            x = Pool("global", name="global_pool")(x)
+        for k, neurons in enumerate(self.neurons, 1):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dense(self.num_classes, dtype=self.dtype, name="votes")(x).astype(jnp.float32)

@@ -1,0 +1,99 @@
+"""From a config to what a run is made of: network, optimizer, schedule, and the functions of its steps."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.config import check_type
+from jaxconv.data.augment import make_augment, make_preprocess
+from jaxconv.data.loading import take
+from jaxconv.errors import UserError
+from jaxconv.models import create_model, model_arguments
+from jaxconv.train.losses import cross_entropy
+from jaxconv.train.optim import make_optimizer, make_schedule
+from jaxconv.train.state import TrainState, create_state
+from jaxconv.train.step import Batch, Metrics, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What a config and the shape of its data determine.
+
+    Attributes:
+      total_steps: length of the training.
+      steps_per_epoch: steps between two passes, rounded, at least 1.
+      init: key -> the state before the first step; pure.
+      abstract: shapes and dtypes of that state.
+      train_step: (state, data, batch, key) -> (state, metrics); the batch has `index` and `position`.
+      eval_step: (state, data, batch) -> sums; the batch has `index` and `mask`.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    init: Callable[[jax.Array], TrainState]
+    abstract: TrainState
+    train_step: Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]
+    eval_step: Callable[[TrainState, Any, Batch], Metrics]
+
+
+def build(config: Any, description: dict[str, Any], examples: int, axis_name: str | None) -> Built:
+    """Build everything, allocating nothing.
+
+    Args:
+      config: the whole config.
+      description: of the data, see `sources.describe`.
+      examples: of the training split.
+      axis_name: under `pmap`, the axis of the devices.
+
+    Raises:
+      UserError: the network is not known, lacks an argument, or cannot take the images; the message names the layer.
+    """
+    shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
+    model = build_model(config.model, num_classes, axis_name)
+    total_steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    for name in ("mean", "std"):
+        if len(config.data[name]) not in (1, shape[-1]):
+            raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
+    if config.augment.flip and config.augment.pad_crop >= min(shape[:2]):
+        raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    try:
+        variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
+    optimizer = make_optimizer(config.optimizer, variables["params"])
+    loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
+    train_step = make_train_step(model, optimizer, make_schedule(config.optimizer, total_steps), loss, make_augment(config), axis_name)
+    eval_step = make_eval_step(model, cross_entropy, make_preprocess(config), axis_name)
+
+    def init(key: jax.Array) -> TrainState:
+        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype))
+
+    return Built(
+        total_steps=total_steps,
+        steps_per_epoch=max(1, round(examples / config.batch_size)),
+        init=init,
+        abstract=jax.eval_shape(init, jax.random.key(0)),
+        train_step=lambda state, data, batch, key: train_step(state, batch | take(data, batch["index"]), key),
+        eval_step=lambda state, data, batch: eval_step(state, batch | take(data, batch["index"])),
+    )
+
+
+def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
+    """The network that `config` (the `model` part of a config) names; raises UserError for what it does not have."""
+    kwargs = config.kwargs.to_dict()
+    try:
+        defaults = model_arguments(config.name)
+        for key, value in kwargs.items():
+            if key in defaults and defaults[key] is not None:
+                check_type(f"config.model.kwargs.{key}", value, defaults[key])
+        return create_model(config.name, num_classes, config.dtype, axis_name, **kwargs)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from error

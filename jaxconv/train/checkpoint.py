@@ -1,0 +1,151 @@
+"""Checkpoints, through Orbax: written in the background, the latest few and the best kept, damaged ones passed over.
+
+A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a fingerprint of the state. Orbax writes to a
+temporary folder and renames it, so that a half-written checkpoint is never seen; a damaged one fails to restore, or its fingerprint differs.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from jaxconv.errors import UserError
+from jaxconv.train.parallel import fingerprint
+from jaxconv.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric such as `eval/top1` should grow; a loss should fall."""
+    return not metric.endswith("loss")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      folder: where they are, one subfolder a step.
+      keep: how many of the latest to keep.
+      keep_best: how many of the best to keep besides.
+      metric: best by this.
+      read_only: look at them only.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, keep_best: int = 1, metric: str = "eval/top1", read_only: bool = False):
+        self.folder = Path(folder).absolute()
+        self.metric = metric
+        policies = [LatestN(keep)]
+        if keep_best:
+            policies.append(
+                BestN(
+                    get_metric_fn=lambda metrics: metrics[metric],
+                    reverse=not higher_is_better(metric),
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._options = options
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+
+    def steps(self) -> list[int]:
+        """Steps that there are checkpoints of, rising."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the best metric, the latest among equals; None where no checkpoint has the metric."""
+        sign = 1 if higher_is_better(self.metric) else -1
+        measured = [(sign * m[self.metric], step) for step in self.steps() if (m := self._manager.metrics(step)) and self.metric in m]
+        return max(measured)[1] if measured else None
+
+    def save(self, state: TrainState, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Begin to write the state; training may go on meanwhile.
+
+        Args:
+          state: one copy, not replicated by `pmap`. It is copied before this returns, so that it may be donated.
+          host: what the loop remembers, for JSON.
+          metrics: those of this very step, if it was evaluated.
+        """
+        host = host | {"fingerprint": int(fingerprint(state))}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)),
+            metrics=metrics,
+            force=True,
+        )
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
+        """The state and host part of one step, by default of the latest that can be read; None where there is no checkpoint.
+
+        Checkpoints after it that could not be read are warned of and moved to `damaged` beside the folder.
+
+        Args:
+          abstract: shapes and dtypes of the state, with the sharding to restore to.
+
+        Raises:
+          UserError: no checkpoint, or not the one asked for, can be read.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise UserError(f"{self.folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}", exit_code=1)
+        damaged: dict[int, str] = {}
+        for candidate in [step] if step is not None else reversed(steps):
+            try:
+                found = self._read(candidate, abstract)
+            except Exception as error:  # a damaged file can raise anything
+                damaged[candidate] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                continue
+            self._move_aside(damaged, candidate)
+            return found
+        if damaged:
+            newest = max(damaged)
+            raise UserError(f"{self.folder}: no checkpoint can be read; that of step {newest}: {damaged[newest]}", exit_code=1)
+        return None
+
+    def wait(self) -> None:
+        """Wait until everything is written; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and give the folder back."""
+        self._manager.close()
+
+    def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        state, host = restored["state"], restored["host"]
+        if int(fingerprint(state)) != host["fingerprint"]:
+            raise ValueError("the values are not those that were saved (their fingerprints differ)")
+        return state, host
+
+    def _move_aside(self, damaged: dict[int, str], used: int) -> None:
+        for step, why in damaged.items():
+            log.warning("checkpoint of step %d is damaged (%s); going on from step %d", step, why, used)
+            if not self._options.read_only:
+                place = self.folder.parent / "damaged" / str(step)
+                place.parent.mkdir(exist_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.move(self.folder / str(step), place)
+        if damaged and not self._options.read_only:
+            self._manager.close()
+            self._manager = self._open()
+
+
+def abstract_of(state: Any) -> Any:
+    """Shapes and dtypes of a state, to be restored to the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)

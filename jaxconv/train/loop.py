@@ -1,0 +1,269 @@
+"""The training loop: what joins data, step, evaluation, checkpoints and watching into a run."""
+
+import collections
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxconv.config import check_config
+from jaxconv.data.loading import resident, train_indices
+from jaxconv.data.sources import describe, open_source
+from jaxconv.errors import UserError
+from jaxconv.evaluate import evaluate
+from jaxconv.train.build import Built, build, build_model
+from jaxconv.train.checkpoint import Checkpoints, abstract_of, higher_is_better
+from jaxconv.train.optim import describe_groups, update_plateau
+from jaxconv.train.parallel import Parallel, all_finite, make_parallel
+from jaxconv.train.state import TrainState
+from jaxconv.train.watch import MetricsLog, Progress, Stopwatch
+from jaxconv.train.workdir import check_data, note_versions, open_workdir, read_metrics
+
+log = logging.getLogger(__name__)
+
+# Steps that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
+_AHEAD = 2
+
+
+def train(config: Any, workdir: str, restart: bool = False, devices: list | None = None) -> dict[str, Any]:
+    """Train as the config says, or go on where a run in the workdir was left.
+
+    Args:
+      config: the whole config.
+      workdir: folder of the run; see train/workdir.py for what is in it afterwards.
+      restart: move a run that is there aside, and begin anew.
+      devices: those to use; all by default.
+
+    Returns:
+      `split`, `examples`, `loss`, `top1` of the final weights.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot be used, or the loss became infinite or NaN.
+    """
+    check_config(config)
+    parallel = make_parallel(config.parallel, devices)
+    parallel.check_batch(config.batch_size, "batch_size")
+    parallel.check_batch(config.eval.batch_size, "eval.batch_size")
+    build_model(config.model, num_classes=2)
+    folder, lock = open_workdir(workdir, config, restart)
+    with lock:
+        train_source = open_source(config.data, config.data.train_split)
+        description = describe(train_source)
+        eval_source = open_source(config.data, config.data.eval_split, like=description)
+        built = build(config, description, len(train_source), parallel.axis_name)
+        check_data(folder, {**description, "train_examples": len(train_source), "eval_examples": len(eval_source)})
+        run = Run(config, folder, parallel, built, len(train_source), len(eval_source))
+        data = parallel.replicate({"train": resident(train_source), "eval": resident(eval_source)})
+        return run.train(data["train"], data["eval"])
+
+
+class Run:
+    """One training run: what stays the same over its steps."""
+
+    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_examples: int, eval_examples: int):
+        self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
+        self.train_examples, self.eval_examples = train_examples, eval_examples
+        self.eval_every = config.eval.every or built.steps_per_epoch
+        self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
+        self.train_step = parallel.compile_train(built.train_step)
+        self.eval_step = parallel.compile_eval(built.eval_step)
+        self.position = np.arange(config.batch_size, dtype=np.int32)
+
+    def train(self, train_data: Any, eval_data: Any) -> dict[str, Any]:
+        """Train to the end; returns the result of the final weights."""
+        checkpoint = self.config.checkpoint
+        with contextlib.ExitStack() as stack:
+            checkpoints = Checkpoints(self.folder / "checkpoints", checkpoint.keep, checkpoint.keep_best, checkpoint.metric)
+            stack.callback(checkpoints.close)
+            state, host = self._begin(checkpoints)
+            first = int(state.step)
+            self._announce(first)
+            metrics_log = MetricsLog(self.folder, first, self.config.log.tensorboard)
+            stack.callback(metrics_log.close)
+            progress = Progress(self.built.total_steps, first, self.config.log.progress)
+            stack.callback(progress.close)
+            state = self.parallel.replicate(state)
+            if first == self.built.total_steps:
+                result = self._evaluate(state, eval_data)
+            else:
+                result = self._steps(state, host, first, train_data, eval_data, checkpoints, metrics_log, progress)
+        self._draw_curves()
+        return {"split": self.config.data.eval_split, **result}
+
+    def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        """The state to go on from, on one device, and what the loop remembers."""
+        restored = checkpoints.restore(abstract_of(self.built.abstract))
+        if restored is None:
+            return jax.jit(self.built.init)(jax.random.key(self.config.seed)), {"pending": [], "best": None}
+        state, host = restored
+        if int(state.step) > self.built.total_steps:
+            raise UserError(
+                f"--workdir={self.folder}: the run has done {int(state.step)} steps, more than the {self.built.total_steps} asked for; "
+                "evaluate it, or begin anew by --restart",
+                exit_code=1,
+            )
+        return state, host
+
+    def _announce(self, first: int) -> None:
+        config, params = self.config, self.built.abstract.params
+        devices = self.parallel.devices
+        differing = note_versions(self.folder, first, config)
+        if first and differing:
+            log.warning("this run began with other versions, so that it may not end with the same bits: %s", "; ".join(differing))
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        log.info(
+            "%s: %s parameters (%s); %s: %s training images, %s for evaluation",
+            config.model.name, f"{count:,}", describe_groups(config.optimizer, params), config.data.source,
+            f"{self.train_examples:,}", f"{self.eval_examples:,}",
+        )  # fmt: skip
+        log.info(
+            "%s on %d x %s, %d images each; steps %d to %d; workdir %s",
+            self.parallel.mode, len(devices), devices[0].device_kind, config.batch_size // len(devices),
+            first, self.built.total_steps, self.folder,
+        )  # fmt: skip
+
+    def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
+        """The batches of steps first, first + 1, ...: a function of (seed, step)."""
+        for step in range(first, self.built.total_steps):
+            index = train_indices(self.config.seed, step, self.config.batch_size, self.train_examples)
+            yield self.parallel.shard({"index": index, "position": self.position})
+
+    def _steps(
+        self,
+        state: TrainState,
+        host: dict[str, Any],
+        first: int,
+        train_data: Any,
+        eval_data: Any,
+        checkpoints: Checkpoints,
+        metrics_log: MetricsLog,
+        progress: Progress,
+    ) -> dict[str, float]:
+        config, total = self.config, self.built.total_steps
+        pending = Pending(host["pending"], first, lambda: self._last_good(checkpoints))
+        best, result = host["best"], {}
+        key = jax.random.key(config.seed)
+        if self.parallel.mode == "jit":
+            key = self.parallel.replicate(key)
+        watch, done = Stopwatch(), 0
+        for step, batch in enumerate(self.batches(first), first + 1):
+            state, metrics = self.train_step(state, train_data, batch, key)
+            pending.add(metrics)
+            progress.advance()
+            done += 1
+            last = step == total
+            row: dict[str, Any] = {"step": step}
+            if step % config.log.every == 0 or last:
+                row |= pending.means()
+                seconds = watch.lap()
+                row |= {"images_per_second": done * config.batch_size / seconds, "seconds_left": seconds / done * (total - step)}
+                done = 0
+            if step % self.eval_every == 0 or last:
+                pending.fetch()
+                watch.stop()
+                result = self._evaluate(state, eval_data)
+                row |= {"eval/loss": result["loss"], "eval/top1": result["top1"]}
+                if config.optimizer.schedule.name == "plateau":
+                    state = self._update_plateau(state, row[config.optimizer.schedule.metric])
+            evaluated = {name: value for name, value in row.items() if name.startswith("eval/")}
+            new_best = bool(evaluated) and self._is_better(evaluated[config.checkpoint.metric], best)
+            if new_best:
+                best = evaluated[config.checkpoint.metric]
+            if len(row) > 1:
+                metrics_log.write(row)
+                progress.report(row)
+            if step % self.checkpoint_every == 0 or last or (new_best and config.checkpoint.keep_best):
+                watch.stop()
+                pending.fetch()
+                single = self.parallel.unreplicate(state)
+                if not bool(all_finite((single.params, single.model_state))):
+                    raise pending.diverged("a weight", step)
+                checkpoints.save(single, {"pending": pending.rows, "best": best}, evaluated or None)
+            watch.go_on()
+        return result
+
+    def _evaluate(self, state: TrainState, eval_data: Any) -> dict[str, float]:
+        return evaluate(self.eval_step, self.parallel, state, eval_data, self.eval_examples, self.config.eval.batch_size)
+
+    def _is_better(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return True
+        return value > best if higher_is_better(self.config.checkpoint.metric) else value < best
+
+    def _update_plateau(self, state: TrainState, value: float) -> TrainState:
+        schedule = self.config.optimizer.schedule
+        plateau = update_plateau(
+            self.parallel.unreplicate(state.plateau), value, schedule.factor, schedule.patience, higher_is_better(schedule.metric)
+        )
+        return state.replace(plateau=self.parallel.replicate(plateau))
+
+    def _last_good(self, checkpoints: Checkpoints) -> str:
+        checkpoints.wait()
+        steps = checkpoints.steps()
+        return f"the checkpoint of step {steps[-1]} is kept in {self.folder}" if steps else "there is no checkpoint yet"
+
+    def _draw_curves(self) -> None:
+        from jaxconv.look.curves import loss_and_accuracy
+
+        loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(self.folder / "curves.png", dpi=120)
+
+
+class Pending:
+    """Metrics of the steps since the last log: kept on the device until they are wanted, so that the host runs ahead.
+
+    Args:
+      rows: those that a checkpoint brought along, in step order.
+      step: the last step they belong to.
+      last_good: says, for an error message, which checkpoint is left.
+    """
+
+    def __init__(self, rows: list[dict[str, float]], step: int, last_good: Callable[[], str]):
+        self.rows = list(rows)
+        self._step, self._last_good = step, last_good
+        self._on_device: collections.deque[dict[str, jax.Array]] = collections.deque()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Take a step's metrics, and wait for those of two steps ago."""
+        self._on_device.append(metrics)
+        if len(self._on_device) > _AHEAD:
+            self._on_device[-_AHEAD - 1]["loss"].block_until_ready()
+
+    def fetch(self) -> None:
+        """Bring all to the host; raises UserError at the first loss that is infinite or NaN."""
+        for metrics in jax.device_get(list(self._on_device)):
+            self._step += 1
+            row = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(row["loss"]):
+                raise self.diverged(f"the loss became {row['loss']}", self._step)
+            self.rows.append(row)
+        self._on_device.clear()
+
+    def means(self) -> dict[str, float]:
+        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now; then begin anew."""
+        self.fetch()
+        means = {f"train/{name}": float(np.mean([row[name] for row in self.rows])) for name in ("loss", "top1", "grad_norm")}
+        means["learning_rate"] = self.rows[-1]["learning_rate"]
+        self.rows = []
+        return means
+
+    def diverged(self, what: str, step: int) -> UserError:
+        """The error for a training that has run away."""
+        if "loss" not in what:
+            what += " became infinite or NaN"
+        return UserError(
+            f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1
+        )
+
+
+def announce_to(stream: Any = sys.stderr) -> None:
+    """Let the package's messages go to a stream, one line each, as the command line does."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("jaxconv")
+    package.handlers, package.propagate = [handler], False
+    package.setLevel(logging.INFO)

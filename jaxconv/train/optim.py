@@ -1,0 +1,151 @@
+"""Optimizers, parameter groups and learning rates.
+
+The optimizer gives a direction; the step takes it, times the learning rate. SGD with momentum (Krizhevsky et al. 2012, section 5):
+
+    v <- momentum * v + gradient + l2 * w            the papers' weight decay, coupled: it goes through the momentum
+    w <- w - learning_rate * (v + weight_decay * w)  decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101)
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxconv.errors import UserError
+from jaxconv.train.state import Plateau
+
+# The group of all parameters that no pattern matches.
+REST = "rest"
+
+
+def parameter_paths(params: Any) -> list[str]:
+    """Paths of the parameters, such as `conv1_1/kernel`, in the order of the tree's leaves."""
+    return ["/".join(str(entry.key) for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+
+
+def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
+    """The one group that each parameter belongs to; `rest` where no pattern matches.
+
+    Raises:
+      UserError: a pattern is no regular expression or matches nothing, or two match the same parameter.
+    """
+    found: list[list[str]] = [[] for _ in paths]
+    for name, pattern in patterns.items():
+        if name == REST:
+            raise UserError(f"optimizer.groups.{REST}: the name is taken by the parameters that no pattern matches; choose another")
+        matches = [i for i, path in enumerate(paths) if _compiled(f"optimizer.groups.{name}.pattern", pattern).search(path)]
+        if not matches:
+            raise UserError(f"optimizer.groups.{name}.pattern {pattern!r} matches no parameter; there are {', '.join(paths)}")
+        for i in matches:
+            found[i].append(name)
+    for path, names in zip(paths, found, strict=True):
+        if len(names) > 1:
+            raise UserError(f"parameter {path} is in groups {' and '.join(names)}; every parameter belongs to one: narrow a pattern")
+    return [names[0] if names else REST for names in found]
+
+
+def make_optimizer(config: Any, params: Any) -> optax.GradientTransformation:
+    """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times the learning rate.
+
+    Args:
+      config: `config.optimizer`.
+      params: the parameters, or their shapes; groups are told by their paths.
+
+    Raises:
+      UserError: see `assign_groups`.
+    """
+    paths = parameter_paths(params)
+    groups = assign_groups(paths, {name: settings.pattern for name, settings in config.groups.items()})
+    undecayed = _compiled("optimizer.undecayed", config.undecayed) if config.undecayed else None
+    labels = [f"{g}, undecayed" if undecayed and undecayed.search(path) else g for g, path in zip(groups, paths, strict=True)]
+    chains = {label: _chain(config, *_factors(config, label)) for label in set(labels)}
+    return optax.partition(chains, jax.tree.unflatten(jax.tree.structure(params), labels))
+
+
+def describe_groups(config: Any, params: Any) -> str:
+    """One line: how many values each group holds."""
+    paths, sizes = parameter_paths(params), [leaf.size for leaf in jax.tree.leaves(params)]
+    counts: Counter[str] = Counter()
+    for name, size in zip(assign_groups(paths, {n: s.pattern for n, s in config.groups.items()}), sizes, strict=True):
+        counts[name] += size
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _compiled(key: str, pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{key} {pattern!r} is no regular expression: {error}") from error
+
+
+def _factors(config: Any, label: str) -> tuple[float, float, bool]:
+    """(learning rate factor, weight decay factor, frozen) of a group."""
+    name, _, undecayed = label.partition(", ")
+    rate, decay, frozen = 1.0, 1.0, False
+    if name != REST:
+        settings = config.groups[name]
+        rate, decay, frozen = settings.learning_rate, settings.weight_decay, settings.frozen
+    return rate, 0.0 if undecayed else decay, frozen
+
+
+def _chain(config: Any, rate: float, decay: float, frozen: bool) -> optax.GradientTransformation:
+    if frozen:
+        return optax.set_to_zero()
+    parts = []
+    if config.l2 * decay:
+        parts.append(optax.add_decayed_weights(config.l2 * decay))
+    if config.momentum:
+        parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
+    if config.weight_decay * decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay * decay))
+    if rate != 1:
+        parts.append(optax.scale(rate))
+    return optax.chain(*parts)
+
+
+def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its factor is in the state.
+
+    After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after each of `boundaries`.
+
+    Raises:
+      UserError: the warm-up is longer than the training.
+    """
+    schedule, peak = config.schedule, config.learning_rate
+    if schedule.warmup_steps >= total_steps and schedule.name == "cosine":
+        raise UserError(f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, and the whole training has {total_steps} steps")
+
+    def rate(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        value = jnp.float32(peak)
+        if schedule.name == "step":
+            passed = sum((step >= boundary).astype(jnp.float32) for boundary in schedule.boundaries)
+            value = value * jnp.float32(schedule.factor) ** passed
+        if schedule.name == "cosine":
+            done = (step - schedule.warmup_steps) / (total_steps - schedule.warmup_steps)
+            value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+        if schedule.warmup_steps:
+            value = jnp.where(step < schedule.warmup_steps, jnp.float32(peak) * (step + 1) / schedule.warmup_steps, value)
+        return value
+
+    return rate
+
+
+def update_plateau(plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool) -> Plateau:
+    """The lecture's "reduced by 10 manually when val accuracy plateaus", done after each evaluation.
+
+    After `patience` evaluations in a row without a new best `value`, the learning rate's scale is multiplied by `factor`.
+    """
+    value = jnp.asarray(value, jnp.float32) * (1 if higher_is_better else -1)
+    better = value > plateau.best
+    since = jnp.where(better, 0, plateau.since + 1)
+    stuck = since >= patience
+    return Plateau(
+        scale=jnp.where(stuck, plateau.scale * jnp.float32(factor), plateau.scale),
+        best=jnp.maximum(value, plateau.best),
+        since=jnp.where(stuck, 0, since),
+    )

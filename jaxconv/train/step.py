@@ -1,0 +1,93 @@
+"""One step of training and one of evaluation, as pure functions: they know nothing of devices, files or logging.
+
+    step = make_train_step(model, optimizer, schedule)
+    state, metrics = jax.jit(step)(state, {"image": images, "label": labels, "position": jnp.arange(len(labels))}, jax.random.key(0))
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxconv.train.losses import correct, cross_entropy
+from jaxconv.train.state import TrainState, named_key
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[jax.Array], jax.Array],
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    augment: Callable[[jax.Array, Batch], Batch] | None = None,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """A pure (state, batch, key) -> (state, metrics).
+
+    Args:
+      model: a Linen module, called as `model.apply(variables, images, train=True)`.
+      optimizer: gives the direction of the update; the learning rate is multiplied in here, so that it can be traced.
+      schedule: step -> learning rate.
+      loss: (votes [N, K], label [N]) -> [N].
+      augment: (key, batch) -> batch, before the network.
+      axis_name: under `pmap`, the axis over which gradients and metrics are averaged.
+
+    The step's batch holds `image` [B, H, W, C], `label` [B] int32 and, for `augment`, `position` [B] int32 in the global batch.
+    The key is the run's; what a step draws is folded from it by step and name. Under `pmap` each device folds its index into dropout's.
+    The metrics are float32 scalars: `loss`, `top1`, `grad_norm`, `learning_rate`.
+    """
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        if augment is not None:
+            batch = augment(named_key(key, state.step, "augment"), batch)
+        dropout = named_key(key, state.step, "dropout")
+        if axis_name is not None:
+            dropout = jax.random.fold_in(dropout, lax.axis_index(axis_name))
+
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            variables = {"params": params, **state.model_state}
+            votes, model_state = model.apply(
+                variables, batch["image"], train=True, rngs={"dropout": dropout}, mutable=list(state.model_state)
+            )
+            return jnp.mean(loss(votes, batch["label"])), (votes, model_state)
+
+        (mean_loss, (votes, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        metrics = {"loss": mean_loss, "top1": jnp.mean(correct(votes, batch["label"]))}
+        if axis_name is not None:
+            grads, metrics, model_state = lax.pmean((grads, metrics, model_state), axis_name)
+        learning_rate = schedule(state.step) * state.plateau.scale
+        directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, directions)
+        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": learning_rate}
+        return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), metrics
+
+    return step
+
+
+def make_eval_step(
+    model: Any,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    preprocess: Callable[[Batch], Batch] | None = None,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], Metrics]:
+    """A pure (state, batch) -> sums over the batch's examples: `examples`, `loss`, `top1`, float32.
+
+    The batch holds `image`, `label` and `mask` [B] float32, 0 for the examples that only fill it up.
+    """
+
+    def step(state: TrainState, batch: Batch) -> Metrics:
+        if preprocess is not None:
+            batch = preprocess(batch)
+        votes = model.apply({"params": state.params, **state.model_state}, batch["image"], train=False)
+        values = {"loss": loss(votes, batch["label"]), "top1": correct(votes, batch["label"])}
+        # where, not a product: a filler's loss may be infinite.
+        sums = {name: jnp.sum(jnp.where(batch["mask"] > 0, value, 0)) for name, value in values.items()}
+        sums["examples"] = jnp.sum(batch["mask"])
+        return sums if axis_name is None else lax.psum(sums, axis_name)
+
+    return step

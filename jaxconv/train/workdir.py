@@ -1,0 +1,182 @@
+"""The folder of one run, and what keeps it one run.
+
+    config.json      the config, as it began
+    data.json        what the network depends on: image shape, class names, examples a split
+    versions.json    one entry a start: from which step, with which versions and devices
+    metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
+    tensorboard/     the same numbers
+    checkpoints/     one folder a step
+    curves.png       loss and accuracy against step
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxconv.config import MAY_DIFFER, differing_keys, flatten
+from jaxconv.errors import UserError, short
+
+PACKAGES = ("jaxconv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "pillow")
+
+
+def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
+    """Make the folder, or find in it the same run; lock it for this process.
+
+    Args:
+      path: the folder.
+      config: the run's config.
+      restart: move a run that is there aside, to PATH.old-N.
+
+    Returns:
+      The folder, and the lock, which holds as long as it is open.
+
+    Raises:
+      UserError: it cannot be written, another process trains in it, or it holds a run with another config.
+    """
+    workdir = Path(path).expanduser().absolute()
+    try:
+        if restart and (workdir / "config.json").exists():
+            _locked(workdir).close()
+            workdir.rename(next(free for n in range(1, 10**6) if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()))
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = _locked(workdir)
+        saved = workdir / "config.json"
+        if saved.exists():
+            _check_same_run(workdir, config)
+        else:
+            write_json(saved, config.to_dict())
+    except OSError as error:
+        raise UserError(f"--workdir={path}: cannot be written ({error.strerror or error}); give a folder that can", exit_code=1) from error
+    return workdir, lock
+
+
+def _locked(workdir: Path) -> TextIO:
+    lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1) from error
+    return lock
+
+
+def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+    old, new = flatten(saved_config(workdir)), flatten(config)
+    differing = differing_keys(old, new)
+    if differing:
+        shown = ", ".join(f"{key} ({old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} here)" for key in differing)
+        raise UserError(
+            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, "
+            "or move that run aside by --restart",
+            exit_code=1,
+        )
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of the run in a workdir.
+
+    Raises:
+      UserError: there is no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv train --workdir={workdir}`")
+    return _to_config(read_json(path))
+
+
+def _to_config(value: dict[str, Any]) -> ConfigDict:
+    """JSON knows no tuples: every list of a config was one."""
+
+    def tuples(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: tuples(inner) for key, inner in item.items()}
+        return tuple(tuples(inner) for inner in item) if isinstance(item, list) else item
+
+    return ConfigDict(tuples(value)).lock()
+
+
+def check_data(workdir: Path, description: dict[str, Any]) -> None:
+    """Write what the run's data looks like, or compare it with what it was when the run began.
+
+    Raises:
+      UserError: the data has changed since.
+    """
+    path = workdir / "data.json"
+    if not path.exists():
+        write_json(path, description)
+        return
+    before = read_json(path)
+    for key in description:
+        if before.get(key) != description[key]:
+            raise UserError(
+                f"--workdir={workdir}: the data has changed since the run began: {key} was {short(before.get(key))}, now it is "
+                f"{short(description[key])}; bring it back, or begin anew by --restart",
+                exit_code=1,
+            )
+
+
+def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
+    """Add an entry to versions.json; returns what differs from the entry before, in words."""
+    path = workdir / "versions.json"
+    entries = read_json(path) if path.exists() else []
+    devices = jax.devices()
+    now = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+    }
+    differing = [f"{name} {entries[-1].get(name)} -> {value}" for name, value in now.items() if entries and entries[-1].get(name) != value]
+    changeable = {key: value for key, value in flatten(config).items() if key.startswith((*MAY_DIFFER, "steps", "epochs"))}
+    write_json(path, [*entries, {"from_step": step, **now, "platform": platform.platform(), "config": changeable}])
+    return differing
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a workdir; raises UserError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart", exit_code=1) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_lines(path, [json.dumps(value, indent=2)])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl with `step` at most `up_to`; a last line that was cut off by a kill is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [row for row in rows if row["step"] <= up_to]
