@@ -21,6 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("jaxconv: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

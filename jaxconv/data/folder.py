@@ -41,7 +41,8 @@ def read_split(path: str, split: str, config: Any, channels: int = 0) -> Source:
     if broken and not config.skip_unreadable:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise UserError(
-            f"{broken[0][0]}: {broken[0][1]}{more}; mend or remove it, or leave such files out by --config.data.skip_unreadable=True", exit_code=1
+            f"{broken[0][0]}: {broken[0][1]}{more}; mend or remove it, or leave such files out by --config.data.skip_unreadable=True",
+            exit_code=1,
         )
     if len(broken) == len(files):
         raise UserError(f"{path}: none of the {len(files)} images of split {split!r} can be read; the first: {broken[0][1]}", exit_code=1)
@@ -76,7 +77,8 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[
     for folder in top:
         if folder not in splits:
             raise UserError(
-                f"{folder}: has no class folders, where {splits[0]} has; give every split a folder for each class, or move it away", exit_code=1
+                f"{folder}: has no class folders, where {splits[0]} has; give every split a folder for each class, or move it away",
+                exit_code=1,
             )
     names = [folder.name for folder in splits]
     if split not in names:

@@ -1,7 +1,7 @@
 """Sources: what an example is. A name in the config opens one.
 
-    xo            the lecture's X's and O's, drawn on the spot (data/xo.py)
-    folder:PATH   image files in folders named after their classes (data/folder.py)
+xo            the lecture's X's and O's, drawn on the spot (data/xo.py)
+folder:PATH   image files in folders named after their classes (data/folder.py)
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """The fully connected layer: every value gets a vote.
 
-    accepts   a list of D1 values (a volume is flattened first, in the order H, W, C)
-    needs     K neurons
-    produces  K votes
-    learns    D1 * K weights and K biases
+accepts   a list of D1 values (a volume is flattened first, in the order H, W, C)
+needs     K neurons
+produces  K votes
+learns    D1 * K weights and K biases
 """
 
 from collections.abc import Callable

@@ -22,9 +22,7 @@ from jax import lax
 from jaxconv.layers.conv import Ints, pads_of, per_axis
 
 
-def max_pool(
-    x: jax.Array, window: Ints = 2, stride: Ints = 2, padding: Ints = 0, rounding: str = "floor", layer: str = ""
-) -> jax.Array:
+def max_pool(x: jax.Array, window: Ints = 2, stride: Ints = 2, padding: Ints = 0, rounding: str = "floor", layer: str = "") -> jax.Array:
     """The maximum of each window: [N, *spatial, C] -> [N, *output, C].
 
     Padding never wins: it counts as minus infinity. `rounding` is `floor`, `exact` or `ceil`, see `arithmetic.output_size`.
@@ -68,9 +66,7 @@ def average_pool(
     return total / lax.slice(held, (0,) * x.ndim, (1, *total.shape[1:-1], 1))
 
 
-def _views(
-    x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding: Ints, rounding: str, layer: str
-) -> Sequence[jax.Array]:
+def _views(x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding: Ints, rounding: str, layer: str) -> Sequence[jax.Array]:
     """One view of the padded image for each position inside the window, [N, *output, C] each."""
     ndim = x.ndim - 2
     window, stride = per_axis(window, ndim, "window"), per_axis(stride, ndim, "stride")

@@ -1,8 +1,8 @@
 """The registry of networks: a name gives a Linen module.
 
-    model = create_model("chain", num_classes=2, filters=(8, 16))
-    variables = model.init(key, images, train=False)
-    votes = model.apply(variables, images, train=False)
+model = create_model("chain", num_classes=2, filters=(8, 16))
+variables = model.init(key, images, train=False)
+votes = model.apply(variables, images, train=False)
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """Checkpoints, through Orbax: written in the background, the latest few and the best kept, damaged ones passed over.
 
-A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a fingerprint of the state. Orbax writes to a
-temporary folder and renames it, so that a half-written checkpoint is never seen; a damaged one fails to restore, or its fingerprint differs.
+A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a fingerprint of the state. Orbax writes to
+a temporary folder and renames it, so that a half-written checkpoint is never seen; a damaged one fails to restore, or its fingerprint
+differs.
 """
 
 import logging
@@ -39,17 +40,11 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, keep_best: int = 1, metric: str = "eval/top1", read_only: bool = False):
         self.folder = Path(folder).absolute()
         self.metric = metric
-        policies = [LatestN(keep)]
-        if keep_best:
-            policies.append(
-                BestN(
-                    get_metric_fn=lambda metrics: metrics[metric],
-                    reverse=not higher_is_better(metric),
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._best_first = 1 if higher_is_better(metric) else -1
+        policies = [LatestN(keep), *([BestN(get_metric_fn=self._goodness, n=keep_best)] if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
+            # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the policies' choice.
+            best_fn=self._goodness,
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
@@ -68,9 +63,14 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best metric, the latest among equals; None where no checkpoint has the metric."""
-        sign = 1 if higher_is_better(self.metric) else -1
-        measured = [(sign * m[self.metric], step) for step in self.steps() if (m := self._manager.metrics(step)) and self.metric in m]
+        measured = [
+            (self._goodness(metrics), step) for step in self.steps() if self.metric in (metrics := self._manager.metrics(step) or {})
+        ]
         return max(measured)[1] if measured else None
+
+    def _goodness(self, metrics: dict[str, float]) -> float:
+        """Larger is better; a checkpoint that was not evaluated is the worst."""
+        return self._best_first * metrics[self.metric] if self.metric in metrics else -float("inf")
 
     def save(self, state: TrainState, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Begin to write the state; training may go on meanwhile.
@@ -84,7 +84,7 @@ class Checkpoints:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)),
-            metrics=metrics,
+            metrics=metrics or {},
             force=True,
         )
 

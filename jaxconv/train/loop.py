@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -76,24 +76,27 @@ class Run:
 
     def train(self, train_data: Any, eval_data: Any) -> dict[str, Any]:
         """Train to the end; returns the result of the final weights."""
-        checkpoint = self.config.checkpoint
+        config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
-            checkpoints = Checkpoints(self.folder / "checkpoints", checkpoint.keep, checkpoint.keep_best, checkpoint.metric)
+            checkpoints = Checkpoints(
+                self.folder / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.metric
+            )
             stack.callback(checkpoints.close)
             state, host = self._begin(checkpoints)
             first = int(state.step)
             self._announce(first)
-            metrics_log = MetricsLog(self.folder, first, self.config.log.tensorboard)
+            metrics_log = MetricsLog(self.folder, first, config.log.tensorboard)
             stack.callback(metrics_log.close)
-            progress = Progress(self.built.total_steps, first, self.config.log.progress)
+            progress = Progress(total, first, config.batch_size, config.log.progress)
             stack.callback(progress.close)
             state = self.parallel.replicate(state)
-            if first == self.built.total_steps:
+            if first == total:
                 result = self._evaluate(state, eval_data)
             else:
-                result = self._steps(state, host, first, train_data, eval_data, checkpoints, metrics_log, progress)
+                outputs = Outputs(checkpoints, metrics_log, progress)
+                result = self._steps(state, host, first, train_data, eval_data, outputs)
         self._draw_curves()
-        return {"split": self.config.data.eval_split, **result}
+        return {"split": config.data.eval_split, **result}
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The state to go on from, on one device, and what the loop remembers."""
@@ -134,58 +137,55 @@ class Run:
             yield self.parallel.shard({"index": index, "position": self.position})
 
     def _steps(
-        self,
-        state: TrainState,
-        host: dict[str, Any],
-        first: int,
-        train_data: Any,
-        eval_data: Any,
-        checkpoints: Checkpoints,
-        metrics_log: MetricsLog,
-        progress: Progress,
+        self, state: TrainState, host: dict[str, Any], first: int, train_data: Any, eval_data: Any, outputs: "Outputs"
     ) -> dict[str, float]:
-        config, total = self.config, self.built.total_steps
-        pending = Pending(host["pending"], first, lambda: self._last_good(checkpoints))
+        config = self.config
+        pending = Pending(host["pending"], first, lambda: self._last_good(outputs.checkpoints))
         best, result = host["best"], {}
-        key = jax.random.key(config.seed)
-        if self.parallel.mode == "jit":
-            key = self.parallel.replicate(key)
-        watch, done = Stopwatch(), 0
+        key = self.parallel.replicate_key(jax.random.key(config.seed))
+        watch = Stopwatch()
         for step, batch in enumerate(self.batches(first), first + 1):
             state, metrics = self.train_step(state, train_data, batch, key)
             pending.add(metrics)
-            progress.advance()
-            done += 1
-            last = step == total
-            row: dict[str, Any] = {"step": step}
-            if step % config.log.every == 0 or last:
-                row |= pending.means()
-                seconds = watch.lap()
-                row |= {"images_per_second": done * config.batch_size / seconds, "seconds_left": seconds / done * (total - step)}
-                done = 0
-            if step % self.eval_every == 0 or last:
+            outputs.progress.advance()
+            if step == first + 1:
+                metrics["loss"].block_until_ready()
+                log.info("first step after %.1f s of compiling", watch.lap())
+            else:
+                watch.count(config.batch_size)
+            row: dict[str, Any] = {}
+            if self._due(step, config.log.every):
+                row |= pending.means() | watch.rate()
+            watch.stop()
+            evaluated = {}
+            if self._due(step, self.eval_every):
                 pending.fetch()
-                watch.stop()
                 result = self._evaluate(state, eval_data)
-                row |= {"eval/loss": result["loss"], "eval/top1": result["top1"]}
+                evaluated = {"eval/loss": result["loss"], "eval/top1": result["top1"]}
                 if config.optimizer.schedule.name == "plateau":
-                    state = self._update_plateau(state, row[config.optimizer.schedule.metric])
-            evaluated = {name: value for name, value in row.items() if name.startswith("eval/")}
-            new_best = bool(evaluated) and self._is_better(evaluated[config.checkpoint.metric], best)
-            if new_best:
-                best = evaluated[config.checkpoint.metric]
-            if len(row) > 1:
-                metrics_log.write(row)
-                progress.report(row)
-            if step % self.checkpoint_every == 0 or last or (new_best and config.checkpoint.keep_best):
-                watch.stop()
+                    state = self._update_plateau(state, evaluated[config.optimizer.schedule.metric])
+            if row or evaluated:
+                row = {"step": step, **row, **evaluated}
+                outputs.metrics_log.write(row)
+                outputs.progress.report(row)
+            is_best = bool(evaluated) and self._is_better(evaluated[config.checkpoint.metric], best)
+            best = evaluated[config.checkpoint.metric] if is_best else best
+            if self._due(step, self.checkpoint_every) or (is_best and config.checkpoint.keep_best):
                 pending.fetch()
-                single = self.parallel.unreplicate(state)
-                if not bool(all_finite((single.params, single.model_state))):
-                    raise pending.diverged("a weight", step)
-                checkpoints.save(single, {"pending": pending.rows, "best": best}, evaluated or None)
+                self._save(state, {"pending": pending.rows, "best": best}, evaluated, step, pending, outputs.checkpoints)
             watch.go_on()
         return result
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.built.total_steps
+
+    def _save(
+        self, state: TrainState, host: dict[str, Any], evaluated: dict[str, float], step: int, pending: "Pending", checkpoints: Checkpoints
+    ) -> None:
+        single = self.parallel.unreplicate(state)
+        if not bool(all_finite((single.params, single.model_state))):
+            raise pending.diverged("a weight became infinite or NaN", step)
+        checkpoints.save(single, host, evaluated)
 
     def _evaluate(self, state: TrainState, eval_data: Any) -> dict[str, float]:
         return evaluate(self.eval_step, self.parallel, state, eval_data, self.eval_examples, self.config.eval.batch_size)
@@ -211,6 +211,14 @@ class Run:
         from jaxconv.look.curves import loss_and_accuracy
 
         loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(self.folder / "curves.png", dpi=120)
+
+
+class Outputs(NamedTuple):
+    """Where a run writes to while it trains."""
+
+    checkpoints: Checkpoints
+    metrics_log: MetricsLog
+    progress: Progress
 
 
 class Pending:
@@ -253,11 +261,7 @@ class Pending:
 
     def diverged(self, what: str, step: int) -> UserError:
         """The error for a training that has run away."""
-        if "loss" not in what:
-            what += " became infinite or NaN"
-        return UserError(
-            f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1
-        )
+        return UserError(f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1)
 
 
 def announce_to(stream: Any = sys.stderr) -> None:
@@ -267,3 +271,5 @@ def announce_to(stream: Any = sys.stderr) -> None:
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(logging.INFO)
+    # Orbax tells through absl's logger what it does, at the level of warnings.
+    logging.getLogger("absl").setLevel(logging.ERROR)

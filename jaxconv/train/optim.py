@@ -104,7 +104,7 @@ def _chain(config: Any, rate: float, decay: float, frozen: bool) -> optax.Gradie
         parts.append(optax.add_decayed_weights(config.weight_decay * decay))
     if rate != 1:
         parts.append(optax.scale(rate))
-    return optax.chain(*parts)
+    return optax.chain(*parts) if parts else optax.identity()
 
 
 def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:

@@ -1,7 +1,7 @@
 """How a step is spread over devices. The steps themselves know nothing of it but, under `pmap`, the axis to average over.
 
-    jit   one program over a mesh: parameters on every device, the batch split; statistics are those of the global batch
-    pmap  one program a device, which talk through the axis `data`: the same results
+jit   one program over a mesh: parameters on every device, the batch split; statistics are those of the global batch
+pmap  one program a device, which talk through the axis `data`: the same results
 """
 
 import dataclasses
@@ -51,6 +51,10 @@ class Parallel:
         if self.mode == "pmap":
             return flax.jax_utils.replicate(tree, self.devices)
         return jax.device_put(tree, self._sharding())
+
+    def replicate_key(self, key: jax.Array) -> jax.Array:
+        """Place the run's key for `compile_train`."""
+        return key if self.mode == "pmap" else self.replicate(key)
 
     def unreplicate(self, tree: Any) -> Any:
         """One copy of what `replicate` placed, without talking between devices."""

@@ -1,7 +1,7 @@
 """One step of training and one of evaluation, as pure functions: they know nothing of devices, files or logging.
 
-    step = make_train_step(model, optimizer, schedule)
-    state, metrics = jax.jit(step)(state, {"image": images, "label": labels, "position": jnp.arange(len(labels))}, jax.random.key(0))
+step = make_train_step(model, optimizer, schedule)
+state, metrics = jax.jit(step)(state, {"image": images, "label": labels, "position": jnp.arange(len(labels))}, jax.random.key(0))
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def make_train_step(
         learning_rate = schedule(state.step) * state.plateau.scale
         directions, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, directions)
-        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": learning_rate}
+        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate}
         return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), metrics
 
     return step

@@ -49,8 +49,8 @@ class MetricsLog:
 class Progress:
     """A bar with step, loss, accuracy, images/s and time left; plain lines where standard error is no terminal."""
 
-    def __init__(self, total: int, step: int, shown: bool):
-        self._total, self._shown, self._bar = total, shown, None
+    def __init__(self, total: int, step: int, batch_size: int, shown: bool):
+        self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -63,14 +63,16 @@ class Progress:
 
     def report(self, row: dict[str, float]) -> None:
         """Show the newest numbers, from a row of metrics.jsonl."""
-        texts = [f"{name} {row[key]:.4f}" for name, key in (("loss", "train/loss"), ("top1", "train/top1")) if key in row]
-        texts += [f"{name} {row[name]:.4f}" for name in ("eval/loss", "eval/top1") if name in row]
+        names = {"train/loss": "loss", "train/top1": "top1", "eval/loss": "eval loss", "eval/top1": "eval top1"}
+        texts = [f"{name} {row[key]:.4f}" for key, name in names.items() if key in row]
         rate = row.get("images_per_second")
+        if rate:
+            texts.append(f"{rate:,.0f} images/s")
         if self._bar is not None:
-            self._bar.set_postfix_str("  ".join([*texts, *([f"{rate:,.0f} images/s"] if rate else [])]), refresh=False)
+            self._bar.set_postfix_str("  ".join(texts), refresh=False)
         elif self._shown:
             if rate:
-                texts += [f"{rate:,.0f} images/s", f"{_clock(row['seconds_left'])} left"]
+                texts.append(f"{_clock((self._total - row['step']) * self._batch_size / rate)} left")
             print(f"step {row['step']}/{self._total}  " + "  ".join(texts), file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -79,19 +81,31 @@ class Progress:
 
 
 class Stopwatch:
-    """Seconds spent in training alone: it is stopped while the run evaluates and saves."""
+    """Images a second of training alone: it stands still while the run compiles, evaluates and saves."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._stopped: float | None = None
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        """So many more images are done."""
+        self._images += images
 
     def lap(self) -> float:
-        """Seconds since the last lap, and begin the next."""
+        """Seconds since the last lap; begins the next."""
         now = time.perf_counter()
-        seconds, self._start = now - self._start, now
+        seconds, self._start, self._images = now - self._start, now, 0
         return seconds
 
+    def rate(self) -> dict[str, float]:
+        """`images_per_second` of the lap, or nothing where no image was counted; begins the next."""
+        images = self._images
+        seconds = self.lap()
+        return {"images_per_second": images / seconds} if images else {}
+
     def stop(self) -> None:
+        """Stand still until `go_on`."""
         self._stopped = time.perf_counter()
 
     def go_on(self) -> None:

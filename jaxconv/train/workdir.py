@@ -1,12 +1,12 @@
 """The folder of one run, and what keeps it one run.
 
-    config.json      the config, as it began
-    data.json        what the network depends on: image shape, class names, examples a split
-    versions.json    one entry a start: from which step, with which versions and devices
-    metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
-    tensorboard/     the same numbers
-    checkpoints/     one folder a step
-    curves.png       loss and accuracy against step
+config.json      the config, as it began
+data.json        what the network depends on: image shape, class names, examples a split
+versions.json    one entry a start: from which step, with which versions and devices
+metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
+tensorboard/     the same numbers
+checkpoints/     one folder a step
+curves.png       loss and accuracy against step
 """
 
 import fcntl
@@ -48,11 +48,11 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
             workdir.rename(next(free for n in range(1, 10**6) if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()))
         workdir.mkdir(parents=True, exist_ok=True)
         lock = _locked(workdir)
-        saved = workdir / "config.json"
-        if saved.exists():
-            _check_same_run(workdir, config)
-        else:
-            write_json(saved, config.to_dict())
+        try:
+            _check_or_write_config(workdir, config)
+        except BaseException:
+            lock.close()
+            raise
     except OSError as error:
         raise UserError(f"--workdir={path}: cannot be written ({error.strerror or error}); give a folder that can", exit_code=1) from error
     return workdir, lock
@@ -64,18 +64,22 @@ def _locked(workdir: Path) -> TextIO:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise UserError(f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1) from error
+        raise UserError(
+            f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1
+        ) from error
     return lock
 
 
-def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+def _check_or_write_config(workdir: Path, config: ConfigDict) -> None:
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "config.json", config.to_dict())
+        return
     old, new = flatten(saved_config(workdir)), flatten(config)
     differing = differing_keys(old, new)
     if differing:
         shown = ", ".join(f"{key} ({old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} here)" for key in differing)
         raise UserError(
-            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, "
-            "or move that run aside by --restart",
+            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, or move that run aside by --restart",
             exit_code=1,
         )
 

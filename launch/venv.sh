@@ -1,0 +1,30 @@
+# Sourced by launch/*.sh and test.sh: make_venv FOLDER EXTRAS PYTHON makes a virtual environment with jaxconv in it, once.
+# It is made anew when setup.cfg has changed since.
+
+find_python() { # prints the first Python that is new enough: $PYTHON, python3, python3.13 ...
+  local python
+  for python in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$python"
+      return
+    fi
+  done
+  echo "jaxconv needs Python 3.11 or newer; none was found (set PYTHON to one)" >&2
+  return 1
+}
+
+make_venv() {
+  local folder=$1 extras=$2 python=$3 root stamp
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  stamp="$extras $(cksum <"$root/setup.cfg") $("$python" --version)"
+  if [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
+    return
+  fi
+  echo "installing jaxconv into $folder (once; a minute or two)" >&2
+  if ! "$python" -m venv "$folder"; then
+    echo "$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
+    return 1
+  fi
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || return 1
+  echo "$stamp" >"$folder/installed"
+}

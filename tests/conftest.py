@@ -1,0 +1,136 @@
+"""What all tests share: four forced CPU devices, rank promotion as an error, one cache of compiled programs, the reference data."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("JAXCONV_SHARED", ROOT.parent / "shared"))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconv" / "tests"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests marked full too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="only with --full"))
+
+
+@pytest.fixture
+def one_device():
+    return jax.devices()[:1]
+
+
+@pytest.fixture
+def strict_dtypes():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def command(*args, devices=1, timeout=300, **kwargs):
+    """Run `python -m jaxconv ARGS` in a process of its own; returns the completed process, with text output."""
+    return subprocess.run(command_line(*args), **process_settings(devices), capture_output=True, timeout=timeout, **kwargs)
+
+
+def command_line(*args):
+    return [sys.executable, "-m", "jaxconv", *map(str, args)]
+
+
+def process_settings(devices=1):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+    return {"env": environment, "cwd": ROOT, "text": True, "stdin": subprocess.DEVNULL}
+
+
+def assert_one_line_error(process, code, *words):
+    """The process ended by `code` and said why in one line of its own, with these words in it."""
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    errors = [line for line in process.stderr.splitlines() if line.startswith("jaxconv: ") or " error: " in line]
+    assert len(errors) == 1, process.stderr
+    for word in words:
+        assert str(word) in errors[0], errors[0]
+
+
+# The smallest run that has everything: a few steps on a few X's and O's.
+TINY = (
+    "--config=experiments/xo.py",
+    "--config.data.xo.train_examples=64",
+    "--config.data.xo.test_examples=30",
+    "--config.data.xo.size=16",
+    "--config.model.kwargs.filters=4,8",
+    "--config.batch_size=8",
+    "--config.eval.batch_size=16",
+    "--config.epochs=0",
+    "--config.optimizer.schedule.warmup_steps=2",
+    "--config.log.every=3",
+    "--config.checkpoint.every=4",
+    "--config.eval.every=4",
+    "--config.log.tensorboard=False",
+)
+
+
+def tiny_config(**changes):
+    """The config of TINY, and changes by dotted key with `__` for the dots."""
+    from jaxconv.config import load_config, set_key
+
+    config = load_config(str(ROOT / "experiments/xo.py"), [arg.removeprefix("--config.") for arg in TINY[1:]])
+    for key, value in {"steps": 10, "log__progress": False, **changes}.items():
+        set_key(config, key.replace("__", "."), ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return config
+
+
+def write_images(root, splits=("train", "test"), classes=("cat", "dog"), count=6, size=(8, 8), mode="RGB", suffix="png"):
+    """An image folder of noise: `root/<split>/<class>/N.suffix`, or `root/<class>/N.suffix` where splits is ("",)."""
+    random = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for n in range(count):
+                shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+                Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / f"{n:03}.{suffix}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def lecture():
+    path = SHARED / "lecture.md"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return path.read_text().splitlines()
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory):
+    """The folder of CIFAR-10 as JPEGs: train/<class>/NNNN.jpg and test/<class>/NNNN.jpg."""
+    archive = SHARED / "data" / "cifar10_jpeg.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"{archive} is not there")
+    folder = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder

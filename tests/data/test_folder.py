@@ -1,0 +1,147 @@
+"""Image folders, and everything that can be wrong with one."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxconv.config import default_config
+from jaxconv.data.folder import list_split, read_image
+from jaxconv.data.sources import describe, open_source
+from jaxconv.errors import UserError
+from tests.conftest import write_images
+
+
+def settings(path, **changes):
+    config = default_config().data
+    config.source = f"folder:{path}"
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+def test_reads_splits_in_order(tmp_path):
+    write_images(tmp_path, classes=("dog", "cat"), count=3)
+    train = open_source(settings(tmp_path), "train")
+    assert train.class_names == ("cat", "dog") and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_array_equal(train[3]["image"], np.asarray(Image.open(tmp_path / "train/dog/000.png")))
+    test = open_source(settings(tmp_path), "test", like=describe(train))
+    assert test.image_shape == (8, 8, 3) and len(test) == 6
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG"])
+def test_grey_images_have_one_channel(tmp_path, suffix):
+    write_images(tmp_path, mode="L", suffix=suffix)
+    assert open_source(settings(tmp_path), "train").image_shape == (8, 8, 1)
+
+
+def test_one_coloured_image_makes_the_set_coloured(tmp_path):
+    write_images(tmp_path, mode="L", count=2)
+    grey = open_source(settings(tmp_path), "train")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "train/cat/900.png")
+    train = open_source(settings(tmp_path), "train")
+    assert train.image_shape == (8, 8, 3)
+    np.testing.assert_array_equal(train.images[0], np.repeat(grey.images[0], 3, axis=-1))
+    # The test split has grey files alone, and is read as the training split was.
+    assert open_source(settings(tmp_path), "test", like=describe(train)).image_shape == (8, 8, 3)
+
+
+def test_sizes(tmp_path):
+    write_images(tmp_path, size=(12, 10), count=2)
+    assert open_source(settings(tmp_path), "train").image_shape == (10, 12, 3)
+    assert open_source(settings(tmp_path, image_size=6), "train").image_shape == (6, 6, 3)
+    Image.new("RGB", (5, 7)).save(tmp_path / "train/dog/900.png")
+    with pytest.raises(UserError, match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10; .*--config.data.image_size=N"):
+        open_source(settings(tmp_path), "train")
+
+
+def test_middle_is_kept(tmp_path):
+    picture = np.zeros((10, 30, 3), np.uint8)
+    picture[:, 10:20] = 200
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "wide.png", 10), np.full((10, 10, 3), 200))
+
+
+def test_exif_turns_the_image(tmp_path):
+    image = Image.new("RGB", (6, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
+
+
+def test_unsplit_tree_is_drawn_apart(tmp_path):
+    write_images(tmp_path, splits=("",), classes=("cat", "dog"), count=20)
+    parts = {split: list_split(str(tmp_path), split, 0.25, seed=0)[1] for split in ("train", "test")}
+    assert len(parts["test"]) == 10 and len(parts["train"]) == 30 and not set(parts["test"]) & set(parts["train"])
+    assert sum(file.parent.name == "cat" for file in parts["test"]) == 5
+    assert parts["test"] == list_split(str(tmp_path), "test", 0.25, seed=0)[1]
+    assert parts["test"] != list_split(str(tmp_path), "test", 0.25, seed=1)[1]
+    with pytest.raises(UserError, match="it has no split 'val'"):
+        list_split(str(tmp_path), "val", 0.25, seed=0)
+    with pytest.raises(UserError, match="leaves the split 'test' empty; change --config.data.folder.test_fraction"):
+        list_split(str(tmp_path), "test", 0.01, seed=0)
+    with pytest.raises(UserError, match="test_fraction is 1.5"):
+        list_split(str(tmp_path), "test", 1.5, seed=0)
+
+
+def test_unreadable_files_stop_or_are_left_out(tmp_path, caplog):
+    write_images(tmp_path, count=3)
+    (tmp_path / "train/cat/000.png").write_bytes(b"")
+    (tmp_path / "train/dog/001.png").write_bytes(b"no image")
+    whole = (tmp_path / "train/dog/002.png").read_bytes()
+    (tmp_path / "train/dog/002.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cat/000.png: the file is empty \(and 2 more\); .*--config.data.skip_unreadable=True"):
+        open_source(settings(tmp_path), "train")
+    with caplog.at_level(logging.WARNING, logger="jaxconv"):
+        source = open_source(settings(tmp_path, skip_unreadable=True), "train")
+    assert source.labels.tolist() == [0, 0, 1]
+    assert "left out 3 unreadable of 6 images" in caplog.text
+    for name in ("cat/000.png: the file is empty", "dog/001.png: cannot be read", "dog/002.png: cannot be read"):
+        assert name in caplog.text
+    for file in (tmp_path / "train").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 6 images of split 'train' can be read"):
+        open_source(settings(tmp_path, skip_unreadable=True), "train")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (
+            lambda root: root.joinpath("train/cat").rename(root / "train/cow"),
+            "splits 'train' and 'test' have different classes; .*cat, cow",
+        ),
+        (lambda root: root.joinpath("train/empty").mkdir(), "train/empty: has no .jpg, .jpeg, .png file"),
+        (lambda root: root.joinpath("val").mkdir(), "val: has no class folders"),
+        (lambda root: root.joinpath("train").rename(root / "training"), "no split 'train', did you mean 'training'.*it has test, training"),
+        (lambda root: [f.unlink() for f in root.joinpath("train/cat").iterdir()], "train/cat: has no .jpg"),
+    ],
+)
+def test_wrong_trees_are_named(tmp_path, break_it, message):
+    write_images(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_source(settings(tmp_path), "train")
+
+
+def test_no_folder_no_class_one_class(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        open_source(settings(tmp_path / "nowhere"), "train")
+    with pytest.raises(UserError, match="has no folders; it must hold"):
+        open_source(settings(tmp_path), "train")
+    write_images(tmp_path / "one", classes=("cat",))
+    with pytest.raises(UserError, match="has one class folder, 'cat'"):
+        open_source(settings(tmp_path / "one"), "train")
+
+
+def test_other_classes_than_trained_with(tmp_path):
+    write_images(tmp_path)
+    source = open_source(settings(tmp_path), "train")
+    with pytest.raises(UserError, match="class names of split 'test' are .*'cat', 'dog'.*trained with .*'o', 'x'"):
+        open_source(settings(tmp_path), "test", like=describe(source) | {"class_names": ["o", "x"]})
+    with pytest.raises(UserError, match="no source is called 'folders:x', did you mean 'folder:PATH'"):
+        config = settings(tmp_path)
+        config.source = "folders:x"
+        open_source(config, "train")

@@ -1,0 +1,39 @@
+"""Every example once an epoch, every example once an evaluation; the position is a function of (seed, step)."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxconv.data.loading import eval_batches, take, train_indices
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(1, 70), st.integers(0, 3), st.integers(0, 2**70))
+def test_every_example_comes_once_an_epoch(examples, batch_size, epochs, seed):
+    steps = -(-examples * (epochs + 1) // batch_size)
+    sequence = np.concatenate([train_indices(seed, step, batch_size, examples) for step in range(steps)])
+    for epoch in range(epochs + 1):
+        assert sorted(sequence[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
+
+
+def test_epochs_and_seeds_are_shuffled_differently():
+    first, second = (train_indices(0, step, 100, 100) for step in (0, 1))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, train_indices(1, 0, 100, 100))
+    np.testing.assert_array_equal(first, train_indices(0, 0, 100, 100))
+
+
+@given(st.integers(1, 100), st.integers(1, 40))
+def test_every_example_comes_once_an_evaluation(examples, batch_size):
+    batches = eval_batches(examples, batch_size)
+    assert {batch["index"].shape for batch in batches} == {(batch_size,)}
+    seen = np.concatenate([batch["index"][batch["mask"] > 0] for batch in batches])
+    assert seen.tolist() == list(range(examples))
+
+
+def test_take():
+    data = {"images": jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1), "labels": jnp.arange(6)}
+    batch = take(data, jnp.array([5, 0]))
+    np.testing.assert_array_equal(batch["label"], [5, 0])
+    np.testing.assert_array_equal(batch["image"][0].ravel(), [20, 21, 22, 23])

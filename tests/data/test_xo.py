@@ -1,0 +1,87 @@
+"""X's and O's: example i is a function of (seed, split, i), and the settings are the lecture's trickier cases."""
+
+import numpy as np
+import pytest
+
+from jaxconv.data import xo
+from jaxconv.errors import UserError
+
+ALL = {"translation": 0.15, "scaling": 0.4, "rotation": 45.0, "weight": 0.5, "noise": 0.5}
+
+
+def test_example_is_a_function_of_seed_split_and_index():
+    split = xo.draw_split("train", 16, **ALL, train_examples=20)
+    longer = xo.draw_split("train", 16, **ALL, train_examples=30)
+    np.testing.assert_array_equal(split.images, longer.images[:20])
+    for i in (0, 7, 19):
+        image, label = xo.draw(0, "train", i, 16, **ALL)
+        np.testing.assert_array_equal(split[i]["image"], image)
+        assert split[i]["label"] == label
+    other = xo.draw_split("train", 16, **ALL, train_examples=20, seed=1)
+    assert not np.array_equal(split.images, other.images)
+
+
+def test_train_and_test_never_share_an_image():
+    train = xo.draw_split("train", **ALL, train_examples=3000)
+    test = xo.draw_split("test", **ALL, test_examples=1000)
+    images = {image.tobytes() for image in train.images}
+    assert len(images) == 3000
+    assert not images & {image.tobytes() for image in test.images}
+
+
+def test_shapes_and_classes():
+    split = xo.draw_split("test", 20, test_examples=100)
+    assert split.images.shape == (100, 20, 20, 1) and split.images.dtype == np.uint8
+    assert split.class_names == ("o", "x") and set(split.labels.tolist()) == {0, 1}
+    assert 30 < split.labels.sum() < 70
+
+
+def figures(label, size=33, **variation):
+    return [
+        image[..., 0].astype(float) for image, drawn in (xo.draw(0, "train", i, size, **variation) for i in range(40)) if drawn == label
+    ]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_each_setting_does_what_it_says(label):
+    """Measured on the pictures: the centre of mass moves, the extent changes, the ink changes, pixels flicker."""
+    rows = np.arange(33.0)
+
+    def centre(image):
+        return (image.sum(1) @ rows) / image.sum()
+
+    def extent(image):
+        return np.ptp(np.flatnonzero(image.max(1) > 127))
+
+    plain = figures(label)
+    assert all(np.array_equal(image, plain[0]) for image in plain)
+    assert np.ptp([centre(image) for image in figures(label, translation=0.1)]) > 3
+    assert np.ptp([extent(image) for image in figures(label, scaling=0.3)]) > 5
+    assert np.ptp([image.sum() for image in figures(label, weight=0.5)]) > 0.3 * plain[0].sum()
+    assert np.std(figures(label, noise=0.3)[0] - plain[0]) > 10
+    turned = figures(label, rotation=45.0)
+    assert np.std([centre(image) for image in turned]) < 0.2  # turned about the centre
+    if label == 1:
+        assert np.ptp([extent(image) for image in turned]) > 3  # and a circle stays one
+
+
+def test_o_is_a_ring():
+    ring = figures(0, size=9)[0]
+    assert ring[4, 4] == 0 and ring[4, 1] == ring[1, 4] == ring[7, 4] == 255
+    np.testing.assert_array_equal(ring, ring[::-1])
+    np.testing.assert_array_equal(ring, ring.T)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "val"}, "xo has no split 'val'; it has train and test"),
+        ({"size": 3}, "xo.size is 3"),
+        ({"noise": -1.0}, "xo.noise is -1.0; it must lie between 0 and 10"),
+        ({"scaling": 1.5}, "xo.scaling is 1.5"),
+        ({"train_examples": 0}, "xo.train_examples is 0"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        xo.draw_split(**{"split": "train", "train_examples": 2, **settings})

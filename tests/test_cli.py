@@ -1,0 +1,173 @@
+"""The command line as a person types it: the good ways, and every bad input as one line and an exit code."""
+
+import json
+import os
+
+import pytest
+
+from tests.conftest import ROOT, TINY, assert_one_line_error, command, write_images
+
+pytestmark = pytest.mark.slow
+STEPS = "--config.steps=10"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    process = command("train", f"--workdir={workdir}", *TINY, STEPS, "--config.log.tensorboard=True")
+    assert process.returncode == 0, process.stderr
+    return workdir, process
+
+
+def test_train_ends_with_its_result(trained):
+    workdir, process = trained
+    *_, place, last = process.stdout.splitlines()
+    assert place == f"workdir: {workdir}"
+    result = json.loads(last)
+    assert list(result) == ["split", "examples", "loss", "top1"]
+    assert result["split"] == "test" and result["examples"] == 30
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 4, 6, 8, 9, 10]
+    assert rows[-1]["eval/loss"] == result["loss"] and rows[-1]["eval/top1"] == result["top1"]
+    assert {"train/loss", "train/top1", "images_per_second", "learning_rate"} <= set(rows[2])
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").iterdir())
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 10
+    assert json.loads((workdir / "versions.json").read_text())[0]["jax"]
+    # Where there is no terminal: plain lines.
+    assert "step 3/10  loss " in process.stderr and "images/s" in process.stderr
+
+
+def test_evaluate_gives_the_same_line(trained):
+    workdir, process = trained
+    evaluated = command("evaluate", f"--workdir={workdir}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout.splitlines()[-1] == process.stdout.splitlines()[-1]
+    assert "top-1" in evaluated.stdout and evaluated.stderr == ""
+    best = command("evaluate", f"--workdir={workdir}", "--checkpoint=best", "--split=train")
+    assert json.loads(best.stdout.splitlines()[-1])["examples"] == 64
+
+
+def test_same_command_again_has_nothing_to_do(trained):
+    workdir, process = trained
+    before = (workdir / "metrics.jsonl").read_text()
+    again = command("train", f"--workdir={workdir}", *TINY, STEPS, "--config.log.tensorboard=True")
+    assert again.stdout == process.stdout
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_run_goes_on_for_longer_and_on_more_devices(tmp_path):
+    constant = "--config.optimizer.schedule.name=constant"
+    assert command("train", f"--workdir={tmp_path}", *TINY, constant, "--config.steps=4").returncode == 0
+    longer = command("train", f"--workdir={tmp_path}", *TINY, constant, "--config.steps=8", "--config.parallel=pmap", devices=2)
+    assert longer.returncode == 0, longer.stderr
+    assert "steps 4 to 8" in longer.stderr and "other versions" in longer.stderr and "devices 1 -> 2" in longer.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 4, 6, 8]
+    shorter = command("train", f"--workdir={tmp_path}", *TINY, constant, "--config.steps=6")
+    assert_one_line_error(shorter, 1, "has done 8 steps, more than the 6 asked for")
+
+
+def test_plateau_divides_the_learning_rate(tmp_path):
+    """With a patience of one evaluation and nothing to learn, the rate falls after every evaluation but the first."""
+    flags = ("--config.optimizer.schedule.name=plateau", "--config.optimizer.schedule.patience=1", "--config.optimizer.learning_rate=1e-9")
+    process = command(
+        "train", f"--workdir={tmp_path}", *TINY, *flags, STEPS, "--config.optimizer.schedule.warmup_steps=0",
+        "--config.eval.every=2", "--config.log.every=2",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-12])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--config.optimizer.learning_rat=1"], 2, ["did you mean 'optimizer.learning_rate'"]),
+        (["--config.batch_size=many"], 2, ["config.batch_size is 'many'", "a whole number"]),
+        (["--config.model.kwargs.filter=3"], 2, ["chain has no argument 'filter'", "did you mean 'filters'"]),
+        (["--config.model.kwargs.filters=big"], 2, ["config.model.kwargs.filters is ('big',)", "numbers with commas"]),
+        (["--config.model.name=resnet9000"], 2, ["no network is called 'resnet9000'", "chain"]),
+        (["--config.model.kwargs.pool_window=9"], 2, ["16x16x1", "pool2: (4 - 9)/2 + 1 = -1.50"]),
+        (["--config.model.kwargs.pool_window=3", "--config.model.kwargs.rounding=exact"], 2, ["pool1: (16 - 3)/2 + 1 = 7.50"]),
+        (["--config.data.source=folder:/nowhere"], 1, ["/nowhere", "there is no such folder"]),
+        (["--config.data.source=mnist"], 2, ["no source is called 'mnist'", "xo and folder:PATH"]),
+        (["--config.batch_size=10"], 2, ["10 images / 4 devices", "give 8 or 12"]),
+        (["--config.data.xo.noise=-1"], 2, ["xo.noise is -1"]),
+        (["--config.optimizer.undecayed=("], 2, ["optimizer.undecayed '('", "no regular expression"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, code, words):
+    assert_one_line_error(command("train", f"--workdir={tmp_path / 'run'}", *TINY, STEPS, *arguments, devices=4), code, *words)
+
+
+def test_missing_flags():
+    assert_one_line_error(command("train", "--workdir=/tmp/none"), 2, "--config")
+    assert_one_line_error(command("train", "--config=experiments/xo.py"), 2, "--workdir")
+    assert_one_line_error(command("train", "--config=nothing.py", "--workdir=/tmp/none"), 2, "there is no file 'nothing.py'")
+    assert_one_line_error(command("evaluate"), 2, "--workdir")
+    assert_one_line_error(command("evaluate", "--workdir=/nowhere"), 2, "/nowhere: holds no run")
+    assert_one_line_error(command(), 2, "COMMAND")
+    assert_one_line_error(command("trian"), 2, "trian")
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line_error(
+        command("train", f"--workdir={tmp_path}/file/run", *TINY, STEPS), 1, "cannot be written", "give a folder that can"
+    )
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert_one_line_error(command("train", f"--workdir={tmp_path}/locked", *TINY, STEPS), 1, "cannot be written")
+
+
+def test_another_config_is_refused_and_restart_moves_aside(trained):
+    workdir, _ = trained
+    refused = command("train", f"--workdir={workdir}", *TINY, STEPS, "--config.seed=5")
+    assert_one_line_error(refused, 1, "seed (0 there, 5 here)", "--restart")
+    restarted = command("train", f"--workdir={workdir}", *TINY, "--config.steps=4", "--config.seed=5", "--restart")
+    assert restarted.returncode == 0, restarted.stderr
+    assert (workdir.parent / "run.old-1" / "curves.png").exists()
+    (workdir.parent / "run.old-1").rename(workdir.parent / "back")
+    for place, new in ((workdir, "second"), (workdir.parent / "back", "run")):
+        place.rename(workdir.parent / new)
+
+
+def test_loss_that_runs_away_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    flags = ("--config.steps=40", "--config.optimizer.schedule.name=step", "--config.optimizer.schedule.boundaries=9")
+    process = command(
+        "train", f"--workdir={tmp_path}", *TINY, *flags, "--config.optimizer.schedule.factor=1e30", "--config.optimizer.momentum=0"
+    )
+    assert_one_line_error(process, 1, "the loss became", "at step 1", "the checkpoint of step 8 is kept", "learning_rate")
+    evaluated = command("evaluate", f"--workdir={tmp_path}")
+    assert evaluated.returncode == 0 and "step      8" in evaluated.stdout
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_bad_folders_stop_before_any_training(tmp_path):
+    root = write_images(tmp_path / "images")
+    flags = (f"--config.data.source=folder:{root}", "--config.model.kwargs.filters=4", STEPS)
+    good = command("train", f"--workdir={tmp_path / 'good'}", *TINY, *flags)
+    assert good.returncode == 0, good.stderr
+    (root / "train/cat/000.png").write_bytes(b"")
+    bad = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags)
+    assert_one_line_error(bad, 1, "train/cat/000.png: the file is empty", "--config.data.skip_unreadable=True")
+    skipped = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags, "--config.data.skip_unreadable=True", "--restart")
+    assert skipped.returncode == 0 and "left out 1 unreadable of 12 images" in skipped.stderr
+    changed = command("train", f"--workdir={tmp_path / 'good'}", *TINY, *flags, "--config.data.skip_unreadable=True")
+    assert_one_line_error(changed, 1, "holds a run with another config: data.skip_unreadable")
+    (root / "train/cat/000.png").unlink()
+    assert_one_line_error(
+        command("train", f"--workdir={tmp_path / 'good'}", *TINY, *flags), 1, "the data has changed", "train_examples was 12, now it is 11"
+    )
+    assert_one_line_error(command("evaluate", f"--workdir={tmp_path / 'good'}", "--split=val"), 1, "no split 'val'")
+
+
+def test_jaxconv_is_python_m_jaxconv():
+    from importlib.metadata import entry_points
+
+    (script,) = entry_points(group="console_scripts", name="jaxconv")
+    assert script.value == "jaxconv.__main__:main"
+    assert command("--version").stdout.startswith("jaxconv ")
+    assert "--config.KEY=VALUE" in command("train", "--help").stdout
+    assert (ROOT / "experiments" / "xo.py").is_file()

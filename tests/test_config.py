@@ -1,0 +1,148 @@
+"""The config: overrides, types, nearest names, what may differ on resuming."""
+
+import pytest
+
+from jaxconv.config import check_config, default_config, differing_keys, flatten, group, load_config, set_key
+from jaxconv.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("optimizer.learning_rate", "0.05", 0.05),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("steps", "1e3", 1000),
+        ("batch_size", "64", 64),
+        ("data.source", "folder:/tmp/a=b", "folder:/tmp/a=b"),
+        ("data.source", "123", "123"),
+        ("augment.flip", "true", True),
+        ("augment.flip", "False", False),
+        ("data.mean", "0.49,0.48,0.45", (0.49, 0.48, 0.45)),
+        ("data.mean", "(0.5,)", (0.5,)),
+        ("data.mean", "0.5", (0.5,)),
+        ("optimizer.schedule.boundaries", "32000,48000", (32000, 48000)),
+        ("model.kwargs.filters", "8,16", (8, 16)),
+    ],
+)
+def test_overrides(key, text, value):
+    config = default_config()
+    set_key(config, key, text)
+    found = flatten(config)[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("optimizer.learning_rat", "1", "no such key, did you mean 'optimizer.learning_rate'"),
+        ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
+        ("learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
+        ("seed.x", "1", "no such key"),
+        ("batch_size", "many", "--config.batch_size is 'many'; it must be a whole number, such as 128"),
+        ("batch_size", "1.5", "must be a whole number"),
+        ("augment.flip", "2", "must be True or False"),
+        ("optimizer.learning_rate", "True", "must be a number"),
+        ("data.mean", "a b", r"is \('a b',\); it must be numbers with commas between, such as 0.5"),
+        ("optimizer", "1", r"is a group of keys \(.*learning_rate.*\); set one of them"),
+    ],
+)
+def test_wrong_overrides_are_explained(key, text, message):
+    config = default_config()
+    with pytest.raises(UserError, match=message):
+        set_key(config, key, text)
+
+
+def valid(**changes):
+    config = default_config()
+    config.steps = 10
+    for key, text in changes.items():
+        set_key(config, key.replace("__", "."), text)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": "0"}, "exactly one of them must be more than 0"),
+        ({"epochs": "2"}, "exactly one of them"),
+        ({"batch_size": "0"}, "config.batch_size is 0; it must be at least 1"),
+        ({"parallel": "pjit"}, "config.parallel is 'pjit', did you mean 'jit'"),
+        ({"model__dtype": "float64"}, "must be one of float32, bfloat16, float16"),
+        ({"optimizer__schedule__name": "cosin"}, "did you mean 'cosine'"),
+        ({"optimizer__schedule__name": "step"}, "the schedule 'step' needs steps"),
+        ({"optimizer__schedule__boundaries": "5,3"}, "steps in rising order"),
+        ({"optimizer__momentum": "1"}, "config.optimizer.momentum is 1.0; it must be less than 1"),
+        ({"optimizer__learning_rate": "nan"}, "must be a number"),
+        ({"data__mean": "()"}, "config.data.mean is empty"),
+        ({"data__std": "0"}, "every deviation must be more than 0"),
+        ({"loss__label_smoothing": "-0.1"}, "must be at least 0"),
+        ({"checkpoint__metric": "eval/top5"}, "did you mean 'eval/top1'"),
+    ],
+)
+def test_values_out_of_range_are_explained(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_config(valid(**changes))
+    check_config(valid())
+
+
+def test_groups_have_their_shape():
+    config = valid()
+    with config.optimizer.groups.unlocked():
+        config.optimizer.groups.first = group("conv1")
+    check_config(config)
+    with config.optimizer.groups.unlocked():
+        config.optimizer.groups.last = {"pattern": "x"}
+    with pytest.raises(UserError, match="config.optimizer.groups.last must be jaxconv.config.group"):
+        check_config(config)
+
+
+def test_every_key_has_a_type_that_flags_can_set():
+    for key, value in flatten(default_config()).items():
+        assert type(value) in (bool, int, float, str, tuple), key
+
+
+def experiment(tmp_path, body):
+    path = tmp_path / "experiment.py"
+    path.write_text(f"from jaxconv.config import default_config\n{body}\n")
+    return str(path)
+
+
+def test_experiment_files(tmp_path):
+    path = experiment(tmp_path, "def get_config(size='8'):\n  c = default_config()\n  c.batch_size = int(size)\n  return c")
+    assert load_config(path).batch_size == 8
+    assert load_config(f"{path}:16", ["seed=3"]).to_dict() | {} == load_config(f"{path}:16", ["seed=3"]).to_dict()
+    assert load_config(f"{path}:16", ["seed=3"]).batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def get_config():\n  c = default_config()\n  c.optimizer.learning_rat = 1\n  return c",
+            "line 4: AttributeError: .*learning_rate",
+        ),
+        ("def get_config():\n  c = default_config()\n  c.batch_size = 'x'\n  return c", "line 4: TypeError"),
+        ("def get_config():\n  return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        ("def get_config(:", "SyntaxError"),
+        ("x = 1", "KeyError: 'get_config'; a config file defines get_config"),
+        ("def get_config():\n  return {}", "get_config.. returned dict"),
+    ],
+)
+def test_errors_in_experiment_files_name_the_line(tmp_path, body, message):
+    with pytest.raises(UserError, match=message):
+        load_config(experiment(tmp_path, body))
+    with pytest.raises(UserError, match="there is no file 'nothing.py'"):
+        load_config("nothing.py")
+
+
+def test_what_may_differ_on_resuming():
+    old = flatten(valid(steps="10"))
+
+    def differing(**changes):
+        return differing_keys(old, flatten(valid(**changes)))
+
+    assert differing(parallel="pmap", log__every="7", log__tensorboard="False", checkpoint__keep="9", steps="20") == []
+    assert differing(optimizer__learning_rate="0.3", seed="1") == ["optimizer.learning_rate", "seed"]
+    assert differing(model__kwargs__filters="8,8") == ["model.kwargs.filters"]
+    assert differing(optimizer__schedule__name="cosine", steps="20") == ["optimizer.schedule.name", "steps"]

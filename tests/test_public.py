@@ -1,0 +1,96 @@
+"""What is promised to those who take a piece: light imports, one direction, every public name explained."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import jaxconv
+from tests.conftest import ROOT
+
+# What jaxconv needs to train, and a plain JAX image does not have.
+HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "PIL", "matplotlib", "tensorboardX", "ml_collections", "tqdm", "torch")
+
+LEVELS = [
+    {"version", "errors"},
+    {"arithmetic"},
+    {"layers"},
+    {"models"},
+    {"config"},
+    {"data", "train", "evaluate", "look"},
+    {"__main__"},
+]
+ALWAYS_LIGHT = ("arithmetic.py", "layers", "models", "train/step.py", "train/state.py", "train/losses.py")
+
+
+def test_import_needs_jax_flax_and_optax_alone():
+    script = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import jax.numpy as jnp, jax, jaxconv
+import jaxconv.layers, jaxconv.models, jaxconv.train.step
+model = jaxconv.create_model("chain", 3, filters=(4,))
+print(jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))["params"]["votes"]["kernel"].shape)
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout.strip() == "(64, 3)", process.stderr
+
+
+def modules():
+    names = [module.name for module in pkgutil.walk_packages(jaxconv.__path__, "jaxconv.")]
+    return [importlib.import_module(name) for name in ["jaxconv", *names] if not name.endswith("__main__")]
+
+
+def public_names():
+    for module in modules():
+        for name, value in vars(module).items():
+            ours = inspect.isclass(value) or inspect.isfunction(value)
+            if ours and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+                yield f"{module.__name__}.{name}", value
+
+
+def test_every_public_name_is_explained():
+    missing = [name for name, value in public_names() if not inspect.getdoc(value)]
+    missing += [module.__name__ for module in modules() if not module.__doc__]
+    assert not missing
+
+
+def level(name):
+    parts = name.split(".")
+    return next((number for number, level in enumerate(LEVELS) if len(parts) > 1 and parts[1] in level), None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"{node.module}.{alias.name}" for alias in node.names] if node.module == "jaxconv" else [node.module])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jaxconv").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    own = level(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name in imports(path):
+        if own is not None and name.startswith("jaxconv"):
+            assert level(name) is not None and level(name) <= own, f"{path} imports {name}"
+        inner = str(path.relative_to(ROOT / "jaxconv"))
+        if inner.startswith(ALWAYS_LIGHT):
+            assert name.split(".")[0] not in (*HEAVY, "orbax"), f"{path} imports {name}"
+
+
+def test_readme_s_nnx_bridge():
+    """A Linen module of ours in an NNX program."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    model = nnx.bridge.ToNNX(jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)).lazy_init(jnp.ones((1, 8, 8, 1)))
+    assert model(jnp.ones((2, 8, 8, 1))).shape == (2, 3)

@@ -1,0 +1,116 @@
+"""Optimizers against their formulas, parameter groups, schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxconv.config import default_config, group
+from jaxconv.errors import UserError
+from jaxconv.train.optim import assign_groups, make_optimizer, make_schedule, parameter_paths, update_plateau
+from jaxconv.train.state import Plateau
+
+PARAMS = {"conv1": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}, "norm1": {"scale": jnp.array([4.0])}}
+
+
+def optimizer(**changes):
+    config = default_config().optimizer
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+def run(config, steps=3, rate=0.1):
+    """Parameters after some steps with the gradient equal to 1 everywhere."""
+    tx = make_optimizer(config, PARAMS)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(steps):
+        directions, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+    return params
+
+
+def sgd(w, l2=0.0, weight_decay=0.0, momentum=0.9, nesterov=False, steps=3, rate=0.1):
+    """The formulas of train/optim.py in plain numbers."""
+    w, v = np.float64(w), 0.0
+    for _ in range(steps):
+        gradient = 1 + l2 * w
+        v = momentum * v + gradient
+        w = w - rate * ((gradient + momentum * v if nesterov else v) + weight_decay * w)
+    return w
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.0}, {"nesterov": True}, {"l2": 0.3}, {"weight_decay": 0.3}, {"l2": 0.1, "weight_decay": 0.2}]
+)
+def test_sgd_is_its_formula(settings):
+    params = run(optimizer(**settings))
+    undecayed = {key: value for key, value in settings.items() if key not in ("l2", "weight_decay")}
+    np.testing.assert_allclose(params["conv1"]["kernel"], [sgd(1, **settings), sgd(-2, **settings)], rtol=1e-6)
+    np.testing.assert_allclose(params["conv1"]["bias"], [sgd(3, **undecayed)], rtol=1e-6)
+    np.testing.assert_allclose(params["norm1"]["scale"], [sgd(4, **undecayed)], rtol=1e-6)
+
+
+def test_the_two_weight_decays_differ():
+    coupled, decoupled = (run(optimizer(**{name: 0.3}))["conv1"]["kernel"] for name in ("l2", "weight_decay"))
+    assert not np.allclose(coupled, decoupled)
+
+
+def test_everything_decays_where_asked():
+    params = run(optimizer(l2=0.3, undecayed=""))
+    np.testing.assert_allclose(params["conv1"]["bias"], [sgd(3, l2=0.3)], rtol=1e-6)
+
+
+def test_groups():
+    config = optimizer(l2=0.3)
+    with config.groups.unlocked():
+        config.groups.norms = group("norm", learning_rate=0.5)
+        config.groups.first = group("^conv1/kernel$", weight_decay=2.0)
+        config.groups.still = group("bias", frozen=True)
+    params = run(config)
+    np.testing.assert_allclose(params["norm1"]["scale"], [sgd(4, rate=0.05)], rtol=1e-6)
+    np.testing.assert_allclose(params["conv1"]["kernel"], [sgd(1, l2=0.6), sgd(-2, l2=0.6)], rtol=1e-6)
+    np.testing.assert_array_equal(params["conv1"]["bias"], [3.0])
+
+
+def test_every_parameter_is_in_exactly_one_group():
+    paths = parameter_paths(PARAMS)
+    assert paths == ["conv1/bias", "conv1/kernel", "norm1/scale"]
+    assert assign_groups(paths, {"first": "^conv1"}) == ["first", "first", "rest"]
+    with pytest.raises(UserError, match="parameter conv1/bias is in groups first and biases"):
+        assign_groups(paths, {"first": "^conv1", "biases": "bias$"})
+    with pytest.raises(UserError, match="optimizer.groups.last.pattern 'conv9' matches no parameter; there are conv1/bias"):
+        assign_groups(paths, {"last": "conv9"})
+    with pytest.raises(UserError, match=r"optimizer.groups.bad.pattern '\(' is no regular expression"):
+        assign_groups(paths, {"bad": "("})
+    with pytest.raises(UserError, match="the name is taken"):
+        assign_groups(paths, {"rest": "conv1"})
+
+
+def rates(total=100, **schedule):
+    config = optimizer(learning_rate=0.5)
+    config.schedule.update(schedule)
+    return np.asarray(jax.vmap(make_schedule(config, total))(jnp.arange(total)))
+
+
+def test_schedules():
+    np.testing.assert_allclose(rates(name="constant"), 0.5)
+    step = rates(name="step", boundaries=(30, 60))
+    np.testing.assert_allclose(step[[0, 29, 30, 59, 60, 99]], [0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-6)
+    cosine = rates(name="cosine", warmup_steps=10)
+    np.testing.assert_allclose(cosine[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
+    np.testing.assert_allclose(cosine[10:], 0.25 * (1 + np.cos(np.pi * np.arange(90) / 90)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(rates(name="plateau", warmup_steps=2)[:3], [0.25, 0.5, 0.5])
+    with pytest.raises(UserError, match="warmup_steps is 100, and the whole training has 100 steps"):
+        rates(name="cosine", warmup_steps=100)
+
+
+def test_plateau_divides_by_ten_when_validation_stops_improving():
+    plateau = Plateau(jnp.ones(()), jnp.array(-jnp.inf), jnp.zeros((), jnp.int32))
+    scales = []
+    for accuracy in (0.5, 0.6, 0.6, 0.55, 0.7, 0.7, 0.6, 0.7, 0.71):
+        plateau = update_plateau(plateau, accuracy, factor=0.1, patience=2, higher_is_better=True)
+        scales.append(float(plateau.scale))
+    np.testing.assert_allclose(scales, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01], rtol=1e-6)
+    falling = update_plateau(plateau.replace(best=jnp.array(-0.3)), 0.2, 0.1, 2, higher_is_better=False)
+    assert int(falling.since) == 0 and float(falling.best) == pytest.approx(-0.2)
