@@ -48,7 +48,7 @@ def strict_dtypes():
 
 def command(*args, devices=1, timeout=300, **kwargs):
     """Run `python -m jaxconv ARGS` in a process of its own; returns the completed process, with text output."""
-    return subprocess.run(command_line(*args), **process_settings(devices), capture_output=True, timeout=timeout, **kwargs)
+    return subprocess.run(command_line(*args), **process_settings(devices) | kwargs, capture_output=True, timeout=timeout)
 
 
 def command_line(*args):

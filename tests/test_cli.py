@@ -163,6 +163,31 @@ def test_bad_folders_stop_before_any_training(tmp_path):
     assert_one_line_error(command("evaluate", f"--workdir={tmp_path / 'good'}", "--split=val"), 1, "no split 'val'")
 
 
+def test_second_start_compiles_nothing(tmp_path):
+    """Whatever order Python's sets have in a process, the programs are the same."""
+    cache = tmp_path / "cache"
+    programs = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONHASHSEED": seed, "XLA_FLAGS": ""}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        process = command("train", f"--workdir={tmp_path / seed}", *TINY, STEPS, "--config.optimizer.l2=1e-4", env=environment)
+        assert process.returncode == 0, process.stderr
+        programs.append(sorted(file.name for file in (cache / "jaxconv" / "compiled").iterdir() if file.name.endswith("-cache")))
+    assert any("train_on_indices" in name for name in programs[0])
+    assert programs[0] == programs[1]
+
+
+def test_unwritable_cache_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = ("train", f"--workdir={tmp_path / 'run'}", *TINY, STEPS)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file"), "XLA_FLAGS": ""}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    process = command(*flags, env=environment)
+    assert process.returncode == 0 and "compiled programs are not kept" in process.stderr
+    asked = command(*flags, f"--config.compilation_cache={tmp_path / 'file' / 'cache'}", env=environment)
+    assert_one_line_error(asked, 1, "config.compilation_cache is", "cannot be written")
+
+
 def test_jaxconv_is_python_m_jaxconv():
     from importlib.metadata import entry_points
 

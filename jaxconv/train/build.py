@@ -16,7 +16,7 @@ from jaxconv.models import create_model, model_arguments
 from jaxconv.train.losses import cross_entropy
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
-from jaxconv.train.step import Batch, Metrics, make_eval_step, make_train_step
+from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Built:
       steps_per_epoch: steps between two passes, rounded, at least 1.
       init: key -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
-      train_step: (state, data, batch, key) -> (state, metrics); the batch has `index` and `position`.
+      train_step: (state, data, batch, key) -> (state, metrics); the batch has `index` and `position`, the metrics are one vector of
+        `metric_names`, which costs the host less than one array each.
+      metric_names: of the vector's entries.
       eval_step: (state, data, batch) -> sums; the batch has `index` and `mask`.
     """
 
@@ -36,7 +38,8 @@ class Built:
     steps_per_epoch: int
     init: Callable[[jax.Array], TrainState]
     abstract: TrainState
-    train_step: Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]
+    train_step: Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, jax.Array]]
+    metric_names: tuple[str, ...]
     eval_step: Callable[[TrainState, Any, Batch], Metrics]
 
 
@@ -74,13 +77,21 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     def init(key: jax.Array) -> TrainState:
         return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype))
 
+    def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
+        state, metrics = train_step(state, batch | take(data, batch["index"]), key)
+        return state, jnp.stack([metrics[name] for name in METRICS])
+
+    def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Metrics:
+        return eval_step(state, batch | take(data, batch["index"]))
+
     return Built(
         total_steps=total_steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
         init=init,
         abstract=jax.eval_shape(init, jax.random.key(0)),
-        train_step=lambda state, data, batch, key: train_step(state, batch | take(data, batch["index"]), key),
-        eval_step=lambda state, data, batch: eval_step(state, batch | take(data, batch["index"])),
+        train_step=train_on_indices,
+        metric_names=METRICS,
+        eval_step=eval_on_indices,
     )
 
 

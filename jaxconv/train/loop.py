@@ -1,6 +1,5 @@
 """The training loop: what joins data, step, evaluation, checkpoints and watching into a run."""
 
-import collections
 import contextlib
 import logging
 import sys
@@ -140,7 +139,7 @@ class Run:
         self, state: TrainState, host: dict[str, Any], first: int, train_data: Any, eval_data: Any, outputs: "Outputs"
     ) -> dict[str, float]:
         config = self.config
-        pending = Pending(host["pending"], first, lambda: self._last_good(outputs.checkpoints))
+        pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints))
         best, result = host["best"], {}
         key = self.parallel.replicate_key(jax.random.key(config.seed))
         watch = Stopwatch()
@@ -149,7 +148,7 @@ class Run:
             pending.add(metrics)
             outputs.progress.advance()
             if step == first + 1:
-                metrics["loss"].block_until_ready()
+                metrics.block_until_ready()
                 log.info("first step after %.1f s of compiling", watch.lap())
             else:
                 watch.count(config.batch_size)
@@ -225,27 +224,28 @@ class Pending:
     """Metrics of the steps since the last log: kept on the device until they are wanted, so that the host runs ahead.
 
     Args:
+      names: of the entries of a step's vector of metrics.
       rows: those that a checkpoint brought along, in step order.
       step: the last step they belong to.
       last_good: says, for an error message, which checkpoint is left.
     """
 
-    def __init__(self, rows: list[dict[str, float]], step: int, last_good: Callable[[], str]):
-        self.rows = list(rows)
+    def __init__(self, names: tuple[str, ...], rows: list[dict[str, float]], step: int, last_good: Callable[[], str]):
+        self._names, self.rows = names, list(rows)
         self._step, self._last_good = step, last_good
-        self._on_device: collections.deque[dict[str, jax.Array]] = collections.deque()
+        self._on_device: list[jax.Array] = []
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
+    def add(self, metrics: jax.Array) -> None:
         """Take a step's metrics, and wait for those of two steps ago."""
         self._on_device.append(metrics)
         if len(self._on_device) > _AHEAD:
-            self._on_device[-_AHEAD - 1]["loss"].block_until_ready()
+            self._on_device[-_AHEAD - 1].block_until_ready()
 
     def fetch(self) -> None:
         """Bring all to the host; raises UserError at the first loss that is infinite or NaN."""
-        for metrics in jax.device_get(list(self._on_device)):
+        for metrics in self._on_device:
             self._step += 1
-            row = {name: float(value) for name, value in metrics.items()}
+            row = dict(zip(self._names, np.asarray(metrics).tolist(), strict=True))
             if not np.isfinite(row["loss"]):
                 raise self.diverged(f"the loss became {row['loss']}", self._step)
             self.rows.append(row)

@@ -62,7 +62,8 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformation:
     groups = assign_groups(paths, {name: settings.pattern for name, settings in config.groups.items()})
     undecayed = _compiled("optimizer.undecayed", config.undecayed) if config.undecayed else None
     labels = [f"{g}, undecayed" if undecayed and undecayed.search(path) else g for g, path in zip(groups, paths, strict=True)]
-    chains = {label: _chain(config, *_factors(config, label)) for label in set(labels)}
+    # Sorted: the order shapes the program, and a program that differs from start to start is never found in the compilation cache.
+    chains = {label: _chain(config, *_factors(config, label)) for label in sorted(set(labels))}
     return optax.partition(chains, jax.tree.unflatten(jax.tree.structure(params), labels))
 
 

@@ -18,6 +18,9 @@ from jaxconv.train.state import TrainState, named_key
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+# What a training step measures, float32 scalars.
+METRICS = ("loss", "top1", "grad_norm", "learning_rate")
+
 
 def make_train_step(
     model: Any,
@@ -39,7 +42,7 @@ def make_train_step(
 
     The step's batch holds `image` [B, H, W, C], `label` [B] int32 and, for `augment`, `position` [B] int32 in the global batch.
     The key is the run's; what a step draws is folded from it by step and name. Under `pmap` each device folds its index into dropout's.
-    The metrics are float32 scalars: `loss`, `top1`, `grad_norm`, `learning_rate`.
+    The metrics are those of `METRICS`: means over the batch, before the update.
     """
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:

@@ -28,7 +28,7 @@ def run(mode, devices, **changes):
     data, key, losses = parallel.replicate(resident(train)), parallel.replicate_key(jax.random.key(config.seed)), []
     for batch in loop.batches(0):
         state, metrics = loop.train_step(state, data, batch, key)
-        losses.append(float(metrics["loss"]))
+        losses.append(float(metrics[built.metric_names.index("loss")]))
     result = evaluate(loop.eval_step, parallel, state, parallel.replicate(resident(test)), len(test), config.eval.batch_size)
     return losses, jax.device_get(parallel.unreplicate(state)), result
 

@@ -1,0 +1,124 @@
+"""What the training loop costs: progress, metrics.jsonl and TensorBoard, against a bare `for` loop over the same jitted step.
+
+    python tests/benchmarks/loop_overhead.py
+
+The bare loop has its batches on the device beforehand and looks at no result before the last. The step is sized to about 5 ms on the
+machine that it runs on. Then two processes start the same config with an empty and a filled cache of compiled programs.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.benchmarks.machine import interleaved, machine, ratios
+
+from jaxconv.config import default_config, set_key
+from jaxconv.data.loading import resident
+from jaxconv.data.sources import describe, open_source
+from jaxconv.train.build import build
+from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.loop import Outputs, Run
+from jaxconv.train.parallel import make_parallel
+from jaxconv.train.watch import MetricsLog, Progress
+
+STEPS, REPEATS, GOAL = 600, 9, 5e-3
+
+
+def config_of(batch_size):
+    config = default_config()
+    for key, text in {
+        "steps": STEPS, "batch_size": batch_size, "model.kwargs.filters": "8,16", "augment.flip": "True", "augment.pad_crop": "2",
+        "data.xo.train_examples": "2000", "data.xo.test_examples": "10", "eval.batch_size": "10",
+    }.items():  # fmt: skip
+        set_key(config, key, str(text))
+    # Evaluations and checkpoints are no part of the comparison: none but at the last step, after the clock has stopped.
+    config.eval.every = config.checkpoint.every = STEPS
+    return config
+
+
+class Clocked:
+    """The compiled step, which notes when its first call was done and its last."""
+
+    def __init__(self, step):
+        self.step, self.calls, self.start, self.end = step, 0, 0.0, 0.0
+
+    def __call__(self, *args):
+        state, metrics = self.step(*args)
+        self.calls += 1
+        if self.calls in (1, STEPS):
+            metrics.block_until_ready()
+            self.start, self.end = (time.perf_counter(), 0.0) if self.calls == 1 else (self.start, time.perf_counter())
+        return state, metrics
+
+    def seconds(self):
+        return (self.end - self.start) / (STEPS - 1)
+
+
+def loops(batch_size):
+    """{name: function that runs one loop and returns seconds a step}."""
+    config = config_of(batch_size)
+    parallel = make_parallel("jit", jax.devices()[:1])
+    train, test = (open_source(config.data, split) for split in ("train", "test"))
+    built = build(config, describe(train), len(train), None)
+    run = Run(config, Path(), parallel, built, len(train), len(test))
+    step, data = run.train_step, parallel.replicate({"train": resident(train), "eval": resident(test)})
+    key, init = parallel.replicate_key(jax.random.key(0)), jax.jit(built.init)
+    batches = list(run.batches(0))
+
+    def bare():
+        clocked, state = Clocked(step), parallel.replicate(init(jax.random.key(0)))
+        for batch in batches:
+            state, _ = clocked(state, data["train"], batch, key)
+        return clocked.seconds()
+
+    def ours():
+        run.train_step = Clocked(step)
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            outputs = Outputs(Checkpoints(folder / "c"), MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True))
+            state = parallel.replicate(init(jax.random.key(0)))
+            run._steps(state, {"pending": [], "best": None}, 0, data["train"], data["eval"], outputs)
+            outputs.checkpoints.close()
+            outputs.metrics_log.close()
+        return run.train_step.seconds()
+
+    return {"bare": bare, "jaxconv": ours}
+
+
+def second_start():
+    """Seconds that the first and the second start of the same config spend before their second step."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = []
+        for number in (1, 2):
+            process = subprocess.run(
+                [sys.executable, "-m", "jaxconv", "train", "--config=experiments/xo.py", f"--workdir={folder}/{number}", "--config.epochs=0.5"],
+                env=os.environ | {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}, capture_output=True, text=True, check=True,
+                cwd=Path(__file__).resolve().parents[2],
+            )  # fmt: skip
+            seconds.append(float(process.stderr.split("first step after ")[1].split()[0]))
+    return seconds
+
+
+def main():
+    batch_size = 8
+    while (seconds := loops(batch_size)["bare"]()) < GOAL:
+        batch_size = max(batch_size + 1, round(batch_size * GOAL / seconds))
+    results = interleaved(loops(batch_size), REPEATS)
+    cold, warm = second_start()
+    print(machine("flax", "optax", "tensorboardX"))
+    print(f"step {1e3 * statistics.median(results['bare']):.2f} ms ({batch_size} images), {STEPS} steps a loop, log every 50")
+    print(f"jaxconv's loop over the bare loop: {ratios(results, 'jaxconv', 'bare')}")
+    print(f"first step compiled in {cold:.1f} s, on the second start in {warm:.1f} s")
+    print(json.dumps({"ratio": statistics.median(a / b for a, b in zip(results["jaxconv"], results["bare"], strict=True))}))
+
+
+if __name__ == "__main__":
+    main()
