@@ -231,6 +231,8 @@ def check_config(config: ConfigDict) -> None:
     for key in ("optimizer.momentum", "loss.label_smoothing"):
         if not given[key] < 1:
             raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
     if (config.epochs > 0) == (config.steps > 0):
         raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
     for key in ("data.mean", "data.std"):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.conftest import command
 
 pytestmark = pytest.mark.slow
@@ -22,6 +23,7 @@ def test_real_photographs(tmp_path, cifar10):
         f"--config.data.source=folder:{tmp_path / 'some'}",
         f"--workdir={tmp_path / 'run'}",
         "--config.epochs=4",
+        "--config.optimizer.schedule.warmup_steps=20",
     )
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])

@@ -64,6 +64,7 @@ def valid(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seed": "-1"}, "config.seed is -1; it must lie between 0 and 4294967295"),
         ({"steps": "0"}, "exactly one of them must be more than 0"),
         ({"epochs": "2"}, "exactly one of them"),
         ({"batch_size": "0"}, "config.batch_size is 0; it must be at least 1"),

@@ -6,7 +6,6 @@ different classes, images of different sizes. `data.skip_unreadable=True` leaves
 
 import logging
 import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.sources import Source
+from jaxconv.data.interface import Source, generator
 from jaxconv.errors import UserError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -134,7 +133,7 @@ def _draw_apart(
         members = np.flatnonzero(np.equal(labels, label))
         # The draw depends on the class's name and size alone, so that a class added later leaves the others as they were.
         name = files[members[0]].parent.name
-        order = np.random.Generator(np.random.Philox(key=[seed % 2**64, zlib.crc32(name.encode())])).permutation(len(members))
+        order = generator(seed, name).permutation(len(members))
         in_test[members[order[: round(test_fraction * len(members))]]] = True
     chosen = np.flatnonzero(in_test == (split == "test"))
     if not len(chosen):

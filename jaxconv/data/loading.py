@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.sources import Source
+from jaxconv.data.interface import Source, generator
 
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     """The order [examples] int32 of one epoch, a permutation drawn from (seed, epoch)."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(examples).astype(np.int32)
+    return generator(seed, epoch).permutation(examples).astype(np.int32)
 
 
 def train_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:

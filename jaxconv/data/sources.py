@@ -4,38 +4,11 @@ xo            the lecture's X's and O's, drawn on the spot (data/xo.py)
 folder:PATH   image files in folders named after their classes (data/folder.py)
 """
 
-import dataclasses
 from typing import Any
 
-import numpy as np
-
+from jaxconv.data import folder, xo
+from jaxconv.data.interface import Source, describe
 from jaxconv.errors import UserError, nearest, short
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Labelled images in memory.
-
-    Attributes:
-      images: [N, H, W, C] uint8.
-      labels: [N] int32, indices into `class_names`.
-      class_names: one name a class.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": self.images[i], "label": self.labels[i]}
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.images.shape[1:]
 
 
 def open_source(config: Any, split: str, like: Source | dict | None = None) -> Source:
@@ -49,8 +22,6 @@ def open_source(config: Any, split: str, like: Source | dict | None = None) -> S
     Raises:
       UserError: no such source or split, or files that cannot be used.
     """
-    from jaxconv.data import folder, xo
-
     kind, _, rest = config.source.partition(":")
     if kind == "xo" and not rest:
         source = xo.draw_split(split, **config.xo)
@@ -69,8 +40,3 @@ def open_source(config: Any, split: str, like: Source | dict | None = None) -> S
                     exit_code=1,
                 )
     return source
-
-
-def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: the image's shape and the names of the classes, as plain lists for JSON."""
-    return {"image_shape": list(source.image_shape), "class_names": list(source.class_names)}

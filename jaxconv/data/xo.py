@@ -11,11 +11,11 @@ The lecture's trickier cases, each a setting that is off at 0:
 Example i of a split is a function of (seed, split, i) alone. At size 9 with everything off, an X is the lecture's nine-by-nine X.
 """
 
-import zlib
+import dataclasses
 
 import numpy as np
 
-from jaxconv.data.sources import Source
+from jaxconv.data.interface import Source, generator
 from jaxconv.errors import UserError
 
 CLASS_NAMES = ("o", "x")
@@ -27,17 +27,25 @@ _REACH = 3.0
 _STROKE = 0.5**0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """How much examples differ; see the module's docstring. Raises UserError for a value out of its range."""
+
+    translation: float = 0.0
+    scaling: float = 0.0
+    rotation: float = 0.0
+    weight: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("translation", 1), ("scaling", 0.9), ("rotation", 360), ("weight", 0.9), ("noise", 10)):
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise UserError(f"xo.{name} is {value}; it must lie between 0 and {most}")
+
+
 def draw_split(
-    split: str,
-    size: int = 32,
-    translation: float = 0.0,
-    scaling: float = 0.0,
-    rotation: float = 0.0,
-    weight: float = 0.0,
-    noise: float = 0.0,
-    seed: int = 0,
-    train_examples: int = 10_000,
-    test_examples: int = 2_000,
+    split: str, size: int = 32, seed: int = 0, train_examples: int = 10_000, test_examples: int = 2_000, **variation: float
 ) -> Source:
     """Draw the split `train` or `test`: images [N, size, size, 1] uint8, where 0 is the lecture's -1 and 255 its 1.
 
@@ -49,34 +57,21 @@ def draw_split(
         raise UserError(f"xo has no split {split!r}; it has train and test")
     if size < 5:
         raise UserError(f"xo.size is {size}; an X needs at least 5 pixels")
-    for name, value, most in (("translation", translation, 1), ("scaling", scaling, 0.9), ("weight", weight, 0.9), ("noise", noise, 10)):
-        if not 0 <= value <= most:
-            raise UserError(f"xo.{name} is {value}; it must lie between 0 and {most}")
     if examples[split] < 1:
         raise UserError(f"xo.{split}_examples is {examples[split]}; it must be at least 1")
-    variation = {"translation": translation, "scaling": scaling, "rotation": rotation, "weight": weight, "noise": noise}
-    drawn = [draw(seed, split, i, size, **variation) for i in range(examples[split])]
+    settings = Variation(**variation)
+    drawn = [draw(seed, split, i, size, settings) for i in range(examples[split])]
     return Source(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
 
 
-def draw(
-    seed: int,
-    split: str,
-    index: int,
-    size: int = 32,
-    translation: float = 0.0,
-    scaling: float = 0.0,
-    rotation: float = 0.0,
-    weight: float = 0.0,
-    noise: float = 0.0,
-) -> tuple[np.ndarray, int]:
+def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()) -> tuple[np.ndarray, int]:
     """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O and 1 for an X."""
-    random = np.random.Generator(np.random.Philox(key=[seed % 2**64, zlib.crc32(split.encode())], counter=[0, 0, 0, index]))
+    random = generator(seed, split, index)
     label = int(random.integers(2))
-    shift = random.uniform(-translation, translation, 2) * size
-    scale = 1 + random.uniform(-scaling, scaling, 2)
-    angle = np.deg2rad(random.uniform(-rotation, rotation))
-    stroke = _STROKE * (1 + random.uniform(-weight, weight)) * size / _GRID
+    shift = random.uniform(-variation.translation, variation.translation, 2) * size
+    scale = 1 + random.uniform(-variation.scaling, variation.scaling, 2)
+    angle = np.deg2rad(random.uniform(-variation.rotation, variation.rotation))
+    stroke = _STROKE * (1 + random.uniform(-variation.weight, variation.weight)) * size / _GRID
 
     pixels = np.arange(size) - (size - 1) / 2
     y, x = pixels[:, None] - shift[0], pixels[None, :] - shift[1]
@@ -85,7 +80,7 @@ def draw(
     distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
     # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle line alone.
     ink = np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1)
-    image = 2 * ink - 1 + noise * random.standard_normal((size, size))
+    image = 2 * ink - 1 + variation.noise * random.standard_normal((size, size))
     return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)[..., None], label
 
 

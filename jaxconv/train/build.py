@@ -48,7 +48,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
 
     Args:
       config: the whole config.
-      description: of the data, see `sources.describe`.
+      description: of the data, see `interface.describe`.
       examples: of the training split.
       axis_name: under `pmap`, the axis of the devices.
 

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from jaxconv.config import check_config
+from jaxconv.data.interface import describe
 from jaxconv.data.loading import resident, train_indices
-from jaxconv.data.sources import describe, open_source
+from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate
 from jaxconv.train.build import Built, build, build_model

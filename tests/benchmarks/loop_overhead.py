@@ -17,19 +17,20 @@ from pathlib import Path
 
 import jax
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.benchmarks.machine import interleaved, machine, ratios
-
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 from jaxconv.config import default_config, set_key
+from jaxconv.data.interface import describe
 from jaxconv.data.loading import resident
-from jaxconv.data.sources import describe, open_source
+from jaxconv.data.sources import open_source
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.loop import Outputs, Run
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.watch import MetricsLog, Progress
+from tests.benchmarks.machine import interleaved, machine, ratios
 
-STEPS, REPEATS, GOAL = 600, 9, 5e-3
+STEPS, REPEATS, GOAL = 600, 15, 5e-3
 
 
 def config_of(batch_size):
@@ -98,11 +99,11 @@ def second_start():
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for number in (1, 2):
+            flags = ["--config=experiments/xo.py", f"--workdir={folder}/{number}", "--config.epochs=0.5"]
+            environment = os.environ | {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}
             process = subprocess.run(
-                [sys.executable, "-m", "jaxconv", "train", "--config=experiments/xo.py", f"--workdir={folder}/{number}", "--config.epochs=0.5"],
-                env=os.environ | {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}, capture_output=True, text=True, check=True,
-                cwd=Path(__file__).resolve().parents[2],
-            )  # fmt: skip
+                [sys.executable, "-m", "jaxconv", "train", *flags], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+            )
             seconds.append(float(process.stderr.split("first step after ")[1].split()[0]))
     return seconds
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from jaxconv.config import default_config
 from jaxconv.data.folder import list_split, read_image
-from jaxconv.data.sources import describe, open_source
+from jaxconv.data.interface import describe
+from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from tests.conftest import write_images
 

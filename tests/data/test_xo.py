@@ -14,7 +14,7 @@ def test_example_is_a_function_of_seed_split_and_index():
     longer = xo.draw_split("train", 16, **ALL, train_examples=30)
     np.testing.assert_array_equal(split.images, longer.images[:20])
     for i in (0, 7, 19):
-        image, label = xo.draw(0, "train", i, 16, **ALL)
+        image, label = xo.draw(0, "train", i, 16, xo.Variation(**ALL))
         np.testing.assert_array_equal(split[i]["image"], image)
         assert split[i]["label"] == label
     other = xo.draw_split("train", 16, **ALL, train_examples=20, seed=1)
@@ -38,7 +38,9 @@ def test_shapes_and_classes():
 
 def figures(label, size=33, **variation):
     return [
-        image[..., 0].astype(float) for image, drawn in (xo.draw(0, "train", i, size, **variation) for i in range(40)) if drawn == label
+        image[..., 0].astype(float)
+        for image, drawn in (xo.draw(0, "train", i, size, xo.Variation(**variation)) for i in range(40))
+        if drawn == label
     ]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: the latest and the best stay, damaged ones are passed over."""
 
+import gc
 import logging
 
 import jax
@@ -95,6 +96,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     checkpoints.wait()
     assert checkpoints.restore(abstract_of(state_at(0)))[1]["note"] == "again"
     assert (tmp_path / "damaged" / "7").is_dir()
+    gc.collect()
 
 
 def test_nothing_is_touched_where_none_can_be_read(tmp_path):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxconv.data.interface import describe
 from jaxconv.data.loading import resident
-from jaxconv.data.sources import describe, open_source
+from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate
 from jaxconv.train.build import build
