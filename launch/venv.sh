@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by launch/*.sh and test.sh: make_venv FOLDER EXTRAS PYTHON makes a virtual environment with jaxconv in it, once.
 # It is made anew when setup.cfg has changed since.
 

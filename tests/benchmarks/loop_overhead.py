@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import jax
+from machine import interleaved, machine, ratios
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 from jaxconv.config import default_config, set_key
 from jaxconv.data.interface import describe
 from jaxconv.data.loading import resident
@@ -28,8 +27,8 @@ from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.loop import Outputs, Run
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.watch import MetricsLog, Progress
-from tests.benchmarks.machine import interleaved, machine, ratios
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS, REPEATS, GOAL = 600, 15, 5e-3
 
 
