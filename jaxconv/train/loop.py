@@ -120,9 +120,9 @@ class Run:
             log.warning("this run began with other versions, so that it may not end with the same bits: %s", "; ".join(differing))
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         log.info(
-            "%s: %s parameters (%s); %s: %s training images, %s for evaluation",
-            config.model.name, f"{count:,}", describe_groups(config.optimizer, params), config.data.source,
-            f"{self.train_examples:,}", f"{self.eval_examples:,}",
+            "%s: %s parameters%s; %s: %s training images, %s for evaluation",
+            config.model.name, f"{count:,}", f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
+            config.data.source, f"{self.train_examples:,}", f"{self.eval_examples:,}",
         )  # fmt: skip
         log.info(
             "%s on %d x %s, %d images each; steps %d to %d; workdir %s",

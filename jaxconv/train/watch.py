@@ -1,6 +1,8 @@
 """Watching a run: metrics.jsonl, TensorBoard files, and a progress bar (or plain lines where there is no terminal)."""
 
+import contextlib
 import json
+import logging
 import shutil
 import sys
 import time
@@ -51,10 +53,13 @@ class Progress:
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool):
         self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        self._stack = contextlib.ExitStack()
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
 
-            self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
+            self._bar = self._stack.enter_context(tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05))
+            self._stack.enter_context(logging_redirect_tqdm([logging.getLogger("jaxconv")]))
 
     def advance(self) -> None:
         """One more step is done."""
@@ -76,8 +81,8 @@ class Progress:
             print(f"step {row['step']}/{self._total}  " + "  ".join(texts), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        """Leave the bar as it stands."""
+        self._stack.close()
 
 
 class Stopwatch:
