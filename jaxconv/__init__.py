@@ -1,20 +1,26 @@
 """jaxconv: convolutional networks in JAX and Flax, trained, measured and looked into with one command."""
 
 from jaxconv import arithmetic, layers
-from jaxconv.models import create_model, list_models, model_arguments
+from jaxconv.interop.torchvision import load_torchvision
+from jaxconv.models import ModelInfo, create_model, features, from_text, list_models, model_arguments, model_info
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
 
 __all__ = [
+    "ModelInfo",
     "TrainState",
     "__version__",
     "arithmetic",
     "create_model",
     "create_state",
+    "features",
+    "from_text",
     "layers",
     "list_models",
+    "load_torchvision",
     "make_eval_step",
     "make_train_step",
     "model_arguments",
+    "model_info",
 ]

@@ -124,7 +124,7 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each.
+      overrides: `key.of.config=value` each. Another `model.name` leaves the experiment's `model.kwargs` behind.
 
     Raises:
       UserError: there is no such file, it fails, or an override does not fit.
@@ -140,10 +140,14 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         raise UserError(f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return default_config(), changed")
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    settings = [override.partition("=") for override in overrides]
+    for key, equals, text in settings:
         if not equals:
             raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
+        if key == "model.name" and text != config.model.name:
+            # The arguments that the experiment gives are those of its own network.
+            config.model.kwargs = ConfigDict()
+    for key, _, text in settings:
         set_key(config, key, text)
     return config
 

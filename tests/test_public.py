@@ -21,10 +21,10 @@ LEVELS = [
     {"layers"},
     {"models"},
     {"config"},
-    {"data", "train", "evaluate", "look"},
+    {"data", "train", "evaluate", "look", "interop"},
     {"__main__"},
 ]
-ALWAYS_LIGHT = ("arithmetic.py", "layers", "models", "train/step.py", "train/state.py", "train/losses.py")
+ALWAYS_LIGHT = ("arithmetic.py", "layers", "models", "train/step.py", "train/state.py", "train/losses.py", "interop/torchvision.py")
 
 
 def test_import_needs_jax_flax_and_optax_alone():

@@ -4,7 +4,18 @@ from flax.linen import relu
 
 from jaxconv.layers.conv import Conv, convolve
 from jaxconv.layers.dense import Dense
-from jaxconv.layers.norm import BatchNorm
-from jaxconv.layers.pool import Pool, average_pool, max_pool
+from jaxconv.layers.norm import BatchNorm, local_response_norm
+from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
 
-__all__ = ["BatchNorm", "Conv", "Dense", "Pool", "average_pool", "convolve", "max_pool", "relu"]
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Dense",
+    "Pool",
+    "adaptive_average_pool",
+    "average_pool",
+    "convolve",
+    "local_response_norm",
+    "max_pool",
+    "relu",
+]

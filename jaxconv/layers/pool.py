@@ -66,6 +66,21 @@ def average_pool(
     return total / lax.slice(held, (0,) * x.ndim, (1, *total.shape[1:-1], 1))
 
 
+def adaptive_average_pool(x: jax.Array, size: Ints) -> jax.Array:
+    """Means over windows that cut each axis into `size` parts as even as they come: [N, *spatial, C] -> [N, *size, C].
+
+    Part i of n reaches from floor(i * W / n) to ceil((i + 1) * W / n), as in PyTorch: where W < n, pixels are repeated.
+    """
+    for axis, parts in enumerate(per_axis(size, x.ndim - 2, "size"), 1):
+        width = x.shape[axis]
+        if width != parts:
+            edges = [(i * width // parts, -(-(i + 1) * width // parts)) for i in range(parts)]
+            x = jnp.concatenate(
+                [jnp.mean(lax.slice_in_dim(x, start, end, axis=axis), axis=axis, keepdims=True) for start, end in edges], axis=axis
+            )
+    return x
+
+
 def _views(x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding: Ints, rounding: str, layer: str) -> Sequence[jax.Array]:
     """One view of the padded image for each position inside the window, [N, *output, C] each."""
     ndim = x.ndim - 2

@@ -1,22 +1,29 @@
 """The registry of networks: a name gives a Linen module.
 
-model = create_model("chain", num_classes=2, filters=(8, 16))
-variables = model.init(key, images, train=False)
-votes = model.apply(variables, images, train=False)
+    model = create_model("resnet50", num_classes=10)
+    variables = model.init(key, images, train=False)
+    votes = model.apply(variables, images, train=False)
+    maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
 """
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxconv.errors import nearest
-from jaxconv.models.chain import Chain
+from jaxconv.models import chain, convnext, densenet, efficientnet, googlenet, mobilenet, regnet, resnet, text
+from jaxconv.models.network import FEATURES, Network
+from jaxconv.models.registry import Entry
+from jaxconv.models.text import from_text
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"chain": Chain}
+MODELS: dict[str, Entry] = {
+    name: entry
+    for family in (chain, text, googlenet, resnet, densenet, mobilenet, efficientnet, regnet, convnext)
+    for name, entry in family.MODELS.items()
+}
 
 # What every network is given by `create_model`, and so no argument of its own.
 _GIVEN = {"num_classes", "dtype", "axis_name", "parent", "name"}
@@ -28,20 +35,22 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_arguments(name: str) -> dict[str, Any]:
-    """The network's own arguments and their defaults.
+    """The network's own arguments, and what they are unless overridden.
 
     Raises:
       ValueError: no such network; the message names the nearest.
     """
-    return {f.name: f.default for f in dataclasses.fields(_lookup(name)) if f.name not in _GIVEN}
+    entry = _lookup(name)
+    defaults = {f.name: f.default for f in dataclasses.fields(entry.module) if f.name not in _GIVEN}
+    return defaults | entry.arguments
 
 
-def create_model(name: str, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, **overrides: Any) -> nn.Module:
+def create_model(name: str, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, **overrides: Any) -> Network:
     """Build a network by its name.
 
     Args:
-      name: one of `list_models()`.
-      num_classes: votes to return.
+      name: one of `list_models()`, or `text:` and a text in the notation.
+      num_classes: votes to return; 0 returns the features that would have voted.
       dtype: the compute type; parameters, BatchNorm statistics and votes stay float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
       **overrides: the network's own arguments, see `model_arguments`.
@@ -53,10 +62,57 @@ def create_model(name: str, num_classes: int, dtype: Any = jnp.float32, axis_nam
     for key in overrides:
         if key not in known:
             raise ValueError(f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}")
-    return _lookup(name)(num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name, **overrides)
+    fields = {"num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
+    entry = _lookup(name)
+    if entry.module is text.Text:
+        return from_text(**{**entry.arguments, **overrides, **fields})
+    return entry.module(**{**entry.arguments, **overrides, **fields})
 
 
-def _lookup(name: str) -> Callable[..., nn.Module]:
+def _lookup(name: str) -> Entry:
+    if name.startswith("text:"):
+        return Entry(text.Text, {"text": name.removeprefix("text:")}, 0, "")
     if name not in MODELS:
-        raise ValueError(f"no network is called {name!r}{nearest(name, MODELS)}; there are {', '.join(list_models())}")
+        raise ValueError(f"no network is called {name!r}{nearest(name, MODELS)}; `jaxconv.list_models()` lists all {len(MODELS)}")
     return MODELS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a network, as published: see `registry.Entry`; and `parameters`, counted with 1,000 classes (10 for small images)."""
+
+    name: str
+    input_size: tuple[int, ...]
+    year: int
+    paper: str
+    parameters: int
+    errors: tuple[float | None, ...] | None
+    data: str
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a network; its parameters are counted, nothing is allocated.
+
+    Raises:
+      ValueError: no such network.
+    """
+    entry = _lookup(name)
+    classes = 1000 if entry.input_size[0] > 32 else 10
+    variables = abstract_variables(create_model(name, classes), (1, *entry.input_size))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return ModelInfo(name, entry.input_size, entry.year, entry.paper, parameters, entry.errors, entry.data)
+
+
+def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C]; nothing is allocated."""
+    images = jax.ShapeDtypeStruct(input_shape, dtype)
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+
+
+def features(model: Network, variables: Any, x: jax.Array) -> dict[str, jax.Array]:
+    """The named feature maps of images [N, H, W, C], in inference mode, in the order of the network; names as the paper has them.
+
+    Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+    """
+    _, state = model.apply(variables, x, train=False, mutable=[FEATURES])
+    return dict(state[FEATURES])

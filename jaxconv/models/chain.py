@@ -9,21 +9,19 @@ The lecture's hyperparameters are the fields: number and size of features; windo
 """
 
 from collections.abc import Sequence
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxconv.arithmetic import same_padding
-from jaxconv.layers import BatchNorm, Conv, Dense, Pool, relu
+from jaxconv.layers import Conv, Dense, Pool, relu
+from jaxconv.models.network import Network
+from jaxconv.models.registry import Entry
 
 
-class Chain(nn.Module):
+class Chain(Network):
     """A chain of stages of convolutions and pooling, then fully connected layers.
 
     Attributes:
-      num_classes: votes to return.
       filters: filters of the convolutions of each stage (M stages).
       convs: convolutions in each stage (N).
       filter_size: F of every convolution, in pixels.
@@ -36,11 +34,8 @@ class Chain(nn.Module):
       batch_norm: normalise between CONV and RELU; the convolutions then have no bias.
       dropout: share of values dropped before each fully connected layer while training.
       rounding: `floor`, `exact` or `ceil`, for convolution and pooling alike.
-      dtype: the compute type; parameters and votes are float32.
-      axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
     """
 
-    num_classes: int
     filters: Sequence[int] = (16, 32)
     convs: int = 1
     filter_size: int = 3
@@ -54,27 +49,29 @@ class Chain(nn.Module):
     batch_norm: bool = False
     dropout: float = 0.0
     rounding: str = "floor"
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes], float32."""
         padding = same_padding(self.filter_size) if self.padding == -1 else self.padding
+        conv, norm = self.tools(train)
         for m, filters in enumerate(self.filters, 1):
             for n in range(1, self.convs + 1):
-                conv = {"padding": padding, "rounding": self.rounding, "use_bias": not self.batch_norm, "dtype": self.dtype}
-                x = Conv(filters, self.filter_size, self.stride, **conv, name=f"conv{m}_{n}")(x)
+                settings = {"rounding": self.rounding, "use_bias": not self.batch_norm, "name": f"conv{m}_{n}"}
+                x = self.note(f"conv{m}_{n}", conv(filters, self.filter_size, self.stride, padding, **settings)(x))
                 if self.batch_norm:
-                    norm = {"use_running_average": not train, "axis_name": self.axis_name, "dtype": self.dtype}
-                    x = BatchNorm(**norm, name=f"norm{m}_{n}")(x)
+                    x = norm(name=f"norm{m}_{n}")(x)
                 x = relu(x)
             if self.pool != "none":
-                x = Pool(self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}")(x)
+                pool = Pool(self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}")
+                x = self.note(f"pool{m}", pool(x))
         if self.global_pool:
-            x = Pool("global", name="global_pool")(x)
+            x = self.note("global_pool", Pool("global", name="global_pool")(x))
         for k, neurons in enumerate(self.neurons, 1):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x))
+            x = self.note(f"fc{k}", relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x)))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Dense(self.num_classes, dtype=self.dtype, name="votes")(x).astype(jnp.float32)
+        return self.head(x.reshape(x.shape[0], -1), "votes")
+
+
+MODELS = {"chain": Entry(Chain, {}, 2016, "the lecture's typical architecture", input_size=(32, 32, 1))}

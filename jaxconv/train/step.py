@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxconv.models.network import AUXILIARY
 from jaxconv.train.losses import correct, cross_entropy
 from jaxconv.train.state import TrainState, named_key
 
@@ -33,7 +34,8 @@ def make_train_step(
     """A pure (state, batch, key) -> (state, metrics).
 
     Args:
-      model: a Linen module, called as `model.apply(variables, images, train=True)`.
+      model: a Linen module, called as `model.apply(variables, images, train=True)`. What it keeps in the collection `auxiliary`, as
+        (votes, weight), adds its weighted loss to the objective; the metric `loss` is that of the main votes.
       optimizer: gives the direction of the update; the learning rate is multiplied in here, so that it can be traced.
       schedule: step -> learning rate.
       loss: (votes [N, K], label [N]) -> [N].
@@ -52,14 +54,17 @@ def make_train_step(
         if axis_name is not None:
             dropout = jax.random.fold_in(dropout, lax.axis_index(axis_name))
 
-        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
             variables = {"params": params, **state.model_state}
-            votes, model_state = model.apply(
-                variables, batch["image"], train=True, rngs={"dropout": dropout}, mutable=list(state.model_state)
+            votes, changed = model.apply(
+                variables, batch["image"], train=True, rngs={"dropout": dropout}, mutable=[*state.model_state, AUXILIARY]
             )
-            return jnp.mean(loss(votes, batch["label"])), (votes, model_state)
+            mean_loss = objective = jnp.mean(loss(votes, batch["label"]))
+            for auxiliary_votes, weight in changed.pop(AUXILIARY, {}).values():
+                objective += weight * jnp.mean(loss(auxiliary_votes, batch["label"]))
+            return objective, (mean_loss, votes, changed)
 
-        (mean_loss, (votes, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (_, (mean_loss, votes, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         metrics = {"loss": mean_loss, "top1": jnp.mean(correct(votes, batch["label"]))}
         if axis_name is not None:
             grads, metrics, model_state = lax.pmean((grads, metrics, model_state), axis_name)

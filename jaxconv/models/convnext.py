@@ -1,0 +1,91 @@
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet modernised towards a Transformer's design.
+
+    stage   output   ConvNeXt-T                            S        B              L
+    stem    56x56    4x4, 96, stride 4                     96       128            192
+    res2    56x56    [depthwise 7x7 96, 1x1 384, 1x1 96]x3 x3       128..512 x3    192..768 x3
+    res3    28x28    192, 768 x3                           x3       256 x3         384 x3
+    res4    14x14    384, 1536 x9                          x27      512 x27        768 x27
+    res5    7x7      768, 3072 x3                          x3       1024 x3        1536 x3
+
+Layer norm instead of BatchNorm, one a block, and one before each 2x2, stride 2 downsampling; GELU; each residual scaled by a learnt vector.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxconv.layers import Conv, Dense
+from jaxconv.models.network import Network, global_mean
+from jaxconv.models.registry import Entry
+
+gelu = functools.partial(nn.gelu, approximate=False)
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, layer norm, 1x1 to four times as many, GELU, 1x1 back; scaled, and left out with probability `drop` in training."""
+
+    drop: float
+    train: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> the same."""
+        filters = x.shape[-1]
+        y = Conv(filters, 7, padding=3, groups=filters, dtype=self.dtype, name="depthwise")(x)
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
+        y = gelu(Conv(4 * filters, 1, dtype=self.dtype, name="expand")(y))
+        y = Conv(filters, 1, dtype=self.dtype, name="project")(y)
+        scale = self.param("scale", nn.initializers.constant(1e-6), (filters,))
+        y = y * scale.astype(y.dtype).reshape(1, 1, 1, -1)
+        return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)(y)
+
+
+class ConvNeXt(Network):
+    """Attributes: `blocks` and `widths` of each stage, and `drop_path`, the last block's probability of being left out in training."""
+
+    blocks: Sequence[int] = (3, 3, 9, 3)
+    widths: Sequence[int] = (96, 192, 384, 768)
+    drop_path: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+        x = norm(name="stem_norm")(Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem")(x))
+        x = self.note("stem", x)
+        done = 0
+        for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
+            if stage > 2:
+                x = norm(name=f"downsample{stage}_norm")(x)
+                x = Conv(width, 2, 2, dtype=self.dtype, name=f"downsample{stage}")(x)
+            for n in range(blocks):
+                drop = self.drop_path * done / max(1, sum(self.blocks) - 1)
+                x = Block(drop, train, self.dtype, name=f"res{stage}_{n + 1}")(x)
+                done += 1
+            x = self.note(f"res{stage}", x)
+        x = self.note("pool", global_mean(x))
+        return self.head(norm(name="norm")(x)) if self.num_classes else x.astype(jnp.float32)
+
+
+# blocks, width of the first stage, drop path, errors (torchvision's first weights)
+TABLE = {
+    "tiny": ((3, 3, 9, 3), 96, 0.1, (17.48, 3.854)),
+    "small": ((3, 3, 27, 3), 96, 0.4, (16.384, 3.35)),
+    "base": ((3, 3, 27, 3), 128, 0.5, (15.938, 3.13)),
+    "large": ((3, 3, 27, 3), 192, 0.5, (15.586, 3.024)),
+}
+MODELS = {
+    f"convnext_{name}": Entry(
+        ConvNeXt,
+        {"blocks": blocks, "widths": tuple(width * 2**n for n in range(4)), "drop_path": drop},
+        2022,
+        "Liu et al. 2022, arXiv:2201.03545",
+        errors=errors,
+    )
+    for name, (blocks, width, drop, errors) in TABLE.items()
+}

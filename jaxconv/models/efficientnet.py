@@ -1,0 +1,86 @@
+"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): inverted residuals with squeeze-and-excitation, scaled in width and depth.
+
+    stage          1        2            3            4            5            6            7            8            9
+    operator    conv3x3  MBConv1 k3x3 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k5x5 MBConv6 k3x3 conv1x1
+    filters        32       16           24           40           80          112          192          320        1280
+    units           1        1            2            2            3            3            4            1           1
+    stride          2        1            2            2            2            1            2            1           1
+
+B1 to B7 multiply filters (rounded to multiples of 8) and units (rounded up) by `SCALES`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from jaxconv.models.mobilenet import InvertedResidual
+from jaxconv.models.network import ConvNorm, Network, global_mean, round_channels
+from jaxconv.models.registry import Entry
+
+# expansion, filter size, stride, filters, units
+STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+
+
+class EfficientNet(Network):
+    """MBConv stages, scaled.
+
+    Attributes:
+      width, depth: multiply filters and units.
+      dropout: share of the last features dropped.
+      drop_path: probability of leaving out the last unit while training; it grows from 0 at the first (arXiv:1603.09382).
+      epsilon, momentum: of BatchNorm.
+    """
+
+    stages: Sequence[Sequence[int]] = STAGES
+    width: float = 1.0
+    depth: float = 1.0
+    dropout: float = 0.2
+    drop_path: float = 0.2
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
+        tools = {"conv": conv, "norm": norm, "act": nn.silu}
+        x = self.note("stage1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="stage1")(x))
+        counts = [math.ceil(units * self.depth) for *_, units in self.stages]
+        done = 0
+        for stage, ((expansion, size, stride, filters, _), units) in enumerate(zip(self.stages, counts, strict=True), 2):
+            for n in range(units):
+                x = InvertedResidual(
+                    round_channels(filters * self.width), x.shape[-1] * expansion, size, stride if n == 0 else 1, **tools,
+                    squeezed=max(1, x.shape[-1] // 4), gate=nn.sigmoid, se_act=nn.silu,
+                    drop=self.drop_path * done / sum(counts), train=train, name=f"stage{stage}_{n + 1}",
+                )(x)  # fmt: skip
+                done += 1
+            x = self.note(f"stage{stage}", x)
+        x = self.note("stage9", ConvNorm(4 * x.shape[-1], **tools, filter_size=1, name="stage9")(x))
+        return self.head(nn.Dropout(self.dropout, deterministic=not train)(self.note("pool", global_mean(x))))
+
+
+# width, depth, dropout, input size of the published errors (torchvision's first weights)
+SCALES = {
+    "b0": (1.0, 1.0, 0.2, 224, (22.308, 6.468)),
+    "b1": (1.0, 1.1, 0.2, 240, (21.358, 5.814)),
+    "b2": (1.1, 1.2, 0.3, 288, (19.392, 4.69)),
+    "b3": (1.2, 1.4, 0.3, 300, (17.992, 3.946)),
+    "b4": (1.4, 1.8, 0.4, 380, (16.616, 3.406)),
+    "b5": (1.6, 2.2, 0.4, 456, (16.556, 3.372)),
+    "b6": (1.8, 2.6, 0.5, 528, (15.992, 3.084)),
+    "b7": (2.0, 3.1, 0.5, 600, (15.878, 3.092)),
+}
+MODELS = {
+    f"efficientnet_{name}": Entry(
+        EfficientNet,
+        {"width": width, "depth": depth, "dropout": dropout, **({"epsilon": 1e-3, "momentum": 0.99} if name >= "b5" else {})},
+        2019,
+        "Tan and Le 2019, arXiv:1905.11946",
+        input_size=(size, size, 3),
+        errors=errors,
+    )
+    for name, (width, depth, dropout, size, errors) in SCALES.items()
+}

@@ -1,0 +1,198 @@
+"""MobileNets: depthwise convolutions, then 1x1.
+
+Version 1 (Howard et al. 2017, arXiv:1704.04861, Table 1): conv 3x3/2, 32; then depthwise 3x3 and 1x1 of
+
+    filters  64  128 128  256 256  512 512 512 512 512 512  1024 1024
+    stride    1    2   1    2   1    2   1   1   1   1   1     2    1
+
+Version 2 (Sandler et al. 2018, arXiv:1801.04381, Table 2), inverted residuals after conv 3x3/2, 32, and conv 1x1, 1280 in the end:
+
+    expansion t   1   6   6   6   6   6   6
+    filters c    16  24  32  64  96 160 320
+    units n       1   2   3   4   3   3   1
+    stride s      1   2   2   2   1   2   1
+
+Version 3 (Howard et al. 2019, arXiv:1905.02244, Tables 1 and 2): units as `LARGE` and `SMALL` below, with squeeze-and-excitation (SE) and
+h-swish (HS).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxconv.layers import Conv, Dense, relu
+from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels
+from jaxconv.models.registry import Entry
+
+
+class MobileNetV1(Network):
+    """Depthwise separable convolutions.
+
+    Attributes:
+      width: multiplies every layer's filters (the paper's alpha).
+    """
+
+    width: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        conv, norm = self.tools(train)
+        x = self.note("conv1", ConvNorm(round_channels(32 * self.width), conv, norm, stride=2, name="conv1")(x))
+        for n, (filters, stride) in enumerate(V1, 2):
+            x = ConvNorm(x.shape[-1], conv, norm, stride=stride, groups=x.shape[-1], name=f"conv{n}_depthwise")(x)
+            x = self.note(f"conv{n}", ConvNorm(round_channels(filters * self.width), conv, norm, filter_size=1, name=f"conv{n}")(x))
+        x = nn.Dropout(0.001, deterministic=not train)(self.note("pool", global_mean(x)))
+        return self.head(x)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to `expanded` feature maps, depthwise, 1x1 back to `filters`; the narrow ends are joined where their shapes agree.
+
+    Attributes:
+      squeezed: filters in the middle of squeeze-and-excitation; 0 is none.
+      gate: its last activation.
+      se_act: its first.
+      drop: probability of leaving the unit out while training (stochastic depth, arXiv:1603.09382).
+    """
+
+    filters: int
+    expanded: int
+    filter_size: int
+    stride: int
+    conv: Callable[..., Conv]
+    norm: Callable[..., nn.Module]
+    act: Callable[[jax.Array], jax.Array]
+    squeezed: int = 0
+    gate: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
+    se_act: Callable[[jax.Array], jax.Array] = relu
+    drop: float = 0.0
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
+        tools = {"conv": self.conv, "norm": self.norm}
+        y = x
+        if self.expanded != x.shape[-1]:
+            y = ConvNorm(self.expanded, **tools, filter_size=1, act=self.act, name="expand")(y)
+        settings = {"filter_size": self.filter_size, "stride": self.stride, "groups": self.expanded, "act": self.act}
+        y = ConvNorm(self.expanded, **tools, **settings, name="depthwise")(y)
+        if self.squeezed:
+            y = SqueezeExcite(self.squeezed, self.conv, self.se_act, self.gate, name="se")(y)
+        y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="project")(y)
+        if self.stride != 1 or x.shape[-1] != self.filters:
+            return y
+        # One draw an image: the whole unit or none of it.
+        return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)(y)
+
+
+class MobileNetV2(Network):
+    """Inverted residuals and linear bottlenecks.
+
+    Attributes:
+      width: multiplies every layer's filters.
+    """
+
+    width: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        conv, norm = self.tools(train)
+        tools = {"conv": conv, "norm": norm, "act": nn.relu6}
+        x = self.note("conv1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="conv1")(x))
+        for stage, (expansion, filters, units, stride) in enumerate(V2, 2):
+            for n in range(units):
+                arguments = (round_channels(filters * self.width), x.shape[-1] * expansion, 3, stride if n == 0 else 1)
+                x = InvertedResidual(*arguments, **tools, name=f"block{stage}_{n + 1}")(x)
+            x = self.note(f"block{stage}", x)
+        x = self.note("conv2", ConvNorm(round_channels(1280 * max(1.0, self.width)), **tools, filter_size=1, name="conv2")(x))
+        return self.head(nn.Dropout(0.2, deterministic=not train)(self.note("pool", global_mean(x))))
+
+
+class Row(NamedTuple):
+    """A row of version 3's tables."""
+
+    filter_size: int
+    expanded: int
+    filters: int
+    squeeze: bool
+    act: str
+    stride: int
+
+
+class MobileNetV3(Network):
+    """Found by search.
+
+    Attributes:
+      rows: the units.
+      hidden: neurons of the layer before the votes.
+    """
+
+    rows: Sequence[Row] = ()
+    hidden: int = 1280
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
+        tools = {"conv": conv, "norm": norm}
+        x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
+        for n, row in enumerate(self.rows, 1):
+            arguments = (row.filters, row.expanded, row.filter_size, row.stride)
+            squeezed = round_channels(row.expanded // 4) if row.squeeze else 0
+            x = InvertedResidual(*arguments, **tools, act=ACTIVATIONS[row.act], squeezed=squeezed, name=f"block{n}")(x)
+            x = self.note(f"block{n}", x)
+        x = self.note("conv2", ConvNorm(6 * x.shape[-1], **tools, filter_size=1, act=nn.hard_swish, name="conv2")(x))
+        x = self.note("pool", global_mean(x))
+        if not self.num_classes:
+            return x.astype(jnp.float32)
+        x = nn.hard_swish(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        return self.head(nn.Dropout(0.2, deterministic=not train)(x), "fc2")
+
+
+V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1))
+V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+ACTIVATIONS = {"RE": relu, "HS": nn.hard_swish}
+LARGE = (
+    Row(3, 16, 16, False, "RE", 1),
+    Row(3, 64, 24, False, "RE", 2),
+    Row(3, 72, 24, False, "RE", 1),
+    Row(5, 72, 40, True, "RE", 2),
+    Row(5, 120, 40, True, "RE", 1),
+    Row(5, 120, 40, True, "RE", 1),
+    Row(3, 240, 80, False, "HS", 2),
+    Row(3, 200, 80, False, "HS", 1),
+    Row(3, 184, 80, False, "HS", 1),
+    Row(3, 184, 80, False, "HS", 1),
+    Row(3, 480, 112, True, "HS", 1),
+    Row(3, 672, 112, True, "HS", 1),
+    Row(5, 672, 160, True, "HS", 2),
+    Row(5, 960, 160, True, "HS", 1),
+    Row(5, 960, 160, True, "HS", 1),
+)
+SMALL = (
+    Row(3, 16, 16, True, "RE", 2),
+    Row(3, 72, 24, False, "RE", 2),
+    Row(3, 88, 24, False, "RE", 1),
+    Row(5, 96, 40, True, "HS", 2),
+    Row(5, 240, 40, True, "HS", 1),
+    Row(5, 240, 40, True, "HS", 1),
+    Row(5, 120, 48, True, "HS", 1),
+    Row(5, 144, 48, True, "HS", 1),
+    Row(5, 288, 96, True, "HS", 2),
+    Row(5, 576, 96, True, "HS", 1),
+    Row(5, 576, 96, True, "HS", 1),
+)
+PAPERS = {1: "Howard et al. 2017, arXiv:1704.04861", 2: "Sandler et al. 2018, arXiv:1801.04381", 3: "Howard et al. 2019, arXiv:1905.02244"}
+# Errors: version 1 the paper's Table 8 (top-1 alone), 2 and 3 torchvision's first weights.
+MODELS = {
+    "mobilenet_v1": Entry(MobileNetV1, {}, 2017, PAPERS[1], errors=(29.4,)),
+    "mobilenet_v2": Entry(MobileNetV2, {}, 2018, PAPERS[2], errors=(28.122, 9.714)),
+    "mobilenet_v3_large": Entry(MobileNetV3, {"rows": LARGE, "hidden": 1280}, 2019, PAPERS[3], errors=(25.958, 8.66)),
+    "mobilenet_v3_small": Entry(MobileNetV3, {"rows": SMALL, "hidden": 1024}, 2019, PAPERS[3], errors=(32.332, 12.598)),
+}

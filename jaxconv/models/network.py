@@ -1,0 +1,110 @@
+"""What all networks share: the fields that `create_model` sets, named feature maps, and the layers that a mode of training shapes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxconv.layers import BatchNorm, Conv, Dense, relu
+
+FEATURES, AUXILIARY = "features", "auxiliary"
+
+
+class Network(nn.Module):
+    """Base of the networks.
+
+    Attributes:
+      num_classes: votes to return; 0 returns the features that would have voted.
+      dtype: the compute type; parameters, running statistics and votes are float32.
+      axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
+      frozen_norm: BatchNorm uses its running statistics while training too, and gradients flow through it (a frozen backbone).
+    """
+
+    num_classes: int
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    frozen_norm: bool = False
+
+    def tools(self, train: bool, **norm: Any) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
+        """Convolution without bias, and BatchNorm, as this network and this mode of training have them."""
+        settings = {"use_running_average": not train or self.frozen_norm, "axis_name": self.axis_name, "dtype": self.dtype}
+        return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(BatchNorm, **settings, **norm)
+
+    def note(self, name: str, x: jax.Array) -> jax.Array:
+        """Name a feature map, for `jaxconv.features`; returns it."""
+        self.keep(FEATURES, name, x)
+        return x
+
+    def keep(self, collection: str, name: str, value: Any) -> None:
+        """Put a value into a collection, where whoever applies the network asks for it by `mutable`.
+
+        Unlike Linen's `sow`, the name may be a layer's too.
+        """
+        if self.is_mutable_collection(collection) and not self.is_initializing():
+            self.put_variable(collection, name, value)
+
+    def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
+        """The votes: the last fully connected layer, [N, C] -> [N, num_classes] float32; with 0 classes its input, as float32."""
+        return (Dense(self.num_classes, dtype=self.dtype, name=name)(x) if self.num_classes else x).astype(jnp.float32)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, BatchNorm, and the activation; parameters under `conv` and `norm`.
+
+    Attributes:
+      conv, norm: from `Network.tools`.
+      act: the activation; None for none.
+      padding: pixels; -1 is (F - 1)/2 of the dilated filter.
+    """
+
+    filters: int
+    conv: Callable[..., Conv]
+    norm: Callable[..., nn.Module]
+    filter_size: int = 3
+    stride: int = 1
+    padding: int = -1
+    groups: int = 1
+    act: Callable[[jax.Array], jax.Array] | None = relu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, *spatial, C] -> [N, *output, filters]."""
+        padding = (self.filter_size - 1) // 2 if self.padding == -1 else self.padding
+        x = self.conv(self.filters, self.filter_size, self.stride, padding, groups=self.groups, name="conv")(x)
+        x = self.norm(name="norm")(x)
+        return x if self.act is None else self.act(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Weights each feature map by what all of them say together (Hu et al. 2018, arXiv:1709.01507); parameters under `reduce`, `expand`.
+
+    Attributes:
+      squeezed: filters in between.
+      act, gate: the two activations.
+    """
+
+    squeezed: int
+    conv: Callable[..., Conv]
+    act: Callable[[jax.Array], jax.Array] = relu
+    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, *spatial, C] -> the same."""
+        weights = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
+        weights = self.act(self.conv(self.squeezed, 1, use_bias=True, name="reduce")(weights))
+        return x * self.gate(self.conv(x.shape[-1], 1, use_bias=True, name="expand")(weights))
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """[N, *spatial, C] -> [N, C], the mean over all positions."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, not below 90% of it (the MobileNets' rule)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,0 +1,30 @@
+"""An entry of the registry: how a network is built, and what was published of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One network.
+
+    Attributes:
+      module: the Linen module.
+      arguments: the module's fields that make it this network; any of them may be overridden.
+      year: of the first publication.
+      paper: authors, year and where to find it.
+      input_size: (H, W, C) of the published network.
+      errors: published top-1 and top-5 error in %, on ILSVRC's validation images unless `data` says otherwise; None where none is known.
+      data: what the errors were measured on.
+    """
+
+    module: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+    year: int
+    paper: str
+    input_size: tuple[int, ...] = (224, 224, 3)
+    errors: tuple[float, ...] | None = None
+    data: str = "ILSVRC 2012 validation, one crop"

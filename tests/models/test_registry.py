@@ -1,0 +1,235 @@
+"""Over the whole registry: parameters as published, paths that stay, shapes, types, gradients, and every way of calling.
+
+Large networks are looked at by `eval_shape`, which allocates nothing.
+"""
+
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tests.conftest import ROOT
+from tests.models.facts import BY_HAND, PRINTED, TORCHVISION
+
+import jaxconv
+from jaxconv.models import MODELS, abstract_variables
+from jaxconv.train.parallel import AXIS
+
+# The smallest of each family, and a size that it takes besides its own.
+SMALLEST = {
+    "chain": 20,
+    "lenet5": 28,
+    "alexnet": 199,
+    "alexnet_2012": 199,
+    "alexnet_torchvision": 100,
+    "zfnet_base": 129,
+    "vgg11": 49,
+    "vgg11_bn": 49,
+    "all_cnn_c": 27,
+    "googlenet": 97,
+    "googlenet_torchvision": 65,
+    "resnet18": 65,
+    "resnet50": 65,
+    "resnet18_v2": 65,
+    "resnet20_cifar": 33,
+    "resnext50_32x4d": 65,
+    "se_resnet50": 65,
+    "densenet121": 65,
+    "mobilenet_v1": 65,
+    "mobilenet_v2": 65,
+    "mobilenet_v3_small": 65,
+    "efficientnet_b0": 65,
+    "regnet_x_400mf": 65,
+    "regnet_y_400mf": 65,
+    "convnext_tiny": 65,
+}
+# Those that are trained for a step here, on images of so many pixels.
+TRAINED = {
+    "lenet5": 28, "all_cnn_c": 27, "resnet20_cifar": 16, "resnet18_v2": 32, "googlenet": 97, "densenet121": 32, "mobilenet_v1": 32,
+    "mobilenet_v2": 32, "mobilenet_v3_small": 32, "efficientnet_b0": 32, "regnet_y_400mf": 32, "convnext_tiny": 32, "se_resnet50": 32,
+    "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": 16,
+}  # fmt: skip
+
+
+def classes_of(name):
+    return 1000 if MODELS[name].input_size[0] > 32 else 10
+
+
+def variables_of(name, size=None, channels=None, num_classes=None, **arguments):
+    height, width, depth = MODELS[name].input_size
+    model = jaxconv.create_model(name, classes_of(name) if num_classes is None else num_classes, **arguments)
+    shape = (1, size or height, size or width, channels or depth)
+    return model, abstract_variables(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def paths_of(variables):
+    return sorted(
+        "/".join(str(entry.key) for entry in path) + " " + "x".join(map(str, leaf.shape))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_their_paths(name):
+    """Counts as published. Paths and shapes are public: a change is a new version of checkpoints, with a conversion.
+
+    tests/models/paths.json is written anew by `python -m tests.models.test_registry`.
+    """
+    _, variables, _ = variables_of(name)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    if name in TORCHVISION | BY_HAND:
+        assert count == (TORCHVISION | BY_HAND)[name]
+    elif name in PRINTED:
+        digits = len(str(PRINTED[name]).split(".")[1])
+        assert round(count / 1e6, digits) == PRINTED[name]
+    pinned = json.loads((ROOT / "tests/models/paths.json").read_text())
+    assert hashlib.sha256("\n".join(paths_of(variables)).encode()).hexdigest() == pinned[name]
+
+
+def test_googlenet_without_auxiliaries_is_the_paper_s_table():
+    """The rows of Table 1 add up to 6.99 million weights and biases, not the lecture's "only 5 million"."""
+    _, variables, _ = variables_of("googlenet", auxiliary=False)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_998_552
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_sizes_channels_classes_and_types(name):
+    for size, channels, classes in ((None, None, 7), (SMALLEST[name], 4, 3)):
+        model, variables, x = variables_of(name, size, channels, classes, dtype="bfloat16")
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        votes = jax.eval_shape(lambda v, x, model=model: model.apply(v, x, train=False), variables, x)
+        assert votes.shape == (1, classes) and votes.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_features(name):
+    model, variables, x = variables_of(name, SMALLEST[name], num_classes=0)
+    maps = jax.eval_shape(lambda v, x: jaxconv.features(model, v, x), variables, x)
+    first = next(name for name in ("conv1", "conv1_1", "stem", "stage1") if name in maps)
+    assert maps[first].ndim == 4 and maps[first].shape[1] <= SMALLEST[name]
+    pooled = jax.eval_shape(lambda v, x: model.apply(v, x), variables, x)
+    assert pooled.shape[0] == 1 and pooled.ndim == 2 and pooled.dtype == jnp.float32
+    if "pool" in maps:
+        assert pooled.shape == maps["pool"].shape
+
+
+def test_features_come_in_the_network_s_order():
+    model = jaxconv.create_model("alexnet", 2)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract_variables(model, (1, 67, 67, 3)))
+    names = [name for name in jaxconv.features(model, variables, jnp.zeros((1, 67, 67, 3))) if not name.startswith(("relu", "dropout"))]
+    assert names == "conv1 pool1 norm1 conv2 pool2 norm2 conv3 conv4 conv5 pool3 fc6 fc7 fc8".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_one_step_lowers_the_loss(name):
+    """On the batch that it was taken on, with finite gradients everywhere, through jaxconv's own step."""
+    size = TRAINED[name]
+    channels = MODELS[name].input_size[-1] if name in MODELS else 3
+    model = jaxconv.create_model(name, 4)
+    images = jax.random.normal(jax.random.key(1), (8, size, size, channels))
+    batch, key = {"image": images, "label": jnp.arange(8) % 4}, jax.random.key(0)
+    optimizer = optax.identity()
+    state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
+    step = jax.jit(jaxconv.make_train_step(model, optimizer, optax.constant_schedule(3e-3)))
+    # The same dropout both times: the step's number is part of its key.
+    after, first = step(state, batch, key)
+    _, second = step(after.replace(step=state.step), batch, key)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(after.params))
+    assert np.isfinite(first["grad_norm"]) and first["grad_norm"] > 0
+    assert second["loss"] < first["loss"]
+
+
+def test_auxiliary_classifiers_count_three_tenths():
+    """With and without them, the trunk's gradients differ, and theirs are 0.3 of a loss of their own."""
+    model = jaxconv.create_model("googlenet", 4)
+    images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
+    variables = model.init(jax.random.key(0), images)
+    _, kept = model.apply(variables, images, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["auxiliary"])
+    assert {name: (votes.shape, weight) for name, (votes, weight) in kept["auxiliary"].items()} == {
+        "aux1": ((2, 4), 0.3),
+        "aux2": ((2, 4), 0.3),
+    }
+    assert "auxiliary" not in model.apply(variables, images, train=False, mutable=["auxiliary"])[1]
+    optimizer, seen = optax.identity(), []
+
+    def loss(votes, label):
+        seen.append(votes.shape)
+        return jnp.sum(votes, axis=-1)
+
+    state = jaxconv.create_state(model, optimizer, jax.random.key(0), images)
+    step = jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0), loss)
+    after, _ = step(state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0))
+    # The loss is the votes' sum, so that the gradient of each bias is the weight of its loss.
+    for head, weight in (("fc", 1.0), ("aux1_fc2", 0.3), ("aux2_fc2", 0.3)):
+        np.testing.assert_allclose(state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5)
+    assert len(seen) == 3
+
+
+def test_frozen_backbone():
+    """BatchNorm in inference mode while gradients flow."""
+    model = jaxconv.create_model("resnet20_cifar", 4, frozen_norm=True)
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    variables = model.init(jax.random.key(0), images)
+    votes, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(votes, model.apply(variables, images, train=False))
+    jax.tree.map(np.testing.assert_array_equal, changed.get("batch_stats", variables["batch_stats"]), variables["batch_stats"])
+    loss = lambda p: jnp.sum(model.apply(variables | {"params": p}, images, train=True, mutable=["batch_stats"])[0] ** 2)  # noqa: E731
+    gradients = jax.grad(loss)(variables["params"])
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradients["conv1"]))
+
+
+def test_jit_vmap_pmap_and_nnx():
+    from flax import nnx
+
+    model = jaxconv.create_model("resnet20_cifar", 4)
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    variables = model.init(jax.random.key(0), images)
+    plain = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, images), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(lambda x: model.apply(variables, x[None])[0])(images), plain, rtol=1e-4, atol=1e-5)
+    over_devices = jax.pmap(model.apply, AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
+    np.testing.assert_allclose(over_devices(variables, images.reshape(2, 2, 16, 16, 3)).reshape(4, 4), plain, rtol=1e-4, atol=1e-5)
+    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(images)
+    assert bridged(images, train=False).shape == (4, 4)
+    several = jax.vmap(lambda key: model.init(key, images))(jax.random.split(jax.random.key(0), 3))
+    assert jax.vmap(model.apply, in_axes=(0, None))(several, images).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("alexnet", 40, r"pool3: \(2 - 3\)/2 \+ 1"),
+        ("lenet5", 20, r"conv3: \(2 - 5\)/1 \+ 1"),
+        ("vgg16", 16, r"pool5: \(1 - 2\)/2 \+ 1"),
+        ("googlenet", 64, r"aux1: \(4 - 5\)/3 \+ 1"),
+        ("convnext_tiny", 3, r"stem: \(3 - 4\)/4 \+ 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_name_the_layer(name, size, message):
+    with pytest.raises(ValueError, match=message):
+        variables_of(name, size)
+
+
+def test_model_info():
+    info = jaxconv.model_info("resnet50")
+    assert (info.parameters, info.year, info.input_size) == (25_557_032, 2015, (224, 224, 3))
+    assert info.errors == (23.87, 7.138) and "1512.03385" in info.paper
+    assert jaxconv.list_models("vgg1?") == ["vgg11", "vgg13", "vgg16", "vgg19"]
+    with pytest.raises(ValueError, match="did you mean 'resnet50'"):
+        jaxconv.model_info("resnet-50")
+
+
+def test_regnet_widths_are_the_paper_s():
+    """RegNetY-400MF: Table 9 of the paper's appendix prints w = [48, 104, 208, 440] and d = [1, 3, 6, 6]."""
+    from jaxconv.models.regnet import stages
+
+    assert stages(16, 48, 27.89, 2.09, 8) == [(48, 1, 8), (104, 3, 8), (208, 6, 8), (440, 6, 8)]
+
+
+if __name__ == "__main__":
+    pinned = {name: hashlib.sha256("\n".join(paths_of(variables_of(name)[1])).encode()).hexdigest() for name in MODELS}
+    (ROOT / "tests/models/paths.json").write_text(json.dumps(pinned, indent=1) + "\n")
