@@ -59,9 +59,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     check_config(config)
     _set_up_jax(config)
     from jaxconv.train.loop import train
+    from jaxconv.train.workdir import expand
 
     result = train(config, args.workdir, args.restart)
-    print(f"workdir: {Path(args.workdir).expanduser().absolute()}")
+    print(f"workdir: {expand(args.workdir)}")
     print(json.dumps(result))
     return 0
 
@@ -69,9 +70,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
         raise UserError(f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it cannot be changed")
-    from jaxconv.train.workdir import saved_config
+    from jaxconv.train.workdir import expand, saved_config
 
-    _set_up_jax(saved_config(Path(args.workdir).expanduser()))
+    _set_up_jax(saved_config(expand(args.workdir)))
     from jaxconv.evaluate import evaluate_workdir
 
     result = evaluate_workdir(args.workdir, args.split, args.checkpoint)

@@ -13,6 +13,7 @@ No default is None and nothing is a list, so that each key can be set from the c
 """
 
 import ast
+import math
 import runpy
 import traceback
 from collections.abc import Iterable
@@ -99,7 +100,11 @@ def default_config() -> ConfigDict:
     checkpoint.keep = 2  # how many of the latest to keep
     checkpoint.keep_best = 1  # how many of the best to keep besides
     checkpoint.metric = "eval/top1"  # best by this
-    return config.lock()
+    config.lock()
+    # These two are open: an experiment names its groups, and the network's arguments are its own.
+    config.model.kwargs.unlock()
+    config.optimizer.groups.unlock()
+    return config
 
 
 def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False) -> ConfigDict:
@@ -111,8 +116,9 @@ def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, f
       weight_decay: multiplies both kinds of weight decay.
       frozen: leave the parameters as they are.
     """
-    settings = {"pattern": pattern, "learning_rate": learning_rate, "weight_decay": weight_decay, "frozen": frozen}
-    return ConfigDict(settings).lock()
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
+    return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
@@ -167,8 +173,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
             raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
         place = place[parent]
     if isinstance(place, ConfigDict) and parents == ["model", "kwargs"] and last not in place:
-        with place.unlocked():
-            place[last] = _literal(text)
+        place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:
         raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
@@ -187,7 +192,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
 def check_type(key: str, value: Any, example: Any) -> None:
     """Raise UserError unless the value is of the example's type; a whole number will do for a number."""
     fits = type(value) is type(example) or (type(example) is float and type(value) is int)
-    if not fits or (isinstance(value, tuple) and not all(isinstance(item, int | float) for item in value)):
+    if not fits or (isinstance(value, tuple) and not all(type(item) in (int, float) for item in value)):
         names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "numbers with commas between"}
         shown = ",".join(map(str, example)) or "1,2" if isinstance(example, tuple) else example
         raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
@@ -215,6 +220,8 @@ def check_config(config: ConfigDict) -> None:
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
         check_type(f"config.{key}", given[key], default)
+        if isinstance(given[key], float) and not math.isfinite(given[key]):
+            raise UserError(f"config.{key} is {given[key]}; it must be finite")
     for key, allowed in {
         "parallel": ("jit", "pmap"),
         "model.dtype": ("float32", "bfloat16", "float16"),
@@ -235,6 +242,8 @@ def check_config(config: ConfigDict) -> None:
     for key in ("optimizer.momentum", "loss.label_smoothing"):
         if not given[key] < 1:
             raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
+    if config.steps >= 2**31:
+        raise UserError(f"config.steps is {config.steps}; it must be less than {2**31}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
     if (config.epochs > 0) == (config.steps > 0):
@@ -253,6 +262,8 @@ def check_config(config: ConfigDict) -> None:
     for name, settings in config.optimizer.groups.items():
         if not isinstance(settings, ConfigDict) or set(settings) != wanted:
             raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
+        for key, example in group("conv").items():
+            check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -271,7 +282,7 @@ def _literal(text: str) -> Any:
     """A Python literal, or the text itself. `8,16` is a tuple."""
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

@@ -1,19 +1,17 @@
 """Evaluation: every example of a split exactly once."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxconv.config import check_config
 from jaxconv.data.loading import eval_batches, resident
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.parallel import Parallel, make_parallel
-from jaxconv.train.workdir import read_json, saved_config
+from jaxconv.train.workdir import expand, saved_config, saved_data
 
 
 def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Any, examples: int, batch_size: int) -> dict[str, float]:
@@ -24,7 +22,7 @@ def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Any, exa
       parallel: places the batches.
       state, data: placed on the devices.
       examples: N, of the split.
-      batch_size: images a step; the last batch is filled up and masked.
+      batch_size: images a step, rounded up to a multiple of the devices; the last batch is filled up and masked.
 
     Returns:
       `examples`, `loss`, `top1`.
@@ -32,6 +30,7 @@ def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Any, exa
     Raises:
       RuntimeError: not every example was counted exactly once.
     """
+    batch_size = -(-batch_size // len(parallel.devices)) * len(parallel.devices)
     sums = [eval_step(state, data, parallel.shard(batch)) for batch in eval_batches(examples, batch_size)]
     totals = {name: sum(float(batch[name]) for batch in sums) for name in sums[0]}
     if totals["examples"] != examples:
@@ -53,17 +52,15 @@ def evaluate_workdir(workdir: str, split: str = "", checkpoint: str = "latest", 
     Raises:
       UserError: there is no run, no such checkpoint or split, or the data cannot be read.
     """
-    config = saved_config(Path(workdir))
-    check_config(config)
-    folder = Path(workdir).expanduser()
-    if not (folder / "data.json").is_file() or not (folder / "checkpoints").is_dir():
+    folder = expand(workdir)
+    config = saved_config(folder)
+    if not (folder / "checkpoints").is_dir():
         raise UserError(f"--workdir={workdir}: the run has no checkpoint yet", exit_code=1)
-    description = read_json(folder / "data.json")
+    description = saved_data(folder)
     checkpoints = Checkpoints(folder / "checkpoints", metric=config.checkpoint.metric, read_only=True)
     try:
         step = _step_of(checkpoints, checkpoint)
         parallel = make_parallel(config.parallel, devices)
-        parallel.check_batch(config.eval.batch_size, "eval.batch_size")
         source = open_source(config.data, split or config.data.eval_split, like=description)
         built = build(config, description, description["train_examples"], parallel.axis_name)
         restored = checkpoints.restore(abstract_of(built.abstract), step)
@@ -84,6 +81,6 @@ def _step_of(checkpoints: Checkpoints, name: str) -> int | None:
         if best is None:
             raise UserError(f"--checkpoint=best: no checkpoint was evaluated; there are steps {checkpoints.steps()}", exit_code=1)
         return best
-    if not name.isdigit():
+    if not name.isdecimal():
         raise UserError(f"--checkpoint={name}: must be latest, best or a step")
     return int(name)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.conftest import ROOT, TINY, assert_one_line_error, command, write_images
+from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, command, write_images
 
 pytestmark = pytest.mark.slow
 STEPS = "--config.steps=10"
@@ -86,9 +86,14 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (["--config.optimizer.learning_rat=1"], 2, ["did you mean 'optimizer.learning_rate'"]),
         (["--config.batch_size=many"], 2, ["config.batch_size is 'many'", "a whole number"]),
         (["--config.model.kwargs.filter=3"], 2, ["chain has no argument 'filter'", "did you mean 'filters'"]),
+        (["--config.model.kwargs.filters=0"], 2, ["conv1_1: filters is 0; it must be a whole number of at least 1"]),
+        (["--config.model.kwargs.neurons=0"], 2, ["fc1: neurons is 0"]),
+        (["--config.model.kwargs.dropout=1.5"], 2, ["dropout is 1.5; it must be at least 0 and less than 1"]),
+        (["--config.model.kwargs.pool=global"], 2, ["pool is 'global'; it must be max, average or none"]),
+        (["--config.augment.pad_crop=20"], 2, ["config.augment.pad_crop is 20; the images have 16x16 pixels"]),
+        (["--config.data.image_size=8"], 2, ["config.data.image_size is 8", "config.data.xo.size"]),
         (["--config.model.kwargs.filters=big"], 2, ["config.model.kwargs.filters is ('big',)", "numbers with commas"]),
         (["--config.model.name=resnet9000"], 2, ["no network is called 'resnet9000'", "did you mean 'resnet"]),
-        (["--config.model.name=text:conv3-8 relu maxpol2 fc"], 2, ["character 15 of", "did you mean 'maxpool'"]),
         (["--config.model.kwargs.pool_window=9"], 2, ["16x16x1", "pool2: (4 - 9)/2 + 1 = -1.50"]),
         (["--config.model.kwargs.pool_window=3", "--config.model.kwargs.rounding=exact"], 2, ["pool1: (16 - 3)/2 + 1 = 7.50"]),
         (["--config.data.source=folder:/nowhere"], 1, ["/nowhere", "there is no such folder"]),
@@ -100,6 +105,16 @@ def test_plateau_divides_the_learning_rate(tmp_path):
 )
 def test_bad_input_is_one_line(tmp_path, arguments, code, words):
     assert_one_line_error(command("train", f"--workdir={tmp_path / 'run'}", *TINY, STEPS, *arguments, devices=4), code, *words)
+
+
+def test_networks_as_text(tmp_path):
+    flags = ("--config=experiments/xo.py", "--config.data.xo.train_examples=100", "--config.data.xo.test_examples=20")
+    wrong = command("train", f"--workdir={tmp_path}", *flags, "--config.model.name=text:conv3-8 relu maxpol2 fc")
+    assert_one_line_error(wrong, 2, "character 14 of", "did you mean 'maxpool'?")
+    flags += ("--config.optimizer.schedule.warmup_steps=2", "--config.model.name=text:[conv3-8 relu maxpool2]*2 fc")
+    right = command("train", f"--workdir={tmp_path}", *flags)
+    assert right.returncode == 0, right.stderr
+    assert "1,690 parameters" in right.stderr
 
 
 def test_missing_flags():
@@ -145,6 +160,39 @@ def test_loss_that_runs_away_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
+def test_evaluation_that_runs_away_stops_too(tmp_path):
+    flags = ("--config.optimizer.learning_rate=1e38", "--config.eval.every=1", "--config.checkpoint.keep_best=0", "--config.steps=1")
+    process = command("train", f"--workdir={tmp_path}", *TINY, *flags, "--config.optimizer.schedule.name=constant")
+    assert_one_line_error(process, 1, "the evaluation's loss became", "at step 1", "there is no checkpoint yet")
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_damaged_checkpoint_is_one_warning(tmp_path):
+    assert command("train", f"--workdir={tmp_path}", *TINY, STEPS).returncode == 0
+    before = command("evaluate", f"--workdir={tmp_path}").stdout
+    for file in (tmp_path / "checkpoints" / "10" / "state").glob("**/d/*"):
+        file.write_bytes(file.read_bytes()[:10])
+    again = command("train", f"--workdir={tmp_path}", *TINY, STEPS)
+    assert again.returncode == 0 and "Traceback" not in again.stderr, again.stderr
+    assert again.stderr.count("is damaged") == 1 and "going on from step 8" in again.stderr
+    assert command("evaluate", f"--workdir={tmp_path}").stdout == before
+
+
+def test_home_folder_and_strange_names(tmp_path):
+    place = tmp_path / "a$^$b"
+    home = {"env": os.environ | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(CACHE)}}
+    trained = command("train", "--workdir=~/a$^$b", *TINY, STEPS, **home)
+    assert trained.returncode == 0 and (place / "curves.png").exists(), trained.stderr
+    assert command("evaluate", "--workdir=~/a$^$b", **home).stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
+
+
+def test_evaluation_on_any_number_of_devices(trained):
+    workdir, process = trained
+    on_three = json.loads(command("evaluate", f"--workdir={workdir}", devices=3).stdout.splitlines()[-1])
+    on_one = json.loads(process.stdout.splitlines()[-1])
+    assert on_three["examples"] == on_one["examples"] and on_three["loss"] == pytest.approx(on_one["loss"], rel=1e-5)
+
+
 def test_bad_folders_stop_before_any_training(tmp_path):
     root = write_images(tmp_path / "images")
     flags = (f"--config.data.source=folder:{root}", "--config.model.kwargs.filters=4", STEPS)
@@ -153,7 +201,7 @@ def test_bad_folders_stop_before_any_training(tmp_path):
     (root / "train/cat/000.png").write_bytes(b"")
     bad = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags)
     assert_one_line_error(bad, 1, "train/cat/000.png: the file is empty", "--config.data.skip_unreadable=True")
-    skipped = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags, "--config.data.skip_unreadable=True", "--restart")
+    skipped = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags, "--config.data.skip_unreadable=True")
     assert skipped.returncode == 0 and "left out 1 unreadable of 12 images" in skipped.stderr
     changed = command("train", f"--workdir={tmp_path / 'good'}", *TINY, *flags, "--config.data.skip_unreadable=True")
     assert_one_line_error(changed, 1, "holds a run with another config: data.skip_unreadable")

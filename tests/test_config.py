@@ -39,6 +39,7 @@ def test_overrides(key, text, value):
         ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
         ("learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
         ("seed.x", "1", "no such key"),
+        ("seed", "{[1]:2}", "must be a whole number"),
         ("batch_size", "many", "--config.batch_size is 'many'; it must be a whole number, such as 128"),
         ("batch_size", "1.5", "must be a whole number"),
         ("augment.flip", "2", "must be True or False"),
@@ -65,6 +66,8 @@ def valid(**changes):
     ("changes", "message"),
     [
         ({"seed": "-1"}, "config.seed is -1; it must lie between 0 and 4294967295"),
+        ({"steps": "3000000000000"}, "config.steps is 3000000000000; it must be less than"),
+        ({"epochs": "1e999"}, "config.epochs is inf; it must be finite"),
         ({"steps": "0"}, "exactly one of them must be more than 0"),
         ({"epochs": "2"}, "exactly one of them"),
         ({"batch_size": "0"}, "config.batch_size is 0; it must be at least 1"),
@@ -89,11 +92,15 @@ def test_values_out_of_range_are_explained(changes, message):
 
 def test_groups_have_their_shape():
     config = valid()
-    with config.optimizer.groups.unlocked():
-        config.optimizer.groups.first = group("conv1")
+    config.optimizer.groups.first = group("conv1", learning_rate=1)
     check_config(config)
-    with config.optimizer.groups.unlocked():
-        config.optimizer.groups.last = {"pattern": "x"}
+    set_key(config, "optimizer.groups.first.learning_rate", "0.5")
+    for wrong in (group(3), group("x", learning_rate="a"), group("x", frozen="yes")):
+        config.optimizer.groups.first = wrong
+        with pytest.raises(UserError, match="config.optimizer.groups.first.* it must be"):
+            check_config(config)
+    config.optimizer.groups.first = group("conv1")
+    config.optimizer.groups.last = {"pattern": "x"}
     with pytest.raises(UserError, match="config.optimizer.groups.last must be jaxconv.config.group"):
         check_config(config)
 
@@ -112,8 +119,11 @@ def experiment(tmp_path, body):
 def test_experiment_files(tmp_path):
     path = experiment(tmp_path, "def get_config(size='8'):\n  c = default_config()\n  c.batch_size = int(size)\n  return c")
     assert load_config(path).batch_size == 8
-    assert load_config(f"{path}:16", ["seed=3"]).to_dict() | {} == load_config(f"{path}:16", ["seed=3"]).to_dict()
-    assert load_config(f"{path}:16", ["seed=3"]).batch_size == 16
+    config = load_config(f"{path}:16", ["seed=3", "model.kwargs.filters=4,8"])
+    assert (config.batch_size, config.seed, config.model.kwargs.filters) == (16, 3, (4, 8))
+    # Another network leaves the arguments of the experiment's own behind, not those of the command line.
+    other = load_config("experiments/xo.py", ["model.kwargs.units=1,1", "model.name=resnet18"])
+    assert other.model.kwargs.to_dict() == {"units": (1, 1)}
 
 
 @pytest.mark.parametrize(

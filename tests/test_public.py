@@ -4,12 +4,15 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.config import check_config
 from tests.conftest import ROOT
 
 # What jaxconv needs to train, and a plain JAX image does not have.
@@ -85,6 +88,20 @@ def test_imports_go_one_way(path):
         inner = str(path.relative_to(ROOT / "jaxconv"))
         if inner.startswith(ALWAYS_LIGHT):
             assert name.split(".")[0] not in (*HEAVY, "orbax"), f"{path} imports {name}"
+
+
+def test_readme_s_python_runs():
+    """Every Python block of the README, one after the other in one program, with batches for the loop."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    space = {"my_batches": [(np.ones((4, 32, 32, 3), np.float32), np.arange(4))]}
+    for block in blocks:
+        if "# ValueError" in block:
+            call = next(line for line in block.splitlines() if "exact" in line)
+            block = block.replace(call, f"try:\n    {call}\nexcept ValueError as error:\n    print(error)")
+        exec(block.replace("    ...\n", "    config.steps = 10\n    return config\n"), space)
+    check_config(space["get_config"]())
+    assert int(space["state"].step) == 1 and space["votes"].shape == (8, 10)
 
 
 def test_readme_s_nnx_bridge():

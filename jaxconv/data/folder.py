@@ -49,6 +49,11 @@ def read_split(path: str, split: str, config: Any, channels: int = 0) -> Source:
         log.warning("%s: left out %d unreadable of %d images of split %r:", path, len(broken), len(files), split)
         for file, why in broken:
             log.warning("  %s: %s", file, why)
+    for label, name in enumerate(classes):
+        if broken and not any(found == label and not isinstance(image, str) for image, found in zip(read, labels, strict=True)):
+            raise UserError(
+                f"{path}: no image of class {name!r} in split {split!r} can be read; mend some, or remove the folder", exit_code=1
+            )
     good = [(file, image, label) for file, image, label in zip(files, read, labels, strict=True) if not isinstance(image, str)]
     images = _same_channels([image for _, image, _ in good])
     _check_sizes([file for file, _, _ in good], images)
@@ -63,7 +68,7 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[
     Raises:
       UserError: the folder, the split or its classes are not there, or differ between splits.
     """
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not path or not root.is_dir():
         raise UserError(f"folder:{path}: there is no such folder; give --config.data.source=folder:PATH", exit_code=1)
     top = _subfolders(root)
@@ -171,7 +176,11 @@ def read_image(file: Path | str, image_size: int = 0, channels: int = 0) -> np.n
 
     with Image.open(file) as image:
         image = ImageOps.exif_transpose(image)
-        grey = channels == 1 or (channels == 0 and image.mode in ("1", "L", "LA", "I;16", "I", "F"))
+        if image.mode == "F":
+            raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off all but white
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        grey = channels == 1 or (channels == 0 and image.mode in ("1", "L", "LA"))
         image = image.convert("L" if grey else "RGB")
         if image_size:
             image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)

@@ -47,6 +47,11 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+def checksum(source: Source) -> int:
+    """CRC-32 of all images and labels."""
+    return zlib.crc32(np.ascontiguousarray(source.labels), zlib.crc32(np.ascontiguousarray(source.images)))
+
+
 def describe(source: Source) -> dict[str, Any]:
     """What a network depends on: the image's shape and the names of the classes, as plain lists for JSON."""
     return {"image_shape": list(source.image_shape), "class_names": list(source.class_names)}

@@ -24,6 +24,8 @@ def open_source(config: Any, split: str, like: Source | dict | None = None) -> S
     """
     kind, _, rest = config.source.partition(":")
     if kind == "xo" and not rest:
+        if config.image_size:
+            raise UserError(f"config.data.image_size is {config.image_size}; the size of X's and O's is config.data.xo.size")
         source = xo.draw_split(split, **config.xo)
     elif kind == "folder":
         shape = like["image_shape"] if like else None

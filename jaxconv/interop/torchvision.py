@@ -1,10 +1,10 @@
 """Weights in torchvision's layout: which of its names each of our parameters has, and how the arrays are turned.
 
-    PyTorch                                ours
-    convolution weight [K, C, H, W]        kernel [H, W, C, K]
-    linear weight [K, D]                   kernel [D, K]; after a volume, D is read as C, H, W there and as H, W, C here
-    batch and layer norm weight, bias      scale, bias
-    running_mean, running_var              batch_stats mean, var
+PyTorch                                ours
+convolution weight [K, C, H, W]        kernel [H, W, C, K]
+linear weight [K, D]                   kernel [D, K]; after a volume, D is read as C, H, W there and as H, W, C here
+batch and layer norm weight, bias      scale, bias
+running_mean, running_var              batch_stats mean, var
 """
 
 import re

@@ -36,6 +36,12 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
     return values
 
 
+def check_count(layer: str, name: str, value: object) -> None:
+    """Raise ValueError unless there is a whole number, at least one, of something; `layer` goes before the message."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{layer + ': ' if layer else ''}{name} is {value!r}; it must be a whole number of at least 1")
+
+
 def pads_of(
     shape: Sequence[int], window: Sequence[int], stride: Ints, padding: Ints, dilation: Ints, rounding: str, layer: str
 ) -> tuple[tuple[int, int], ...]:
@@ -126,8 +132,10 @@ class Conv(nn.Module):
         """[N, *spatial, C] -> [N, *output, K]."""
         window = per_axis(self.filter_size, x.ndim - 2, "filter size")
         layer = "/".join(self.path)
+        check_count(layer, "filters", self.filters)
+        check_count(layer, "groups", self.groups)
         if x.shape[-1] % self.groups:
-            raise ValueError(f"{layer}: {x.shape[-1]} channels / {self.groups} groups is not whole")
+            raise ValueError(f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is not whole")
         kernel = self.param("kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters))
         bias = self.param("bias", self.bias_init, (self.filters,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)

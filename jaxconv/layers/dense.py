@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from jaxconv.layers.conv import check_count
+
 
 class Dense(nn.Module):
     """A fully connected layer: `kernel` [D1, K] and `bias` [K], both float32.
@@ -31,6 +33,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, ...] -> [N, K]; all axes but the first are flattened."""
+        check_count("/".join(self.path), "neurons", self.neurons)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.neurons))
         bias = self.param("bias", self.bias_init, (self.neurons,))

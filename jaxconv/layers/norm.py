@@ -20,5 +20,5 @@ def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0, alpha: floa
     before = (size - 1) // 2
     window = (1,) * (x.ndim - 1) + (size,)
     pads = ((0, 0),) * (x.ndim - 1) + ((before, size - 1 - before),)
-    total = lax.reduce_window(squares, jnp.float32(0), lax.add, window, (1,) * x.ndim, pads)
+    total = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * x.ndim, pads)
     return (x.astype(jnp.float32) * (k + alpha * total) ** -beta).astype(x.dtype)

@@ -85,6 +85,9 @@ def _views(x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding:
     """One view of the padded image for each position inside the window, [N, *output, C] each."""
     ndim = x.ndim - 2
     window, stride = per_axis(window, ndim, "window"), per_axis(stride, ndim, "stride")
+    for f, p in zip(window, per_axis(padding, ndim, "padding"), strict=True):
+        if p >= f:
+            raise ValueError(f"{layer + ': ' if layer else ''}a padding of {p} shows the first {f}-wide window no pixel")
     pads = pads_of(x.shape, window, stride, padding, 1, rounding, layer)
     sizes = [(size + low + high - f) // s + 1 for size, (low, high), f, s in zip(x.shape[1:-1], pads, window, stride, strict=True)]
     x = lax.pad(x, filler, [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])

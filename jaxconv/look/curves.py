@@ -29,7 +29,8 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
         panel.set(title=title, xlabel="step")
         panel.grid(alpha=0.3)
         if panel.lines:
-            panel.legend(frameon=False)
+            for text in panel.legend(frameon=False).get_texts():
+                text.set_parse_math(False)
     if len(runs) == 1:
-        figure.suptitle(next(iter(runs)), fontsize="medium")
+        figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
     return figure

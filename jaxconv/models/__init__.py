@@ -1,9 +1,9 @@
 """The registry of networks: a name gives a Linen module.
 
-    model = create_model("resnet50", num_classes=10)
-    variables = model.init(key, images, train=False)
-    votes = model.apply(variables, images, train=False)
-    maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
+model = create_model("resnet50", num_classes=10)
+variables = model.init(key, images, train=False)
+votes = model.apply(variables, images, train=False)
+maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def _lookup(name: str) -> Entry:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a network, as published: see `registry.Entry`; and `parameters`, counted with 1,000 classes (10 for small images)."""
+    """What is known of a network, as published: see `registry.Entry`; and `parameters`, with 1,000 classes (10 for small images)."""
 
     name: str
     input_size: tuple[int, ...]

@@ -9,11 +9,13 @@ The lecture's hyperparameters are the fields: number and size of features; windo
 """
 
 from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 
 from jaxconv.arithmetic import same_padding
-from jaxconv.layers import Conv, Dense, Pool, relu
+from jaxconv.layers import Dense, Pool, relu
+from jaxconv.layers.conv import check_count
 from jaxconv.models.network import Network
 from jaxconv.models.registry import Entry
 
@@ -53,6 +55,11 @@ class Chain(Network):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes], float32."""
+        if self.pool not in ("max", "average", "none"):
+            raise ValueError(f"pool is {self.pool!r}; it must be max, average or none")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        check_count("", "convs", self.convs)
         padding = same_padding(self.filter_size) if self.padding == -1 else self.padding
         conv, norm = self.tools(train)
         for m, filters in enumerate(self.filters, 1):

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.layers import Conv, Dense
+from jaxconv.layers import Conv
 from jaxconv.models.network import Network, global_mean
 from jaxconv.models.registry import Entry
 

@@ -1,14 +1,14 @@
 """DenseNet (Huang et al. 2017, arXiv:1608.06993, Table 1): every layer of a block sees all before it.
 
-    layer                DenseNet-121   -169    -201    -161 (k = 48)
-    convolution                      7x7, stride 2
-    pooling                          3x3 max pool, stride 2
-    dense block 1             6          6       6       6      each layer: norm, ReLU, 1x1 of 4k; norm, ReLU, 3x3 of k = 32
-    transition                       1x1 to half the feature maps, 2x2 average pool
-    dense block 2            12         12      12      12
-    dense block 3            24         32      48      36
-    dense block 4            16         32      32      24
-    classification                   global average pool, 1000-d fc, softmax
+layer                DenseNet-121   -169    -201    -161 (k = 48)
+convolution                      7x7, stride 2
+pooling                          3x3 max pool, stride 2
+dense block 1             6          6       6       6      each layer: norm, ReLU, 1x1 of 4k; norm, ReLU, 3x3 of k = 32
+transition                       1x1 to half the feature maps, 2x2 average pool
+dense block 2            12         12      12      12
+dense block 3            24         32      48      36
+dense block 4            16         32      32      24
+classification                   global average pool, 1000-d fc, softmax
 """
 
 from collections.abc import Callable, Sequence

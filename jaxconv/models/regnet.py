@@ -1,7 +1,7 @@
 """RegNet: widths of units on a line, quantised (Radosavovic et al. 2020, arXiv:2003.13678, section 3.3).
 
-Unit j of `depth` wants the width w_0 + w_a * j. It gets w_0 * w_m^s, with s rounded, as a multiple of 8; units of the same width are a stage.
-A unit is 1x1, 3x3 in groups of `group_width`, 1x1 without a bottleneck; Y adds squeeze-and-excitation to X.
+Unit j of `depth` wants the width w_0 + w_a * j. It gets w_0 * w_m^s, with s rounded, as a multiple of 8; units of the same width are
+a stage. A unit is 1x1, 3x3 in groups of `group_width`, 1x1 without a bottleneck; Y adds squeeze-and-excitation to X.
 
     network   depth   w_0   w_a    w_m   group width        (Tables 5 to 8 of the appendix; here as `X` and `Y` below)
 """

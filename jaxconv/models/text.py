@@ -150,9 +150,7 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
 
 LENET5 = "conv5-6p0 tanh avgpool2 conv5-16p0 tanh avgpool2 conv5-120p0 tanh fc84 tanh fc"
 HEAD = "fc4096 relu dropout0.5 fc4096 relu dropout0.5 fc"
-ALEXNET = (
-    "conv11-96/4p0 relu maxpool3/2 lrn conv5-256 relu maxpool3/2 lrn conv3-384 relu conv3-384 relu conv3-256 relu maxpool3/2 " + HEAD
-)
+ALEXNET = "conv11-96/4p0 relu maxpool3/2 lrn conv5-256 relu maxpool3/2 lrn conv3-384 relu conv3-384 relu conv3-256 relu maxpool3/2 " + HEAD
 ALEXNET_2012 = (
     "conv11-96/4p0 relu lrn maxpool3/2 conv5-256g2 relu lrn maxpool3/2 conv3-384 relu conv3-384g2 relu conv3-256g2 relu maxpool3/2 " + HEAD
 )

@@ -61,13 +61,13 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     for name in ("mean", "std"):
         if len(config.data[name]) not in (1, shape[-1]):
             raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
-    if config.augment.flip and config.augment.pad_crop >= min(shape[:2]):
+    if config.augment.pad_crop >= min(shape[:2]):
         raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
 
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
     optimizer = make_optimizer(config.optimizer, variables["params"])
     loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
@@ -102,6 +102,8 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
         defaults = model_arguments(config.name)
         for key, value in kwargs.items():
             if key in defaults and defaults[key] is not None:
+                if isinstance(defaults[key], tuple) and type(value) in (int, float):
+                    value = kwargs[key] = (value,)
                 check_type(f"config.model.kwargs.{key}", value, defaults[key])
         return create_model(config.name, num_classes, config.dtype, axis_name, **kwargs)
     except UserError:

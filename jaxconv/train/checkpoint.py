@@ -5,8 +5,14 @@ a temporary folder and renames it, so that a half-written checkpoint is never se
 differs.
 """
 
+import contextlib
+import gc
+import json
 import logging
 import shutil
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +50,25 @@ class Checkpoints:
         policies = [LatestN(keep), *([BestN(get_metric_fn=self._goodness, n=keep_best)] if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
             # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the policies' choice.
-            best_fn=self._goodness,
+            best_fn=None if read_only else self._goodness,
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            # Without it Orbax reads the metrics of every step, and gives up at one that is damaged.
+            lightweight_initialize=read_only,
         )
         self._options = options
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
+        if not self._options.read_only and self.folder.is_dir():
+            # Orbax reads the metrics of every step when it starts, and gives up at one that is damaged.
+            for place in self.folder.iterdir():
+                if place.name.isdecimal() and self._metrics(int(place.name)) is None:
+                    log.warning("the metrics of the checkpoint of step %s are damaged; it does not count among the best", place.name)
+                    (place / "metrics").mkdir(exist_ok=True)
+                    (place / "metrics" / "metrics").write_text("{}")
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
@@ -63,10 +78,17 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best metric, the latest among equals; None where no checkpoint has the metric."""
-        measured = [
-            (self._goodness(metrics), step) for step in self.steps() if self.metric in (metrics := self._manager.metrics(step) or {})
-        ]
+        metrics = {step: self._metrics(step) or {} for step in self.steps()}
+        measured = [(self._goodness(values), step) for step, values in metrics.items() if self.metric in values]
         return max(measured)[1] if measured else None
+
+    def _metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics saved with a step; None where they cannot be read."""
+        try:
+            metrics = json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())
+            return {name: float(value) for name, value in metrics.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return None
 
     def _goodness(self, metrics: dict[str, float]) -> float:
         """Larger is better; a checkpoint that was not evaluated is the worst."""
@@ -81,12 +103,9 @@ class Checkpoints:
           metrics: those of this very step, if it was evaluated.
         """
         host = host | {"fingerprint": int(fingerprint(state))}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)),
-            metrics=metrics or {},
-            force=True,
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        with self._failures_said():
+            self._manager.save(int(state.step), args=args, metrics=metrics or {}, force=True)
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The state and host part of one step, by default of the latest that can be read; None where there is no checkpoint.
@@ -105,7 +124,8 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
             try:
-                found = self._read(candidate, abstract)
+                with _silence():
+                    found = self._read(candidate, abstract)
             except Exception as error:  # a damaged file can raise anything
                 damaged[candidate] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 continue
@@ -118,11 +138,22 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        with self._failures_said():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and give the folder back."""
-        self._manager.close()
+        with self._failures_said():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failures_said(self) -> Iterator[None]:
+        """What goes wrong in writing, as an error for the person: a full disk comes as an OSError, or as tensorstore's ValueError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.folder}: a checkpoint could not be written ({why}); those before it are whole", exit_code=1) from error
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
@@ -143,6 +174,25 @@ class Checkpoints:
         if damaged and not self._options.read_only:
             self._manager.close()
             self._manager = self._open()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep quiet what Orbax leaves behind when a read fails: the reads of the other arrays, which complain when they are collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    asyncio_log = logging.getLogger("asyncio")
+    level = asyncio_log.level
+    asyncio_log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except Exception as error:
+        # The frames hold on to those reads; they must go while it is quiet.
+        traceback.clear_frames(error.__traceback__)
+        raise error.with_traceback(None) from None
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        asyncio_log.setLevel(level)
 
 
 def abstract_of(state: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxconv.config import check_config
-from jaxconv.data.interface import describe
+from jaxconv.data.interface import checksum, describe
 from jaxconv.data.loading import resident, train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -22,7 +22,7 @@ from jaxconv.train.optim import describe_groups, update_plateau
 from jaxconv.train.parallel import Parallel, all_finite, make_parallel
 from jaxconv.train.state import TrainState
 from jaxconv.train.watch import MetricsLog, Progress, Stopwatch
-from jaxconv.train.workdir import check_data, note_versions, open_workdir, read_metrics
+from jaxconv.train.workdir import begin_or_compare, note_versions, open_workdir, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
     check_config(config)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size")
-    parallel.check_batch(config.eval.batch_size, "eval.batch_size")
     build_model(config.model, num_classes=2)
     folder, lock = open_workdir(workdir, config, restart)
     with lock:
@@ -56,7 +55,9 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
         description = describe(train_source)
         eval_source = open_source(config.data, config.data.eval_split, like=description)
         built = build(config, description, len(train_source), parallel.axis_name)
-        check_data(folder, {**description, "train_examples": len(train_source), "eval_examples": len(eval_source)})
+        sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
+        sums = {"train_checksum": checksum(train_source), "eval_checksum": checksum(eval_source)}
+        begin_or_compare(folder, config, {**description, **sizes, **sums})
         run = Run(config, folder, parallel, built, len(train_source), len(eval_source))
         data = parallel.replicate({"train": resident(train_source), "eval": resident(eval_source)})
         return run.train(data["train"], data["eval"])
@@ -162,7 +163,10 @@ class Run:
                 pending.fetch()
                 result = self._evaluate(state, eval_data)
                 evaluated = {"eval/loss": result["loss"], "eval/top1": result["top1"]}
-                if config.optimizer.schedule.name == "plateau":
+                if not np.isfinite(result["loss"]):
+                    raise pending.diverged(f"the evaluation's loss became {result['loss']}", step)
+                # Not after the last step of all, unless it is due there: a longer training would not evaluate then.
+                if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated[config.optimizer.schedule.metric])
             if row or evaluated:
                 row = {"step": step, **row, **evaluated}

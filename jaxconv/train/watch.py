@@ -53,6 +53,7 @@ class Progress:
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool):
         self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        self._newest: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
@@ -69,6 +70,9 @@ class Progress:
     def report(self, row: dict[str, float]) -> None:
         """Show the newest numbers, from a row of metrics.jsonl."""
         names = {"train/loss": "loss", "train/top1": "top1", "eval/loss": "eval loss", "eval/top1": "eval top1"}
+        if self._bar is not None:
+            self._newest |= row
+            row = self._newest
         texts = [f"{name} {row[key]:.4f}" for key, name in names.items() if key in row]
         rate = row.get("images_per_second")
         if rate:

@@ -1,7 +1,7 @@
 """The folder of one run, and what keeps it one run.
 
 config.json      the config, as it began
-data.json        what the network depends on: image shape, class names, examples a split
+data.json        what the run depends on: image shape, class names, number and checksum of the examples
 versions.json    one entry a start: from which step, with which versions and devices
 metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
 tensorboard/     the same numbers
@@ -9,6 +9,7 @@ checkpoints/     one folder a step
 curves.png       loss and accuracy against step
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from jaxconv.config import MAY_DIFFER, differing_keys, flatten
+from jaxconv.config import MAY_DIFFER, check_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
 
 PACKAGES = ("jaxconv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "pillow")
@@ -41,15 +42,15 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
     Raises:
       UserError: it cannot be written, another process trains in it, or it holds a run with another config.
     """
-    workdir = Path(path).expanduser().absolute()
+    workdir = expand(path)
     try:
-        if restart and (workdir / "config.json").exists():
+        if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             _locked(workdir).close()
             workdir.rename(next(free for n in range(1, 10**6) if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()))
         workdir.mkdir(parents=True, exist_ok=True)
         lock = _locked(workdir)
         try:
-            _check_or_write_config(workdir, config)
+            _check_config_of_run(workdir, config)
         except BaseException:
             lock.close()
             raise
@@ -70,9 +71,13 @@ def _locked(workdir: Path) -> TextIO:
     return lock
 
 
-def _check_or_write_config(workdir: Path, config: ConfigDict) -> None:
+def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
     if not (workdir / "config.json").exists():
-        write_json(workdir / "config.json", config.to_dict())
+        if (workdir / "checkpoints").exists():
+            raise UserError(
+                f"--workdir={workdir}: holds checkpoints but no config.json, so that nobody knows of what; move them aside by --restart",
+                exit_code=1,
+            )
         return
     old, new = flatten(saved_config(workdir)), flatten(config)
     differing = differing_keys(old, new)
@@ -88,12 +93,14 @@ def saved_config(workdir: Path) -> ConfigDict:
     """The config of the run in a workdir.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or its config is damaged.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv train --workdir={workdir}`")
-    return _to_config(read_json(path))
+    config = _to_config(read_json(path, dict))
+    check_config(config)
+    return config
 
 
 def _to_config(value: dict[str, Any]) -> ConfigDict:
@@ -107,17 +114,25 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
     return ConfigDict(tuples(value)).lock()
 
 
-def check_data(workdir: Path, description: dict[str, Any]) -> None:
-    """Write what the run's data looks like, or compare it with what it was when the run began.
+def saved_data(workdir: Path) -> dict[str, Any]:
+    """What the data of the run in a workdir looked like; raises UserError where that is damaged."""
+    found = read_json(workdir / "data.json", dict)
+    if not {"image_shape", "class_names", "train_examples"} <= found.keys():
+        raise UserError(f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart", exit_code=1)
+    return found
+
+
+def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
+    """Write what the run is, now that it can begin; or, where it began before, compare the data with what it was then.
 
     Raises:
       UserError: the data has changed since.
     """
-    path = workdir / "data.json"
-    if not path.exists():
-        write_json(path, description)
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "data.json", description)
+        write_json(workdir / "config.json", config.to_dict())
         return
-    before = read_json(path)
+    before = saved_data(workdir)
     for key in description:
         if before.get(key) != description[key]:
             raise UserError(
@@ -130,7 +145,7 @@ def check_data(workdir: Path, description: dict[str, Any]) -> None:
 def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
     """Add an entry to versions.json; returns what differs from the entry before, in words."""
     path = workdir / "versions.json"
-    entries = read_json(path) if path.exists() else []
+    entries = read_json(path, list) if path.exists() else []
     devices = jax.devices()
     now = {
         "python": platform.python_version(),
@@ -138,7 +153,10 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
         "device": devices[0].device_kind,
         "devices": len(devices),
     }
-    differing = [f"{name} {entries[-1].get(name)} -> {value}" for name, value in now.items() if entries and entries[-1].get(name) != value]
+    before = [entry for entry in entries if isinstance(entry, dict)]
+    differing = sorted(
+        {f"{name} {entry.get(name)} -> {value}" for entry in before for name, value in now.items() if entry.get(name) != value}
+    )
     changeable = {key: value for key, value in flatten(config).items() if key.startswith((*MAY_DIFFER, "steps", "epochs"))}
     write_json(path, [*entries, {"from_step": step, **now, "platform": platform.platform(), "config": changeable}])
     return differing
@@ -151,10 +169,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a workdir; raises UserError where it is damaged."""
+def read_json(path: Path, kind: type) -> Any:
+    """Read a JSON file of a workdir, a dict or a list; raises UserError where it is damaged."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds no {kind.__name__}")
+        return value
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart", exit_code=1) from error
 
@@ -175,12 +196,20 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl with `step` at most `up_to`; a last line that was cut off by a kill is left out."""
+    """The rows of metrics.jsonl with `step` at most `up_to`; a line that was cut off by a kill is left out."""
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return [row for row in rows if row["step"] <= up_to]
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to]
+
+
+def expand(path: str) -> Path:
+    """The absolute path of a workdir, `~` expanded; raises UserError for an empty one, or another's home that there is not."""
+    if not path:
+        raise UserError("--workdir= is empty; give a folder")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"--workdir={path}: {error}") from error

@@ -64,6 +64,20 @@ def test_middle_is_kept(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "wide.png", 10), np.full((10, 10, 3), 200))
 
 
+def test_sixteen_bits_become_eight(tmp_path):
+    values = np.array([[0, 256, 30_000], [40_000, 65_535, 255]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[..., 0], values >> 8)
+
+
+def test_class_without_a_readable_image_stops(tmp_path):
+    write_images(tmp_path, count=2)
+    for file in (tmp_path / "train/cat").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="no image of class 'cat' in split 'train' can be read"):
+        open_source(settings(tmp_path, skip_unreadable=True), "train")
+
+
 def test_exif_turns_the_image(tmp_path):
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()

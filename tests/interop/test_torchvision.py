@@ -46,7 +46,18 @@ NETWORKS = {
     "convnext_tiny": {"stem": "features.0", "res2": "features.1", "res5": "features.7"},
 }
 # The same layouts, larger.
-LARGER = ["vgg13", "vgg16", "vgg19", "vgg16_bn", "resnet34", "resnet101", "densenet161", "efficientnet_b5", "regnet_y_1_6gf", "convnext_small"]
+LARGER = [
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg16_bn",
+    "resnet34",
+    "resnet101",
+    "densenet161",
+    "efficientnet_b5",
+    "regnet_y_1_6gf",
+    "convnext_small",
+]
 SIZE = 96
 
 

@@ -12,7 +12,7 @@ from jaxconv.config import check_config
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.parallel import fingerprint
-from jaxconv.train.workdir import read_json, saved_config
+from jaxconv.train.workdir import saved_config, saved_data
 from tests.conftest import TINY, command, command_line, process_settings
 
 STEPS = 60
@@ -24,7 +24,7 @@ def weights(workdir):
     """The fingerprint of the whole final state."""
     config = saved_config(workdir)
     check_config(config)
-    description = read_json(workdir / "data.json")
+    description = saved_data(workdir)
     built = build(config, description, description["train_examples"], None)
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     state, host = checkpoints.restore(abstract_of(built.abstract), STEPS)

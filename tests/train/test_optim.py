@@ -63,10 +63,9 @@ def test_everything_decays_where_asked():
 
 def test_groups():
     config = optimizer(l2=0.3)
-    with config.groups.unlocked():
-        config.groups.norms = group("norm", learning_rate=0.5)
-        config.groups.first = group("^conv1/kernel$", weight_decay=2.0)
-        config.groups.still = group("bias", frozen=True)
+    config.groups.norms = group("norm", learning_rate=0.5)
+    config.groups.first = group("^conv1/kernel$", weight_decay=2.0)
+    config.groups.still = group("bias", frozen=True)
     params = run(config)
     np.testing.assert_allclose(params["norm1"]["scale"], [sgd(4, rate=0.05)], rtol=1e-6)
     np.testing.assert_allclose(params["conv1"]["kernel"], [sgd(1, l2=0.6), sgd(-2, l2=0.6)], rtol=1e-6)

@@ -6,25 +6,34 @@ import pytest
 
 from jaxconv.errors import UserError
 from jaxconv.train.watch import MetricsLog, Stopwatch
-from jaxconv.train.workdir import check_data, open_workdir, read_metrics, saved_config, write_json
+from jaxconv.train.workdir import begin_or_compare, expand, open_workdir, read_metrics, saved_config, saved_data, write_json
 from tests.conftest import tiny_config
+
+DATA = {"image_shape": [8, 8, 1], "class_names": ["o", "x"], "train_examples": 10}
+
+
+def begin(folder, config, restart=False):
+    """Open the workdir, and begin the run in it."""
+    workdir, lock = open_workdir(folder, config, restart)
+    with lock:
+        begin_or_compare(workdir, config, DATA)
 
 
 def test_config_comes_back_as_it_was(tmp_path):
     config = tiny_config(data__mean=(0.1, 0.2, 0.3))
-    open_workdir(tmp_path / "run", config, restart=False)[1].close()
+    begin(tmp_path / "run", config)
     assert saved_config(tmp_path / "run").to_dict() == config.to_dict()
-    open_workdir(tmp_path / "run", tiny_config(data__mean=(0.1, 0.2, 0.3), parallel="pmap"), restart=False)[1].close()
+    begin(tmp_path / "run", tiny_config(data__mean=(0.1, 0.2, 0.3), parallel="pmap"))
 
 
 def test_another_run_is_refused_or_moved_aside(tmp_path):
     folder = tmp_path / "run"
-    open_workdir(folder, tiny_config(), restart=False)[1].close()
+    begin(folder, tiny_config())
     (folder / "kept").write_text("kept")
     with pytest.raises(UserError, match="holds a run with another config: seed .0 there, 1 here.; .*--restart"):
         open_workdir(folder, tiny_config(seed=1), restart=False)
     for number in (1, 2):
-        open_workdir(folder, tiny_config(seed=number), restart=True)[1].close()
+        begin(folder, tiny_config(seed=number), restart=True)
         assert (tmp_path / f"run.old-{number}" / "config.json").exists()
     assert (tmp_path / "run.old-1" / "kept").read_text() == "kept"
     assert saved_config(folder).seed == 2
@@ -51,11 +60,39 @@ def test_workdir_that_cannot_be_made(tmp_path):
         saved_config(tmp_path)
 
 
+def test_run_that_never_began_blocks_nothing(tmp_path):
+    open_workdir(tmp_path, tiny_config(), restart=False)[1].close()
+    begin(tmp_path, tiny_config(seed=1))
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds checkpoints but no config.json"):
+        open_workdir(tmp_path, tiny_config(), restart=False)
+
+
 def test_data_that_changed_is_noticed(tmp_path):
-    check_data(tmp_path, {"image_shape": [8, 8, 1], "train_examples": 10})
-    check_data(tmp_path, {"image_shape": [8, 8, 1], "train_examples": 10})
+    begin(tmp_path, tiny_config())
     with pytest.raises(UserError, match="the data has changed since the run began: train_examples was 10, now it is 11"):
-        check_data(tmp_path, {"image_shape": [8, 8, 1], "train_examples": 11})
+        begin_or_compare(tmp_path, tiny_config(), DATA | {"train_examples": 11})
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "{", "5"])
+def test_damaged_files_are_named(tmp_path, content):
+    begin(tmp_path, tiny_config())
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(UserError, match="data.json: "):
+        saved_data(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json: |config.* is missing"):
+        saved_config(tmp_path)
+
+
+def test_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/run") == tmp_path / "run"
+    with pytest.raises(UserError, match="--workdir= is empty"):
+        expand("")
+    with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
+        expand("~nobody-of-this-name/x")
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
@@ -64,7 +101,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         log.write({"step": step, "train/loss": 1 / step})
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 20, "train/lo')  # a kill in the middle of a line
+        file.write('\n{}\n5\n{"step": 20, "train/lo')  # blank and foreign lines, and a kill in the middle of one
     log = MetricsLog(tmp_path, step=10, tensorboard=True)
     log.write({"step": 15, "train/loss": 0.5})
     log.close()
