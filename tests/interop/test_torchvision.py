@@ -1,6 +1,6 @@
 """Parity with torchvision: random weights and random BatchNorm statistics, converted, give the same logits and the same maps in between.
 
-Needs torch and torchvision (the extra `test-torch`); skipped where they are absent.
+Needs torch and torchvision, which `.ci/run` installs; skipped where they are absent.
 """
 
 import jax

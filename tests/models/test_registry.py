@@ -46,12 +46,23 @@ SMALLEST = {
     "regnet_y_400mf": 65,
     "convnext_tiny": 65,
 }
-# Those that are trained for a step here, on images of so many pixels.
+# Those that are trained for a step here, on images of so many pixels; some with fewer units than they are known for.
 TRAINED = {
-    "lenet5": 32, "all_cnn_c": 27, "resnet20_cifar": 16, "resnet18_v2": 32, "googlenet": 97, "densenet121": 32, "mobilenet_v1": 32,
-    "mobilenet_v2": 32, "mobilenet_v3_small": 32, "efficientnet_b0": 32, "regnet_y_400mf": 32, "convnext_tiny": 32, "se_resnet50": 32,
-    "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": 16,
-}  # fmt: skip
+    "lenet5": (32, {}),
+    "all_cnn_c": (27, {}),
+    "resnet20_cifar": (16, {}),
+    "resnet18_v2": (32, {"units": (1, 1, 1, 1)}),
+    "se_resnet50": (32, {"units": (1, 1, 1, 1)}),
+    "googlenet": (97, {}),
+    "densenet121": (32, {"layers": (2, 2, 2, 2)}),
+    "mobilenet_v1": (32, {}),
+    "mobilenet_v2": (32, {}),
+    "mobilenet_v3_small": (32, {}),
+    "efficientnet_b0": (32, {}),
+    "regnet_y_400mf": (32, {}),
+    "convnext_tiny": (32, {"blocks": (1, 1, 2, 1)}),
+    "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
+}
 
 
 def classes_of(name):
@@ -126,20 +137,28 @@ def test_features_come_in_the_network_s_order():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_step_lowers_the_loss(name):
-    """On the batch that it was taken on, with finite gradients everywhere, through jaxconv's own step."""
-    size = TRAINED[name]
+    """On the batch that it was taken on, with finite gradients everywhere, through jaxconv's own step.
+
+    The step is as long as should take a hundredth off the loss, were it a plane.
+    """
+    size, overrides = TRAINED[name]
     channels = MODELS[name].input_size[-1] if name in MODELS else 3
-    model = jaxconv.create_model(name, 4)
+    model = jaxconv.create_model(name, 4, **overrides)
     images = jax.random.normal(jax.random.key(1), (8, size, size, channels))
     batch, key = {"image": images, "label": jnp.arange(8) % 4}, jax.random.key(0)
     optimizer = optax.identity()
-    state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
-    step = jax.jit(jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1e-4)))
-    # The same dropout both times: the step's number is part of its key.
-    after, first = step(state, batch, key)
-    _, second = step(after.replace(step=state.step), batch, key)
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(after.params))
+    before = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
+    step = jax.jit(jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0)))
+
+    def step_of(state, rate):
+        # The number of the step is part of dropout's key: all three drop the same values.
+        return step(state.replace(step=before.step, plateau=state.plateau.replace(scale=jnp.float32(rate))), batch, key)
+
+    _, first = step_of(before, 0.0)
     assert np.isfinite(first["grad_norm"]) and first["grad_norm"] > 0
+    after, _ = step_of(before, 0.01 * first["loss"] / first["grad_norm"] ** 2)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(after.params))
+    _, second = step_of(after, 0.0)
     assert second["loss"] < first["loss"]
 
 
