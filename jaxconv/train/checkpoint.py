@@ -6,12 +6,10 @@ differs.
 """
 
 import contextlib
-import gc
 import json
 import logging
 import shutil
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +122,7 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
             try:
-                with _silence():
+                with _quiet_reading():
                     found = self._read(candidate, abstract)
             except Exception as error:  # a damaged file can raise anything
                 damaged[candidate] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -177,22 +175,36 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep quiet what Orbax leaves behind when a read fails: the reads of the other arrays, which complain when they are collected."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+def _quiet_reading() -> Iterator[None]:
+    """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
+
+    They complain through asyncio's log, and, some only later, when they are collected; so the hook for those stays.
+    """
     asyncio_log = logging.getLogger("asyncio")
     level = asyncio_log.level
     asyncio_log.setLevel(logging.CRITICAL + 1)
     try:
         yield
-    except Exception as error:
-        # The frames hold on to those reads; they must go while it is quiet.
-        traceback.clear_frames(error.__traceback__)
-        raise error.with_traceback(None) from None
+    except Exception:
+        _forgive_unfinished_reads()
+        raise
     finally:
-        gc.collect()
-        sys.unraisablehook = hook
         asyncio_log.setLevel(level)
+
+
+def _forgive_unfinished_reads() -> None:
+    previous = sys.unraisablehook
+    if getattr(previous, "forgives_unfinished_reads", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        of_orbax = code is not None and "orbax" in code.co_filename
+        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    hook.forgives_unfinished_reads = True
+    sys.unraisablehook = hook
 
 
 def abstract_of(state: Any) -> Any:
