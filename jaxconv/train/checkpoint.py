@@ -6,6 +6,7 @@ differs.
 """
 
 import contextlib
+import copy
 import json
 import logging
 import shutil
@@ -100,7 +101,8 @@ class Checkpoints:
           host: what the loop remembers, for JSON.
           metrics: those of this very step, if it was evaluated.
         """
-        host = host | {"fingerprint": int(fingerprint(state))}
+        # A copy: it is written in the background, while the loop adds to its lists.
+        host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         with self._failures_said():
             self._manager.save(int(state.step), args=args, metrics=metrics or {}, force=True)

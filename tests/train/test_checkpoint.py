@@ -120,6 +120,18 @@ def test_nothing_is_touched_where_none_can_be_read(tmp_path):
     assert (tmp_path / "c" / "3").is_dir()
 
 
+def test_host_part_may_change_meanwhile(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=20)
+    rows = []
+    for n in range(10):
+        rows.append(n)
+        checkpoints.save(state_at(n), {"rows": rows}, {})
+        rows.append(n)
+    checkpoints.wait()
+    for n in range(10):
+        assert len(checkpoints.restore(abstract_of(state_at(0)), n)[1]["rows"]) == 2 * n + 1
+
+
 def test_half_written_checkpoint_is_not_seen(tmp_path):
     save_all(tmp_path / "c", {3: 0.5}).close()
     (tmp_path / "c" / "7.orbax-checkpoint-tmp").mkdir()
