@@ -18,7 +18,8 @@ from jaxconv.models import abstract_variables, create_model, model_arguments, mo
 from jaxconv.models.notation import parse
 from jaxconv.models.text import name_layers
 
-# Our module's path -> torchvision's, by family; the first pattern that fits is taken. {0}, {1} are the pattern's numbers, {0-1} one less.
+# Our module's path -> torchvision's, by family; the first pattern that fits is taken. {0}, {1} are what the pattern found,
+# as `_fill` writes it: {0-1} one less, {0=} as it is, and so on.
 _RESNET = {
     r"conv1/conv": "conv1",
     r"conv1/norm": "bn1",
@@ -29,8 +30,8 @@ _RESNET = {
     r"fc": "fc",
 }
 _DENSENET = {
-    r"conv1/(conv|norm)": "features.{0}0",
-    r"block(\d)_(\d+)/(\w+)": "features.denseblock{0}.denselayer{1}.{2}",
+    r"conv1/(conv|norm)": "features.{0=}0",
+    r"block(\d)_(\d+)/(\w+)": "features.denseblock{0}.denselayer{1}.{2=}",
     r"transition(\d)_norm": "features.transition{0}.norm",
     r"transition(\d)": "features.transition{0}.conv",
     r"norm": "features.norm5",
@@ -77,7 +78,8 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runni
 def _fill(template: str, found: tuple[str, ...]) -> str:
     """Put what a pattern found into a template; what stands behind the number says how."""
     ways = {
-        "": lambda v: _SEQUENCE.get(v, v) if "bn" not in template else v,
+        "": lambda v: _SEQUENCE.get(v, v),
+        "=": lambda v: v,
         "-1": lambda v: str(int(v) - 1),
         "a": lambda v: "abc"[int(v) - 1],
         "*": lambda v: str(2 * (int(v) - 2) + 1),
@@ -92,8 +94,7 @@ def _by_table(table: dict[str, str], modules: list[str]) -> dict[str, str]:
     for module in modules:
         for pattern, template in table.items():
             if match := re.fullmatch(pattern, module):
-                keep = table is _DENSENET  # its parts are called conv and norm there too
-                named[module] = template.format(*match.groups()) if keep else _fill(template, match.groups())
+                named[module] = _fill(template, match.groups())
                 break
     return named
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.arithmetic import same_padding
-from jaxconv.layers import BatchNorm, Conv, Dense, adaptive_average_pool, average_pool, local_response_norm, max_pool
+from jaxconv.layers import Conv, Dense, adaptive_average_pool, average_pool, local_response_norm, max_pool
 from jaxconv.models.network import Network, global_mean
 from jaxconv.models.notation import Items, Layer, expand, parse
 from jaxconv.models.registry import Entry
@@ -75,8 +75,8 @@ class Text(Network):
             case "adaptpool":
                 return adaptive_average_pool(x, layer.count)
             case "bn":
-                average = not train or self.frozen_norm
-                return BatchNorm(use_running_average=average, axis_name=self.axis_name, dtype=self.dtype, name=name)(x)
+                _, norm = self.tools(train)
+                return norm(name=name)(x)
             case "lrn":
                 return local_response_norm(x, layer.count or 5)
             case "dropout":
