@@ -3,17 +3,21 @@
 from jaxconv import arithmetic, layers
 from jaxconv.interop.torchvision import load_torchvision
 from jaxconv.models import ModelInfo, create_model, features, from_text, list_models, model_arguments, model_info
+from jaxconv.summary import FeatureMap, Summary, feature_info, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
 
 __all__ = [
+    "FeatureMap",
     "ModelInfo",
+    "Summary",
     "TrainState",
     "__version__",
     "arithmetic",
     "create_model",
     "create_state",
+    "feature_info",
     "features",
     "from_text",
     "layers",
@@ -23,4 +27,5 @@ __all__ = [
     "make_train_step",
     "model_arguments",
     "model_info",
+    "summarize",
 ]

@@ -1,6 +1,7 @@
 """The command line: `jaxconv COMMAND`, the same as `python -m jaxconv COMMAND`."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -17,10 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
     try:
-        return args.run(args, overrides)
+        code = args.run(args, overrides)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -49,7 +55,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
     evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
     evaluate.set_defaults(run=_evaluate)
+
+    summary = commands.add_parser("summary", help="explain a network, layer by layer, before it runs")
+    summary.add_argument("model", metavar="NAME", help="one of jaxconv.list_models(), or text: and a text in the notation")
+    summary.add_argument("--input", default="", metavar="H,W,C", help="shape of one example; the network's own by default")
+    summary.add_argument("--batch", type=_positive, default=32, metavar="N", help="images of a training step, for its memory (32)")
+    summary.add_argument(
+        "--classes", type=_positive, default=0, metavar="K", help="classes to tell apart; those it was published for by default"
+    )
+    summary.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="compute type")
+    summary.add_argument(
+        "--depth", type=int, default=0, metavar="D", help="add up what lies below D levels of modules; 0: show every layer"
+    )
+    summary.add_argument("--markdown", action="store_true", help="print Markdown")
+    summary.add_argument("--compile", action="store_true", help="compile a training step too, and add XLA's figures")
+    summary.set_defaults(run=_summary)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -89,6 +116,31 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: summary takes no config; the network's settings are its own arguments")
+    from jaxconv.models import create_model, usual_task
+    from jaxconv.summary import summarize
+
+    sizes = args.input.split(",") if args.input else []
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes) or len(sizes) == 1:
+        raise UserError(f"--input={args.input}: give the sizes of one example with commas between, channels last, such as 224,224,3")
+    try:
+        usual_shape, usual_classes = usual_task(args.model)
+        model = create_model(args.model, args.classes or usual_classes, args.dtype)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    shape = tuple(map(int, sizes)) or usual_shape
+    size = "x".join(map(str, shape))
+    try:
+        summary = summarize(model, shape, args.batch, args.dtype, compile_step=args.compile)
+    except ValueError as error:
+        raise UserError(f"{args.model} cannot take images of {size}: {error}") from error
+    summary = dataclasses.replace(summary.at_depth(args.depth), title=f"{args.model} on {size}, {args.dtype}")
+    print(summary.markdown() if args.markdown else summary)
+    return 0
+
+
 def _set_up_jax(config: Any) -> None:
     """What must be settled before JAX looks for devices: messages, determinism, and the cache of compiled programs."""
     if config.deterministic:
@@ -106,6 +158,9 @@ def _set_up_jax(config: Any) -> None:
         folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled")
     try:
         Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
+    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if config.compilation_cache != "auto":
             raise UserError(f"config.compilation_cache is {folder}: cannot be written ({error.strerror})", exit_code=1) from error

@@ -24,10 +24,19 @@ LEVELS = [
     {"layers"},
     {"models"},
     {"config"},
-    {"data", "train", "evaluate", "look", "interop"},
+    {"data", "train", "evaluate", "look", "interop", "receptive", "program", "summary"},
     {"__main__"},
 ]
-ALWAYS_LIGHT = ("arithmetic.py", "layers", "models", "train/step.py", "train/state.py", "train/losses.py", "interop/torchvision.py")
+ALWAYS_LIGHT = (
+    "arithmetic.py",
+    "layers",
+    "models",
+    "train/step.py",
+    "train/state.py",
+    "train/losses.py",
+    "interop/torchvision.py",
+    "summary.py",
+)
 
 
 def test_import_needs_jax_flax_and_optax_alone():

@@ -97,10 +97,21 @@ def model_info(name: str) -> ModelInfo:
       ValueError: no such network.
     """
     entry = _lookup(name)
-    classes = 1000 if entry.input_size[0] > 32 else 10
-    variables = abstract_variables(create_model(name, classes), (1, *entry.input_size))
+    input_size, classes = usual_task(name)
+    variables = abstract_variables(create_model(name, classes), (1, *input_size))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return ModelInfo(name, entry.input_size, entry.year, entry.paper, parameters, entry.errors, entry.data)
+
+
+def usual_task(name: str) -> tuple[tuple[int, ...], int]:
+    """The input (H, W, C) and the number of classes that a network was published for; a text may say its own number of classes.
+
+    Raises:
+      ValueError: no such network, or a mistake in a text.
+    """
+    entry = _lookup(name)
+    votes = text.votes_of(entry.arguments["text"]) if entry.module is text.Text else None
+    return entry.input_size, votes or (1000 if entry.input_size[0] > 32 else 10)
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:

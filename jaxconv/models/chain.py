@@ -75,9 +75,9 @@ class Chain(Network):
         if self.global_pool:
             x = self.note("global_pool", Pool("global", name="global_pool")(x))
         for k, neurons in enumerate(self.neurons, 1):
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{k}")(x)
             x = self.note(f"fc{k}", relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x)))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train, name="dropout_votes")(x)
         return self.head(x.reshape(x.shape[0], -1), "votes")
 
 

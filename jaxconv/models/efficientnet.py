@@ -59,7 +59,7 @@ class EfficientNet(Network):
                 done += 1
             x = self.note(f"stage{stage}", x)
         x = self.note("stage9", ConvNorm(4 * x.shape[-1], **tools, filter_size=1, name="stage9")(x))
-        return self.head(nn.Dropout(self.dropout, deterministic=not train)(self.note("pool", global_mean(x))))
+        return self.head(nn.Dropout(self.dropout, deterministic=not train, name="dropout")(self.note("pool", global_mean(x))))
 
 
 # width, depth, dropout, input size of the published errors (torchvision's first weights)

@@ -100,11 +100,14 @@ class GoogLeNet(Network):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv = self._convolution(train)
-        lrn = (lambda x: x) if self.torchvision else local_response_norm
+
+        def lrn(name: str, x: jax.Array) -> jax.Array:
+            return x if self.torchvision else self.note(name, local_response_norm(x))
+
         x = self.note("conv1", conv(64, 7, stride=2, name="conv1")(x))
-        x = lrn(self.note("pool1", max_pool(x, 3, 2, rounding="ceil", layer="pool1")))
+        x = lrn("norm1", self.note("pool1", max_pool(x, 3, 2, rounding="ceil", layer="pool1")))
         x = conv(64, 1, name="conv2_reduce")(x)
-        x = lrn(self.note("conv2", conv(192, 3, name="conv2")(x)))
+        x = lrn("norm2", self.note("conv2", conv(192, 3, name="conv2")(x)))
         x = self.note("pool2", max_pool(x, 3, 2, rounding="ceil", layer="pool2"))
         for name, sizes in INCEPTIONS.items():
             if name == "4a":
@@ -116,7 +119,7 @@ class GoogLeNet(Network):
             if name in ("4a", "4d") and self.auxiliary and self.num_classes and (train or self.is_initializing()):
                 self._auxiliary("aux1" if name == "4a" else "aux2", x, conv, train)
         x = self.note("pool", global_mean(x))
-        return self.head(nn.Dropout(0.2 if self.torchvision else 0.4, deterministic=not train)(x))
+        return self.head(nn.Dropout(0.2 if self.torchvision else 0.4, deterministic=not train, name="dropout")(x))
 
     def _convolution(self, train: bool) -> Callable[..., nn.Module]:
         plain, norm = self.tools(train, epsilon=1e-3)
@@ -129,7 +132,7 @@ class GoogLeNet(Network):
         x = adaptive_average_pool(x, 4) if self.torchvision else average_pool(x, 5, 3, layer=name)
         x = conv(128, 1, name=f"{name}_conv")(x)
         x = relu(Dense(1024, dtype=self.dtype, name=f"{name}_fc1")(x))
-        votes = self.head(nn.Dropout(0.7, deterministic=not train)(x), f"{name}_fc2")
+        votes = self.head(nn.Dropout(0.7, deterministic=not train, name=f"{name}_dropout")(x), f"{name}_fc2")
         if train:
             self.keep(AUXILIARY, name, (votes, LOSS_WEIGHT))
 

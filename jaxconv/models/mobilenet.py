@@ -45,7 +45,7 @@ class MobileNetV1(Network):
         for n, (filters, stride) in enumerate(V1, 2):
             x = ConvNorm(x.shape[-1], conv, norm, stride=stride, groups=x.shape[-1], name=f"conv{n}_depthwise")(x)
             x = self.note(f"conv{n}", ConvNorm(round_channels(filters * self.width), conv, norm, filter_size=1, name=f"conv{n}")(x))
-        x = nn.Dropout(0.001, deterministic=not train)(self.note("pool", global_mean(x)))
+        x = nn.Dropout(0.001, deterministic=not train, name="dropout")(self.note("pool", global_mean(x)))
         return self.head(x)
 
 
@@ -111,7 +111,7 @@ class MobileNetV2(Network):
                 x = InvertedResidual(*arguments, **tools, name=f"block{stage}_{n + 1}")(x)
             x = self.note(f"block{stage}", x)
         x = self.note("conv2", ConvNorm(round_channels(1280 * max(1.0, self.width)), **tools, filter_size=1, name="conv2")(x))
-        return self.head(nn.Dropout(0.2, deterministic=not train)(self.note("pool", global_mean(x))))
+        return self.head(nn.Dropout(0.2, deterministic=not train, name="dropout")(self.note("pool", global_mean(x))))
 
 
 class Row(NamedTuple):
@@ -152,7 +152,7 @@ class MobileNetV3(Network):
         if not self.num_classes:
             return x.astype(jnp.float32)
         x = nn.hard_swish(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
-        return self.head(nn.Dropout(0.2, deterministic=not train)(x), "fc2")
+        return self.head(nn.Dropout(0.2, deterministic=not train, name="dropout")(x), "fc2")
 
 
 V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1))

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers import BatchNorm, Conv, Dense, relu
 
@@ -34,7 +35,8 @@ class Network(nn.Module):
         return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(BatchNorm, **settings, **norm)
 
     def note(self, name: str, x: jax.Array) -> jax.Array:
-        """Name a feature map, for `jaxconv.features`; returns it."""
+        """Name a feature map, for `jaxconv.features`, `jaxconv.summarize` and rematerialisation by name; returns it."""
+        x = checkpoint_name(x, name)
         self.keep(FEATURES, name, x)
         return x
 

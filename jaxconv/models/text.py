@@ -80,7 +80,7 @@ class Text(Network):
             case "lrn":
                 return local_response_norm(x, layer.count or 5)
             case "dropout":
-                return nn.Dropout(layer.share, deterministic=not train)(x)
+                return nn.Dropout(layer.share, deterministic=not train, name=name)(x)
             case "fc":
                 return Dense(count, dtype=self.dtype, name=name)(x)
         return ACTIVATIONS[layer.kind](x)
@@ -124,6 +124,12 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
         yield name if taken[name] == 1 else f"{name}_again{taken[name] - 1}", layer
 
 
+def votes_of(text: str) -> int | None:
+    """The number of votes that a text says itself; None where its last layer leaves it open, or nothing votes."""
+    counts = [layer.count for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
+    return counts[-1] if counts else None
+
+
 def from_text(text: str, num_classes: int | None = None, by_stage: bool = False, **fields) -> Text:
     """Build the network of a text.
 
@@ -137,8 +143,7 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
       NotationError: a mistake in the text.
       ValueError: the text leaves the number of classes open and it is not given, or the two differ.
     """
-    layers = list(expand(parse(text)))
-    voting = [layer for layer in layers if layer.kind in ("conv", "fc")]
+    voting = [layer for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
     given = voting[-1].count if voting else None
     still_open = any(layer.count is None for layer in voting)
     if num_classes is None and still_open:

@@ -82,3 +82,15 @@ PRINTED = {
     "mobilenet_v1": 4.2,
     "se_resnet50": 28.1,
 }
+
+# Thousands of millions of multiply-adds forward, of the same networks at the size they were published for.
+GMACS = {
+    "alexnet_torchvision": 0.7142,
+    "convnext_tiny": 4.4555,
+    "densenet121": 2.8342,
+    "efficientnet_b0": 0.3858,
+    "mobilenet_v2": 0.3008,
+    "resnet50": 4.0892,
+    "resnext50_32x4d": 4.2305,
+    "vgg11": 7.6091,
+}

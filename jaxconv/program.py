@@ -1,0 +1,179 @@
+"""A Linen module's program, read without running it: which modules are called, which feature maps are named, what each does and sees."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.extend.core as jex
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxconv.receptive import Seen, broadcasts, image, seen_by
+
+# Equations that move values without working on them.
+_MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "stop_gradient", "jit")
+# What a module does without a module of its own, and is named by nothing else.
+_OPS = {
+    "conv_general_dilated": "convolution",
+    "dot_general": "matrix_product",
+    "reduce_window_max": "max_pool",
+    "reduce_window_sum": "average_pool",
+    "reduce_window": "pool",
+}
+_BEGIN, _END = "\x01", "\x02"
+
+
+@dataclasses.dataclass
+class Call:
+    """A module's call while the program is walked.
+
+    Attributes:
+      path: the module's.
+      input: shape of its first input without the batch axis.
+      is_block: it calls other modules.
+      touched, worked: whether its own code has computed anything since its last event, and anything that is not elementwise.
+      multiply_adds: of its own code.
+    """
+
+    path: tuple[str, ...]
+    input: tuple[int, ...] = ()
+    is_block: bool = False
+    touched: bool = False
+    worked: bool = False
+    multiply_adds: int = 0
+
+
+class Event(NamedTuple):
+    """Something that may become a row.
+
+    Attributes:
+      kind: an `op` in a module's own code, a `note` of a feature map, or the `end` of a call.
+      call, name: whose, and the op's or the feature map's name.
+      output, seen: shape and dtype of what came out, and what it sees of the image.
+      touched, worked: whether anything was computed since the last event of this call, and anything that is not elementwise.
+      multiply_adds: of an op, or of a whole call that calls no other.
+    """
+
+    kind: str
+    call: Call
+    name: str
+    output: Any
+    seen: Seen | None
+    touched: bool
+    worked: bool
+    multiply_adds: int
+
+
+class Tracer:
+    """Marks in a program where modules begin and end and which feature maps they name, and reads the marks back as events.
+
+    A mark is `checkpoint_name`, an identity that carries a name; those of calls begin with a character that no name has. `Network.note`
+    leaves the others.
+    """
+
+    def __init__(self) -> None:
+        self._paths: list[tuple[str, ...]] = []
+        self._calls: dict[str, Call] = {}
+        self.root = Call(())
+        self._open = [self.root]
+        self.events: list[Event] = []
+        self._times = 1
+
+    def intercept(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        """Mark input and output of a module's call; for `nn.intercept_methods`."""
+        if context.method_name != "__call__" or not context.module.path:
+            return next_fun(*args, **kwargs)
+        number = len(self._paths)
+        self._paths.append(context.module.path)
+        args, kwargs = _mark((args, kwargs), f"{_BEGIN}{number}")
+        return _mark(next_fun(*args, **kwargs), f"{_END}{number}")
+
+    def walk(self, jaxpr: Any, seen: Sequence[Seen | None]) -> list[Seen | None]:
+        """Go through the equations in order; returns what the outputs see."""
+        known = dict(zip(jaxpr.invars, seen, strict=True))
+
+        def look_up(var: Any) -> Seen | None:
+            return None if isinstance(var, jex.Literal) else known.get(var)
+
+        for eqn in jaxpr.eqns:
+            operands = [look_up(var) for var in eqn.invars]
+            known.update(zip(eqn.outvars, self._step(eqn, operands), strict=True))
+        return [look_up(var) for var in jaxpr.outvars]
+
+    def _step(self, eqn: Any, operands: list[Seen | None]) -> list[Seen | None]:
+        name = eqn.primitive.name
+        if name == "name":
+            self._read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
+            return operands
+        inner = list(jex.jaxprs_in_params(eqn.params))
+        if name == "cond":  # the last branch: the true one, or the one for all platforms
+            inner, operands = inner[-1:], operands[1:]
+        if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
+            return self.walk(inner[0], operands)
+        if inner and name in ("scan", "while"):
+            # How often a `while` goes round cannot be known; it is counted once.
+            self._times *= eqn.params.get("length", 1)
+            self.walk(inner[-1], [None] * len(inner[-1].invars))
+            self._times //= eqn.params.get("length", 1)
+        self._note_work(eqn, operands, (out := seen_by(eqn, operands)))
+        return [out] * len(eqn.outvars)
+
+    def _note_work(self, eqn: Any, operands: list[Seen | None], seen: Seen | None) -> None:
+        name, call, output = eqn.primitive.name, self._open[-1], eqn.outvars[0].aval
+        if name in _MOVES or seen is None:
+            return
+        elementwise = all(broadcasts(var.aval.shape, output.shape) for var in eqn.invars) and not name.startswith("reduce_window")
+        call.touched = True
+        call.worked |= not elementwise
+        before = next(seen for seen in operands if seen is not None)
+        pooled = name.startswith("reduce_") and any(before.axes) and not any(seen.axes)
+        multiply_adds = _multiply_adds(eqn) * self._times
+        call.multiply_adds += multiply_adds
+        if pooled or multiply_adds or (name in _OPS and seen.extents != before.extents):
+            self.events.append(Event("op", call, _OPS.get(name, "global_pool"), output, seen, True, True, multiply_adds))
+
+    def _read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+        call = self._open[-1]
+        if mark[0] == _BEGIN:
+            if mark not in self._calls:
+                call.is_block = True
+                self._calls[mark] = Call(self._paths[int(mark[1:])], aval.shape[1:])
+                self._open.append(self._calls[mark])
+        elif mark[0] == _END:
+            number = mark[1:]
+            if call is self._calls.get(_BEGIN + number):
+                self._open.pop()
+                self._open[-1].touched = self._open[-1].worked = False
+                multiply_adds = 0 if call.is_block else call.multiply_adds
+                self.events.append(Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds))
+        else:
+            self.events.append(Event("note", call, mark, aval, seen, call.touched, call.worked, 0))
+            call.touched = call.worked = False
+
+
+def _mark(tree: Any, name: str) -> Any:
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, name) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def _multiply_adds(eqn: Any) -> int:
+    """Of a convolution or a matrix product, for as many images as it has; 0 of anything else."""
+    output = eqn.outvars[0].aval
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval
+        return output.size * (kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]])
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return output.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    return 0
+
+
+def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:
+    """Trace `module.apply(variables, x, **call)` on shapes, and return the tracer with the events in it."""
+    tracer = Tracer()
+    with nn.intercept_methods(tracer.intercept):
+        program = jax.make_jaxpr(partial(module.apply, **call))(variables, x).jaxpr
+    tracer.walk(program, [None] * (len(program.invars) - 1) + [image(x.shape)])
+    return tracer

@@ -1,0 +1,344 @@
+"""The table that explains a network before it runs, as the lecture draws it by hand for VGG-16:
+
+    INPUT:    [224x224x3]   memory: 224*224*3=150K    params: 0
+    CONV3-64: [224x224x64]  memory: 224*224*64=3.2M   params: (3*3*3)*64 = 1,728
+    ...
+
+The network is traced on shapes: no weight is ever allocated, nothing is computed. Rows are the modules that it calls, in the order in
+which it calls them, and the feature maps that it names. What is counted is counted in the program itself, so that it holds for any Linen
+module: multiply-adds of every convolution and matrix product, and receptive fields by the rules of receptive.py.
+"""
+
+import collections
+import dataclasses
+import functools
+import inspect
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import optax
+
+from jaxconv.program import Call, Event, trace
+from jaxconv.receptive import image
+from jaxconv.train.state import create_state
+from jaxconv.train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer, for one image.
+
+    Attributes:
+      name: the module's path, or the name of its feature map.
+      volume: shape of the output without the batch axis, such as (55, 55, 96).
+      values: activations that it adds; 0 for what needs no memory of its own, such as ReLU and dropout.
+      bytes: of those values.
+      weights, biases: parameters of its own.
+      multiply_adds: the lecture's "connections".
+      dense_multiply_adds: what a fully connected layer between the same two volumes would need; 0 where there are no multiply-adds.
+      field, stride: receptive field in pixels (infinite: everything), and the pixels between neighbouring values (0: there is but one), for
+        each axis of the image; empty for what does not depend on it.
+    """
+
+    name: str
+    volume: tuple[int, ...]
+    values: int
+    bytes: int
+    weights: int = 0
+    biases: int = 0
+    multiply_adds: int = 0
+    dense_multiply_adds: int = 0
+    field: tuple[float, ...] = ()
+    stride: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMap:
+    """A named feature map: its shape without the batch axis, its channels, and for each axis of the image stride and field in pixels."""
+
+    shape: tuple[int, ...]
+    channels: int
+    stride: tuple[float, ...]
+    field: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A network's table; `str` shows it as text, `markdown()` for a paper.
+
+    Attributes:
+      title: the network and its input.
+      rows: the first is the input.
+      blocks: modules that call others, by path, as one row each.
+      parameters, statistics: values that are learnt, and those that are only kept (running means and variances).
+      batch: images of the training step that the following bytes are for.
+      training: bytes by what they are for: parameters, gradients, optimizer state, statistics, activations that the gradient needs.
+      features: the feature maps that the network names, see `jaxconv.features`.
+      compiled: what XLA says of the compiled training step, if asked: bytes, and its compile time in seconds.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    blocks: dict[str, Row]
+    parameters: int
+    statistics: int
+    batch: int
+    training: dict[str, int]
+    features: dict[str, FeatureMap]
+    compiled: dict[str, float] | None = None
+
+    def total(self, column: str) -> int:
+        """Sum of one column of numbers, such as `multiply_adds`."""
+        return sum(getattr(row, column) for row in self.rows)
+
+    def at_depth(self, depth: int) -> "Summary":
+        """The same with the modules below `depth` added up, such as one row for each inception module at depth 1; 0 leaves all rows."""
+        if not depth:
+            return self
+        groups: dict[str, list[Row]] = collections.defaultdict(list)
+        for row in self.rows:
+            groups["/".join(row.name.split("/")[:depth])].append(row)
+        return dataclasses.replace(self, rows=tuple(_merged(name, rows, self.blocks.get(name)) for name, rows in groups.items()))
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Header and rows as texts."""
+        header = ("layer", "output", "memory", "weights", "biases", "multiply-adds", "if fully connected", "field", "stride")
+        body = [
+            (
+                row.name,
+                _by(row.volume),
+                human_bytes(row.bytes) if row.bytes else "-",
+                *(f"{n:,}" if n else "-" for n in (row.weights, row.biases, row.multiply_adds)),
+                f"{row.dense_multiply_adds:.2e}" if row.dense_multiply_adds else "-",
+                _sizes(row.field),
+                _sizes(row.stride),
+            )
+            for row in self.rows
+        ]
+        sums = [f"{self.total(column):,}" for column in ("weights", "biases", "multiply_adds")]
+        return [header, *body, ("total", "", human_bytes(self.total("bytes")), *sums, "", "", "")]
+
+    def notes(self) -> list[str]:
+        """What stands below the table: totals, and the memory of a training step."""
+        total, elsewhere = sum(self.training.values()), self.parameters - self.total("weights") - self.total("biases")
+        lines = [
+            f"{self.parameters:,} parameters"
+            + (f", {elsewhere:,} of them in parts that only training calls" if elsewhere else "")
+            + (f", and {self.statistics:,} running statistics" if self.statistics else ""),
+            f"an image forward: {self.total('values'):,} activations, {human_bytes(self.total('bytes'))}, "
+            f"and {self.total('multiply_adds'):,} multiply-adds",
+            f"training a batch of {self.batch}: "
+            + ", ".join(f"{what} {human_bytes(size)}" for what, size in self.training.items() if size)
+            + f"; together {human_bytes(total)}",
+        ]
+        if self.compiled:
+            sizes = ", ".join(f"{what} {human_bytes(size)}" for what, size in self.compiled.items() if what != "seconds")
+            lines.append(f"XLA's figures for the compiled step: {sizes} (compiled in {self.compiled['seconds']:.1f} s)")
+        return lines
+
+    def markdown(self) -> str:
+        """The table in Markdown, its notes below it."""
+        header, *body = self.table()
+        rule = ("---", "---", *["---:"] * (len(header) - 2))
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes()])
+
+    def __str__(self) -> str:
+        table = self.table()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                [f"{cells[0]:<{widths[0]}}", f"{cells[1]:<{widths[1]}}", *(f"{c:>{w}}" for c, w in zip(cells[2:], widths[2:], strict=True))]
+            )
+            for cells in table
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([self.title, "", lines[0], rule, *lines[1:-1], rule, lines[-1].rstrip(), "", *self.notes()])
+
+
+def summarize(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    batch: int = 1,
+    dtype: Any = jnp.float32,
+    optimizer: optax.GradientTransformation | None = None,
+    compile_step: bool = False,
+    **call: Any,
+) -> Summary:
+    """Explain any Linen module, allocating nothing.
+
+    Args:
+      module: called as `module(x)`; `train=False` is given where it takes `train`, `deterministic=True` where it takes that.
+      input_shape: of one example, such as (224, 224, 3).
+      batch: examples of a training step, for its memory.
+      dtype: of the input.
+      optimizer: for the memory of its state; by default SGD with momentum.
+      compile_step: compile a training step too, and add XLA's own figures; for modules that return votes [N, K].
+      **call: further keyword arguments for the module's call.
+
+    Raises:
+      ValueError, TypeError: the module cannot take such an input; its own message.
+    """
+    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    evaluating, training = _call_arguments(module, False, call), _call_arguments(module, True, call)
+    variables = dict(jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x))
+    params, state = variables.get("params", {}), {name: tree for name, tree in variables.items() if name != "params"}
+    tracer = trace(module, variables, x, **evaluating)
+    rows, blocks = _rows(tracer.events, tracer.root, params)
+    first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
+    optimizer = optimizer or optax.trace(0.9)
+    sizes = {
+        "parameters": _bytes(params),
+        "gradients": _bytes(params),
+        "optimizer state": _bytes(jax.eval_shape(optimizer.init, params)),
+        "statistics": _bytes(state),
+        "activations": _kept_for_gradient(module, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), training),
+    }
+    return Summary(
+        title=f"{type(module).__name__} on {_by(input_shape)}, {jnp.dtype(dtype).name}",
+        rows=(first, *rows),
+        blocks=blocks,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        statistics=sum(leaf.size for leaf in jax.tree.leaves(state)),
+        batch=batch,
+        training=sizes,
+        features={e.name: _feature_map(e) for e in tracer.events if e.kind == "note" and e.call is tracer.root},
+        compiled=_compile(module, optimizer, (batch, *input_shape), dtype) if compile_step else None,
+    )
+
+
+def _feature_map(event: Event) -> FeatureMap:
+    shape = event.output.shape[1:]
+    return FeatureMap(shape, shape[-1], event.seen.stride(), event.seen.field())
+
+
+def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, FeatureMap]:
+    """The named feature maps of a network for images of `input_shape`, in its order: of what `jaxconv.features` returns, before it runs."""
+    return summarize(model, input_shape).features
+
+
+def _rows(events: Sequence[Event], root: Call, params: Any) -> tuple[list[Row], dict[str, Row]]:
+    """The rows that events make, and the blocks (modules that call others) by their path."""
+    rows: list[Row] = []
+    blocks: dict[str, Row] = {}
+    modules = {event.call.path for event in events if event.kind == "end"}
+    counted: set[tuple[str, ...]] = set()
+    for event, after in zip(events, [*events[1:], None], strict=True):
+        call, path = event.call, "/".join((*event.call.path, event.name) if event.name else event.call.path)
+        if event.kind == "op":
+            noted = after is not None and after.kind == "note" and after.call is call
+            # A layer's own row has its work, and so has the feature map that is named right after it.
+            if (not call.is_block and call is not root) or noted:
+                continue
+            rows.append(_row(path, event, call.input))
+        elif event.kind == "note":
+            # A module's own row has its map already, and a second name for the same map is no second row.
+            if (*call.path, event.name) not in modules and event.touched:
+                rows.append(_row(path, event, ()))
+        else:
+            weights, biases = (0, 0) if call.path in counted else _own_parameters(params, call.path)
+            counted.add(call.path)
+            row = _row(path, event._replace(worked=event.worked or weights + biases > 0), call.input, weights, biases)
+            if call.is_block:
+                blocks[path] = dataclasses.replace(row, dense_multiply_adds=math.prod(call.input) * math.prod(row.volume))
+            if not call.is_block or row.values:
+                rows.append(row)
+    return rows, blocks
+
+
+def _row(name: str, event: Event, volume_before: tuple[int, ...], weights: int = 0, biases: int = 0) -> Row:
+    volume = event.output.shape[1:]
+    values = math.prod(volume) if event.worked else 0
+    dense = math.prod(volume_before) * math.prod(volume) if event.multiply_adds and volume_before else 0
+    field, stride = (event.seen.field(), event.seen.stride()) if event.seen else ((), ())
+    return Row(name, volume, values, values * event.output.dtype.itemsize, weights, biases, event.multiply_adds, dense, field, stride)
+
+
+def _own_parameters(params: Any, path: tuple[str, ...]) -> tuple[int, int]:
+    """(weights, biases) that lie at a module's path itself."""
+    for name in path:
+        params = params.get(name, {})
+    own = {name: leaf.size for name, leaf in params.items() if not isinstance(leaf, dict)}
+    biases = own.pop("bias", 0)
+    return sum(own.values()), biases
+
+
+def _merged(name: str, rows: Sequence[Row], block: Row | None) -> Row:
+    """Rows of one block added up; volume, field and stride are the block's."""
+    last = block or rows[-1]
+    sums = {column: sum(getattr(row, column) for row in rows) for column in ("values", "bytes", "weights", "biases", "multiply_adds")}
+    return dataclasses.replace(last, name=name, **sums)
+
+
+def _call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
+    takes = inspect.signature(type(module).__call__).parameters
+    modes = {"train": train, "training": train, "deterministic": not train}
+    return {name: value for name, value in modes.items() if name in takes} | given
+
+
+def _kept_for_gradient(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, call: dict[str, Any]) -> int:
+    """Bytes that reverse-mode differentiation keeps from the forward to the backward pass, before XLA fuses any of it away."""
+    params = variables.get("params", {})
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def kept(params: Any, state: Any, x: jax.Array, key: jax.Array) -> list[jax.Array]:
+        def outputs(params: Any) -> tuple[Any, Any]:
+            return module.apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
+
+        _, backward, _ = jax.vjp(outputs, params, has_aux=True)
+        return jax.tree.leaves(backward)
+
+    program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
+    outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(program.invars)
+    return sum(_size(var.aval) for var in outputs)
+
+
+def _size(aval: Any) -> int:
+    return aval.size * aval.dtype.itemsize
+
+
+def _bytes(tree: Any) -> int:
+    return sum(_size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _compile(module: nn.Module, optimizer: optax.GradientTransformation, shape: tuple[int, ...], dtype: Any) -> dict[str, float]:
+    """XLA's figures for one training step of a batch."""
+    images, labels = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    key = jax.random.key(0)
+    state = jax.eval_shape(functools.partial(create_state, module, optimizer), key, jax.ShapeDtypeStruct((1, *shape[1:]), dtype))
+    step = make_train_step(module, optimizer, lambda step: jnp.float32(0.1))
+    lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+    sizes = {
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    return {**sizes, "seconds": seconds}
+
+
+def human_bytes(size: float) -> str:
+    """A number of bytes in the largest unit of 1,000 that leaves at least 1: 1500 -> `1.5 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
+def _by(volume: Sequence[int]) -> str:
+    return "x".join(map(str, volume))
+
+
+def _sizes(sizes: Sequence[float]) -> str:
+    """One number where all axes agree; `all` for what sees everything, `-` for a stride where there is but one position."""
+    shown = ["all" if size == math.inf else "-" if not size else f"{size:g}" for size in sizes]
+    return (shown[0] if len(set(shown)) == 1 else "x".join(shown)) if shown else "-"
