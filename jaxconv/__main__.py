@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
     evaluate.set_defaults(run=_evaluate)
 
+    convert = commands.add_parser("convert", help="turn weights of PyTorch into a folder to start from")
+    convert.add_argument("file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch")
+    convert.add_argument("--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()")
+    convert.add_argument("--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR")
+    convert.set_defaults(run=_convert)
+
     summary = commands.add_parser("summary", help="explain a network, layer by layer, before it runs")
     summary.add_argument("model", metavar="NAME", help="one of jaxconv.list_models(), or text: and a text in the notation")
     summary.add_argument("--input", default="", metavar="H,W,C", help="shape of one example; the network's own by default")
@@ -116,9 +122,23 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
+def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("convert", overrides)
+    from jaxconv.interop.weights import convert
+    from jaxconv.train.loop import announce_to
+
+    announce_to()
+    print(json.dumps(convert(args.file, args.model, args.out)))
+    return 0
+
+
+def _no_overrides(command: str, overrides: list[str]) -> None:
     if overrides:
-        raise UserError(f"--config.{overrides[0]}: summary takes no config; the network's settings are its own arguments")
+        raise UserError(f"--config.{overrides[0]}: {command} takes no config")
+
+
+def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("summary", overrides)
     from jaxconv.models import create_model, usual_task
     from jaxconv.summary import summarize
 

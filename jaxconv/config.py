@@ -39,6 +39,7 @@ def default_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.name = "chain"  # one of jaxconv.list_models()
     model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
+    model.init_from = ""  # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
     model.dtype = "float32"  # compute type: float32, bfloat16 or float16; parameters and losses are float32
 
     config.data = data = ConfigDict()

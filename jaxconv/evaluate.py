@@ -1,6 +1,7 @@
 """Evaluation: every example of a split exactly once."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxconv.errors import UserError
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.state import TrainState
 from jaxconv.train.workdir import expand, saved_config, saved_data
 
 
@@ -53,24 +55,39 @@ def evaluate_workdir(workdir: str, split: str = "", checkpoint: str = "latest", 
       UserError: there is no run, no such checkpoint or split, or the data cannot be read.
     """
     folder = expand(workdir)
-    config = saved_config(folder)
+    config, description = saved_config(folder), saved_data(folder)
+    parallel = make_parallel(config.parallel, devices)
+    source = open_source(config.data, split or config.data.eval_split, like=description)
+    built = build(config, description, description["train_examples"], parallel.axis_name)
+    restored, step = restore_run(folder, checkpoint)
+    state, data = parallel.replicate(restored), parallel.replicate(resident(source))
+    result = evaluate(parallel.compile_eval(built.eval_step), parallel, state, data, len(source), config.eval.batch_size)
+    return {"split": split or config.data.eval_split, **result, "step": step}
+
+
+def restore_run(folder: Path, checkpoint: str = "latest") -> tuple[TrainState, int]:
+    """The state in a checkpoint of a run, on one device, and its step.
+
+    Args:
+      folder: the run's workdir.
+      checkpoint: `latest`, `best`, or a step.
+
+    Raises:
+      UserError: there is no run, or no such checkpoint, or it cannot be read.
+    """
+    config, description = saved_config(folder), saved_data(folder)
     if not (folder / "checkpoints").is_dir():
-        raise UserError(f"--workdir={workdir}: the run has no checkpoint yet", exit_code=1)
-    description = saved_data(folder)
+        raise UserError(f"--workdir={folder}: the run has no checkpoint yet", exit_code=1)
     checkpoints = Checkpoints(folder / "checkpoints", metric=config.checkpoint.metric, read_only=True)
     try:
         step = _step_of(checkpoints, checkpoint)
-        parallel = make_parallel(config.parallel, devices)
-        source = open_source(config.data, split or config.data.eval_split, like=description)
-        built = build(config, description, description["train_examples"], parallel.axis_name)
+        built = build(config, description, description["train_examples"], axis_name=None)
         restored = checkpoints.restore(abstract_of(built.abstract), step)
     finally:
         checkpoints.close()
     if restored is None:
-        raise UserError(f"--workdir={workdir}: the run has no checkpoint yet", exit_code=1)
-    state, data = parallel.replicate(restored[0]), parallel.replicate(resident(source))
-    result = evaluate(parallel.compile_eval(built.eval_step), parallel, state, data, len(source), config.eval.batch_size)
-    return {"split": split or config.data.eval_split, **result, "step": int(jax.device_get(restored[0].step))}
+        raise UserError(f"--workdir={folder}: the run has no checkpoint yet", exit_code=1)
+    return restored[0], int(jax.device_get(restored[0].step))
 
 
 def _step_of(checkpoints: Checkpoints, name: str) -> int | None:

@@ -95,9 +95,13 @@ TINY = (
 
 def tiny_config(**changes):
     """The config of TINY, and changes by dotted key with `__` for the dots."""
+    from ml_collections import ConfigDict
+
     from jaxconv.config import load_config, set_key
 
     config = load_config(str(ROOT / "experiments/xo.py"), [arg.removeprefix("--config.") for arg in TINY[1:]])
+    if "model__name" in changes:
+        config.model.kwargs = ConfigDict()
     for key, value in {"steps": 10, "log__progress": False, **changes}.items():
         set_key(config, key.replace("__", "."), ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return config

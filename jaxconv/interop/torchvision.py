@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxconv.models import abstract_variables, create_model, model_arguments, model_info
+from jaxconv.models import abstract_variables, create_model, model_arguments, usual_task
 from jaxconv.models.notation import parse
 from jaxconv.models.text import name_layers
 
@@ -182,15 +183,12 @@ def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int 
       ValueError: entries are missing, left over or of another shape; the message lists them by name, and nothing is loaded.
     """
     arrays = {key: np.asarray(value, np.float32) for key, value in state_dict.items() if not key.endswith("num_batches_tracked")}
-    classes = num_classes or next((len(value) for key, value in reversed(arrays.items()) if value.ndim == 1), 0)
     extra_arguments = {}
     if name == "googlenet_torchvision" and not any(key.startswith("aux") for key in arrays):
         extra_arguments["auxiliary"] = False
-    model = create_model(name, classes, **extra_arguments)
-    variables = abstract_variables(model, (1, *model_info(name).input_size))
-    flat = {"/".join(str(entry.key) for entry in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]}
-    modules = sorted({path.split("/", 1)[1].rsplit("/", 1)[0] for path in flat})
-    names = torchvision_modules(name, modules)
+    classes = num_classes or _votes(name, arrays, extra_arguments)
+    flat = _leaves(name, classes, extra_arguments)
+    names = torchvision_modules(name, _modules(flat))
     loaded, missing, misshapen, used = {}, [], [], set()
     for path, leaf in flat.items():
         module, kind = path.split("/", 1)[1].rsplit("/", 1)
@@ -209,14 +207,29 @@ def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int 
     if missing or left_over or misshapen:
         parts = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
         raise ValueError(f"{name}: " + "; ".join(f"{what}: {', '.join(found)}" for what, found in parts if found))
-    tree: dict[str, Any] = {}
-    for path, value in loaded.items():
-        *parents, last = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return tree
+    return unflatten_dict(loaded, sep="/")
+
+
+def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of our variables by path, such as `params/conv1/conv/kernel`."""
+    variables = abstract_variables(create_model(name, classes, **arguments), (1, *usual_task(name)[0]))
+    return flatten_dict(variables, sep="/")
+
+
+def _modules(leaves: Mapping[str, Any]) -> list[str]:
+    return sorted({path.split("/", 1)[1].rsplit("/", 1)[0] for path in leaves})
+
+
+def _votes(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
+    """How many classes the weights tell apart: the length of the bias of the layer that a network without classes leaves out."""
+    modules = _modules(_leaves(name, 1, arguments))
+    body = _modules(_leaves(name, 0, arguments))
+    # The last: MobileNet v3 has another fully connected layer before it.
+    head = [module for module in modules if module not in body and not module.startswith("aux")][-1]
+    bias = f"{torchvision_modules(name, modules)[head]}.bias"
+    if bias not in arrays:
+        raise ValueError(f"{name}: missing: {bias}, which tells the number of classes")
+    return len(arrays[bias])
 
 
 def _flattened_channels(name: str, module: str) -> int:

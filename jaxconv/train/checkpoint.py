@@ -180,7 +180,8 @@ class Checkpoints:
 def _quiet_reading() -> Iterator[None]:
     """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
 
-    They complain through asyncio's log, and, some only later, when they are collected; so the hook for those stays.
+    They complain through asyncio's log, and, some only later, when they are collected or when tensorstore's threads come back to them; so the
+    hooks for those stay.
     """
     asyncio_log = logging.getLogger("asyncio")
     level = asyncio_log.level
@@ -205,8 +206,14 @@ def _forgive_unfinished_reads() -> None:
         if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
             previous(unraisable)
 
+    printing = sys.excepthook
+
+    def print_hook(kind: type, error: BaseException, trace: Any) -> None:
+        if str(error) != "Event loop is closed":
+            printing(kind, error, trace)
+
     hook.forgives_unfinished_reads = True
-    sys.unraisablehook = hook
+    sys.unraisablehook, sys.excepthook = hook, print_hook
 
 
 def abstract_of(state: Any) -> Any:

@@ -16,6 +16,7 @@ from jaxconv.data.loading import resident, train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate
+from jaxconv.interop.weights import fitted_weights, start_from
 from jaxconv.train.build import Built, build, build_model
 from jaxconv.train.checkpoint import Checkpoints, abstract_of, higher_is_better
 from jaxconv.train.optim import describe_groups, update_plateau
@@ -57,8 +58,11 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
         built = build(config, description, len(train_source), parallel.axis_name)
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
         sums = {"train_checksum": checksum(train_source), "eval_checksum": checksum(eval_source)}
+        classes = len(train_source.class_names)
+        if config.model.init_from and not (folder / "config.json").exists():
+            fitted_weights(config.model.init_from, built.abstract, classes)  # raises before the run is begun
         begin_or_compare(folder, config, {**description, **sizes, **sums})
-        run = Run(config, folder, parallel, built, len(train_source), len(eval_source))
+        run = Run(config, folder, parallel, built, len(train_source), len(eval_source), classes)
         data = parallel.replicate({"train": resident(train_source), "eval": resident(eval_source)})
         return run.train(data["train"], data["eval"])
 
@@ -66,9 +70,9 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
 class Run:
     """One training run: what stays the same over its steps."""
 
-    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_examples: int, eval_examples: int):
+    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_examples: int, eval_examples: int, classes: int):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
-        self.train_examples, self.eval_examples = train_examples, eval_examples
+        self.train_examples, self.eval_examples, self.classes = train_examples, eval_examples, classes
         self.eval_every = config.eval.every or built.steps_per_epoch
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
         self.train_step = parallel.compile_train(built.train_step)
@@ -103,7 +107,11 @@ class Run:
         """The state to go on from, on one device, and what the loop remembers."""
         restored = checkpoints.restore(abstract_of(self.built.abstract))
         if restored is None:
-            return jax.jit(self.built.init)(jax.random.key(self.config.seed)), {"pending": [], "best": None}
+            state = jax.jit(self.built.init)(jax.random.key(self.config.seed))
+            if self.config.model.init_from:
+                state, said = start_from(self.config.model.init_from, state, self.classes)
+                log.info("; ".join(said))
+            return state, {"pending": [], "best": None}
         state, host = restored
         if int(state.step) > self.built.total_steps:
             raise UserError(

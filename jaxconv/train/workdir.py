@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxconv.config import MAY_DIFFER, check_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
+from jaxconv.models.network import LAYOUT
 
 PACKAGES = ("jaxconv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "pillow")
 
@@ -117,8 +118,14 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
 def saved_data(workdir: Path) -> dict[str, Any]:
     """What the data of the run in a workdir looked like; raises UserError where that is damaged."""
     found = read_json(workdir / "data.json", dict)
-    if not {"image_shape", "class_names", "train_examples"} <= found.keys():
+    if not {"image_shape", "class_names", "train_examples", "layout"} <= found.keys():
         raise UserError(f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart", exit_code=1)
+    if found["layout"] != LAYOUT:
+        raise UserError(
+            f"--workdir={workdir}: holds parameters under the names of layout {found['layout']}, and this version has layout {LAYOUT}; "
+            "go on with the version in versions.json, or begin anew by --restart",
+            exit_code=1,
+        )
     return found
 
 
@@ -129,7 +136,7 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
       UserError: the data has changed since.
     """
     if not (workdir / "config.json").exists():
-        write_json(workdir / "data.json", description)
+        write_json(workdir / "data.json", {**description, "layout": LAYOUT})
         write_json(workdir / "config.json", config.to_dict())
         return
     before = saved_data(workdir)
@@ -205,11 +212,11 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to]
 
 
-def expand(path: str) -> Path:
-    """The absolute path of a workdir, `~` expanded; raises UserError for an empty one, or another's home that there is not."""
+def expand(path: str, option: str = "--workdir") -> Path:
+    """An absolute path, `~` expanded; raises UserError for an empty one, or another's home that there is not."""
     if not path:
-        raise UserError("--workdir= is empty; give a folder")
+        raise UserError(f"{option}= is empty; give a folder")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise UserError(f"--workdir={path}: {error}") from error
+        raise UserError(f"{option}={path}: {error}") from error
