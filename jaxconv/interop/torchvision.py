@@ -221,11 +221,11 @@ def _modules(leaves: Mapping[str, Any]) -> list[str]:
 
 
 def _votes(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
-    """How many classes the weights tell apart: the length of the bias of the layer that a network without classes leaves out."""
-    modules = _modules(_leaves(name, 1, arguments))
-    body = _modules(_leaves(name, 0, arguments))
-    # The last: MobileNet v3 has another fully connected layer before it.
-    head = [module for module in modules if module not in body and not module.startswith("aux")][-1]
+    """How many classes the weights tell apart: the length of the bias of the layer that has one vote in a network of one class."""
+    leaves = _leaves(name, 1, arguments)
+    modules = _modules(leaves)
+    votes = [path.split("/") for path, leaf in leaves.items() if leaf.shape == (1,) and path.endswith("/bias")]
+    head = next("/".join(module) for _, *module, _ in votes if not module[0].startswith("aux"))
     bias = f"{torchvision_modules(name, modules)[head]}.bias"
     if bias not in arrays:
         raise ValueError(f"{name}: missing: {bias}, which tells the number of classes")

@@ -180,8 +180,8 @@ class Checkpoints:
 def _quiet_reading() -> Iterator[None]:
     """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
 
-    They complain through asyncio's log, and, some only later, when they are collected or when tensorstore's threads come back to them; so the
-    hooks for those stay.
+    They complain through asyncio's log, and, some only later, when they are collected or when tensorstore's threads come back to them;
+    so the hooks for those stay.
     """
     asyncio_log = logging.getLogger("asyncio")
     level = asyncio_log.level
