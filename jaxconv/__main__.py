@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -61,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR")
     convert.set_defaults(run=_convert)
+
+    wordnet = commands.add_parser("wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity")
+    wordnet.add_argument(
+        "names", nargs="+", metavar="NAME", help="an id such as n02109961, or a word; of two, what they have in common too"
+    )
+    wordnet.set_defaults(run=_wordnet)
 
     summary = commands.add_parser("summary", help="explain a network, layer by layer, before it runs")
     summary.add_argument("model", metavar="NAME", help="one of jaxconv.list_models(), or text: and a text in the notation")
@@ -129,6 +136,18 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
 
     announce_to()
     print(json.dumps(convert(args.file, args.model, args.out)))
+    return 0
+
+
+def _wordnet(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("wordnet", overrides)
+    from jaxconv.data import wordnet
+
+    print("\n\n".join(map(wordnet.show, args.names)))
+    ids = [wordnet.find(name).id for name in args.names]
+    for a, b in itertools.pairwise(ids):
+        lowest = wordnet.lowest_common_ancestor(a, b)
+        print(f"\n{a} and {b}: {lowest}  {wordnet.synsets()[lowest]}, at height {wordnet.heights()[lowest]}")
     return 0
 
 

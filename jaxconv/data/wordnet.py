@@ -1,0 +1,160 @@
+"""ImageNet's classes in WordNet: the lecture's path from "Eskimo dog, husky" to "entity", and how far a mistake is off.
+
+wordnet.tsv holds the 1,000 classes of ILSVRC 2012 and all their ancestors, out of WordNet 3.0 (Fellbaum 1998), whose licence stands in the
+file. It is made anew from Debian's package wordnet-base by
+
+    python -m jaxconv.data.wordnet /usr/share/wordnet > jaxconv/data/wordnet.tsv
+
+WordNet is a graph, not a tree: a dog is a canine and a domestic animal. Where a path is wanted, there may be several.
+"""
+
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxconv.errors import UserError, nearest
+
+FILE = Path(__file__).with_name("wordnet.tsv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Synset:
+    """A set of synonyms, WordNet's node.
+
+    Attributes:
+      id: `n` and its offset in WordNet's noun file, such as n02109961; ImageNet's name of a class.
+      words: the synonyms.
+      gloss: what it means.
+      parents: ids of its direct hypernyms, in WordNet's order.
+      label: its number among the 1,000 classes, in the order of their ids; -1 for an ancestor.
+    """
+
+    id: str
+    words: tuple[str, ...]
+    gloss: str
+    parents: tuple[str, ...]
+    label: int = -1
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.words)} ({self.gloss})"
+
+
+@functools.cache
+def synsets() -> dict[str, Synset]:
+    """All synsets of wordnet.tsv by id, the classes first."""
+    rows = [line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#")]
+    return {row[0]: Synset(row[0], tuple(row[2].split(", ")), row[3], tuple(row[4].split()), int(row[1])) for row in rows}
+
+
+def find(name: str) -> Synset:
+    """The synset of an id, or the class or ancestor that has such a word.
+
+    Raises:
+      UserError: there is none; the message names the nearest.
+    """
+    known = synsets()
+    if name in known:
+        return known[name]
+    by_word = {word.lower(): synset for synset in reversed(known.values()) for word in synset.words}
+    if name.lower() in by_word:
+        return by_word[name.lower()]
+    choices = known if re.fullmatch(r"n\d+", name) else by_word
+    raise UserError(
+        f"{name!r} is no class of ImageNet 2012 nor above one{nearest(name.lower(), choices)}; give an id such as n02109961, or a word"
+    )
+
+
+def paths(id: str) -> list[tuple[str, ...]]:
+    """All ways from a synset up to `entity`, as ids; first the one along every first hypernym, which is the lecture's."""
+    parents = synsets()[id].parents
+    return [(id, *rest) for parent in parents for rest in paths(parent)] or [(id,)]
+
+
+@functools.cache
+def ancestors(id: str) -> frozenset[str]:
+    """The synset and all above it."""
+    return frozenset({id}.union(*map(ancestors, synsets()[id].parents)))
+
+
+@functools.cache
+def heights() -> dict[str, int]:
+    """Height of every synset: steps of the longest way down to a class; 0 for classes."""
+    found = dict.fromkeys(synsets(), 0)
+    for synset in synsets().values():
+        if synset.label >= 0:
+            for path in paths(synset.id):
+                for height, id in enumerate(path):
+                    found[id] = max(found[id], height)
+    return found
+
+
+def lowest_common_ancestor(a: str, b: str) -> str:
+    """The id of the synset above both (or one of them) that is the lowest."""
+    return min(ancestors(a) & ancestors(b), key=lambda id: (heights()[id], id))
+
+
+def mistake_heights(ids: Sequence[str]) -> np.ndarray:
+    """How far off each mistake is: [K, K] int32, the height of the lowest common ancestor of classes i and j; 0 on the diagonal.
+
+    ILSVRC's hierarchical error is its mean over the predictions (Russakovsky et al. 2015, arXiv:1409.0575; Deng et al. 2010).
+
+    Raises:
+      UserError: an id is not in WordNet's part that is known here.
+    """
+    for id in ids:
+        find(id)
+    members: dict[str, list[int]] = {}
+    for number, id in enumerate(ids):
+        for above in ancestors(id):
+            members.setdefault(above, []).append(number)
+    costs = np.zeros((len(ids), len(ids)), np.int32)
+    # The lower ones come later and write over the higher.
+    for above in sorted(members, key=heights().__getitem__, reverse=True):
+        costs[np.ix_(members[above], members[above])] = heights()[above]
+    np.fill_diagonal(costs, 0)
+    return costs
+
+
+def show(name: str) -> str:
+    """All paths of a synset, indented by one step each, as WordNet's own browser and the lecture show them."""
+    blocks = []
+    ways = paths(find(name).id)
+    for number, way in enumerate(ways, 1):
+        title = [f"path {number} of {len(ways)}"] if len(ways) > 1 else []
+        blocks.append("\n".join([*title, *(f"{'  ' * depth}{id}  {synsets()[id]}" for depth, id in enumerate(way))]))
+    return "\n\n".join(blocks)
+
+
+def make(folder: Path, classes: Iterable[str]) -> str:
+    """The text of wordnet.tsv, from the files `data.noun` of WordNet 3.0 and the ids of the classes."""
+    lines = (folder / "data.noun").read_text(encoding="latin-1").splitlines()
+    by_id = {f"n{line[:8]}": line for line in lines if not line.startswith(" ")}
+    order = {id: number for number, id in enumerate(sorted(classes))}
+    wanted, rows = list(order), []
+    for id in wanted:
+        head, _, gloss = by_id[id].partition(" | ")
+        fields = head.split()
+        count = int(fields[3], 16)
+        words = [word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2]]
+        pointers = fields[5 + 2 * count :]
+        above = [f"n{offset}" for symbol, offset in zip(pointers[::4], pointers[1::4], strict=False) if symbol in ("@", "@i")]
+        wanted += [parent for parent in dict.fromkeys(above) if parent not in wanted]
+        meaning = gloss.strip().split('; "')[0]
+        rows.append("\t".join([id, str(order.get(id, -1)), ", ".join(words), meaning, " ".join(above)]))
+    # The licence opens the file; its lines begin with a space and their number.
+    licence = [
+        f"# {line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else ''}".rstrip() for line in lines if line.startswith(" ")
+    ]
+    return "\n".join([*licence, "#", "# id, class (-1: an ancestor), words, meaning, hypernyms", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    import tensorflow_datasets
+
+    labels = Path(tensorflow_datasets.__file__).parent / "datasets" / "imagenet2012" / "labels.txt"
+    sys.stdout.write(make(Path(sys.argv[1]), labels.read_text().split()))
