@@ -37,9 +37,8 @@ def photographs(tmp_path_factory):
         for name, count in zip(("cat", "dog"), counts, strict=True):
             (root / split / name).mkdir(parents=True)
             for n in range(count):
-                pixels = np.kron(
-                    random.integers(0, 256, (4, 5, 3), np.uint8), np.ones(random.integers(3, 9, 3) * [1, 1, 0] + [0, 0, 1], np.uint8)
-                )
+                high, wide = random.integers(3, 9, 2)
+                pixels = np.kron(random.integers(0, 256, (4, 5, 3), np.uint8), np.ones((high, wide, 1), np.uint8))
                 Image.fromarray(pixels).save(root / split / name / f"{n:03}.{'jpg' if n % 2 else 'png'}", quality=90)
     return root
 
@@ -127,7 +126,7 @@ class Counting:
         self.read.append(i)
         if i in self.damaged:
             raise DamagedError("cut in two")
-        return {"image": np.full((2, 2, 1), i, np.uint8), "label": i % 2}
+        return {"image": np.full((8, 8, 1), i, np.uint8), "label": i % 2}
 
 
 def test_start_skips_what_came_before():
@@ -149,11 +148,11 @@ def test_damaged_example_is_replaced_counted_and_named_once(caplog):
     assert sorted(record.args[1:] for record in caplog.records) == [("item 4", "cut in two"), ("item 5", "cut in two")]
     with pytest.raises(UserError, match=r"2 of 10 examples are damaged, more than a share of 0.1; the last: item \d: cut in two"):
         list(Reader(source, damaged_share=0.1).train_batches(3, 0, 10, 5))
+    items = Counting(4)
+    source = from_sequence(items, ("even", "odd"))
+    items.damaged = range(4)
     with pytest.raises(UserError, match="no example can be read"):
-        list(Reader(from_sequence(Counting(4, damaged=(1, 2, 3)), "ab"), damaged_share=1.0).train_batches(0, 0, 1, 4)) and None
-        broken = from_sequence(Counting(4), "ab")
-        broken.records._sequence.damaged = range(4)
-        list(Reader(broken, damaged_share=1.0).train_batches(0, 0, 1, 4))
+        list(Reader(source, damaged_share=1.0).train_batches(0, 0, 1, 4))
 
 
 def test_evaluation_leaves_damaged_examples_out():
@@ -187,12 +186,10 @@ def test_streamed_training_is_the_resident_one(photographs, tmp_path, mode):
 
 
 def test_resume_asks_for_the_same_decoder(photographs, tmp_path, monkeypatch):
-    config = folder_config(photographs, steps=1, **CROPS)
+    config = folder_config(photographs, steps=3, **CROPS)
     train(config, tmp_path / "run")
     monkeypatch.setattr("jaxconv.data.decode.decoder_versions", lambda name: "pillow 1.0")
-    config.steps = 2
-    config.optimizer.schedule.name = "constant"
-    with pytest.raises(UserError, match="another config|train_decoder was .*, now it is pillow 1.0"):
+    with pytest.raises(UserError, match="train_decoder was .*, now it is pillow 1.0; bring it back"):
         train(config, tmp_path / "run")
 
 
@@ -200,7 +197,7 @@ def test_training_on_a_sequence(tmp_path):
     config = tiny_config(steps=2, data__damaged_share=0.1)
     result = train(config, tmp_path, sources=(from_sequence(Counting(16, damaged=(3,)), "ab"), from_sequence(Counting(6), "ab")))
     assert result["examples"] == 6
-    other = from_arrays(np.zeros((5, 2, 2, 1), np.uint8), np.zeros(5, np.int64), "ab")
+    other = from_arrays(np.zeros((5, 8, 8, 1), np.uint8), np.zeros(5, np.int64), "ab")
     assert evaluate_workdir(tmp_path, source=other)["examples"] == 5
 
 
@@ -222,7 +219,7 @@ def test_evaluation_keeps_the_middle(photographs):
         side = round(min(image.size) / 2)
         left, top = ((length - side) // 2 for length in image.size)
         expected = image.crop((left, top, left + side, top + side)).resize((4, 4), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(source[0]["image"].astype(int), np.asarray(expected).astype(int), atol=1)
+    np.testing.assert_array_equal(source[0]["image"], expected)
 
 
 def test_generator_is_a_function_of_seed_and_position():
