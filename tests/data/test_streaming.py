@@ -194,7 +194,7 @@ def test_resume_asks_for_the_same_decoder(photographs, tmp_path, monkeypatch):
 
 
 def test_training_on_a_sequence(tmp_path):
-    config = tiny_config(steps=2, data__damaged_share=0.1)
+    config = tiny_config(steps=3, data__damaged_share=0.1)
     result = train(config, tmp_path, sources=(from_sequence(Counting(16, damaged=(3,)), "ab"), from_sequence(Counting(6), "ab")))
     assert result["examples"] == 6
     other = from_arrays(np.zeros((5, 8, 8, 1), np.uint8), np.zeros(5, np.int64), "ab")
