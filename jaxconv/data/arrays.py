@@ -117,6 +117,8 @@ def read_idx(path: Path) -> np.ndarray:
 class Items:
     """Records of a Python sequence of (element, label) or {"image": element, "label": label}."""
 
+    has_labels = False
+
     def __init__(self, sequence: Sequence[Any]):
         self._sequence = sequence
 

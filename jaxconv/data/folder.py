@@ -32,6 +32,8 @@ class Files:
       files, labels: of the records.
     """
 
+    has_labels = True
+
     def __init__(self, root: Path | str, files: Sequence[Path], labels: Sequence[int]):
         self._root = Path(root)
         # As text: a million Path objects take half a gigabyte.

@@ -158,7 +158,13 @@ class Arrays(Source):
 
 
 class Records(Protocol):
-    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access."""
+    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access.
+
+    Attributes:
+      has_labels: whether all labels are known without reading all records.
+    """
+
+    has_labels: bool
 
     def __len__(self) -> int: ...
 

@@ -20,6 +20,8 @@ class Lines:
       UserError: there is no such file, or a line is not of this form.
     """
 
+    has_labels = True
+
     def __init__(self, path: str, split: str, class_names: tuple[str, ...]):
         root = Path(path).expanduser()
         self._file = root / f"{split}.tsv"

@@ -4,9 +4,11 @@ The set must be prepared as array_record, which `jaxconv prepare NAME` does (dat
 """
 
 import json
-import logging
+import re
 import shlex
+import shutil
 import tempfile
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,6 @@ from jaxconv.errors import UserError
 
 _AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
 _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
-
-log = logging.getLogger(__name__)
 
 
 class Prepared:
@@ -38,6 +38,8 @@ class Prepared:
       UserError: it is not prepared, not as array_record, or has no such split, input or label.
     """
 
+    has_labels = False
+
     def __init__(self, name: str, split: str, settings: Any):
         import tensorflow_datasets as tfds
 
@@ -49,19 +51,13 @@ class Prepared:
         self.kind = _kind_of(feature, self._input)
         self.channels = (feature.shape[-1] or 0) if self.kind == "image" else 0
         self.sample_rate = self._view.sample_rate if self._view else 0
-        decoders = {self._input: tfds.decode.SkipDecoding()} if self.kind == "image" else None
-        wanted = (self._input, self._label, *(["file_name"] if "file_name" in info.features else []))
-        self._wanted, self._full_name, self._split = wanted, info.full_name, split
+        # The bytes of images: the pictures are decoded elsewhere, and those that nobody asks for, such as masks, not at all.
+        pictures = {key: tfds.decode.SkipDecoding() for key, each in info.features.items() if isinstance(each, tfds.features.Image)}
+        self._full_name, self._split, self._has_names = info.full_name, split, "file_name" in info.features
         try:
-            partial = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True), decoders=decoders)
-            self._records = builder.as_data_source(split, decoders=partial)
+            self._records = builder.as_data_source(split, decoders=pictures)
         except NotImplementedError as error:
-            folder = shlex.quote(str(builder.data_dir))
-            raise UserError(
-                f"tfds:{name}: is prepared as {info.file_format.value}, which cannot be read in any order; convert it: pip install "
-                f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record",
-                exit_code=1,
-            ) from error
+            raise cannot_be_shuffled(name, builder) from error
         except ValueError as error:
             splits = ", ".join(info.splits)
             raise UserError(f"tfds:{name}: cannot give the split {split!r} ({error}); it has {splits}", exit_code=1) from error
@@ -82,7 +78,7 @@ class Prepared:
     def name(self, i: int) -> str:
         """The file's name where the set has one, and the place in the split."""
         file = ""
-        if "file_name" in self._wanted:
+        if self._has_names:
             file = f" ({self._records[i]['file_name'].decode(errors='replace')})"
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
@@ -100,8 +96,9 @@ class _WithoutAudio:
     """A folder that shows a prepared set with its sounds as plain numbers: TFDS's own feature for sound needs TensorFlow to be named."""
 
     def __init__(self, folder: Path, features: dict[str, Any]):
-        self._temporary = tempfile.TemporaryDirectory(prefix="jaxconv-")
-        self.path = Path(self._temporary.name) / folder.name
+        temporary = tempfile.mkdtemp(prefix="jaxconv-")
+        weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        self.path = Path(temporary) / folder.name
         self.path.mkdir()
         for file in folder.iterdir():
             if file.name != "features.json":
@@ -119,15 +116,21 @@ class _WithoutAudio:
             self._replace(inner)
 
 
+def cannot_be_shuffled(name: str, builder: Any) -> UserError:
+    """The error for a set that was prepared in a format without random access."""
+    folder = shlex.quote(str(builder.data_dir))
+    return UserError(
+        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which cannot be read in any order; convert it: pip install "
+        f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record",
+        exit_code=1,
+    )
+
+
 def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
     """The builder, without the code that made the set, and the folder it reads from where that is not the set's own."""
-    from tensorflow_datasets.core import read_only_builder, registered
+    import tensorflow_datasets as tfds
 
-    places = {"data_dir": str(Path(data_dir).expanduser())} if data_dir else {}
-    try:
-        folder = read_only_builder._find_builder_dir(name, **places)
-    except (ValueError, registered.DatasetNotFoundError) as error:
-        raise UserError(f"tfds:{name}: {str(error).splitlines()[0]}", exit_code=1) from error
+    folder = _find_folder(name, Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
     if folder is None:
         where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
         manual = " --manual_dir=DIR" if name.startswith("imagenet2012") else ""
@@ -137,15 +140,28 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
             exit_code=1,
         )
     try:
-        features = json.loads((Path(folder) / "features.json").read_text())
+        features = json.loads((folder / "features.json").read_text())
         if _AUDIO in json.dumps(features):
-            view = _WithoutAudio(Path(folder), features)
-            return read_only_builder.builder_from_directory(view.path), view
-        return read_only_builder.builder_from_directory(folder), None
+            view = _WithoutAudio(folder, features)
+            return tfds.builder_from_directory(view.path), view
+        return tfds.builder_from_directory(folder), None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"tfds:{name}: {folder} is damaged ({' '.join(str(error).split())}); remove it and prepare it again", exit_code=1
-        ) from error
+        why = " ".join(str(error).split())
+        raise UserError(f"tfds:{name}: {folder} is damaged ({why}); remove it and prepare it again", exit_code=1) from error
+
+
+def _find_folder(name: str, root: Path) -> Path | None:
+    """ROOT/NAME[/CONFIG]/VERSION: the newest version where none is given; None where it is not there.
+
+    TFDS's own search imports the code that made the set, and some of that needs TensorFlow.
+    """
+    path, _, version = name.partition(":")
+    versions = {file.parent for depth in ("*", "*/*") for file in (root / path).glob(f"{depth}/dataset_info.json")}
+    versions = {folder for folder in versions if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and version in ("", folder.name)}
+    configs = sorted({str(folder.parent.relative_to(root)) for folder in versions})
+    if len(configs) > 1:
+        raise UserError(f"tfds:{name}: several configs are prepared, {', '.join(configs)}: choose one", exit_code=1)
+    return max(versions, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)
 
 
 def _input_and_label(info: Any, settings: Any) -> tuple[str, str]:

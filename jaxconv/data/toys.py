@@ -37,6 +37,8 @@ class Drawn:
       UserError: no such split, or no examples.
     """
 
+    has_labels = True
+
     def __init__(self, draw: Callable[[np.random.Generator, int], Any], classes: int, split: str, settings: Any):
         examples = {"train": settings.train_examples, "test": settings.test_examples}
         if split not in examples:
