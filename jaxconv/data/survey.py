@@ -73,7 +73,7 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
         looked = list(pool.map(lambda i: _look(source, int(i)), sample))
     good = [found for found in looked if not isinstance(found, str)]
     known = not isinstance(source, Stored) or source.records.has_labels
-    labels = source.labels_of_all() if known else np.array([label for label, _, _ in good])
+    labels = source.labels_of_all() if known else np.array([label for label, _, _ in good], int)
     sizes: dict[str, int] = {}
     for _, size, _ in good:
         sizes[size] = sizes.get(size, 0) + 1

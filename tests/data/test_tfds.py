@@ -151,7 +151,7 @@ def test_errors_give_the_command(prepared):
     with pytest.raises(UserError, match="the feature 'input' is no class; set --config.data.tfds.label"):
         open_source(config, "train")
     config.tfds.label = "answers"
-    with pytest.raises(UserError, match="has no feature 'answers' to be the label; it has answer, input"):
+    with pytest.raises(UserError, match="has no feature 'answers' to be the label; it has .*answer"):
         open_source(config, "train")
 
 
@@ -196,7 +196,8 @@ def trained_and_resumed(root, data, **settings):
         "--config.data.train_split=train[:90%]", "--config.data.eval_split=validation", "--config.model.kwargs.filters=4,8",
         "--config.augment.random_resized_crop.scale=0.2,1", "--config.augment.flip=True", "--config.data.crop_ratio=0.875",
         "--config.data.resident_limit=0", "--config.optimizer.schedule.name=constant", "--config.optimizer.schedule.warmup_steps=0",
-        "--config.epochs=0", "--config.log.tensorboard=False", *(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()),
+        "--config.epochs=0", "--config.log.tensorboard=False",
+        *(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     results = {}
     for run, lengths in (("whole", (6,)), ("parts", (3, 6))):
@@ -217,9 +218,8 @@ def test_made_up_imagenet(tmp_path):
     tars = make_imagenet(tmp_path / "tars")
     arguments = ("prepare", "imagenet2012", f"--manual_dir={tars}", f"--data_dir={tmp_path / 'data'}")
     assert_one_line_error(command(*arguments), 1, "holds 3 classes, where ImageNet has 1,000; fetch it again, or accept it by --partial")
-    process = subprocess.Popen(
-        command_line(*arguments, "--partial"), **process_settings(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command_line(*arguments, "--partial"), **process_settings(), **quiet)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "data").glob("imagenet2012/incomplete.*")):
         assert time.monotonic() < deadline and process.poll() is None
