@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("jaxconv: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        after = {"train": "; the same command goes on from the last checkpoint", "prepare": "; the same command starts again"}
+        print(f"jaxconv: interrupted{after.get(argv[0], '')}", file=sys.stderr)
         return 130
 
 
@@ -83,6 +84,25 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--markdown", action="store_true", help="print Markdown")
     summary.add_argument("--compile", action="store_true", help="compile a training step too, and add XLA's figures")
     summary.set_defaults(run=_summary)
+
+    data = commands.add_parser(
+        "data",
+        help="what a source of examples holds, how augmented examples look, and how fast they come",
+        epilog="Any key of the config is set by --config.KEY=VALUE, such as --config.data.image_size=224.",
+    )
+    data.add_argument("source", metavar="SOURCE", help="as in config.data.source: folder:DIR, tfds:NAME, arrays:FILE.npz ...")
+    data.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's train_split by default")
+    data.add_argument("--config", default="", metavar="FILE.py[:ARGUMENT]", help="an experiment, for its augmentation and settings")
+    data.add_argument("--png", default="samples.png", metavar="FILE", help="where to draw a grid of augmented samples (samples.png)")
+    data.add_argument("--examples", type=int, default=2000, metavar="N", help="how many to look at for sizes, mean and std (2000)")
+    data.set_defaults(run=_data)
+
+    prepare = commands.add_parser("prepare", help="prepare a set of TensorFlow Datasets, for the source tfds:NAME")
+    prepare.add_argument("name", metavar="NAME", help="TFDS's name, such as cifar10 or imagenet2012")
+    prepare.add_argument("--data_dir", default="", metavar="DIR", help="where to put it; TFDS's own folder by default")
+    prepare.add_argument("--manual_dir", default="", metavar="DIR", help="folder of files that you fetched, such as ImageNet's two tars")
+    prepare.add_argument("--partial", action="store_true", help="accept tars of ImageNet that lack classes or images")
+    prepare.set_defaults(run=_prepare)
     return parser
 
 
@@ -177,6 +197,39 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UserError(f"{args.model} cannot take images of {size}: {error}") from error
     summary = dataclasses.replace(summary.at_depth(args.depth), title=f"{args.model} on {size}, {args.dtype}")
     print(summary.markdown() if args.markdown else summary)
+    return 0
+
+
+def _data(args: argparse.Namespace, overrides: list[str]) -> int:
+    from jaxconv.config import check_config, default_config, load_config, set_key
+
+    config = load_config(args.config, overrides) if args.config else default_config()
+    for override in [] if args.config else overrides:
+        key, _, text = override.partition("=")
+        set_key(config, key, text)
+    config.data.source = args.source
+    if not config.steps and not config.epochs:
+        config.steps = 1  # none is trained
+    if args.examples < 1:
+        raise UserError(f"--examples={args.examples}: must be at least 1")
+    check_config(config)
+    _set_up_jax(config)
+    from jaxconv.data.survey import show
+
+    rows, result = show(config, args.split or config.data.train_split, args.examples, Path(args.png))
+    for name, text in rows:
+        print(f"{name:28}{text}")
+    print(json.dumps(result))
+    return 0
+
+
+def _prepare(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("prepare", overrides)
+    from jaxconv.data.prepare import prepare
+    from jaxconv.train.loop import announce_to
+
+    announce_to()
+    print(prepare(args.name, args.data_dir, args.manual_dir, args.partial))
     return 0
 
 

@@ -43,12 +43,18 @@ def default_config() -> ConfigDict:
     model.dtype = "float32"  # compute type: float32, bfloat16 or float16; parameters and losses are float32
 
     config.data = data = ConfigDict()
-    data.source = "xo"  # xo, or folder:PATH
+    data.source = "xo"  # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
     data.train_split = "train"
     data.eval_split = "test"
-    data.mean = (0.5,)  # of each channel, on a scale from 0 to 1; one number serves all channels
+    data.mean = (0.5,)  # of each channel, on a scale from 0 to 1 where it is uint8; one number serves all channels
     data.std = (0.5,)
     data.image_size = 0  # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    data.crop_ratio = 1.0  # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of 256
+    data.decoder = "auto"  # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
+    data.resident_limit = 2_000_000_000  # bytes; a larger set is streamed instead of lying in the devices' memory
+    data.threads = 0  # that read and decode what is streamed; 0: as many as there are cores
+    data.prefetch = 2  # batches that are sent to the devices ahead of the step that needs them
+    data.damaged_share = 0.001  # share of a streamed set's examples that may be unreadable; they are replaced by the next
     data.skip_unreadable = False  # leave unreadable files out instead of stopping
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
@@ -60,11 +66,32 @@ def default_config() -> ConfigDict:
     xo.seed = 0
     xo.train_examples = 10_000
     xo.test_examples = 2_000
+    data.toy = toy = ConfigDict()  # settings of tones, sentences and solids, see data/toys.py
+    toy.size = 16  # of solids, pixels
+    toy.seed = 0
+    toy.train_examples = 3_000
+    toy.test_examples = 600
+    data.audio = audio = ConfigDict()  # settings of all sounds
+    audio.form = "log_mel"  # a spectrogram, or waveform
+    audio.rate = 16_000  # samples a second
+    audio.seconds = 1.0  # of each sound; longer ones keep their middle, shorter ones get silence
+    audio.mels = 64  # filters of the spectrogram
+    data.text = text = ConfigDict()  # settings of all texts
+    text.length = 256  # codes of each text
+    text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
+    data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
+    tfds.data_dir = ""  # where the sets lie; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
+    tfds.input = ""  # the feature to learn from; empty: TFDS's own choice
+    tfds.label = ""
     data.folder = folder = ConfigDict()  # settings of an unsplit folder:PATH
     folder.test_fraction = 0.1  # share of each class that is held out as the split test
     folder.seed = 0  # of that draw
 
-    config.augment = augment = ConfigDict()  # while training, on the device, in this order; each is off at 0 or False
+    config.augment = augment = ConfigDict()  # while training, in this order; each is off at 0, False or ()
+    augment.random_resized_crop = crop = ConfigDict()
+    crop.scale = ()  # least and largest share of the area of a random crop, such as 0.08,1; it is resized to the image's size
+    crop.ratio = (3 / 4, 4 / 3)  # least and largest width over height of it
+    augment.scale_jitter = ()  # least and largest size of the shorter side before a random crop of data.image_size, such as 256,512
     augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
     augment.flip = False  # mirror every other image, left to right
 
@@ -123,7 +150,7 @@ def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, f
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
-MAY_DIFFER = ("parallel", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best")
+MAY_DIFFER = ("parallel", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best", "data.threads", "data.prefetch")
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -226,6 +253,8 @@ def check_config(config: ConfigDict) -> None:
     for key, allowed in {
         "parallel": ("jit", "pmap"),
         "model.dtype": ("float32", "bfloat16", "float16"),
+        "data.decoder": ("auto", "simplejpeg", "pillow"),
+        "data.audio.form": ("log_mel", "waveform"),
         "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
         "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
         "checkpoint.metric": ("eval/top1", "eval/loss"),
@@ -234,12 +263,23 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
     for key, least in {
         "batch_size": 1, "epochs": 0, "steps": 0, "eval.every": 0, "eval.batch_size": 1, "log.every": 1, "checkpoint.every": 0,
-        "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "augment.pad_crop": 0, "optimizer.l2": 0,
+        "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "data.resident_limit": 0, "data.threads": 0,
+        "data.prefetch": 0, "data.damaged_share": 0, "data.toy.size": 8, "data.toy.train_examples": 1, "data.toy.test_examples": 1,
+        "data.audio.rate": 100, "data.audio.mels": 1, "data.text.length": 1, "augment.pad_crop": 0, "optimizer.l2": 0,
         "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
         "optimizer.schedule.patience": 1, "loss.label_smoothing": 0,
     }.items():  # fmt: skip
         if not given[key] >= least:
             raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
+    for key, most in {"data.crop_ratio": 1, "data.damaged_share": 1}.items():
+        if not given[key] <= most:
+            raise UserError(f"config.{key} is {given[key]}; it must be at most {most}")
+    if not config.data.crop_ratio > 0:
+        raise UserError(f"config.data.crop_ratio is {config.data.crop_ratio}; it must be more than 0")
+    if not config.data.audio.seconds >= 0.05:
+        raise UserError(f"config.data.audio.seconds is {config.data.audio.seconds}; it must be at least 0.05, two frames of a spectrogram")
+    if len(config.data.text.alphabet) > 255 or len(set(config.data.text.alphabet)) < len(config.data.text.alphabet):
+        raise UserError(f"config.data.text.alphabet is {config.data.text.alphabet!r}; it must be at most 255 different characters")
     for key in ("optimizer.momentum", "loss.label_smoothing"):
         if not given[key] < 1:
             raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
@@ -254,6 +294,16 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is empty; it must be numbers, one or one a channel")
     if not all(value > 0 for value in config.data.std):
         raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
+    for key, least, most in (
+        ("random_resized_crop.scale", 0, 1), ("random_resized_crop.ratio", 0, math.inf), ("scale_jitter", 0, math.inf),
+    ):  # fmt: skip
+        pair = given[f"augment.{key}"]
+        if (pair or key.endswith("ratio")) and not (len(pair) == 2 and least < pair[0] <= pair[1] <= most):
+            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than {least}, at most {most}")
+    if config.augment.random_resized_crop.scale and config.augment.scale_jitter:
+        raise UserError("config.augment has both random_resized_crop.scale and scale_jitter; give one of them")
+    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
+        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
     boundaries = config.optimizer.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jaxconv.data.loading import eval_batches, resident
+from jaxconv.data.interface import Source
+from jaxconv.data.loading import Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.train.build import build
@@ -15,38 +16,51 @@ from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
 from jaxconv.train.workdir import expand, saved_config, saved_data
 
+# Batches that the host may be ahead of the device.
+_AHEAD = 3
 
-def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Any, examples: int, batch_size: int) -> dict[str, float]:
+
+def evaluate(eval_step: Callable, parallel: Parallel, state: Any, data: Resident | Streamed, batch_size: int) -> dict[str, float]:
     """Means over a whole split.
 
     Args:
       eval_step: a compiled step, see `Parallel.compile_eval`.
       parallel: places the batches.
-      state, data: placed on the devices.
-      examples: N, of the split.
+      state: placed on the devices.
+      data: the split.
       batch_size: images a step, rounded up to a multiple of the devices; the last batch is filled up and masked.
 
     Returns:
-      `examples`, `loss`, `top1`.
+      `examples`, those that can be read, `loss`, `top1`.
 
     Raises:
       RuntimeError: not every example was counted exactly once.
+      UserError: too many of them cannot be read.
     """
     batch_size = -(-batch_size // len(parallel.devices)) * len(parallel.devices)
-    sums = [eval_step(state, data, parallel.shard(batch)) for batch in eval_batches(examples, batch_size)]
+    sums: list[dict[str, Any]] = []
+    for batch in data.eval_batches(batch_size):
+        sums.append(eval_step(state, data.data, batch))
+        # Streamed batches must not pile up before a device that is slower than the host.
+        jax.block_until_ready(sums[-_AHEAD:][0])
     totals = {name: sum(float(batch[name]) for batch in sums) for name in sums[0]}
+    examples = data.examples - data.left_out
     if totals["examples"] != examples:
         raise RuntimeError(f"{examples} examples went into the evaluation, {totals['examples']} were counted")
     return {"examples": examples, "loss": totals["loss"] / examples, "top1": totals["top1"] / examples}
 
 
-def evaluate_workdir(workdir: str, split: str = "", checkpoint: str = "latest", devices: list | None = None) -> dict[str, Any]:
+def evaluate_workdir(
+    workdir: str, split: str = "", checkpoint: str = "latest", devices: list | None = None, source: Source | None = None
+) -> dict[str, Any]:
     """Evaluate the network that a run has trained.
 
     Args:
       workdir: of the run.
       split: by default the config's `data.eval_split`.
       checkpoint: `latest`, `best`, or a step.
+      devices: those to use; all by default.
+      source: what to evaluate on instead of the split of the config's source.
 
     Returns:
       `split`, `examples`, `loss`, `top1`, `step`.
@@ -56,12 +70,12 @@ def evaluate_workdir(workdir: str, split: str = "", checkpoint: str = "latest", 
     """
     folder = expand(workdir)
     config, description = saved_config(folder), saved_data(folder)
+    state, step = restore_run(folder, checkpoint)
     parallel = make_parallel(config.parallel, devices)
-    source = open_source(config.data, split or config.data.eval_split, like=description)
+    source = source or open_source(config.data, split or config.data.eval_split, like=description)
     built = build(config, description, description["train_examples"], parallel.axis_name)
-    restored, step = restore_run(folder, checkpoint)
-    state, data = parallel.replicate(restored), parallel.replicate(resident(source))
-    result = evaluate(parallel.compile_eval(built.eval_step), parallel, state, data, len(source), config.eval.batch_size)
+    data = make_loader(source, parallel, config.data)
+    result = evaluate(parallel.compile_eval(built.eval_step), parallel, parallel.replicate(state), data, config.eval.batch_size)
     return {"split": split or config.data.eval_split, **result, "step": step}
 
 

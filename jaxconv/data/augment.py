@@ -41,7 +41,7 @@ def flip(key: jax.Array, batch: Batch) -> Batch:
 
 
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """uint8 `image` [B, H, W, C] -> float32, (x/255 - mean) / std; one number serves all channels.
+    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first; one number serves all channels.
 
     Raises:
       ValueError: there are several numbers, but not one a channel.
@@ -50,9 +50,10 @@ def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batc
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, image.shape[-1]):
             raise ValueError(f"data.{name} has {len(values)} numbers; the images have {image.shape[-1]} channels")
-    scale = 1 / (255 * jnp.array(std, jnp.float32))
+    scale = 1 / ((255 if image.dtype == jnp.uint8 else 1) * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
-    return batch | {"image": image.astype(jnp.float32) * scale.reshape(1, 1, 1, -1) - offset.reshape(1, 1, 1, -1)}
+    last = (1,) * (image.ndim - 1) + (-1,)
+    return batch | {"image": image.astype(jnp.float32) * scale.reshape(last) - offset.reshape(last)}
 
 
 def make_augment(config: Any) -> Callable[[jax.Array, Batch], Batch]:

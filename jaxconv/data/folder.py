@@ -1,63 +1,95 @@
-"""Image folders: PATH/<split>/<class>/*.{jpg,jpeg,png}, or PATH/<class>/*.{jpg,jpeg,png}, which is split here by a seeded draw.
+"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split here by a seeded draw.
 
-Everything that could stop a training is looked for before it begins: unreadable and empty files, folders without a class, splits with
-different classes, images of different sizes. `data.skip_unreadable=True` leaves unreadable files out instead, and says which.
+    images    .jpg, .jpeg, .png    [H, W, C] uint8, see data/decode.py
+    sounds    .wav                 a waveform [L, 1] or a spectrogram [T, mels, 1], see data/signals.py
+    volumes   .npy                 [D, H, W] or [D, H, W, C], uint8 or float32
+
+Everything that could stop a training is looked for before it begins, where the set is read into memory: unreadable and empty files,
+folders without a class, splits with different classes, images of different sizes. `data.skip_unreadable=True` leaves unreadable files out
+instead, and says which. Of a set that is streamed, the tree is looked at before, and the files when their turn comes.
 """
 
-import logging
 import os
+import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxconv.data.interface import Source, generator
+from jaxconv.data.interface import DamagedError, generator
 from jaxconv.errors import UserError, nearest
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+KINDS = {"image": (".jpg", ".jpeg", ".png"), "sound": (".wav",), "volume": (".npy",)}
+SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
 
-log = logging.getLogger(__name__)
+
+class Files:
+    """Records that are files: the payload is the content.
+
+    Args:
+      root: of all paths; messages show the whole path, the checksum does not depend on it.
+      files, labels: of the records.
+    """
+
+    has_labels = True
+
+    def __init__(self, root: Path | str, files: Sequence[Path], labels: Sequence[int]):
+        self._root = Path(root)
+        # As text: a million Path objects take half a gigabyte.
+        self._names = [os.path.relpath(file, root) for file in files]
+        self._labels = np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        try:
+            content = (self._root / self._names[i]).read_bytes()
+        except OSError as error:
+            raise DamagedError(f"cannot be read ({error.strerror or error})") from error
+        if not content:
+            raise DamagedError("the file is empty")
+        return content, int(self._labels[i])
+
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+        return self._labels
+
+    def name(self, i: int) -> str:
+        """The path."""
+        return str(self._root / self._names[i])
+
+    def checksum(self) -> int:
+        """CRC-32 of names, labels and sizes of the files."""
+        value = zlib.crc32(self._labels)
+        for name in self._names:
+            value = zlib.crc32(f"{name} {os.stat(self._root / name).st_size}\n".encode(), value)
+        return value
+
+    def kind(self) -> str:
+        """`image`, `sound` or `volume`, by the suffixes; raises UserError where they are mixed."""
+        kinds = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suffixes}
+        found = {kinds[os.path.splitext(name)[1].lower()]: name for name in self._names}
+        if len(found) > 1:
+            both = " and ".join(f"{name} ({kind})" for kind, name in sorted(found.items()))
+            raise UserError(f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1)
+        return next(iter(found))
 
 
-def read_split(path: str, split: str, config: Any, channels: int = 0) -> Source:
-    """Read one split of the folder into memory.
+def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ...]]:
+    """The files of one split, and the names of the classes.
 
     Args:
       path: the folder.
       split: the split's name; `train` or `test` where the folder is one unsplit tree.
-      config: `config.data`: `skip_unreadable`, `image_size` and `folder` are used.
-      channels: 1 for grey, 3 for colour, 0 for grey if every file of the split is grey.
+      config: `config.data`; `folder` is used.
 
     Raises:
       UserError: whatever the module's docstring names, with the path and what to do.
     """
     classes, files, labels = list_split(path, split, config.folder.test_fraction, config.folder.seed)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = list(pool.map(lambda file: _try_to_read(file, config.image_size, channels), files, chunksize=256))
-    broken = [(file, result) for file, result in zip(files, read, strict=True) if isinstance(result, str)]
-    if broken and not config.skip_unreadable:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise UserError(
-            f"{broken[0][0]}: {broken[0][1]}{more}; mend or remove it, or leave such files out by --config.data.skip_unreadable=True",
-            exit_code=1,
-        )
-    if len(broken) == len(files):
-        raise UserError(f"{path}: none of the {len(files)} images of split {split!r} can be read; the first: {broken[0][1]}", exit_code=1)
-    if broken:
-        log.warning("%s: left out %d unreadable of %d images of split %r:", path, len(broken), len(files), split)
-        for file, why in broken:
-            log.warning("  %s: %s", file, why)
-    for label, name in enumerate(classes):
-        if broken and not any(found == label and not isinstance(image, str) for image, found in zip(read, labels, strict=True)):
-            raise UserError(
-                f"{path}: no image of class {name!r} in split {split!r} can be read; mend some, or remove the folder", exit_code=1
-            )
-    good = [(file, image, label) for file, image, label in zip(files, read, labels, strict=True) if not isinstance(image, str)]
-    images = _same_channels([image for _, image, _ in good])
-    _check_sizes([file for file, _, _ in good], images)
-    return Source(np.stack(images), np.array([label for _, _, label in good], np.int32), classes)
+    return Files(os.path.expanduser(path), files, labels), classes
 
 
 def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[tuple[str, ...], list[Path], list[int]]:
@@ -147,58 +179,3 @@ def _draw_apart(
             exit_code=1,
         )
     return [files[i] for i in chosen], [labels[i] for i in chosen]
-
-
-def _try_to_read(file: Path, image_size: int, channels: int) -> np.ndarray | str:
-    """The image, or why it cannot be read."""
-    from PIL import Image
-
-    try:
-        if file.stat().st_size == 0:
-            return "the file is empty"
-        return read_image(file, image_size, channels)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        return f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})"
-
-
-def read_image(file: Path | str, image_size: int = 0, channels: int = 0) -> np.ndarray:
-    """Decode one image file to [H, W, C] uint8, turned as its EXIF data says.
-
-    Args:
-      file: a file that Pillow reads.
-      image_size: the shorter side is resized to this and the middle square kept; 0 leaves the image as it is.
-      channels: 1 for grey, 3 for colour, 0 for what the file has.
-
-    Raises:
-      OSError: it is no image, or a damaged one.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(file) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off all but white
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-        grey = channels == 1 or (channels == 0 and image.mode in ("1", "L", "LA"))
-        image = image.convert("L" if grey else "RGB")
-        if image_size:
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _same_channels(images: list[np.ndarray]) -> list[np.ndarray]:
-    """Grey images among coloured ones get their channel three times."""
-    most = max(image.shape[-1] for image in images)
-    return [image if image.shape[-1] == most else np.repeat(image, most, axis=-1) for image in images]
-
-
-def _check_sizes(files: Sequence[Path], images: Sequence[np.ndarray]) -> None:
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            (h, w), (first_h, first_w) = image.shape[:2], images[0].shape[:2]
-            raise UserError(
-                f"{file}: is {w}x{h} pixels, where {files[0]} is {first_w}x{first_h}; give one size to all by --config.data.image_size=N",
-                exit_code=1,
-            )

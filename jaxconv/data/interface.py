@@ -1,36 +1,276 @@
-"""What every source of examples offers: length, random access, class names, shapes."""
+"""What every source of examples offers: length, random access, class names, shapes.
 
+    Arrays   examples in memory
+    Stored   examples that are read and decoded one by one, whenever they are asked for
+
+An example's element is called `image` throughout, whatever it is. There are three kinds:
+
+    image    [H, W, C] uint8; augmented and normalised on the device
+    signal   a waveform [L, C], a spectrogram [T, F, C], a volume [D, H, W, C] ...: normalised on the device, not augmented
+    text     codes [L] uint8, which the device makes one-hot [L, V]
+"""
+
+import abc
 import dataclasses
+import logging
+import math
+import os
 import zlib
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 
+from jaxconv.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class DamagedError(Exception):
+    """An example cannot be read; the message says why."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Labelled images in memory.
+class Element:
+    """The form of every example's element.
 
     Attributes:
-      images: [N, H, W, C] uint8.
+      shape: as it is stored, without the batch.
+      kind: `image`, `signal` or `text`.
+      dtype: as it is stored.
+      codes: V, of a text.
+    """
+
+    shape: tuple[int, ...]
+    kind: str = "image"
+    dtype: str = "uint8"
+    codes: int = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape that a network sees."""
+        return (*self.shape, self.codes) if self.kind == "text" else self.shape
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Source(abc.ABC):
+    """Labelled examples with random access.
+
+    Attributes:
+      class_names: one name a class.
+      element: the form of the examples.
+      decoder: what made the elements from files, with versions; nothing where `checksum` covers the elements themselves.
+    """
+
+    class_names: tuple[str, ...]
+    element: Element
+    decoder: str = ""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Example i: `image` and `label`.
+
+        Args:
+          i: from 0.
+          key: a seed and a position in the run's endless sequence of examples, of which random crops are a function.
+
+        Raises:
+          DamagedError: it cannot be read.
+        """
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there are {len(self)} examples; there is no example {i}")
+        return self.read(i % len(self))
+
+    @abc.abstractmethod
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+
+    @abc.abstractmethod
+    def name(self, i: int) -> str:
+        """What example i is called in messages, such as its path."""
+
+    @abc.abstractmethod
+    def checksum(self) -> int:
+        """A CRC-32 that changes when the examples do."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape that a network sees, (H, W, C) for images."""
+        return self.element.input_shape
+
+    @property
+    def size(self) -> int:
+        """Bytes of all elements."""
+        return len(self) * self.element.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays(Source):
+    """Labelled examples in memory.
+
+    Attributes:
+      images: [N, ...] of uint8 for images and texts.
       labels: [N] int32, indices into `class_names`.
       class_names: one name a class.
+      kind: of the elements.
+      codes: V, of a text.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    kind: str = "image"
+    codes: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    @property
+    def element(self) -> Element:  # type: ignore[override]
+        """The form of the examples."""
+        return Element(self.images.shape[1:], self.kind, str(self.images.dtype), self.codes)
+
+    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Example i: `image` and `label`."""
         return {"image": self.images[i], "label": self.labels[i]}
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.images.shape[1:]
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+        return self.labels
+
+    def name(self, i: int) -> str:
+        """`example i`."""
+        return f"example {i}"
+
+    def checksum(self) -> int:
+        """CRC-32 of all images and labels."""
+        return zlib.crc32(np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images)))
+
+
+class Records(Protocol):
+    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access.
+
+    Attributes:
+      has_labels: whether all labels are known without reading all records.
+    """
+
+    has_labels: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> tuple[Any, int]: ...
+
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+
+    def name(self, i: int) -> str:
+        """What record i is called in messages."""
+
+    def checksum(self) -> int:
+        """A CRC-32 that changes when the records do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored(Source):
+    """Labelled examples that are read and decoded when they are asked for.
+
+    Attributes:
+      records: payloads and labels.
+      decode: (payload, key) -> element; raises DamagedError. See `Source.read` for the key.
+      class_names: one name a class.
+      element: the form that every decoded element must have.
+      decoder: libraries and versions that `decode` uses.
+      random: whether `decode` draws by its key, so that no two passes are alike.
+    """
+
+    records: Records
+    decode: Callable[[Any, tuple[int, int]], np.ndarray]
+    class_names: tuple[str, ...]
+    element: Element
+    decoder: str = ""
+    random: bool = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Read and decode example i; raises DamagedError, or UserError where its form is not that of the others."""
+        payload, label = self.records[i]
+        element = self.decode(payload, key)
+        if element.shape != self.element.shape:
+            found, wanted = _size_in_words(element.shape), _size_in_words(self.element.shape)
+            advice = "; give one size to all by --config.data.image_size=N" if self.element.kind == "image" else ""
+            raise UserError(f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1)
+        return {"image": element, "label": np.int32(label)}
+
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+        return self.records.labels_of_all()
+
+    def name(self, i: int) -> str:
+        """What example i is called in messages, such as its path."""
+        return self.records.name(i)
+
+    def checksum(self) -> int:
+        """CRC-32 of what tells the records apart; not of every byte of them."""
+        return self.records.checksum()
+
+
+def _size_in_words(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]} pixels" if len(shape) == 3 else " x ".join(map(str, shape))
+
+
+def load(source: Stored, skip_unreadable: bool = False, what: str = "the source") -> Arrays:
+    """Read all examples into memory.
+
+    Args:
+      source: what to read.
+      skip_unreadable: leave unreadable examples out, and log which, instead of stopping.
+      what: the source, in messages.
+
+    Raises:
+      UserError: examples cannot be read, or are of different sizes.
+    """
+
+    def read(i: int) -> dict[str, Any] | str:
+        try:
+            return source.read(i)
+        except DamagedError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        examples = list(pool.map(read, range(len(source))))
+    broken = [(i, why) for i, why in enumerate(examples) if isinstance(why, str)]
+    if broken and not skip_unreadable:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise UserError(
+            f"{source.name(broken[0][0])}: {broken[0][1]}{more}; mend or remove it, "
+            "or leave such files out by --config.data.skip_unreadable=True",
+            exit_code=1,
+        )
+    if len(broken) == len(examples):
+        raise UserError(f"{what}: none of the {len(examples)} examples can be read; the first: {broken[0][1]}", exit_code=1)
+    if broken:
+        log.warning("%s: left out %d unreadable of %d examples:", what, len(broken), len(examples))
+        for i, why in broken:
+            log.warning("  %s: %s", source.name(i), why)
+    good = [example for example in examples if not isinstance(example, str)]
+    labels = np.array([example["label"] for example in good], np.int32)
+    gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels))
+    if gone:
+        name = source.class_names[min(gone)]
+        raise UserError(f"{what}: no example of class {name!r} can be read; mend some, or remove the class", exit_code=1)
+    return Arrays(np.stack([example["image"] for example in good]), labels, source.class_names, source.element.kind, source.element.codes)
 
 
 def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generator:
@@ -47,11 +287,6 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def checksum(source: Source) -> int:
-    """CRC-32 of all images and labels."""
-    return zlib.crc32(np.ascontiguousarray(source.labels), zlib.crc32(np.ascontiguousarray(source.images)))
-
-
 def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: the image's shape and the names of the classes, as plain lists for JSON."""
-    return {"image_shape": list(source.image_shape), "class_names": list(source.class_names)}
+    """What a network depends on: the shape and kind of its input and the names of the classes, as plain lists for JSON."""
+    return {"image_shape": list(source.image_shape), "kind": source.element.kind, "class_names": list(source.class_names)}

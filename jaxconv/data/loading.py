@@ -1,17 +1,31 @@
 """Loading: how batches reach the device.
 
-The resident way: the whole set lies in device memory as uint8, and a batch is a list of indices, gathered on the device. The position
-in the data is a function of (seed, step): step n trains on examples n * B ... (n + 1) * B - 1 of an endless sequence of shuffled epochs,
-whatever came before. Epochs run on into one another, so that every batch is full and every example comes once an epoch.
+    Resident   the whole set lies in device memory, and a batch is a list of indices, gathered on the device
+    Streamed   examples are read and decoded by threads, and batches are sent ahead of the step that needs them
+
+The order is the same either way: the position in the data is a function of (seed, step). Step n trains on examples n * B ...
+(n + 1) * B - 1 of an endless sequence of shuffled epochs, whatever came before. Epochs run on into one another, so that every batch is
+full and every example comes once an epoch. Streamed from p processes, process i sends its p-th part of every batch.
 """
 
+import collections
 import functools
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.interface import Source, generator
+from jaxconv.data.interface import Arrays, DamagedError, Source, generator
+from jaxconv.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
 
 
 @functools.lru_cache(maxsize=4)
@@ -39,11 +53,180 @@ def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
     return [{"index": i, "mask": m} for i, m in zip(index.reshape(-1, batch_size), mask.reshape(-1, batch_size), strict=True)]
 
 
-def resident(source: Source) -> dict[str, np.ndarray]:
-    """What is put into device memory: `images` [N, H, W, C] uint8 and `labels` [N] int32."""
-    return {"images": source.images, "labels": source.labels}
+def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch with its `image` [B, ...] and `label` [B] int32: as they were sent, or gathered from the resident set by `index`."""
+    if "image" in batch:
+        return batch
+    index = batch["index"]
+    return batch | {
+        "image": jnp.take(data["images"], index, axis=0, mode="clip"),
+        "label": jnp.take(data["labels"], index, mode="clip"),
+    }
 
 
-def take(data: dict[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:
-    """Gather a batch: `image` [B, H, W, C] uint8 and `label` [B] int32."""
-    return {"image": jnp.take(data["images"], index, axis=0, mode="clip"), "label": jnp.take(data["labels"], index, mode="clip")}
+class Resident:
+    """The resident way.
+
+    Args:
+      source: what to put into device memory.
+      parallel: places it.
+
+    Attributes:
+      data: `images` [N, ...] and `labels` [N] int32 on the devices, for `take`.
+      examples: N.
+      left_out: examples that no evaluation can count: 0.
+    """
+
+    def __init__(self, source: Arrays, parallel: Any):
+        self.examples, self.left_out, self._parallel = len(source), 0, parallel
+        self.data = parallel.replicate({"images": source.images, "labels": source.labels})
+
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `index` and `position`, a function of (seed, step)."""
+        position = np.arange(batch_size, dtype=np.int32)
+        for step in range(first, last):
+            yield self._parallel.shard({"index": train_indices(seed, step, batch_size, self.examples), "position": position})
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every example once: `index` and `mask`."""
+        return map(self._parallel.shard, eval_batches(self.examples, batch_size))
+
+
+class Streamed:
+    """The streamed way.
+
+    Args:
+      source: what to read.
+      parallel: places the batches.
+      settings: `config.data`; `threads`, `prefetch` and `damaged_share` are used.
+
+    Attributes:
+      data: nothing; the batches hold all.
+      examples: N.
+    """
+
+    def __init__(self, source: Source, parallel: Any, settings: Any):
+        self.data: dict[str, Any] = {}
+        self.examples, self._parallel, self._prefetch = len(source), parallel, settings.prefetch
+        self._reader = Reader(source, settings.threads, settings.damaged_share)
+
+    @property
+    def left_out(self) -> int:
+        """Damaged examples met so far, which an evaluation cannot count."""
+        return len(self._reader.damaged)
+
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of (seed, step)."""
+        return self._ahead(self._reader.train_batches(seed, first, last, batch_size))
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every example once: `image`, `label` and `mask`, which is 0 for damaged ones too."""
+        return self._ahead(self._reader.eval_batches(batch_size))
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches on the devices, some of them sent before they are asked for."""
+        sent: collections.deque[Batch] = collections.deque()
+        for batch in batches:
+            sent.append(self._parallel.place(batch))
+            if len(sent) > self._prefetch:
+                yield sent.popleft()
+        yield from sent
+
+
+class Reader:
+    """Batches on the host, read by threads: the same whatever their number.
+
+    Args:
+      source: what to read.
+      threads: 0 for as many as there are cores.
+      damaged_share: share of the examples that may be damaged; one more, and reading stops.
+      process: (i, p): this is process i of p, which reads its p-th part of every batch.
+
+    Attributes:
+      damaged: names of the damaged examples met so far.
+    """
+
+    def __init__(self, source: Source, threads: int = 0, damaged_share: float = 0.001, process: tuple[int, int] = (0, 1)):
+        self.source, self.threads, self.damaged_share, self.process = source, threads or os.cpu_count() or 1, damaged_share, process
+        self.damaged: set[str] = set()
+        self._lock = threading.Lock()
+
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+        """This process' part of the batches of steps first ... last - 1: `image`, `label` and `position` in the global batch.
+
+        A damaged example is replaced by the next good one.
+        """
+
+        def read(local: int) -> Batch:
+            step, position = self._place(local, batch_size)
+            place = (first + step) * batch_size + position
+            epoch, i = divmod(place, len(self.source))
+            index = int(epoch_order(seed, epoch, len(self.source))[i])
+            for other in range(len(self.source)):
+                example = self._try_to_read((index + other) % len(self.source), (seed, place))
+                if example is not None:
+                    return example | {"position": np.int32(position)}
+            raise UserError("no example can be read", exit_code=1)
+
+        return self._read((last - first) * self._local(batch_size), read, self._local(batch_size))
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """This process' part of batches that hold every example once: `image`, `label` and `mask`, 0 for fillers and damaged examples."""
+        empty = {"image": np.zeros(self.source.element.shape, self.source.element.dtype), "label": np.int32(0), "mask": np.float32(0)}
+
+        def read(local: int) -> Batch:
+            step, position = self._place(local, batch_size)
+            i = step * batch_size + position
+            example = self._try_to_read(i, (0, i)) if i < len(self.source) else None
+            return empty if example is None else example | {"mask": np.float32(1)}
+
+        return self._read(-(-len(self.source) // batch_size) * self._local(batch_size), read, self._local(batch_size))
+
+    def _local(self, batch_size: int) -> int:
+        number, processes = self.process
+        if batch_size % processes:
+            raise UserError(f"{batch_size} examples a batch / {processes} processes = {batch_size / processes:.2f} is not whole")
+        return batch_size // processes
+
+    def _place(self, local: int, batch_size: int) -> tuple[int, int]:
+        """Of this process' example number `local`: the step, and the position in the global batch."""
+        step, offset = divmod(local, self._local(batch_size))
+        return step, self.process[0] * self._local(batch_size) + offset
+
+    def _read(self, count: int, read: Any, batch_size: int) -> Iterator[Batch]:
+        import grain
+
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(2 * batch_size, 2 * self.threads))
+        examples = iter(grain.MapDataset.range(count).map(read).to_iter_dataset(options))
+        try:
+            for _ in range(count // batch_size):
+                batch = [next(examples) for _ in range(batch_size)]
+                yield {name: np.stack([example[name] for example in batch]) for name in batch[0]}
+        finally:
+            examples.close()
+
+    def _try_to_read(self, i: int, key: tuple[int, int]) -> Batch | None:
+        try:
+            return self.source.read(i, key)
+        except DamagedError as error:
+            self._note(self.source.name(i), str(error))
+            return None
+
+    def _note(self, name: str, why: str) -> None:
+        with self._lock:
+            if name in self.damaged:
+                return
+            self.damaged.add(name)
+            count = len(self.damaged)
+        log.warning("damaged example %d, left out: %s: %s", count, name, why)
+        if count > self.damaged_share * len(self.source):
+            raise UserError(
+                f"{count} of {len(self.source)} examples are damaged, more than a share of {self.damaged_share}; the last: {name}: {why}; "
+                "mend them, or allow more by --config.data.damaged_share",
+                exit_code=1,
+            )
+
+
+def make_loader(source: Source, parallel: Any, settings: Any) -> Resident | Streamed:
+    """The resident way for a source in memory, the streamed way for any other; `settings` is `config.data`."""
+    return Resident(source, parallel) if isinstance(source, Arrays) else Streamed(source, parallel, settings)

@@ -1,44 +1,185 @@
 """Sources: what an example is. A name in the config opens one.
 
-xo            the lecture's X's and O's, drawn on the spot (data/xo.py)
-folder:PATH   image files in folders named after their classes (data/folder.py)
+    xo             the lecture's X's and O's, drawn on the spot (data/xo.py)
+    tones, sentences, solids   toys in 1-D and 3-D (data/toys.py)
+    folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
+    arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
+    text:PATH      PATH/<split>.tsv, a class, a tab and a text each line (data/lines.py)
+    tfds:NAME      a set of TensorFlow Datasets (data/tfds_sets.py)
+
+A source that is no larger than `data.resident_limit`, and that no random crop makes different in every pass, is read into memory.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-from jaxconv.data import folder, xo
-from jaxconv.data.interface import Source, describe
+import numpy as np
+
+from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
+from jaxconv.data.interface import Arrays, DamagedError, Element, Records, Source, Stored, describe, generator, load
 from jaxconv.errors import UserError, nearest, short
 
+TOYS = ("tones", "sentences", "solids")
+PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
 
-def open_source(config: Any, split: str, like: Source | dict | None = None) -> Source:
+
+def open_source(config: Any, split: str, like: Source | dict | None = None, augment: Any = None) -> Source:
     """Open one split of the source that `config` (the `data` part of a config) names.
 
     Args:
       config: `config.data`.
       split: the split's name.
       like: a `description` that this split must agree with, so that a test split is read as its training split was.
+      augment: `config.augment`, for a split that is trained on: its random crops are the source's. Otherwise the middle is kept.
 
     Raises:
       UserError: no such source or split, or files that cannot be used.
     """
-    kind, _, rest = config.source.partition(":")
-    if kind == "xo" and not rest:
-        if config.image_size:
-            raise UserError(f"config.data.image_size is {config.image_size}; the size of X's and O's is config.data.xo.size")
-        source = xo.draw_split(split, **config.xo)
-    elif kind == "folder":
-        shape = like["image_shape"] if like else None
-        source = folder.read_split(rest, split, config, channels=shape[-1] if shape else 0)
+    kind, colon, rest = config.source.partition(":")
+    if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (f"{kind}:" in " ".join(PATTERNS)):
+        raise UserError(f"no source is called {config.source!r}{nearest(kind, PATTERNS)}; there are {', '.join(PATTERNS)}")
+    if kind == "xo":
+        source: Source = _draw_xo(config, split)
+    elif kind == "arrays":
+        source = arrays.read_arrays(rest, split)
     else:
-        raise UserError(f"no source is called {config.source!r}{nearest(kind, ['xo', 'folder:PATH'])}; there are xo and folder:PATH")
+        source = _open_stored(kind, rest, config, split, like, augment)
     if like:
         found = describe(source)
-        for what in ("class_names", "image_shape"):
+        for what in ("class_names", "image_shape", "kind"):
             if found[what] != like[what]:
                 raise UserError(
                     f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are {short(found[what])}, "
                     f"where the network was trained with {short(like[what])}",
                     exit_code=1,
                 )
+    if isinstance(source, Stored) and not source.random and source.size <= config.resident_limit:
+        return load(source, config.skip_unreadable, f"{config.source}, split {split!r}")
     return source
+
+
+def _draw_xo(config: Any, split: str) -> Arrays:
+    if config.image_size:
+        raise UserError(f"config.data.image_size is {config.image_size}; the size of X's and O's is config.data.xo.size")
+    return xo.draw_split(split, **config.xo)
+
+
+def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | None, augment: Any) -> Stored:
+    if kind in TOYS:
+        return _open_toy(kind, config, split)
+    if kind == "text":
+        records = lines.Lines(rest, split, tuple(like["class_names"]) if like else ())
+        return _texts(records, records.class_names, config)
+    channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
+    if kind == "folder":
+        files, classes = folder.open_files(rest, split, config)
+        what = files.kind()
+        if what == "sound":
+            return _sounds(files, classes, config, lambda content: signals.read_wav(content, config.audio.rate))
+        if what == "volume":
+            return _volumes(files, classes)
+        return _images(files, classes, config, augment, channels)
+    from jaxconv.data.tfds_sets import Prepared
+
+    prepared = Prepared(rest, split, config.tfds)
+    if prepared.kind == "text":
+        return _texts(prepared, prepared.class_names, config)
+    if prepared.kind == "sound":
+        rate = prepared.sample_rate
+        if rate not in (0, config.audio.rate):
+            raise UserError(f"{config.source}: has {rate} samples a second; set --config.data.audio.rate={rate}", exit_code=1)
+        return _sounds(prepared, prepared.class_names, config, _as_sound)
+    return _images(prepared, prepared.class_names, config, augment, channels or prepared.channels)
+
+
+def _images(records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int) -> Stored:
+    size, decoder = config.image_size, decode.choose_decoder(config.decoder)
+    random = augment is not None and bool(augment.random_resized_crop.scale or augment.scale_jitter)
+    if random and not size:
+        raise UserError("config.augment has a random crop, but config.data.image_size is 0; set it to the size of the network's images")
+    if random and augment.scale_jitter and augment.scale_jitter[0] < size:
+        raise UserError(f"config.augment.scale_jitter begins at {augment.scale_jitter[0]}; it must be at least data.image_size, {size}")
+    channels = channels or (1 if _all(decode.is_grey, records) else 3)
+
+    def choose_box(height: int, width: int, key: tuple[int, int]) -> boxes.Box:
+        if augment is None:
+            return boxes.eval_box(height, width, size, config.crop_ratio)
+        # A generator costs 10 microseconds, which an image without a random crop need not pay.
+        return boxes.train_box(generator(key[0], "crop", key[1]) if random else None, height, width, size, augment)
+
+    def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
+        return decode.decode_image(content, size, channels, functools.partial(choose_box, key=key), decoder)
+
+    shape = (size, size, channels) if size else _first(records, lambda content: decode_one(content, (0, 0))).shape
+    return Stored(records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random)
+
+
+def _sounds(records: Records, classes: tuple[str, ...], config: Any, read: Callable[[Any], np.ndarray]) -> Stored:
+    audio = config.audio
+    length = round(audio.rate * audio.seconds)
+
+    def form(samples: np.ndarray) -> np.ndarray:
+        if audio.form == "waveform":
+            return samples[:, None]
+        return signals.log_mel(samples, audio.rate, audio.mels)[..., None]
+
+    def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
+        return form(signals.fit_length(read(payload), length))
+
+    shape = form(np.zeros(length, np.float32)).shape
+    return Stored(records, decode_one, classes, Element(shape, "signal", "float32"), f"numpy {np.__version__}")
+
+
+def _as_sound(samples: np.ndarray) -> np.ndarray:
+    """TFDS's whole numbers of 16 bits -> [L] float32 from -1 to 1."""
+    if not len(samples):
+        raise DamagedError("holds no samples")
+    return np.asarray(samples, np.float32) / 32768
+
+
+def _texts(records: Records, classes: tuple[str, ...], config: Any) -> Stored:
+    text = config.text
+
+    def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
+        return signals.encode_text(payload.decode(errors="replace") if isinstance(payload, bytes) else payload, text.length, text.alphabet)
+
+    return Stored(records, decode_one, classes, Element((text.length,), "text", "uint8", signals.count_codes(text.alphabet)))
+
+
+def _volumes(records: Records, classes: tuple[str, ...]) -> Stored:
+    first = _first(records, signals.read_volume)
+    return Stored(records, lambda content, key: signals.read_volume(content), classes, Element(first.shape, "signal", str(first.dtype)))
+
+
+def _open_toy(kind: str, config: Any, split: str) -> Stored:
+    toy, audio = config.toy, config.audio
+    if kind == "tones":
+        tones = toys.Drawn(lambda random, label: toys.draw_tone(random, label, audio.rate, audio.seconds), len(toys.TONES), split, toy)
+        return _sounds(tones, toys.TONES, config, lambda samples: samples)
+    if kind == "sentences":
+        return _texts(toys.Drawn(toys.draw_sentence, len(toys.TOPICS), split, toy), tuple(toys.TOPICS), config)
+    solids = toys.Drawn(lambda random, label: toys.draw_solid(random, label, toy.size), len(toys.SOLIDS), split, toy)
+    return Stored(solids, lambda volume, key: volume, toys.SOLIDS, Element((toy.size,) * 3 + (1,), "signal", "uint8"))
+
+
+def _all(test: Callable[[Any], bool], records: Records) -> bool:
+    """Whether the test holds for every record that can be read; stops at the first that fails it."""
+    for i in range(len(records)):
+        try:
+            if not test(records[i][0]):
+                return False
+        except (DamagedError, OSError, ValueError, SyntaxError):
+            continue
+    return True
+
+
+def _first(records: Records, decode_one: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """The first record that can be read, decoded."""
+    why = ""
+    for i in range(len(records)):
+        try:
+            return decode_one(records[i][0])
+        except DamagedError as error:
+            why = why or f"{records.name(i)}: {error}"
+    raise UserError(f"none of the {len(records)} examples can be read; the first: {why}", exit_code=1)

@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxconv.data.interface import Source, generator
+from jaxconv.data.interface import Arrays, generator
 from jaxconv.errors import UserError
 
 CLASS_NAMES = ("o", "x")
@@ -46,7 +46,7 @@ class Variation:
 
 def draw_split(
     split: str, size: int = 32, seed: int = 0, train_examples: int = 10_000, test_examples: int = 2_000, **variation: float
-) -> Source:
+) -> Arrays:
     """Draw the split `train` or `test`: images [N, size, size, 1] uint8, where 0 is the lecture's -1 and 255 its 1.
 
     Raises:
@@ -61,7 +61,7 @@ def draw_split(
         raise UserError(f"xo.{split}_examples is {examples[split]}; it must be at least 1")
     settings = Variation(**variation)
     drawn = [draw(seed, split, i, size, settings) for i in range(examples[split])]
-    return Source(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
+    return Arrays(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
 
 
 def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()) -> tuple[np.ndarray, int]:

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxconv.config import check_type
-from jaxconv.data.augment import make_augment, make_preprocess
+from jaxconv.config import check_type, default_config, flatten
+from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError
 from jaxconv.models import create_model, model_arguments
@@ -24,16 +24,18 @@ class Built:
     """What a config and the shape of its data determine.
 
     Attributes:
+      classes: that the network tells apart.
       total_steps: length of the training.
       steps_per_epoch: steps between two passes, rounded, at least 1.
       init: key -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
-      train_step: (state, data, batch, key) -> (state, metrics); the batch has `index` and `position`, the metrics are one vector of
-        `metric_names`, which costs the host less than one array each.
+      train_step: (state, data, batch, key) -> (state, metrics); the batch has `position`, and `index` into the resident data or `image` and
+        `label`; the metrics are one vector of `metric_names`, which costs the host less than one array each.
       metric_names: of the vector's entries.
-      eval_step: (state, data, batch) -> sums; the batch has `index` and `mask`.
+      eval_step: (state, data, batch) -> sums; the batch has `mask`, and `index` or `image` and `label`.
     """
 
+    classes: int
     total_steps: int
     steps_per_epoch: int
     init: Callable[[jax.Array], TrainState]
@@ -58,11 +60,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
     model = build_model(config.model, num_classes, axis_name)
     total_steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
-    for name in ("mean", "std"):
-        if len(config.data[name]) not in (1, shape[-1]):
-            raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
-    if config.augment.pad_crop >= min(shape[:2]):
-        raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+    augment, preprocess = make_transforms(config, description)
 
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
@@ -71,20 +69,21 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
     optimizer = make_optimizer(config.optimizer, variables["params"])
     loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
-    train_step = make_train_step(model, optimizer, make_schedule(config.optimizer, total_steps), loss, make_augment(config), axis_name)
-    eval_step = make_eval_step(model, cross_entropy, make_preprocess(config), axis_name)
+    train_step = make_train_step(model, optimizer, make_schedule(config.optimizer, total_steps), loss, augment, axis_name)
+    eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name)
 
     def init(key: jax.Array) -> TrainState:
         return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype))
 
     def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
-        state, metrics = train_step(state, batch | take(data, batch["index"]), key)
+        state, metrics = train_step(state, take(data, batch), key)
         return state, jnp.stack([metrics[name] for name in METRICS])
 
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Metrics:
-        return eval_step(state, batch | take(data, batch["index"]))
+        return eval_step(state, take(data, batch))
 
     return Built(
+        classes=num_classes,
         total_steps=total_steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
         init=init,
@@ -93,6 +92,36 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
+
+
+def make_transforms(config: Any, description: dict[str, Any]) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
+    """What the device does with a batch before the network: (key, batch) -> batch while training, batch -> batch while evaluating.
+
+    Images are augmented and normalised, signals normalised, the codes of texts made one-hot.
+
+    Raises:
+      UserError: a setting does not fit the shape or the kind of the examples.
+    """
+    shape, kind = tuple(description["image_shape"]), description["kind"]
+    if kind != "text":
+        for name in ("mean", "std"):
+            if len(config.data[name]) not in (1, shape[-1]):
+                raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
+    if kind == "image":
+        if config.augment.pad_crop >= min(shape[:2]):
+            raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+        return make_augment(config), make_preprocess(config)
+    defaults = flatten(default_config().augment)
+    for key, value in flatten(config.augment).items():
+        if value != defaults[key]:
+            raise UserError(f"config.augment.{key} is {value}; it is for images, and {config.data.source} holds {kind}s")
+
+    def preprocess(batch: Batch) -> Batch:
+        if kind == "text":
+            return batch | {"image": jax.nn.one_hot(batch["image"], shape[-1])}
+        return normalise(batch, config.data.mean, config.data.std)
+
+    return (lambda key, batch: preprocess(batch)), preprocess
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jaxconv.config import check_config
-from jaxconv.data.interface import checksum, describe
-from jaxconv.data.loading import resident, train_indices
+from jaxconv.data.interface import Source, describe
+from jaxconv.data.loading import Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate
@@ -27,11 +27,15 @@ from jaxconv.train.workdir import begin_or_compare, note_versions, open_workdir,
 
 log = logging.getLogger(__name__)
 
+Loader = Resident | Streamed
+
 # Steps that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
 _AHEAD = 2
 
 
-def train(config: Any, workdir: str, restart: bool = False, devices: list | None = None) -> dict[str, Any]:
+def train(
+    config: Any, workdir: str, restart: bool = False, devices: list | None = None, sources: tuple[Source, Source] | None = None
+) -> dict[str, Any]:
     """Train as the config says, or go on where a run in the workdir was left.
 
     Args:
@@ -39,6 +43,7 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
       workdir: folder of the run; see train/workdir.py for what is in it afterwards.
       restart: move a run that is there aside, and begin anew.
       devices: those to use; all by default.
+      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default those that the config names.
 
     Returns:
       `split`, `examples`, `loss`, `top1` of the final weights.
@@ -52,34 +57,37 @@ def train(config: Any, workdir: str, restart: bool = False, devices: list | None
     build_model(config.model, num_classes=2)
     folder, lock = open_workdir(workdir, config, restart)
     with lock:
-        train_source = open_source(config.data, config.data.train_split)
+        train_source, eval_source = sources or open_sources(config)
         description = describe(train_source)
-        eval_source = open_source(config.data, config.data.eval_split, like=description)
         built = build(config, description, len(train_source), parallel.axis_name)
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
-        sums = {"train_checksum": checksum(train_source), "eval_checksum": checksum(eval_source)}
-        classes = len(train_source.class_names)
+        sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
+        decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
-            fitted_weights(config.model.init_from, built.abstract, classes)  # raises before the run is begun
-        begin_or_compare(folder, config, {**description, **sizes, **sums})
-        run = Run(config, folder, parallel, built, len(train_source), len(eval_source), classes)
-        data = parallel.replicate({"train": resident(train_source), "eval": resident(eval_source)})
-        return run.train(data["train"], data["eval"])
+            fitted_weights(config.model.init_from, built.abstract, built.classes)  # raises before the run is begun
+        begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
+        train_loader, eval_loader = (make_loader(source, parallel, config.data) for source in (train_source, eval_source))
+        return Run(config, folder, parallel, built, train_loader, eval_loader).train()
+
+
+def open_sources(config: Any) -> tuple[Source, Source]:
+    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not fit one another."""
+    train_source = open_source(config.data, config.data.train_split, augment=config.augment)
+    return train_source, open_source(config.data, config.data.eval_split, like=describe(train_source))
 
 
 class Run:
     """One training run: what stays the same over its steps."""
 
-    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_examples: int, eval_examples: int, classes: int):
+    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_data: Loader, eval_data: Loader):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
-        self.train_examples, self.eval_examples, self.classes = train_examples, eval_examples, classes
+        self.train_data, self.eval_data = train_data, eval_data
         self.eval_every = config.eval.every or built.steps_per_epoch
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
         self.train_step = parallel.compile_train(built.train_step)
         self.eval_step = parallel.compile_eval(built.eval_step)
-        self.position = np.arange(config.batch_size, dtype=np.int32)
 
-    def train(self, train_data: Any, eval_data: Any) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """Train to the end; returns the result of the final weights."""
         config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
@@ -96,10 +104,10 @@ class Run:
             stack.callback(progress.close)
             state = self.parallel.replicate(state)
             if first == total:
-                result = self._evaluate(state, eval_data)
+                result = self._evaluate(state)
             else:
                 outputs = Outputs(checkpoints, metrics_log, progress)
-                result = self._steps(state, host, first, train_data, eval_data, outputs)
+                result = self._steps(state, host, first, outputs)
         self._draw_curves()
         return {"split": config.data.eval_split, **result}
 
@@ -109,7 +117,7 @@ class Run:
         if restored is None:
             state = jax.jit(self.built.init)(jax.random.key(self.config.seed))
             if self.config.model.init_from:
-                state, said = start_from(self.config.model.init_from, state, self.classes)
+                state, said = start_from(self.config.model.init_from, state, self.built.classes)
                 log.info("; ".join(said))
             return state, {"pending": [], "best": None}
         state, host = restored
@@ -131,7 +139,7 @@ class Run:
         log.info(
             "%s: %s parameters%s; %s: %s training images, %s for evaluation",
             config.model.name, f"{count:,}", f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
-            config.data.source, f"{self.train_examples:,}", f"{self.eval_examples:,}",
+            config.data.source, f"{self.train_data.examples:,}", f"{self.eval_data.examples:,}",
         )  # fmt: skip
         log.info(
             "%s on %d x %s, %d images each; steps %d to %d; workdir %s",
@@ -139,22 +147,15 @@ class Run:
             first, self.built.total_steps, self.folder,
         )  # fmt: skip
 
-    def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
-        """The batches of steps first, first + 1, ...: a function of (seed, step)."""
-        for step in range(first, self.built.total_steps):
-            index = train_indices(self.config.seed, step, self.config.batch_size, self.train_examples)
-            yield self.parallel.shard({"index": index, "position": self.position})
-
-    def _steps(
-        self, state: TrainState, host: dict[str, Any], first: int, train_data: Any, eval_data: Any, outputs: "Outputs"
-    ) -> dict[str, float]:
+    def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, float]:
         config = self.config
+        batches = self.train_data.train_batches(config.seed, first, self.built.total_steps, config.batch_size)
         pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints))
         best, result = host["best"], {}
         key = self.parallel.replicate_key(jax.random.key(config.seed))
         watch = Stopwatch()
-        for step, batch in enumerate(self.batches(first), first + 1):
-            state, metrics = self.train_step(state, train_data, batch, key)
+        for step, batch in enumerate(batches, first + 1):
+            state, metrics = self.train_step(state, self.train_data.data, batch, key)
             pending.add(metrics)
             outputs.progress.advance()
             if step == first + 1:
@@ -169,7 +170,7 @@ class Run:
             evaluated = {}
             if self._due(step, self.eval_every):
                 pending.fetch()
-                result = self._evaluate(state, eval_data)
+                result = self._evaluate(state)
                 evaluated = {"eval/loss": result["loss"], "eval/top1": result["top1"]}
                 if not np.isfinite(result["loss"]):
                     raise pending.diverged(f"the evaluation's loss became {result['loss']}", step)
@@ -199,8 +200,8 @@ class Run:
             raise pending.diverged("a weight became infinite or NaN", step)
         checkpoints.save(single, host, evaluated)
 
-    def _evaluate(self, state: TrainState, eval_data: Any) -> dict[str, float]:
-        return evaluate(self.eval_step, self.parallel, state, eval_data, self.eval_examples, self.config.eval.batch_size)
+    def _evaluate(self, state: TrainState) -> dict[str, float]:
+        return evaluate(self.eval_step, self.parallel, state, self.eval_data, self.config.eval.batch_size)
 
     def _is_better(self, value: float, best: float | None) -> bool:
         if best is None:

@@ -72,6 +72,10 @@ class Parallel:
             return {name: value.reshape(n, -1, *value.shape[1:]) for name, value in batch.items()}
         return batch
 
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Send a host batch, [B, ...] each, to the devices ahead of the step that needs it."""
+        return jax.device_put(self.shard(batch), self._sharding(AXIS))
+
     def compile_train(self, step: Callable) -> Callable:
         """Compile (state, data, batch, key) -> (state, metrics); state and data are replicated, the batch is split."""
         if self.mode == "pmap":

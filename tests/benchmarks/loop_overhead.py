@@ -20,7 +20,7 @@ from machine import interleaved, machine, ratios
 
 from jaxconv.config import default_config, set_key
 from jaxconv.data.interface import describe
-from jaxconv.data.loading import resident
+from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints
@@ -68,15 +68,15 @@ def loops(batch_size):
     parallel = make_parallel("jit", jax.devices()[:1])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), None)
-    run = Run(config, Path(), parallel, built, len(train), len(test))
-    step, data = run.train_step, parallel.replicate({"train": resident(train), "eval": resident(test)})
+    run = Run(config, Path(), parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
+    step, data = run.train_step, run.train_data.data
     key, init = parallel.replicate_key(jax.random.key(0)), jax.jit(built.init)
-    batches = list(run.batches(0))
+    batches = list(run.train_data.train_batches(config.seed, 0, STEPS, config.batch_size))
 
     def bare():
         clocked, state = Clocked(step), parallel.replicate(init(jax.random.key(0)))
         for batch in batches:
-            state, _ = clocked(state, data["train"], batch, key)
+            state, _ = clocked(state, data, batch, key)
         return clocked.seconds()
 
     def ours():
@@ -85,7 +85,7 @@ def loops(batch_size):
             folder = Path(folder)
             outputs = Outputs(Checkpoints(folder / "c"), MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True))
             state = parallel.replicate(init(jax.random.key(0)))
-            run._steps(state, {"pending": [], "best": None}, 0, data["train"], data["eval"], outputs)
+            run._steps(state, {"pending": [], "best": None}, 0, outputs)
             outputs.checkpoints.close()
             outputs.metrics_log.close()
         return run.train_step.seconds()

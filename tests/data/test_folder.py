@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxconv.config import default_config
-from jaxconv.data.folder import list_split, read_image
+from jaxconv.data.decode import read_image
+from jaxconv.data.folder import list_split
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -53,7 +54,7 @@ def test_sizes(tmp_path):
     assert open_source(settings(tmp_path), "train").image_shape == (10, 12, 3)
     assert open_source(settings(tmp_path, image_size=6), "train").image_shape == (6, 6, 3)
     Image.new("RGB", (5, 7)).save(tmp_path / "train/dog/900.png")
-    with pytest.raises(UserError, match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10; .*--config.data.image_size=N"):
+    with pytest.raises(UserError, match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10 pixels; .*--config.data.image_size=N"):
         open_source(settings(tmp_path), "train")
 
 
@@ -74,7 +75,7 @@ def test_class_without_a_readable_image_stops(tmp_path):
     write_images(tmp_path, count=2)
     for file in (tmp_path / "train/cat").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="no image of class 'cat' in split 'train' can be read"):
+    with pytest.raises(UserError, match="split 'train': no example of class 'cat' can be read"):
         open_source(settings(tmp_path, skip_unreadable=True), "train")
 
 
@@ -112,12 +113,12 @@ def test_unreadable_files_stop_or_are_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
         source = open_source(settings(tmp_path, skip_unreadable=True), "train")
     assert source.labels.tolist() == [0, 0, 1]
-    assert "left out 3 unreadable of 6 images" in caplog.text
+    assert "left out 3 unreadable of 6 examples" in caplog.text
     for name in ("cat/000.png: the file is empty", "dog/001.png: cannot be read", "dog/002.png: cannot be read"):
         assert name in caplog.text
     for file in (tmp_path / "train").rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 6 images of split 'train' can be read"):
+    with pytest.raises(UserError, match="none of the 6 examples can be read"):
         open_source(settings(tmp_path, skip_unreadable=True), "train")
 
 
@@ -128,7 +129,7 @@ def test_unreadable_files_stop_or_are_left_out(tmp_path, caplog):
             lambda root: root.joinpath("train/cat").rename(root / "train/cow"),
             "splits 'train' and 'test' have different classes; .*cat, cow",
         ),
-        (lambda root: root.joinpath("train/empty").mkdir(), "train/empty: has no .jpg, .jpeg, .png file"),
+        (lambda root: root.joinpath("train/empty").mkdir(), "train/empty: has no .jpg, .jpeg, .png, .wav, .npy file"),
         (lambda root: root.joinpath("val").mkdir(), "val: has no class folders"),
         (lambda root: root.joinpath("train").rename(root / "training"), "no split 'train', did you mean 'training'.*it has test, training"),
         (lambda root: [f.unlink() for f in root.joinpath("train/cat").iterdir()], "train/cat: has no .jpg"),

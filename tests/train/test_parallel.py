@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxconv.data.interface import describe
-from jaxconv.data.loading import resident
+from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate
@@ -24,13 +24,13 @@ def run(mode, devices, **changes):
     parallel = make_parallel(mode, jax.devices()[:devices])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), parallel.axis_name)
-    loop = Run(config, None, parallel, built, len(train), len(test))
+    loop = Run(config, None, parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
     state = parallel.replicate(jax.jit(built.init)(jax.random.key(config.seed)))
-    data, key, losses = parallel.replicate(resident(train)), parallel.replicate_key(jax.random.key(config.seed)), []
-    for batch in loop.batches(0):
-        state, metrics = loop.train_step(state, data, batch, key)
+    key, losses = parallel.replicate_key(jax.random.key(config.seed)), []
+    for batch in loop.train_data.train_batches(config.seed, 0, STEPS, config.batch_size):
+        state, metrics = loop.train_step(state, loop.train_data.data, batch, key)
         losses.append(float(metrics[built.metric_names.index("loss")]))
-    result = evaluate(loop.eval_step, parallel, state, parallel.replicate(resident(test)), len(test), config.eval.batch_size)
+    result = evaluate(loop.eval_step, parallel, state, loop.eval_data, config.eval.batch_size)
     return losses, jax.device_get(parallel.unreplicate(state)), result
 
 

@@ -1,0 +1,32 @@
+"""What is it about? Bytes of a text as a signal in 1-D, by the text notation: eight words, of which one tells.
+
+    jaxconv train --config=experiments/sentences.py --workdir=/tmp/sentences
+
+The first layer, `conv1-16`, embeds each of the 256 bytes in 16 numbers; the second sees five bytes at a time, a whole word. News, once
+`jaxconv prepare ag_news_subset` has prepared them, or DIR/<split>.tsv with a class, a tab and a text each line:
+
+    jaxconv train --config=experiments/sentences.py --config.data.source=tfds:ag_news_subset --config.data.text.length=256 \\
+        --config.model.name='text:conv1-16nobias conv5-64 bn relu maxpool256 fc' --workdir=/tmp/news
+
+Machine   2 cores of an AMD EPYC, shared; jax 0.10.2
+Time      27 s from command to finished, compiling included
+Result    100% of 600 test sentences (seed 0); 9,603 parameters
+"""
+
+from jaxconv.config import default_config
+
+
+def get_config(size="full"):
+    config = default_config()
+    config.data.source = "sentences"
+    config.data.text.length = 48
+    config.data.toy.train_examples = 6_000
+    config.model.name = "text:conv1-16nobias conv5-64 bn relu maxpool48 fc"
+    config.epochs = 4.0
+    config.batch_size = 50
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.schedule.name = "cosine"
+    config.optimizer.schedule.warmup_steps = 20
+    if size == "small":
+        config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = 1_200, 150, 2.0
+    return config

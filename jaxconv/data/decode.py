@@ -1,0 +1,199 @@
+"""From the bytes of an image file to the pixels that a network sees.
+
+Two decoders, which choose the same boxes, but do not give the same bits:
+
+    simplejpeg   JPEG by simplejpeg, everything else by Pillow; resized by OpenCV. For speed (the extra `fast`)
+    pillow       all by Pillow
+
+An image that is resized to less than half is decoded at 1/2, 1/4 or 1/8 of its size where it is a JPEG: libjpeg does that faster than
+it decodes the whole, and it smooths what would alias.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxconv.data.boxes import Box, eval_box
+from jaxconv.data.interface import DamagedError
+from jaxconv.errors import UserError
+
+DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
+
+# Bytes that hold the EXIF block of a JPEG, if there is one: it stands among the first segments, of 64 KiB at most each.
+_EXIF_WITHIN = 1 << 17
+_GREY_MODES = ("1", "L", "LA")
+_UPRIGHT = 1
+
+
+def choose_decoder(name: str) -> str:
+    """`simplejpeg` or `pillow`; `auto` takes simplejpeg where it and OpenCV are installed.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    there = all(importlib.util.find_spec(module) for module in ("simplejpeg", "cv2"))
+    if name == "simplejpeg" and not there:
+        raise UserError("config.data.decoder is simplejpeg, which is not installed: pip install 'jaxconv[fast]'", exit_code=1)
+    if name == "auto":
+        return "simplejpeg" if there else "pillow"
+    return name
+
+
+def decoder_versions(name: str) -> str:
+    """The decoder's libraries and their versions."""
+    return ", ".join(f"{package} {_version(package)}" for package in DECODERS[name])
+
+
+def _version(package: str) -> str:
+    # OpenCV goes by several names, one a variant.
+    for name in (package, package.removesuffix("-headless"), "opencv-contrib-python"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "of unknown version"
+
+
+def decode_image(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str) -> np.ndarray:
+    """Decode an image file to [H, W, C] uint8, turned as its EXIF data says.
+
+    Args:
+      data: the file's content.
+      image_size: pixels each way of the result; 0 leaves the whole image as it is.
+      channels: 1 for grey, 3 for colour, 0 for what the file has.
+      choose_box: (height, width) -> the part to keep, in pixels of the upright image; used where there is an `image_size`.
+      decoder: `simplejpeg` or `pillow`.
+
+    Raises:
+      DamagedError: it is no image, a damaged one, or one that is too large (Pillow's limit, about 179 million pixels).
+    """
+    if not data:
+        raise DamagedError("the file is empty")
+    if decoder == "simplejpeg":
+        # What it refuses, Pillow may read, as other programs do; if not, Pillow says best what is wrong.
+        with contextlib.suppress(Exception):
+            pixels = _decode_jpeg(data, image_size, channels, choose_box)
+            if pixels is not None:
+                return pixels
+    try:
+        return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
+    except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
+        raise DamagedError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _decode_jpeg(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box]) -> np.ndarray | None:
+    """The pixels, or None for what only Pillow can do: other formats, CMYK, turned images, huge ones."""
+    import simplejpeg
+    from PIL import Image
+
+    if not simplejpeg.is_jpeg(data):
+        return None
+    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    if colourspace in ("CMYK", "YCCK") or height * width > (Image.MAX_IMAGE_PIXELS or np.inf) or _orientation(data) != _UPRIGHT:
+        return None
+    box = choose_box(height, width) if image_size else (0, 0, height, width)
+    factor = _reduction(box, image_size)
+    grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
+    pixels = simplejpeg.decode_jpeg(
+        data, "GRAY" if grey else "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+    )
+    return _cut_and_resize(pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, "simplejpeg")
+
+
+def _orientation(data: bytes) -> int:
+    from PIL import Image
+
+    if b"Exif\0\0" not in data[:_EXIF_WITHIN]:
+        return _UPRIGHT
+    with Image.open(io.BytesIO(data)) as image:
+        return image.getexif().get(0x0112, _UPRIGHT)
+
+
+def _decode_by_pillow(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data)) as image:
+        turned = image.getexif().get(0x0112, _UPRIGHT) >= 5
+        width, height = image.size[::-1] if turned else image.size
+        box = choose_box(height, width) if image_size else (0, 0, height, width)
+        factor = _reduction(box, image_size)
+        if factor > 1:
+            image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off all but white
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        grey = channels == 1 or (channels == 0 and image.mode in _GREY_MODES)
+        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return _cut_and_resize(pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder)
+
+
+def _reduction(box: Box, image_size: int) -> int:
+    """The largest of 8, 4, 2, 1 by which the box can be made smaller and still have `image_size` pixels each way."""
+    return next((factor for factor in (8, 4, 2) if image_size and min(box[2:]) >= factor * image_size), 1)
+
+
+def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[float, ...]:
+    """The box in pixels of an image that was decoded to another size."""
+    if size == decoded:
+        return box
+    (y, x), (top, left, height, width) = (new / old for new, old in zip(decoded, size, strict=True)), box
+    return top * y, left * x, height * y, width * x
+
+
+def _cut_and_resize(pixels: np.ndarray, box: tuple[float, ...], image_size: int, decoder: str) -> np.ndarray:
+    if not image_size:
+        return pixels
+    top, left = round(box[0]), round(box[1])
+    part = pixels[top : top + max(1, round(box[2])), left : left + max(1, round(box[3]))]
+    if decoder == "pillow":
+        from PIL import Image
+
+        image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
+        pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    else:
+        import cv2
+
+        # Beyond one half, the mean of the pixels, which are no longer all touched by the linear kernel.
+        area = min(part.shape[:2]) >= 2 * image_size
+        pixels = cv2.resize(part, (image_size, image_size), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def is_grey(data: bytes | Any) -> bool:
+    """Whether an image file has one channel, by its header alone; raises OSError where it is no image.
+
+    Args:
+      data: the file's content, or an open file.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        return image.mode in _GREY_MODES or image.mode.startswith("I")
+
+
+def read_image(file: Path | str, image_size: int = 0, channels: int = 0, decoder: str = "auto") -> np.ndarray:
+    """Read one image file to [H, W, C] uint8, turned as its EXIF data says.
+
+    Args:
+      file: its path.
+      image_size: the shorter side is resized to this and the middle square kept; 0 leaves the image as it is.
+      channels: 1 for grey, 3 for colour, 0 for what the file has.
+      decoder: see `choose_decoder`.
+
+    Raises:
+      DamagedError: it is no image, or a damaged one.
+    """
+
+    def middle(height: int, width: int) -> Box:
+        return eval_box(height, width, image_size)
+
+    return decode_image(Path(file).read_bytes(), image_size, channels, middle, choose_decoder(decoder))

@@ -1,0 +1,116 @@
+"""What is not an image, but has its locality: sound, text, volumes.
+
+    sound    16-bit PCM; a waveform [L, 1] float32 from -1 to 1, or the logarithm of its mel spectrogram [T, mels, 1] float32
+    text     characters or bytes as codes [L] uint8, made one-hot on the device; a network's first layer `conv1-K` embeds them
+    volume   [D, H, W, C] uint8 or float32
+
+A spectrogram's frames are 25 ms long and 10 ms apart, with a Hann window; the mel scale is m = 2595 log10(1 + f/700) (O'Shaughnessy 1987,
+Speech Communication, page 150), with triangular filters from 0 to half the rate.
+"""
+
+import functools
+import io
+import wave
+
+import numpy as np
+
+from jaxconv.data.interface import DamagedError
+
+_WINDOW, _HOP = 0.025, 0.010  # seconds
+_FLOOR = 1e-6  # power below which all is silence; the rounding of 16 bits lies near 1e-10 a sample
+
+BYTES = 256
+
+
+def read_wav(data: bytes, rate: int) -> np.ndarray:
+    """Samples [L] float32 from -1 to 1 of a WAV file; several channels are averaged.
+
+    Args:
+      data: the file's content.
+      rate: samples a second that it must have.
+
+    Raises:
+      DamagedError: it is no WAV file, not 16-bit PCM, or of another rate.
+    """
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            channels, width, found = file.getnchannels(), file.getsampwidth(), file.getframerate()
+            content = file.readframes(file.getnframes())
+    except (wave.Error, EOFError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"cannot be read as a WAV file of PCM samples ({str(error) or 'it ends too early'})") from error
+    if width != 2:
+        raise DamagedError(f"has {8 * width} bits a sample; save it with 16")
+    if found != rate:
+        raise DamagedError(f"has {found} samples a second, where config.data.audio.rate is {rate}")
+    if len(content) < 2 * channels:
+        raise DamagedError("holds no samples")
+    samples = np.frombuffer(content, "<i2", len(content) // (2 * channels) * channels)
+    return samples.reshape(-1, channels).mean(axis=1, dtype=np.float32) / 32768
+
+
+def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
+    """The middle `length` of the samples [L]; shorter ones get silence on both sides."""
+    start = max(0, (len(samples) - length) // 2)
+    samples = samples[start : start + length]
+    before = (length - len(samples)) // 2
+    return np.pad(samples, (before, length - len(samples) - before))
+
+
+def log_mel(samples: np.ndarray, rate: int, mels: int) -> np.ndarray:
+    """The mel spectrogram's natural logarithm [T, mels] float32 of samples [L], T = 1 + (L - window)/hop."""
+    window, hop = round(_WINDOW * rate), round(_HOP * rate)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
+    points = 1 << (window - 1).bit_length()
+    spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32), points)
+    power = (np.abs(spectrum) ** 2).astype(np.float32) / window
+    return np.log(power @ mel_filters(points, rate, mels) + _FLOOR).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def mel_filters(points: int, rate: int, mels: int) -> np.ndarray:
+    """Triangles [points/2 + 1, mels] float32 over the frequencies of a Fourier transform; neighbours cross at one half."""
+    top = 2595 * np.log10(1 + rate / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    frequency = np.linspace(0, rate / 2, points // 2 + 1)[:, None]
+    rising = (frequency - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - frequency) / (corners[2:] - corners[1:-1])
+    return np.clip(np.minimum(rising, falling), 0, None).astype(np.float32)
+
+
+def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
+    """Codes [length] uint8 of a text; its end is cut off, or filled up with 0.
+
+    Args:
+      text: any.
+      length: of the result.
+      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order, all others 0.
+    """
+    if alphabet:
+        codes = {character: number for number, character in enumerate(alphabet, 1)}
+        values = np.array([codes.get(character, 0) for character in text[:length]], np.uint8)
+    else:
+        values = np.frombuffer(text.encode()[:length], np.uint8)
+    return np.pad(values, (0, length - len(values)))
+
+
+def count_codes(alphabet: str) -> int:
+    """V: how many codes `encode_text` has."""
+    return len(alphabet) + 1 if alphabet else BYTES
+
+
+def read_volume(data: bytes) -> np.ndarray:
+    """A volume [D, H, W, C], uint8 or float32, of a .npy file [D, H, W] or [D, H, W, C].
+
+    Raises:
+      DamagedError: it is no such array.
+    """
+    try:
+        volume = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+        raise DamagedError(f"cannot be read as a .npy file ({' '.join(str(error).split())})") from error
+    if not isinstance(volume, np.ndarray) or volume.ndim not in (3, 4) or 0 in volume.shape:
+        raise DamagedError(f"has shape {getattr(volume, 'shape', None)}; a volume is [D, H, W] or [D, H, W, C]")
+    if volume.dtype != np.uint8 and not np.issubdtype(volume.dtype, np.floating):
+        raise DamagedError(f"has numbers of type {volume.dtype}; save it as uint8 or float32")
+    volume = volume[..., None] if volume.ndim == 3 else volume
+    return volume if volume.dtype == np.uint8 else volume.astype(np.float32)

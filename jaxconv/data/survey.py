@@ -1,0 +1,161 @@
+"""`jaxconv data SOURCE`: what a source holds, how it looks to a network, and how fast it comes."""
+
+import io
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe
+from jaxconv.data.loading import make_loader, take
+from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
+from jaxconv.train.build import make_transforms
+from jaxconv.train.parallel import make_parallel
+
+_SECONDS = 3.0  # that the rate is measured for
+_SHOWN = 36  # samples in the picture
+
+
+def show(config: Any, split: str, examples: int, png: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """All that `jaxconv data` tells of a split, as rows for people and as one object; draws augmented samples into a PNG file.
+
+    Raises:
+      UserError: there is no such source or split.
+    """
+    # Not read into memory: what cannot make a batch can be looked at all the same.
+    streamed = ConfigDict(config.data.to_dict() | {"resident_limit": 0})
+    found = survey(open_source(streamed, split), examples)
+    rows = _table(found)
+    try:
+        source = open_source(config.data, split, augment=config.augment)
+        images, labels, rate = feed(source, config)
+    except UserError as error:
+        return [*rows, ("batches", f"none: {error}")], found
+    draw_samples(source, images, labels, config, png)
+    way = "resident" if isinstance(source, Arrays) else "streamed"
+    return [*rows, ("examples/s", f"{rate:,.0f}, {way}, augmented"), ("samples", str(png))], found | {"examples_per_second": rate}
+
+
+def draw_samples(source: Source, images: np.ndarray, labels: np.ndarray, config: Any, png: Path) -> None:
+    """Draw the first of a batch, as the network gets it, into a PNG file."""
+    from jaxconv.look.samples import sample_grid, text_grid
+
+    images, labels = images[:_SHOWN], labels[:_SHOWN]
+    if source.element.kind == "text":
+        characters = "\0" + config.data.text.alphabet if config.data.text.alphabet else "".join(map(chr, range(256)))
+        texts = ["".join(characters[code] for code in codes).strip("\0") for codes in images.argmax(axis=-1)]
+        figure = text_grid(texts, labels, source.class_names)
+    else:
+        figure = sample_grid(images, labels, source.class_names, config.data.mean, config.data.std)
+    figure.savefig(png, dpi=120)
+
+
+def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
+    """What a source holds.
+
+    Args:
+      source: any.
+      examples: how many, evenly spread, are read for what only their content tells.
+
+    Returns:
+      `examples`; `classes`, {name: count}, of all examples or, where labels are only known by reading, of the sample; `sample`, how many
+      were read; `damaged`, {name: why} of those of them that cannot be; `sizes`, {"WxH": count} of the sample as it is stored;
+      `mean` and `std` of each channel of the sample, on the scale of `config.data.mean`; none for texts.
+    """
+    sample = np.unique(np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int))
+    with ThreadPoolExecutor() as pool:
+        looked = list(pool.map(lambda i: _look(source, int(i)), sample))
+    good = [found for found in looked if not isinstance(found, str)]
+    known = not isinstance(source, Stored) or source.records.has_labels
+    labels = source.labels_of_all() if known else np.array([label for label, _, _ in good], int)
+    sizes: dict[str, int] = {}
+    for _, size, _ in good:
+        sizes[size] = sizes.get(size, 0) + 1
+    result: dict[str, Any] = {
+        "examples": len(source),
+        "classes": dict(zip(source.class_names, np.bincount(labels, minlength=len(source.class_names)).tolist(), strict=True)),
+        "sample": len(sample),
+        "damaged": {source.name(int(i)): why for i, why in zip(sample, looked, strict=True) if isinstance(why, str)},
+        "sizes": dict(sorted(sizes.items(), key=lambda item: -item[1])),
+    }
+    if source.element.kind != "text" and good:
+        # Sums over every pixel of the sample: an image counts by its size.
+        count, total, squares = (np.sum([sums[part] for _, _, sums in good], axis=0) for part in range(3))
+        mean = total / count
+        result |= {"mean": mean.tolist(), "std": np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()}
+    return result
+
+
+def _look(source: Source, i: int) -> tuple[int, str, tuple[Any, ...]] | str:
+    """Label, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it cannot be read."""
+    try:
+        # Around the source's own check of the form, so that sizes may differ.
+        payload, label = source.records[i] if isinstance(source, Stored) else source.read(i).values()
+        element = source.decode(payload, (0, i)) if isinstance(source, Stored) else payload
+    except DamagedError as error:
+        return str(error)
+    values = (element / 255 if element.dtype == np.uint8 else element).reshape(-1, element.shape[-1]).astype(np.float64)
+    return int(label), _size(payload, element), (len(values), values.sum(axis=0), (values**2).sum(axis=0))
+
+
+def _size(payload: Any, element: np.ndarray) -> str:
+    if isinstance(payload, str) or element.ndim == 1:
+        return f"{len(payload)} codes"
+    if isinstance(payload, bytes) and element.ndim == 3 and element.dtype == np.uint8:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(payload)) as image:
+            return "x".join(map(str, image.size))
+    if element.ndim == 3 and element.dtype == np.uint8:
+        return f"{element.shape[1]}x{element.shape[0]}"
+    return "x".join(map(str, np.shape(payload) if isinstance(payload, np.ndarray) else element.shape))
+
+
+def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Read, send and augment batches as a training on the source does, for a few seconds.
+
+    Returns:
+      Elements [B, ...] and labels [B] of the first batch, as a network would get them, and examples/s after it.
+
+    Raises:
+      UserError: an augmentation does not fit the examples, or they are of different sizes.
+    """
+    parallel = make_parallel("jit", jax.devices()[:1])
+    loader = make_loader(source, parallel, config.data)
+    augment, _ = make_transforms(config, describe(source))
+    step = jax.jit(lambda data, batch, key: (lambda new: (new["image"], new["label"]))(augment(key, take(data, batch))))
+    first, count, start, ahead = None, 0, 0.0, None
+    for number, batch in enumerate(loader.train_batches(config.seed, 0, 1_000_000, config.batch_size)):
+        images, labels = step(loader.data, batch, jax.random.key(number))
+        if first is None:
+            first, start = (np.asarray(images), np.asarray(labels)), time.perf_counter()
+            continue
+        jax.block_until_ready(ahead)
+        ahead, count = images, count + config.batch_size
+        if time.perf_counter() - start > _SECONDS:
+            break
+    jax.block_until_ready(ahead)
+    return *first, count / (time.perf_counter() - start)
+
+
+def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The survey as rows of name and text, for people."""
+    classes = sorted(found["classes"].items(), key=lambda item: -item[1])
+    rows = [("examples", f"{found['examples']:,}"), ("classes", f"{len(classes):,}")]
+    rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
+    rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
+    rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
+    rows += [("sizes", f"{len(found['sizes']):,}")] + [(f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]]
+    rows += [(name, ",".join(f"{value:.4f}" for value in found[name])) for name in ("mean", "std") if name in found]
+    return rows
+
+
+def _ends(classes: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """All, or the five largest and the five smallest."""
+    return list(classes) if len(classes) <= 12 else [*classes[:5], *classes[-5:]]

@@ -1,0 +1,194 @@
+"""Sets of TensorFlow Datasets, read without TensorFlow: `tfds:NAME` or `tfds:NAME/CONFIG:VERSION`, splits in TFDS's own syntax.
+
+The set must be prepared as array_record, which `jaxconv prepare NAME` does (data/prepare.py).
+"""
+
+import json
+import re
+import shlex
+import shutil
+import tempfile
+import weakref
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxconv.errors import UserError
+
+_AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
+_TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
+
+
+class Prepared:
+    """Records of a prepared set: the payload is what the file holds, such as the bytes of a JPEG, numbers, or bytes of a text.
+
+    Args:
+      name: TFDS's name, with config and version if need be.
+      split: in TFDS's syntax.
+      settings: `config.data.tfds`.
+
+    Attributes:
+      class_names: of the label.
+      kind: `image`, `sound` or `text`.
+      channels: of the images; 0 where they differ.
+
+    Raises:
+      UserError: it is not prepared, not as array_record, or has no such split, input or label.
+    """
+
+    has_labels = False
+
+    def __init__(self, name: str, split: str, settings: Any):
+        import tensorflow_datasets as tfds
+
+        builder, self._view = _open_builder(name, settings.data_dir)
+        info = builder.info
+        self._input, self._label = _input_and_label(info, settings)
+        feature, label = info.features[self._input], info.features[self._label]
+        self.class_names = tuple(label.names or map(str, range(label.num_classes)))
+        self.kind = _kind_of(feature, self._input)
+        self.channels = (feature.shape[-1] or 0) if self.kind == "image" else 0
+        self.sample_rate = self._view.sample_rate if self._view else 0
+        # The bytes of images: the pictures are decoded elsewhere, and those that nobody asks for, such as masks, not at all.
+        pictures = {key: tfds.decode.SkipDecoding() for key, each in info.features.items() if isinstance(each, tfds.features.Image)}
+        self._full_name, self._split, self._has_names = info.full_name, split, "file_name" in info.features
+        try:
+            self._records = builder.as_data_source(split, decoders=pictures)
+        except NotImplementedError as error:
+            raise cannot_be_shuffled(name, builder) from error
+        except ValueError as error:
+            splits = ", ".join(info.splits)
+            raise UserError(f"tfds:{name}: cannot give the split {split!r} ({error}); it has {splits}", exit_code=1) from error
+        if not len(self._records):
+            raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        record = self._records[i]
+        return record[self._input], int(record[self._label])
+
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32; reads every record."""
+        return np.array([int(self._records[i][self._label]) for i in range(len(self))], np.int32)
+
+    def name(self, i: int) -> str:
+        """The file's name where the set has one, and the place in the split."""
+        file = ""
+        if self._has_names:
+            file = f" ({self._records[i]['file_name'].decode(errors='replace')})"
+        return f"tfds:{self._full_name} {self._split}, example {i}{file}"
+
+    def checksum(self) -> int:
+        """CRC-32 of the set's name and version, the number of examples, and the first and the last of them."""
+        ends = [(self[i][1], zlib.crc32(_as_bytes(self[i][0]))) for i in (0, len(self) - 1)]
+        return zlib.crc32(repr((self._full_name, len(self), ends)).encode())
+
+
+def _as_bytes(payload: Any) -> bytes:
+    return payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).tobytes()
+
+
+class _WithoutAudio:
+    """A folder that shows a prepared set with its sounds as plain numbers: TFDS's own feature for sound needs TensorFlow to be named."""
+
+    def __init__(self, folder: Path, features: dict[str, Any]):
+        temporary = tempfile.mkdtemp(prefix="jaxconv-")
+        weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        self.path = Path(temporary) / folder.name
+        self.path.mkdir()
+        for file in folder.iterdir():
+            if file.name != "features.json":
+                (self.path / file.name).symlink_to(file.absolute())
+        self.sample_rate = 0
+        self._replace(features)
+        (self.path / "features.json").write_text(json.dumps(features))
+
+    def _replace(self, feature: dict[str, Any]) -> None:
+        if feature["pythonClassName"] == _AUDIO:
+            audio = feature.pop("audio")
+            self.sample_rate = int(audio["sampleRate"]) if "sampleRate" in audio else 0
+            feature |= {"pythonClassName": _TENSOR, "tensor": {name: audio[name] for name in ("shape", "dtype")} | {"encoding": "none"}}
+        for inner in feature["featuresDict"]["features"].values() if "featuresDict" in feature else ():
+            self._replace(inner)
+
+
+def cannot_be_shuffled(name: str, builder: Any) -> UserError:
+    """The error for a set that was prepared in a format without random access."""
+    folder = shlex.quote(str(builder.data_dir))
+    return UserError(
+        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which cannot be read in any order; convert it: pip install "
+        f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record",
+        exit_code=1,
+    )
+
+
+def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
+    """The builder, without the code that made the set, and the folder it reads from where that is not the set's own."""
+    import tensorflow_datasets as tfds
+
+    folder = _find_folder(name, Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
+    if folder is None:
+        where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+        manual = " --manual_dir=DIR" if name.startswith("imagenet2012") else ""
+        raise UserError(
+            f"tfds:{name}: is not prepared{f' in {data_dir}' if data_dir else ''}; prepare it: "
+            f"pip install 'jaxconv[prepare]' && jaxconv prepare {shlex.quote(name)}{manual}{where}",
+            exit_code=1,
+        )
+    try:
+        features = json.loads((folder / "features.json").read_text())
+        if _AUDIO in json.dumps(features):
+            view = _WithoutAudio(folder, features)
+            return tfds.builder_from_directory(view.path), view
+        return tfds.builder_from_directory(folder), None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"tfds:{name}: {folder} is damaged ({why}); remove it and prepare it again", exit_code=1) from error
+
+
+def _find_folder(name: str, root: Path) -> Path | None:
+    """ROOT/NAME[/CONFIG]/VERSION: the newest version where none is given; None where it is not there.
+
+    TFDS's own search imports the code that made the set, and some of that needs TensorFlow.
+    """
+    path, _, version = name.partition(":")
+    versions = {file.parent for depth in ("*", "*/*") for file in (root / path).glob(f"{depth}/dataset_info.json")}
+    versions = {folder for folder in versions if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and version in ("", folder.name)}
+    configs = sorted({str(folder.parent.relative_to(root)) for folder in versions})
+    if len(configs) > 1:
+        raise UserError(f"tfds:{name}: several configs are prepared, {', '.join(configs)}: choose one", exit_code=1)
+    return max(versions, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)
+
+
+def _input_and_label(info: Any, settings: Any) -> tuple[str, str]:
+    keys = info.supervised_keys or ("", "")
+    chosen = settings.input or keys[0], settings.label or keys[1]
+    for what, key in zip(("input", "label"), chosen, strict=True):
+        if key not in info.features:
+            raise UserError(
+                f"tfds:{info.full_name}: has no feature {key!r} to be the {what}; it has {', '.join(info.features)}: "
+                f"set --config.data.tfds.{what}",
+                exit_code=1,
+            )
+    if not hasattr(info.features[chosen[1]], "num_classes"):
+        raise UserError(f"tfds:{info.full_name}: the feature {chosen[1]!r} is no class; set --config.data.tfds.label", exit_code=1)
+    return chosen
+
+
+def _kind_of(feature: Any, name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return "image"
+    if isinstance(feature, tfds.features.Text):
+        return "text"
+    if type(feature) is tfds.features.Tensor and len(feature.shape) == 1:
+        return "sound"
+    raise UserError(
+        f"the feature {name!r} is {type(feature).__name__}; it must be an image, a text or a sound: set --config.data.tfds.input",
+        exit_code=1,
+    )
