@@ -63,7 +63,11 @@ def default_config() -> ConfigDict:
     folder.test_fraction = 0.1  # share of each class that is held out as the split test
     folder.seed = 0  # of that draw
 
-    config.augment = augment = ConfigDict()  # while training, on the device, in this order; each is off at 0 or False
+    config.augment = augment = ConfigDict()  # while training, in this order; each is off at 0, False or ()
+    augment.random_resized_crop = crop = ConfigDict()
+    crop.scale = ()  # least and largest share of the area of a random crop, such as 0.08,1; it is resized to the image's size
+    crop.ratio = (3 / 4, 4 / 3)  # least and largest width over height of it
+    augment.scale_jitter = ()  # least and largest size of the shorter side before a random crop of data.image_size, such as 256,512
     augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
     augment.flip = False  # mirror every other image, left to right
 
@@ -253,6 +257,16 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is empty; it must be numbers, one or one a channel")
     if not all(value > 0 for value in config.data.std):
         raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
+    for key, least, most in (
+        ("random_resized_crop.scale", 0, 1), ("random_resized_crop.ratio", 0, math.inf), ("scale_jitter", 0, math.inf),
+    ):  # fmt: skip
+        pair = given[f"augment.{key}"]
+        if (pair or key.endswith("ratio")) and not (len(pair) == 2 and least < pair[0] <= pair[1] <= most):
+            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than {least}, at most {most}")
+    if config.augment.random_resized_crop.scale and config.augment.scale_jitter:
+        raise UserError("config.augment has both random_resized_crop.scale and scale_jitter; give one of them")
+    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
+        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
     boundaries = config.optimizer.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")

@@ -81,6 +81,11 @@ def valid(**changes):
         ({"data__mean": "()"}, "config.data.mean is empty"),
         ({"data__std": "0"}, "every deviation must be more than 0"),
         ({"loss__label_smoothing": "-0.1"}, "must be at least 0"),
+        ({"augment__random_resized_crop__scale": "0.5,0.1"}, r"scale is \(0.5, 0.1\); it must be two numbers in rising order"),
+        ({"augment__random_resized_crop__scale": "0.5"}, "must be two numbers"),
+        ({"augment__random_resized_crop__ratio": "()"}, "must be two numbers"),
+        ({"augment__scale_jitter": "256.5,512"}, "must be whole numbers, such as 256,512"),
+        ({"augment__scale_jitter": "256,512", "augment__random_resized_crop__scale": "0.08,1"}, "give one of them"),
         ({"checkpoint__metric": "eval/top5"}, "did you mean 'eval/top1'"),
     ],
 )
