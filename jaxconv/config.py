@@ -72,12 +72,19 @@ def default_config() -> ConfigDict:
     augment.flip = False  # mirror every other image, left to right
 
     config.loss = loss = ConfigDict()
+    loss.name = "softmax"  # softmax or binary: cross entropy over all classes together, or of each class by itself
+    loss.threshold = 0.0  # binary: classes with more than this share of the target count as wholly there; 0: by their share
     loss.label_smoothing = 0.0  # share of the target spread over all classes
 
     config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
     optimizer.learning_rate = 0.1
-    optimizer.momentum = 0.9
+    optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
+    optimizer.beta2 = 0.999  # rmsprop, adamw, lamb: of the running mean of squared gradients; rmsprop wants about 0.9
+    optimizer.epsilon = 1e-8  # rmsprop, adamw, lamb: added to it (rmsprop) or to its root, which rmsprop wants larger, 1e-3 to 1
+    optimizer.trust_coefficient = 0.001  # lars: share of its weights' norm that a layer moves at a learning rate of 1
+    optimizer.clip_norm = 0.0  # the largest norm of all gradients together; larger ones are scaled down to it; 0: any
     optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
     optimizer.weight_decay = 0.0  # decoupled: learning rate x this x weight is taken off apart from the gradient
     optimizer.undecayed = r"(^|/)(bias|scale)$"  # parameters (a regular expression on their path) that neither of the two decays
@@ -89,6 +96,9 @@ def default_config() -> ConfigDict:
     schedule.boundaries = ()  # step: after these steps, such as 32000,48000
     schedule.metric = "eval/top1"  # plateau: what should improve
     schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
+
+    config.ema = ema = ConfigDict()
+    ema.decay = 0.0  # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this share a step; 0: none
 
     config.eval = eval_ = ConfigDict()
     eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated
@@ -229,6 +239,8 @@ def check_config(config: ConfigDict) -> None:
     for key, allowed in {
         "parallel": ("jit", "pmap"),
         "model.dtype": ("float32", "bfloat16", "float16"),
+        "loss.name": ("softmax", "binary"),
+        "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
         "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
         "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
         "checkpoint.metric": ("eval/top1", "eval/loss"),
@@ -239,13 +251,21 @@ def check_config(config: ConfigDict) -> None:
         "batch_size": 1, "epochs": 0, "steps": 0, "eval.every": 0, "eval.batch_size": 1, "log.every": 1, "checkpoint.every": 0,
         "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "augment.pad_crop": 0, "optimizer.l2": 0,
         "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
-        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0,
+        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0, "loss.threshold": 0, "optimizer.beta2": 0,
+        "optimizer.clip_norm": 0, "ema.decay": 0,
     }.items():  # fmt: skip
         if not given[key] >= least:
             raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
-    for key in ("optimizer.momentum", "loss.label_smoothing"):
+    for key in ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay"):
         if not given[key] < 1:
             raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
+    for key in ("optimizer.epsilon", "optimizer.trust_coefficient"):
+        if not given[key] > 0:
+            raise UserError(f"config.{key} is {given[key]}; it must be more than 0")
+    if config.loss.threshold and config.loss.name != "binary":
+        raise UserError(
+            f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', and config.loss.name is 'softmax'"
+        )
     if config.steps >= 2**31:
         raise UserError(f"config.steps is {config.steps}; it must be less than {2**31}")
     if not 0 <= config.seed < 2**32:

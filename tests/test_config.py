@@ -86,6 +86,12 @@ def valid(**changes):
         ({"augment__random_resized_crop__ratio": "()"}, "must be two numbers"),
         ({"augment__scale_jitter": "256.5,512"}, "must be whole numbers, such as 256,512"),
         ({"augment__scale_jitter": "256,512", "augment__random_resized_crop__scale": "0.08,1"}, "give one of them"),
+        ({"loss__name": "hinge"}, "must be one of softmax, binary"),
+        ({"loss__threshold": "0.2"}, "it belongs to the loss 'binary'"),
+        ({"optimizer__name": "adam"}, "did you mean 'adamw'"),
+        ({"optimizer__epsilon": "0"}, "config.optimizer.epsilon is 0.0; it must be more than 0"),
+        ({"optimizer__clip_norm": "-1"}, "must be at least 0"),
+        ({"ema__decay": "1"}, "config.ema.decay is 1.0; it must be less than 1"),
         ({"checkpoint__metric": "eval/top5"}, "did you mean 'eval/top1'"),
     ],
 )

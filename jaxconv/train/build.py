@@ -13,7 +13,7 @@ from jaxconv.data.augment import make_augment, make_preprocess
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError
 from jaxconv.models import create_model, model_arguments
-from jaxconv.train.losses import cross_entropy
+from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step
@@ -70,12 +70,12 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
     optimizer = make_optimizer(config.optimizer, variables["params"])
-    loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
-    train_step = make_train_step(model, optimizer, make_schedule(config.optimizer, total_steps), loss, make_augment(config), axis_name)
+    schedule = make_schedule(config.optimizer, total_steps)
+    train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), make_augment(config), axis_name, config.ema.decay)
     eval_step = make_eval_step(model, cross_entropy, make_preprocess(config), axis_name)
 
     def init(key: jax.Array) -> TrainState:
-        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype))
+        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype), ema=config.ema.decay > 0)
 
     def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         state, metrics = train_step(state, batch | take(data, batch["index"]), key)
@@ -93,6 +93,13 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
+
+
+def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare."""
+    if config.name == "binary":
+        return functools.partial(binary_cross_entropy, label_smoothing=config.label_smoothing, threshold=config.threshold)
+    return functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
