@@ -70,6 +70,28 @@ def default_config() -> ConfigDict:
     augment.scale_jitter = ()  # least and largest size of the shorter side before a random crop of data.image_size, such as 256,512
     augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
     augment.flip = False  # mirror every other image, left to right
+    augment.colour_jitter = jitter = ConfigDict()  # each with a random strength up to this
+    jitter.brightness = 0.0  # factor from 1 - x to 1 + x
+    jitter.contrast = 0.0  # the same
+    jitter.saturation = 0.0  # the same
+    jitter.hue = 0.0  # turn of the circle of colours, from -x to x; 0.5 is half of it
+    augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
+    rand.layers = 0  # operations an image, N of the paper
+    rand.level = 0.3  # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30, timm's m7 of 10)
+    rand.deviation = 0.0  # of the level, drawn for each operation (timm's mstd0.5 is 0.05)
+    rand.probability = 1.0  # of each operation to be done (timm's is 0.5)
+    rand.space = "torchvision"  # which operations, how strong: torchvision, wide, timm
+    augment.trivial = False  # TrivialAugment: one operation an image, of any strength
+    augment.interpolation = "nearest"  # nearest or bilinear, of these two
+    augment.pca_colour = 0.0  # deviation of AlexNet's shift of the colours; 0.1 in the paper
+    augment.erasing = erasing = ConfigDict()
+    erasing.probability = 0.0  # of an image to lose a box
+    erasing.area = (0.02, 1 / 3)  # least and largest share of the box
+    erasing.ratio = (0.3, 3.3)  # least and largest width over height
+    erasing.noise = False  # fill it by normal noise instead of the mean
+    augment.mixup = 0.0  # alpha of the Beta distribution of the shares of two images; 0.2 in the paper
+    augment.cutmix = 0.0  # the same for a box of one in the other; 1 in the paper. With both, a coin for each batch
+    augment.repeats = 1  # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of the examples
 
     config.loss = loss = ConfigDict()
     loss.name = "softmax"  # softmax or binary: cross entropy over all classes together, or of each class by itself
@@ -241,6 +263,8 @@ def check_config(config: ConfigDict) -> None:
         "model.dtype": ("float32", "bfloat16", "float16"),
         "loss.name": ("softmax", "binary"),
         "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
+        "augment.randaugment.space": ("torchvision", "wide", "timm"),
+        "augment.interpolation": ("nearest", "bilinear"),
         "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
         "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
         "checkpoint.metric": ("eval/top1", "eval/loss"),
@@ -252,7 +276,7 @@ def check_config(config: ConfigDict) -> None:
         "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "augment.pad_crop": 0, "optimizer.l2": 0,
         "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
         "optimizer.schedule.patience": 1, "loss.label_smoothing": 0, "loss.threshold": 0, "optimizer.beta2": 0,
-        "optimizer.clip_norm": 0, "ema.decay": 0,
+        "optimizer.clip_norm": 0, "ema.decay": 0, "augment.repeats": 1,
     }.items():  # fmt: skip
         if not given[key] >= least:
             raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
@@ -277,16 +301,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is empty; it must be numbers, one or one a channel")
     if not all(value > 0 for value in config.data.std):
         raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
-    for key, least, most in (
-        ("random_resized_crop.scale", 0, 1), ("random_resized_crop.ratio", 0, math.inf), ("scale_jitter", 0, math.inf),
-    ):  # fmt: skip
-        pair = given[f"augment.{key}"]
-        if (pair or key.endswith("ratio")) and not (len(pair) == 2 and least < pair[0] <= pair[1] <= most):
-            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than {least}, at most {most}")
-    if config.augment.random_resized_crop.scale and config.augment.scale_jitter:
-        raise UserError("config.augment has both random_resized_crop.scale and scale_jitter; give one of them")
-    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
-        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+    _check_augment(config, given)
     boundaries = config.optimizer.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
@@ -298,6 +313,29 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
         for key, example in group("conv").items():
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
+
+
+def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
+    pairs = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
+    for key, most in (pairs | {"erasing.ratio": math.inf}).items():
+        pair = given[f"augment.{key}"]
+        off = not pair and key in ("random_resized_crop.scale", "scale_jitter")
+        if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than 0, at most {most}")
+    shares = ("randaugment.level", "randaugment.deviation", "randaugment.probability", "erasing.probability")
+    ranges = dict.fromkeys(shares, 1) | dict.fromkeys((f"colour_jitter.{n}" for n in config.augment.colour_jitter), 1)
+    ranges |= {"colour_jitter.hue": 0.5, "randaugment.layers": 16, "pca_colour": 10, "mixup": 100, "cutmix": 100}
+    for key, most in ranges.items():
+        if not 0 <= given[f"augment.{key}"] <= most:
+            raise UserError(f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and {most}")
+    for alternatives in (("random_resized_crop.scale", "scale_jitter", "pad_crop"), ("randaugment.layers", "trivial")):
+        on = [key for key in alternatives if given[f"augment.{key}"]]
+        if len(on) > 1:
+            raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
+    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
+        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+    if config.batch_size % config.augment.repeats:
+        raise UserError(f"config.batch_size is {config.batch_size}, and config.augment.repeats {config.augment.repeats} does not divide it")
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

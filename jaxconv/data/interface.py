@@ -4,7 +4,10 @@ import dataclasses
 import zlib
 from typing import Any
 
+import jax
 import numpy as np
+
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,11 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
     # The index is the counter's highest word: the draws of two examples never meet.
     key, counter = np.array([seed % 2**64, number], np.uint64), np.array([0, 0, 0, index], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
+    """One JAX key an example, from its position [B] in the global batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
 
 def checksum(source: Source) -> int:

@@ -20,12 +20,18 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     return generator(seed, epoch).permutation(examples).astype(np.int32)
 
 
-def train_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
-    """Indices [batch_size] int32 of the examples of one training step, counted from 0."""
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
+def train_indices(seed: int, step: int, batch_size: int, examples: int, repeats: int = 1) -> np.ndarray:
+    """Indices [batch_size] int32 of the examples of one training step, counted from 0.
+
+    With `repeats`, which divides the batch, it holds batch_size / repeats examples, each so many times: repeated augmentation (Hoffer et
+    al. 2020, arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
+    """
+    different = batch_size // repeats
+    position = np.arange(step * different, (step + 1) * different)
     epochs = position // examples
     parts = [epoch_order(seed, int(e), examples)[position[epochs == e] % examples] for e in range(epochs[0], epochs[-1] + 1)]
-    return np.concatenate(parts)
+    # One round after the other, so that the devices' parts hold different examples.
+    return np.tile(np.concatenate(parts), repeats)
 
 
 def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:

@@ -58,12 +58,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
     model = build_model(config.model, num_classes, axis_name)
     total_steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
-    for name in ("mean", "std"):
-        if len(config.data[name]) not in (1, shape[-1]):
-            raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
-    if config.augment.pad_crop >= min(shape[:2]):
-        raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
-
+    _check_against_images(config, shape)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
@@ -71,7 +66,8 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, total_steps)
-    train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), make_augment(config), axis_name, config.ema.decay)
+    augment = make_augment(config, num_classes, axis_name)
+    train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay)
     eval_step = make_eval_step(model, cross_entropy, make_preprocess(config), axis_name)
 
     def init(key: jax.Array) -> TrainState:
@@ -93,6 +89,25 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
+
+
+def _check_against_images(config: Any, shape: tuple[int, ...]) -> None:
+    """Raise UserError for settings that images of this shape cannot have."""
+    augment, channels = config.augment, shape[-1]
+    for name in ("mean", "std"):
+        if len(config.data[name]) not in (1, channels):
+            raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {channels} channels")
+    if augment.pad_crop >= min(shape[:2]):
+        raise UserError(f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+    if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
+        raise UserError(f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the images' {min(shape[:2])} pixels")
+    colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
+    of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
+    of_either |= {f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")}
+    for settings, wanted, words in ((colours, (3,), "3"), (of_either, (1, 3), "1 or 3")):
+        for name, value in settings.items():
+            if value and channels not in wanted:
+                raise UserError(f"config.augment.{name} is {value}, and needs {words} channels; the images have {channels}")
 
 
 def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:

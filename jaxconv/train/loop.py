@@ -134,7 +134,7 @@ class Run:
     def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
         """The batches of steps first, first + 1, ...: a function of (seed, step)."""
         for step in range(first, self.built.total_steps):
-            index = train_indices(self.config.seed, step, self.config.batch_size, self.train_examples)
+            index = train_indices(self.config.seed, step, self.config.batch_size, self.train_examples, self.config.augment.repeats)
             yield self.parallel.shard({"index": index, "position": self.position})
 
     def _steps(
