@@ -14,6 +14,7 @@ No default is None and nothing is a list, so that each key can be set from the c
 
 import ast
 import math
+import re
 import runpy
 import traceback
 from collections.abc import Iterable
@@ -48,9 +49,11 @@ def default_config() -> ConfigDict:
     data.mean = (0.5,)  # of each channel, on a scale from 0 to 1; one number serves all channels
     data.std = (0.5,)
     data.image_size = 0  # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    data.crop_ratio = 1.0  # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of 256
     data.skip_unreadable = False  # leave unreadable files out instead of stopping
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
+    xo.channels = 1  # all alike
     xo.translation = 0.15  # largest shift, share of the width
     xo.scaling = 0.4  # largest stretch or shrinking, share
     xo.rotation = 45.0  # largest turn, degrees
@@ -155,6 +158,37 @@ def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, f
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
     return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
+
+
+def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
+    """An experiment shrunk to run on a CPU in seconds: four steps on a few X's and O's, by a thinner network.
+
+    What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule, averages.
+
+    Args:
+      config: the experiment's, changed in place and returned.
+      image_size: pixels of the X's and O's, the least that the network takes.
+      channels: of them.
+      **kwargs: the network's own arguments that make it thinner.
+    """
+    data, schedule = config.data, config.optimizer.schedule
+    if config.augment.scale_jitter:
+        config.augment.scale_jitter = tuple(side * image_size // data.image_size for side in config.augment.scale_jitter)
+    data.source, data.train_split, data.eval_split, data.image_size = "xo", "train", "test", 0
+    data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = image_size, channels, 24, 12
+    config.model.kwargs.update(kwargs)
+    config.batch_size, config.eval.batch_size = 4 * config.augment.repeats, 6
+    config.epochs, config.steps = 0.0, 4
+    schedule.warmup_steps = min(schedule.warmup_steps, 2)
+    schedule.boundaries = tuple(range(3, 3 + len(schedule.boundaries)))
+    config.eval.every, config.log.every, config.checkpoint.every = 2, 1, 4
+    return config
+
+
+def thinner(text: str, times: int) -> str:
+    """A network in the notation with so many times fewer filters and neurons: `conv3-64` by 16 is `conv3-4`."""
+    counts = r"(?<=conv\d-)\d+|(?<=conv\d\d-)\d+|(?<=fc)\d+"
+    return re.sub(counts, lambda count: str(max(2, int(count[0]) // times)), text)
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
@@ -276,7 +310,7 @@ def check_config(config: ConfigDict) -> None:
         "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "augment.pad_crop": 0, "optimizer.l2": 0,
         "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
         "optimizer.schedule.patience": 1, "loss.label_smoothing": 0, "loss.threshold": 0, "optimizer.beta2": 0,
-        "optimizer.clip_norm": 0, "ema.decay": 0, "augment.repeats": 1,
+        "optimizer.clip_norm": 0, "ema.decay": 0, "augment.repeats": 1, "data.xo.channels": 1,
     }.items():  # fmt: skip
         if not given[key] >= least:
             raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")

@@ -110,13 +110,16 @@ def flip(key: jax.Array, batch: Batch) -> Batch:
 
 
 def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
-    """Shift the colours of each image [B, H, W, 3] along their principal components by normal draws of this deviation; float32."""
+    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components by normal draws of this deviation.
+
+    What comes out is float32, about 0 to 1.
+    """
     amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(example_keys(key, batch["position"]))
-    return batch | {"image": colour.pca_shift(batch["image"].astype(jnp.float32), amounts)}
+    return batch | {"image": colour.pca_shift(batch["image"].astype(jnp.float32) / 255, amounts)}
 
 
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """`image` [B, H, W, C], uint8 or float32 on the same scale -> float32, (x/255 - mean) / std; one number serves all channels.
+    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first; one number serves all channels.
 
     Raises:
       ValueError: there are several numbers, but not one a channel.
@@ -125,9 +128,10 @@ def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batc
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, image.shape[-1]):
             raise ValueError(f"data.{name} has {len(values)} numbers; the images have {image.shape[-1]} channels")
-    scale = 1 / (255 * jnp.array(std, jnp.float32))
+    scale = 1 / ((255 if image.dtype == jnp.uint8 else 1) * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
-    return batch | {"image": image.astype(jnp.float32) * scale.reshape(1, 1, 1, -1) - offset.reshape(1, 1, 1, -1)}
+    last = (1,) * (image.ndim - 1) + (-1,)
+    return batch | {"image": image.astype(jnp.float32) * scale.reshape(last) - offset.reshape(last)}
 
 
 def erase(key: jax.Array, batch: Batch, probability: float, area: Range, ratio: Range, noise: bool) -> Batch:

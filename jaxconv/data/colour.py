@@ -103,10 +103,10 @@ def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def pca_shift(image: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Add the principal components of ImageNet's colours [B, H, W, 3], `amounts` [B, 3] of each; not clipped, as in the paper."""
+    """Add the principal components of ImageNet's colours to [B, H, W, 3], from 0 to 1: `amounts` [B, 3] of each; not clipped."""
     vectors, values = jnp.array(PCA_VECTORS, jnp.float32), jnp.array(PCA_VALUES, jnp.float32)
     shift = (amounts * values.reshape(1, 3)) @ vectors.T
-    return image + 255 * shift.reshape(-1, 1, 1, 3)
+    return image + shift.reshape(-1, 1, 1, 3)
 
 
 def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: str) -> jax.Array:

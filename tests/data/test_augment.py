@@ -137,10 +137,10 @@ def test_scale_jitter():
 
 def test_pca_colour_is_one_normal_shift_an_image():
     batch = batch_of(400, 3, 3)
-    moved = np.asarray(augment.pca_colour(KEY, batch, 0.1)["image"]) - np.asarray(batch["image"], np.float32)
-    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1], moved.shape), atol=1e-3)
+    moved = np.asarray(augment.pca_colour(KEY, batch, 0.1)["image"]) - np.asarray(batch["image"], np.float32) / 255
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1], moved.shape), atol=1e-6)
     first = moved[:, 0, 0] @ np.array([-0.5675, -0.5808, -0.5836])
-    assert np.std(first) == pytest.approx(255 * 0.1 * 0.2175, rel=0.1)
+    assert np.std(first) == pytest.approx(0.1 * 0.2175, rel=0.1)
 
 
 def test_colour_jitter_draws_within_its_ranges():

@@ -150,11 +150,11 @@ def test_hue_turns_the_circle(photographs):
 
 
 def test_pca_shift_moves_along_the_components():
-    image = jnp.full((2, 3, 3, 3), 128.0)
+    image = jnp.full((2, 3, 3, 3), 0.5)
     moved = colour.pca_shift(image, jnp.array([[0.1, 0.0, 0.0], [0.0, 0.1, -0.2]])) - image
-    first = 255 * 0.1 * 0.2175 * np.array([-0.5675, -0.5808, -0.5836])
-    second = 255 * (0.1 * 0.0188 * np.array([0.7192, -0.0045, -0.6948]) - 0.2 * 0.0045 * np.array([0.4009, -0.8140, 0.4203]))
-    np.testing.assert_allclose(moved[0], np.broadcast_to(first, (3, 3, 3)), atol=1e-4)
-    np.testing.assert_allclose(moved[1], np.broadcast_to(second, (3, 3, 3)), atol=1e-4)
+    first = 0.1 * 0.2175 * np.array([-0.5675, -0.5808, -0.5836])
+    second = 0.1 * 0.0188 * np.array([0.7192, -0.0045, -0.6948]) - 0.2 * 0.0045 * np.array([0.4009, -0.8140, 0.4203])
+    np.testing.assert_allclose(moved[0], np.broadcast_to(first, (3, 3, 3)), atol=1e-6)
+    np.testing.assert_allclose(moved[1], np.broadcast_to(second, (3, 3, 3)), atol=1e-6)
     vectors = np.array(colour.PCA_VECTORS)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-3)
