@@ -1,6 +1,7 @@
 """CIFAR-10 on a CPU, before the coffee is cold: four stages of one 3x3 convolution with BatchNorm, then the mean of each feature map.
 
     jaxconv train --config=experiments/cifar10_quick.py --config.data.source=folder:DIR --workdir=/tmp/cifar10
+    jaxconv train --config=experiments/cifar10_quick.py:small --workdir=/tmp/cifar10_small      seconds
 
 DIR holds train/<class>/*.jpg and test/<class>/*.jpg. 381,786 parameters, 5 passes over the 50,000 training images with random crops of
 2 pixels and flips, SGD with Nesterov momentum, cosine schedule, label smoothing 0.1.
@@ -10,10 +11,10 @@ Time      6 min 15 s from command to finished, reading 60,000 JPEG files and com
 Result    80.4% of the 10,000 test images (seed 0; CIFAR-10 saved as JPEG files)
 """
 
-from jaxconv.config import default_config
+from jaxconv.config import default_config, small
 
 
-def get_config():
+def get_config(argument=""):
     config = default_config()
     config.data.source = "folder:cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)
@@ -30,4 +31,4 @@ def get_config():
     config.optimizer.l2 = 5e-4
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 300
-    return config
+    return small(config, filters=(8, 8, 8, 8)) if argument == "small" else config

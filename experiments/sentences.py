@@ -1,6 +1,7 @@
 """What is it about? Bytes of a text as a signal in 1-D, by the text notation: eight words, of which one tells.
 
     jaxconv train --config=experiments/sentences.py --workdir=/tmp/sentences
+    jaxconv train --config=experiments/sentences.py:small --workdir=/tmp/sentences_small      seconds
 
 The first layer, `conv1-16`, embeds each of the 256 bytes in 16 numbers; the second sees five bytes at a time, a whole word. News, once
 `jaxconv prepare ag_news_subset` has prepared them, or DIR/<split>.tsv with a class, a tab and a text each line:

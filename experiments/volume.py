@@ -1,6 +1,7 @@
 """Ball, cube or cross? Volumes in 3-D, by the text notation: solids in noise, drawn on the spot.
 
     jaxconv train --config=experiments/volume.py --workdir=/tmp/volume
+    jaxconv train --config=experiments/volume.py:small --workdir=/tmp/volume_small      seconds
 
 Volumes of your own, DIR/<split>/<class>/*.npy, are [D, H, W] or [D, H, W, C], uint8 or float32, all of one size:
 

@@ -1,6 +1,7 @@
 """Rising, falling or steady? A waveform in 1-D, by the text notation: tones in noise, drawn on the spot.
 
     jaxconv train --config=experiments/waveform.py --workdir=/tmp/waveform
+    jaxconv train --config=experiments/waveform.py:small --workdir=/tmp/waveform_small      seconds
     jaxconv train --config=experiments/waveform.py:log_mel --workdir=/tmp/log_mel
 
 The second takes the logarithm of the mel spectrogram, which is a picture, and a 2-D network. Spoken words, once

@@ -1,6 +1,7 @@
 """X or O? The lecture's toy network, on pictures with all its trickier cases: moved, stretched, turned, thicker, noisy.
 
     jaxconv train --config=experiments/xo.py --workdir=/tmp/xo
+    jaxconv train --config=experiments/xo.py:small --workdir=/tmp/xo_small      seconds
 
 [(CONV-RELU)-POOL]*3-(FC-RELU)-FC,SOFTMAX with 3x3 filters and 22,370 parameters, 3 passes over 10,000 images drawn on the spot.
 
@@ -9,10 +10,10 @@ Time      15 s from command to finished, compiling included
 Result    100% of 2,000 test images (seeds 0, 1, 2)
 """
 
-from jaxconv.config import default_config
+from jaxconv.config import default_config, small
 
 
-def get_config():
+def get_config(argument=""):
     config = default_config()
     config.data.source = "xo"
     config.model.name = "chain"
@@ -24,4 +25,4 @@ def get_config():
     config.optimizer.learning_rate = 0.02
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 50
-    return config
+    return small(config, channels=1) if argument == "small" else config

@@ -14,6 +14,7 @@ No default is None and nothing is a list, so that each key can be set from the c
 
 import ast
 import math
+import re
 import runpy
 import traceback
 from collections.abc import Iterable
@@ -58,6 +59,7 @@ def default_config() -> ConfigDict:
     data.skip_unreadable = False  # leave unreadable files out instead of stopping
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
+    xo.channels = 1  # all alike
     xo.translation = 0.15  # largest shift, share of the width
     xo.scaling = 0.4  # largest stretch or shrinking, share
     xo.rotation = 45.0  # largest turn, degrees
@@ -94,14 +96,43 @@ def default_config() -> ConfigDict:
     augment.scale_jitter = ()  # least and largest size of the shorter side before a random crop of data.image_size, such as 256,512
     augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
     augment.flip = False  # mirror every other image, left to right
+    augment.colour_jitter = jitter = ConfigDict()  # each with a random strength up to this
+    jitter.brightness = 0.0  # factor from 1 - x to 1 + x
+    jitter.contrast = 0.0  # the same
+    jitter.saturation = 0.0  # the same
+    jitter.hue = 0.0  # turn of the circle of colours, from -x to x; 0.5 is half of it
+    augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
+    rand.layers = 0  # operations an image, N of the paper
+    rand.level = 0.3  # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30, timm's m7 of 10)
+    rand.deviation = 0.0  # of the level, drawn for each operation (timm's mstd0.5 is 0.05)
+    rand.probability = 1.0  # of each operation to be done (timm's is 0.5)
+    rand.space = "torchvision"  # which operations, how strong: torchvision, wide, timm
+    augment.trivial = False  # TrivialAugment: one operation an image, of any strength
+    augment.interpolation = "nearest"  # nearest or bilinear, of these two
+    augment.pca_colour = 0.0  # deviation of AlexNet's shift of the colours; 0.1 in the paper
+    augment.erasing = erasing = ConfigDict()
+    erasing.probability = 0.0  # of an image to lose a box
+    erasing.area = (0.02, 1 / 3)  # least and largest share of the box
+    erasing.ratio = (0.3, 3.3)  # least and largest width over height
+    erasing.noise = False  # fill it by normal noise instead of the mean
+    augment.mixup = 0.0  # alpha of the Beta distribution of the shares of two images; 0.2 in the paper
+    augment.cutmix = 0.0  # the same for a box of one in the other; 1 in the paper. With both, a coin for each batch
+    augment.repeats = 1  # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of the examples
 
     config.loss = loss = ConfigDict()
+    loss.name = "softmax"  # softmax or binary: cross entropy over all classes together, or of each class by itself
+    loss.threshold = 0.0  # binary: classes with more than this share of the target count as wholly there; 0: by their share
     loss.label_smoothing = 0.0  # share of the target spread over all classes
 
     config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
     optimizer.learning_rate = 0.1
-    optimizer.momentum = 0.9
+    optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
+    optimizer.beta2 = 0.999  # rmsprop, adamw, lamb: of the running mean of squared gradients; rmsprop wants about 0.9
+    optimizer.epsilon = 1e-8  # rmsprop, adamw, lamb: added to it (rmsprop) or to its root, which rmsprop wants larger, 1e-3 to 1
+    optimizer.trust_coefficient = 0.001  # lars: share of its weights' norm that a layer moves at a learning rate of 1
+    optimizer.clip_norm = 0.0  # the largest norm of all gradients together; larger ones are scaled down to it; 0: any
     optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
     optimizer.weight_decay = 0.0  # decoupled: learning rate x this x weight is taken off apart from the gradient
     optimizer.undecayed = r"(^|/)(bias|scale)$"  # parameters (a regular expression on their path) that neither of the two decays
@@ -113,6 +144,9 @@ def default_config() -> ConfigDict:
     schedule.boundaries = ()  # step: after these steps, such as 32000,48000
     schedule.metric = "eval/top1"  # plateau: what should improve
     schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
+
+    config.ema = ema = ConfigDict()
+    ema.decay = 0.0  # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this share a step; 0: none
 
     config.eval = eval_ = ConfigDict()
     eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated
@@ -147,6 +181,37 @@ def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, f
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
     return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
+
+
+def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
+    """An experiment shrunk to run on a CPU in seconds: four steps on a few X's and O's, by a thinner network.
+
+    What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule, averages.
+
+    Args:
+      config: the experiment's, changed in place and returned.
+      image_size: pixels of the X's and O's, the least that the network takes.
+      channels: of them.
+      **kwargs: the network's own arguments that make it thinner.
+    """
+    data, schedule = config.data, config.optimizer.schedule
+    if config.augment.scale_jitter:
+        config.augment.scale_jitter = tuple(side * image_size // data.image_size for side in config.augment.scale_jitter)
+    data.source, data.train_split, data.eval_split, data.image_size = "xo", "train", "test", 0
+    data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = image_size, channels, 24, 12
+    config.model.kwargs.update(kwargs)
+    config.batch_size, config.eval.batch_size = 4 * config.augment.repeats, 6
+    config.epochs, config.steps = 0.0, 4
+    schedule.warmup_steps = min(schedule.warmup_steps, 2)
+    schedule.boundaries = tuple(range(3, 3 + len(schedule.boundaries)))
+    config.eval.every, config.log.every, config.checkpoint.every = 2, 1, 4
+    return config
+
+
+def thinner(text: str, times: int) -> str:
+    """A network in the notation with so many times fewer filters and neurons: `conv3-64` by 16 is `conv3-4`."""
+    counts = r"(?<=conv\d-)\d+|(?<=conv\d\d-)\d+|(?<=fc)\d+"
+    return re.sub(counts, lambda count: str(max(2, int(count[0]) // times)), text)
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
@@ -255,6 +320,10 @@ def check_config(config: ConfigDict) -> None:
         "model.dtype": ("float32", "bfloat16", "float16"),
         "data.decoder": ("auto", "simplejpeg", "pillow"),
         "data.audio.form": ("log_mel", "waveform"),
+        "loss.name": ("softmax", "binary"),
+        "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
+        "augment.randaugment.space": ("torchvision", "wide", "timm"),
+        "augment.interpolation": ("nearest", "bilinear"),
         "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
         "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
         "checkpoint.metric": ("eval/top1", "eval/loss"),
@@ -267,7 +336,8 @@ def check_config(config: ConfigDict) -> None:
         "data.prefetch": 0, "data.damaged_share": 0, "data.toy.size": 8, "data.toy.train_examples": 1, "data.toy.test_examples": 1,
         "data.audio.rate": 100, "data.audio.mels": 1, "data.text.length": 1, "augment.pad_crop": 0, "optimizer.l2": 0,
         "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
-        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0,
+        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0, "loss.threshold": 0, "optimizer.beta2": 0,
+        "optimizer.clip_norm": 0, "ema.decay": 0, "augment.repeats": 1, "data.xo.channels": 1,
     }.items():  # fmt: skip
         if not given[key] >= least:
             raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
@@ -280,9 +350,16 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"config.data.audio.seconds is {config.data.audio.seconds}; it must be at least 0.05, two frames of a spectrogram")
     if len(config.data.text.alphabet) > 255 or len(set(config.data.text.alphabet)) < len(config.data.text.alphabet):
         raise UserError(f"config.data.text.alphabet is {config.data.text.alphabet!r}; it must be at most 255 different characters")
-    for key in ("optimizer.momentum", "loss.label_smoothing"):
+    for key in ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay"):
         if not given[key] < 1:
             raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
+    for key in ("optimizer.epsilon", "optimizer.trust_coefficient"):
+        if not given[key] > 0:
+            raise UserError(f"config.{key} is {given[key]}; it must be more than 0")
+    if config.loss.threshold and config.loss.name != "binary":
+        raise UserError(
+            f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', and config.loss.name is 'softmax'"
+        )
     if config.steps >= 2**31:
         raise UserError(f"config.steps is {config.steps}; it must be less than {2**31}")
     if not 0 <= config.seed < 2**32:
@@ -294,16 +371,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key} is empty; it must be numbers, one or one a channel")
     if not all(value > 0 for value in config.data.std):
         raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
-    for key, least, most in (
-        ("random_resized_crop.scale", 0, 1), ("random_resized_crop.ratio", 0, math.inf), ("scale_jitter", 0, math.inf),
-    ):  # fmt: skip
-        pair = given[f"augment.{key}"]
-        if (pair or key.endswith("ratio")) and not (len(pair) == 2 and least < pair[0] <= pair[1] <= most):
-            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than {least}, at most {most}")
-    if config.augment.random_resized_crop.scale and config.augment.scale_jitter:
-        raise UserError("config.augment has both random_resized_crop.scale and scale_jitter; give one of them")
-    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
-        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+    _check_augment(config, given)
     boundaries = config.optimizer.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
@@ -315,6 +383,29 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
         for key, example in group("conv").items():
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
+
+
+def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
+    pairs = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
+    for key, most in (pairs | {"erasing.ratio": math.inf}).items():
+        pair = given[f"augment.{key}"]
+        off = not pair and key in ("random_resized_crop.scale", "scale_jitter")
+        if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than 0, at most {most}")
+    shares = ("randaugment.level", "randaugment.deviation", "randaugment.probability", "erasing.probability")
+    ranges = dict.fromkeys(shares, 1) | dict.fromkeys((f"colour_jitter.{n}" for n in config.augment.colour_jitter), 1)
+    ranges |= {"colour_jitter.hue": 0.5, "randaugment.layers": 16, "pca_colour": 10, "mixup": 100, "cutmix": 100}
+    for key, most in ranges.items():
+        if not 0 <= given[f"augment.{key}"] <= most:
+            raise UserError(f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and {most}")
+    for alternatives in (("random_resized_crop.scale", "scale_jitter", "pad_crop"), ("randaugment.layers", "trivial")):
+        on = [key for key in alternatives if given[f"augment.{key}"]]
+        if len(on) > 1:
+            raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
+    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
+        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+    if config.batch_size % config.augment.repeats:
+        raise UserError(f"config.batch_size is {config.batch_size}, and config.augment.repeats {config.augment.repeats} does not divide it")
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

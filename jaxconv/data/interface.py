@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from jaxconv.errors import UserError
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 class DamagedError(Exception):
     """An example cannot be read; the message says why."""
+
+
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Source(abc.ABC):
     Attributes:
       class_names: one name a class.
       element: the form of the examples.
+      random: whether random crops of `config.augment` are made as examples are read, so that no two passes are alike.
       decoder: what made the elements from files, with versions; nothing where `checksum` covers the elements themselves.
     """
 
     class_names: tuple[str, ...]
     element: Element
     decoder: str = ""
+    random: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -287,6 +293,16 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
+    """One JAX key an example, from its position [B] in the global batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
+
+
 def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: the shape and kind of its input and the names of the classes, as plain lists for JSON."""
-    return {"image_shape": list(source.image_shape), "kind": source.element.kind, "class_names": list(source.class_names)}
+    """What a network depends on: shape and kind of its input, whether it was cropped, and the classes, for JSON."""
+    return {
+        "image_shape": list(source.image_shape),
+        "kind": source.element.kind,
+        "cropped": source.random,
+        "class_names": list(source.class_names),
+    }

@@ -34,12 +34,22 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     return generator(seed, epoch).permutation(examples).astype(np.int32)
 
 
-def train_indices(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
-    """Indices [batch_size] int32 of the examples of one training step, counted from 0."""
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
+def train_indices(seed: int, step: int, batch_size: int, examples: int, repeats: int = 1) -> np.ndarray:
+    """Indices [batch_size] int32 of the examples of one training step, counted from 0.
+
+    With `repeats`, which divides the batch, it holds batch_size / repeats examples, each so many times: repeated augmentation (Hoffer et
+    al. 2020, arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
+    """
+    different = batch_size // repeats
+    position = np.arange(step * different, (step + 1) * different)
     epochs = position // examples
     parts = [epoch_order(seed, int(e), examples)[position[epochs == e] % examples] for e in range(epochs[0], epochs[-1] + 1)]
-    return np.concatenate(parts)
+    # One round after the other, so that the devices' parts hold different examples.
+    return np.tile(np.concatenate(parts), repeats)
+
+
+# Threads that read the examples of a few neighbouring steps look them up one by one.
+_indices = functools.lru_cache(maxsize=16)(train_indices)
 
 
 def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
@@ -81,11 +91,11 @@ class Resident:
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
         self.data = parallel.replicate({"images": source.images, "labels": source.labels})
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
         """The batches of steps first ... last - 1: `index` and `position`, a function of (seed, step)."""
         position = np.arange(batch_size, dtype=np.int32)
         for step in range(first, last):
-            yield self._parallel.shard({"index": train_indices(seed, step, batch_size, self.examples), "position": position})
+            yield self._parallel.shard({"index": train_indices(seed, step, batch_size, self.examples, repeats), "position": position})
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `index` and `mask`."""
@@ -115,9 +125,9 @@ class Streamed:
         """Damaged examples met so far, which an evaluation cannot count."""
         return len(self._reader.damaged)
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
         """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of (seed, step)."""
-        return self._ahead(self._reader.train_batches(seed, first, last, batch_size))
+        return self._ahead(self._reader.train_batches(seed, first, last, batch_size, repeats))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `image`, `label` and `mask`, which is 0 for damaged ones too."""
@@ -151,7 +161,7 @@ class Reader:
         self.damaged: set[str] = set()
         self._lock = threading.Lock()
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
         """This process' part of the batches of steps first ... last - 1: `image`, `label` and `position` in the global batch.
 
         A damaged example is replaced by the next good one.
@@ -160,8 +170,7 @@ class Reader:
         def read(local: int) -> Batch:
             step, position = self._place(local, batch_size)
             place = (first + step) * batch_size + position
-            epoch, i = divmod(place, len(self.source))
-            index = int(epoch_order(seed, epoch, len(self.source))[i])
+            index = int(_indices(seed, first + step, batch_size, len(self.source), repeats)[position])
             for other in range(len(self.source)):
                 example = self._try_to_read((index + other) % len(self.source), (seed, place))
                 if example is not None:

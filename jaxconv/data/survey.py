@@ -131,7 +131,7 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
     augment, _ = make_transforms(config, describe(source))
     step = jax.jit(lambda data, batch, key: (lambda new: (new["image"], new["label"]))(augment(key, take(data, batch))))
     first, count, start, ahead = None, 0, 0.0, None
-    for number, batch in enumerate(loader.train_batches(config.seed, 0, 1_000_000, config.batch_size)):
+    for number, batch in enumerate(loader.train_batches(config.seed, 0, 1_000_000, config.batch_size, config.augment.repeats)):
         images, labels = step(loader.data, batch, jax.random.key(number))
         if first is None:
             first, start = (np.asarray(images), np.asarray(labels)), time.perf_counter()

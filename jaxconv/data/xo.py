@@ -45,9 +45,17 @@ class Variation:
 
 
 def draw_split(
-    split: str, size: int = 32, seed: int = 0, train_examples: int = 10_000, test_examples: int = 2_000, **variation: float
+    split: str,
+    size: int = 32,
+    seed: int = 0,
+    train_examples: int = 10_000,
+    test_examples: int = 2_000,
+    channels: int = 1,
+    **variation: float,
 ) -> Arrays:
-    """Draw the split `train` or `test`: images [N, size, size, 1] uint8, where 0 is the lecture's -1 and 255 its 1.
+    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, where 0 is the lecture's -1 and 255 its 1.
+
+    All channels are alike.
 
     Raises:
       UserError: no such split, or a setting out of its range.
@@ -61,7 +69,8 @@ def draw_split(
         raise UserError(f"xo.{split}_examples is {examples[split]}; it must be at least 1")
     settings = Variation(**variation)
     drawn = [draw(seed, split, i, size, settings) for i in range(examples[split])]
-    return Arrays(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
+    images = np.repeat(np.stack([image for image, _ in drawn]), channels, axis=-1)
+    return Arrays(images, np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
 
 
 def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()) -> tuple[np.ndarray, int]:

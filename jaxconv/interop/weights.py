@@ -184,7 +184,7 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
     """A state before its first step whose network has the weights of a folder; see `fit`.
 
     Args:
-      place: a folder of `jaxconv convert`, or the workdir of a run.
+      place: a folder of `jaxconv convert`, or the workdir of a run, of which the averaged weights are taken where it kept any.
       state: the state as initialised.
       classes: that the network tells apart.
 
@@ -197,7 +197,8 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
     fitted, said = fitted_weights(place, state, classes)
     fitted = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), fitted, _variables(state))
     params = fitted.pop("params")
-    return state.replace(params=params, model_state=fitted), said
+    state = state.replace(params=params, model_state=fitted)
+    return (state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state), said
 
 
 def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[str, Any], list[str]]:
@@ -205,7 +206,7 @@ def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[st
     folder = expand(place, "--config.model.init_from")
     if (folder / "config.json").is_file():
         trained, step = restore_run(folder)
-        variables, what = _variables(trained), f"step {step} of the run"
+        variables, what = trained.variables, f"step {step} of the run"
     else:
         variables, description = load_weights(folder)
         what = f"weights of {description['model']} ({description['source']})"

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv
-from jaxconv.models.network import Network, global_mean
+from jaxconv.models.network import Network, global_mean, stochastic_depth
 from jaxconv.models.registry import Entry
 
 gelu = functools.partial(nn.gelu, approximate=False)
@@ -42,7 +42,7 @@ class Block(nn.Module):
         y = Conv(filters, 1, dtype=self.dtype, name="project")(y)
         scale = self.param("scale", nn.initializers.constant(1e-6), (filters,))
         y = y * scale.astype(y.dtype).reshape(1, 1, 1, -1)
-        return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)(y)
+        return x + stochastic_depth(y, self.drop, self.train)
 
 
 class ConvNeXt(Network):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, Dense, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels
+from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels, stochastic_depth
 from jaxconv.models.registry import Entry
 
 
@@ -87,7 +87,7 @@ class InvertedResidual(nn.Module):
         if self.stride != 1 or x.shape[-1] != self.filters:
             return y
         # One draw an image: the whole unit or none of it.
-        return x + nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not self.train)(y)
+        return x + stochastic_depth(y, self.drop, self.train)
 
 
 class MobileNetV2(Network):

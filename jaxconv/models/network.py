@@ -103,6 +103,14 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.conv(x.shape[-1], 1, use_bias=True, name="expand")(weights))
 
 
+def stochastic_depth(x: jax.Array, share: float, train: bool) -> jax.Array:
+    """While training, leave this share of the examples of a residual [N, *spatial, C] out, and scale the others up.
+
+    Huang et al. 2016, arXiv:1603.09382. To be called inside of a module.
+    """
+    return nn.Dropout(share, broadcast_dims=tuple(range(1, x.ndim)), deterministic=not train)(x)
+
+
 def global_mean(x: jax.Array) -> jax.Array:
     """[N, *spatial, C] -> [N, C], the mean over all positions."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, max_pool, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean
+from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, stochastic_depth
 from jaxconv.models.registry import Entry
 
 
@@ -35,6 +35,7 @@ class Unit(nn.Module):
       middle: of its 3x3 convolutions.
       first_stride: whether the stride is on the first convolution (version 1) or, in a bottleneck, on the 3x3.
       shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new feature maps).
+      drop: probability of leaving the unit out while training, see `network.stochastic_depth`.
     """
 
     filters: int
@@ -47,6 +48,8 @@ class Unit(nn.Module):
     first_stride: bool = False
     squeeze: int = 0
     shortcut: str = "projection"
+    drop: float = 0.0
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -67,7 +70,7 @@ class Unit(nn.Module):
                 x = _pad_shortcut(x, self.stride, self.filters)
             else:
                 x = ConvNorm(self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut")(x)
-        return relu(x + y)
+        return relu(x + stochastic_depth(y, self.drop, self.train))
 
 
 class PreactivationUnit(nn.Module):
@@ -79,6 +82,8 @@ class PreactivationUnit(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     bottleneck: bool
+    drop: float = 0.0
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -91,7 +96,7 @@ class PreactivationUnit(nn.Module):
             if n > 1:
                 y = relu(self.norm(name=f"norm{n}")(y))
             y = self.conv(filters, size, stride, size // 2, name=f"conv{n}")(y)
-        return x + y
+        return x + stochastic_depth(y, self.drop, self.train)
 
 
 def _pad_shortcut(x: jax.Array, stride: int, filters: int) -> jax.Array:
@@ -113,6 +118,7 @@ class ResNet(Network):
       squeeze: reduction of squeeze-and-excitation; 0 is none.
       small_images: the CIFAR networks' beginning, one 3x3 convolution without stride or pooling.
       shortcut: `projection` or `pad`.
+      drop_path: probability of leaving out the last unit while training; it grows from 0 at the first (arXiv:1603.09382).
     """
 
     units: Sequence[int] = (2, 2, 2, 2)
@@ -124,6 +130,7 @@ class ResNet(Network):
     squeeze: int = 0
     small_images: bool = False
     shortcut: str = "projection"
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -142,11 +149,14 @@ class ResNet(Network):
             width = self.width * 2**stage
             middle = self.groups * (self.group_width or self.width // self.groups) * 2**stage
             for n in range(units):
+                done = sum(self.units[:stage]) + n
                 arguments = {
                     "filters": width * (4 if self.bottleneck else 1),
                     "middle": middle,
                     "stride": 2 if stage and n == 0 else 1,
                     "bottleneck": self.bottleneck,
+                    "drop": self.drop_path * done / max(1, sum(self.units) - 1),
+                    "train": train,
                     "name": f"conv{stage + 2}_{n + 1}",
                     **tools,
                 }

@@ -13,7 +13,7 @@ from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError
 from jaxconv.models import create_model, model_arguments
-from jaxconv.train.losses import cross_entropy
+from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step
@@ -60,20 +60,19 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
     model = build_model(config.model, num_classes, axis_name)
     total_steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
-    augment, preprocess = make_transforms(config, description)
-
+    augment, preprocess = make_transforms(config, description, axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
     optimizer = make_optimizer(config.optimizer, variables["params"])
-    loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
-    train_step = make_train_step(model, optimizer, make_schedule(config.optimizer, total_steps), loss, augment, axis_name)
+    schedule = make_schedule(config.optimizer, total_steps)
+    train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay)
     eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name)
 
     def init(key: jax.Array) -> TrainState:
-        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype))
+        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype), ema=config.ema.decay > 0)
 
     def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         state, metrics = train_step(state, take(data, batch), key)
@@ -94,7 +93,9 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     )
 
 
-def make_transforms(config: Any, description: dict[str, Any]) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
+def make_transforms(
+    config: Any, description: dict[str, Any], axis_name: str | None = None
+) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
     """What the device does with a batch before the network: (key, batch) -> batch while training, batch -> batch while evaluating.
 
     Images are augmented and normalised, signals normalised, the codes of texts made one-hot.
@@ -108,9 +109,8 @@ def make_transforms(config: Any, description: dict[str, Any]) -> tuple[Callable[
             if len(config.data[name]) not in (1, shape[-1]):
                 raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
     if kind == "image":
-        if config.augment.pad_crop >= min(shape[:2]):
-            raise UserError(f"config.augment.pad_crop is {config.augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
-        return make_augment(config), make_preprocess(config)
+        _check_against_images(config.augment, shape)
+        return make_augment(config, len(description["class_names"]), axis_name, description["cropped"]), make_preprocess(config)
     defaults = flatten(default_config().augment)
     for key, value in flatten(config.augment).items():
         if value != defaults[key]:
@@ -122,6 +122,29 @@ def make_transforms(config: Any, description: dict[str, Any]) -> tuple[Callable[
         return normalise(batch, config.data.mean, config.data.std)
 
     return (lambda key, batch: preprocess(batch)), preprocess
+
+
+def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
+    """Raise UserError for settings of `config.augment` that images of this shape cannot have."""
+    channels = shape[-1]
+    if augment.pad_crop >= min(shape[:2]):
+        raise UserError(f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+    if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
+        raise UserError(f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the images' {min(shape[:2])} pixels")
+    colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
+    of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
+    of_either |= {f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")}
+    for settings, wanted, words in ((colours, (3,), "3"), (of_either, (1, 3), "1 or 3")):
+        for name, value in settings.items():
+            if value and channels not in wanted:
+                raise UserError(f"config.augment.{name} is {value}, and needs {words} channels; the images have {channels}")
+
+
+def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare."""
+    if config.name == "binary":
+        return functools.partial(binary_cross_entropy, label_smoothing=config.label_smoothing, threshold=config.threshold)
+    return functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:

@@ -149,7 +149,7 @@ class Run:
 
     def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, float]:
         config = self.config
-        batches = self.train_data.train_batches(config.seed, first, self.built.total_steps, config.batch_size)
+        batches = self.train_data.train_batches(config.seed, first, self.built.total_steps, config.batch_size, config.augment.repeats)
         pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints))
         best, result = host["best"], {}
         key = self.parallel.replicate_key(jax.random.key(config.seed))

@@ -1,25 +1,57 @@
-"""Losses and the counts behind error rates, one value an example, float32."""
+"""Losses and the counts behind error rates, one value an example, float32.
+
+A target is a label [N] int32, or the shares [N, K] float32 of all classes, as mixup and cutmix make them.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(votes: jax.Array, label: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross entropy, in nats.
 
     Args:
       votes: [N, K] logits.
-      label: [N] int32.
+      target: [N] int32 or [N, K] float32.
       label_smoothing: share of the target spread evenly over all K classes (Szegedy et al. 2016, arXiv:1512.00567, section 7).
 
     Returns:
       [N] float32.
     """
     log_probability = jax.nn.log_softmax(votes.astype(jnp.float32))
-    true = jnp.take_along_axis(log_probability, label[:, None], axis=-1)[:, 0]
+    if target.ndim == votes.ndim:
+        true = jnp.sum(target * log_probability, axis=-1)
+    else:
+        true = jnp.take_along_axis(log_probability, target[:, None], axis=-1)[:, 0]
     return -(1 - label_smoothing) * true - label_smoothing * jnp.mean(log_probability, axis=-1)
 
 
-def correct(votes: jax.Array, label: jax.Array) -> jax.Array:
-    """1.0 where the highest of the votes [N, K] is the label's [N], else 0.0; among equal votes the first counts."""
+def binary_cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0) -> jax.Array:
+    """Binary cross entropy, each class a question of its own, the mean over the classes, in nats.
+
+    For several classes in one image, which mixup and cutmix make (Wightman et al. 2021, arXiv:2110.00476, section 2.3).
+
+    Args:
+      votes: [N, K] logits.
+      target: [N] int32 or [N, K] float32.
+      label_smoothing: as in `cross_entropy`.
+      threshold: classes with a larger share count as wholly there, the others as not there; 0 keeps the shares.
+
+    Returns:
+      [N] float32.
+    """
+    votes = votes.astype(jnp.float32)
+    shares = target if target.ndim == votes.ndim else jax.nn.one_hot(target, votes.shape[-1], dtype=jnp.float32)
+    shares = shares * (1 - label_smoothing) + label_smoothing / votes.shape[-1]
+    if threshold:
+        shares = (shares > threshold).astype(jnp.float32)
+    return jnp.mean(jax.nn.softplus(votes) - shares * votes, axis=-1)
+
+
+def correct(votes: jax.Array, target: jax.Array) -> jax.Array:
+    """1.0 where the highest of the votes [N, K] is the target's class, else 0.0; among equal votes, or shares, the first counts.
+
+    Of a target of shares [N, K], it is the class with the largest.
+    """
+    label = jnp.argmax(target, axis=-1) if target.ndim == votes.ndim else target
     return (jnp.argmax(votes, axis=-1) == label).astype(jnp.float32)

@@ -1,9 +1,20 @@
 """Optimizers, parameter groups and learning rates.
 
-The optimizer gives a direction; the step takes it, times the learning rate. SGD with momentum (Krizhevsky et al. 2012, section 5):
+The optimizer gives a direction; the step takes it, times the learning rate. So the rate stands outside of the momentum, as in PyTorch;
+where a paper has it inside, the two differ in the steps after the rate changes alone.
 
-    v <- momentum * v + gradient + l2 * w            the papers' weight decay, coupled: it goes through the momentum
-    w <- w - learning_rate * (v + weight_decay * w)  decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101)
+    g <- gradient, clipped, + l2 * w                  the papers' weight decay, coupled: it goes through all that follows
+    sgd      v <- momentum * v + g                    Krizhevsky et al. 2012, section 5
+    rmsprop  s <- beta2 * s + (1 - beta2) * g^2       Tieleman and Hinton 2012, as TensorFlow 1 has it: s begins at 1, and epsilon
+             v <- momentum * v + g / sqrt(s + epsilon)    stands inside the root
+    adamw    m, s <- means of g and g^2 by momentum and beta2, corrected for their beginning at 0
+             v <- m / (sqrt(s) + epsilon)             Kingma and Ba 2015, arXiv:1412.6980
+    lamb     v <- |w| / |u| * u, u = adamw's v + weight_decay * w             You et al. 2020, arXiv:1904.00962
+    lars     v <- momentum * v + trust_coefficient * |w| / |g| * g            You et al. 2017, arXiv:1708.03888
+    w <- w - learning_rate * (v + weight_decay * w)   decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101); lamb has it in u
+
+The norms |.| are those of one parameter array. Parameters that no decay touches, biases and norms by default, are not scaled by them,
+as in the authors' code.
 """
 
 import re
@@ -58,13 +69,18 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformation:
     Raises:
       UserError: see `assign_groups`.
     """
-    paths = parameter_paths(params)
+    paths, structure = parameter_paths(params), jax.tree.structure(params)
     groups = assign_groups(paths, {name: settings.pattern for name, settings in config.groups.items()})
     undecayed = _compiled("optimizer.undecayed", config.undecayed) if config.undecayed else None
     labels = [f"{g}, undecayed" if undecayed and undecayed.search(path) else g for g, path in zip(groups, paths, strict=True)]
     # Sorted: the order shapes the program, and a program that differs from start to start is never found in the compilation cache.
     chains = {label: _chain(config, *_factors(config, label)) for label in sorted(set(labels))}
-    return optax.partition(chains, jax.tree.unflatten(jax.tree.structure(params), labels))
+    optimizer = optax.partition(chains, jax.tree.unflatten(structure, labels))
+    if not config.clip_norm:
+        return optimizer
+    # What is not trained does not count in the norm.
+    frozen = jax.tree.unflatten(structure, [_factors(config, label)[2] for label in labels])
+    return optax.chain(optax.masked(optax.set_to_zero(), frozen), optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 def describe_groups(config: Any, params: Any) -> str:
@@ -99,10 +115,18 @@ def _chain(config: Any, rate: float, decay: float, frozen: bool) -> optax.Gradie
     parts = []
     if config.l2 * decay:
         parts.append(optax.add_decayed_weights(config.l2 * decay))
-    if config.momentum:
+    if config.name == "lars" and decay:
+        parts.append(optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient))
+    if config.name == "rmsprop":
+        parts.append(optax.scale_by_rms(config.beta2, config.epsilon, initial_scale=1.0))
+    if config.name in ("adamw", "lamb"):
+        parts.append(optax.scale_by_adam(config.momentum, config.beta2, config.epsilon, nesterov=config.nesterov))
+    elif config.momentum:
         parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
     if config.weight_decay * decay:
         parts.append(optax.add_decayed_weights(config.weight_decay * decay))
+    if config.name == "lamb" and decay:
+        parts.append(optax.scale_by_trust_ratio())
     if rate != 1:
         parts.append(optax.scale(rate))
     return optax.chain(*parts) if parts else optax.identity()

@@ -28,6 +28,7 @@ class TrainState:
       model_state: its other collections, such as BatchNorm's running statistics.
       opt_state: the optimizer's.
       plateau: see `Plateau`.
+      ema: averages of `params` and `model_state` over the steps, laid out as the network's variables; empty where none are kept.
     """
 
     step: jax.Array
@@ -35,14 +36,40 @@ class TrainState:
     model_state: Any
     opt_state: Any
     plateau: Plateau
+    ema: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def variables(self) -> Any:
+        """What evaluation applies the network with: the averages where they are kept, or else the weights as they are."""
+        return self.ema or {"params": self.params, **self.model_state}
 
 
-def create_state(model: Any, optimizer: optax.GradientTransformation, key: jax.Array, images: jax.Array) -> TrainState:
-    """The state before the first step; `images` [N, H, W, C] float32 show the network its input's shape."""
-    variables = dict(model.init(named_key(key, 0, "init"), images, train=False))
-    params = variables.pop("params")
+def create_state(model: Any, optimizer: optax.GradientTransformation, key: jax.Array, images: jax.Array, ema: bool = False) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: a Linen module.
+      optimizer: its state is begun too.
+      key: the run's.
+      images: [N, H, W, C] float32, to show the network its input's shape.
+      ema: keep averages of the weights.
+    """
+    model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
+    params = model_state.pop("params")
     plateau = Plateau(scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32))
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), plateau)
+    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau)
+    # A copy: a step is given the state's memory, and takes no array twice.
+    return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
+
+
+def update_ema(ema: Any, variables: Any, step: jax.Array, decay: float) -> Any:
+    """The averages after one more step: ema <- d * ema + (1 - d) * variables, with d = min(decay, (1 + step) / (10 + step)).
+
+    The second keeps the first weights from lingering (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+    """
+    step = step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))
+    return jax.tree.map(lambda average, now: average + rate * (now - average), ema, variables)
 
 
 def named_key(key: jax.Array, step: jax.Array | int, name: str) -> jax.Array:

@@ -118,7 +118,7 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
 def saved_data(workdir: Path) -> dict[str, Any]:
     """What the data of the run in a workdir looked like; raises UserError where that is damaged."""
     found = read_json(workdir / "data.json", dict)
-    if not {"image_shape", "kind", "class_names", "train_examples", "layout"} <= found.keys():
+    if not {"image_shape", "kind", "cropped", "class_names", "train_examples", "layout"} <= found.keys():
         raise UserError(f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart", exit_code=1)
     if found["layout"] != LAYOUT:
         raise UserError(

@@ -71,7 +71,7 @@ def loops(batch_size):
     run = Run(config, Path(), parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
     step, data = run.train_step, run.train_data.data
     key, init = parallel.replicate_key(jax.random.key(0)), jax.jit(built.init)
-    batches = list(run.train_data.train_batches(config.seed, 0, STEPS, config.batch_size))
+    batches = list(run.train_data.train_batches(config.seed, 0, STEPS, config.batch_size, config.augment.repeats))
 
     def bare():
         clocked, state = Clocked(step), parallel.replicate(init(jax.random.key(0)))

@@ -24,6 +24,21 @@ def test_epochs_and_seeds_are_shuffled_differently():
     np.testing.assert_array_equal(first, train_indices(0, 0, 100, 100))
 
 
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**40))
+def test_repeated_augmentation(examples, different, repeats, seed):
+    """A batch holds batch / repeats draws, each so many times; over the epochs every example comes as often as any other."""
+    batch_size = different * repeats
+    steps = -(-examples * repeats // batch_size)
+    batches = [train_indices(seed, step, batch_size, examples, repeats) for step in range(steps)]
+    for batch in batches:
+        assert batch.shape == (batch_size,) and batch.dtype == np.int32
+        np.testing.assert_array_equal(batch.reshape(repeats, -1), np.tile(batch[:different], (repeats, 1)))
+    sequence = np.concatenate([batch[:different] for batch in batches])
+    assert sorted(sequence[:examples]) == list(range(examples))
+    np.testing.assert_array_equal(sequence, np.concatenate([train_indices(seed, step, different, examples) for step in range(steps)]))
+
+
 @given(st.integers(1, 100), st.integers(1, 40))
 def test_every_example_comes_once_an_evaluation(examples, batch_size):
     batches = eval_batches(examples, batch_size)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.train.losses import correct, cross_entropy
+from jaxconv.train.losses import binary_cross_entropy, correct, cross_entropy
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -27,3 +27,38 @@ def test_cross_entropy_of_large_votes_is_finite():
 def test_correct():
     votes = jnp.array([[1.0, 2.0], [3.0, 2.0], [1.0, 1.0]])
     np.testing.assert_array_equal(correct(votes, jnp.array([1, 1, 0])), [1, 0, 1])
+
+
+def test_binary_cross_entropy_is_the_mean_over_independent_classes():
+    random = np.random.default_rng(0)
+    votes, label = random.normal(size=(5, 4)).astype(np.float32), np.array([0, 3, 2, 2, 1])
+    probability = 1 / (1 + np.exp(-votes.astype(np.float64)))
+
+    def expected(target):
+        return -(target * np.log(probability) + (1 - target) * np.log(1 - probability)).mean(1)
+
+    one_hot = np.eye(4)[label]
+    np.testing.assert_allclose(binary_cross_entropy(jnp.array(votes), jnp.array(label)), expected(one_hot), rtol=1e-5)
+    smooth = binary_cross_entropy(jnp.array(votes), jnp.array(label), 0.1)
+    np.testing.assert_allclose(smooth, expected(0.9 * one_hot + 0.1 / 4), rtol=1e-5)
+    shares = np.array([[0.7, 0.3, 0, 0]] * 5, np.float32)
+    for threshold, counted in ((0.0, shares), (0.2, [[1, 1, 0, 0]] * 5), (0.5, [[1, 0, 0, 0]] * 5)):
+        found = binary_cross_entropy(jnp.array(votes), jnp.array(shares), threshold=threshold)
+        np.testing.assert_allclose(found, expected(np.array(counted)), rtol=1e-5)
+    assert binary_cross_entropy(jnp.array([[1e4, -1e4]], jnp.bfloat16), jnp.array([1]))[0] == pytest.approx(1e4, rel=0.01)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_a_label_is_a_target_with_one_share(loss):
+    random = np.random.default_rng(0)
+    votes, label = jnp.array(random.normal(size=(5, 4)), jnp.float32), jnp.array([0, 3, 2, 2, 1])
+    one_hot, other = jnp.eye(4)[label], jnp.eye(4)[label[::-1]]
+    np.testing.assert_allclose(loss(votes, label, 0.1), loss(votes, one_hot, 0.1), rtol=1e-6)
+    mixed = loss(votes, jnp.float32(0.7) * one_hot + jnp.float32(0.3) * other)
+    np.testing.assert_allclose(mixed, 0.7 * loss(votes, one_hot) + 0.3 * loss(votes, other), rtol=1e-5)
+
+
+def test_correct_counts_the_larger_share():
+    votes = jnp.array([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    shares = jnp.array([[0.4, 0.6, 0.0], [0.3, 0.7, 0.0], [0.0, 0.5, 0.5]])
+    np.testing.assert_array_equal(correct(votes, shares), [1, 0, 0])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxconv.config import default_config, group
@@ -84,6 +85,104 @@ def test_every_parameter_is_in_exactly_one_group():
         assign_groups(paths, {"bad": "("})
     with pytest.raises(UserError, match="the name is taken"):
         assign_groups(paths, {"rest": "conv1"})
+
+
+MATRIX = {"conv": {"kernel": jnp.array([[1.0, -2.0], [0.5, 0.25]]), "bias": jnp.array([3.0, 0.0])}}
+GRADIENTS = [
+    jax.tree.map(lambda p, s=step: jnp.sin(jnp.arange(p.size, dtype=p.dtype) + 3 * s).reshape(p.shape), MATRIX) for step in range(6)
+]
+
+
+def follow(tx, rate=1.0):
+    """The parameters after six steps, by an optimizer whose updates are added (rate -1) or taken off."""
+    params, state = MATRIX, tx.init(MATRIX)
+    for gradient in GRADIENTS:
+        directions, state = tx.update(gradient, state, params)
+        params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+    return params
+
+
+KERNELS = {"conv": {"kernel": True, "bias": False}}
+SETTINGS = {"momentum": 0.8, "beta2": 0.95, "epsilon": 0.01}
+READY_MADE = {
+    "sgd": (optax.chain(optax.add_decayed_weights(0.1, KERNELS), optax.sgd(0.3, 0.8, nesterov=True)), {"l2": 0.1, "nesterov": True}),
+    "adamw": (optax.adamw(0.3, 0.8, 0.95, 0.01, weight_decay=0.1, mask=KERNELS), {"weight_decay": 0.1}),
+    "lars": (
+        optax.lars(0.3, 0.1, KERNELS, trust_coefficient=0.02, trust_ratio_mask=KERNELS, momentum=0.8),
+        {"l2": 0.1, "trust_coefficient": 0.02},
+    ),
+    "lamb": (optax.lamb(0.3, 0.8, 0.95, 0.01, weight_decay=0.1), {"weight_decay": 0.1, "undecayed": ""}),
+    "rmsprop": (optax.rmsprop(0.3, 0.95, 0.01, initial_scale=1.0, momentum=0.8), {}),
+}
+
+
+@pytest.mark.parametrize("name", READY_MADE)
+def test_optimizers_are_optax_s_ready_made(name):
+    """At a constant rate; where the rate stands relative to the momentum makes no difference then."""
+    reference, settings = READY_MADE[name]
+    found = follow(make_optimizer(optimizer(name=name, **SETTINGS, **settings), MATRIX), 0.3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference, -1))
+    assert not np.allclose(found["conv"]["kernel"], MATRIX["conv"]["kernel"], rtol=0.01)
+
+
+def test_lamb_by_its_paper():
+    """Algorithm 2, in plain numbers; biases by Adam alone."""
+    found = follow(make_optimizer(optimizer(name="lamb", **SETTINGS, weight_decay=0.1), MATRIX), 0.3)
+    for name, decayed in (("kernel", True), ("bias", False)):
+        w = np.asarray(MATRIX["conv"][name], np.float64)
+        m, v = np.zeros_like(w), np.zeros_like(w)
+        for t, gradient in enumerate(GRADIENTS, 1):
+            g = np.asarray(gradient["conv"][name], np.float64)
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+            u = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 0.01)
+            if decayed:
+                u = u + 0.1 * w
+                u = u * np.linalg.norm(w) / np.linalg.norm(u)
+            w = w - 0.3 * u
+        np.testing.assert_allclose(found["conv"][name], w, rtol=1e-5)
+
+
+def test_rmsprop_by_tensorflow_s_formula():
+    """Squares begin at 1, epsilon inside the root."""
+    found = follow(make_optimizer(optimizer(name="rmsprop", **SETTINGS), MATRIX), 0.3)
+    w = np.asarray(MATRIX["conv"]["kernel"], np.float64)
+    s, v = np.ones_like(w), np.zeros_like(w)
+    for gradient in GRADIENTS:
+        g = np.asarray(gradient["conv"]["kernel"], np.float64)
+        s = 0.95 * s + 0.05 * g**2
+        v = 0.8 * v + g / np.sqrt(s + 0.01)
+        w = w - 0.3 * v
+    np.testing.assert_allclose(found["conv"]["kernel"], w, rtol=1e-5)
+
+
+def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
+    """At the first step, whatever the size of the gradient: that is what the trust ratio is for."""
+    for name, settings, share in (("lars", {"trust_coefficient": 0.02}, 0.02), ("lamb", {"weight_decay": 0.1}, 1.0)):
+        tx = make_optimizer(optimizer(name=name, **settings), MATRIX)
+        for size in (1e-3, 1.0, 1e3):
+            gradient = jax.tree.map(lambda g, size=size: g * size, GRADIENTS[0])
+            direction, _ = tx.update(gradient, tx.init(MATRIX), MATRIX)
+            norm = np.linalg.norm(direction["conv"]["kernel"])
+            assert norm == pytest.approx(share * np.linalg.norm(MATRIX["conv"]["kernel"]), rel=1e-4)
+
+
+def test_gradients_are_clipped_together():
+    """The norm is that of all that are trained: a frozen group's does not count."""
+    plain = {"momentum": 0.0, "clip_norm": 1.0}
+    gradient = {"conv": {"kernel": jnp.array([[3.0, 0.0], [0.0, 0.0]]), "bias": jnp.array([0.0, 4.0])}}
+    config = optimizer(**plain)
+
+    def direction(config, gradient):
+        tx = make_optimizer(config, MATRIX)
+        return tx.update(gradient, tx.init(MATRIX), MATRIX)[0]["conv"]
+
+    clipped = direction(config, gradient)
+    np.testing.assert_allclose([clipped["kernel"][0, 0], clipped["bias"][1]], [0.6, 0.8], rtol=1e-6)
+    small = direction(config, jax.tree.map(lambda g: g / 10, gradient))
+    np.testing.assert_allclose([small["kernel"][0, 0], small["bias"][1]], [0.3, 0.4], rtol=1e-6)
+    config.groups.still = group("bias", frozen=True)
+    frozen = direction(config, gradient)
+    np.testing.assert_allclose([frozen["kernel"][0, 0], frozen["bias"][1]], [1, 0], rtol=1e-6)
 
 
 def rates(total=100, **schedule):

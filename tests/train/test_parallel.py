@@ -27,7 +27,7 @@ def run(mode, devices, **changes):
     loop = Run(config, None, parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
     state = parallel.replicate(jax.jit(built.init)(jax.random.key(config.seed)))
     key, losses = parallel.replicate_key(jax.random.key(config.seed)), []
-    for batch in loop.train_data.train_batches(config.seed, 0, STEPS, config.batch_size):
+    for batch in loop.train_data.train_batches(config.seed, 0, STEPS, config.batch_size, config.augment.repeats):
         state, metrics = loop.train_step(state, loop.train_data.data, batch, key)
         losses.append(float(metrics[built.metric_names.index("loss")]))
     result = evaluate(loop.eval_step, parallel, state, loop.eval_data, config.eval.batch_size)
@@ -48,6 +48,28 @@ def test_four_devices_train_as_one(on_one, mode):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.model_state, on_one[1].model_state)
     assert result["examples"] == 30
     assert result["loss"] == pytest.approx(on_one[2]["loss"], rel=1e-4) and result["top1"] == on_one[2]["top1"]
+
+
+@pytest.fixture(scope="module")
+def mixed_on_one():
+    return run("jit", 1, **MIXED)
+
+
+MIXED = {
+    "augment__mixup": 0.5, "augment__cutmix": 1.0, "augment__repeats": 2, "augment__erasing__probability": 0.5,
+    "augment__colour_jitter__brightness": 0.4, "augment__colour_jitter__contrast": 0.4, "ema__decay": 0.9,
+    "optimizer__clip_norm": 0.5, "loss__name": "binary", "loss__threshold": 0.2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_four_devices_mix_as_one(mixed_on_one, mode):
+    """Pairs of the global batch, whichever device the other image lies on; and averages of the weights."""
+    losses, state, result = run(mode, 4, **MIXED)
+    np.testing.assert_allclose(losses, mixed_on_one[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, mixed_on_one[1].params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.ema, mixed_on_one[1].ema)
+    assert result["loss"] == pytest.approx(mixed_on_one[2]["loss"], rel=1e-4)
 
 
 def test_dropout_is_the_same_on_four_devices_under_jit():

@@ -9,7 +9,7 @@ from jaxconv.train.watch import MetricsLog, Stopwatch
 from jaxconv.train.workdir import begin_or_compare, expand, open_workdir, read_metrics, saved_config, saved_data, write_json
 from tests.conftest import tiny_config
 
-DATA = {"image_shape": [8, 8, 1], "kind": "image", "class_names": ["o", "x"], "train_examples": 10}
+DATA = {"image_shape": [8, 8, 1], "kind": "image", "cropped": False, "class_names": ["o", "x"], "train_examples": 10}
 
 
 def begin(folder, config, restart=False):

@@ -1,0 +1,36 @@
+"""A fast residual network for CIFAR-10: few wide units, a short cosine schedule, averaged weights.
+
+    jaxconv train --config=experiments/cifar10_fast.py --config.data.source=folder:DIR --workdir=/tmp/fast
+    jaxconv train --config=experiments/cifar10_fast.py:small --workdir=/tmp/fast_small      a CPU, seconds
+
+DIR holds train/<class>/*.jpg and test/<class>/*.jpg. Three stages of one unit, 64, 128 and 256 filters, 1.2 million parameters, 15 passes
+with crops of 4 pixels, flips and an erased box, SGD with Nesterov momentum, label smoothing 0.1, averages that keep 0.995 a step. In the
+spirit of DAWNBench's ResNet-9 (Page 2018, "How to train your ResNet", 94% in 24 passes), which it does not copy.
+
+Result      not run here at full length
+"""
+
+from jaxconv.config import default_config, small
+
+
+def get_config(argument=""):
+    config = default_config()
+    config.data.source = "folder:cifar10"
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2470, 0.2435, 0.2616)
+    config.augment.pad_crop = 4
+    config.augment.flip = True
+    config.augment.erasing.probability = 0.5
+    config.augment.erasing.area = (0.03, 0.1)
+    config.model.name = "resnet18"
+    config.model.kwargs = {"units": (1, 1, 1), "small_images": True}
+    config.epochs = 15.0
+    config.batch_size = 256
+    config.ema.decay = 0.995
+    config.loss.label_smoothing = 0.1
+    config.optimizer.learning_rate = 0.2
+    config.optimizer.nesterov = True
+    config.optimizer.l2 = 5e-4
+    config.optimizer.schedule.name = "cosine"
+    config.optimizer.schedule.warmup_steps = 400
+    return small(config, width=8) if argument == "small" else config

@@ -1,0 +1,77 @@
+"""Every experiment is a valid config, and trains, shrunk, from the beginning to the end."""
+
+import ast
+import re
+
+import numpy as np
+import pytest
+
+from jaxconv.config import check_config, load_config, thinner
+from jaxconv.data.interface import describe
+from jaxconv.data.sources import open_source
+from jaxconv.train.build import build
+from jaxconv.train.loop import train
+from jaxconv.train.workdir import read_metrics
+from tests.conftest import ROOT
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+# The images that the whole experiment trains on.
+SIZES = {"xo": (32, 1, 2), "mnist": (28, 1, 10), "cifar10": (32, 3, 10), "imagenet": (224, 3, 1000)}
+ARGUMENTS = {"cifar10_resnet20": ("resnet56", "resnet110"), "imagenet_vgg": ("vgg11", "vgg19"), "imagenet_resnet50": ("resnet152_v1",)}
+
+
+def path_of(name):
+    return str(ROOT / "experiments" / f"{name}.py")
+
+
+def described(name, config):
+    """What the data of the whole experiment looks like, and how many examples it has."""
+    if name.partition("_")[0] not in SIZES:  # drawn on the spot
+        source = open_source(config.data, config.data.train_split)
+        return describe(source), len(source)
+    size, channels, classes = SIZES[name.partition("_")[0]]
+    size = config.data.image_size or size
+    description = {
+        "image_shape": [size, size, channels],
+        "kind": "image",
+        "cropped": False,
+        "class_names": [str(n) for n in range(classes)],
+    }
+    return description, 1_281_167 if channels * classes == 3000 else 50_000
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_whole(name):
+    """The config is valid, its network takes its images, and the docstring gives the commands and what came of it."""
+    text = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
+    assert f"--config=experiments/{name}.py " in text and f"--config=experiments/{name}.py:small" in text and "Result" in text
+    for argument in ("", *ARGUMENTS.get(name, ())):
+        config = load_config(f"{path_of(name)}:{argument}" if argument else path_of(name))
+        check_config(config)
+        description, examples = described(name, config)
+        assert build(config, description, examples, None).total_steps > 100
+
+
+# Those of other signals than images are trained by tests/data/test_signals.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.partition("_")[0] in SIZES])
+def test_small(name, tmp_path, one_device):
+    config = load_config(f"{path_of(name)}:small", ["log.progress=False", "log.tensorboard=False"])
+    result = train(config, str(tmp_path), devices=one_device)
+    assert result["examples"] == 12 and np.isfinite(result["loss"])
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["train/loss"]) and row["train/grad_norm"] > 0 for row in rows)
+
+
+def test_thinner():
+    assert thinner("conv11-96/4p0 lrn maxpool3/2 conv5-256g2 conv1-16 conv3 dropout0.5 fc4096 fc", 16) == (
+        "conv11-6/4p0 lrn maxpool3/2 conv5-16g2 conv1-2 conv3 dropout0.5 fc256 fc"
+    )
+
+
+def test_the_shortened_schedules_still_change_the_rate():
+    for name in EXPERIMENTS:
+        config = load_config(f"{path_of(name)}:small")
+        if config.optimizer.schedule.name == "step":
+            assert re.match(r"\(3,", str(config.optimizer.schedule.boundaries))
