@@ -3,9 +3,9 @@
     jaxconv train --config=experiments/imagenet_resnet50_a2.py --workdir=/tmp/a2
     jaxconv train --config=experiments/imagenet_resnet50_a2.py:small --workdir=/tmp/a2_small      a CPU, seconds
 
-The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up; binary
-            cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5, mixup
-            0.1, cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio of 0.95
+The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up;
+            binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5,
+            mixup 0.1, cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio of 0.95
 Here        the same in batches of 2,016, of which three is a divisor; gradients clipped to a norm of 1, as timm's LAMB does unless told
             otherwise; bilinear where timm draws bilinear or bicubic
 Error       20.2% top-1 on the validation images, one crop (79.8% accuracy)
@@ -44,4 +44,4 @@ def get_config(argument=""):
     config.optimizer.clip_norm = 1.0
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = round(5 * 1_281_167 / 2016)
-    return small(config, image_size=32, units=(1, 1, 1, 1), width=8) if argument == "small" else config
+    return small(config, image_size=32, units=(1, 1), width=8) if argument == "small" else config

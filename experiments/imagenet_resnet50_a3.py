@@ -3,9 +3,9 @@
     jaxconv train --config=experiments/imagenet_resnet50_a3.py --workdir=/tmp/a3
     jaxconv train --config=experiments/imagenet_resnet50_a3.py:small --workdir=/tmp/a3_small      a CPU, seconds
 
-The paper   100 passes at 160 pixels, batches of 2,048; LAMB, rate 8e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up; binary
-            cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 6/0.5, mixup
-            0.1, cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
+The paper   100 passes at 160 pixels, batches of 2,048; LAMB, rate 8e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up;
+            binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 6/0.5,
+            mixup 0.1, cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
 Here        the same, evaluated at the 160 pixels of the training; gradients clipped to a norm of 1, as timm's LAMB does unless told
             otherwise; bilinear where timm draws bilinear or bicubic
 Error       21.9% top-1 on the validation images, one crop of 224 (78.1% accuracy)
@@ -42,4 +42,4 @@ def get_config(argument=""):
     config.optimizer.clip_norm = 1.0
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = round(5 * 1_281_167 / 2048)
-    return small(config, image_size=32, units=(1, 1, 1, 1), width=8) if argument == "small" else config
+    return small(config, image_size=32, units=(1, 1), width=8) if argument == "small" else config
