@@ -33,4 +33,4 @@ def get_config(argument=""):
     config.optimizer.l2 = 5e-4
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 400
-    return small(config, width=8) if argument == "small" else config
+    return small(config, units=(1, 1), width=8) if argument == "small" else config

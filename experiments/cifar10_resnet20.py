@@ -34,4 +34,4 @@ def get_config(argument="resnet20"):
     config.optimizer.schedule.boundaries = (32_000, 48_000)
     if argument == "resnet110":
         config.optimizer.schedule.warmup_steps = 400
-    return small(config, units=(1, 1, 1), width=4) if argument == "small" else config
+    return small(config, units=(1, 1), width=4) if argument == "small" else config

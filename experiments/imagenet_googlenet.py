@@ -37,4 +37,4 @@ def get_config(argument=""):
     config.optimizer.schedule.name = "step"
     config.optimizer.schedule.factor = 0.96
     config.optimizer.schedule.boundaries = tuple(round(n * 8 * PASS) for n in range(1, 32))
-    return small(config, image_size=80) if argument == "small" else config
+    return small(config, image_size=80, modules="3a 4a 4d") if argument == "small" else config

@@ -35,4 +35,4 @@ def get_config(argument="resnet50_v1"):
     config.optimizer.l2 = 1e-4
     config.optimizer.schedule.name = "step"
     config.optimizer.schedule.boundaries = tuple(round(n * PASS) for n in (30, 60, 90))
-    return small(config, image_size=32, units=(1, 1, 1, 1), width=8) if argument == "small" else config
+    return small(config, image_size=32, units=(1, 1), width=8) if argument == "small" else config

@@ -36,5 +36,5 @@ def get_config(argument="vgg16"):
     if argument == "small":
         from jaxconv.models.text import vgg
 
-        return small(config, image_size=32, text=thinner(vgg("vgg16"), 16))
+        return small(config, image_size=32, text=thinner(vgg("vgg11"), 16))
     return config

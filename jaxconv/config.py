@@ -357,9 +357,7 @@ def check_config(config: ConfigDict) -> None:
         if not given[key] > 0:
             raise UserError(f"config.{key} is {given[key]}; it must be more than 0")
     if config.loss.threshold and config.loss.name != "binary":
-        raise UserError(
-            f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', and config.loss.name is 'softmax'"
-        )
+        raise UserError(f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', not to {config.loss.name!r}")
     if config.steps >= 2**31:
         raise UserError(f"config.steps is {config.steps}; it must be less than {2**31}")
     if not 0 <= config.seed < 2**32:
@@ -372,13 +370,17 @@ def check_config(config: ConfigDict) -> None:
     if not all(value > 0 for value in config.data.std):
         raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
     _check_augment(config, given)
-    boundaries = config.optimizer.schedule.boundaries
+    _check_optimizer(config.optimizer)
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+    boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
-    if config.optimizer.schedule.name == "step" and not boundaries:
+    if config.schedule.name == "step" and not boundaries:
         raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")
     wanted = set(group(""))
-    for name, settings in config.optimizer.groups.items():
+    for name, settings in config.groups.items():
         if not isinstance(settings, ConfigDict) or set(settings) != wanted:
             raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
         for key, example in group("conv").items():

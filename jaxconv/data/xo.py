@@ -53,9 +53,7 @@ def draw_split(
     channels: int = 1,
     **variation: float,
 ) -> Arrays:
-    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, where 0 is the lecture's -1 and 255 its 1.
-
-    All channels are alike.
+    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, all channels alike; 0 is the lecture's -1, 255 its 1.
 
     Raises:
       UserError: no such split, or a setting out of its range.

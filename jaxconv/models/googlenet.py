@@ -91,10 +91,12 @@ class GoogLeNet(Network):
     Attributes:
       torchvision: that library's port rather than the paper's.
       auxiliary: have the two auxiliary classifiers. Their votes are kept in the collection `auxiliary` while training.
+      modules: the inception modules to have, such as `3a 4a 4d`, for a smaller network.
     """
 
     torchvision: bool = False
     auxiliary: bool = True
+    modules: str = " ".join(INCEPTIONS)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -114,6 +116,8 @@ class GoogLeNet(Network):
                 x = self.note("pool3", max_pool(x, 3, 2, rounding="ceil", layer="pool3"))
             if name == "5a":
                 x = self.note("pool4", max_pool(x, 2 if self.torchvision else 3, 2, rounding="ceil", layer="pool4"))
+            if name not in self.modules.split():
+                continue
             x = Inception(sizes, 3 if self.torchvision else 5, conv, name=f"inception{name}")(x)
             x = self.note(f"inception{name}", x)
             if name in ("4a", "4d") and self.auxiliary and self.num_classes and (train or self.is_initializing()):
