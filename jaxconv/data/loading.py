@@ -160,13 +160,15 @@ class Reader:
         A damaged example is replaced by the next good one.
         """
 
+        @functools.lru_cache(maxsize=64)
+        def indices(step: int) -> list[int]:
+            return train_indices(seed, step, batch_size, len(self.source)).tolist()
+
         def read(local: int) -> Batch:
             step, position = self._place(local, batch_size)
-            place = (first + step) * batch_size + position
-            epoch, i = divmod(place, len(self.source))
-            index = int(epoch_order(seed, epoch, len(self.source))[i])
+            index = indices(first + step)[position]
             for other in range(len(self.source)):
-                example = self._try_to_read((index + other) % len(self.source), (seed, place))
+                example = self._try_to_read((index + other) % len(self.source), (seed, (first + step) * batch_size + position))
                 if example is not None:
                     return example | {"position": np.int32(position)}
             raise UserError("no example can be read", exit_code=1)
