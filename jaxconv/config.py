@@ -53,7 +53,7 @@ def default_config() -> ConfigDict:
     data.crop_ratio = 1.0  # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of 256
     data.decoder = "auto"  # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
     data.resident_limit = 2_000_000_000  # bytes; a larger set is streamed instead of lying in the devices' memory
-    data.threads = 0  # that read and decode what is streamed; 0: as many as there are cores
+    data.threads = 0  # that read and decode what is streamed; 0: twice as many as there are cores
     data.prefetch = 2  # batches that are sent to the devices ahead of the step that needs them
     data.damaged_share = 0.001  # share of a streamed set's examples that may be unreadable; they are replaced by the next
     data.skip_unreadable = False  # leave unreadable files out instead of stopping

@@ -45,7 +45,8 @@ class Files:
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
         try:
-            content = (self._root / self._names[i]).read_bytes()
+            with open(self.name(i), "rb") as file:
+                content = file.read()
         except OSError as error:
             raise DamagedError(f"cannot be read ({error.strerror or error})") from error
         if not content:
@@ -58,7 +59,7 @@ class Files:
 
     def name(self, i: int) -> str:
         """The path."""
-        return str(self._root / self._names[i])
+        return os.path.join(self._root, self._names[i])
 
     def checksum(self) -> int:
         """CRC-32 of names, labels and sizes of the files."""

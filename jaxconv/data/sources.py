@@ -109,7 +109,7 @@ def _images(records: Records, classes: tuple[str, ...], config: Any, augment: An
         return boxes.train_box(generator(key[0], "crop", key[1]) if random else None, height, width, size, augment)
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_image(content, size, channels, functools.partial(choose_box, key=key), decoder)
+        return decode.decode_image(content, size, channels, functools.partial(choose_box, key=key), decoder, fast=random)
 
     shape = (size, size, channels) if size else _first(records, lambda content: decode_one(content, (0, 0))).shape
     return Stored(records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random)

@@ -11,7 +11,7 @@ def sample_grid(images: np.ndarray, labels: Sequence[int], class_names: Sequence
 
     Args:
       images: [N, ..., C] as the network gets them. Images are drawn as they are, of a volume its middle slice, of a waveform its curve,
-        of a spectrogram [N, T, F, 1] its picture with time to the right.
+        of a spectrogram [N, T, F, 1] its picture with time going down.
       labels: [N].
       class_names: one name a class.
       mean, std: of the normalisation, which is undone.

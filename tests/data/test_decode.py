@@ -132,6 +132,29 @@ def test_boxes_are_cut_before_resizing(decoder):
             np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=6)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 2, "restart_marker_rows": 1}, {"progressive": True}, {"mode": "L"}]
+)
+@pytest.mark.parametrize("bottom", [1, 40, 64, 65, 199, 200])
+def test_fast_way_stops_below_the_box(options, bottom):
+    """The same bits as of the whole picture."""
+    if len(decoders()) == 1:
+        pytest.skip("simplejpeg and OpenCV are not installed")
+    import simplejpeg
+
+    noise = np.random.default_rng(0).integers(0, 256, (200, 250, 3), np.uint8)
+    data = encoded(noise, quality=90, **options)
+    whole = simplejpeg.decode_jpeg(data, fastupsample=True)
+    box = (bottom - 1 if bottom < 30 else bottom - 30, 10, min(bottom, 30), 30)
+    top, left, height, width = box
+    found = decode_image(data, 30, 3, lambda h, w: box, "simplejpeg", fast=True)
+    if height == 30:
+        np.testing.assert_array_equal(found, whole[top : top + height, left : left + width])
+    cut = data[: 2 * len(data) // 3]
+    with pytest.raises(DamagedError, match="truncated"):
+        decode_image(cut, 30, 3, lambda h, w: box, "simplejpeg", fast=True)
+
+
 def test_decoders_agree():
     if len(decoders()) == 1:
         pytest.skip("simplejpeg and OpenCV are not installed")
@@ -163,16 +186,18 @@ WHOLE = [
     st.floats(0, 1),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     st.sampled_from(decoders()),
+    st.booleans(),
 )
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged EXIF data
-def test_cut_and_flipped_bytes(whole, share, flips, decoder):
+def test_cut_and_flipped_bytes(whole, share, flips, decoder, fast):
     """An image of the right form, or a DamagedError."""
     data = bytearray(whole[: round(share * len(whole))])
     for place, value in flips:
         if data:
             data[int(place * len(data))] = value
     try:
-        assert decode(bytes(data), decoder, size=16).shape == (16, 16, 3)
+        pixels = decode_image(bytes(data), 16, 3, lambda height, width: (0, 0, max(1, height // 2), width), decoder, fast)
+        assert pixels.shape == (16, 16, 3)
     except DamagedError as error:
         assert str(error)
 
