@@ -21,6 +21,9 @@ Geometry = tuple[tuple[int, ...], Pads, tuple[int, ...]]  # strides, (before, af
 
 # Joined groups see at least so many channels. 16 and 64 were slower on ResNeXt-50's four widths.
 BLOCK = 32
+# Depthwise windows wider than 3 multiply by band matrices where the output is at most so many windows wide: the band is a small part
+# of a wider matrix.
+BAND = 4
 
 
 def choose(shape: Sequence[int], kernel_shape: Sequence[int], groups: int) -> Callable[[jax.Array, jax.Array, Geometry], jax.Array] | None:
@@ -100,8 +103,8 @@ def _wide(x: jax.Array) -> jax.Array:
 def _shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Shifted images [N, *spatial, C], each times its weights of the kernel [*window, C].
 
-    Reverse mode transposes the derivative, and how it is written decides how fast its transpose is: as `_scattered` and `_banded`
-    are, the gradient of the image is again shifted images, and that of the weights a product of matrices.
+    Reverse mode transposes the derivative, and how it is written decides how fast its transpose is: from `_scattered` the gradient of
+    the image is again shifted images, from `_banded` that of the weights is a product of matrices.
     """
     window = kernel.shape[:-1]
     weights = _wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
@@ -112,8 +115,12 @@ def _shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 @_shifted.defjvp
 def _shifted_jvp(geometry: Geometry, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
-    of_image = _shifted if any(s > 1 for s in geometry[0]) else _scattered
-    return _shifted(x, kernel, geometry), of_image(x_tangent, kernel, geometry) + _banded(x, kernel_tangent, geometry)
+    strides, pads, dilations = geometry
+    window, (low, high) = kernel.shape[:-1], pads[-1]
+    (width,) = _output((x.shape[-2] + low + high,), window[-1:], strides[-1:], dilations[-1:])
+    of_image = _scattered if all(s == 1 for s in strides) else _shifted
+    of_weights = _banded if window[-1] > 3 and width <= BAND * window[-1] else _shifted
+    return _shifted(x, kernel, geometry), of_image(x_tangent, kernel, geometry) + of_weights(x, kernel_tangent, geometry)
 
 
 def _scattered(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
