@@ -6,10 +6,13 @@
     learns    F * F * D1 weights a filter, and K biases
 
 What networks call a convolution is a correlation: it is the mathematical convolution with the kernel flipped.
-Every network convolves through `convolve`, and nothing else does, so that there is one place to make it fast.
+Every network convolves through `convolve`, and nothing else does, so that there is one place to make it fast: see `layers/forms.py`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +21,11 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from jaxconv.arithmetic import pad_widths
+from jaxconv.layers import forms
 
 Ints = int | Sequence[int]
+
+_PLAIN = contextvars.ContextVar("plain", default=False)
 
 he_normal = nn.initializers.he_normal()
 
@@ -92,16 +98,29 @@ def convolve(
         raise ValueError(
             f"{layer + ': ' if layer else ''}{x.shape[-1]} channels in {groups} groups do not match {filters} filters that see {seen} each"
         )
-    spatial = "DHW"[-ndim:]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
+    geometry = (
         per_axis(stride, ndim, "stride"),
         pads_of(x.shape, window, stride, padding, dilation, rounding, layer),
-        rhs_dilation=per_axis(dilation, ndim, "dilation"),
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-        feature_group_count=groups,
+        per_axis(dilation, ndim, "dilation"),
     )
+    plain_form = functools.partial(forms.plain, geometry=geometry, groups=groups)
+    form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, groups)
+    if form is None:
+        return plain_form(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=functools.partial(form, geometry=geometry), default=plain_form)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Inside this context, what is traced has XLA's one convolution on every platform, as who counts operations wants it.
+
+    A function that was jitted and called before keeps the form it was traced with.
+    """
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 class Conv(nn.Module):

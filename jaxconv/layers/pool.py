@@ -11,7 +11,6 @@ Where several pixels of a window tie for the maximum, the gradient is shared amo
 """
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxconv.layers import forms
 from jaxconv.layers.conv import Ints, pads_of, per_axis
 
 
@@ -89,17 +89,7 @@ def _views(x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding:
         if p >= f:
             raise ValueError(f"{layer + ': ' if layer else ''}a padding of {p} shows the first {f}-wide window no pixel")
     pads = pads_of(x.shape, window, stride, padding, 1, rounding, layer)
-    sizes = [(size + low + high - f) // s + 1 for size, (low, high), f, s in zip(x.shape[1:-1], pads, window, stride, strict=True)]
-    x = lax.pad(x, filler, [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-    return [
-        lax.slice(
-            x,
-            (0, *start, 0),
-            (x.shape[0], *(b + (n - 1) * s + 1 for b, n, s in zip(start, sizes, stride, strict=True)), x.shape[-1]),
-            (1, *stride, 1),
-        )
-        for start in itertools.product(*map(range, window))
-    ]
+    return forms.views(x, filler, window, (stride, pads, (1,) * ndim))
 
 
 class Pool(nn.Module):

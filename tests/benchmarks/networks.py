@@ -1,0 +1,256 @@
+"""Whole networks, forward (inference) and training step, side by side: jaxconv, PyTorch (eager, torch.compile) and Flax's ImageNet example.
+
+    python tests/benchmarks/networks.py                                   # all of them, float32, batch 8
+    python tests/benchmarks/networks.py --networks resnet50 --batch 128 --dtypes float32,bfloat16 --memory
+
+Needs jax, flax, optax and torch alone. A training step is forward, backward and update by SGD with momentum, on one batch that lies on the
+device. PyTorch has channels_last and, for bfloat16, autocast. The contenders take turns; a ratio is of two neighbouring turns. `--memory`
+starts a process for each and gives its peak: of device memory, or on a CPU of the process.
+"""
+
+import argparse
+import functools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+# One process holds both frameworks: JAX must leave the other its share of the device.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from machine import interleaved, machine
+from torch_networks import PARAMETERS, build
+
+import jaxconv
+from jaxconv.models.resnet import UNITS
+
+CONTENDERS = ("jaxconv", "eager", "compile", "flax")
+SAMPLE = 0.3  # seconds that one turn should last at least
+
+
+class FlaxResNet(nn.Module):
+    """A ResNet as Flax's ImageNet example writes it: SAME padding, BatchNorm of momentum 0.9, the last scale of a block from zero."""
+
+    units: tuple[int, ...]
+    bottleneck: bool
+    classes: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
+        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        x = nn.relu(norm()(conv(64, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        for stage, units in enumerate(self.units):
+            filters = 64 * 2**stage
+            for unit in range(units):
+                strides = (2, 2) if stage and not unit else (1, 1)
+                sizes = (1, 3, 1) if self.bottleneck else (3, 3)
+                y, expansion = x, 4 if self.bottleneck else 1
+                for n, size in enumerate(sizes):
+                    last = n == len(sizes) - 1
+                    strided = n == (1 if self.bottleneck else 0)
+                    y = conv(filters * (expansion if last else 1), (size, size), strides if strided else (1, 1))(y)
+                    y = norm(scale_init=nn.initializers.zeros_init())(y) if last else nn.relu(norm()(y))
+                if x.shape != y.shape:
+                    x = norm()(conv(filters * expansion, (1, 1), strides)(x))
+                x = nn.relu(x + y)
+        return jnp.asarray(nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, (1, 2))), jnp.float32)
+
+
+def jax_run(contender, name, settings):
+    """(function that takes one step, without waiting; one that waits; seconds to compile)."""
+    classes, dtype = settings.classes, jnp.dtype(settings.dtype)
+    overrides = {"auxiliary": False} if name == "googlenet_torchvision" else {}
+    if contender == "jaxconv":
+        model = jaxconv.create_model(name, classes, dtype, **overrides)
+    else:
+        depth = int(name.removeprefix("resnet"))
+        model = FlaxResNet(UNITS[depth], depth >= 50, classes, dtype)
+    images = jax.device_put(jnp.asarray(settings.images))
+    batch = {"image": images, "label": jax.device_put(jnp.asarray(settings.labels, jnp.int32))}
+    optimizer, key = optax.trace(0.9), jax.random.key(0)
+    state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
+    start = time.perf_counter()
+    if settings.mode == "train":
+        step = jaxconv.make_train_step(model, optimizer, lambda step: jnp.float32(1e-3))
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+        held = [state]
+
+        def run():
+            held[0], metrics = compiled(held[0], batch, key)
+            return metrics["loss"]
+    else:
+        variables = {"params": state.params, **state.model_state}
+        compiled = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).compile()
+
+        def run():
+            return compiled(variables, images)
+
+    return run, jax.block_until_ready, time.perf_counter() - start
+
+
+def torch_run(contender, name, settings):
+    """The same for PyTorch; RuntimeError where torch.compile does not work."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(name, settings.classes).to(device, memory_format=torch.channels_last).train(settings.mode == "train")
+    images = torch.from_numpy(settings.images).permute(0, 3, 1, 2).to(device).contiguous(memory_format=torch.channels_last)
+    labels, loss_of = torch.from_numpy(settings.labels).to(device), torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    network = torch.compile(model) if contender == "compile" else model
+    half = settings.dtype == "bfloat16"
+
+    def run():
+        if settings.mode == "forward":
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+                return network(images)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = loss_of(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def wait(_):
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    start = time.perf_counter()
+    wait(run())
+    return run, wait, time.perf_counter() - start
+
+
+def prepare(contender, name, settings):
+    """A contender ready to be measured, or why it is not there."""
+    if contender == "flax" and name not in ("resnet18", "resnet50", "resnet152"):
+        return "-"
+    try:
+        return (jax_run if contender in ("jaxconv", "flax") else torch_run)(contender, name, settings)
+    except Exception as error:
+        if contender != "compile":
+            raise
+        return f"not available: {type(error).__name__}"  # such as no C++ compiler
+
+
+def sampler(run, wait):
+    """A function that takes as many steps as last `SAMPLE` seconds, and returns the seconds that one took."""
+    wait(run())
+
+    def sample(steps):
+        start = time.perf_counter()
+        for _ in range(steps):
+            result = run()
+        wait(result)
+        seconds = (time.perf_counter() - start) / steps
+        time.sleep(0.01)  # the other framework's threads stop spinning
+        return seconds
+
+    return functools.partial(sample, max(1, round(SAMPLE / sample(1))))
+
+
+def peak(contender, name, settings):
+    """Peak memory in MB of two steps in a process of its own."""
+    arguments = {"--only": contender, "--networks": name, "--dtypes": settings.dtype, "--modes": settings.mode, "--batch": settings.batch}
+    command = [sys.executable, __file__, *(str(part) for pair in arguments.items() for part in pair), "--size", str(settings.size)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    return process.stdout.split()[-1] if process.returncode == 0 else "-"
+
+
+def only(contender, name, settings):
+    """What the process of `peak` does."""
+    prepared = prepare(contender, name, settings)
+    if isinstance(prepared, str):
+        sys.exit(prepared)
+    run, wait, _ = prepared
+    for _ in range(2):
+        wait(run())
+    if jax.default_backend() == "cpu" and not torch.cuda.is_available():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    of_jax = jax.devices()[0].memory_stats
+    return (of_jax()["peak_bytes_in_use"] if contender in ("jaxconv", "flax") else torch.cuda.max_memory_allocated()) / 2**20
+
+
+def row(name, settings, contenders, repeats, memory):
+    """One line of the table."""
+    prepared = {contender: prepare(contender, name, settings) for contender in contenders}
+    ready = {contender: sampler(*value[:2]) for contender, value in prepared.items() if not isinstance(value, str)}
+    results = interleaved(ready, repeats)
+    cells = [name, settings.mode, settings.dtype, str(settings.batch), f"{settings.batch / statistics.median(results['jaxconv']):.1f}"]
+    for rival in contenders:
+        if rival == "jaxconv":
+            continue
+        if rival not in results:
+            cells.append(prepared[rival])
+            continue
+        pairs = [a / b for a, b in zip(results["jaxconv"], results[rival], strict=True)]
+        best = min(results["jaxconv"]) / min(results[rival])
+        cells.append(f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}; of the best turns {best:.2f})")
+    cells.append(", ".join("-" if isinstance(value, str) else f"{value[2]:.0f}" for value in prepared.values()))
+    if memory:
+        cells.append(", ".join(peak(contender, name, settings) for contender in contenders))
+    return "| " + " | ".join(cells) + " |"
+
+
+def settings_of(arguments, name, dtype, mode):
+    height, width, channels = jaxconv.model_info(name).input_size
+    size, classes = (arguments.size or height, 10 if name == "lenet5" else 1000)
+    random, batch = np.random.default_rng(0), arguments.batch
+    return argparse.Namespace(
+        batch=batch, size=arguments.size, dtype=dtype, mode=mode, classes=classes,
+        images=random.normal(size=(batch, size, size if arguments.size else width, channels)).astype(np.float32),
+        labels=random.integers(0, classes, batch),
+    )  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = ",".join(name for name in PARAMETERS if name != "resnext50_32x4d")
+    parser.add_argument("--networks", default=default, help=f"of {', '.join(PARAMETERS)}; without resnext50_32x4d by default")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=0, help="height and width of the images; 0: the network's own")
+    parser.add_argument("--dtypes", default="float32", help="of float32, bfloat16")
+    parser.add_argument("--modes", default="forward,train")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="jaxconv is always one")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
+    parser.add_argument("--memory", action="store_true", help="peak memory, each contender in a process of its own")
+    parser.add_argument("--only", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    names, dtypes, modes, contenders = (getattr(arguments, key).split(",") for key in ("networks", "dtypes", "modes", "contenders"))
+    for given, known in ((names, PARAMETERS), (dtypes, ("float32", "bfloat16")), (modes, ("forward", "train")), (contenders, CONTENDERS)):
+        for wrong in set(given) - set(known):
+            parser.error(f"{wrong!r} is none of {', '.join(known)}")
+    if arguments.only:
+        print(only(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0])))
+        return
+    contenders = ["jaxconv", *(contender for contender in contenders if contender != "jaxconv")]
+    print(machine("flax", "optax", "torch"), f"{torch.get_num_threads()} threads of PyTorch; load {os.getloadavg()[0]:.1f}", sep="; ")
+    rivals = {"eager": "time over torch eager", "compile": "over torch.compile", "flax": "over Flax's example"}
+    heads = [
+        "network",
+        "mode",
+        "dtype",
+        "batch",
+        "images/s",
+        *(rivals[c] for c in contenders[1:]),
+        f"seconds to compile: {', '.join(contenders)}",
+    ]
+    heads += [f"peak MB: {', '.join(contenders)}"] if arguments.memory else []
+    print(f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True)
+    for name in names:
+        for mode in modes:
+            for dtype in dtypes:
+                print(row(name, settings_of(arguments, name, dtype, mode), contenders, arguments.repeats, arguments.memory), flush=True)
+
+
+if __name__ == "__main__":
+    main()
