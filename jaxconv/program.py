@@ -11,6 +11,7 @@ import jax
 import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxconv.layers.conv import plain
 from jaxconv.receptive import Seen, broadcasts, image, seen_by
 
 # Equations that move values without working on them.
@@ -173,7 +174,7 @@ def _multiply_adds(eqn: Any) -> int:
 def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:
     """Trace `module.apply(variables, x, **call)` on shapes, and return the tracer with the events in it."""
     tracer = Tracer()
-    with nn.intercept_methods(tracer.intercept):
+    with plain(), nn.intercept_methods(tracer.intercept):
         program = jax.make_jaxpr(partial(module.apply, **call))(variables, x).jaxpr
     tracer.walk(program, [None] * (len(program.invars) - 1) + [image(x.shape)])
     return tracer

@@ -24,6 +24,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import optax
 
+from jaxconv.layers.conv import plain
 from jaxconv.program import Call, Event, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -294,7 +295,8 @@ def _kept_for_gradient(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruc
         _, backward, _ = jax.vjp(outputs, params, has_aux=True)
         return jax.tree.leaves(backward)
 
-    program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
+    with plain():
+        program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
     outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(program.invars)
     return sum(_size(var.aval) for var in outputs)
 
