@@ -5,7 +5,8 @@
 
 Needs jax, flax, optax and torch alone. A training step is forward, backward and update by SGD with momentum, on one batch that lies on the
 device. PyTorch has channels_last and, for bfloat16, autocast. The contenders take turns; a ratio is of two neighbouring turns. `--memory`
-starts a process for each and gives its peak: of device memory, or on a CPU of the process.
+starts a process for each and gives its peak: of device memory, or on a CPU of the process, some 450 MB of which are the imports.
+The first line tells the machine's load: where others compute too, PyTorch's threads, which wait for each other, suffer most.
 """
 
 import argparse
@@ -139,6 +140,7 @@ def prepare(contender, name, settings):
     except Exception as error:
         if contender != "compile":
             raise
+        print(f"{name}, torch.compile: {error}", file=sys.stderr)
         return f"not available: {type(error).__name__}"  # such as no C++ compiler
 
 
