@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _BASELINE = 0xC0
 _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Rows that are decoded together, at most: four blocks of 8, where there are a quarter as many colours.
 _LARGEST_BLOCK = 32
+_own = threading.local()
+# Pixels that a thread keeps memory for.
+_SCRATCH = 1 << 22
 _GREY_MODES = ("1", "L", "LA")
 _UPRIGHT = 1
 
@@ -107,14 +111,26 @@ def _decode_jpeg(data: bytes, image_size: int, channels: int, choose_box: Callab
     box = choose_box(height, width) if image_size else (0, 0, height, width)
     factor = _reduction(box, image_size)
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
+    # What is resized is copied by that; what is not must not be overwritten by the thread's next image.
+    settings = {
+        "colorspace": "GRAY" if grey else "RGB",
+        "buffer": _scratch(height * width * 3) if image_size and height * width <= _SCRATCH else None,
+    }
     if fast and factor == 1:
         rows = _cut_below(data, box[0] + box[2], height)
         if rows is not None:
-            pixels = simplejpeg.decode_jpeg(rows, "GRAY" if grey else "RGB", fastupsample=True, strict=False)
+            pixels = simplejpeg.decode_jpeg(rows, fastupsample=True, strict=False, **settings)
             return _cut_and_resize(pixels, box, image_size, "simplejpeg")
     least = {"min_height": -(-height // factor), "min_width": -(-width // factor), "min_factor": factor}
-    pixels = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", fastupsample=fast, **least)
+    pixels = simplejpeg.decode_jpeg(data, fastupsample=fast, **least, **settings)
     return _cut_and_resize(pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, "simplejpeg")
+
+
+def _scratch(size: int) -> np.ndarray:
+    """Memory of this thread's own: images of ever other sizes would leave holes in what all threads share."""
+    if len(getattr(_own, "memory", ())) < size:
+        _own.memory = np.empty(size, np.uint8)
+    return _own.memory
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> bytes | None:
