@@ -97,7 +97,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (["--config.model.kwargs.pool_window=9"], 2, ["16x16x1", "pool2: (4 - 9)/2 + 1 = -1.50"]),
         (["--config.model.kwargs.pool_window=3", "--config.model.kwargs.rounding=exact"], 2, ["pool1: (16 - 3)/2 + 1 = 7.50"]),
         (["--config.data.source=folder:/nowhere"], 1, ["/nowhere", "there is no such folder"]),
-        (["--config.data.source=mnist"], 2, ["no source is called 'mnist'", "xo and folder:PATH"]),
+        (["--config.data.source=mnist"], 2, ["no source is called 'mnist'", "there are xo, tones, sentences, solids, folder:PATH"]),
         (["--config.batch_size=10"], 2, ["10 images / 4 devices", "give 8 or 12"]),
         (["--config.data.xo.noise=-1"], 2, ["xo.noise is -1"]),
         (["--config.optimizer.undecayed=("], 2, ["optimizer.undecayed '('", "no regular expression"]),
@@ -202,7 +202,7 @@ def test_bad_folders_stop_before_any_training(tmp_path):
     bad = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags)
     assert_one_line_error(bad, 1, "train/cat/000.png: the file is empty", "--config.data.skip_unreadable=True")
     skipped = command("train", f"--workdir={tmp_path / 'bad'}", *TINY, *flags, "--config.data.skip_unreadable=True")
-    assert skipped.returncode == 0 and "left out 1 unreadable of 12 images" in skipped.stderr
+    assert skipped.returncode == 0 and "left out 1 unreadable of 12 examples" in skipped.stderr
     changed = command("train", f"--workdir={tmp_path / 'good'}", *TINY, *flags, "--config.data.skip_unreadable=True")
     assert_one_line_error(changed, 1, "holds a run with another config: data.skip_unreadable")
     (root / "train/cat/000.png").unlink()
