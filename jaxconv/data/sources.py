@@ -95,9 +95,8 @@ def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | Non
 
 def _images(records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int) -> Stored:
     size, decoder = config.image_size, decode.choose_decoder(config.decoder)
-    random = augment is not None and bool(augment.random_resized_crop.scale or augment.scale_jitter)
-    if random and not size:
-        raise UserError("config.augment has a random crop, but config.data.image_size is 0; set it to the size of the network's images")
+    # Images of one size are cropped on the device; those that are brought to one size, as they are read, out of all their pixels.
+    random = bool(size) and augment is not None and bool(augment.random_resized_crop.scale or augment.scale_jitter)
     if random and augment.scale_jitter and augment.scale_jitter[0] < size:
         raise UserError(f"config.augment.scale_jitter begins at {augment.scale_jitter[0]}; it must be at least data.image_size, {size}")
     channels = channels or (1 if _all(decode.is_grey, records) else 3)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxconv.config import default_config
 from jaxconv.data import DamagedError, from_arrays, from_sequence
-from jaxconv.data.interface import generator
+from jaxconv.data.interface import Stored, describe, generator
 from jaxconv.data.loading import Reader, Resident, Streamed, take, train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -17,7 +17,7 @@ from jaxconv.evaluate import evaluate_workdir
 from jaxconv.train.loop import train
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.workdir import read_metrics
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, write_images
 
 CROPS = {"augment__random_resized_crop__scale": (0.2, 1.0)}
 
@@ -93,6 +93,24 @@ def test_any_number_of_threads_processes_and_any_start(photographs):
         np.testing.assert_array_equal(batch["label"], labels[train_indices(3, step, 4, 23)])
     with pytest.raises(UserError, match="4 examples a batch / 3 processes = 1.33 is not whole"):
         batches(source, process=(0, 3))
+
+
+def test_repeats_are_cropped_apart(photographs):
+    """Repeated augmentation: each example twice in a batch, by the same indices as the resident way, with crops of its own."""
+    config = folder_config(photographs, **CROPS)
+    source = open_source(config.data, "train", augment=config.augment)
+    (batch,) = Reader(source).train_batches(3, 2, 3, 8, repeats=2)
+    np.testing.assert_array_equal(batch["label"], source.labels_of_all()[train_indices(3, 2, 8, 23, repeats=2)])
+    assert not np.array_equal(batch["image"][:4], batch["image"][4:])
+
+
+def test_images_of_one_size_are_cropped_on_the_device(tmp_path):
+    """In memory, and whole; those that are brought to one size are cropped as they are read."""
+    write_images(tmp_path, count=3)
+    for size, cropped in ((0, False), (6, True)):
+        config = folder_config(tmp_path, data__image_size=size, **CROPS)
+        source = open_source(config.data, "train", augment=config.augment)
+        assert describe(source)["cropped"] == cropped == isinstance(source, Stored)
 
 
 def test_every_pass_crops_anew(photographs):
@@ -201,10 +219,7 @@ def test_training_on_a_sequence(tmp_path):
     assert evaluate_workdir(tmp_path, source=other)["examples"] == 5
 
 
-def test_random_crops_need_a_size(photographs):
-    config = folder_config(photographs, data__image_size=0, **CROPS)
-    with pytest.raises(UserError, match="random crop, but config.data.image_size is 0"):
-        open_source(config.data, "train", augment=config.augment)
+def test_scale_jitter_is_no_smaller_than_the_image(photographs):
     config = folder_config(photographs, augment__scale_jitter=(6, 9))
     with pytest.raises(UserError, match="scale_jitter begins at 6; it must be at least data.image_size, 8"):
         open_source(config.data, "train", augment=config.augment)
