@@ -6,8 +6,8 @@
 The paper   100 passes at 160 pixels, batches of 2,048; LAMB, rate 8e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up;
             binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 6/0.5,
             mixup 0.1, cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
-Here        the same, evaluated at the 160 pixels of the training; gradients clipped to a norm of 1, as timm's LAMB does unless told
-            otherwise; bilinear where timm draws bilinear or bicubic
+Here        the same; gradients clipped to a norm of 1, as timm's LAMB does unless told otherwise; bilinear where timm draws bilinear or
+            bicubic
 Error       21.9% top-1 on the validation images, one crop of 224 (78.1% accuracy)
 Result      not run here
 """
@@ -20,6 +20,7 @@ def get_config(argument=""):
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"
     config.data.image_size = 160
+    config.data.eval_image_size = 224
     config.data.crop_ratio = 0.95
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)

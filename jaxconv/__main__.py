@@ -113,7 +113,8 @@ def _positive(text: str) -> int:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
-    from jaxconv.config import check_config, load_config
+    from jaxconv.checks import check_config
+    from jaxconv.config import load_config
 
     config = load_config(args.config, overrides)
     check_config(config)
@@ -201,7 +202,8 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _data(args: argparse.Namespace, overrides: list[str]) -> int:
-    from jaxconv.config import check_config, default_config, load_config, set_key
+    from jaxconv.checks import check_config
+    from jaxconv.config import default_config, load_config, set_key
 
     config = load_config(args.config, overrides) if args.config else default_config()
     for override in [] if args.config else overrides:

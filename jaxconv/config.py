@@ -13,7 +13,6 @@ No default is None and nothing is a list, so that each key can be set from the c
 """
 
 import ast
-import math
 import re
 import runpy
 import traceback
@@ -50,6 +49,7 @@ def default_config() -> ConfigDict:
     data.mean = (0.5,)  # of each channel, on a scale from 0 to 1 where it is uint8; one number serves all channels
     data.std = (0.5,)
     data.image_size = 0  # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    data.eval_image_size = 0  # the same while evaluating, where it differs; 0: data.image_size
     data.crop_ratio = 1.0  # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of 256
     data.decoder = "auto"  # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
     data.resident_limit = 2_000_000_000  # bytes; a larger set is streamed instead of lying in the devices' memory
@@ -198,6 +198,7 @@ def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs:
     if config.augment.scale_jitter:
         config.augment.scale_jitter = tuple(side * image_size // data.image_size for side in config.augment.scale_jitter)
     data.source, data.train_split, data.eval_split, data.image_size = "xo", "train", "test", 0
+    data.eval_image_size = 0
     data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = image_size, channels, 24, 12
     config.model.kwargs.update(kwargs)
     config.batch_size, config.eval.batch_size = 4 * config.augment.repeats, 6
@@ -263,13 +264,13 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     place = config
     for parent in parents:
         if not isinstance(place, ConfigDict) or parent not in place:
-            raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
+            raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
         place = place[parent]
     if isinstance(place, ConfigDict) and parents == ["model", "kwargs"] and last not in place:
         place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:
-        raise UserError(f"--config.{key}: the config has no such key{_nearest_key(config, key)}")
+        raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
     old = place[last]
     if isinstance(old, ConfigDict):
         raise UserError(f"--config.{key}: is a group of keys ({', '.join(old)}); set one of them")
@@ -299,117 +300,6 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_config(config: ConfigDict) -> None:
-    """Check what can be checked before the data is read: keys, types and ranges.
-
-    Raises:
-      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is out of its range.
-    """
-    known, given = flatten(default_config()), flatten(config)
-    for key in given:
-        if key not in known and not key.startswith(("model.kwargs.", "optimizer.groups.")):
-            raise UserError(f"config.{key}: the config has no such key{_nearest_key(default_config(), key)}")
-    for key, default in known.items():
-        if key not in given:
-            raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
-        check_type(f"config.{key}", given[key], default)
-        if isinstance(given[key], float) and not math.isfinite(given[key]):
-            raise UserError(f"config.{key} is {given[key]}; it must be finite")
-    for key, allowed in {
-        "parallel": ("jit", "pmap"),
-        "model.dtype": ("float32", "bfloat16", "float16"),
-        "data.decoder": ("auto", "simplejpeg", "pillow"),
-        "data.audio.form": ("log_mel", "waveform"),
-        "loss.name": ("softmax", "binary"),
-        "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
-        "augment.randaugment.space": ("torchvision", "wide", "timm"),
-        "augment.interpolation": ("nearest", "bilinear"),
-        "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
-        "optimizer.schedule.metric": ("eval/top1", "eval/loss"),
-        "checkpoint.metric": ("eval/top1", "eval/loss"),
-    }.items():
-        if given[key] not in allowed:
-            raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
-    for key, least in {
-        "batch_size": 1, "epochs": 0, "steps": 0, "eval.every": 0, "eval.batch_size": 1, "log.every": 1, "checkpoint.every": 0,
-        "checkpoint.keep": 1, "checkpoint.keep_best": 0, "data.image_size": 0, "data.resident_limit": 0, "data.threads": 0,
-        "data.prefetch": 0, "data.damaged_share": 0, "data.toy.size": 8, "data.toy.train_examples": 1, "data.toy.test_examples": 1,
-        "data.audio.rate": 100, "data.audio.mels": 1, "data.text.length": 1, "augment.pad_crop": 0, "optimizer.l2": 0,
-        "optimizer.weight_decay": 0, "optimizer.learning_rate": 0, "optimizer.momentum": 0, "optimizer.schedule.warmup_steps": 0,
-        "optimizer.schedule.patience": 1, "loss.label_smoothing": 0, "loss.threshold": 0, "optimizer.beta2": 0,
-        "optimizer.clip_norm": 0, "ema.decay": 0, "augment.repeats": 1, "data.xo.channels": 1,
-    }.items():  # fmt: skip
-        if not given[key] >= least:
-            raise UserError(f"config.{key} is {given[key]}; it must be at least {least}")
-    for key, most in {"data.crop_ratio": 1, "data.damaged_share": 1}.items():
-        if not given[key] <= most:
-            raise UserError(f"config.{key} is {given[key]}; it must be at most {most}")
-    if not config.data.crop_ratio > 0:
-        raise UserError(f"config.data.crop_ratio is {config.data.crop_ratio}; it must be more than 0")
-    if not config.data.audio.seconds >= 0.05:
-        raise UserError(f"config.data.audio.seconds is {config.data.audio.seconds}; it must be at least 0.05, two frames of a spectrogram")
-    if len(config.data.text.alphabet) > 255 or len(set(config.data.text.alphabet)) < len(config.data.text.alphabet):
-        raise UserError(f"config.data.text.alphabet is {config.data.text.alphabet!r}; it must be at most 255 different characters")
-    for key in ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay"):
-        if not given[key] < 1:
-            raise UserError(f"config.{key} is {given[key]}; it must be less than 1")
-    for key in ("optimizer.epsilon", "optimizer.trust_coefficient"):
-        if not given[key] > 0:
-            raise UserError(f"config.{key} is {given[key]}; it must be more than 0")
-    if config.loss.threshold and config.loss.name != "binary":
-        raise UserError(f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', not to {config.loss.name!r}")
-    if config.steps >= 2**31:
-        raise UserError(f"config.steps is {config.steps}; it must be less than {2**31}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
-    if (config.epochs > 0) == (config.steps > 0):
-        raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
-    for key in ("data.mean", "data.std"):
-        if not given[key]:
-            raise UserError(f"config.{key} is empty; it must be numbers, one or one a channel")
-    if not all(value > 0 for value in config.data.std):
-        raise UserError(f"config.data.std is {config.data.std}; every deviation must be more than 0")
-    _check_augment(config, given)
-    _check_optimizer(config.optimizer)
-
-
-def _check_optimizer(config: ConfigDict) -> None:
-    boundaries = config.schedule.boundaries
-    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
-        raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
-    if config.schedule.name == "step" and not boundaries:
-        raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")
-    wanted = set(group(""))
-    for name, settings in config.groups.items():
-        if not isinstance(settings, ConfigDict) or set(settings) != wanted:
-            raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
-        for key, example in group("conv").items():
-            check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
-
-
-def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
-    pairs = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
-    for key, most in (pairs | {"erasing.ratio": math.inf}).items():
-        pair = given[f"augment.{key}"]
-        off = not pair and key in ("random_resized_crop.scale", "scale_jitter")
-        if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
-            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than 0, at most {most}")
-    shares = ("randaugment.level", "randaugment.deviation", "randaugment.probability", "erasing.probability")
-    ranges = dict.fromkeys(shares, 1) | dict.fromkeys((f"colour_jitter.{n}" for n in config.augment.colour_jitter), 1)
-    ranges |= {"colour_jitter.hue": 0.5, "randaugment.layers": 16, "pca_colour": 10, "mixup": 100, "cutmix": 100}
-    for key, most in ranges.items():
-        if not 0 <= given[f"augment.{key}"] <= most:
-            raise UserError(f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and {most}")
-    for alternatives in (("random_resized_crop.scale", "scale_jitter", "pad_crop"), ("randaugment.layers", "trivial")):
-        on = [key for key in alternatives if given[f"augment.{key}"]]
-        if len(on) > 1:
-            raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
-    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
-        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
-    if config.batch_size % config.augment.repeats:
-        raise UserError(f"config.batch_size is {config.batch_size}, and config.augment.repeats {config.augment.repeats} does not divide it")
-
-
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Keys of two flattened configs whose difference makes them different runs; see `MAY_DIFFER`.
 
@@ -430,7 +320,8 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _nearest_key(config: ConfigDict, key: str) -> str:
+def nearest_key(config: ConfigDict, key: str) -> str:
+    """`, did you mean 'x'?` for the config's key that is closest, or nothing."""
     return nearest(key, flatten(config))
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxconv.config import check_config, default_config, differing_keys, flatten, group, load_config, set_key
+from jaxconv.checks import check_config
+from jaxconv.config import default_config, differing_keys, flatten, group, load_config, set_key
 from jaxconv.errors import UserError
 
 

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxconv.config import check_config, load_config, thinner
+from jaxconv.checks import check_config
+from jaxconv.config import load_config, thinner
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.train.build import build

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxconv
-from jaxconv.config import check_config
+from jaxconv.checks import check_config
 from tests.conftest import ROOT
 
 # What jaxconv needs to train, and a plain JAX image does not have.
@@ -23,7 +23,7 @@ LEVELS = [
     {"arithmetic"},
     {"layers"},
     {"models"},
-    {"config"},
+    {"config", "checks"},
     {"data", "train", "evaluate", "look", "interop", "receptive", "program", "summary"},
     {"__main__"},
 ]

@@ -46,7 +46,9 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
     else:
         source = _open_stored(kind, rest, config, split, like, augment)
     if like:
-        found = describe(source)
+        found, like = describe(source), dict(like)
+        if like["kind"] == "image" and config.eval_image_size and augment is None:
+            like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
         for what in ("class_names", "image_shape", "kind"):
             if found[what] != like[what]:
                 raise UserError(
@@ -59,9 +61,14 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
     return source
 
 
+def eval_size(config: Any) -> int:
+    """Pixels each way of images while evaluating, by `config.data`; 0: the files' own."""
+    return config.eval_image_size or config.image_size
+
+
 def _draw_xo(config: Any, split: str) -> Arrays:
-    if config.image_size:
-        raise UserError(f"config.data.image_size is {config.image_size}; the size of X's and O's is config.data.xo.size")
+    if size := eval_size(config):
+        raise UserError(f"config.data.image_size is {size}; the size of X's and O's is config.data.xo.size")
     return xo.draw_split(split, **config.xo)
 
 
@@ -94,7 +101,8 @@ def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | Non
 
 
 def _images(records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int) -> Stored:
-    size, decoder = config.image_size, decode.choose_decoder(config.decoder)
+    size = config.image_size if augment is not None else eval_size(config)
+    decoder = decode.choose_decoder(config.decoder)
     # Images of one size are cropped on the device; those that are brought to one size, as they are read, out of all their pixels.
     random = bool(size) and augment is not None and bool(augment.random_resized_crop.scale or augment.scale_jitter)
     if random and augment.scale_jitter and augment.scale_jitter[0] < size:

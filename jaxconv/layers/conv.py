@@ -104,7 +104,7 @@ def convolve(
         per_axis(dilation, ndim, "dilation"),
     )
     plain_form = functools.partial(forms.plain, geometry=geometry, groups=groups)
-    form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, groups)
+    form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, geometry, groups)
     if form is None:
         return plain_form(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=functools.partial(form, geometry=geometry), default=plain_form)

@@ -3,8 +3,10 @@
     1x1, any stride     a strided slice and a matrix product
     depthwise           F * F shifted images, each times its weights, added up
     other groups        groups joined until a block sees 32 channels; each block a dense convolution with zeros off its diagonal
+    tiny maps, colours  every window laid out as a row of a matrix (im2col), and a matrix product: where the output is narrower than the
+                        window (XLA takes 20 times as long for 3x3 windows on 2x2 maps), and for 3x3 windows on three colours
 
-Dense convolutions of wider windows stay XLA's. `tests/benchmarks/convolution.py` measures every form against XLA's and PyTorch's.
+All other dense convolutions stay XLA's. `tests/benchmarks/convolution.py` measures every form against XLA's and PyTorch's.
 """
 
 import functools
@@ -26,13 +28,21 @@ BLOCK = 32
 BAND = 4
 
 
-def choose(shape: Sequence[int], kernel_shape: Sequence[int], groups: int) -> Callable[[jax.Array, jax.Array, Geometry], jax.Array] | None:
+def choose(
+    shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, groups: int
+) -> Callable[[jax.Array, jax.Array, Geometry], jax.Array] | None:
     """The form for images of `shape` [N, *spatial, C] and a kernel [*window, C // groups, K]; None where XLA's own is best."""
+    strides, pads, dilations = geometry
+    window = kernel_shape[:-2]
     if groups > 1 and groups == shape[-1]:
         return depthwise
     if groups > 1:
         return functools.partial(blocks, groups=groups)
-    return pointwise if math.prod(kernel_shape[:-2]) == 1 else None
+    if math.prod(window) == 1:
+        return pointwise
+    padded = [size + low + high for size, (low, high) in zip(shape[1:-1], pads, strict=True)]
+    narrow = any(size < f for size, f in zip(_output(padded, window, strides, dilations), window, strict=True))
+    return patches if narrow or (shape[-1] == 3 and math.prod(window) <= 9) else None
 
 
 def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
@@ -51,6 +61,12 @@ def pointwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     return lax.dot_general(x, kernel.reshape(kernel.shape[-2:]), (((x.ndim - 1,), (0,)), ((), ())))
 
 
+def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """A dense convolution: each window a row [prod(window) * C], and a matrix product; see `plain`."""
+    rows = jnp.concatenate(views(x, jnp.zeros((), x.dtype), kernel.shape[:-2], geometry), axis=-1)
+    return lax.dot_general(rows, kernel.reshape(-1, kernel.shape[-1]), (((x.ndim - 1,), (0,)), ((), ())))
+
+
 def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
     """A grouped convolution, as dense ones of groups joined; see `plain`."""
     seen, filters = kernel.shape[-2], kernel.shape[-1] // groups
@@ -61,7 +77,7 @@ def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> 
     dense = (jnp.expand_dims(apart, -5) * diagonal.reshape((1,) * (kernel.ndim - 2) + diagonal.shape)).reshape(
         *kernel.shape[:-2], joined * seen, groups // joined, joined * filters
     )
-    form = choose((*x.shape[:-1], joined * seen), kernel.shape, 1) or plain
+    form = choose((*x.shape[:-1], joined * seen), kernel.shape, geometry, 1) or plain
     parts = jnp.split(x, groups // joined, axis=-1)
     return jnp.concatenate([form(part, dense[..., block, :], geometry) for block, part in enumerate(parts)], axis=-1)
 

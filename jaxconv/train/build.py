@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 
@@ -66,6 +67,8 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
+    if config.data.eval_image_size and description["kind"] == "image":
+        _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, total_steps)
     train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay)
@@ -91,6 +94,18 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
+
+
+def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:
+    """Raise UserError unless the network takes images of `size` pixels each way too."""
+    images = jax.ShapeDtypeStruct((1, size, size, shape[-1]), jnp.float32)
+    try:
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    except (ValueError, TypeError, ArithmeticError, flax.errors.FlaxError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"config.data.eval_image_size is {size}: a network for {'x'.join(map(str, shape))} cannot take it: {why}"
+        ) from error
 
 
 def make_transforms(

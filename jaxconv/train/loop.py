@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxconv.config import check_config
+from jaxconv.checks import check_config
 from jaxconv.data.interface import Source, describe
 from jaxconv.data.loading import Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source

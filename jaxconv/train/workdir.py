@@ -22,7 +22,8 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from jaxconv.config import MAY_DIFFER, check_config, differing_keys, flatten
+from jaxconv.checks import check_config
+from jaxconv.config import MAY_DIFFER, differing_keys, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.models.network import LAYOUT
 

@@ -2,6 +2,7 @@
 
 import logging
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +13,9 @@ from jaxconv.data.folder import list_split
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from tests.conftest import write_images
+from jaxconv.evaluate import evaluate_workdir
+from jaxconv.train.loop import train
+from tests.conftest import tiny_config, write_images
 
 
 def settings(path, **changes):
@@ -161,3 +164,18 @@ def test_other_classes_than_trained_with(tmp_path):
         config = settings(tmp_path)
         config.source = "folders:x"
         open_source(config, "train")
+
+
+def test_evaluation_at_another_size(tmp_path):
+    write_images(tmp_path / "images", size=(12, 10), count=3)
+    config = tiny_config(
+        data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=10, model__name="resnet20_cifar", steps=3
+    )
+    config.model.kwargs = {"units": (1, 1, 1), "width": 4}
+    result = train(config, str(tmp_path / "run"), devices=jax.devices()[:1])
+    assert result["examples"] == 6
+    assert evaluate_workdir(str(tmp_path / "run"), devices=jax.devices()[:1])["loss"] == result["loss"]
+    # A network that flattens its maps has weights for one size alone.
+    config = tiny_config(data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=10)
+    with pytest.raises(UserError, match="config.data.eval_image_size is 10: a network for 8x8x3 cannot take it"):
+        train(config, str(tmp_path / "other"), devices=jax.devices()[:1])

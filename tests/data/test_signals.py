@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.config import check_config, default_config, load_config
+from jaxconv.checks import check_config
+from jaxconv.config import default_config, load_config
 from jaxconv.data.interface import DamagedError, describe
 from jaxconv.data.signals import encode_text, fit_length, log_mel, mel_filters, read_volume, read_wav
 from jaxconv.data.sources import open_source

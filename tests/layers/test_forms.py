@@ -24,6 +24,12 @@ CASES = {
     "1x1 rounded up": ({"stride": 3, "rounding": "ceil"}, (2, 6, 5, 3), (1, 1), 4),
     "1 in 1-D": ({"stride": 2}, (2, 7, 3), (1,), 4),
     "1x1x1": ({}, (2, 3, 2, 4, 3), (1, 1, 1), 4),
+    "narrower than the window": ({"padding": 1}, (2, 2, 2, 4), (3, 3), 5),
+    "narrower than the window, with stride": ({"padding": 2, "stride": (2, 1), "rounding": "ceil"}, (2, 4, 3, 4), (5, 5), 3),
+    "one window, dilated": ({"dilation": 2}, (2, 5, 6, 4), (3, 3), 3),
+    "one window in 1-D": ({}, (2, 4, 3), (4,), 5),
+    "tiny in 3-D": ({"padding": 1}, (1, 2, 1, 2, 2), (3, 2, 3), 4),
+    "three colours": ({"padding": 1, "stride": 2}, (2, 9, 8, 3), (3, 3), 4),
     "depthwise": ({"groups": 5, "padding": 1}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise with stride": ({"groups": 5, "padding": 1, "stride": 2}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise 7x7": ({"groups": 2, "padding": 3}, (2, 5, 9, 2), (7, 7), 2),
@@ -85,7 +91,7 @@ def test_form_is_the_convolution(case):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
-@pytest.mark.parametrize("case", ["1x1 with stride", "depthwise 7x7", "depthwise with stride", "groups joined"])
+@pytest.mark.parametrize("case", ["1x1 with stride", "narrower than the window", "depthwise 7x7", "depthwise with stride", "groups joined"])
 def test_half_precision(case, dtype):
     """Every value of bfloat16 has 8 significant bits, of float16 11; a few roundings one after the other."""
     compare(*CASES[case], dtype, {jnp.bfloat16: 4 / 256, jnp.float16: 4 / 2048}[dtype])
@@ -109,6 +115,8 @@ def test_dense_windows_stay_xla_s_and_the_others_do_not():
         ((1, 8, 8, 64), (3, 3, 64, 64), 1, None),
         ((1, 8, 8, 64), (1, 1, 64, 64), 1, "dot_general"),
         ((1, 8, 8, 64), (3, 3, 1, 64), 64, "mul"),
+        ((1, 2, 2, 64), (3, 3, 64, 64), 1, "concatenate"),
+        ((1, 8, 8, 3), (3, 3, 3, 64), 1, "concatenate"),
     ):
         run = jax.make_jaxpr(functools.partial(convolve, padding=kernel[0] // 2, groups=groups))
         jaxpr = str(run(jnp.ones(shape), jnp.ones(kernel)))
@@ -127,7 +135,7 @@ def test_plain_is_what_is_traced_inside_it():
     assert "platform_index" in str(jax.make_jaxpr(layer.apply)(variables, x))
 
 
-NETWORK = ["1x1 with stride", "depthwise", "groups joined"]
+NETWORK = ["1x1 with stride", "narrower than the window", "depthwise", "groups joined"]
 
 
 @pytest.mark.parametrize("case", NETWORK)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jaxconv.config import check_config
+from jaxconv.checks import check_config
 from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.parallel import fingerprint

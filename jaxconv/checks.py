@@ -1,0 +1,146 @@
+"""What a config must fulfil before the data is read: keys, types and ranges, as tables."""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxconv.config import check_type, default_config, flatten, group, nearest_key
+from jaxconv.errors import UserError, nearest
+
+METRICS = ("eval/top1", "eval/loss")
+CHOICES = {
+    "parallel": ("jit", "pmap"),
+    "model.dtype": ("float32", "bfloat16", "float16"),
+    "data.decoder": ("auto", "simplejpeg", "pillow"),
+    "data.audio.form": ("log_mel", "waveform"),
+    "loss.name": ("softmax", "binary"),
+    "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
+    "augment.randaugment.space": ("torchvision", "wide", "timm"),
+    "augment.interpolation": ("nearest", "bilinear"),
+    "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
+    "optimizer.schedule.metric": METRICS,
+    "checkpoint.metric": METRICS,
+}
+AT_LEAST = {
+    0: (
+        "epochs", "steps", "eval.every", "checkpoint.every", "checkpoint.keep_best", "data.image_size", "data.eval_image_size",
+        "data.resident_limit",
+        "data.threads", "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate", "optimizer.momentum",
+        "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2", "optimizer.clip_norm", "optimizer.schedule.warmup_steps",
+        "loss.label_smoothing", "loss.threshold", "ema.decay",
+    ),
+    0.05: ("data.audio.seconds",),  # two frames of a spectrogram
+    1: (
+        "batch_size", "eval.batch_size", "log.every", "checkpoint.keep", "data.toy.train_examples", "data.toy.test_examples",
+        "data.audio.mels", "data.text.length", "data.xo.channels", "augment.repeats", "optimizer.schedule.patience",
+    ),
+    8: ("data.toy.size",),
+    100: ("data.audio.rate",),
+}  # fmt: skip
+MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient")
+LESS_THAN_1 = ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay")
+AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
+# Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off then.
+PAIRS = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
+PAIRS |= {"erasing.ratio": math.inf}
+MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
+# Settings of `config.augment` that lie between 0 and this.
+AUGMENT_RANGES = {
+    **dict.fromkeys(("randaugment.level", "randaugment.deviation", "randaugment.probability", "erasing.probability"), 1),
+    **dict.fromkeys(("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1),
+    **{"colour_jitter.hue": 0.5, "randaugment.layers": 16, "pca_colour": 10, "mixup": 100, "cutmix": 100},
+}
+# Of each of these, one at most may be on.
+ALTERNATIVES = (("random_resized_crop.scale", "scale_jitter", "pad_crop"), ("randaugment.layers", "trivial"))
+
+
+def check_config(config: ConfigDict) -> None:
+    """Check what can be checked before the data is read.
+
+    Raises:
+      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is of another type or out of its range.
+    """
+    given = flatten(config)
+    _check_keys(given)
+    for key, allowed in CHOICES.items():
+        if given[key] not in allowed:
+            raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
+    for least, keys in AT_LEAST.items():
+        _check_all(given, keys, lambda value, least=least: value >= least, f"at least {least}")
+    _check_all(given, MORE_THAN_0, lambda value: value > 0, "more than 0")
+    _check_all(given, LESS_THAN_1, lambda value: value < 1, "less than 1")
+    _check_all(given, AT_MOST_1, lambda value: value <= 1, "at most 1")
+    _check_all(given, ("steps",), lambda value: value < 2**31, f"less than {2**31}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
+    if (config.epochs > 0) == (config.steps > 0):
+        raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
+    if config.loss.threshold and config.loss.name != "binary":
+        raise UserError(f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', not to {config.loss.name!r}")
+    _check_data(config.data)
+    _check_augment(config, given)
+    _check_optimizer(config.optimizer)
+
+
+def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: str) -> None:
+    for key in keys:
+        if not holds(given[key]):
+            raise UserError(f"config.{key} is {given[key]}; it must be {what}")
+
+
+def _check_keys(given: dict[str, Any]) -> None:
+    known = flatten(default_config())
+    for key in given:
+        if key not in known and not key.startswith(("model.kwargs.", "optimizer.groups.")):
+            raise UserError(f"config.{key}: the config has no such key{nearest_key(default_config(), key)}")
+    for key, default in known.items():
+        if key not in given:
+            raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
+        check_type(f"config.{key}", given[key], default)
+        if isinstance(given[key], float) and not math.isfinite(given[key]):
+            raise UserError(f"config.{key} is {given[key]}; it must be finite")
+
+
+def _check_data(data: ConfigDict) -> None:
+    for key in ("mean", "std"):
+        if not data[key]:
+            raise UserError(f"config.data.{key} is empty; it must be numbers, one or one a channel")
+    if not all(value > 0 for value in data.std):
+        raise UserError(f"config.data.std is {data.std}; every deviation must be more than 0")
+    alphabet = data.text.alphabet
+    if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
+        raise UserError(f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different characters")
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+    boundaries = config.schedule.boundaries
+    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
+        raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
+    if config.schedule.name == "step" and not boundaries:
+        raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")
+    wanted = set(group(""))
+    for name, settings in config.groups.items():
+        if not isinstance(settings, ConfigDict) or set(settings) != wanted:
+            raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
+        for key, example in group("conv").items():
+            check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
+
+
+def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
+    for key, most in PAIRS.items():
+        pair = given[f"augment.{key}"]
+        off = not pair and key in MAY_BE_EMPTY
+        if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
+            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than 0, at most {most}")
+    for key, most in AUGMENT_RANGES.items():
+        if not 0 <= given[f"augment.{key}"] <= most:
+            raise UserError(f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and {most}")
+    for alternatives in ALTERNATIVES:
+        on = [key for key in alternatives if given[f"augment.{key}"]]
+        if len(on) > 1:
+            raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
+    if not all(isinstance(side, int) for side in config.augment.scale_jitter):
+        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+    if config.batch_size % config.augment.repeats:
+        raise UserError(f"config.batch_size is {config.batch_size}, and config.augment.repeats {config.augment.repeats} does not divide it")
