@@ -176,6 +176,6 @@ def test_evaluation_at_another_size(tmp_path):
     assert result["examples"] == 6
     assert evaluate_workdir(str(tmp_path / "run"), devices=jax.devices()[:1])["loss"] == result["loss"]
     # A network that flattens its maps has weights for one size alone.
-    config = tiny_config(data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=10)
-    with pytest.raises(UserError, match="config.data.eval_image_size is 10: a network for 8x8x3 cannot take it"):
+    config = tiny_config(data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=16)
+    with pytest.raises(UserError, match="config.data.eval_image_size is 16: a network for 8x8x3 cannot take it"):
         train(config, str(tmp_path / "other"), devices=jax.devices()[:1])
