@@ -168,6 +168,7 @@ def test_the_lectures_connections():
     assert (row.multiply_adds, row.dense_multiply_adds) == (324, 2304)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(GMACS))
 def test_multiply_adds_as_published(name):
     summary = summary_of(name)
@@ -202,6 +203,7 @@ LAYERS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.lists(LAYERS, min_size=1, max_size=4), st.integers(24, 40))
 def test_a_value_sees_what_its_receptive_field_says(layers, width):
@@ -278,6 +280,7 @@ def test_squeeze_and_excite_sees_everything():
     assert info["conv2"].field == (np.inf, np.inf) and info["conv2"].stride == (4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chain", "googlenet", "resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
 def test_feature_info_is_of_the_features(name):
     model, shape = jaxconv.create_model(name, 10), (97, 97, 3)

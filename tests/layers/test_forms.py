@@ -97,6 +97,7 @@ def test_half_precision(case, dtype):
     compare(*CASES[case], dtype, {jnp.bfloat16: 4 / 256, jnp.float16: 4 / 2048}[dtype])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(
     st.integers(4, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.sampled_from(["floor", "ceil"]),

@@ -46,6 +46,7 @@ SMALLEST = {
     "regnet_y_400mf": 65,
     "convnext_tiny": 65,
 }
+V3_ROWS = tuple(jaxconv.model_arguments("mobilenet_v3_small")["rows"][row] for row in (0, 1, 4))
 # Those that are trained for a step here, on images of so many pixels; some with fewer units than they are known for.
 TRAINED = {
     "lenet5": (32, {}),
@@ -53,13 +54,13 @@ TRAINED = {
     "resnet20_cifar": (16, {}),
     "resnet18_v2": (32, {"units": (1, 1, 1, 1)}),
     "se_resnet50": (32, {"units": (1, 1, 1, 1)}),
-    "googlenet": (97, {}),
+    "googlenet": (97, {"modules": "3a 4a 4d 5a"}),
     "densenet121": (32, {"layers": (2, 2, 2, 2)}),
     "mobilenet_v1": (32, {}),
     "mobilenet_v2": (32, {}),
-    "mobilenet_v3_small": (32, {}),
-    "efficientnet_b0": (32, {}),
-    "regnet_y_400mf": (32, {}),
+    "mobilenet_v3_small": (32, {"rows": V3_ROWS}),
+    "efficientnet_b0": (32, {"stages": ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))}),
+    "regnet_y_400mf": (32, {"depth": 6}),
     "convnext_tiny": (32, {"blocks": (1, 1, 2, 1)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
@@ -162,6 +163,7 @@ def test_one_step_lowers_the_loss(name):
     assert second["loss"] < first["loss"]
 
 
+@pytest.mark.slow
 def test_auxiliary_classifiers_count_three_tenths():
     """With and without them, the trunk's gradients differ, and theirs are 0.3 of a loss of their own."""
     model = jaxconv.create_model("googlenet", 4)

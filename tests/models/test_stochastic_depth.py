@@ -17,6 +17,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_acts_in_training_alone(name):
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
