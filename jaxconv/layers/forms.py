@@ -3,8 +3,8 @@
     1x1, any stride     a strided slice and a matrix product
     depthwise           F * F shifted images, each times its weights, added up
     other groups        groups joined until a block sees 32 channels; each block a dense convolution with zeros off its diagonal
-    tiny maps, colours  every window laid out as a row of a matrix (im2col), and a matrix product: where the output is narrower than the
-                        window (XLA takes 20 times as long for 3x3 windows on 2x2 maps), and for 3x3 windows on three colours
+    narrow maps         every window laid out as a row of a matrix (im2col), and a matrix product: where the output is narrower than the
+                        window (XLA takes 10 to 20 times as long for 3x3 windows on 2x2 maps)
 
 All other dense convolutions stay XLA's. `tests/benchmarks/convolution.py` measures every form against XLA's and PyTorch's.
 """
@@ -43,7 +43,7 @@ def choose(
         return pointwise
     padded = [size + low + high for size, (low, high) in zip(shape[1:-1], pads, strict=True)]
     narrow = any(size < f for size, f in zip(_output(padded, window, strides, dilations), window, strict=True))
-    return patches if narrow or (shape[-1] == 3 and math.prod(window) <= 9) else None
+    return patches if narrow else None
 
 
 def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
