@@ -41,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxconv", description="Convolutional networks in JAX: trained, measured and looked into.")
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_runs(commands)
+    _add_networks(commands)
+    _add_data(commands)
+    return parser
 
+
+def _add_runs(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a network as a config says, or go on where a run was left",
@@ -58,17 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
     evaluate.set_defaults(run=_evaluate)
 
+
+def _add_networks(commands: Any) -> None:
     convert = commands.add_parser("convert", help="turn weights of PyTorch into a folder to start from")
     convert.add_argument("file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch")
     convert.add_argument("--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()")
     convert.add_argument("--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR")
     convert.set_defaults(run=_convert)
-
-    wordnet = commands.add_parser("wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity")
-    wordnet.add_argument(
-        "names", nargs="+", metavar="NAME", help="an id such as n02109961, or a word; of two, what they have in common too"
-    )
-    wordnet.set_defaults(run=_wordnet)
 
     summary = commands.add_parser("summary", help="explain a network, layer by layer, before it runs")
     summary.add_argument("model", metavar="NAME", help="one of jaxconv.list_models(), or text: and a text in the notation")
@@ -79,12 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     summary.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="compute type")
     summary.add_argument(
-        "--depth", type=int, default=0, metavar="D", help="add up what lies below D levels of modules; 0: show every layer"
+        "--depth", type=_natural, default=0, metavar="D", help="add up what lies below D levels of modules; 0: show every layer"
     )
     summary.add_argument("--markdown", action="store_true", help="print Markdown")
     summary.add_argument("--compile", action="store_true", help="compile a training step too, and add XLA's figures")
     summary.set_defaults(run=_summary)
 
+
+def _add_data(commands: Any) -> None:
     data = commands.add_parser(
         "data",
         help="what a source of examples holds, how augmented examples look, and how fast they come",
@@ -94,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's train_split by default")
     data.add_argument("--config", default="", metavar="FILE.py[:ARGUMENT]", help="an experiment, for its augmentation and settings")
     data.add_argument("--png", default="samples.png", metavar="FILE", help="where to draw a grid of augmented samples (samples.png)")
-    data.add_argument("--examples", type=int, default=2000, metavar="N", help="how many to look at for sizes, mean and std (2000)")
+    data.add_argument("--examples", type=_positive, default=2000, metavar="N", help="how many to look at for sizes, mean and std (2000)")
     data.set_defaults(run=_data)
 
     prepare = commands.add_parser("prepare", help="prepare a set of TensorFlow Datasets, for the source tfds:NAME")
@@ -103,13 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--manual_dir", default="", metavar="DIR", help="folder of files that you fetched, such as ImageNet's two tars")
     prepare.add_argument("--partial", action="store_true", help="accept tars of ImageNet that lack classes or images")
     prepare.set_defaults(run=_prepare)
-    return parser
+
+    wordnet = commands.add_parser("wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity")
+    wordnet.add_argument(
+        "names", nargs="+", metavar="NAME", help="an id such as n02109961, or a word; of two, what they have in common too"
+    )
+    wordnet.set_defaults(run=_wordnet)
+
+
+def _natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return _natural(text, 1)
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -212,11 +225,9 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     config.data.source = args.source
     if not config.steps and not config.epochs:
         config.steps = 1  # none is trained
-    if args.examples < 1:
-        raise UserError(f"--examples={args.examples}: must be at least 1")
     check_config(config)
     _set_up_jax(config)
-    from jaxconv.data.survey import show
+    from jaxconv.survey import show
 
     rows, result = show(config, args.split or config.data.train_split, args.examples, Path(args.png))
     for name, text in rows:

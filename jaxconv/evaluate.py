@@ -10,7 +10,7 @@ from jaxconv.data.interface import Source
 from jaxconv.data.loading import Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from jaxconv.train.build import build
+from jaxconv.train.build import Built, build
 from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
@@ -70,32 +70,33 @@ def evaluate_workdir(
     """
     folder = expand(workdir)
     config, description = saved_config(folder), saved_data(folder)
-    state, step = restore_run(folder, checkpoint)
     parallel = make_parallel(config.parallel, devices)
-    source = source or open_source(config.data, split or config.data.eval_split, like=description)
     built = build(config, description, description["train_examples"], parallel.axis_name)
+    state, step = restore_run(folder, checkpoint, built)
+    source = source or open_source(config.data, split or config.data.eval_split, like=description)
     data = make_loader(source, parallel, config.data)
     result = evaluate(parallel.compile_eval(built.eval_step), parallel, parallel.replicate(state), data, config.eval.batch_size)
     return {"split": split or config.data.eval_split, **result, "step": step}
 
 
-def restore_run(folder: Path, checkpoint: str = "latest") -> tuple[TrainState, int]:
+def restore_run(folder: Path, checkpoint: str = "latest", built: Built | None = None) -> tuple[TrainState, int]:
     """The state in a checkpoint of a run, on one device, and its step.
 
     Args:
       folder: the run's workdir.
       checkpoint: `latest`, `best`, or a step.
+      built: of the run; by default it is built here.
 
     Raises:
       UserError: there is no run, or no such checkpoint, or it cannot be read.
     """
     config, description = saved_config(folder), saved_data(folder)
+    built = built or build(config, description, description["train_examples"], axis_name=None)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"--workdir={folder}: the run has no checkpoint yet", exit_code=1)
     checkpoints = Checkpoints(folder / "checkpoints", metric=config.checkpoint.metric, read_only=True)
     try:
         step = _step_of(checkpoints, checkpoint)
-        built = build(config, description, description["train_examples"], axis_name=None)
         restored = checkpoints.restore(abstract_of(built.abstract), step)
     finally:
         checkpoints.close()

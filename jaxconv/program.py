@@ -12,7 +12,7 @@ import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers.conv import plain
-from jaxconv.receptive import Seen, broadcasts, image, seen_by
+from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
 # Equations that move values without working on them.
 _MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "stop_gradient", "jit")
@@ -78,6 +78,8 @@ class Tracer:
     def __init__(self) -> None:
         self._paths: list[tuple[str, ...]] = []
         self._calls: dict[str, Call] = {}
+        # Calls that return no array have no mark of their end; their work counts as their caller's.
+        self._endless: set[str] = set()
         self.root = Call(())
         self._open = [self.root]
         self.events: list[Event] = []
@@ -90,7 +92,10 @@ class Tracer:
         number = len(self._paths)
         self._paths.append(context.module.path)
         args, kwargs = _mark((args, kwargs), f"{_BEGIN}{number}")
-        return _mark(next_fun(*args, **kwargs), f"{_END}{number}")
+        output = next_fun(*args, **kwargs)
+        if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(output)):
+            self._endless.add(f"{_BEGIN}{number}")
+        return _mark(output, f"{_END}{number}")
 
     def walk(self, jaxpr: Any, seen: Sequence[Seen | None]) -> list[Seen | None]:
         """Go through the equations in order; returns what the outputs see."""
@@ -115,10 +120,12 @@ class Tracer:
         if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
             return self.walk(inner[0], operands)
         if inner and name in ("scan", "while"):
-            # How often a `while` goes round cannot be known; it is counted once.
-            self._times *= eqn.params.get("length", 1)
-            self.walk(inner[-1], [None] * len(inner[-1].invars))
-            self._times //= eqn.params.get("length", 1)
+            # Of what goes round nothing better is known than what it depends on; how often a `while` does cannot be known: it counts once.
+            body, length = inner[-1], eqn.params["length"] if name == "scan" else 1
+            given = zip(body.invars, operands[-len(body.invars) :], strict=True)
+            self._times *= length
+            self.walk(body, [everything([seen], var.aval.ndim) if seen else None for var, seen in given])
+            self._times //= length
         self._note_work(eqn, operands, (out := seen_by(eqn, operands)))
         return [out] * len(eqn.outvars)
 
@@ -139,20 +146,24 @@ class Tracer:
     def _read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
         call = self._open[-1]
         if mark[0] == _BEGIN:
-            if mark not in self._calls:
+            if mark not in self._calls and mark not in self._endless:
                 call.is_block = True
                 self._calls[mark] = Call(self._paths[int(mark[1:])], aval.shape[1:])
                 self._open.append(self._calls[mark])
         elif mark[0] == _END:
-            number = mark[1:]
-            if call is self._calls.get(_BEGIN + number):
+            ended = self._calls.get(_BEGIN + mark[1:])
+            if call is ended:  # once, for all its outputs
                 self._open.pop()
                 self._open[-1].touched = self._open[-1].worked = False
-                multiply_adds = 0 if call.is_block else call.multiply_adds
-                self.events.append(Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds))
+                self.end(ended, aval, seen)
         else:
             self.events.append(Event("note", call, mark, aval, seen, call.touched, call.worked, 0))
             call.touched = call.worked = False
+
+    def end(self, call: Call, aval: Any, seen: Seen | None) -> None:
+        """Note the end of a call, with what came out of it."""
+        multiply_adds = 0 if call.is_block else call.multiply_adds
+        self.events.append(Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds))
 
 
 def _mark(tree: Any, name: str) -> Any:
@@ -176,5 +187,24 @@ def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: An
     tracer = Tracer()
     with plain(), nn.intercept_methods(tracer.intercept):
         program = jax.make_jaxpr(partial(module.apply, **call))(variables, x).jaxpr
-    tracer.walk(program, [None] * (len(program.invars) - 1) + [image(x.shape)])
+    seen = tracer.walk(program, [None] * (len(program.invars) - 1) + [image(x.shape)])
+    tracer.end(tracer.root, program.outvars[0].aval, seen[0])
     return tracer
+
+
+def kept_for_gradient(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> int:
+    """Bytes that reverse-mode differentiation keeps from the forward to the backward pass, before XLA fuses any of it away."""
+    params = variables.get("params", {})
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def kept(params: Any, state: Any, x: jax.Array, key: jax.Array) -> list[jax.Array]:
+        def outputs(params: Any) -> tuple[Any, Any]:
+            return module.apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
+
+        _, backward, _ = jax.vjp(outputs, params, has_aux=True)
+        return jax.tree.leaves(backward)
+
+    with plain():
+        program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
+    outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(program.invars)
+    return sum(var.aval.size * var.aval.dtype.itemsize for var in outputs)

@@ -20,12 +20,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import optax
 
-from jaxconv.layers.conv import plain
-from jaxconv.program import Call, Event, trace
+from jaxconv.program import Call, Event, kept_for_gradient, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
 from jaxconv.train.step import make_train_step
@@ -199,7 +197,7 @@ def summarize(
         "gradients": _bytes(params),
         "optimizer state": _bytes(jax.eval_shape(optimizer.init, params)),
         "statistics": _bytes(state),
-        "activations": _kept_for_gradient(module, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), training),
+        "activations": kept_for_gradient(module, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), **training),
     }
     return Summary(
         title=f"{type(module).__name__} on {_by(input_shape)}, {jnp.dtype(dtype).name}",
@@ -225,17 +223,20 @@ def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Feat
 
 
 def _rows(events: Sequence[Event], root: Call, params: Any) -> tuple[list[Row], dict[str, Row]]:
-    """The rows that events make, and the blocks (modules that call others) by their path."""
+    """The rows that events make, and the blocks (modules that call others) by their path.
+
+    The module itself has a row only where it is a layer, or has parameters of its own: named `module`.
+    """
     rows: list[Row] = []
     blocks: dict[str, Row] = {}
     modules = {event.call.path for event in events if event.kind == "end"}
     counted: set[tuple[str, ...]] = set()
-    for event, after in zip(events, [*events[1:], None], strict=True):
+    for event, after in zip(events, [*events[1:], events[-1]], strict=True):
         call, path = event.call, "/".join((*event.call.path, event.name) if event.name else event.call.path)
         if event.kind == "op":
-            noted = after is not None and after.kind == "note" and after.call is call
-            # A layer's own row has its work, and so has the feature map that is named right after it.
-            if (not call.is_block and call is not root) or noted:
+            noted = after.kind == "note" and after.call is call and not event.multiply_adds
+            # A layer's own row has its work, and a feature map that is named right after a pooling is its row.
+            if not call.is_block or noted:
                 continue
             rows.append(_row(path, event, call.input))
         elif event.kind == "note":
@@ -245,8 +246,10 @@ def _rows(events: Sequence[Event], root: Call, params: Any) -> tuple[list[Row], 
         else:
             weights, biases = (0, 0) if call.path in counted else _own_parameters(params, call.path)
             counted.add(call.path)
-            row = _row(path, event._replace(worked=event.worked or weights + biases > 0), call.input, weights, biases)
-            if call.is_block:
+            if call is root and call.is_block and not weights + biases:
+                continue
+            row = _row(path or "module", event._replace(worked=event.worked or weights + biases > 0), call.input, weights, biases)
+            if call.is_block and call is not root:
                 blocks[path] = dataclasses.replace(row, dense_multiply_adds=math.prod(call.input) * math.prod(row.volume))
             if not call.is_block or row.values:
                 rows.append(row)
@@ -283,30 +286,8 @@ def _call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> di
     return {name: value for name, value in modes.items() if name in takes} | given
 
 
-def _kept_for_gradient(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, call: dict[str, Any]) -> int:
-    """Bytes that reverse-mode differentiation keeps from the forward to the backward pass, before XLA fuses any of it away."""
-    params = variables.get("params", {})
-    state = {name: tree for name, tree in variables.items() if name != "params"}
-
-    def kept(params: Any, state: Any, x: jax.Array, key: jax.Array) -> list[jax.Array]:
-        def outputs(params: Any) -> tuple[Any, Any]:
-            return module.apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
-
-        _, backward, _ = jax.vjp(outputs, params, has_aux=True)
-        return jax.tree.leaves(backward)
-
-    with plain():
-        program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
-    outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(program.invars)
-    return sum(_size(var.aval) for var in outputs)
-
-
-def _size(aval: Any) -> int:
-    return aval.size * aval.dtype.itemsize
-
-
 def _bytes(tree: Any) -> int:
-    return sum(_size(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _compile(module: nn.Module, optimizer: optax.GradientTransformation, shape: tuple[int, ...], dtype: Any) -> dict[str, float]:

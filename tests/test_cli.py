@@ -2,10 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
-from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, command, write_images
+from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, command, process_settings, write_images
 
 pytestmark = pytest.mark.slow
 STEPS = "--config.steps=10"
@@ -167,12 +169,30 @@ def test_evaluation_that_runs_away_stops_too(tmp_path):
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
+# A read that fails, and returns so late that all of the other reads have come back to a closed event loop.
+SLOW_TO_FAIL = """
+import sys, time
+from jaxconv.__main__ import main
+from jaxconv.train.checkpoint import Checkpoints
+read = Checkpoints._read
+def slow(self, *args):
+    try:
+        return read(self, *args)
+    except Exception:
+        time.sleep(1)
+        raise
+Checkpoints._read = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_damaged_checkpoint_is_one_warning(tmp_path):
     assert command("train", f"--workdir={tmp_path}", *TINY, STEPS).returncode == 0
     before = command("evaluate", f"--workdir={tmp_path}").stdout
     for file in (tmp_path / "checkpoints" / "10" / "state").glob("**/d/*"):
         file.write_bytes(file.read_bytes()[:10])
-    again = command("train", f"--workdir={tmp_path}", *TINY, STEPS)
+    arguments = ["train", f"--workdir={tmp_path}", *TINY, STEPS]
+    again = subprocess.run([sys.executable, "-c", SLOW_TO_FAIL, *arguments], **process_settings(), capture_output=True, timeout=300)
     assert again.returncode == 0 and "Traceback" not in again.stderr, again.stderr
     assert again.stderr.count("is damaged") == 1 and "going on from step 8" in again.stderr
     assert command("evaluate", f"--workdir={tmp_path}").stdout == before

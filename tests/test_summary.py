@@ -275,6 +275,47 @@ def test_any_linen_module():
     assert row_of(summary.at_depth(1), "block").field == (3, 3)
 
 
+def test_loops_are_counted_as_often_as_they_go_round():
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Conv(4, (3, 3), use_bias=False, name="conv")(x), None
+
+    class Looped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            many = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            return nn.Dense(2, name="votes")(many(name="many")(x, None)[0].mean(axis=(1, 2)))
+
+    summary = jaxconv.summarize(Looped(), (6, 6, 4))
+    assert summary.total("multiply_adds") == 3 * 36 * 9 * 4 * 4 + 4 * 2
+    assert summary.parameters == summary.total("weights") + summary.total("biases") == 3 * 9 * 4 * 4 + 4 * 2 + 2
+    assert row_of(summary, "votes").field == (np.inf, np.inf)
+
+
+def test_a_module_that_is_a_layer_itself_and_one_that_returns_nothing():
+    row = jaxconv.summarize(nn.Dense(3), (5,)).rows[-1]
+    assert (row.name, row.volume, row.weights, row.biases, row.multiply_adds) == ("module", (3,), 15, 3, 15)
+
+    class Silent(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.sow("intermediates", "mean", x.mean())
+
+    class Net(jaxconv.models.Network):
+        @nn.compact
+        def __call__(self, x, train=False):
+            Silent(name="silent")(x)
+            matrix = self.param("matrix", nn.initializers.ones, (4, 2))
+            return self.note("votes", nn.Conv(4, (3, 3), name="conv")(x).mean(axis=(1, 2)) @ matrix)
+
+    summary = jaxconv.summarize(Net(2), (6, 6, 1))
+    assert [row.name for row in summary.rows if row.multiply_adds] == ["conv", "matrix_product"]
+    assert summary.total("multiply_adds") == 36 * 9 * 4 + 8
+    assert summary.parameters == summary.total("weights") + summary.total("biases") == 36 + 4 + 8
+    assert "only training" not in summary.notes()[0]
+
+
 def test_squeeze_and_excite_sees_everything():
     info = jaxconv.feature_info(jaxconv.create_model("se_resnet50", 10, units=(1, 1, 1, 1)), (64, 64, 3))
     assert info["conv2"].field == (np.inf, np.inf) and info["conv2"].stride == (4, 4)

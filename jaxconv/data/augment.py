@@ -27,12 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.data import colour, randaugment
+from jaxconv.data.boxes import TRIES, middle_box
 from jaxconv.data.interface import Batch, example_keys
 
 Range = Sequence[float]
 Step = Callable[[jax.Array, Batch], Batch]
-
-_TRIES = 10
 
 
 def _uniform(keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -48,9 +47,9 @@ def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
 
 def _draw_boxes(keys: jax.Array, height: int, width: int, scale: Range, ratio: Range) -> tuple[jax.Array, jax.Array]:
     """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten tries fits [B]; as `boxes.crop_box`."""
-    area = height * width * _uniform(keys, "area", *scale, shape=(_TRIES,))
+    area = height * width * _uniform(keys, "area", *scale, shape=(TRIES,))
     log_ratio = jnp.log(jnp.array(ratio, jnp.float32))
-    aspect = jnp.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * _uniform(keys, "aspect", shape=(_TRIES,)))
+    aspect = jnp.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * _uniform(keys, "aspect", shape=(TRIES,)))
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits, axis=1)[:, None]
@@ -75,8 +74,7 @@ def random_resized_crop(key: jax.Array, batch: Batch, scale: Range, ratio: Range
     """Stretch a random part of each image [B, H, W, C] to its whole size; see `boxes.crop_box` for `scale` and `ratio`."""
     h, w = batch["image"].shape[1:3]
     boxes, fits = _draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
-    wide, high = min(w, round(h * ratio[1])), min(h, round(w / ratio[0]))
-    middle = jnp.array([(h - high) // 2, (w - wide) // 2, high, wide], jnp.float32)
+    middle = jnp.array(middle_box(h, w, ratio), jnp.float32)
     return batch | {"image": _cut_out(batch["image"], jnp.where(fits[:, None], boxes, middle.reshape(1, 4)))}
 
 

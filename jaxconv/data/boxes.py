@@ -15,7 +15,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
-_TRIES = 10
+TRIES = 10
 
 
 def train_box(random: np.random.Generator, height: int, width: int, image_size: int, augment: Any) -> Box:
@@ -46,12 +46,17 @@ def crop_box(
     Its share of the area is uniform in `scale`, the logarithm of its width over its height uniform in that of `ratio`; where ten tries do
     not fit the image, it is the largest box in the middle with a ratio in that range.
     """
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         area = height * width * random.uniform(*scale)
         aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    return middle_box(height, width, ratio)
+
+
+def middle_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """The largest box in the middle whose width over height lies in a range."""
     w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
     return (height - h) // 2, (width - w) // 2, h, w
 

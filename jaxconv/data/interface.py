@@ -32,7 +32,8 @@ class DamagedError(Exception):
     """An example cannot be read; the message says why."""
 
 
-Batch = dict[str, jax.Array]
+# Arrays by name, on the host or on the device: `image`, `label`, `position` ...
+Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.interface import Arrays, DamagedError, Source, generator
+from jaxconv.data.interface import Arrays, Batch, DamagedError, Source, generator
 from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
-
-Batch = dict[str, Any]
 
 # Examples that a thread reads at a time, at most.
 _CHUNK = 16

@@ -12,6 +12,7 @@ Parameter paths are public. When one changes, `LAYOUT` (models/network.py) grows
 import contextlib
 import logging
 import pickle
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -134,13 +135,19 @@ def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
-        folder.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder / "variables", dict(variables))
-        # Written last: a folder without it is not whole.
-        write_json(folder / "weights.json", description)
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror or error}); give a folder that can", exit_code=1) from error
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, and renamed when all is there: the folder is whole or not at all.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(whole / "variables", dict(variables))
+            write_json(whole / "weights.json", description)
+            whole.replace(folder)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
+        raise UserError(f"--out={out}: cannot be written ({_why(error)}); give a folder that can", exit_code=1) from error
     return description
 
 

@@ -126,8 +126,13 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
 
 def votes_of(text: str) -> int | None:
     """The number of votes that a text says itself; None where its last layer leaves it open, or nothing votes."""
-    counts = [layer.count for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
+    counts = _counts(text)
     return counts[-1] if counts else None
+
+
+def _counts(text: str) -> list[int | None]:
+    """Filters or neurons of each layer that has weights; None where the text leaves them open."""
+    return [layer.count for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
 
 
 def from_text(text: str, num_classes: int | None = None, by_stage: bool = False, **fields) -> Text:
@@ -143,12 +148,10 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
       NotationError: a mistake in the text.
       ValueError: the text leaves the number of classes open and it is not given, or the two differ.
     """
-    voting = [layer for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
-    given = voting[-1].count if voting else None
-    still_open = any(layer.count is None for layer in voting)
+    given, still_open = votes_of(text), None in _counts(text)
     if num_classes is None and still_open:
         raise ValueError(f"{text!r} leaves the number of classes open; give num_classes")
-    if num_classes and not still_open and voting and given != num_classes:
+    if num_classes and not still_open and given not in (None, num_classes):
         raise ValueError(f"{text!r} ends in {given} votes, and there are {num_classes} classes; end it in fc")
     return Text(num_classes=given if num_classes is None else num_classes, text=text, by_stage=by_stage, **fields)
 

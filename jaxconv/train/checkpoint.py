@@ -180,40 +180,37 @@ class Checkpoints:
 def _quiet_reading() -> Iterator[None]:
     """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
 
-    They complain through asyncio's log, and, some only later, when they are collected or when tensorstore's threads come back to them;
-    so the hooks for those stay.
+    They complain through asyncio's log; when they are collected; and from tensorstore's threads, which may come back to them before the
+    failed read has returned or long after. So the hooks are there before the read, and stay where it failed.
     """
     asyncio_log = logging.getLogger("asyncio")
-    level = asyncio_log.level
+    level, hooks = asyncio_log.level, (sys.unraisablehook, sys.excepthook)
     asyncio_log.setLevel(logging.CRITICAL + 1)
+    _forgive_unfinished_reads()
     try:
         yield
-    except Exception:
-        _forgive_unfinished_reads()
-        raise
+        sys.unraisablehook, sys.excepthook = hooks
     finally:
         asyncio_log.setLevel(level)
 
 
 def _forgive_unfinished_reads() -> None:
-    previous = sys.unraisablehook
-    if getattr(previous, "forgives_unfinished_reads", False):
+    unraisable_hook, except_hook = sys.unraisablehook, sys.excepthook
+    if getattr(except_hook, "forgives_unfinished_reads", False):
         return
 
-    def hook(unraisable: Any) -> None:
+    def forgiving_unraisable(unraisable: Any) -> None:
         code = getattr(unraisable.object, "cr_code", None)
         of_orbax = code is not None and "orbax" in code.co_filename
         if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
+            unraisable_hook(unraisable)
 
-    printing = sys.excepthook
-
-    def print_hook(kind: type, error: BaseException, trace: Any) -> None:
+    def forgiving(kind: type, error: BaseException, trace: Any) -> None:
         if str(error) != "Event loop is closed":
-            printing(kind, error, trace)
+            except_hook(kind, error, trace)
 
-    hook.forgives_unfinished_reads = True
-    sys.unraisablehook, sys.excepthook = hook, print_hook
+    forgiving.forgives_unfinished_reads = True
+    sys.unraisablehook, sys.excepthook = forgiving_unraisable, forgiving
 
 
 def abstract_of(state: Any) -> Any:

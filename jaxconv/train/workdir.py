@@ -95,13 +95,20 @@ def saved_config(workdir: Path) -> ConfigDict:
     """The config of the run in a workdir.
 
     Raises:
-      UserError: there is no run, or its config is damaged.
+      UserError: there is no run, or its config is damaged or of another version.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv train --workdir={workdir}`")
     config = _to_config(read_json(path, dict))
-    check_config(config)
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(
+            f"--workdir={workdir}: holds a run that this version of jaxconv cannot go on with ({error}); take the version in its "
+            "versions.json, give another folder, or move that run aside by --restart",
+            exit_code=1,
+        ) from error
     return config
 
 

@@ -125,6 +125,16 @@ def test_a_folder_in_use_is_left_alone(tmp_path, resnet18):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_writing_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: no space left")
+
+    monkeypatch.setattr(weights, "write_json", full)
+    with pytest.raises(UserError, match="cannot be written .*no space left"):
+        save_weights(str(tmp_path / "out"), "resnet18", {"params": {"a": np.ones(3, np.float32)}}, "made up")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "json", "gone"])
 def test_damaged_folders(tmp_path, damage):
     variables = {"params": {"fc": {"kernel": np.ones((40, 3), np.float32), "bias": np.zeros(3, np.float32)}}}

@@ -55,6 +55,8 @@ def test_workdir_that_cannot_be_made(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         saved_config(tmp_path)
     write_json(tmp_path / "config.json", {})
+    with pytest.raises(UserError, match="holds a run that this version of jaxconv cannot go on with .*is missing.* by --restart"):
+        saved_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: cannot be read"):
         saved_config(tmp_path)

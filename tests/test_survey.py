@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from jaxconv.data import DamagedError, from_sequence
-from jaxconv.data.survey import show, survey
+from jaxconv.survey import show, survey
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("jaxconv.data.survey._SECONDS", 0.1)
+    monkeypatch.setattr("jaxconv.survey._SECONDS", 0.1)
 
 
 def test_folder(tmp_path):
@@ -73,4 +73,4 @@ def test_command(tmp_path):
     process = command("data", f"folder:{tmp_path / 'set'}", "--split=test", f"--png={tmp_path / 'a.png'}", "--config.batch_size=4")
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout.splitlines()[-1])["classes"] == {"cat": 5, "dog": 5} and (tmp_path / "a.png").exists()
-    assert_one_line_error(command("data", "xo", "--examples=0"), 2, "--examples=0: must be at least 1")
+    assert_one_line_error(command("data", "xo", "--examples=0"), 2, "--examples", "'0' is not a whole number of at least 1")
