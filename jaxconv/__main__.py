@@ -263,9 +263,6 @@ def _set_up_jax(config: Any) -> None:
         folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled")
     try:
         Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         if config.compilation_cache != "auto":
             raise UserError(f"config.compilation_cache is {folder}: cannot be written ({error.strerror})", exit_code=1) from error
