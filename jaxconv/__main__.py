@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError
+from jaxconv.errors import LostProcessError, UserError
 from jaxconv.version import __version__
 
 
@@ -56,6 +57,10 @@ def _add_runs(commands: Any) -> None:
     train.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment: a file with get_config()")
     train.add_argument("--workdir", required=True, metavar="DIR", help="folder for everything that the run writes")
     train.add_argument("--restart", action="store_true", help="move a run that is in the folder aside, and begin anew")
+    train.add_argument(
+        "--distributed", default="auto", metavar="HOW",
+        help="one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the default), or HOST:PORT,N,I",
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="evaluate what a run has trained, every example exactly once")
@@ -131,13 +136,26 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
     config = load_config(args.config, overrides)
     check_config(config)
+    from jaxconv.train.processes import join
+
+    join(args.distributed)
     _set_up_jax(config)
-    from jaxconv.train.loop import train
+    import jax
+
+    from jaxconv.train.loop import announce_to, train
     from jaxconv.train.workdir import expand
 
-    result = train(config, args.workdir, args.restart)
-    print(f"workdir: {expand(args.workdir)}")
-    print(json.dumps(result))
+    first = jax.process_index() == 0
+    announce_to(level=logging.INFO if first else logging.WARNING)
+    try:
+        result = train(config, args.workdir, args.restart)
+    except LostProcessError as error:
+        # Not by way of JAX's farewell, which would wait for the other.
+        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+    if first:
+        print(f"workdir: {expand(args.workdir)}")
+        print(json.dumps(result))
     return 0
 
 
@@ -150,17 +168,30 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.evaluate import evaluate_workdir
 
     result = evaluate_workdir(args.workdir, args.split, args.checkpoint)
-    wrong = round((1 - result["top1"]) * result["examples"])
-    for name, text in (
-        ("step", f"{result.pop('step'):,}"),
-        ("split", result["split"]),
-        ("examples", f"{result['examples']:,}"),
-        ("loss", f"{result['loss']:.4f}"),
-        ("top-1", f"{100 * result['top1']:.2f} %  ({wrong:,} wrong)"),
-    ):
-        print(f"{name:10}{text}")
-    print(json.dumps(result))
+    rows = _evaluation_rows(result)
+    width = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        print(f"{name:{width}}{text}")
+    print(json.dumps({name: value for name, value in result.items() if name != "step"}))
     return 0
+
+
+def _evaluation_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `evaluate` found, as rows of name and text, for people."""
+
+    def percent(top1: float) -> str:
+        return f"{100 * top1:.2f} %  ({round((1 - top1) * result['examples']):,} wrong)"
+
+    rows = [("step", f"{result['step']:,}"), ("split", result["split"]), ("examples", f"{result['examples']:,}")]
+    if "members" not in result:
+        return [*rows, ("loss", f"{result['loss']:.4f}"), ("top-1", percent(result["top1"]))]
+    for member in result["members"]:
+        rows.append((member["name"], f"loss {member['loss']:.4f}  top-1 {percent(member['top1'])}" if "loss" in member else "diverged"))
+    spread = (
+        f"loss {result['loss']:.4f} ± {result['loss_spread']:.4f}  top-1 {100 * result['top1']:.2f} ± {100 * result['top1_spread']:.2f} %"
+    )
+    together = f"loss {result['ensemble_loss']:.4f}  top-1 {percent(result['ensemble_top1'])}"
+    return [*rows, ("mean and spread", spread), ("ensemble", together)]
 
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -7,13 +7,19 @@ from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, flatten, group, nearest_key
 from jaxconv.errors import UserError, nearest
+from jaxconv.own import is_own
 
 METRICS = ("eval/top1", "eval/loss")
+# How the members of an ensemble are computed, and the settings that they may differ in, since a step takes them as an array.
+FORMS = ("vmap", "map", "unroll")
+TRACED = ("learning_rate",)
 CHOICES = {
-    "parallel": ("jit", "pmap"),
+    "parallel": ("jit", "pmap", "fsdp"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "data.decoder": ("auto", "simplejpeg", "pillow"),
     "data.audio.form": ("log_mel", "waveform"),
+    "ensemble.batches": ("own", "same"),
+    "ensemble.by": ("auto", *FORMS),
     "loss.name": ("softmax", "binary"),
     "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
@@ -32,7 +38,8 @@ AT_LEAST = {
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
-        "batch_size", "eval.batch_size", "log.every", "checkpoint.keep", "data.toy.train_examples", "data.toy.test_examples",
+        "batch_size", "accumulate", "steps_per_call", "model.norm_groups", "ensemble.size", "eval.batch_size", "log.every",
+        "checkpoint.keep", "data.toy.train_examples", "data.toy.test_examples",
         "data.audio.mels", "data.text.length", "data.xo.channels", "augment.repeats", "optimizer.schedule.patience",
     ),
     8: ("data.toy.size",),
@@ -64,7 +71,7 @@ def check_config(config: ConfigDict) -> None:
     given = flatten(config)
     _check_keys(given)
     for key, allowed in CHOICES.items():
-        if given[key] not in allowed:
+        if given[key] not in allowed and not (key == "loss.name" and is_own(given[key])):
             raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
     for least, keys in AT_LEAST.items():
         _check_all(given, keys, lambda value, least=least: value >= least, f"at least {least}")
@@ -78,9 +85,47 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
     if config.loss.threshold and config.loss.name != "binary":
         raise UserError(f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', not to {config.loss.name!r}")
+    swept_values(config)
+    _check_own(config)
+    first, _, last = config.profile.partition(":")
+    if config.profile and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"config.profile is {config.profile!r}; it must be FIRST:LAST, steps counted from 1, such as 10:20")
     _check_data(config.data)
     _check_augment(config, given)
     _check_optimizer(config.optimizer)
+
+
+def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
+    """The setting of `config.ensemble.over`, and its values; None where it is empty.
+
+    Raises:
+      UserError: it cannot be read, or does not go with the size.
+    """
+    over, size = config.ensemble.over, config.ensemble.size
+    if not over:
+        return None
+    key, colon, texts = over.partition(":")
+    if key not in TRACED:
+        raise UserError(f"config.ensemble.over is {over!r}{nearest(key, TRACED)}; it must be {' or '.join(TRACED)}:VALUE,VALUE,...")
+    try:
+        values = tuple(float(text) for text in texts.split(","))
+    except ValueError:
+        values = ()
+    if not colon or len(values) < 2 or not all(0 < value < math.inf for value in values):
+        raise UserError(f"config.ensemble.over is {over!r}; give two or more numbers above 0, such as {key}:0.01,0.03")
+    if size not in (1, len(values)):
+        raise UserError(f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; leave the size at 1")
+    if not config.optimizer[key]:
+        raise UserError(f"config.optimizer.{key} is 0, and config.ensemble.over is {over!r}; give any other value")
+    return key, values
+
+
+def _check_own(config: ConfigDict) -> None:
+    for key, name in (("augment.own", config.augment.own), *(("eval.metrics", name) for name in config.eval.metrics.split())):
+        if name and not is_own(name):
+            raise UserError(f"config.{key} is {name!r}; it must be FILE.py:NAME or package.module.NAME")
+    if is_own(config.loss.name) and (config.loss.label_smoothing or config.loss.threshold):
+        raise UserError(f"config.loss.name is {config.loss.name!r}; label_smoothing and threshold belong to other losses: leave them at 0")
 
 
 def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: str) -> None:

@@ -32,15 +32,20 @@ def default_config() -> ConfigDict:
     config.batch_size = 128  # images a step, over all devices
     config.epochs = 0.0  # length of the training in passes over the training split, or
     config.steps = 0  # in steps; exactly one of the two is set
-    config.parallel = "jit"  # how a step is spread over the devices: jit or pmap
+    config.parallel = "jit"  # how a step is spread over the devices: jit, pmap or fsdp, see train/parallel.py
+    config.accumulate = 1  # parts that each device works its share of a batch off in, one after another, for less memory
+    config.steps_per_call = 1  # steps that a device does at once before the host hears of them; for small networks on resident data
+    config.profile = ""  # FIRST:LAST, such as 10:20: write a trace of these steps to the workdir, for TensorBoard or xprof
     config.deterministic = False  # on a GPU: only kernels that give the same bits again, at some speed
     config.compilation_cache = "auto"  # folder that keeps compiled programs; auto: the user's cache folder; off: none
 
     config.model = model = ConfigDict()
-    model.name = "chain"  # one of jaxconv.list_models()
+    model.name = "chain"  # one of jaxconv.list_models(), text: and a text in the notation, or one's own, see own.py
     model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
     model.init_from = ""  # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
     model.dtype = "float32"  # compute type: float32, bfloat16 or float16; parameters and losses are float32
+    model.norm_groups = 1  # parts of a batch that BatchNorm normalises by themselves; as many as devices: by each device
+    model.remat = False  # compute what is inside of the network's modules again on the way back: less memory on GPU and TPU
 
     config.data = data = ConfigDict()
     data.source = "xo"  # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
@@ -110,6 +115,7 @@ def default_config() -> ConfigDict:
     augment.trivial = False  # TrivialAugment: one operation an image, of any strength
     augment.interpolation = "nearest"  # nearest or bilinear, of these two
     augment.pca_colour = 0.0  # deviation of AlexNet's shift of the colours; 0.1 in the paper
+    augment.own = ""  # an augmentation of one's own, see own.py
     augment.erasing = erasing = ConfigDict()
     erasing.probability = 0.0  # of an image to lose a box
     erasing.area = (0.02, 1 / 3)  # least and largest share of the box
@@ -120,7 +126,7 @@ def default_config() -> ConfigDict:
     augment.repeats = 1  # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of the examples
 
     config.loss = loss = ConfigDict()
-    loss.name = "softmax"  # softmax or binary: cross entropy over all classes together, or of each class by itself
+    loss.name = "softmax"  # softmax or binary: cross entropy over all classes together or of each by itself; or one's own, see own.py
     loss.threshold = 0.0  # binary: classes with more than this share of the target count as wholly there; 0: by their share
     loss.label_smoothing = 0.0  # share of the target spread over all classes
 
@@ -148,8 +154,15 @@ def default_config() -> ConfigDict:
     config.ema = ema = ConfigDict()
     ema.decay = 0.0  # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this share a step; 0: none
 
+    config.ensemble = ensemble = ConfigDict()  # several networks in one program, see train/ensemble.py
+    ensemble.size = 1  # networks, with the seeds seed, seed + 1, ...
+    ensemble.batches = "own"  # whether each sees the examples in an order of its own, or all in the same
+    ensemble.by = "auto"  # how: vmap, map, unroll, or auto for the fastest here, measured once
+    ensemble.over = ""  # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1
+
     config.eval = eval_ = ConfigDict()
     eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated
+    eval_.metrics = ""  # of one's own, see own.py; with spaces between
     eval_.batch_size = 500  # images, over all devices
 
     config.log = log = ConfigDict()
@@ -216,7 +229,7 @@ def thinner(text: str, times: int) -> str:
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
-MAY_DIFFER = ("parallel", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best", "data.threads", "data.prefetch")
+MAY_DIFFER = ("parallel", "profile", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best", "data.threads", "data.prefetch")
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:

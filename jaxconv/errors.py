@@ -1,19 +1,26 @@
-"""What a person did that cannot work. The command line prints the message alone, without a traceback."""
+"""What a person did that cannot work: the command line prints the message alone, without a traceback. And the words of messages."""
 
 import difflib
 from collections.abc import Iterable
+
+# Exit code of a run that was told to give its machine back, has saved, and wants to be started again: sysexits.h's EX_TEMPFAIL.
+PREEMPTED = 75
 
 
 class UserError(ValueError):
     """Something to be mended by the person: the message says what was wrong, with its value, and what to do.
 
     Attributes:
-      exit_code: 2 for a wrong command or config, 1 for what went wrong with data, files or numbers.
+      exit_code: 2 for a wrong command or config, 1 for what went wrong with data, files or numbers, `PREEMPTED`.
     """
 
     def __init__(self, message: str, exit_code: int = 2):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class LostProcessError(UserError):
+    """Another process of the run is gone, so that this one cannot end as it should."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -26,3 +33,12 @@ def short(value: object, most: int = 80) -> str:
     """The value as text, cut to `most` characters."""
     text = str(value)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def human_bytes(size: float) -> str:
+    """A number of bytes in the largest unit of 1,000 that leaves at least 1: 1500 -> `1.5 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -192,14 +192,14 @@ def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: An
     return tracer
 
 
-def kept_for_gradient(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> int:
-    """Bytes that reverse-mode differentiation keeps from the forward to the backward pass, before XLA fuses any of it away."""
+def kept_for_gradient(apply: Callable[..., Any], variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> int:
+    """Bytes that differentiating `module.apply` keeps from the forward to the backward pass, before XLA fuses any of it away."""
     params = variables.get("params", {})
     state = {name: tree for name, tree in variables.items() if name != "params"}
 
     def kept(params: Any, state: Any, x: jax.Array, key: jax.Array) -> list[jax.Array]:
         def outputs(params: Any) -> tuple[Any, Any]:
-            return module.apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
+            return apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
 
         _, backward, _ = jax.vjp(outputs, params, has_aux=True)
         return jax.tree.leaves(backward)

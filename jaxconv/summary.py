@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxconv.errors import human_bytes
 from jaxconv.program import Call, Event, kept_for_gradient, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -197,7 +198,7 @@ def summarize(
         "gradients": _bytes(params),
         "optimizer state": _bytes(jax.eval_shape(optimizer.init, params)),
         "statistics": _bytes(state),
-        "activations": kept_for_gradient(module, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), **training),
+        "activations": kept_for_gradient(module.apply, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), **training),
     }
     return Summary(
         title=f"{type(module).__name__} on {_by(input_shape)}, {jnp.dtype(dtype).name}",
@@ -306,15 +307,6 @@ def _compile(module: nn.Module, optimizer: optax.GradientTransformation, shape: 
         "program": memory.generated_code_size_in_bytes,
     }
     return {**sizes, "seconds": seconds}
-
-
-def human_bytes(size: float) -> str:
-    """A number of bytes in the largest unit of 1,000 that leaves at least 1: 1500 -> `1.5 kB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
 
 
 def _by(volume: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe
-from jaxconv.data.loading import make_loader, take
+from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.train.build import make_transforms
@@ -131,7 +131,8 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
     augment, _ = make_transforms(config, describe(source))
     step = jax.jit(lambda data, batch, key: (lambda new: (new["image"], new["label"]))(augment(key, take(data, batch))))
     first, count, start, ahead = None, 0, 0.0, None
-    for number, batch in enumerate(loader.train_batches(config.seed, 0, 1_000_000, config.batch_size, config.augment.repeats)):
+    order = Order((config.seed,), config.batch_size, config.augment.repeats)
+    for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
         images, labels = step(loader.data, batch, jax.random.key(number))
         if first is None:
             first, start = (np.asarray(images), np.asarray(labels)), time.perf_counter()

@@ -20,6 +20,7 @@ HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "PIL", "matplotlib", "ten
 
 LEVELS = [
     {"version", "errors"},
+    {"own"},
     {"arithmetic"},
     {"layers"},
     {"models"},

@@ -8,6 +8,7 @@
                      random operations of data/colour.py (Cubuk et al. 2020, arXiv:1909.13719; Mueller and Hutter 2021,
                      arXiv:2103.10158)
     pca_colour       shift the colours along their principal components (Krizhevsky et al. 2012, section 4.1)
+    own              a person's own, see jaxconv/own.py
     normalise        (x/255 - mean) / std, float32; while evaluating too
     erasing          replace a random box by the mean or by noise (Zhong et al. 2020, arXiv:1708.04896)
     mixup | cutmix   mix the image, and the target, with another one of the batch (Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019,
@@ -29,6 +30,7 @@ import jax.numpy as jnp
 from jaxconv.data import colour, randaugment
 from jaxconv.data.boxes import TRIES, middle_box
 from jaxconv.data.interface import Batch, example_keys
+from jaxconv.own import own
 
 Range = Sequence[float]
 Step = Callable[[jax.Array, Batch], Batch]
@@ -232,11 +234,19 @@ def _steps(
         yield "trivial", partial(randaugment.trivial, interpolation=settings.interpolation)
     if settings.pca_colour:
         yield "pca_colour", partial(pca_colour, deviation=settings.pca_colour)
+    if settings.own:
+        yield "own", partial(_own, function=own(settings.own, "config.augment.own"))
     yield "normalise", lambda key, batch: normalise(batch, mean, config.data.std)
     if settings.erasing.probability:
         yield "erasing", partial(erase, **settings.erasing)
     if settings.mixup or settings.cutmix:
         yield "mix", partial(mix, num_classes=num_classes, mixup=settings.mixup, cutmix=settings.cutmix, axis_name=axis_name)
+
+
+def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
+    """On a scale from 0 to 1, whatever came before."""
+    batch = function(key, batch | {"image": batch["image"].astype(jnp.float32) / 255})
+    return batch | {"image": batch["image"] * 255}
 
 
 def make_preprocess(config: Any) -> Callable[[Batch], Batch]:

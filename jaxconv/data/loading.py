@@ -5,15 +5,17 @@
 
 The order is the same either way: the position in the data is a function of (seed, step). Step n trains on examples n * B ...
 (n + 1) * B - 1 of an endless sequence of shuffled epochs, whatever came before. Epochs run on into one another, so that every batch is
-full and every example comes once an epoch. Streamed from p processes, process i sends its p-th part of every batch.
+full and every example comes once an epoch. Of p processes, process i has the i-th part of every batch.
 """
 
 import collections
+import dataclasses
 import functools
+import itertools
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -71,6 +73,31 @@ def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, j
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """In what order a run sees its examples.
+
+    Attributes:
+      seeds: the run's; several, where each member of an ensemble has an order of its own.
+      batch_size: examples a step, of all processes.
+      repeats: see `train_indices`.
+    """
+
+    seeds: tuple[int, ...]
+    batch_size: int
+    repeats: int = 1
+
+    @property
+    def axis(self) -> int:
+        """The axis of the examples in the batch of a step: 1 where the members' come first."""
+        return int(len(self.seeds) > 1)
+
+    def indices(self, step: int, examples: int) -> np.ndarray:
+        """Indices [B] or [K, B] int32 of one step, counted from 0."""
+        rows = [train_indices(seed, step, self.batch_size, examples, self.repeats) for seed in self.seeds]
+        return np.stack(rows) if self.axis else rows[0]
+
+
 class Resident:
     """The resident way.
 
@@ -88,15 +115,27 @@ class Resident:
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
         self.data = parallel.replicate({"images": source.images, "labels": source.labels})
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
-        """The batches of steps first ... last - 1: `index` and `position`, a function of (seed, step)."""
-        position = np.arange(batch_size, dtype=np.int32)
-        for step in range(first, last):
-            yield self._parallel.shard({"index": train_indices(seed, step, batch_size, self.examples, repeats), "position": position})
+    def train_batches(self, order: Order, first: int, last: int, calls: Iterable[int] | None = None) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `index` and `position`, a function of (seed, step).
+
+        Args:
+          order: of the run.
+          first, last: steps, counted from 0.
+          calls: how many steps each call takes, by default 1; the batches of several come as one, with the steps' axis in front.
+        """
+        axis, step = order.axis, first
+        position = np.broadcast_to(np.arange(order.batch_size, dtype=np.int32), order.indices(first, self.examples).shape)
+        for count in itertools.repeat(1, last - first) if calls is None else calls:
+            steps = [{"index": order.indices(step + n, self.examples), "position": position} for n in range(count)]
+            batch = steps[0] if count == 1 else {name: np.stack([batch[name] for batch in steps]) for name in steps[0]}
+            where = axis + (count > 1)
+            yield self._parallel.shard({name: self._parallel.own_part(value, where) for name, value in batch.items()}, where)
+            step += count
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `index` and `mask`."""
-        return map(self._parallel.shard, eval_batches(self.examples, batch_size))
+        for batch in eval_batches(self.examples, batch_size):
+            yield self._parallel.shard({name: self._parallel.own_part(value) for name, value in batch.items()})
 
 
 class Streamed:
@@ -115,26 +154,30 @@ class Streamed:
     def __init__(self, source: Source, parallel: Any, settings: Any):
         self.data: dict[str, Any] = {}
         self.examples, self._parallel, self._prefetch = len(source), parallel, settings.prefetch
-        self._reader = Reader(source, settings.threads, settings.damaged_share)
+        self._reader = Reader(source, settings.threads, settings.damaged_share, parallel.process)
 
     @property
     def left_out(self) -> int:
         """Damaged examples met so far, which an evaluation cannot count."""
-        return len(self._reader.damaged)
+        return self._parallel.total(len(self._reader.damaged))
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
-        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of (seed, step)."""
-        return self._ahead(self._reader.train_batches(seed, first, last, batch_size, repeats))
+    def train_batches(self, order: Order, first: int, last: int, calls: Iterable[int] | None = None) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of (seed, step); `calls` are all 1."""
+        each = [self._reader.train_batches(seed, first, last, order.batch_size, order.repeats) for seed in order.seeds]
+        if not order.axis:
+            return self._ahead(each[0])
+        together = ({name: np.stack([batch[name] for batch in members]) for name in members[0]} for members in zip(*each, strict=True))
+        return self._ahead(together, order.axis)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `image`, `label` and `mask`, which is 0 for damaged ones too."""
         return self._ahead(self._reader.eval_batches(batch_size))
 
-    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _ahead(self, batches: Iterator[Batch], axis: int = 0) -> Iterator[Batch]:
         """The batches on the devices, some of them sent before they are asked for."""
         sent: collections.deque[Batch] = collections.deque()
         for batch in batches:
-            sent.append(self._parallel.place(batch))
+            sent.append(self._parallel.place(batch, axis))
             if len(sent) > self._prefetch:
                 yield sent.popleft()
         yield from sent

@@ -1,14 +1,67 @@
 """Normalisation. BatchNorm is Linen's, with the settings that networks share (Ioffe and Szegedy 2015, arXiv:1502.03167)."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# momentum: weight of the old running statistics; PyTorch writes the same setting as 0.1. Statistics stay float32.
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+class BatchNorm(nn.BatchNorm):
+    """Linen's BatchNorm, whose statistics may be those of parts of the batch, each normalised by its own.
+
+    The running statistics are the mean over the parts. Parameters, statistics and what is not told here are Linen's.
+
+    Attributes:
+      momentum: weight of the old running statistics; PyTorch writes the same setting as 0.1. Statistics stay float32.
+      groups: so many consecutive parts of the batch; it must divide the examples, or, under an `axis_name`, divide or be a multiple of
+        the devices.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        """[N, ..., C] -> the same shape, in the compute type.
+
+        Raises:
+          ValueError: the batch, or the devices, cannot be cut into so many parts.
+        """
+        running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        if running or self.groups == 1 or self.is_initializing():
+            return super().__call__(x, use_running_average)
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        if devices % self.groups == 0:
+            return self._of_parts(x, 1, devices // self.groups)
+        if self.groups % devices:
+            raise ValueError(f"BatchNorm: {self.groups} groups on {devices} devices; give a number that divides them, or a multiple")
+        return self._of_parts(x, self.groups // devices, 1)
+
+    def _of_parts(self, x: jax.Array, parts: int, devices: int) -> jax.Array:
+        """Normalise each of so many consecutive parts of `x` by itself, or with those of the devices of its group."""
+        if len(x) % parts:
+            raise ValueError(f"BatchNorm: {len(x)} examples / {parts} groups = {len(x) / parts:.2f} is not whole")
+        split = x.reshape(parts, len(x) // parts, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, split.ndim - 1))
+        mean, square = jnp.mean(split, axes), jnp.mean(jnp.square(split), axes)
+        if devices > 1:
+            count = lax.axis_size(self.axis_name)
+            groups = [list(range(first, first + devices)) for first in range(0, count, devices)]
+            mean, square = lax.pmean((mean, square), self.axis_name, axis_index_groups=groups)
+        variance = jnp.maximum(0.0, square - jnp.square(mean))
+        features = (x.shape[-1],)
+        for name, value, start in (("mean", mean, jnp.zeros), ("var", variance, jnp.ones)):
+            running = self.variable("batch_stats", name, start, features, jnp.float32)
+            running.value = self.momentum * running.value + (1 - self.momentum) * jnp.mean(value, axis=0)
+        factor = lax.rsqrt(variance + self.epsilon)
+        if self.use_scale:
+            factor *= self.param("scale", self.scale_init, features, self.param_dtype)[None]
+        around = (parts, *(1,) * len(axes), *features)
+        y = (split - mean.reshape(around)) * factor.reshape(around)
+        if self.use_bias:
+            y += self.param("bias", self.bias_init, features, self.param_dtype).reshape((1,) * (y.ndim - 1) + features)
+        return y.reshape(x.shape).astype(self.dtype or x.dtype)
 
 
 def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:

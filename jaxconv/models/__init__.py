@@ -8,6 +8,7 @@ maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...
 
 import dataclasses
 import fnmatch
+import inspect
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxconv.models import chain, convnext, densenet, efficientnet, googlenet, m
 from jaxconv.models.network import FEATURES, Network
 from jaxconv.models.registry import Entry
 from jaxconv.models.text import from_text
+from jaxconv.own import is_own, own
 
 MODELS: dict[str, Entry] = {
     name: entry
@@ -26,7 +28,7 @@ MODELS: dict[str, Entry] = {
 }
 
 # What every network is given by `create_model`, and so no argument of its own.
-_GIVEN = {"num_classes", "dtype", "axis_name", "parent", "name"}
+_GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name"}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -41,18 +43,21 @@ def model_arguments(name: str) -> dict[str, Any]:
       ValueError: no such network; the message names the nearest.
     """
     entry = _lookup(name)
-    defaults = {f.name: f.default for f in dataclasses.fields(entry.module) if f.name not in _GIVEN}
+    defaults = {name: default for name, default in _fields(entry.module).items() if name not in _GIVEN}
     return defaults | entry.arguments
 
 
-def create_model(name: str, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, **overrides: Any) -> Network:
+def create_model(
+    name: str, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, norm_groups: int = 1, **overrides: Any
+) -> Network:
     """Build a network by its name.
 
     Args:
-      name: one of `list_models()`, or `text:` and a text in the notation.
+      name: one of `list_models()`, `text:` and a text in the notation, or one's own, see jaxconv/own.py.
       num_classes: votes to return; 0 returns the features that would have voted.
       dtype: the compute type; parameters, BatchNorm statistics and votes stay float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
+      norm_groups: parts of the batch that BatchNorm takes statistics of by itself, see `layers.BatchNorm`.
       **overrides: the network's own arguments, see `model_arguments`.
 
     Raises:
@@ -62,14 +67,24 @@ def create_model(name: str, num_classes: int, dtype: Any = jnp.float32, axis_nam
     for key in overrides:
         if key not in known:
             raise ValueError(f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}")
-    fields = {"num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
     entry = _lookup(name)
+    fields = {"num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name, "norm_groups": norm_groups}
+    if is_own(name):
+        # A network of one's own need not know of devices.
+        fields = {key: value for key, value in fields.items() if key in ("num_classes", "dtype") or key in _fields(entry.module)}
     if entry.module is text.Text:
         return from_text(**{**entry.arguments, **overrides, **fields})
     return entry.module(**{**entry.arguments, **overrides, **fields})
 
 
+def _fields(make: Any) -> dict[str, Any]:
+    """What a module's class, or a function that makes one, takes, and the defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+
+
 def _lookup(name: str) -> Entry:
+    if is_own(name):
+        return Entry(own(name, "config.model.name"), {}, 0, "")
     if name.startswith("text:"):
         return Entry(text.Text, {"text": name.removeprefix("text:")}, 0, "")
     if name not in MODELS:

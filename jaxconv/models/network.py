@@ -23,17 +23,20 @@ class Network(nn.Module):
       num_classes: votes to return; 0 returns the features that would have voted.
       dtype: the compute type; parameters, running statistics and votes are float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
+      norm_groups: consecutive parts of the batch that BatchNorm takes statistics of by itself, see `layers.BatchNorm`.
       frozen_norm: BatchNorm uses its running statistics while training too, and gradients flow through it (a frozen backbone).
     """
 
     num_classes: int
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    norm_groups: int = 1
     frozen_norm: bool = False
 
     def tools(self, train: bool, **norm: Any) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
         """Convolution without bias, and BatchNorm, as this network and this mode of training have them."""
-        settings = {"use_running_average": not train or self.frozen_norm, "axis_name": self.axis_name, "dtype": self.dtype}
+        settings = {"use_running_average": not train or self.frozen_norm, "axis_name": self.axis_name, "groups": self.norm_groups}
+        settings |= {"dtype": self.dtype}
         return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(BatchNorm, **settings, **norm)
 
     def note(self, name: str, x: jax.Array) -> jax.Array:

@@ -8,16 +8,20 @@ from typing import Any
 import flax.errors
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.config import check_type, default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError
 from jaxconv.models import create_model, model_arguments
+from jaxconv.own import is_own, own
+from jaxconv.program import kept_for_gradient
+from jaxconv.train.ensemble import Members, members_of, over_members
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
-from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step
+from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step, rematerialised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Built:
       classes: that the network tells apart.
       total_steps: length of the training.
       steps_per_epoch: steps between two passes, rounded, at least 1.
+      members: of an ensemble; None for one network. Of several, states, keys, metrics and, where each has its own, batches have their axis
+        in front.
+      kept: images of a step -> bytes that the network keeps for the way back.
       init: key -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
       train_step: (state, data, batch, key) -> (state, metrics); the batch has `position`, and `index` into the resident data or `image` and
@@ -39,6 +46,8 @@ class Built:
     classes: int
     total_steps: int
     steps_per_epoch: int
+    members: Members | None
+    kept: Callable[[int], int]
     init: Callable[[jax.Array], TrainState]
     abstract: TrainState
     train_step: Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, jax.Array]]
@@ -46,7 +55,7 @@ class Built:
     eval_step: Callable[[TrainState, Any, Batch], Metrics]
 
 
-def build(config: Any, description: dict[str, Any], examples: int, axis_name: str | None) -> Built:
+def build(config: Any, description: dict[str, Any], examples: int, axis_name: str | None, form: str = "unroll") -> Built:
     """Build everything, allocating nothing.
 
     Args:
@@ -54,6 +63,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
       description: of the data, see `interface.describe`.
       examples: of the training split.
       axis_name: under `pmap`, the axis of the devices.
+      form: of an ensemble, see train/ensemble.py.
 
     Raises:
       UserError: the network is not known, lacks an argument, or cannot take the images; the message names the layer.
@@ -71,11 +81,23 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, total_steps)
-    train_step = make_train_step(model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay)
-    eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name)
+    train_step = make_train_step(
+        model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
+    )
+    members = members_of(config)
+    over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
+    metrics = {name.replace(":", ".").rpartition(".")[2]: own(name, "config.eval.metrics") for name in config.eval.metrics.split()}
+    eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
 
     def init(key: jax.Array) -> TrainState:
-        return create_state(model, optimizer, key, jnp.zeros(images.shape, images.dtype), ema=config.ema.decay > 0)
+        zeros = jnp.zeros(images.shape, images.dtype)
+        return create_state(model, optimizer, key, zeros, ema=config.ema.decay > 0, loss_scale=config.model.dtype == "float16")
+
+    def kept(count: int) -> int:
+        alone = build_model(config.model, num_classes)  # outside of any axis
+        apply = rematerialised(alone) if config.model.remat else alone.apply
+        batch = jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+        return kept_for_gradient(apply, variables, batch, train=True) * (len(members.names) if members else 1)
 
     def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         state, metrics = train_step(state, take(data, batch), key)
@@ -84,12 +106,18 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Metrics:
         return eval_step(state, take(data, batch))
 
+    keys = jax.eval_shape(jax.random.key, 0)
+    if members:
+        init, keys = members.init(init), jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
+        train_on_indices = over_members(train_on_indices, form, (0, None, 0 if members.own_batches else None, 0))
     return Built(
         classes=num_classes,
         total_steps=total_steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
+        members=members,
+        kept=kept,
         init=init,
-        abstract=jax.eval_shape(init, jax.random.key(0)),
+        abstract=jax.eval_shape(init, keys),
         train_step=train_on_indices,
         metric_names=METRICS,
         eval_step=eval_on_indices,
@@ -157,6 +185,8 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
 
 def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare."""
+    if is_own(config.name):
+        return own(config.name, "config.loss.name")
     if config.name == "binary":
         return functools.partial(binary_cross_entropy, label_smoothing=config.label_smoothing, threshold=config.threshold)
     return functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
@@ -172,7 +202,7 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
                 if isinstance(defaults[key], tuple) and type(value) in (int, float):
                     value = kwargs[key] = (value,)
                 check_type(f"config.model.kwargs.{key}", value, defaults[key])
-        return create_model(config.name, num_classes, config.dtype, axis_name, **kwargs)
+        return create_model(config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs)
     except UserError:
         raise
     except ValueError as error:

@@ -7,6 +7,7 @@ differs.
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxconv.errors import UserError
-from jaxconv.train.parallel import fingerprint
+from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,12 @@ log = logging.getLogger(__name__)
 
 def higher_is_better(metric: str) -> bool:
     """Whether a metric such as `eval/top1` should grow; a loss should fall."""
-    return not metric.endswith("loss")
+    return "loss" not in metric
+
+
+def goodness(metric: str, metrics: dict[str, float]) -> float:
+    """Of a checkpoint's metrics, larger is better; one that was not evaluated is the worst."""
+    return (1 if higher_is_better(metric) else -1) * metrics[metric] if metric in metrics else -float("inf")
 
 
 class Checkpoints:
@@ -38,18 +44,27 @@ class Checkpoints:
       folder: where they are, one subfolder a step.
       keep: how many of the latest to keep.
       keep_best: how many of the best to keep besides.
-      metric: best by this.
+      metrics: best by each of these.
       read_only: look at them only.
+      parallel: the processes that share the folder; by default this one alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, keep_best: int = 1, metric: str = "eval/top1", read_only: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        keep_best: int = 1,
+        metrics: tuple[str, ...] = ("eval/top1",),
+        read_only: bool = False,
+        parallel: Parallel | None = None,
+    ):
         self.folder = Path(folder).absolute()
-        self.metric = metric
-        self._best_first = 1 if higher_is_better(metric) else -1
-        policies = [LatestN(keep), *([BestN(get_metric_fn=self._goodness, n=keep_best)] if keep_best else [])]
+        self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
+        best = [BestN(get_metric_fn=functools.partial(goodness, metric), n=keep_best) for metric in metrics]
+        policies = [LatestN(keep), *(best if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
             # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the policies' choice.
-            best_fn=None if read_only else self._goodness,
+            best_fn=None if read_only else functools.partial(goodness, metrics[0]),
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
@@ -61,24 +76,27 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        if not self._options.read_only and self.folder.is_dir():
-            # Orbax reads the metrics of every step when it starts, and gives up at one that is damaged.
-            for place in self.folder.iterdir():
-                if place.name.isdecimal() and self._metrics(int(place.name)) is None:
-                    log.warning("the metrics of the checkpoint of step %s are damaged; it does not count among the best", place.name)
-                    (place / "metrics").mkdir(exist_ok=True)
-                    (place / "metrics" / "metrics").write_text("{}")
+        if not self._options.read_only:
+            self._parallel.first_does(self._mend_metrics)
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
+
+    def _mend_metrics(self) -> None:
+        """Orbax reads the metrics of every step when it starts, and gives up at one that is damaged."""
+        for place in self.folder.iterdir() if self.folder.is_dir() else ():
+            if place.name.isdecimal() and self._metrics(int(place.name)) is None:
+                log.warning("the metrics of the checkpoint of step %s are damaged; it does not count among the best", place.name)
+                (place / "metrics").mkdir(exist_ok=True)
+                (place / "metrics" / "metrics").write_text("{}")
 
     def steps(self) -> list[int]:
         """Steps that there are checkpoints of, rising."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int | None:
-        """The step with the best metric, the latest among equals; None where no checkpoint has the metric."""
+    def best_step(self, metric: str = "eval/top1") -> int | None:
+        """The step with the best value of a metric, the latest among equals; None where no checkpoint has it."""
         metrics = {step: self._metrics(step) or {} for step in self.steps()}
-        measured = [(self._goodness(values), step) for step, values in metrics.items() if self.metric in values]
+        measured = [(goodness(metric, values), step) for step, values in metrics.items() if metric in values]
         return max(measured)[1] if measured else None
 
     def _metrics(self, step: int) -> dict[str, float] | None:
@@ -89,15 +107,12 @@ class Checkpoints:
         except (OSError, ValueError, AttributeError, TypeError):
             return None
 
-    def _goodness(self, metrics: dict[str, float]) -> float:
-        """Larger is better; a checkpoint that was not evaluated is the worst."""
-        return self._best_first * metrics[self.metric] if self.metric in metrics else -float("inf")
-
-    def save(self, state: TrainState, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+    def save(self, step: int, state: TrainState, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Begin to write the state; training may go on meanwhile.
 
         Args:
-          state: one copy, not replicated by `pmap`. It is copied before this returns, so that it may be donated.
+          step: steps done.
+          state: whole, see `Parallel`. It is copied before this returns, so that it may be donated.
           host: what the loop remembers, for JSON.
           metrics: those of this very step, if it was evaluated.
         """
@@ -105,7 +120,7 @@ class Checkpoints:
         host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         with self._failures_said():
-            self._manager.save(int(state.step), args=args, metrics=metrics or {}, force=True)
+            self._manager.save(step, args=args, metrics=metrics or {}, force=True)
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The state and host part of one step, by default of the latest that can be read; None where there is no checkpoint.
@@ -123,11 +138,14 @@ class Checkpoints:
             raise UserError(f"{self.folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}", exit_code=1)
         damaged: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
+            found, why = None, ""
             try:
                 with _quiet_reading():
                     found = self._read(candidate, abstract)
             except Exception as error:  # a damaged file can raise anything
-                damaged[candidate] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if self._parallel.total(bool(why)):
+                damaged[candidate] = why or "another process cannot read it"
                 continue
             self._move_aside(damaged, candidate)
             return found
@@ -152,6 +170,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if self._parallel.process[1] > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # another process is gone
             why = " ".join(str(error).split())[:200]
             raise UserError(f"{self.folder}: a checkpoint could not be written ({why}); those before it are whole", exit_code=1) from error
 
@@ -166,14 +186,16 @@ class Checkpoints:
     def _move_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():
             log.warning("checkpoint of step %d is damaged (%s); going on from step %d", step, why, used)
-            if not self._options.read_only:
-                place = self.folder.parent / "damaged" / str(step)
-                place.parent.mkdir(exist_ok=True)
-                shutil.rmtree(place, ignore_errors=True)
-                shutil.move(self.folder / str(step), place)
         if damaged and not self._options.read_only:
             self._manager.close()
+            self._parallel.first_does(lambda: [self._move(step) for step in damaged])
             self._manager = self._open()
+
+    def _move(self, step: int) -> None:
+        place = self.folder.parent / "damaged" / str(step)
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.move(self.folder / str(step), place)
 
 
 @contextlib.contextmanager
@@ -211,9 +233,3 @@ def _forgive_unfinished_reads() -> None:
 
     forgiving.forgives_unfinished_reads = True
     sys.unraisablehook, sys.excepthook = forgiving_unraisable, forgiving
-
-
-def abstract_of(state: Any) -> Any:
-    """Shapes and dtypes of a state, to be restored to the first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)

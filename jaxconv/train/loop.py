@@ -1,9 +1,10 @@
 """The training loop: what joins data, step, evaluation, checkpoints and watching into a run."""
 
 import contextlib
+import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,25 +13,25 @@ import numpy as np
 
 from jaxconv.checks import check_config
 from jaxconv.data.interface import Source, describe
-from jaxconv.data.loading import Resident, Streamed, make_loader
+from jaxconv.data.loading import Order, Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
-from jaxconv.errors import UserError
+from jaxconv.errors import PREEMPTED, UserError, human_bytes
 from jaxconv.evaluate import evaluate
 from jaxconv.interop.weights import fitted_weights, start_from
 from jaxconv.train.build import Built, build, build_model
-from jaxconv.train.checkpoint import Checkpoints, abstract_of, higher_is_better
+from jaxconv.train.checkpoint import Checkpoints, higher_is_better
+from jaxconv.train.ensemble import fastest_form, of_each
 from jaxconv.train.optim import describe_groups, update_plateau
-from jaxconv.train.parallel import Parallel, all_finite, make_parallel
+from jaxconv.train.parallel import Parallel, all_finite, any_member_finite, make_parallel
+from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
-from jaxconv.train.watch import MetricsLog, Progress, Stopwatch
-from jaxconv.train.workdir import begin_or_compare, note_versions, open_workdir, read_metrics
+from jaxconv.train.step import several_steps
+from jaxconv.train.watch import MetricsLog, NoLog, Pending, Profiler, Progress, Stopwatch
+from jaxconv.train.workdir import begin_or_compare, expand, note_versions, open_workdir, read_metrics
 
 log = logging.getLogger(__name__)
 
 Loader = Resident | Streamed
-
-# Steps that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
-_AHEAD = 2
 
 
 def train(
@@ -40,34 +41,66 @@ def train(
 
     Args:
       config: the whole config.
-      workdir: folder of the run; see train/workdir.py for what is in it afterwards.
+      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several processes share it.
       restart: move a run that is there aside, and begin anew.
       devices: those to use; all by default.
       sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default those that the config names.
 
     Returns:
-      `split`, `examples`, `loss`, `top1` of the final weights.
+      `split`, and what `evaluate` returns of the final weights.
 
     Raises:
-      UserError: the config, the data or the workdir cannot be used, or the loss became infinite or NaN.
+      UserError: the config, the data or the workdir cannot be used, the loss became infinite or NaN, another process is gone, or SIGTERM
+        asked for the machine (`exit_code` 75).
     """
     check_config(config)
     parallel = make_parallel(config.parallel, devices)
-    parallel.check_batch(config.batch_size, "batch_size")
+    parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
+    parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
     build_model(config.model, num_classes=2)
-    folder, lock = open_workdir(workdir, config, restart)
-    with lock:
+    folder = expand(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parallel.losses_said())
+        opened = parallel.first_does(lambda: open_workdir(workdir, config, restart))
+        if opened:
+            stack.enter_context(opened[1])
         train_source, eval_source = sources or open_sources(config)
         description = describe(train_source)
-        built = build(config, description, len(train_source), parallel.axis_name)
+        build_form = functools.partial(build, config, description, len(train_source), parallel.axis_name)
+        built = build_form()
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
             fitted_weights(config.model.init_from, built.abstract, built.classes)  # raises before the run is begun
-        begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
-        train_loader, eval_loader = (make_loader(source, parallel, config.data) for source in (train_source, eval_source))
-        return Run(config, folder, parallel, built, train_loader, eval_loader).train()
+        parallel.first_does(lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders}))
+        loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
+        if built.members:
+            built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
+        return Run(config, folder, parallel, built, *loaders).train()
+
+
+def _form(config: Any, folder: Path, parallel: Parallel, build_form: Callable[[str], Built], train_data: Loader) -> str:
+    """How the members of an ensemble are computed, see train/ensemble.py."""
+    if config.ensemble.by != "auto":
+        return config.ensemble.by
+
+    def prepare(form: str) -> Callable[[], None]:
+        run = Run(config, folder, parallel, build_form(form), train_data, train_data)
+        held, key = [parallel.to_steps(run.first_state())], run.key()
+        batch = next(iter(train_data.train_batches(run.order, 0, 1)))
+
+        def step() -> None:
+            held[0], metrics = run.calls[1](held[0], train_data.data, batch, key)
+            metrics.block_until_ready()
+
+        return step
+
+    form, seconds = fastest_form(config, folder, parallel, prepare)
+    if seconds:
+        shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
+        log.info("members by %s: a step takes %s", form, shown)
+    return form
 
 
 def open_sources(config: Any) -> tuple[Source, Source]:
@@ -77,53 +110,86 @@ def open_sources(config: Any) -> tuple[Source, Source]:
 
 
 class Run:
-    """One training run: what stays the same over its steps."""
+    """One training run: what stays the same over its steps.
+
+    Attributes:
+      order: of the training examples.
+      calls: compiled training, by the number of steps that a call takes.
+    """
 
     def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_data: Loader, eval_data: Loader):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
         self.eval_every = config.eval.every or built.steps_per_epoch
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
-        self.train_step = parallel.compile_train(built.train_step)
-        self.eval_step = parallel.compile_eval(built.eval_step)
+        members = built.members
+        self.order = Order(members.order_seeds() if members else (config.seed,), config.batch_size, config.augment.repeats)
+        if config.steps_per_call > 1 and isinstance(train_data, Streamed):
+            raise UserError(
+                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' memory, and {config.data.source} is "
+                "streamed: give 1, or a larger --config.data.resident_limit"
+            )
+        self.calls = {
+            count: parallel.compile_train(
+                built.train_step if count == 1 else several_steps(built.train_step, count), built.abstract, self.order.axis + (count > 1)
+            )
+            for count in {1, config.steps_per_call}
+        }
+        self.eval_step = parallel.compile_eval(built.eval_step, built.abstract)
+        # What the best checkpoints are the best by: each member by its own.
+        self.best_metrics = of_each(config.checkpoint.metric, members)
+
+    def key(self, parallel: Parallel | None = None) -> jax.Array:
+        """The run's key, or the members' keys, for the compiled calls."""
+        return (parallel or self.parallel).key(self.built.members.seeds if self.built.members else self.config.seed)
+
+    def first_state(self) -> TrainState:
+        """The whole state before the first step."""
+        return self.parallel.init(self.built.init, self.key(), self.built.abstract)
 
     def train(self) -> dict[str, Any]:
         """Train to the end; returns the result of the final weights."""
         config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
             checkpoints = Checkpoints(
-                self.folder / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_best, config.checkpoint.metric
+                self.folder / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_best, self.best_metrics, parallel=self.parallel
             )
             stack.callback(checkpoints.close)
             state, host = self._begin(checkpoints)
-            first = int(state.step)
+            first = _steps_done(state)
             self._announce(first)
-            metrics_log = MetricsLog(self.folder, first, config.log.tensorboard)
+            writes = self.parallel.process[0] == 0
+            metrics_log = MetricsLog(self.folder, first, config.log.tensorboard) if writes else NoLog()
             stack.callback(metrics_log.close)
-            progress = Progress(total, first, config.batch_size, config.log.progress)
+            progress = Progress(total, first, config.batch_size, config.log.progress and writes)
             stack.callback(progress.close)
-            state = self.parallel.replicate(state)
+            state = self.parallel.to_steps(state)
             if first == total:
                 result = self._evaluate(state)
             else:
-                outputs = Outputs(checkpoints, metrics_log, progress)
-                result = self._steps(state, host, first, outputs)
-        self._draw_curves()
+                preemption = stack.enter_context(Preemption(self.parallel.process[1]))
+                profiler = Profiler(self.folder / "profile", config.profile if writes else "")
+                stack.callback(profiler.close)
+                stack.enter_context(self._memory_said())
+                result = self._steps(state, host, first, Outputs(checkpoints, metrics_log, progress, profiler, preemption))
+        if writes:
+            self._draw_curves()
         return {"split": config.data.eval_split, **result}
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-        """The state to go on from, on one device, and what the loop remembers."""
-        restored = checkpoints.restore(abstract_of(self.built.abstract))
+        """The whole state to go on from, and what the loop remembers."""
+        restored = checkpoints.restore(self.parallel.targets(self.built.abstract))
         if restored is None:
-            state = jax.jit(self.built.init)(jax.random.key(self.config.seed))
+            state = self.first_state()
             if self.config.model.init_from:
-                state, said = start_from(self.config.model.init_from, state, self.built.classes)
+                state, said = self._start_from(self.config.model.init_from)
                 log.info("; ".join(said))
-            return state, {"pending": [], "best": None}
+            return state, {"pending": [], "best": {}}
         state, host = restored
-        if int(state.step) > self.built.total_steps:
+        done = _steps_done(state)
+        if done > self.built.total_steps:
             raise UserError(
-                f"--workdir={self.folder}: the run has done {int(state.step)} steps, more than the {self.built.total_steps} asked for; "
+                f"--workdir={self.folder}: the run has done {done} steps, more than the {self.built.total_steps} asked for; "
                 "evaluate it, or begin anew by --restart",
                 exit_code=1,
             )
@@ -131,38 +197,77 @@ class Run:
 
     def _announce(self, first: int) -> None:
         config, params = self.config, self.built.abstract.params
-        devices = self.parallel.devices
-        differing = note_versions(self.folder, first, config)
+        members = self.built.members
+        differing = self.parallel.first_does(lambda: note_versions(self.folder, first, config))
         if first and differing:
             log.warning("this run began with other versions, so that it may not end with the same bits: %s", "; ".join(differing))
-        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        count = sum(leaf.size for leaf in jax.tree.leaves(params)) // (len(members.names) if members else 1)
         log.info(
-            "%s: %s parameters%s; %s: %s training images, %s for evaluation",
+            "%s: %s parameters%s%s; %s: %s training images, %s for evaluation",
             config.model.name, f"{count:,}", f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
+            f", {len(members.names)} times ({', '.join(members.names)})" if members else "",
             config.data.source, f"{self.train_data.examples:,}", f"{self.eval_data.examples:,}",
         )  # fmt: skip
+
+    def _announce_start(self, first: int, seconds: float) -> None:
+        parallel, devices = self.parallel, self.parallel.devices
         log.info(
-            "%s on %d x %s, %d images each; steps %d to %d; workdir %s",
-            self.parallel.mode, len(devices), devices[0].device_kind, config.batch_size // len(devices),
+            "%s on %d x %s%s, %d images each, about %s of %s a device; first step after %.1f s of compiling; steps %d to %d; workdir %s",
+            parallel.mode, len(devices), devices[0].device_kind, f" in {parallel.process[1]} processes" if parallel.process[1] > 1 else "",
+            self.config.batch_size // len(devices), human_bytes(self.memory), human_bytes(parallel.memory()), seconds,
             first, self.built.total_steps, self.folder,
         )  # fmt: skip
 
-    def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, float]:
-        config = self.config
-        batches = self.train_data.train_batches(config.seed, first, self.built.total_steps, config.batch_size, config.augment.repeats)
+    @functools.cached_property
+    def memory(self) -> int:
+        """An estimate of the bytes that training takes on each device: data, state, gradients, and what is kept for the way back."""
+        abstract = self.built.abstract
+        images = self.config.batch_size // len(self.parallel.devices) // self.config.accumulate
+        data = sum(x.nbytes // (len(x.sharding.device_set) if self.parallel.mode == "pmap" else 1) for x in self.train_data.data.values())
+        return data + self.parallel.bytes_of(abstract) + self.parallel.bytes_of(abstract.params) + self.built.kept(images)
+
+    @contextlib.contextmanager
+    def _memory_said(self) -> Iterator[None]:
+        """What JAX raises where a device's memory does not do, as an error for the person."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(
+                f"out of memory: training takes about {human_bytes(self.memory)} of the {human_bytes(self.parallel.memory())} of a device "
+                f"({' '.join(str(error).split())[:200]}); try a smaller --config.batch_size, --config.accumulate="
+                f"{2 * self.config.accumulate}, or --config.model.remat=True",
+                exit_code=1,
+            ) from error
+
+    def _calls(self, first: int) -> Iterator[int]:
+        """How many steps each call takes: as many as the config says, or 1 where something is due before their end."""
+        step, total, several = first, self.built.total_steps, self.config.steps_per_call
+        while step < total:
+            room = min(every - step % every for every in (self.config.log.every, self.eval_every, self.checkpoint_every))
+            count = several if min(room, total - step) >= several else 1
+            yield count
+            step += count
+
+    def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, Any]:
+        config, total = self.config, self.built.total_steps
+        batches = self.train_data.train_batches(self.order, first, total, self._calls(first))
         pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints))
-        best, result = host["best"], {}
-        key = self.parallel.replicate_key(jax.random.key(config.seed))
+        best, result, step, key = dict(host["best"]), {}, first, self.key()
         watch = Stopwatch()
-        for step, batch in enumerate(batches, first + 1):
-            state, metrics = self.train_step(state, self.train_data.data, batch, key)
-            pending.add(metrics)
-            outputs.progress.advance()
-            if step == first + 1:
+        for count, batch in zip(self._calls(first), batches, strict=True):
+            outputs.profiler.before(step, count)
+            state, metrics = self.calls[count](state, self.train_data.data, batch, key)
+            pending.add(metrics, count)
+            outputs.progress.advance(count)
+            if step == first:
                 metrics.block_until_ready()
-                log.info("first step after %.1f s of compiling", watch.lap())
+                self._announce_start(first, watch.lap())
             else:
-                watch.count(config.batch_size)
+                watch.count(config.batch_size * count)
+            step += count
+            outputs.profiler.after(step, metrics)
             row: dict[str, Any] = {}
             if self._due(step, config.log.every):
                 row |= pending.means() | watch.rate()
@@ -171,21 +276,25 @@ class Run:
             if self._due(step, self.eval_every):
                 pending.fetch()
                 result = self._evaluate(state)
-                evaluated = {"eval/loss": result["loss"], "eval/top1": result["top1"]}
+                evaluated = eval_row(result)
                 if not np.isfinite(result["loss"]):
                     raise pending.diverged(f"the evaluation's loss became {result['loss']}", step)
                 # Not after the last step of all, unless it is due there: a longer training would not evaluate then.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
-                    state = self._update_plateau(state, evaluated[config.optimizer.schedule.metric])
+                    state = self._update_plateau(state, evaluated)
             if row or evaluated:
                 row = {"step": step, **row, **evaluated}
                 outputs.metrics_log.write(row)
                 outputs.progress.report(row)
-            is_best = bool(evaluated) and self._is_better(evaluated[config.checkpoint.metric], best)
-            best = evaluated[config.checkpoint.metric] if is_best else best
-            if self._due(step, self.checkpoint_every) or (is_best and config.checkpoint.keep_best):
+            better = {name: evaluated[name] for name in self.best_metrics if name in evaluated and self._is_better(name, evaluated, best)}
+            best |= better
+            preempted = step < total and outputs.preemption.reached(step)
+            if self._due(step, self.checkpoint_every) or (better and config.checkpoint.keep_best) or preempted:
                 pending.fetch()
-                self._save(state, {"pending": pending.rows, "best": best}, evaluated, step, pending, outputs.checkpoints)
+                self._save(state, step, {"pending": pending.rows, "best": best}, evaluated, pending, outputs.checkpoints)
+            if preempted:
+                outputs.checkpoints.wait()
+                raise UserError(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there", PREEMPTED)
             watch.go_on()
         return result
 
@@ -193,27 +302,44 @@ class Run:
         return step % every == 0 or step == self.built.total_steps
 
     def _save(
-        self, state: TrainState, host: dict[str, Any], evaluated: dict[str, float], step: int, pending: "Pending", checkpoints: Checkpoints
+        self, state: TrainState, step: int, host: dict[str, Any], metrics: dict[str, float], pending: "Pending", checkpoints: Checkpoints
     ) -> None:
-        single = self.parallel.unreplicate(state)
-        if not bool(all_finite((single.params, single.model_state))):
+        whole = self.parallel.to_whole(state)
+        finite = all_finite if self.built.members is None else any_member_finite
+        if not bool(finite((whole.params, whole.model_state))):
             raise pending.diverged("a weight became infinite or NaN", step)
-        checkpoints.save(single, host, evaluated)
+        checkpoints.save(step, whole, host, metrics)
 
-    def _evaluate(self, state: TrainState) -> dict[str, float]:
-        return evaluate(self.eval_step, self.parallel, state, self.eval_data, self.config.eval.batch_size)
+    def _start_from(self, place: str) -> tuple[TrainState, list[str]]:
+        """The whole state before the first step, with weights from elsewhere, for every member the same."""
+        one, members = make_parallel("jit", jax.local_devices()[:1]), self.built.members
+        state = one.init(self.built.init, self.key(one), self.built.abstract)
+        if members is None:
+            state, said = start_from(place, state, self.built.classes)
+        else:
+            each = [start_from(place, member, self.built.classes) for member in members.apart(state)]
+            state, said = jax.tree.map(lambda *x: np.stack(x), *(state for state, _ in each)), each[0][1]
+        return self.parallel.spread(state, self.built.abstract), said
 
-    def _is_better(self, value: float, best: float | None) -> bool:
-        if best is None:
+    def _evaluate(self, state: TrainState) -> dict[str, Any]:
+        return evaluate(self.eval_step, self.parallel, state, self.eval_data, self.config.eval.batch_size, self.built.members)
+
+    def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
+        if name not in best:
             return True
-        return value > best if higher_is_better(self.config.checkpoint.metric) else value < best
+        return evaluated[name] > best[name] if higher_is_better(self.config.checkpoint.metric) else evaluated[name] < best[name]
 
-    def _update_plateau(self, state: TrainState, value: float) -> TrainState:
+    def _update_plateau(self, state: TrainState, evaluated: dict[str, float]) -> TrainState:
         schedule = self.config.optimizer.schedule
+        higher = higher_is_better(schedule.metric)
+        # A member that has diverged counts as the worst.
+        worst = -np.inf if higher else np.inf
+        values = np.array([evaluated.get(name, worst) for name in of_each(schedule.metric, self.built.members)], np.float32)
         plateau = update_plateau(
-            self.parallel.unreplicate(state.plateau), value, schedule.factor, schedule.patience, higher_is_better(schedule.metric)
-        )
-        return state.replace(plateau=self.parallel.replicate(plateau))
+            jax.device_get(self.parallel.to_whole(state.plateau)), values if self.built.members else values[0],
+            schedule.factor, schedule.patience, higher,
+        )  # fmt: skip
+        return state.replace(plateau=self.parallel.replicate(jax.device_get(plateau)))
 
     def _last_good(self, checkpoints: Checkpoints) -> str:
         checkpoints.wait()
@@ -227,63 +353,36 @@ class Run:
 
 
 class Outputs(NamedTuple):
-    """Where a run writes to while it trains."""
+    """Where a run writes to while it trains, and who may stop it."""
 
     checkpoints: Checkpoints
-    metrics_log: MetricsLog
+    metrics_log: MetricsLog | NoLog
     progress: Progress
+    profiler: Profiler
+    preemption: Preemption
 
 
-class Pending:
-    """Metrics of the steps since the last log: kept on the device until they are wanted, so that the host runs ahead.
+def _steps_done(state: TrainState) -> int:
+    return int(np.max(jax.device_get(state.step)))
 
-    Args:
-      names: of the entries of a step's vector of metrics.
-      rows: those that a checkpoint brought along, in step order.
-      step: the last step they belong to.
-      last_good: says, for an error message, which checkpoint is left.
+
+def eval_row(result: dict[str, Any]) -> dict[str, float]:
+    """What of an evaluation goes into metrics.jsonl: `eval/loss` and `eval/top1`.
+
+    Of an ensemble these are the means; there are `eval/ensemble_top1` and so on, and `eval/top1/0` of each member that has not diverged.
     """
-
-    def __init__(self, names: tuple[str, ...], rows: list[dict[str, float]], step: int, last_good: Callable[[], str]):
-        self._names, self.rows = names, list(rows)
-        self._step, self._last_good = step, last_good
-        self._on_device: list[jax.Array] = []
-
-    def add(self, metrics: jax.Array) -> None:
-        """Take a step's metrics, and wait for those of two steps ago."""
-        self._on_device.append(metrics)
-        if len(self._on_device) > _AHEAD:
-            self._on_device[-_AHEAD - 1].block_until_ready()
-
-    def fetch(self) -> None:
-        """Bring all to the host; raises UserError at the first loss that is infinite or NaN."""
-        for metrics in self._on_device:
-            self._step += 1
-            row = dict(zip(self._names, np.asarray(metrics).tolist(), strict=True))
-            if not np.isfinite(row["loss"]):
-                raise self.diverged(f"the loss became {row['loss']}", self._step)
-            self.rows.append(row)
-        self._on_device.clear()
-
-    def means(self) -> dict[str, float]:
-        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now; then begin anew."""
-        self.fetch()
-        means = {f"train/{name}": float(np.mean([row[name] for row in self.rows])) for name in ("loss", "top1", "grad_norm")}
-        means["learning_rate"] = self.rows[-1]["learning_rate"]
-        self.rows = []
-        return means
-
-    def diverged(self, what: str, step: int) -> UserError:
-        """The error for a training that has run away."""
-        return UserError(f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1)
+    row = {f"eval/{name}": value for name, value in result.items() if name not in ("examples", "members") and not name.endswith("_spread")}
+    for number, member in enumerate(result.get("members", ())):
+        row |= {f"eval/{name}/{number}": value for name, value in member.items() if name != "name"}
+    return row
 
 
-def announce_to(stream: Any = sys.stderr) -> None:
-    """Let the package's messages go to a stream, one line each, as the command line does."""
+def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
+    """Let the package's messages from a level on go to a stream, one line each, as the command line does."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
-    package.setLevel(logging.INFO)
+    package.setLevel(level)
     # Orbax tells through absl's logger what it does, at the level of warnings.
     logging.getLogger("absl").setLevel(logging.ERROR)

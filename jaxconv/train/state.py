@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 
 @flax.struct.dataclass
@@ -28,6 +29,7 @@ class TrainState:
       model_state: its other collections, such as BatchNorm's running statistics.
       opt_state: the optimizer's.
       plateau: see `Plateau`.
+      loss_scale: flax's `DynamicScale` where the compute type is float16, whose gradients would underflow else; empty elsewhere.
       ema: averages of `params` and `model_state` over the steps, laid out as the network's variables; empty where none are kept.
     """
 
@@ -36,6 +38,7 @@ class TrainState:
     model_state: Any
     opt_state: Any
     plateau: Plateau
+    loss_scale: Any = flax.struct.field(default_factory=dict)
     ema: Any = flax.struct.field(default_factory=dict)
 
     @property
@@ -44,7 +47,9 @@ class TrainState:
         return self.ema or {"params": self.params, **self.model_state}
 
 
-def create_state(model: Any, optimizer: optax.GradientTransformation, key: jax.Array, images: jax.Array, ema: bool = False) -> TrainState:
+def create_state(
+    model: Any, optimizer: optax.GradientTransformation, key: jax.Array, images: jax.Array, ema: bool = False, loss_scale: bool = False
+) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -53,11 +58,14 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, key: jax.A
       key: the run's.
       images: [N, H, W, C] float32, to show the network its input's shape.
       ema: keep averages of the weights.
+      loss_scale: scale the loss, as float16 needs it.
     """
     model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
     params = model_state.pop("params")
     plateau = Plateau(scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32))
-    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau)
+    # The two numbers as arrays: Python's would be of another type after the first step.
+    scale = DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16)) if loss_scale else {}
+    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau, scale)
     # A copy: a step is given the state's memory, and takes no array twice.
     return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
 

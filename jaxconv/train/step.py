@@ -4,13 +4,15 @@ step = make_train_step(model, optimizer, schedule)
 state, metrics = jax.jit(step)(state, {"image": images, "label": labels, "position": jnp.arange(len(labels))}, jax.random.key(0))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.models.network import AUXILIARY
 from jaxconv.train.losses import correct, cross_entropy
@@ -21,6 +23,7 @@ Metrics = dict[str, jax.Array]
 
 # What a training step measures, float32 scalars.
 METRICS = ("loss", "top1", "grad_norm", "learning_rate")
+_KEPT = "between modules"
 
 
 def make_train_step(
@@ -31,6 +34,8 @@ def make_train_step(
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     axis_name: str | None = None,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
+    remat: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """A pure (state, batch, key) -> (state, metrics).
 
@@ -43,33 +48,65 @@ def make_train_step(
       augment: (key, batch) -> batch, before the network.
       axis_name: under `pmap`, the axis over which gradients and metrics are averaged.
       ema_decay: of the averages of the weights and BatchNorm's statistics, see `state.update_ema`; 0 keeps none.
+      accumulate: parts of the batch that are worked off one after another, for less memory; it divides the batch. Gradients are their mean,
+        the same as the whole batch's but for rounding; BatchNorm's statistics and dropout are each part's own.
+      remat: keep only what the network's own modules pass to one another, and compute the rest again on the way back (Chen et al. 2016,
+        arXiv:1604.06174).
 
     The step's batch holds `image` [B, H, W, C], `label` [B] int32 and, for `augment`, `position` [B] int32 in the global batch.
     The key is the run's; what a step draws is folded from it by step and name. Under `pmap` each device folds its index into dropout's.
     The metrics are those of `METRICS`: means over the batch, before the update. Where images are mixed, `top1` counts the class with the
-    largest share.
+    largest share. Where the state has a `loss_scale`, a step whose gradients are not finite changes nothing else and has `grad_norm` 0.
     """
+    apply = rematerialised(model) if remat else model.apply
+
+    def loss_of(params: Any, model_state: Any, part: Batch, dropout: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
+        target = part["target"] if "target" in part else part["label"]
+        collections = [*model_state, AUXILIARY]
+        votes, changed = apply({"params": params, **model_state}, part["image"], train=True, rngs={"dropout": dropout}, mutable=collections)
+        mean_loss = objective = jnp.mean(loss(votes, target))
+        for auxiliary_votes, weight in changed.pop(AUXILIARY, {}).values():
+            objective += weight * jnp.mean(loss(auxiliary_votes, target))
+        return objective, (mean_loss, jnp.mean(correct(votes, target)), changed)
+
+    def work_off(state: TrainState, part: Batch, dropout: jax.Array) -> tuple[TrainState, Any, Metrics, jax.Array]:
+        """(the state with what the network keeps and the scale of the loss changed, gradients, metrics, whether they are finite)."""
+        finite, scale = jnp.array(True), state.loss_scale
+        if scale:
+            differentiate = scale.value_and_grad(loss_of, has_aux=True, axis_name=axis_name)
+            scale, finite, (_, aux), grads = differentiate(state.params, state.model_state, part, dropout)
+        else:
+            (_, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, state.model_state, part, dropout)
+        mean_loss, top1, model_state = aux
+        return state.replace(model_state=model_state, loss_scale=scale), grads, {"loss": mean_loss, "top1": top1}, finite
+
+    def work_off_all(state: TrainState, batch: Batch, dropout: jax.Array) -> tuple[TrainState, Any, Metrics, jax.Array]:
+        if accumulate == 1:
+            return work_off(state, batch, dropout)
+
+        def add(
+            carry: tuple[TrainState, Any], numbered: tuple[jax.Array, Batch]
+        ) -> tuple[tuple[TrainState, Any], tuple[Metrics, jax.Array]]:
+            number, part = numbered
+            state, sums = carry
+            state, grads, metrics, finite = work_off(state, part, jax.random.fold_in(dropout, number))
+            return (state, jax.tree.map(jnp.add, sums, grads)), (metrics, finite)
+
+        # Every so-maniest example, so that each part is spread over the devices as the batch is.
+        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (state, sums), (metrics, finite) = lax.scan(add, (state, zeros), (jnp.arange(accumulate), parts), unroll=loops_unrolled())
+        return state, jax.tree.map(lambda x: x / accumulate, sums), jax.tree.map(jnp.mean, metrics), jnp.all(finite)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        before = state
         if augment is not None:
             batch = augment(named_key(key, state.step, "augment"), batch)
-        target = batch["target"] if "target" in batch else batch["label"]
         dropout = named_key(key, state.step, "dropout")
         if axis_name is not None:
             dropout = jax.random.fold_in(dropout, lax.axis_index(axis_name))
-
-        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-            variables = {"params": params, **state.model_state}
-            votes, changed = model.apply(
-                variables, batch["image"], train=True, rngs={"dropout": dropout}, mutable=[*state.model_state, AUXILIARY]
-            )
-            mean_loss = objective = jnp.mean(loss(votes, target))
-            for auxiliary_votes, weight in changed.pop(AUXILIARY, {}).values():
-                objective += weight * jnp.mean(loss(auxiliary_votes, target))
-            return objective, (mean_loss, votes, changed)
-
-        (_, (mean_loss, votes, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        metrics = {"loss": mean_loss, "top1": jnp.mean(correct(votes, target))}
+        state, grads, metrics, finite = work_off_all(state, batch, dropout)
+        model_state = state.model_state
         if axis_name is not None:
             grads, metrics, model_state = lax.pmean((grads, metrics, model_state), axis_name)
         learning_rate = schedule(state.step) * state.plateau.scale
@@ -78,9 +115,48 @@ def make_train_step(
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": learning_rate}
         if ema_decay:
             state = state.replace(ema=update_ema(state.ema, {"params": params, **model_state}, state.step, ema_decay))
-        return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state), metrics
+        state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
+        if state.loss_scale:
+            kept = before.replace(step=state.step, loss_scale=state.loss_scale)
+            state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state, kept)
+            metrics["grad_norm"] = jnp.where(finite, metrics["grad_norm"], 0)
+        return state, metrics
 
     return step
+
+
+def loops_unrolled() -> bool:
+    """Whether loops over networks are written out: on a CPU, where convolutions inside of a loop are some 13 times slower."""
+    return jax.default_backend() == "cpu"
+
+
+def several_steps(step: Callable, count: int) -> Callable:
+    """`count` steps as one call: (state, data, batches, key) -> (state, metrics), with the steps' axis in front of the last two."""
+
+    def steps(state: TrainState, data: Any, batches: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
+        return lax.scan(lambda state, batch: step(state, data, batch, key), state, batches, length=count, unroll=loops_unrolled())
+
+    return steps
+
+
+def rematerialised(model: nn.Module) -> Callable[..., Any]:
+    """`model.apply`, which keeps for the way back only what the modules of the network itself return, not what is inside of them."""
+
+    def mark(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = next_fun(*args, **kwargs)
+        outermost = len(context.module.path) == 1 and context.method_name == "__call__"
+        return jax.tree.map(lambda x: checkpoint_name(x, _KEPT), output) if outermost else output
+
+    def apply(variables: Any, x: jax.Array, **call: Any) -> Any:
+        rngs = call.pop("rngs", {})
+
+        def forward(variables: Any, x: jax.Array, rngs: Any) -> Any:
+            with nn.intercept_methods(mark):
+                return model.apply(variables, x, rngs=rngs, **call)
+
+        return jax.checkpoint(forward, policy=jax.checkpoint_policies.save_only_these_names(_KEPT))(variables, x, rngs)
+
+    return apply
 
 
 def make_eval_step(
@@ -88,19 +164,46 @@ def make_eval_step(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     preprocess: Callable[[Batch], Batch] | None = None,
     axis_name: str | None = None,
+    over: Callable[[Callable], Callable] | None = None,
+    metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
 ) -> Callable[[TrainState, Batch], Metrics]:
     """A pure (state, batch) -> sums over the batch's examples: `examples`, `loss`, `top1`, float32; by averaged weights, where there are.
 
     The batch holds `image`, `label` and `mask` [B] float32, 0 for the examples that only fill it up.
+
+    Args:
+      model, preprocess, axis_name: as in `make_train_step`.
+      loss: (votes [N, K], label [N]) -> [N].
+      over: makes of (variables, images) -> votes the function over all members of an ensemble, whose state this is. `loss` and `top1` are
+        then [members], and there are `ensemble_loss` and `ensemble_top1` of the mean of the members' probabilities.
+      metrics: more of them by name, (votes [N, K], label [N]) -> [N].
     """
+
+    def votes_of(variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, train=False)
 
     def step(state: TrainState, batch: Batch) -> Metrics:
         if preprocess is not None:
             batch = preprocess(batch)
-        votes = model.apply(state.variables, batch["image"], train=False)
-        values = {"loss": loss(votes, batch["label"]), "top1": correct(votes, batch["label"])}
+        label = batch["label"]
+
+        def measured(votes: jax.Array) -> Metrics:
+            return {"loss": loss(votes, label), "top1": correct(votes, label)} | {
+                name: metric(votes, label) for name, metric in (metrics or {}).items()
+            }
+
+        if over is None:
+            values = measured(votes_of(state.variables, batch["image"]))
+        else:
+            votes = over(votes_of)(state.variables, batch["image"])
+            values = jax.vmap(measured)(votes)
+            # As votes: the logarithm of the mean probability, of which the softmax is that mean again; without members that have diverged.
+            left = jnp.all(jnp.isfinite(votes), axis=(1, 2))
+            logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(votes), -jnp.inf)
+            together = jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))
+            values |= {f"ensemble_{name}": value for name, value in measured(together).items()}
         # where, not a product: a filler's loss may be infinite.
-        sums = {name: jnp.sum(jnp.where(batch["mask"] > 0, value, 0)) for name, value in values.items()}
+        sums = {name: jnp.sum(jnp.where(jnp.broadcast_to(batch["mask"], value.shape) > 0, value, 0), -1) for name, value in values.items()}
         sums["examples"] = jnp.sum(batch["mask"])
         return sums if axis_name is None else lax.psum(sums, axis_name)
 

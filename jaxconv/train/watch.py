@@ -1,4 +1,4 @@
-"""Watching a run: metrics.jsonl, TensorBoard files, and a progress bar (or plain lines where there is no terminal)."""
+"""Watching a run: its metrics, metrics.jsonl, TensorBoard files, and a progress bar, or plain lines where there is no terminal."""
 
 import contextlib
 import json
@@ -6,10 +6,20 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from jaxconv.errors import UserError
 from jaxconv.train.workdir import read_metrics, write_lines
+
+log = logging.getLogger(__name__)
+
+# Calls that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
+_AHEAD = 2
 
 
 class MetricsLog:
@@ -48,6 +58,83 @@ class MetricsLog:
             self._board.close()
 
 
+class NoLog:
+    """In the place of `MetricsLog` in all processes but the first."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Pending:
+    """Metrics of the steps since the last log: kept on the device until they are wanted, so that the host runs ahead.
+
+    Args:
+      names: of the entries of a step's vector of metrics.
+      rows: those that a checkpoint brought along, in step order; a value is a number, or a list of the members' numbers.
+      step: the last step they belong to.
+      last_good: says, for an error message, which checkpoint is left.
+    """
+
+    def __init__(self, names: tuple[str, ...], rows: list[dict[str, Any]], step: int, last_good: Callable[[], str]):
+        self._names, self.rows = names, list(rows)
+        self._step, self._last_good = step, last_good
+        self._on_device: list[tuple[jax.Array, int]] = []
+        self._gone: set[int] = set()
+
+    def add(self, metrics: jax.Array, steps: int) -> None:
+        """Take the metrics of a call of so many steps, and wait for those of the call before the last."""
+        self._on_device.append((metrics, steps))
+        if len(self._on_device) > _AHEAD:
+            self._on_device[-_AHEAD - 1][0].block_until_ready()
+
+    def fetch(self) -> None:
+        """Bring all to the host; raises UserError at the first loss that is infinite or NaN, of an ensemble where all members' are."""
+        for metrics, steps in self._on_device:
+            values = np.asarray(metrics)
+            for vector in [values] if steps == 1 else values:
+                self._step += 1
+                # The members' axis comes first.
+                row = dict(zip(self._names, np.moveaxis(vector, -1, 0).tolist(), strict=True))
+                self._check(row["loss"])
+                self.rows.append(row)
+        self._on_device.clear()
+
+    def _check(self, loss: float | list[float]) -> None:
+        if isinstance(loss, float):
+            if not np.isfinite(loss):
+                raise self.diverged(f"the loss became {loss}", self._step)
+            return
+        gone = {member for member, value in enumerate(loss) if not np.isfinite(value)}
+        for member in sorted(gone - self._gone):
+            log.warning("member %d: the loss became %s at step %d; the others go on", member, loss[member], self._step)
+        self._gone |= gone
+        if len(self._gone) == len(loss):
+            raise self.diverged("the loss of every member became infinite or NaN", self._step)
+
+    def means(self) -> dict[str, float]:
+        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now; then begin anew.
+
+        Of an ensemble, `train/loss` is the mean over the members, and `train/loss/0` and so on are theirs; diverged ones are left out.
+        """
+        self.fetch()
+        means: dict[str, float] = {}
+        for name, key in (("loss", "train/loss"), ("top1", "train/top1"), ("grad_norm", "train/grad_norm"), ("learning_rate",) * 2):
+            values = np.array([row[name] for row in (self.rows[-1:] if name == "learning_rate" else self.rows)]).mean(axis=0)
+            left = np.array([n not in self._gone for n in range(values.size)])
+            means[key] = float(values.reshape(-1)[left].mean())
+            if values.ndim:
+                means |= {f"{key}/{n}": float(value) for n, value in enumerate(values) if left[n]}
+        self.rows = []
+        return means
+
+    def diverged(self, what: str, step: int) -> UserError:
+        """The error for a training that has run away."""
+        return UserError(f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1)
+
+
 class Progress:
     """A bar with step, loss, accuracy, images/s and time left; plain lines where standard error is no terminal."""
 
@@ -62,10 +149,10 @@ class Progress:
             self._bar = self._stack.enter_context(tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05))
             self._stack.enter_context(logging_redirect_tqdm([logging.getLogger("jaxconv")]))
 
-    def advance(self) -> None:
-        """One more step is done."""
+    def advance(self, steps: int = 1) -> None:
+        """So many more steps are done."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(steps)
 
     def report(self, row: dict[str, float]) -> None:
         """Show the newest numbers, from a row of metrics.jsonl."""
@@ -87,6 +174,38 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._stack.close()
+
+
+class Profiler:
+    """A trace of some steps, for TensorBoard's profile plugin or xprof.
+
+    Args:
+      folder: where to write it.
+      steps: `FIRST:LAST`, counted from 1, both included; calls of several steps are traced whole; empty for none.
+    """
+
+    def __init__(self, folder: Path, steps: str):
+        self._folder, self._running = folder, False
+        self._first, self._last = map(int, steps.split(":")) if steps else (0, 0)
+
+    def before(self, step: int, count: int) -> None:
+        """To be told before a call of `count` steps after `step`."""
+        if not self._running and step + 1 <= self._last and step + count >= self._first > 0:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, metrics: jax.Array) -> None:
+        """To be told after the call that ends with `step`."""
+        if self._running and step >= self._last:
+            metrics.block_until_ready()
+            self.close()
+
+    def close(self) -> None:
+        """End the trace, if one is begun."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            log.info("profile written to %s", self._folder)
 
 
 class Stopwatch:

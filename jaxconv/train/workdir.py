@@ -26,6 +26,7 @@ from jaxconv.checks import check_config
 from jaxconv.config import MAY_DIFFER, differing_keys, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.models.network import LAYOUT
+from jaxconv.own import checksums
 
 PACKAGES = ("jaxconv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "pillow")
 
@@ -167,6 +168,7 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
         **{name: _version(name) for name in PACKAGES},
         "device": devices[0].device_kind,
         "devices": len(devices),
+        **checksums(config),
     }
     before = [entry for entry in entries if isinstance(entry, dict)]
     differing = sorted(

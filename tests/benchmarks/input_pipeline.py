@@ -61,14 +61,14 @@ def jaxconv_batches(root, decoder="simplejpeg"):
     import jax
 
     from jaxconv.data.augment import flip
-    from jaxconv.data.loading import make_loader
+    from jaxconv.data.loading import Order, make_loader
     from jaxconv.data.sources import open_source
     from jaxconv.train.parallel import make_parallel
 
     config = config_of(root, decoder)
     loader = make_loader(open_source(config.data, "train", augment=config.augment), make_parallel("jit", jax.devices()[:1]), config.data)
     flipped, key = jax.jit(flip), jax.random.key(0)
-    for batch in loader.train_batches(0, 0, 10**6, BATCH):
+    for batch in loader.train_batches(Order((0,), BATCH), 0, 10**6):
         yield flipped(key, batch)["image"].block_until_ready()
 
 
@@ -168,7 +168,7 @@ def jaxconv_resident_batches(root):
     from jaxconv.config import default_config
     from jaxconv.data import from_arrays
     from jaxconv.data.augment import make_augment
-    from jaxconv.data.loading import make_loader, take
+    from jaxconv.data.loading import Order, make_loader, take
     from jaxconv.train.parallel import make_parallel
 
     config = default_config()
@@ -180,7 +180,7 @@ def jaxconv_resident_batches(root):
         jax.random.key(0),
     )
     step = jax.jit(lambda data, batch: augment(key, take(data, batch))["image"])
-    for batch in loader.train_batches(0, 0, 10**6, SMALL_BATCH):
+    for batch in loader.train_batches(Order((0,), SMALL_BATCH), 0, 10**6):
         yield step(loader.data, batch).block_until_ready()
 
 

@@ -26,7 +26,8 @@ from jaxconv.train.build import build
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.loop import Outputs, Run
 from jaxconv.train.parallel import make_parallel
-from jaxconv.train.watch import MetricsLog, Progress
+from jaxconv.train.processes import Preemption
+from jaxconv.train.watch import MetricsLog, Profiler, Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, REPEATS, GOAL = 600, 15, 5e-3
@@ -69,26 +70,25 @@ def loops(batch_size):
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), None)
     run = Run(config, Path(), parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
-    step, data = run.train_step, run.train_data.data
-    key, init = parallel.replicate_key(jax.random.key(0)), jax.jit(built.init)
-    batches = list(run.train_data.train_batches(config.seed, 0, STEPS, config.batch_size, config.augment.repeats))
+    step, data, key = run.calls[1], run.train_data.data, run.key()
+    batches = list(run.train_data.train_batches(run.order, 0, STEPS))
 
     def bare():
-        clocked, state = Clocked(step), parallel.replicate(init(jax.random.key(0)))
+        clocked, state = Clocked(step), run.first_state()
         for batch in batches:
             state, _ = clocked(state, data, batch, key)
         return clocked.seconds()
 
     def ours():
-        run.train_step = Clocked(step)
+        run.calls[1] = Clocked(step)
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
-            outputs = Outputs(Checkpoints(folder / "c"), MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True))
-            state = parallel.replicate(init(jax.random.key(0)))
-            run._steps(state, {"pending": [], "best": None}, 0, outputs)
+            logs = MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True)
+            outputs = Outputs(Checkpoints(folder / "c"), *logs, Profiler(folder, ""), Preemption(1))
+            run._steps(run.first_state(), {"pending": [], "best": {}}, 0, outputs)
             outputs.checkpoints.close()
             outputs.metrics_log.close()
-        return run.train_step.seconds()
+        return run.calls[1].seconds()
 
     return {"bare": bare, "jaxconv": ours}
 

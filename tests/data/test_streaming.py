@@ -10,7 +10,7 @@ from PIL import Image
 from jaxconv.config import default_config
 from jaxconv.data import DamagedError, from_arrays, from_sequence
 from jaxconv.data.interface import Stored, describe, generator
-from jaxconv.data.loading import Reader, Resident, Streamed, take, train_indices
+from jaxconv.data.loading import Order, Reader, Resident, Streamed, take, train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
@@ -65,7 +65,7 @@ def test_streamed_batches_are_the_resident_ones(photographs, decoder):
     resident = Resident(open_source(config.data, "train", augment=config.augment), parallel)
     config.data.resident_limit = 0
     streamed = Streamed(open_source(config.data, "train", augment=config.augment), parallel, config.data)
-    pairs = list(zip(resident.train_batches(3, 5, 25, 4), streamed.train_batches(3, 5, 25, 4), strict=True))
+    pairs = list(zip(resident.train_batches(Order((3,), 4), 5, 25), streamed.train_batches(Order((3,), 4), 5, 25), strict=True))
     assert len(pairs) == 20
     for indices, sent in pairs:
         gathered = take(resident.data, indices)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxconv.errors import UserError
-from jaxconv.train.checkpoint import Checkpoints, abstract_of
+from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.parallel import make_parallel
 from jaxconv.train.state import Plateau, TrainState
 
 
@@ -18,23 +19,26 @@ def state_at(step):
     return TrainState(jnp.array(step, jnp.int32), params, {}, {"trace": jax.tree.map(lambda p: 2 * p, params)}, plateau)
 
 
+TARGETS = make_parallel("jit", jax.devices()[:1]).targets(state_at(0))
+
+
 def save_all(folder, values, **settings):
     checkpoints = Checkpoints(folder, **settings)
     for step, value in values.items():
-        checkpoints.save(state_at(step), {"note": step}, {} if value is None else {"eval/top1": value, "eval/loss": value})
+        checkpoints.save(step, state_at(step), {"note": step}, {} if value is None else {"eval/top1": value, "eval/loss": value})
     checkpoints.wait()
     return checkpoints
 
 
 def test_state_and_host_part_come_back(tmp_path):
     save_all(tmp_path / "c", {3: 0.5, 7: None}).close()
-    state, host = Checkpoints(tmp_path / "c").restore(abstract_of(state_at(0)))
+    state, host = Checkpoints(tmp_path / "c").restore(TARGETS)
     assert int(state.step) == 7 and host["note"] == 7
     jax.tree.map(np.testing.assert_array_equal, state, state_at(7))
-    assert int(Checkpoints(tmp_path / "c").restore(abstract_of(state_at(0)), 3)[0].step) == 3
-    assert Checkpoints(tmp_path / "empty").restore(abstract_of(state_at(0))) is None
+    assert int(Checkpoints(tmp_path / "c").restore(TARGETS, 3)[0].step) == 3
+    assert Checkpoints(tmp_path / "empty").restore(TARGETS) is None
     with pytest.raises(UserError, match="has no checkpoint of step 5; it has 3, 7"):
-        Checkpoints(tmp_path / "c").restore(abstract_of(state_at(0)), 5)
+        Checkpoints(tmp_path / "c").restore(TARGETS, 5)
 
 
 @pytest.mark.parametrize(
@@ -43,15 +47,16 @@ def test_state_and_host_part_come_back(tmp_path):
         ({"keep": 2, "keep_best": 1}, [2, 5, 6], 2),
         ({"keep": 1, "keep_best": 2}, [2, 3, 6], 2),
         ({"keep": 1, "keep_best": 0}, [6], None),
-        ({"keep": 1, "keep_best": 1, "metric": "eval/loss"}, [1, 6], 1),
+        ({"keep": 1, "keep_best": 1, "metrics": ("eval/loss",)}, [1, 6], 1),
     ],
 )
 def test_latest_and_best_are_kept(tmp_path, settings, kept, best):
     checkpoints = save_all(tmp_path / "c", {1: 0.1, 2: 0.9, 3: 0.8, 4: None, 5: 0.2, 6: None}, **settings)
     assert checkpoints.steps() == kept
-    assert checkpoints.best_step() == best
+    metric = settings.get("metrics", ("eval/top1",))[0]
+    assert checkpoints.best_step(metric) == best
     checkpoints.close()
-    assert Checkpoints(tmp_path / "c", **settings, read_only=True).best_step() == best
+    assert Checkpoints(tmp_path / "c", **settings, read_only=True).best_step(metric) == best
 
 
 def damage_data(folder):
@@ -90,13 +95,13 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     damage(tmp_path / "c" / "7")
     checkpoints = Checkpoints(tmp_path / "c", keep=5)
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
-        state, _ = checkpoints.restore(abstract_of(state_at(0)))
+        state, _ = checkpoints.restore(TARGETS)
     assert int(state.step) == 3
     assert "checkpoint of step 7 is damaged" in caplog.text and "going on from step 3" in caplog.text
     # The run comes to step 7 again, and writes it again; the damaged one is kept aside.
-    checkpoints.save(state_at(7), {"note": "again"}, {})
+    checkpoints.save(7, state_at(7), {"note": "again"}, {})
     checkpoints.wait()
-    assert checkpoints.restore(abstract_of(state_at(0)))[1]["note"] == "again"
+    assert checkpoints.restore(TARGETS)[1]["note"] == "again"
     assert (tmp_path / "damaged" / "7").is_dir()
 
 
@@ -109,14 +114,14 @@ def test_damaged_metrics_lose_the_metrics_alone(tmp_path, step, content, caplog)
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
         checkpoints = Checkpoints(tmp_path / "c", keep=5)
     assert f"metrics of the checkpoint of step {step} are damaged" in caplog.text
-    assert int(checkpoints.restore(abstract_of(state_at(0)))[0].step) == 7 and checkpoints.best_step() == 10 - step
+    assert int(checkpoints.restore(TARGETS)[0].step) == 7 and checkpoints.best_step() == 10 - step
 
 
 def test_nothing_is_touched_where_none_can_be_read(tmp_path):
     save_all(tmp_path / "c", {3: 0.5}).close()
     cut_off(tmp_path / "c" / "3")
     with pytest.raises(UserError, match="no checkpoint can be read; that of step 3"):
-        Checkpoints(tmp_path / "c").restore(abstract_of(state_at(0)))
+        Checkpoints(tmp_path / "c").restore(TARGETS)
     assert (tmp_path / "c" / "3").is_dir()
 
 
@@ -125,11 +130,11 @@ def test_host_part_may_change_meanwhile(tmp_path):
     rows = []
     for n in range(10):
         rows.append(n)
-        checkpoints.save(state_at(n), {"rows": rows}, {})
+        checkpoints.save(n, state_at(n), {"rows": rows}, {})
         rows.append(n)
     checkpoints.wait()
     for n in range(10):
-        assert len(checkpoints.restore(abstract_of(state_at(0)), n)[1]["rows"]) == 2 * n + 1
+        assert len(checkpoints.restore(TARGETS, n)[1]["rows"]) == 2 * n + 1
 
 
 def test_half_written_checkpoint_is_not_seen(tmp_path):
@@ -137,7 +142,7 @@ def test_half_written_checkpoint_is_not_seen(tmp_path):
     (tmp_path / "c" / "7.orbax-checkpoint-tmp").mkdir()
     checkpoints = Checkpoints(tmp_path / "c")
     assert checkpoints.steps() == [3]
-    assert int(checkpoints.restore(abstract_of(state_at(0)))[0].step) == 3
+    assert int(checkpoints.restore(TARGETS)[0].step) == 3
 
 
 def test_saved_state_may_be_donated(tmp_path):
@@ -146,8 +151,8 @@ def test_saved_state_may_be_donated(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=20)
     for n in range(10):
         state = state_at(n)
-        checkpoints.save(state, {}, {})
+        checkpoints.save(n, state, {}, {})
         step(state)
     checkpoints.wait()
     for n in range(10):
-        np.testing.assert_array_equal(checkpoints.restore(abstract_of(state_at(0)), n)[0].params["kernel"], state_at(n).params["kernel"])
+        np.testing.assert_array_equal(checkpoints.restore(TARGETS, n)[0].params["kernel"], state_at(n).params["kernel"])

@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.evaluate import evaluate_workdir
+from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.models import create_model
-from jaxconv.train.build import build
-from jaxconv.train.checkpoint import Checkpoints, abstract_of
 from jaxconv.train.loop import train
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.parallel import fingerprint
@@ -65,13 +63,10 @@ def test_resumed_averages_are_the_same(tmp_path, one_device):
     train(tiny_config(steps=4, **changes), str(tmp_path / "resumed"), devices=one_device)
     resumed = train(config, str(tmp_path / "resumed"), devices=one_device)
     assert resumed == straight
-    abstract = abstract_of(build(config, DESCRIPTION, 64, None).abstract)
     prints = []
     for name in ("straight", "resumed"):
-        checkpoints = Checkpoints(tmp_path / name / "checkpoints", read_only=True)
-        state, _ = checkpoints.restore(abstract)
-        checkpoints.close()
-        assert int(state.step) == 8 and set(state.ema) == {"params", "batch_stats"}
+        state, step = restore_run(tmp_path / name)
+        assert step == 8 and set(state.ema) == {"params", "batch_stats"}
         prints.append(int(fingerprint(state)))
     assert prints[0] == prints[1]
     evaluated = evaluate_workdir(str(tmp_path / "straight"), devices=one_device)

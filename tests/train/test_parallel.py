@@ -18,20 +18,20 @@ from tests.conftest import tiny_config
 STEPS = 10
 
 
-def run(mode, devices, **changes):
+def run(mode, devices, batch_norm=True, **changes):
     """(losses, final state on one device, evaluation) of a few steps."""
-    config = tiny_config(parallel=mode, steps=STEPS, augment__pad_crop=2, augment__flip=True, model__kwargs__batch_norm=True, **changes)
+    norm = {"model__kwargs__batch_norm": True} if batch_norm else {}
+    config = tiny_config(parallel=mode, steps=STEPS, augment__pad_crop=2, augment__flip=True, **norm | changes)
     parallel = make_parallel(mode, jax.devices()[:devices])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), parallel.axis_name)
     loop = Run(config, None, parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
-    state = parallel.replicate(jax.jit(built.init)(jax.random.key(config.seed)))
-    key, losses = parallel.replicate_key(jax.random.key(config.seed)), []
-    for batch in loop.train_data.train_batches(config.seed, 0, STEPS, config.batch_size, config.augment.repeats):
-        state, metrics = loop.train_step(state, loop.train_data.data, batch, key)
-        losses.append(float(metrics[built.metric_names.index("loss")]))
+    state, key, losses = parallel.to_steps(loop.first_state()), loop.key(), []
+    for count, batch in zip(loop._calls(0), loop.train_data.train_batches(loop.order, 0, STEPS, loop._calls(0)), strict=True):
+        state, metrics = loop.calls[count](state, loop.train_data.data, batch, key)
+        losses += np.asarray(metrics)[..., built.metric_names.index("loss")].reshape(-1).tolist()
     result = evaluate(loop.eval_step, parallel, state, loop.eval_data, config.eval.batch_size)
-    return losses, jax.device_get(parallel.unreplicate(state)), result
+    return losses, jax.device_get(parallel.to_whole(state)), result
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_each_device_drops_other_values_under_pmap():
     parallel = make_parallel("pmap", jax.devices()[:4])
     step = make_train_step(model, optimizer, make_schedule(config.optimizer, 10), loss, axis_name=parallel.axis_name)
     batch = {"image": np.ones((8, 8, 8, 1), np.float32), "label": np.zeros(8, np.int32)}
-    compiled = parallel.compile_train(lambda state, data, batch, key: step(state, batch, key))
+    compiled = parallel.compile_train(lambda state, data, batch, key: step(state, batch, key), state)
     compiled(parallel.replicate(state), parallel.replicate(np.zeros(())), parallel.shard(batch), jax.random.key(0))
     jax.effects_barrier()
     assert len(seen) == 4

@@ -1,4 +1,7 @@
-"""A run killed by SIGKILL at any moment and started again ends with the same bits, and the same steps in metrics.jsonl, each once."""
+"""A run killed by SIGKILL at any moment and started again ends with the same bits, and the same steps in metrics.jsonl, each once.
+
+One process, and two, of which one is killed or both.
+"""
 
 import json
 import random
@@ -6,14 +9,16 @@ import signal
 import subprocess
 import time
 
+import jax
 import pytest
 
 from jaxconv.checks import check_config
 from jaxconv.train.build import build
-from jaxconv.train.checkpoint import Checkpoints, abstract_of
-from jaxconv.train.parallel import fingerprint
+from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.parallel import fingerprint, make_parallel
 from jaxconv.train.workdir import saved_config, saved_data
 from tests.conftest import TINY, command, command_line, process_settings
+from tests.train.test_processes import finish, start
 
 STEPS = 60
 # Two checkpoints a second or so, so that kills fall into their writing; log and checkpoints at steps that do not divide each other.
@@ -26,8 +31,9 @@ def weights(workdir):
     check_config(config)
     description = saved_data(workdir)
     built = build(config, description, description["train_examples"], None)
+    parallel = make_parallel("jit", jax.devices()[:1])
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    state, host = checkpoints.restore(abstract_of(built.abstract), STEPS)
+    state, host = checkpoints.restore(parallel.targets(built.abstract), STEPS)
     checkpoints.close()
     assert int(fingerprint(state)) == host["fingerprint"]
     return int(fingerprint(state))
@@ -107,8 +113,35 @@ def test_run_killed_again_and_again(tmp_path, undisturbed):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(4, 24))
+@pytest.mark.parametrize("seed", range(4, 54))
 def test_killed_run_ends_with_the_same_bits_at_full_count(tmp_path, undisturbed, seed):
     workdir = tmp_path / "run"
     kill_when(workdir, at_random(undisturbed[1], seed))
     finish_and_compare(workdir, undisturbed[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed_pair(tmp_path_factory):
+    """The workdir of a run in two processes that nobody killed, and how many seconds it took."""
+    workdir = tmp_path_factory.mktemp("pair") / "run"
+    codes, said = finish(start(workdir.with_name("warm-up"), *RUN))
+    assert codes == [0, 0], said
+    begun = time.monotonic()
+    codes, said = finish(start(workdir, *RUN))
+    assert codes == [0, 0], said
+    return workdir, time.monotonic() - begun
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(10))
+def test_two_processes_killed_end_with_the_same_bits(tmp_path, undisturbed_pair, seed):
+    """Either of them, or both, at any moment; the one that is left stops by itself within a minute."""
+    workdir, draw = tmp_path / "run", random.Random(seed)
+    running = start(workdir, *RUN)
+    time.sleep(draw.uniform(0, undisturbed_pair[1]))
+    for number in draw.choice([(0,), (1,), (0, 1)]):
+        running[number].kill()
+    finish(running, timeout=60)
+    codes, said = finish(start(workdir, *RUN))
+    assert codes == [0, 0], said
+    assert weights(workdir) == weights(undisturbed_pair[0]) and numbers(workdir) == numbers(undisturbed_pair[0])

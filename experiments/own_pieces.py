@@ -1,0 +1,55 @@
+"""The lecture's X's and O's with a network, a loss, a metric and an augmentation of one's own, all in this file.
+
+    jaxconv train --config=experiments/own_pieces.py --workdir=/tmp/own
+
+The names in the config are FILE.py:NAME, or package.module.NAME of what can be imported; jaxconv/own.py says what each is called with.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxconv.config import default_config
+from jaxconv.config import small as shrink
+
+
+class Net(nn.Module):
+    """Two convolutions, the mean of each feature map, votes."""
+
+    num_classes: int
+    filters: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for n in (1, 2):
+            x = nn.relu(nn.Conv(self.filters, (5, 5), strides=2, dtype=self.dtype, name=f"conv{n}")(x))
+        return nn.Dense(self.num_classes, name="votes")(x.mean(axis=(1, 2))).astype(jnp.float32)
+
+
+def focal(votes, target):
+    """The focal loss (Lin et al. 2017, arXiv:1708.02002) with gamma 2: examples that are nearly right count little."""
+    log_probability = jnp.take_along_axis(jax.nn.log_softmax(votes), target[:, None], axis=-1)[:, 0]
+    return -((1 - jnp.exp(log_probability)) ** 2) * log_probability
+
+
+def confidence(votes, label):
+    """The probability of the class that was chosen, right or wrong."""
+    return jax.nn.softmax(votes).max(axis=-1)
+
+
+def dim(key, batch):
+    """Each image darker by a factor from 0.5 to 1."""
+    factor = jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), minval=0.5, maxval=1)
+    return batch | {"image": batch["image"] * factor}
+
+
+def get_config(argument=""):
+    config = default_config()
+    config.epochs = 4.0
+    config.model.name = f"{__file__}:Net"
+    config.model.kwargs.filters = 12
+    config.loss.name = f"{__file__}:focal"
+    config.eval.metrics = f"{__file__}:confidence"
+    config.augment.own = f"{__file__}:dim"
+    return shrink(config, channels=1) if argument == "small" else config

@@ -1,0 +1,139 @@
+"""Several networks in one program: an ensemble of seeds, as the lecture's seven AlexNets, or a sweep over the learning rate.
+
+A state, and what a step returns, has the members' axis [K] in front of everything. Each member is the run that it would have been alone,
+but for rounding: by its own seed, or its own learning rate.
+
+    vmap    one program over all members at once
+    map     one member after another, in a loop
+    unroll  one member after another, the loop written out
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.checks import FORMS, swept_values
+from jaxconv.train.parallel import Parallel
+from jaxconv.train.state import TrainState
+from jaxconv.train.workdir import read_json, write_json
+
+# Turns of each form that `fastest_form` measures.
+_TURNS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The members of an ensemble.
+
+    Attributes:
+      names: of each, for tables and curves.
+      seeds: of each.
+      scales: of each, what its learning rate is multiplied by.
+      own_batches: whether each sees the examples in an order of its own.
+    """
+
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scales: tuple[float, ...]
+    own_batches: bool
+
+    def order_seeds(self) -> tuple[int, ...]:
+        """Seeds of the examples' orders, see `loading.Order`."""
+        return self.seeds if self.own_batches else self.seeds[:1]
+
+    def apart(self, state: TrainState) -> list[TrainState]:
+        """The members' states, one by one."""
+        return [jax.tree.map(lambda x, n=n: x[n], state) for n in range(len(self.names))]
+
+    def init(self, init: Callable[[jax.Array], TrainState]) -> Callable[[jax.Array], TrainState]:
+        """From key -> state to keys [K] -> the state of all members."""
+
+        def of_one(member: tuple[jax.Array, jax.Array]) -> TrainState:
+            state = init(member[0])
+            return state.replace(plateau=state.plateau.replace(scale=member[1]))
+
+        return lambda keys: lax.map(of_one, (keys, jnp.array(self.scales, jnp.float32)))
+
+
+def members_of(config: Any) -> Members | None:
+    """The members that `config.ensemble` asks for; None for a run of one network."""
+    ensemble, seed, swept = config.ensemble, config.seed, swept_values(config)
+    if swept:
+        key, values = swept
+        names = tuple(f"{key} {value:g}" for value in values)
+        return Members(names, (seed,) * len(values), tuple(value / config.optimizer[key] for value in values), False)
+    if ensemble.size == 1:
+        return None
+    seeds = tuple(seed + n for n in range(ensemble.size))
+    return Members(tuple(f"seed {s}" for s in seeds), seeds, (1.0,) * ensemble.size, ensemble.batches == "own")
+
+
+def of_each(name: str, members: Members | None) -> tuple[str, ...]:
+    """The names of a metric in metrics.jsonl: `eval/top1` of one network, `eval/top1/0` and so on of an ensemble's members."""
+    return (name,) if members is None else tuple(f"{name}/{number}" for number in range(len(members.names)))
+
+
+def over_members(function: Callable, form: str, axes: tuple[int | None, ...]) -> Callable:
+    """The function over all members; its arguments have the members' axis in front where `axes` is 0, and are shared where it is None."""
+    if form == "vmap":
+        return jax.vmap(function, axes)
+
+    def of_member(member: Callable[[Any], Any], *arguments: Any) -> Any:
+        return function(*(argument if axis is None else member(argument) for argument, axis in zip(arguments, axes, strict=True)))
+
+    def one_by_one(*arguments: Any) -> Any:
+        own = [argument for argument, axis in zip(arguments, axes, strict=True) if axis == 0]
+        count = len(jax.tree.leaves(own)[0])
+        pick = lambda n: lambda tree: jax.tree.map(lambda x: x[n], tree)  # noqa: E731
+        if form == "map":
+            return lax.map(lambda n: of_member(pick(n), *arguments), jnp.arange(count))
+        results = [of_member(pick(n), *arguments) for n in range(count)]
+        return jax.tree.map(lambda *each: jnp.stack(each), *results)
+
+    return one_by_one
+
+
+def form_of_run(config: Any, folder: Path) -> str:
+    """How the members of a run that is there were computed."""
+    path = folder / "ensemble.json"
+    if config.ensemble.by != "auto" or not path.exists():
+        return "unroll" if config.ensemble.by == "auto" else config.ensemble.by
+    return read_json(path, dict)["by"]
+
+
+def fastest_form(
+    config: Any, folder: Path, parallel: Parallel, prepare: Callable[[str], Callable[[], None]]
+) -> tuple[str, dict[str, float]]:
+    """The form for `config.ensemble.by = "auto"`: each is measured once, and the workdir remembers the choice.
+
+    Args:
+      config: the whole config.
+      folder: the workdir.
+      parallel: its first process decides.
+      prepare: form -> a function that takes a training step by it, and waits for its end.
+
+    Returns:
+      The form, and the seconds of a step by each, where they were measured now.
+    """
+    path = folder / "ensemble.json"
+    if path.exists():
+        return form_of_run(config, folder), {}
+    seconds = {}
+    for form in FORMS:
+        step, turns = prepare(form), []
+        step()
+        for _ in range(_TURNS):
+            start = time.perf_counter()
+            step()
+            turns.append(time.perf_counter() - start)
+        seconds[form] = statistics.median(turns)
+    form = FORMS[parallel.of_first(FORMS.index(min(seconds, key=seconds.__getitem__)))]
+    parallel.first_does(lambda: write_json(path, {"by": form, "seconds_a_step": seconds}))
+    return form, seconds

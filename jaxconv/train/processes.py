@@ -1,0 +1,81 @@
+"""The processes of one run: how they find one another, and how they are told to stop."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from jaxconv.errors import UserError
+
+# A process that has been silent for so many seconds is gone, and the others stop.
+_SILENT, _FAREWELL = 30, 20
+# What tells that a launcher has started several processes, where JAX finds all the rest by itself.
+_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_OF_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def join(how: str) -> None:
+    """Make this process one of several, before JAX looks for devices.
+
+    Args:
+      how: `off`; `on`, where JAX finds the others by itself: on a TPU pod, under SLURM or Open MPI; `auto`, which is `on` where these have
+        started several processes; or `HOST:PORT,N,I`: process I, from 0, of N, whose first listens at HOST:PORT.
+
+    Raises:
+      UserError: it cannot be read, or the others cannot be found.
+    """
+    if how == "off" or (how == "auto" and not _several()):
+        return
+    arguments: dict[str, Any] = {}
+    if how not in ("on", "auto"):
+        address, *numbers = how.split(",")
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or not address.rpartition(":")[2].isdecimal():
+            raise UserError(f"--distributed={how}: must be auto, on, off, or HOST:PORT,N,I such as 10.0.0.1:8476,2,0")
+        count, process = map(int, numbers)
+        if process >= count:
+            raise UserError(f"--distributed={how}: processes are counted from 0, so that the last of {count} is {count - 1}")
+        arguments = {"coordinator_address": address, "num_processes": count, "process_id": process}
+    try:
+        jax.distributed.initialize(
+            **arguments, initialization_timeout=120, heartbeat_timeout_seconds=_SILENT, shutdown_timeout_seconds=_FAREWELL
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed={how}: {' '.join(str(error).split())[:300]}", exit_code=1) from error
+
+
+def _several() -> bool:
+    if "SLURM_NTASKS" in os.environ and not all(name in os.environ for name in _OF_SLURM):
+        return False  # in a job, but not started by srun
+    hosts = os.environ["TPU_WORKER_HOSTNAMES"].split(",") if "TPU_WORKER_HOSTNAMES" in os.environ else []
+    return len(hosts) > 1 or any(int(os.environ[name]) > 1 for name in _COUNTS if name in os.environ)
+
+
+class Preemption:
+    """Whether the machine is to be given back, which SIGTERM says; with several processes, JAX agrees with all of them on the step.
+
+    Args:
+      processes: of the run.
+    """
+
+    def __init__(self, processes: int):
+        self._processes, self._asked, self._before = processes, False, None
+
+    def __enter__(self) -> "Preemption":
+        # In other threads, as in some notebooks, Python has no signals.
+        if self._processes == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_: Any) -> None:
+        self._asked = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and to stop after this step."""
+        return self._asked if self._processes == 1 else multihost_utils.reached_preemption_sync_point(step)

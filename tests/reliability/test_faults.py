@@ -1,0 +1,68 @@
+"""A disk that is full, read-only or gone while a run saves: it stops with one line, and the last good checkpoint is whole."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import TINY, assert_one_line_error, command, process_settings
+
+pytestmark = pytest.mark.slow
+RUN = (*TINY, "--config.steps=40", "--config.checkpoint.every=4")
+
+# The first argument names the fault; it comes with the third checkpoint.
+PROGRAM = """
+import errno, os, resource, shutil, sys
+from pathlib import Path
+from jaxconv.__main__ import main
+from jaxconv.train.checkpoint import Checkpoints
+
+fault, folder = sys.argv[1], Path(next(arg for arg in sys.argv if arg.startswith("--workdir=")).partition("=")[2])
+save = Checkpoints.save
+
+def faulty(self, step, *args):
+    if step == 12:
+        self.wait()
+        if fault == "full":  # no file may grow beyond a few bytes, as on a disk without room
+            import signal
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        if fault == "gone":
+            shutil.move(folder / "checkpoints", folder / "elsewhere")
+            (folder / "checkpoints").write_text("")  # so that it cannot come back
+        if fault == "readonly":
+            make = os.mkdir
+            def refuse(path, *args, **kwargs):
+                if "checkpoints" in str(path):
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+                return make(path, *args, **kwargs)
+            os.mkdir = refuse
+    return save(self, step, *args)
+
+Checkpoints.save = faulty
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("fault", ["full", "gone", "readonly"])
+def test_the_last_good_checkpoint_is_whole(tmp_path, fault):
+    straight, workdir = tmp_path / "straight", tmp_path / "run"
+    assert command("train", f"--workdir={straight}", *RUN).returncode == 0
+    arguments = [sys.executable, "-c", PROGRAM, fault, "train", f"--workdir={workdir}", *RUN]
+    process = subprocess.run(arguments, **process_settings(), capture_output=True, timeout=300)
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    assert "those before it are whole" in process.stderr or "File too large" in process.stderr, process.stderr
+    if fault == "gone":
+        os.remove(workdir / "checkpoints")
+        shutil.move(workdir / "elsewhere", workdir / "checkpoints")
+    assert "8" in os.listdir(workdir / "checkpoints")
+    again = command("train", f"--workdir={workdir}", *RUN)
+    assert again.returncode == 0 and "is damaged" not in again.stderr, again.stderr
+    assert again.stdout.splitlines()[-1] == command("train", f"--workdir={straight}", *RUN).stdout.splitlines()[-1]
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line_error(command("train", f"--workdir={tmp_path / 'file' / 'run'}", *RUN), 1, "cannot be written")

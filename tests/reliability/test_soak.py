@@ -1,0 +1,52 @@
+"""Twenty thousand steps: memory stays where it was after the warm-up."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import process_settings
+
+# A run of its own process, which looks at its own resident memory at every evaluation.
+PROGRAM = """
+import json, sys
+from jaxconv.train import loop
+from tests.conftest import tiny_config
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+seen, evaluate = [], loop.Run._evaluate
+def watched(self, state):
+    seen.append(resident())
+    return evaluate(self, state)
+
+loop.Run._evaluate = watched
+steps, every = int(sys.argv[2]), int(sys.argv[2]) // 40
+settings = {"steps": steps, "eval__every": every, "checkpoint__every": every, "log__every": 10, "optimizer__learning_rate": 0.01}
+loop.train(tiny_config(**settings, augment__flip=True, model__kwargs__batch_norm=True), sys.argv[1])
+print(json.dumps(seen))
+"""
+
+
+def growth(workdir, steps):
+    """Share by which resident memory has grown since the first tenth of the run; medians of three evaluations."""
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(workdir), str(steps)], **process_settings(), capture_output=True, timeout=1800
+    )
+    assert process.returncode == 0, process.stderr
+    seen = json.loads(process.stdout.splitlines()[-1])
+    assert len(seen) == 40
+    return sorted(seen[-3:])[1] / sorted(seen[3:6])[1] - 1
+
+
+@pytest.mark.slow
+def test_memory_of_a_short_run_stays(tmp_path):
+    """A twentieth of the soak, at which a step that keeps as much as its own batch of images would show."""
+    assert growth(tmp_path, 1000) < 0.05
+
+
+@pytest.mark.full
+def test_memory_of_a_long_run_stays(tmp_path):
+    assert growth(tmp_path, 20_000) < 0.02

@@ -1,0 +1,120 @@
+"""Several networks in one program: each is the run that it would have been alone."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxconv.checks import FORMS
+from jaxconv.errors import UserError
+from jaxconv.evaluate import evaluate_workdir, restore_run
+from jaxconv.train.ensemble import members_of
+from jaxconv.train.loop import train
+from jaxconv.train.workdir import read_metrics
+from tests.conftest import tiny_config
+
+SETTINGS = {"augment__flip": True, "model__kwargs__batch_norm": True, "model__kwargs__dropout": 0.2, "ema__decay": 0.5}
+
+
+def close(one, other, rtol=2e-4):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5), one, other)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The states of three runs with seeds of their own."""
+    folder = tmp_path_factory.mktemp("alone")
+    results = [train(tiny_config(seed=seed, **SETTINGS), str(folder / str(seed)), devices=jax.devices()[:1]) for seed in (5, 6, 7)]
+    return results, [restore_run(folder / str(seed))[0] for seed in (5, 6, 7)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, form):
+    """To a relative 2e-4 after ten steps, with augmentation, BatchNorm, dropout and averages."""
+    config = tiny_config(seed=5, ensemble__size=3, ensemble__by=form, **SETTINGS)
+    result = train(config, str(tmp_path), devices=jax.devices()[:1])
+    state, step = restore_run(tmp_path)
+    assert step == 10
+    for member, (before, single) in enumerate(zip(*alone, strict=True)):
+        close(
+            jax.tree.map(lambda x, n=member: x[n], (state.params, state.model_state, state.ema)),
+            (single.params, single.model_state, single.ema),
+        )
+        assert result["members"][member]["loss"] == pytest.approx(before["loss"], rel=1e-3)
+    losses = [member["loss"] for member in result["members"]]
+    assert result["loss"] == pytest.approx(np.mean(losses)) and result["loss_spread"] == pytest.approx(np.std(losses, ddof=1))
+    # By convexity of the logarithm, the averaged prediction loses at most what its members lose.
+    assert result["ensemble_loss"] <= result["loss"] and result["examples"] == 30
+    assert evaluate_workdir(str(tmp_path), devices=jax.devices()[:1]) == result | {"step": 10}
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "fsdp"])
+def test_members_on_four_devices(tmp_path, mode):
+    settings = {"ensemble__size": 2, "ensemble__by": "vmap", "model__kwargs__batch_norm": True, "steps_per_call": 2, "log__every": 4}
+    one = train(tiny_config(**settings), str(tmp_path / "one"), devices=jax.devices()[:1])
+    four = train(tiny_config(parallel=mode, **settings), str(tmp_path / "four"), devices=jax.devices()[:4])
+    assert four["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    close(restore_run(tmp_path / "one")[0].params, restore_run(tmp_path / "four")[0].params)
+
+
+def test_a_resumed_ensemble_ends_with_the_same_bits_and_keeps_to_its_form(tmp_path, one_device):
+    settings = {
+        "ensemble__size": 2,
+        "ensemble__batches": "same",
+        "optimizer__schedule__name": "plateau",
+        "optimizer__schedule__patience": 1,
+    }
+    straight = train(tiny_config(steps=12, **settings), str(tmp_path / "a"), devices=one_device)
+    form = json.loads((tmp_path / "a" / "ensemble.json").read_text())
+    assert form["by"] in FORMS and set(form["seconds_a_step"]) == set(FORMS)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "ensemble.json").write_text(json.dumps({"by": form["by"]}))
+    train(tiny_config(steps=8, **settings), str(tmp_path / "b"), devices=one_device)
+    assert train(tiny_config(steps=12, **settings), str(tmp_path / "b"), devices=one_device) == straight
+
+
+def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
+    """Each member is the run of that learning rate; one that diverges leaves the others alone."""
+    rates = (0.01, 0.05)
+    singles = [train(tiny_config(optimizer__learning_rate=rate), str(tmp_path / str(rate)), devices=one_device) for rate in rates]
+    config = tiny_config(ensemble__over="learning_rate:0.01,0.05,1e30", ensemble__by="unroll")
+    result = train(config, str(tmp_path / "sweep"), devices=one_device)
+    assert [member["name"] for member in result["members"]] == ["learning_rate 0.01", "learning_rate 0.05", "learning_rate 1e+30"]
+    for single, member in zip(singles, result["members"], strict=False):
+        assert member["loss"] == pytest.approx(single["loss"], rel=1e-3)
+    assert "loss" not in result["members"][2] and np.isfinite([result["loss"], result["ensemble_loss"]]).all()
+    rows = read_metrics(tmp_path / "sweep")
+    assert rows[-1]["learning_rate/1"] == pytest.approx(5 * rows[-1]["learning_rate/0"], rel=1e-5)
+    assert "eval/loss/1" in rows[-1] and "eval/loss/2" not in rows[-1]
+    with pytest.raises(UserError, match="the loss of every member became"):
+        train(tiny_config(ensemble__over="learning_rate:1e29,1e30"), str(tmp_path / "all"), devices=one_device)
+
+
+def test_best_is_each_members_own(tmp_path, one_device):
+    config = tiny_config(steps=24, ensemble__size=2, ensemble__by="unroll", eval__every=2, checkpoint__keep=1, optimizer__learning_rate=0.3)
+    train(config, str(tmp_path), devices=one_device)
+    rows = [row for row in read_metrics(tmp_path) if "eval/top1/0" in row]
+    best = [max(row[f"eval/top1/{n}"] for row in rows) for n in range(2)]
+    found = evaluate_workdir(str(tmp_path), checkpoint="best", devices=one_device)
+    assert [member["top1"] for member in found["members"]] == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"ensemble__over": "learning_rat:0.1,0.2"}, "did you mean 'learning_rate'"),
+        ({"ensemble__over": "learning_rate:0.1"}, "give two or more numbers above 0"),
+        ({"ensemble__over": "learning_rate:0.1,x"}, "give two or more numbers above 0"),
+        ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
+        ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
+        ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),
+    ],
+)
+def test_what_cannot_be_an_ensemble_is_said(tmp_path, one_device, changes, words):
+    with pytest.raises(UserError, match=words):
+        train(tiny_config(**changes), str(tmp_path), devices=one_device)
+
+
+def test_one_network_has_no_members():
+    assert members_of(tiny_config()) is None

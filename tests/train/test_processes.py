@@ -1,0 +1,180 @@
+"""Two processes with two devices each, on one machine; and a machine that is to be given back."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from jaxconv.errors import UserError
+from jaxconv.evaluate import restore_run
+from jaxconv.train import processes
+from jaxconv.train.parallel import fingerprint
+from tests.conftest import TINY, assert_one_line_error, command, command_line, process_settings
+
+pytestmark = pytest.mark.slow
+STEPS = "--config.steps=24"
+NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
+
+
+def start(workdir, *flags, count=2):
+    """The processes of one run, each with two devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            command_line("train", f"--workdir={workdir}", *TINY, STEPS, *flags, f"--distributed=127.0.0.1:{port},{count},{n}"),
+            **process_settings(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def finish(running, timeout=240):
+    """(exit codes, what they said), in order; none is left running."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], [out + error for out, error in said]
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+def wait_for(path, running, seconds=200):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end and all(process.poll() is None for process in running), [p.communicate() for p in running]
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def on_four(tmp_path_factory):
+    """The workdir of the same run in one process with four devices."""
+    workdir = tmp_path_factory.mktemp("four")
+    process = command("train", f"--workdir={workdir}", *TINY, STEPS, *NORM, devices=4)
+    assert process.returncode == 0, process.stderr
+    return workdir
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "fsdp"])
+def test_two_processes_train_as_one(on_four, tmp_path, mode):
+    codes, said = finish(start(tmp_path, *NORM, f"--config.parallel={mode}"))
+    assert codes == [0, 0], said
+    assert "in 2 processes" in said[0] and said[1].strip() == ""
+    np.testing.assert_allclose(losses(tmp_path), losses(on_four), rtol=1e-4)
+    # The checkpoint of 2 x 2 devices restores on one, and on eight.
+    one = command("evaluate", f"--workdir={tmp_path}")
+    eight = command("evaluate", f"--workdir={tmp_path}", devices=8)
+    assert one.returncode == eight.returncode == 0, one.stderr + eight.stderr
+    assert json.loads(eight.stdout.splitlines()[-1])["loss"] == pytest.approx(json.loads(one.stdout.splitlines()[-1])["loss"], rel=1e-5)
+
+
+def test_streamed_from_two_processes(tmp_path):
+    """Each reads its own part of every batch, and the run is the same."""
+    from tests.conftest import write_images
+
+    write_images(tmp_path / "images", count=12)
+    flags = [f"--config.data.source=folder:{tmp_path / 'images'}", "--config.data.resident_limit=0", "--config.augment.mixup=0.2"]
+    codes, said = finish(start(tmp_path / "two", *flags))
+    assert codes == [0, 0], said
+    process = command("train", f"--workdir={tmp_path / 'one'}", *TINY, STEPS, *flags, devices=4)
+    assert process.returncode == 0, process.stderr
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+
+
+def test_a_killed_process_stops_the_other_and_the_job_goes_on_exactly(tmp_path):
+    codes, said = finish(start(tmp_path / "straight"))
+    assert codes == [0, 0], said
+    running = start(tmp_path / "killed")
+    wait_for(tmp_path / "killed" / "checkpoints" / "8", running)
+    running[1].kill()
+    begun = time.monotonic()
+    codes, said = finish(running, timeout=60)
+    assert time.monotonic() - begun < 60
+    # By our own message, or, where JAX's service noticed first, by its.
+    assert codes[0] not in (0, 1) and ("another process of the run is gone" in said[0] or "distributed service" in said[0]), said
+    codes, said = finish(start(tmp_path / "killed"))
+    assert codes == [0, 0], said
+    states = [restore_run(tmp_path / name)[0] for name in ("straight", "killed")]
+    assert int(fingerprint(states[0])) == int(fingerprint(states[1]))
+    assert losses(tmp_path / "straight") == losses(tmp_path / "killed")
+
+
+def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
+    codes, _ = finish(start(tmp_path))
+    assert codes == [0, 0]
+    codes, said = finish(start(tmp_path, "--config.optimizer.momentum=0.5"))
+    assert codes == [1, 1]
+    assert "holds a run with another config" in said[0] and "the first process of the run stopped" in said[1]
+    assert not any("Traceback" in text for text in said), said
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count):
+    flags = ("--config.steps=4000", "--config.checkpoint.every=4000", "--config.eval.every=4000")
+    straight = command("train", f"--workdir={tmp_path / 'straight'}", *TINY, *flags, "--config.steps=400", devices=2 * count)
+    assert straight.returncode == 0, straight.stderr
+    running = start(tmp_path / "stopped", *flags, count=count)
+    wait_for(tmp_path / "stopped" / "metrics.jsonl", running)
+    time.sleep(1)
+    running[-1].send_signal(signal.SIGTERM)
+    codes, said = finish(running, timeout=120)
+    assert codes == [75] * count, said
+    assert "stopped by SIGTERM after step" in said[0] and not any("Traceback" in text for text in said), said
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir() if path.name.isdecimal()] != []
+
+
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
+    """SIGTERM at step 6 of 10, of a process of our own."""
+    from jaxconv.train.loop import train
+    from tests.conftest import tiny_config
+
+    straight = train(tiny_config(), str(tmp_path / "a"), devices=one_device)
+    reached = processes.Preemption.reached
+
+    def signalled(self, step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return reached(self, step)
+
+    monkeypatch.setattr(processes.Preemption, "reached", signalled)
+    with pytest.raises(UserError, match="stopped by SIGTERM after step 6, which is saved") as stopped:
+        train(tiny_config(), str(tmp_path / "b"), devices=one_device)
+    assert stopped.value.exit_code == 75
+    assert train(tiny_config(), str(tmp_path / "b"), devices=one_device) == straight
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("how", ["10.0.0.1,2,0", "10.0.0.1:8476", "10.0.0.1:8476,2", "10.0.0.1:8476,two,0", "maybe"])
+def test_how_to_find_the_others_is_checked(tmp_path, how):
+    assert_one_line_error(command("train", f"--workdir={tmp_path}", *TINY, STEPS, f"--distributed={how}"), 2, "must be auto, on, off")
+
+
+def test_a_process_beyond_the_last_is_said(tmp_path):
+    process = command("train", f"--workdir={tmp_path}", *TINY, STEPS, "--distributed=127.0.0.1:1,2,2")
+    assert_one_line_error(process, 2, "the last of 2 is 1")
+
+
+def test_launchers_are_told_by_their_variables(monkeypatch):
+    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES", *processes._OF_SLURM):
+        monkeypatch.delenv(name, raising=False)
+    assert not processes._several()
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert not processes._several()  # in the job, but not by srun
+    for name in processes._OF_SLURM:
+        monkeypatch.setenv(name, "1")
+    assert processes._several()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert not processes._several()
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    assert processes._several()

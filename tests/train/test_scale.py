@@ -1,0 +1,148 @@
+"""Sharded weights, accumulated gradients, several steps a call, groups of BatchNorm, less memory, float16: each beside the plain way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxconv
+from jaxconv.data.interface import describe
+from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
+from jaxconv.layers import BatchNorm
+from jaxconv.models import abstract_variables
+from jaxconv.program import kept_for_gradient
+from jaxconv.train import parallel as spread
+from jaxconv.train.build import build
+from jaxconv.train.loop import train
+from jaxconv.train.parallel import make_parallel
+from jaxconv.train.step import rematerialised
+from tests.conftest import tiny_config
+from tests.train.test_parallel import run
+
+WIDE = {"model__kwargs__neurons": (64,), "model__kwargs__batch_norm": False}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run("jit", 1, **WIDE)
+
+
+def assert_same(one, other, rtol=1e-5):
+    np.testing.assert_allclose(other[0], one[0], rtol=rtol)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), other[1].params, one[1].params)
+    assert other[2]["loss"] == pytest.approx(one[2]["loss"], rel=1e-4) and other[2]["top1"] == one[2]["top1"]
+
+
+def test_fsdp_is_jit_with_the_weights_in_parts(plain, monkeypatch):
+    monkeypatch.setattr(spread, "LARGE", 1000)
+    assert_same(plain, run("fsdp", 4, **WIDE))
+
+
+def test_fsdp_lays_large_values_out_in_parts():
+    config = tiny_config(parallel="fsdp", model__kwargs__neurons=(1024,))
+    source = open_source(config.data, "train")
+    parallel = make_parallel("fsdp", jax.devices()[:4])
+    built = build(config, describe(source), len(source), None)
+    state = parallel.init(built.init, parallel.key(0), built.abstract)
+    large = [x for x in jax.tree.leaves((state.params, state.opt_state)) if x.size >= spread.LARGE]
+    assert large and len(large) == 2 * sum(x.size >= spread.LARGE for x in jax.tree.leaves(state.params))
+    for leaf in large:
+        assert leaf.addressable_shards[0].data.size == leaf.size // 4
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state) if leaf.size < spread.LARGE)
+
+
+@pytest.mark.parametrize("mode, devices", [("jit", 1), ("jit", 2), ("pmap", 2)])
+def test_accumulated_gradients_are_the_whole_batchs(plain, mode, devices):
+    assert_same(plain, run(mode, devices, accumulate=4, **WIDE))
+
+
+@pytest.mark.parametrize("mode, devices", [("jit", 1), ("jit", 4), ("pmap", 4)])
+def test_several_steps_a_call_are_the_same_steps(plain, mode, devices):
+    """Ten steps by calls of three, three, three and one."""
+    assert_same(plain, run(mode, devices, steps_per_call=3, log__every=20, eval__every=20, checkpoint__every=20, **WIDE))
+
+
+def test_calls_end_where_something_is_due(tmp_path, one_device):
+    """And so a run that goes on from a checkpoint ends with the same bits."""
+    settings = {"steps_per_call": 4, "log__every": 5, "eval__every": 10, "checkpoint__every": 7, "optimizer__schedule__name": "constant"}
+    straight = train(tiny_config(steps=20, **settings), str(tmp_path / "a"), devices=one_device)
+    train(tiny_config(steps=14, **settings), str(tmp_path / "b"), devices=one_device)
+    assert train(tiny_config(steps=20, **settings), str(tmp_path / "b"), devices=one_device) == straight
+
+
+def test_several_steps_a_call_want_resident_data(tmp_path, one_device):
+    config = tiny_config(steps_per_call=4, data__resident_limit=0, steps=4)
+    config.data.source = "tones"
+    with pytest.raises(UserError, match="steps_per_call is 4; it is for data in the devices' memory"):
+        train(config, str(tmp_path), devices=one_device)
+
+
+@pytest.mark.parametrize("mode, devices", [("jit", 4), ("pmap", 4), ("pmap", 2)])
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_of_batch_norm_are_the_same_everywhere(mode, devices, groups):
+    norm = {"model__kwargs__batch_norm": True, "model__norm_groups": groups}
+    one, other = run("jit", 1, **norm), run(mode, devices, **norm)
+    assert_same(one, other, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), other[1].model_state, one[1].model_state)
+
+
+def test_a_group_is_normalised_by_itself():
+    x = jax.random.normal(jax.random.key(0), (8, 3, 3, 5)) * jnp.arange(1.0, 9)[:, None, None, None]
+    norm = BatchNorm(use_running_average=False, groups=4)
+    variables = norm.init(jax.random.key(0), x)
+    y, changed = norm.apply(variables, x, mutable=["batch_stats"])
+    plain = BatchNorm(use_running_average=False)
+    parts = [plain.apply(variables, x[n : n + 2], mutable=["batch_stats"]) for n in range(0, 8, 2)]
+    np.testing.assert_allclose(y, jnp.concatenate([part for part, _ in parts]), rtol=1e-4, atol=1e-5)
+    for name in ("mean", "var"):
+        mean = np.mean([state["batch_stats"][name] for _, state in parts], axis=0)
+        np.testing.assert_allclose(changed["batch_stats"][name], mean, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"8 examples / 3 groups = 2.67"):
+        BatchNorm(use_running_average=False, groups=3).apply(variables, x, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"accumulate": 3}, r"8 images / 1 devices / 3 parts = 2.67 is not whole; give 6 or 9"),
+        ({"model__norm_groups": 3}, r"norm_groups is 3: 8 images / 3 = 2.67"),
+        ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
+        ({"steps_per_call": 0}, "steps_per_call is 0; it must be at least 1"),
+        ({"parallel": "fsd"}, "did you mean 'fsdp'"),
+    ],
+)
+def test_what_does_not_divide_is_said(tmp_path, one_device, changes, words):
+    with pytest.raises(UserError, match=words):
+        train(tiny_config(batch_size=8, **changes), str(tmp_path), devices=one_device)
+
+
+def test_rematerialised_gradients_are_the_same():
+    deep = {"model__name": "resnet20_cifar", "model__kwargs__units": (1, 1, 1), "optimizer__learning_rate": 0.01}
+    assert_same(run("jit", 1, batch_norm=False, **deep), run("jit", 1, batch_norm=False, model__remat=True, **deep), rtol=1e-4)
+
+
+def test_rematerialisation_keeps_less():
+    """Of what JAX would keep; XLA undoes it on a CPU, where its figures for a whole step do not fall."""
+    model = jaxconv.create_model("resnet20_cifar", 10)
+    images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
+    variables = abstract_variables(model, images.shape)
+    plain, less = (kept_for_gradient(apply, variables, images, train=True) for apply in (model.apply, rematerialised(model)))
+    assert less < 0.35 * plain
+
+
+def test_float16_scales_the_loss_and_passes_over_a_step_that_overflows():
+    losses, state, _ = run("jit", 1, model__dtype="float16", **WIDE)
+    # The scale that it begins with is too much for some steps, each of which halves it.
+    assert 2**10 <= float(state.loss_scale.scale) < 2**16 and int(state.loss_scale.fin_steps) > 3 and np.isfinite(losses).all()
+    config = tiny_config(model__dtype="float16")
+    source = open_source(config.data, "train")
+    built = build(config, describe(source), len(source), None)
+    state = built.init(jax.random.key(0))
+    state = state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**120)))
+    images = jnp.zeros((4, *describe(source)["image_shape"]), jnp.uint8)
+    batch = {"image": images, "label": jnp.zeros(4, jnp.int32), "position": jnp.arange(4)}
+    after, metrics = jax.jit(built.train_step)(state, {}, batch, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
+    assert int(after.step) == 1 and float(after.loss_scale.scale) == 2.0**119
+    assert dict(zip(built.metric_names, metrics.tolist(), strict=True))["grad_norm"] == 0
