@@ -1,10 +1,13 @@
-"""Loss and accuracy against step: the lecture's "monitor and visualize the loss curve"."""
+"""Loss and accuracy against step: the lecture's "monitor and visualize the loss curve"; of a sweep, against what was tried too."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
 PANELS = (("loss", "loss (nats)"), ("top1", "accuracy"))
+# A longer legend would hide the curves.
+_LEGEND = 10
 
 
 def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -17,7 +20,39 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
       A figure with two panels: training as a thin line, evaluation as a thick one, one colour a run.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for panel, (metric, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
+    _draw(figure.subplots(1, 2), runs)
+    if len(runs) == 1:
+        figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
+    return figure
+
+
+def sweep_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], key: str, series: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> Figure:
+    """Draw the curves of all runs of a sweep, and what they ended with.
+
+    Args:
+      runs: rows of metrics.jsonl by the run's name.
+      key: that the sweep is over, a number; empty where there is none.
+      series: final (value of the key, loss, accuracy) of runs, by what else differs, the seed apart.
+
+    Returns:
+      A figure as `loss_and_accuracy` has it, and with a key two panels below: each run a point, and a line through the means.
+    """
+    rows = 2 if key else 1
+    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False)
+    _draw(panels[0], runs)
+    if key:
+        for panel, column, (_, title) in zip(panels[1], (1, 2), PANELS, strict=True):
+            _draw_against(panel, {name: [(point[0], point[column]) for point in points] for name, points in series.items()})
+            panel.set(title=f"final {title}")
+            panel.set_xlabel(key, parse_math=False)
+    return figure
+
+
+def _draw(panels: Sequence[Any], runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    for panel, (metric, title) in zip(panels, PANELS, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             for part, width in (("train", 0.8), ("eval", 2.0)):
                 points = [(row["step"], row[f"{part}/{metric}"]) for row in rows if f"{part}/{metric}" in row]
@@ -25,12 +60,26 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
                     steps, values = zip(*points, strict=True)
                     marker = "o" if part == "eval" and len(points) < 30 else ""
                     label = part if len(runs) == 1 else f"{name}, {part}"
-                    panel.plot(steps, values, color=f"C{number}", linewidth=width, marker=marker, markersize=3, label=label)
+                    panel.plot(steps, values, color=f"C{number % 10}", linewidth=width, marker=marker, markersize=3, label=label)
         panel.set(title=title, xlabel="step")
-        panel.grid(alpha=0.3)
-        if panel.lines:
-            for text in panel.legend(frameon=False).get_texts():
-                text.set_parse_math(False)
-    if len(runs) == 1:
-        figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
-    return figure
+        _finish(panel, len(runs))
+
+
+def _draw_against(panel: Any, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    for number, (name, points) in enumerate(series.items()):
+        values = sorted({x for x, _ in points})
+        means = [sum(ys) / len(ys) for ys in ([y for x, y in points if x == value] for value in values)]
+        panel.plot(values, means, color=f"C{number % 10}", linewidth=1, label=name or None)
+        panel.plot(*zip(*points, strict=True), "o", color=f"C{number % 10}", markersize=4)
+    xs = [x for points in series.values() for x, _ in points]
+    if xs and min(xs) > 0 and max(xs) >= 10 * min(xs):
+        panel.set_xscale("log")
+    _finish(panel, len(series) if all(series) else 0)
+
+
+def _finish(panel: Any, entries: int) -> None:
+    """The grid, and a legend where it is short."""
+    panel.grid(alpha=0.3)
+    if panel.lines and 0 < entries <= _LEGEND:
+        for text in panel.legend(frameon=False).get_texts():
+            text.set_parse_math(False)
