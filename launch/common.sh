@@ -39,6 +39,10 @@ check_number() { # OPTION LEAST VALUE
   fi
 }
 
+expand_home() { # PATH: the same, a ~ at its head replaced, as jaxconv does
+  case $1 in \~ | \~/*) echo "$HOME${1#\~}" ;; *) echo "$1" ;; esac
+}
+
 # Runs a command as a job of its own, and hands on the SIGTERM or SIGINT that this script gets; returns its exit code.
 # stopped is 1 afterwards where there was one. Bash waits for a command in the foreground before it looks at a signal.
 attend() {

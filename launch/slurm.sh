@@ -34,7 +34,7 @@ fi
 workdir_of() { # prints the value of --workdir among the arguments
   local argument
   for argument in "$@"; do
-    case $argument in --workdir=?*) echo "${argument#*=}" && return ;; esac
+    case $argument in --workdir=?*) expand_home "${argument#*=}" && return ;; esac
   done
   fail "--workdir=DIR is missing"
 }

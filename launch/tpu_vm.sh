@@ -226,7 +226,7 @@ parse() {
       --queued) queued=1 ;;
       --keep) keep=1 ;;
       --config=*) arguments+=("--config=$(in_checkout "${argument#*=}")") ;;
-      --workdir=*) workdir=${argument#*=} ;;
+      --workdir=*) workdir=$(expand_home "${argument#*=}") ;;
       *) common_option "$argument" || arguments+=("$argument") ;;
     esac
   done
