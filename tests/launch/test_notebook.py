@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import CACHE, ROOT
+from tests.conftest import ROOT, process_settings
 
 NOTEBOOK = ROOT / "launch" / "colab_tpu.ipynb"
 
@@ -28,12 +28,10 @@ def test_notebook_runs(tmp_path, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
-    settings = {
+    settings = process_settings()["env"] | {
         "JAXCONV_SMALL": "1",
         "JAXCONV_WORKDIR": str(tmp_path / "run"),
         "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-        "XLA_FLAGS": "",
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "jupyter"),
     }
