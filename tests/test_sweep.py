@@ -235,7 +235,7 @@ def test_run_that_alone_is_preempted_is_started_again(tmp_path):
     assert (tmp_path / "log").read_text().endswith("stopped with exit code 3\n")
 
 
-RUN = (*TINY, "--config.steps=20", "--config.checkpoint.every=5", "--config.eval.every=10")
+RUN = (*TINY, "--config.steps=60", "--config.checkpoint.every=5", "--config.eval.every=20")
 GRID = "--grid=optimizer.learning_rate=0.02,0.05 seed=0:2"
 
 
@@ -269,16 +269,16 @@ def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     table = command("sweep", *RUN, GRID, f"--workdir={workdir}", "--table")
     assert table.returncode == 0, table.stderr
     states = [row["state"] for row in json.loads((workdir / "sweep.json").read_text())["runs"]]
-    assert states == ["finished", "unfinished", "waiting", "waiting"] and "5 of 20" in table.stdout
+    assert states == ["finished", "unfinished", "waiting", "waiting"] and " of 60 " in table.stdout
 
     process = command("sweep", *RUN, GRID, f"--workdir={workdir}")
     assert process.returncode == 0, process.stderr
     rows = rows_of(workdir)
     assert [row["run"] for row in rows] == names and {row["state"] for row in rows} == {"finished"}
-    assert {row["step"] for row in rows} == {20} and len({row["loss"] for row in rows}) == 4
+    assert {row["step"] for row in rows} == {60} and len({row["loss"] for row in rows}) == 4
     assert process.stdout == (workdir / "sweep.md").read_text() + f"workdir: {workdir}\n"
     assert (workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert f"3/3 {names[3]}: finished at step 20, top-1 " in process.stderr
+    assert f"3/3 {names[3]}: finished at step 60, top-1 " in process.stderr
 
     before = [path.stat().st_mtime_ns for path in workdir.glob("*/metrics.jsonl")]
     again = command("sweep", *RUN, GRID, f"--workdir={workdir}")
