@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 PANELS = (("loss", "loss (nats)"), ("top1", "accuracy"))
 # A longer legend would hide the curves.
@@ -20,7 +21,11 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
       A figure with two panels: training as a thin line, evaluation as a thick one, one colour a run.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    _draw(figure.subplots(1, 2), runs)
+    panels = figure.subplots(1, 2)
+    _draw(panels, runs)
+    for panel in panels:
+        if panel.lines:
+            _as_text(panel.legend(frameon=False))
     if len(runs) == 1:
         figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
     return figure
@@ -43,6 +48,9 @@ def sweep_curves(
     figure = Figure(figsize=(10, 4 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False)
     _draw(panels[0], runs)
+    if len(runs) <= _LEGEND:
+        colours = [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(runs)]
+        _as_text(figure.legend(handles=colours, loc="outside lower center", ncols=2, frameon=False, fontsize="small"))
     if key:
         for panel, column, (_, title) in zip(panels[1], (1, 2), PANELS, strict=True):
             _draw_against(panel, {name: [(point[0], point[column]) for point in points] for name, points in series.items()})
@@ -62,7 +70,7 @@ def _draw(panels: Sequence[Any], runs: Mapping[str, Sequence[Mapping[str, float]
                     label = part if len(runs) == 1 else f"{name}, {part}"
                     panel.plot(steps, values, color=f"C{number % 10}", linewidth=width, marker=marker, markersize=3, label=label)
         panel.set(title=title, xlabel="step")
-        _finish(panel, len(runs))
+        panel.grid(alpha=0.3)
 
 
 def _draw_against(panel: Any, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -74,12 +82,12 @@ def _draw_against(panel: Any, series: Mapping[str, Sequence[tuple[float, float]]
     xs = [x for points in series.values() for x, _ in points]
     if xs and min(xs) > 0 and max(xs) >= 10 * min(xs):
         panel.set_xscale("log")
-    _finish(panel, len(series) if all(series) else 0)
-
-
-def _finish(panel: Any, entries: int) -> None:
-    """The grid, and a legend where it is short."""
     panel.grid(alpha=0.3)
-    if panel.lines and 0 < entries <= _LEGEND:
-        for text in panel.legend(frameon=False).get_texts():
-            text.set_parse_math(False)
+    if xs and all(series) and len(series) <= _LEGEND:
+        _as_text(panel.legend(frameon=False, fontsize="small"))
+
+
+def _as_text(legend: Any) -> None:
+    """No mathematics between dollar signs."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 # Plays any program: notes its arguments, prints the next of its answers and exits with the next of its codes (0 where there is none).
 PLAYER = """#!{python} -S
-import json, os, pathlib, subprocess, sys
+import json, os, pathlib, subprocess, sys, time
 stage = pathlib.Path({stage!r})
 name = pathlib.Path(sys.argv[0]).name
 with open(stage / "calls", "a") as file:
@@ -59,6 +59,7 @@ if "describe" in words:
     print("ACTIVE" if "queued-resources" in words else state.read_text() if state.exists() else "")
     sys.exit(0 if state.exists() else 1)
 if "ssh" in words and any("--distributed=auto" in word for word in words):
+    time.sleep(float(take("naps", "0")))
     code = int(take("trainings", "0"))
     if code == 255:
         state.write_text("PREEMPTED")

@@ -1,5 +1,6 @@
 """The launch scripts: dry runs, help, bad options; and what they really call, with Slurm, gcloud and Python played by small programs."""
 
+import os
 import re
 import shlex
 import shutil
@@ -280,6 +281,27 @@ def test_tpu_training_that_fails_is_fetched_and_ended(stage):
     stage.prepare(gcloud__trainings=[1], calls=[])
     stage.run(*RUN, "--keep", f"--workdir={stage.folder / 'run'}")
     assert verbs(stage)[-1] == "tpu-vm scp"
+
+
+def test_tpu_run_fetches_now_and_then(stage):
+    stage.prepare(gcloud__naps=[2.5])
+    process = stage.run(*RUN[:-1], "--fetch_every=1", f"--workdir={stage.folder / 'run'}")
+    assert process.returncode == 0, process.stderr
+    assert len([call for call in stage.calls("gcloud") if "--worker=0" in call]) == 3
+
+
+def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
+    """Ctrl-C at a terminal reaches all processes of the script; none is left."""
+    stage.prepare(gcloud__naps=[30])
+    arguments = ["env", "--default-signal=INT", "bash", ROOT / "launch" / RUN[0], *RUN[1:], f"--workdir={stage.folder / 'run'}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, **stage.settings(), **pipes, start_new_session=True) as process:
+        while len(verbs(stage)) < 4:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and "delete --name=tpu --zone=us-west4-a" in errors
+    assert "tpu-vm delete" not in verbs(stage)
 
 
 @pytest.mark.parametrize(

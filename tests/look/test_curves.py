@@ -34,8 +34,11 @@ def test_sweep_against_a_key():
     assert sorted(zip(*points.get_data(), strict=True)) == [(0.01, 3.0), (0.1, 1.0), (0.1, 2.0)]
     assert [y for _, y in zip(*accuracy.lines[1].get_data(), strict=True)] == [0.5, 0.2, 0.7]
     assert loss.get_xlabel() == "rate" and loss.get_xscale() == "log" and loss.get_legend() is None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    _, _, loss, _ = sweep_curves({}, "rate", {"x": [(1, 1, 1)], "$y$": [(2, 2, 2)]}).axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["x", "$y$"] and loss.get_xscale() == "linear"
 
 
 def test_sweep_over_no_number_and_of_many_runs():
     figure = sweep_curves({str(n): ROWS for n in range(30)}, "", {})
-    assert len(figure.axes) == 2 and len(figure.axes[0].lines) == 60 and figure.axes[0].get_legend() is None
+    assert len(figure.axes) == 2 and len(figure.axes[0].lines) == 60 and not figure.legends
