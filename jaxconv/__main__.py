@@ -77,9 +77,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--workdir", required=True, metavar="DIR", help="folder for the runs, each in one of its own, and the table")
     sweep.add_argument("--grid", default="", metavar="GRID", help="what is tried, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2")
     sweep.add_argument("--grid_file", default="", metavar="FILE.json", help='more of it, {"KEY": [VALUE, ...]}, for spaces and commas')
-    sweep.add_argument(
-        "--launcher", default="local", choices=("local", "slurm", "print"), help="one after another, jobs, or their commands"
-    )
+    sweep.add_argument("--launcher", default="local", metavar="HOW", help="local: one after another, slurm: as jobs, print: not at all")
     sweep.add_argument("--slurm", default="", metavar="OPTIONS", help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'")
     sweep.add_argument("--table", action="store_true", help="start nothing; make the table and the plot of what there is")
     sweep.set_defaults(run=_sweep)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from jaxconv.config import differing_keys, flatten
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, nearest
 from jaxconv.grid import Trial, make_trials
 from jaxconv.results import FAILED, markdown, share, standing, write_table
 from jaxconv.train.workdir import expand, locked, saved_config, write_lines
@@ -61,6 +61,8 @@ def sweep(
     Raises:
       UserError: a config cannot be, a folder holds another run, or Slurm refuses.
     """
+    if launcher not in LAUNCHERS:
+        raise UserError(f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it is {', '.join(LAUNCHERS)}")
     folder = expand(workdir)
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)

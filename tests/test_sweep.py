@@ -217,6 +217,11 @@ def test_run_of_another_config_is_refused(tmp_path, some_trials):
         )
 
 
+def test_unknown_launcher(tmp_path):
+    with pytest.raises(UserError, match="--launcher=slrum: there is no such launcher, did you mean 'slurm'"):
+        sweep(EXPERIMENT, str(tmp_path), make_grid("seed=0", ""), [*OVERRIDES, "steps=4"], launcher="slrum")
+
+
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written .*give a folder that can"):
@@ -260,16 +265,16 @@ def disturb(workdir, run, number, everyone):
 
 
 @pytest.mark.slow
-def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
     """All processes are killed in the first run, then the sweep alone is told to stop in the second; both end with the same numbers."""
     workdir = tmp_path / "sweep"
     names = [f"optimizer.learning_rate={rate},seed={seed}" for rate in (0.02, 0.05) for seed in (0, 1)]
     assert disturb(workdir, names[0], signal.SIGKILL, everyone=True) == -signal.SIGKILL
     assert disturb(workdir, names[1], signal.SIGTERM, everyone=False) == 75
-    table = command("sweep", *RUN, GRID, f"--workdir={workdir}", "--table")
-    assert table.returncode == 0, table.stderr
+    here = (EXPERIMENT, str(workdir), make_grid(GRID.removeprefix("--grid="), ""), [flag.removeprefix("--config.") for flag in RUN[1:]])
+    assert sweep(*here, table_only=True) == 0
     states = [row["state"] for row in json.loads((workdir / "sweep.json").read_text())["runs"]]
-    assert states == ["finished", "unfinished", "waiting", "waiting"] and " of 60 " in table.stdout
+    assert states == ["finished", "unfinished", "waiting", "waiting"] and " of 60 " in capsys.readouterr().out
 
     process = command("sweep", *RUN, GRID, f"--workdir={workdir}")
     assert process.returncode == 0, process.stderr
@@ -281,8 +286,7 @@ def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     assert f"3/3 {names[3]}: finished at step 60, top-1 " in process.stderr
 
     before = [path.stat().st_mtime_ns for path in workdir.glob("*/metrics.jsonl")]
-    again = command("sweep", *RUN, GRID, f"--workdir={workdir}")
-    assert again.returncode == 0 and again.stdout == process.stdout
+    assert sweep(*here) == 0 and capsys.readouterr().out == process.stdout
     assert [path.stat().st_mtime_ns for path in workdir.glob("*/metrics.jsonl")] == before
 
     undisturbed = command("sweep", *RUN, "--grid=seed=0:2 optimizer.learning_rate=0.02", f"--workdir={tmp_path / 'other'}")
@@ -310,13 +314,17 @@ def test_bad_value_in_the_last_combination_comes_first(tmp_path):
 @pytest.mark.slow
 def test_slurm_launcher_submits_what_is_left(tmp_path):
     stage = Stage(tmp_path)
-    stage.prepare(sbatch__tasks=["[1, 2]"])
+    stage.prepare(sbatch__tasks=["[1, 2]"], srun__codes=[1, 0])
     options = ("sweep", *TINY, "--config.steps=4", "--grid=seed=0:2", f"--workdir={tmp_path / 's'}", "--launcher=slurm")
     environment = {"env": process_settings()["env"] | stage.settings()["env"]}
-    process = command(*options, "--slurm=--gpus=0 --at_once=1", **environment)
+    process = command(*options, "--slurm=--gpus=0 --at_once=1 --retries=0", **environment)
     assert process.returncode == 0, process.stderr
     assert {"--array=1-2%1"} <= set(stage.calls("sbatch")[0])
     assert [call[-1] for call in stage.calls("srun")] == ["--config.seed=0", "--config.seed=1"]
     assert (tmp_path / "s" / "seed=0.log").read_text().startswith("$ srun ")
+    (failed, waiting) = make_trials(EXPERIMENT, [*OVERRIDES, "steps=4"], make_grid("seed=0:2", ""))
+    row = standing(failed, tmp_path / "s")
+    assert row["state"] == "failed" and row["why"] == "the loss became nan at step 7"
+    assert standing(waiting, tmp_path / "s")["state"] == "waiting"
     refused = command(*options, "--slurm=--gpus=none", **environment)
     assert refused.returncode == 1 and "jaxconv: --launcher=slurm: launch/slurm.sh ended with exit code 2" in refused.stderr

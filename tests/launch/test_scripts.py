@@ -287,7 +287,7 @@ def test_tpu_run_fetches_now_and_then(stage):
     stage.prepare(gcloud__naps=[2.5])
     process = stage.run(*RUN[:-1], "--fetch_every=1", f"--workdir={stage.folder / 'run'}")
     assert process.returncode == 0, process.stderr
-    assert len([call for call in stage.calls("gcloud") if "--worker=0" in call]) == 3
+    assert len([call for call in stage.calls("gcloud") if "--worker=0" in call]) >= 2  # besides the one in the end
 
 
 def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
