@@ -47,7 +47,8 @@ read_line() { # FILE NUMBER: sets training to the arguments of `jaxconv train` t
 }
 
 steps_of_job() { # TASKS VENV: sets command to what trains, for the arguments in training
-  command=(srun --kill-on-bad-exit=1 "$2/bin/jaxconv" train "${training[@]}")
+  # The others may still be saving when the first process has ended; those that hang are ended after two minutes.
+  command=(srun --kill-on-bad-exit=0 --wait=120 "$2/bin/jaxconv" train "${training[@]}")
   if [ "$1" -gt 1 ]; then
     command+=(--distributed=auto)
   fi

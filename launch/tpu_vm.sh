@@ -109,7 +109,8 @@ install() {
   pack "$archive" || return
   tpus tpu-vm scp "$archive" "$name:jaxconv.tar.gz" --worker=all || return
   there="mkdir -p jaxconv && tar -C jaxconv -xzf jaxconv.tar.gz"
-  there+=" && python3 -m pip install --quiet --user uv && ~/.local/bin/uv python install $python"
+  there+=" && { python3 -m pip install --quiet --user uv || curl -LsSf https://astral.sh/uv/install.sh | sh; }"
+  there+=" && ~/.local/bin/uv python install $python"
   there+=" && $python_there $python) VENV=\$HOME/jaxconv_venv jaxconv/launch/local.sh --install_only --extras=$extras"
   if [ -n "$setup" ]; then
     there+=" && PATH=\$HOME/jaxconv_venv/bin:\$PATH && $setup"

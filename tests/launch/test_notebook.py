@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from jaxconv.errors import UserError
 from tests.conftest import ROOT, process_settings
 
 NOTEBOOK = ROOT / "launch" / "colab_tpu.ipynb"
@@ -73,3 +74,20 @@ def test_install_cell_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Set SOURCE"):
         exec(cell("install"), {"SOURCE": ""})
+
+
+@pytest.mark.parametrize("downloads", [True, False])
+def test_data_cell(monkeypatch, capsys, downloads):
+    """CIFAR-10 where it can be had, or else X's and O's of three channels."""
+    import jaxconv.data.prepare
+
+    def prepare(name):
+        if not downloads:
+            raise UserError(f"tfds:{name}: cannot be prepared: no network")
+
+    monkeypatch.setattr(jaxconv.data.prepare, "prepare", prepare)
+    space = {"SMALL": False}
+    exec(cell("data"), space)
+    config = space["config"]
+    assert config.data.source == ("tfds:cifar10" if downloads else "xo")
+    assert downloads or (config.data.xo.channels == 3 and "stand in" in capsys.readouterr().out)

@@ -185,8 +185,8 @@ def test_slurm_job_trains(stage):
     assert code == 0
     (call,) = stage.calls("srun")
     training = ["train", "--config=experiments/xo.py", f"--workdir={stage.folder / 'run'}", "--distributed=auto"]
-    assert call == ["--kill-on-bad-exit=1", str(stage.folder / "venv/bin/jaxconv"), *training]
-    assert log.startswith("$ srun --kill-on-bad-exit=1 ") and not stage.calls("scontrol")
+    assert call == ["--kill-on-bad-exit=0", "--wait=120", str(stage.folder / "venv/bin/jaxconv"), *training]
+    assert log.startswith("$ srun --kill-on-bad-exit=0 ") and not stage.calls("scontrol")
 
 
 def test_slurm_job_that_is_preempted_is_queued_again(stage):
