@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        after = {"train": "; the same command goes on from the last checkpoint", "prepare": "; the same command starts again"}
+        goes_on = {"train": "; the same command goes on from the last checkpoint", "sweep": "; the same command goes on"}
+        after = goes_on | {"prepare": "; the same command starts again"}
         print(f"jaxconv: interrupted{after.get(argv[0], '')}", file=sys.stderr)
         return 130
 
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_runs(commands)
+    _add_sweep(commands)
     _add_networks(commands)
     _add_data(commands)
     return parser
@@ -68,6 +70,22 @@ def _add_runs(commands: Any) -> None:
     evaluate.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
     evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="train every combination of some keys of the config, and compare them in a table and a plot",
+        epilog="The same command goes on with what is not finished. Any key is set for all runs by --config.KEY=VALUE.",
+    )
+    sweep.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment, as for train")
+    sweep.add_argument("--workdir", required=True, metavar="DIR", help="folder for the runs, each in one of its own, and the table")
+    sweep.add_argument("--grid", default="", metavar="GRID", help="what is tried, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2")
+    sweep.add_argument("--grid_file", default="", metavar="FILE.json", help='more of it, {"KEY": [VALUE, ...]}, for spaces and commas')
+    sweep.add_argument("--launcher", default="local", metavar="HOW", help="local: one after another, slurm: as jobs, print: not at all")
+    sweep.add_argument("--slurm", default="", metavar="OPTIONS", help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'")
+    sweep.add_argument("--table", action="store_true", help="start nothing; make the table and the plot of what there is")
+    sweep.set_defaults(run=_sweep)
 
 
 def _add_networks(commands: Any) -> None:
@@ -157,6 +175,16 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"workdir: {expand(args.workdir)}")
         print(json.dumps(result))
     return 0
+
+
+def _sweep(args: argparse.Namespace, overrides: list[str]) -> int:
+    from jaxconv.grid import make_grid
+    from jaxconv.sweep import sweep
+    from jaxconv.train.loop import announce_to
+
+    announce_to()
+    grid = make_grid(args.grid, args.grid_file)
+    return sweep(args.config, args.workdir, grid, overrides, args.launcher, args.slurm, args.table)
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:

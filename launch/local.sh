@@ -5,18 +5,17 @@
 #   ./launch/local.sh
 #   ./launch/local.sh --config=experiments/cifar10_quick.py --config.data.source=folder:DIR --workdir=/tmp/cifar10
 #
-# PYTHON chooses the Python that .venv is made with.
+# A training that is preempted (told by SIGTERM to stop, it saves and exits with 75) is started again, and goes on where it was.
+# --extras=NAMES  extras of jaxconv to install, such as cuda for an NVIDIA GPU, tpu, or cuda,fast; each choice has a .venv of its own
+# --install_only  make .venv and stop
+# --restarts=N    times that a preempted training is started again (100)
+# --retries=N     times that one that failed is started again (0)
+# --dry_run       print the commands instead
+#
+# PYTHON chooses the Python that .venv is made with, VENV its folder.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-# shellcheck source=launch/venv.sh
-. "$here/venv.sh"
-if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
-  sed -n '2,8s/^# \{0,1\}//p' "$0"
-  exit 0
-fi
-python=$(find_python)
-make_venv "$here/../.venv" "" "$python"
-if [ $# -eq 0 ]; then
-  set -- --config="$here/../experiments/xo.py" --workdir="${TMPDIR:-/tmp}/jaxconv_xo"
-fi
-exec "$here/../.venv/bin/jaxconv" train "$@"
+# shellcheck source=launch/common.sh
+. "$(dirname "$0")/common.sh"
+# shellcheck disable=SC2034 # for launch_here
+default_arguments=(--config="$root/experiments/xo.py" --workdir="${TMPDIR:-/tmp}/jaxconv_xo")
+launch_here train "$@"

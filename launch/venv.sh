@@ -1,6 +1,25 @@
 # shellcheck shell=bash
-# Sourced by launch/*.sh and test.sh: make_venv FOLDER EXTRAS PYTHON makes a virtual environment with jaxconv in it, once.
-# It is made anew when setup.cfg has changed since.
+# Sourced by launch/common.sh and test.sh: make_venv FOLDER EXTRAS PYTHON makes a virtual environment with jaxconv in it, once.
+# It is made anew when setup.cfg has changed since. With dry_run set, commands are shown instead of run.
+
+show() { # prints a command, so that a person and a shell can read it
+  local argument line=""
+  for argument in "$@"; do
+    case $argument in
+      "" | *[!A-Za-z0-9_./=:,@%+-]*) line+=" '$(printf %s "$argument" | sed "s/'/'\\\\''/g")'" ;;
+      *) line+=" $argument" ;;
+    esac
+  done
+  echo "${line# }"
+}
+
+run() { # runs a command, or shows it in a dry run
+  if [ -n "${dry_run:-}" ]; then
+    show "$@"
+  else
+    "$@"
+  fi
+}
 
 find_python() { # prints the first Python that is new enough: $PYTHON, python3, python3.13 ...
   local python
@@ -18,14 +37,16 @@ make_venv() {
   local folder=$1 extras=$2 python=$3 root stamp
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   stamp="$extras $(cksum <"$root/setup.cfg") $("$python" --version)"
-  if [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
+  if [ -z "${dry_run:-}" ] && [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
-  echo "installing jaxconv into $folder (once; a minute or two)" >&2
-  if ! "$python" -m venv "$folder"; then
+  [ -n "${dry_run:-}" ] || echo "installing jaxconv into $folder (once; a minute or two)" >&2
+  if ! run "$python" -m venv "$folder"; then
     echo "$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
     return 1
   fi
-  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || return 1
-  echo "$stamp" >"$folder/installed"
+  run "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || return 1
+  if [ -z "${dry_run:-}" ]; then
+    echo "$stamp" >"$folder/installed"
+  fi
 }

@@ -1,11 +1,14 @@
-"""Loss and accuracy against step: the lecture's "monitor and visualize the loss curve"."""
+"""Loss and accuracy against step: the lecture's "monitor and visualize the loss curve"; of a sweep, against what was tried too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 PANELS = (("loss", "loss (nats)"), ("top1", "accuracy"))
+# A longer legend would hide the curves.
+_LEGEND = 10
 
 
 def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -19,9 +22,48 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
       over its members, with a band from the least to the greatest, and the averaged prediction is dashed.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for panel, (metric, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
+    panels = figure.subplots(1, 2)
+    _draw(panels, runs)
+    for panel in panels:
+        if panel.lines:
+            _as_text(panel.legend(frameon=False))
+    if len(runs) == 1:
+        figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
+    return figure
+
+
+def sweep_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], key: str, series: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> Figure:
+    """Draw the curves of all runs of a sweep, and what they ended with.
+
+    Args:
+      runs: rows of metrics.jsonl by the run's name.
+      key: that the sweep is over, a number; empty where there is none.
+      series: final (value of the key, loss, accuracy) of runs, by what else differs, the seed apart.
+
+    Returns:
+      A figure as `loss_and_accuracy` has it, and with a key two panels below: each run a point, and a line through the means.
+    """
+    rows = 2 if key else 1
+    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False)
+    _draw(panels[0], runs)
+    if len(runs) <= _LEGEND:
+        colours = [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(runs)]
+        _as_text(figure.legend(handles=colours, loc="outside lower center", ncols=2, frameon=False, fontsize="small"))
+    if key:
+        for panel, column, (_, title) in zip(panels[1], (1, 2), PANELS, strict=True):
+            _draw_against(panel, {name: [(point[0], point[column]) for point in points] for name, points in series.items()})
+            panel.set(title=f"final {title}")
+            panel.set_xlabel(key, parse_math=False)
+    return figure
+
+
+def _draw(panels: Sequence[Any], runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    for panel, (metric, title) in zip(panels, PANELS, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
-            look = {"color": f"C{number}", "markersize": 3}
+            look = {"color": f"C{number % 10}", "markersize": 3}
             before = "" if len(runs) == 1 else f"{name}, "
             for key, label, width in ((f"train/{metric}", "train", 0.8), (f"eval/{metric}", "eval", 2.0)):
                 _band(panel, rows, key, look["color"])
@@ -29,12 +71,6 @@ def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
             _line(panel, rows, f"eval/ensemble_{metric}", label=f"{before}eval, averaged prediction", linestyle="--", **look)
         panel.set(title=title, xlabel="step")
         panel.grid(alpha=0.3)
-        if panel.lines:
-            for text in panel.legend(frameon=False).get_texts():
-                text.set_parse_math(False)
-    if len(runs) == 1:
-        figure.suptitle(next(iter(runs)), fontsize="medium", parse_math=False)
-    return figure
 
 
 def _line(panel: Any, rows: Sequence[Mapping[str, float]], key: str, **look: Any) -> None:
@@ -49,3 +85,23 @@ def _band(panel: Any, rows: Sequence[Mapping[str, float]], key: str, color: str)
     spread = [(step, min(values), max(values)) for step, values in found if values]
     if spread:
         panel.fill_between(*zip(*spread, strict=True), color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_against(panel: Any, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    for number, (name, points) in enumerate(series.items()):
+        values = sorted({x for x, _ in points})
+        means = [sum(ys) / len(ys) for ys in ([y for x, y in points if x == value] for value in values)]
+        panel.plot(values, means, color=f"C{number % 10}", linewidth=1, label=name or None)
+        panel.plot(*zip(*points, strict=True), "o", color=f"C{number % 10}", markersize=4)
+    xs = [x for points in series.values() for x, _ in points]
+    if xs and min(xs) > 0 and max(xs) >= 10 * min(xs):
+        panel.set_xscale("log")
+    panel.grid(alpha=0.3)
+    if xs and all(series) and len(series) <= _LEGEND:
+        _as_text(panel.legend(frameon=False, fontsize="small"))
+
+
+def _as_text(legend: Any) -> None:
+    """No mathematics between dollar signs."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

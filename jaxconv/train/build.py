@@ -55,6 +55,11 @@ class Built:
     eval_step: Callable[[TrainState, Any, Batch], Metrics]
 
 
+def total_steps(config: Any, examples: int) -> int:
+    """Length of the training that `config.steps` or `config.epochs` asks for, in steps; `examples` are those of the training split."""
+    return config.steps or max(1, round(config.epochs * examples / config.batch_size))
+
+
 def build(config: Any, description: dict[str, Any], examples: int, axis_name: str | None, form: str = "unroll") -> Built:
     """Build everything, allocating nothing.
 
@@ -70,7 +75,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     """
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
     model = build_model(config.model, num_classes, axis_name)
-    total_steps = config.steps or max(1, round(config.epochs * examples / config.batch_size))
+    steps = total_steps(config, examples)
     augment, preprocess = make_transforms(config, description, axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
@@ -80,7 +85,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
-    schedule = make_schedule(config.optimizer, total_steps)
+    schedule = make_schedule(config.optimizer, steps)
     train_step = make_train_step(
         model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
     )
@@ -112,7 +117,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         train_on_indices = over_members(train_on_indices, form, (0, None, 0 if members.own_batches else None, 0))
     return Built(
         classes=num_classes,
-        total_steps=total_steps,
+        total_steps=steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
         members=members,
         kept=kept,

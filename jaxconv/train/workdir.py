@@ -48,10 +48,10 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
     workdir = expand(path)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
-            _locked(workdir).close()
+            locked(workdir).close()
             workdir.rename(next(free for n in range(1, 10**6) if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()))
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = _locked(workdir)
+        lock = locked(workdir)
         try:
             _check_config_of_run(workdir, config)
         except BaseException:
@@ -62,7 +62,8 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
     return workdir, lock
 
 
-def _locked(workdir: Path) -> TextIO:
+def locked(workdir: Path) -> TextIO:
+    """A lock on a folder that holds as long as it is open; raises UserError where another process has it."""
     lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,196 @@
+"""Sweeps: runs that differ in a few keys of the config, each in a workdir of its own, ending in one table and one plot.
+
+    jaxconv sweep --config=FILE.py --workdir=DIR --grid='optimizer.learning_rate=0.01,0.1 seed=0:3'
+
+In DIR:
+NAME/          the workdir of one run; NAME is what differs, such as optimizer.learning_rate=0.01,seed=0
+NAME.log       what that run said
+sweep.md       the table: one row a run, and means over seeds; sweep.json holds the same as data
+sweep.png      the curves of all runs, and the final loss and accuracy against a key that is a number
+commands.txt   for Slurm: the command of each run, one a line
+"""
+
+import logging
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from jaxconv.config import differing_keys, flatten
+from jaxconv.errors import UserError, nearest
+from jaxconv.grid import Trial, make_trials
+from jaxconv.results import FAILED, markdown, share, standing, write_table
+from jaxconv.train.workdir import expand, locked, saved_config, write_lines
+
+log = logging.getLogger(__name__)
+
+LAUNCHERS = ("local", "slurm", "print")
+# What `jaxconv train` exits with when it was told to stop and has saved: EX_TEMPFAIL of sysexits.h.
+PREEMPTED = 75
+# How often one command starts a run again that others have stopped.
+MOST_RESTARTS = 100
+
+
+def sweep(
+    spec: str,
+    workdir: str,
+    grid: Mapping[str, Sequence[str]],
+    overrides: Sequence[str] = (),
+    launcher: str = "local",
+    slurm: str = "",
+    table_only: bool = False,
+) -> int:
+    """Run what is left of a sweep, and write its table and plot.
+
+    Args:
+      spec: the experiment, see `load_config`.
+      workdir: folder of the sweep.
+      grid: texts by key, of `parse_grid` and `read_grid`.
+      overrides: `KEY=TEXT` for all runs.
+      launcher: `local` runs one after another, each in a process of its own; `slurm` hands them to Slurm by launch/slurm.sh as one array;
+        `print` prints their commands alone.
+      slurm: options for launch/slurm.sh.
+      table_only: start nothing.
+
+    Returns:
+      The exit code: 0; 1 where a run failed; 75 where this process was told to stop (SIGTERM), for the same command to go on.
+
+    Raises:
+      UserError: a config cannot be, a folder holds another run, or Slurm refuses.
+    """
+    if launcher not in LAUNCHERS:
+        raise UserError(f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it is {', '.join(LAUNCHERS)}")
+    folder = expand(workdir)
+    trials = make_trials(spec, overrides, grid)
+    _check_folders(trials, folder)
+    left = [trial for trial in trials if standing(trial, folder)["state"] != "finished"]
+    commands = {trial.name: _arguments(spec, overrides, trial, folder) for trial in left}
+    if launcher == "print" and not table_only:
+        for arguments in commands.values():
+            print(shlex.join(["jaxconv", *arguments]))
+        return 0
+    log.info("%d runs, %d of them finished; workdir %s", len(trials), len(trials) - len(left), folder)
+    _make(folder)
+    if launcher == "slurm" and left and not table_only:
+        submit(list(commands.values()), folder, slurm)
+        log.info("the same command with --table shows how far they are")
+        return 0
+    stopped = launcher == "local" and not table_only and run_all(left, commands, folder)
+    rows = write_table(trials, folder)
+    print(markdown(rows))
+    print(f"workdir: {folder}")
+    if stopped:
+        log.warning("told to stop; the same command goes on")
+        return PREEMPTED
+    return 1 if any(row["state"] == "failed" for row in rows) else 0
+
+
+def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
+    """Raise UserError where a folder holds a run of another config."""
+    for trial in trials:
+        if (workdir / trial.name / "config.json").exists():
+            differing = differing_keys(flatten(saved_config(workdir / trial.name)), flatten(trial.config))
+            if differing:
+                raise UserError(
+                    f"--workdir={workdir}: {trial.name} there is a run with another {', '.join(differing)}; give another folder, or move "
+                    "that run away",
+                    exit_code=1,
+                )
+
+
+def _arguments(spec: str, overrides: Sequence[str], trial: Trial, workdir: Path) -> list[str]:
+    """What comes after `jaxconv` to train one run."""
+    settings = [f"--config.{setting}" for setting in (*overrides, *trial.settings)]
+    return ["train", f"--config={spec}", f"--workdir={workdir / trial.name}", *settings]
+
+
+def _make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}); give a folder that can", exit_code=1) from error
+
+
+class Termination:
+    """Notes a SIGTERM to this process, and passes it on to the process of the run that is going on.
+
+    Attributes:
+      asked: whether there was one.
+      child: that process.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.child: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Termination":
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self.child is not None:
+            self.child.terminate()
+
+
+def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], workdir: Path) -> bool:
+    """Run one after another, each in a process of its own, whatever becomes of the others; returns whether it was told to stop."""
+    with locked(workdir), Termination() as termination:
+        for number, trial in enumerate(trials, 1):
+            path = workdir / f"{trial.name}.log"
+            log.info("%d/%d %s: see %s", number, len(trials), trial.name, path)
+            run_once([sys.executable, "-m", "jaxconv", *commands[trial.name]], path, termination)
+            row = standing(trial, workdir)
+            result = row["why"] or f"{row['state']} at step {row['step']:,}, top-1 {share(row['top1'])}"
+            log.info("%d/%d %s: %s", number, len(trials), trial.name, result)
+            if termination.asked:
+                return True
+    return False
+
+
+def run_once(command: Sequence[str], path: Path, termination: Termination) -> int:
+    """Run a command, its output added to the file at `path`; again where it alone was told to stop. Returns its exit code."""
+    with open(path, "a", buffering=1) as file:
+        for _ in range(1 + MOST_RESTARTS):
+            file.write(f"$ {shlex.join(command)}\n")
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file) as process:
+                termination.child = process
+                if termination.asked:  # between two runs
+                    process.terminate()
+                code = _wait(process)
+                termination.child = None
+            if code != PREEMPTED or termination.asked:
+                break
+        if code and not termination.asked:
+            file.write(f"{FAILED} {code}\n")
+    return code
+
+
+def _wait(process: subprocess.Popen) -> int:
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C at a terminal went to both; a signal to this process alone is passed on.
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        raise
+
+
+def submit(commands: Sequence[Sequence[str]], workdir: Path, options: str) -> None:
+    """Hand the runs to Slurm as one array, by launch/slurm.sh; raises UserError where it refuses."""
+    script = Path(__file__).resolve().parent.parent / "launch" / "slurm.sh"
+    if not script.is_file():
+        raise UserError("--launcher=slurm: needs jaxconv's checkout, for launch/slurm.sh; or take --launcher=print")
+    write_lines(workdir / "commands.txt", [shlex.join(["jaxconv", *arguments]) for arguments in commands])
+    code = subprocess.run([str(script), f"--array={workdir / 'commands.txt'}", *shlex.split(options)], check=False).returncode
+    if code:
+        raise UserError(f"--launcher=slurm: launch/slurm.sh ended with exit code {code}", exit_code=1)
