@@ -26,3 +26,8 @@ def short(value: object, most: int = 80) -> str:
     """The value as text, cut to `most` characters."""
     text = str(value)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def in_words(error: Exception) -> str:
+    """The error's kind and message as one short line."""
+    return short(" ".join(f"{type(error).__name__}: {error}".split()), 200)

@@ -24,7 +24,7 @@ LEVELS = [
     {"layers"},
     {"models"},
     {"config", "checks"},
-    {"data", "train", "evaluate", "look", "interop", "receptive", "program", "summary", "survey"},
+    {"data", "train", "evaluate", "look", "interop", "receptive", "program", "predict", "summary", "survey"},
     {"__main__"},
 ]
 ALWAYS_LIGHT = (

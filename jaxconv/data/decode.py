@@ -241,8 +241,13 @@ def read_image(file: Path | str, image_size: int = 0, channels: int = 0, decoder
     Raises:
       DamagedError: it is no image, or a damaged one.
     """
+    return decode_middle(Path(file).read_bytes(), image_size, channels, choose_decoder(decoder))
+
+
+def decode_middle(data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0) -> np.ndarray:
+    """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and `boxes.eval_box` for `crop_ratio`."""
 
     def middle(height: int, width: int) -> Box:
-        return eval_box(height, width, image_size)
+        return eval_box(height, width, image_size, crop_ratio)
 
-    return decode_image(Path(file).read_bytes(), image_size, channels, middle, choose_decoder(decoder))
+    return decode_image(data, image_size, channels, middle, decoder)
