@@ -179,6 +179,27 @@ def test_texts_are_the_same_codes(tmp_path, sentences):
         assert prediction.probabilities[0] == pytest.approx(network.predict(codes[None]).max(), abs=1e-6)
 
 
+def test_volumes_are_predicted_as_they_are_evaluated(tmp_path):
+    """From .npy files, of a run on volumes in bfloat16; by the run, and by what was exported of it."""
+    config = tiny_config(
+        data__source="solids", data__toy__size=8, data__toy__train_examples=24, data__toy__test_examples=9,
+        model__name="text:conv3-4 relu globalpool fc", model__dtype="bfloat16", steps=3,
+    )  # fmt: skip
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    evaluated = train(config, run, devices=jax.devices()[:1])
+    export_workdir(run, out)
+    source = open_source(config.data, "test")
+    for i in range(9):
+        np.save(tmp_path / f"{i}.npy", source[i]["image"][..., 0])
+    for network in (load_run(run), load_exported(out)):
+        found = list(predictions(network, find_items([str(tmp_path / f"{i}.npy") for i in range(9)], "signal")))
+        of_true = [p.probabilities[p.classes.index(source.class_names[source[i]["label"]])] for i, p in enumerate(found)]
+        # bfloat16 has 8 bits.
+        assert -np.mean(np.log(of_true)) == pytest.approx(evaluated["loss"], rel=1e-2)
+        volumes = np.stack([source[i]["image"] for i in range(9)])
+        np.testing.assert_allclose(network.predict(volumes), network.predict(volumes / 255), atol=1e-2)
+
+
 def test_what_a_folder_stands_for(tmp_path):
     for name in ("b.JPG", "a.png", "z/c.jpeg", "z/.hidden.png", ".git/d.png", "notes.txt", "sound.wav", "numbers.npy"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

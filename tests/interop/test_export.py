@@ -172,7 +172,7 @@ NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.ful
 def test_networks_lower_for_any_batch(name):
     """For three platforms; nothing is compiled."""
     shape, classes = jaxconv.models.usual_task(name)
-    model = jaxconv.create_model(name, classes, **{"layers": (1, 2, 1, 2)} if name == "densenet121" else {})
+    model = jaxconv.create_model(name, classes)
     variables = jaxconv.models.abstract_variables(model, (1, *shape))
 
     def votes(x):
