@@ -198,16 +198,28 @@ def load_exported(path: str) -> Predictor:
         raise UserError(f"{folder}: holds no exported network (there is no model.json); `jaxconv export` makes such a folder", exit_code=1)
     try:
         description, program = _read(folder)
+        _check_platform(folder, program.platforms)
+        call = jax.jit(program.call)
+        # What a later version wrote may be unpacked, and not be understood until it is lowered.
+        call.lower(jax.ShapeDtypeStruct((1, *description["input_shape"]), description["dtype"]))
+    except UserError:
+        raise
     except Exception as error:  # damaged files can raise anything
-        raise UserError(f"{folder}: the exported network cannot be read ({in_words(error)}); export it again", exit_code=1) from error
-    here = jax.default_backend()
-    if not {"gpu": {"cuda", "rocm"}}.get(here, {here}) & set(program.platforms):
         raise UserError(
-            f"{folder}: was exported for {', '.join(program.platforms)}, and this is {here}; export it with --platforms, "
+            f"{folder}: the exported network cannot be read ({in_words(error)}); export it again, or take the versions in its model.json",
+            exit_code=1,
+        ) from error
+    return Predictor(description, call)
+
+
+def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
+    here = jax.default_backend()
+    if not {"gpu": {"cuda", "rocm"}}.get(here, {here}) & set(platforms):
+        raise UserError(
+            f"{folder}: was exported for {', '.join(platforms)}, and this is {here}; export it with --platforms, "
             "or choose another by the environment's JAX_PLATFORMS",
             exit_code=1,
         )
-    return Predictor(description, jax.jit(program.call))
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], jax.export.Exported]:
