@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,8 @@ def decode_image(
     try:
         return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
     except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
-        raise DamagedError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
+        why = re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+        raise DamagedError(f"cannot be read as an image ({why})") from error
 
 
 def _decode_jpeg(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool) -> np.ndarray | None:
