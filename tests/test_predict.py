@@ -240,7 +240,8 @@ def test_the_command(photographs, networks, tmp_path):
     assert [row["class"] for row in lines[0]["top"]] == list(expected.classes[:2])
     assert [row["probability"] for row in lines[0]["top"]] == pytest.approx(expected.probabilities[:2], abs=1e-5)
     for name, why in (
-        ("empty.png", "the file is empty"), ("text.jpg", "cannot be read as an image (cannot identify image file)"), ("cut.jpg", "cannot be read"), ("none.png", "No such file"),
+        ("empty.png", "the file is empty"), ("text.jpg", "cannot be read as an image (cannot identify image file)"),
+        ("cut.jpg", "cannot be read"), ("none.png", "No such file"),
     ):  # fmt: skip
         (line,) = [line for line in exported.stderr.splitlines() if f"{tmp_path}/{name}" in line]
         assert why in line

@@ -37,6 +37,8 @@ _ALL_PLATFORMS = (*PLATFORMS, "rocm")
 # Of model.json; one more whenever a reader of today could not understand it.
 _FORMAT = 1
 _KEYS = {"format", "class_names", "kind", "input_shape", "dtype", "reading", "step"}
+# A flatbuffer holds 2 GiB, of which some are not the program.
+_MOST_BYTES = 2**31 - 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,8 @@ def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms
       platforms: to lower for: cpu, cuda, tpu, rocm. None of them needs to be here.
 
     Raises:
-      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, or the folder cannot be written.
+      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, the program is too large, or the folder
+        cannot be written.
     """
     for platform in platforms:
         if platform not in _ALL_PLATFORMS:
@@ -146,7 +149,13 @@ def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms
     platforms = tuple(dict.fromkeys(platforms))
     check_new(out)
     predictor = load_run(workdir, checkpoint)
-    content = bytes(lower(predictor.program, predictor.input_shape, predictor.dtype, platforms).serialize())
+    program = lower(predictor.program, predictor.input_shape, predictor.dtype, platforms)
+    size = len(program.mlir_module_serialized)
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"--workdir={workdir}: the program has {size:,} bytes, and the format holds {_MOST_BYTES:,}; train a smaller network"
+        )
+    content = bytes(program.serialize())
     description = predictor.description | {
         "platforms": list(platforms),
         "program": {"bytes": len(content), "crc32": zlib.crc32(content)},

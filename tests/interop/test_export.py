@@ -246,6 +246,13 @@ def test_a_full_disk_leaves_nothing(images, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_that_the_format_cannot_hold(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_MOST_BYTES", 1000)
+    with pytest.raises(UserError, match="the program has .* bytes, and the format holds 1,000"):
+        export_workdir(str(images / "run"), str(tmp_path / "out"), platforms=("cpu",))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_exported_network(images, tmp_path):
     with pytest.raises(UserError, match="holds no exported network"):
         load_exported(str(images / "run"))
