@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_runs(commands)
     _add_sweep(commands)
+    _add_use(commands)
     _add_networks(commands)
     _add_data(commands)
     return parser
@@ -86,6 +87,25 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--slurm", default="", metavar="OPTIONS", help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'")
     sweep.add_argument("--table", action="store_true", help="start nothing; make the table and the plot of what there is")
     sweep.set_defaults(run=_sweep)
+
+
+def _add_use(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a trained network as one program, with weights and preprocessing inside")
+    export.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    export.add_argument("--out", required=True, metavar="DIR", help="a new folder, for predict --exported=DIR and for other programs")
+    export.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
+    export.add_argument("--platforms", default="cpu,cuda,tpu", metavar="NAMES", help="cpu, cuda, tpu, rocm; the first three by default")
+    export.set_defaults(run=_export)
+
+    predict = commands.add_parser("predict", help="the most probable classes of files, by a trained network")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder for all files below it, or - for standard input")
+    network = predict.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", metavar="DIR", help="folder of the run, or")
+    network.add_argument("--exported", metavar="DIR", help="folder of jaxconv export")
+    predict.add_argument("--checkpoint", default="latest", metavar="WHICH", help="of the run: latest (the default), best, or a step")
+    predict.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to show of each file (5)")
+    predict.add_argument("--json", action="store_true", help="print one JSON object a line for each file")
+    predict.set_defaults(run=_predict)
 
 
 def _add_networks(commands: Any) -> None:
@@ -220,6 +240,40 @@ def _evaluation_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     )
     together = f"loss {result['ensemble_loss']:.4f}  top-1 {percent(result['ensemble_top1'])}"
     return [*rows, ("mean and spread", spread), ("ensemble", together)]
+
+
+def _export(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("export", overrides)
+    from jaxconv.train.workdir import expand, saved_config
+
+    _set_up_jax(saved_config(expand(args.workdir)))
+    from jaxconv.interop.export import export_workdir
+
+    written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
+    shown = {key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")}
+    print(json.dumps({"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}))
+    return 0
+
+
+def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
+    _no_overrides("predict", overrides)
+    exported = args.exported is not None
+    if exported and args.checkpoint != "latest":
+        raise UserError(f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes with --workdir")
+    from jaxconv.config import default_config
+    from jaxconv.train.workdir import expand, saved_config
+
+    _set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
+    from jaxconv.interop.export import load_exported, load_run
+    from jaxconv.predict import find_items, predictions
+
+    network = load_exported(args.exported) if exported else load_run(args.workdir, args.checkpoint)
+    items = find_items(args.files, network.kind)
+    predicted = 0
+    for prediction in predictions(network, items, args.top):
+        print(json.dumps(prediction.as_dict()) if args.json else prediction.rows())
+        predicted += 1
+    return 0 if predicted == len(items) else 1
 
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:

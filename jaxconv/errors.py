@@ -42,3 +42,8 @@ def human_bytes(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
+def in_words(error: Exception) -> str:
+    """The error's kind and message as one short line."""
+    return short(" ".join(f"{type(error).__name__}: {error}".split()), 200)

@@ -25,7 +25,7 @@ LEVELS = [
     {"layers"},
     {"models"},
     {"config", "checks"},
-    {"data", "train", "evaluate", "look", "interop", "receptive", "program", "summary", "survey", "grid", "results", "sweep"},
+    {"data", "train", "evaluate", "look", "interop", "receptive", "program", "predict", "summary", "survey", "grid", "results", "sweep"},
     {"__main__"},
 ]
 ALWAYS_LIGHT = (

@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,8 @@ def decode_image(
     try:
         return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
     except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
-        raise DamagedError(f"cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})") from error
+        why = re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+        raise DamagedError(f"cannot be read as an image ({why})") from error
 
 
 def _decode_jpeg(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool) -> np.ndarray | None:
@@ -241,8 +243,13 @@ def read_image(file: Path | str, image_size: int = 0, channels: int = 0, decoder
     Raises:
       DamagedError: it is no image, or a damaged one.
     """
+    return decode_middle(Path(file).read_bytes(), image_size, channels, choose_decoder(decoder))
+
+
+def decode_middle(data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0) -> np.ndarray:
+    """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and `boxes.eval_box` for `crop_ratio`."""
 
     def middle(height: int, width: int) -> Box:
-        return eval_box(height, width, image_size)
+        return eval_box(height, width, image_size, crop_ratio)
 
-    return decode_image(Path(file).read_bytes(), image_size, channels, middle, choose_decoder(decoder))
+    return decode_image(data, image_size, channels, middle, decoder)

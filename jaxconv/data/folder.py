@@ -44,14 +44,7 @@ class Files:
         return len(self._names)
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
-        try:
-            with open(self.name(i), "rb") as file:
-                content = file.read()
-        except OSError as error:
-            raise DamagedError(f"cannot be read ({error.strerror or error})") from error
-        if not content:
-            raise DamagedError("the file is empty")
-        return content, int(self._labels[i])
+        return read_content(self.name(i)), int(self._labels[i])
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -76,6 +69,18 @@ class Files:
             both = " and ".join(f"{name} ({kind})" for kind, name in sorted(found.items()))
             raise UserError(f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1)
         return next(iter(found))
+
+
+def read_content(path: Path | str) -> bytes:
+    """What a file holds; raises DamagedError where it cannot be read, or holds nothing."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise DamagedError(f"cannot be read ({error.strerror or error})") from error
+    if not content:
+        raise DamagedError("the file is empty")
+    return content
 
 
 def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ...]]:

@@ -215,7 +215,7 @@ class Stored(Source):
         payload, label = self.records[i]
         element = self.decode(payload, key)
         if element.shape != self.element.shape:
-            found, wanted = _size_in_words(element.shape), _size_in_words(self.element.shape)
+            found, wanted = (size_in_words(shape, self.element.kind) for shape in (element.shape, self.element.shape))
             advice = "; give one size to all by --config.data.image_size=N" if self.element.kind == "image" else ""
             raise UserError(f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1)
         return {"image": element, "label": np.int32(label)}
@@ -233,8 +233,9 @@ class Stored(Source):
         return self.records.checksum()
 
 
-def _size_in_words(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]} pixels" if len(shape) == 3 else " x ".join(map(str, shape))
+def size_in_words(shape: tuple[int, ...], kind: str) -> str:
+    """`640x480 pixels` of an image (480, 640, C); of other kinds every number, with `x` between."""
+    return f"{shape[1]}x{shape[0]} pixels" if kind == "image" else " x ".join(map(str, shape))
 
 
 def load(source: Stored, skip_unreadable: bool = False, what: str = "the source") -> Arrays:

@@ -104,13 +104,29 @@ def read_volume(data: bytes) -> np.ndarray:
     Raises:
       DamagedError: it is no such array.
     """
+    volume = read_numbers(data)
+    if volume.ndim not in (3, 4):
+        raise DamagedError(f"has shape {volume.shape}; a volume is [D, H, W] or [D, H, W, C]")
+    return volume[..., None] if volume.ndim == 3 else volume
+
+
+def read_numbers(data: bytes) -> np.ndarray:
+    """The array of a .npy file, uint8 or float32.
+
+    Raises:
+      DamagedError: it is none, has no axis or no number, or its numbers are of another type.
+    """
     try:
-        volume = np.load(io.BytesIO(data), allow_pickle=False)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
         raise DamagedError(f"cannot be read as a .npy file ({' '.join(str(error).split())})") from error
-    if not isinstance(volume, np.ndarray) or volume.ndim not in (3, 4) or 0 in volume.shape:
-        raise DamagedError(f"has shape {getattr(volume, 'shape', None)}; a volume is [D, H, W] or [D, H, W, C]")
-    if volume.dtype != np.uint8 and not np.issubdtype(volume.dtype, np.floating):
-        raise DamagedError(f"has numbers of type {volume.dtype}; save it as uint8 or float32")
-    volume = volume[..., None] if volume.ndim == 3 else volume
-    return volume if volume.dtype == np.uint8 else volume.astype(np.float32)
+    if not isinstance(array, np.ndarray) or not array.size or not array.ndim:
+        raise DamagedError(f"has shape {getattr(array, 'shape', None)}; it must be one array of numbers")
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise DamagedError(f"has numbers of type {array.dtype}; save it as uint8 or float32")
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def to_unit(values: np.ndarray) -> np.ndarray:
+    """float32 on the scale that `config.data.mean` and `std` are on: uint8 is divided by 255."""
+    return values.astype(np.float32) / 255 if values.dtype == np.uint8 else values.astype(np.float32)

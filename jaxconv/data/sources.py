@@ -10,14 +10,16 @@
 A source that is no larger than `data.resident_limit`, and that no random crop makes different in every pass, is read into memory.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
-from jaxconv.data.interface import Arrays, DamagedError, Element, Records, Source, Stored, describe, generator, load
+from jaxconv.data.interface import Arrays, DamagedError, Element, Records, Source, Stored, describe, generator, load, size_in_words
 from jaxconv.errors import UserError, nearest, short
 
 TOYS = ("tones", "sentences", "solids")
@@ -64,6 +66,58 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
 def eval_size(config: Any) -> int:
     """Pixels each way of images while evaluating, by `config.data`; 0: the files' own."""
     return config.eval_image_size or config.image_size
+
+
+def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What in `config` (the `data` part of a config) makes an element of this kind and shape of a file while evaluating; for JSON."""
+    if kind == "image":
+        # A set that is not resized has whole images of one size. Others are brought to it, which needs a square.
+        size = shape[0] if shape[0] == shape[1] else 0
+        return {"image_size": size, "crop_ratio": config.crop_ratio if eval_size(config) else 1.0, "decoder": config.decoder}
+    return {"text": config.text.to_dict()} if kind == "text" else {"audio": config.audio.to_dict()}
+
+
+def open_given(records: Records, reading: dict[str, Any], kind: str, shape: tuple[int, ...]) -> Stored:
+    """Files or texts that belong to no set, decoded as the examples of a run are while evaluating.
+
+    A signal comes out of a .wav file as the run's sounds do, or out of a .npy file, whose uint8 is divided by 255.
+
+    Args:
+      records: their payloads are contents of files, or texts.
+      reading: see `reading_of`.
+      kind, shape: of the elements, see `interface.Element`. To read a record that gives another shape raises DamagedError.
+
+    Raises:
+      UserError: the decoder is not installed.
+    """
+    config = ConfigDict(reading)
+    if kind == "image":
+        source = _middles(records, config, shape[-1])
+    elif kind == "text":
+        source = _texts(records, (), config)
+    else:
+        source = _sounds(records, (), config, lambda content: signals.read_wav(content, config.audio.rate))
+
+    def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
+        if kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
+            element = signals.to_unit(signals.read_numbers(payload))
+            element = element[..., None] if element.ndim == len(shape) - 1 else element
+        else:
+            element = source.decode(payload, key)
+        if element.shape != shape:
+            raise DamagedError(f"is {size_in_words(element.shape, kind)}, where the network takes {size_in_words(shape, kind)}")
+        return element
+
+    return dataclasses.replace(source, decode=decode_one, element=Element(shape, kind, "float32" if kind == "signal" else "uint8"))
+
+
+def _middles(records: Records, config: Any, channels: int) -> Stored:
+    size, decoder = config.image_size, decode.choose_decoder(config.decoder)
+
+    def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
+        return decode.decode_middle(content, size, channels, decoder, config.crop_ratio)
+
+    return Stored(records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder))
 
 
 def _draw_xo(config: Any, split: str) -> Arrays:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxconv.errors import UserError, short
+from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluate import restore_run
 from jaxconv.interop.torchvision import load_torchvision
 from jaxconv.models import usual_task
@@ -59,7 +59,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         try:
             return load_file(file)
         except (SafetensorError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: cannot be read as safetensors ({_why(error)})", exit_code=1) from error
+            raise UserError(f"{file}: cannot be read as safetensors ({in_words(error)})", exit_code=1) from error
     if file.suffix not in (".pth", ".pt"):
         raise UserError(f"{file}: must end in .safetensors, .pth or .pt", exit_code=1)
     try:
@@ -79,10 +79,6 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
             exit_code=1,
         ) from error
     return {name: value.float().numpy() for name, value in _state_dict_in(file, loaded, torch.Tensor).items()}
-
-
-def _why(error: Exception) -> str:
-    return short(" ".join(f"{type(error).__name__}: {error}".split()), 200)
 
 
 def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
@@ -123,7 +119,6 @@ def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str
     Raises:
       UserError: the folder holds something, or cannot be written.
     """
-    folder = expand(out, "--out")
     description = {
         "model": model,
         "source": source,
@@ -132,23 +127,40 @@ def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str
         "fingerprint": int(fingerprint(variables)),
         "jaxconv": __version__,
     }
+    with new_folder(out) as folder:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder / "variables", dict(variables))
+        write_json(folder / "weights.json", description)
+    return description
+
+
+def check_new(out: str) -> Path:
+    """The folder `out`, not yet there or empty; raises UserError where it holds something."""
+    folder = expand(out, "--out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
+    return folder
+
+
+@contextlib.contextmanager
+def new_folder(out: str) -> Iterator[Path]:
+    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole or not at all.
+
+    Raises:
+      UserError: `out` holds something, or cannot be written.
+    """
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
+        folder = check_new(out)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, and renamed when all is there: the folder is whole or not at all.
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
             whole = Path(temporary) / "whole"
             whole.mkdir()
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(whole / "variables", dict(variables))
-            write_json(whole / "weights.json", description)
+            yield whole
             whole.replace(folder)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
-        raise UserError(f"--out={out}: cannot be written ({_why(error)}); give a folder that can", exit_code=1) from error
-    return description
+        raise UserError(f"--out={out}: cannot be written ({in_words(error)}); give a folder that can", exit_code=1) from error
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,7 +196,7 @@ def _damage_said(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # damaged files can raise anything
-        raise UserError(f"{folder}: the weights cannot be read ({_why(error)})", exit_code=1) from error
+        raise UserError(f"{folder}: the weights cannot be read ({in_words(error)})", exit_code=1) from error
 
 
 def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState, list[str]]:

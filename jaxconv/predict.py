@@ -1,0 +1,170 @@
+"""Predictions for files, by a run's network or an exported one: decoded, resized and cropped as in evaluation, by the same code.
+
+    image    .jpg, .jpeg, .png
+    signal   .wav, .npy
+    text     .txt: a text each line
+
+A folder stands for all such files below it, sorted by path; `-` for standard input, which holds one file.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxconv.data.folder import KINDS, read_content
+from jaxconv.data.interface import DamagedError
+from jaxconv.data.loading import Reader
+from jaxconv.data.sources import open_given
+from jaxconv.data.wordnet import synsets
+from jaxconv.errors import UserError
+from jaxconv.interop.export import Predictor
+
+SUFFIXES = {"image": KINDS["image"], "signal": KINDS["sound"] + KINDS["volume"], "text": (".txt",)}
+
+# Elements that the network sees at once, at most.
+_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Something to predict the class of.
+
+    Attributes:
+      file: its name, as it was given or found.
+      content: what it holds; a path is read when its turn comes.
+      line: of a text, from 1; else 0.
+    """
+
+    file: str
+    content: Path | bytes
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}" if self.line else self.file
+
+
+class Given:
+    """Items as records: the label is the item's place."""
+
+    has_labels = True
+
+    def __init__(self, items: Sequence[Item]):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        content = self.items[i].content
+        content = read_content(content) if isinstance(content, Path) else content
+        if not content:
+            raise DamagedError("is empty")
+        return content, i
+
+    def labels_of_all(self) -> np.ndarray:
+        """The places [N] int32."""
+        return np.arange(len(self), dtype=np.int32)
+
+    def name(self, i: int) -> str:
+        """The file, and the line of a text."""
+        return str(self.items[i])
+
+    def checksum(self) -> int:
+        """None is kept."""
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an item, falling: their names as the run has them, and probabilities."""
+
+    item: Item
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def rows(self) -> str:
+        """A line for the item and one for each class, for reading; ImageNet's ids with their words."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        return "\n".join([str(self.item), *(f"  {100 * probability:6.2f} %  {readable(name)}" for name, probability in pairs)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: `file`, `line` of a text, and `top`, with `class` and `probability` each."""
+        pairs = zip(self.classes, self.probabilities, strict=True)
+        line = {"line": self.item.line} if self.item.line else {}
+        return {"file": self.item.file, **line, "top": [{"class": name, "probability": p} for name, p in pairs]}
+
+
+def readable(class_name: str) -> str:
+    """The name, with the words of an id of ImageNet: `n02109961 Eskimo dog, husky`."""
+    known = synsets() if re.fullmatch(r"n\d{8}", class_name) else {}
+    return f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name
+
+
+def find_items(names: Sequence[str], kind: str) -> list[Item]:
+    """What is to be predicted, in the order of `names`: files, folders, or `-` for standard input.
+
+    Raises:
+      UserError: a folder holds no file of this kind.
+      OSError: a folder below cannot be listed.
+    """
+    items: list[Item] = []
+    for name in names:
+        if name == "-":
+            items += _items_of(Item("-", sys.stdin.buffer.read()), kind)
+            continue
+        files = _files_below(name, SUFFIXES[kind]) if os.path.isdir(name) else [name]
+        if not files:
+            raise UserError(f"{name}: has no {', '.join(SUFFIXES[kind])} file, which the network's {kind}s come from", exit_code=1)
+        for file in files:
+            items += _items_of(Item(file, Path(file)), kind)
+    return items
+
+
+def _files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(place, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+    return sorted(found)
+
+
+def _items_of(item: Item, kind: str) -> list[Item]:
+    """The item itself, or of a text its lines; a file without one stays, to be complained of when it is read."""
+    if kind != "text":
+        return [item]
+    try:
+        content = read_content(item.content) if isinstance(item.content, Path) else item.content
+    except DamagedError:
+        return [item]
+    lines = [(number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1)]
+    return [Item(item.file, line, number) for number, line in lines if line.strip()] or [Item(item.file, b"")]
+
+
+def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iterator[Prediction]:
+    """Predict each item that can be read, in order; of each other one, a warning is logged.
+
+    Args:
+      network: see `interop.export`.
+      items: see `find_items`.
+      top: classes to give, fewer where there are fewer.
+
+    Raises:
+      UserError: the decoder is not installed.
+    """
+    source = open_given(Given(items), network.description["reading"], network.kind, network.input_shape)
+    # All batches have one size, filled up at the end, so that the network is compiled once.
+    for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
+        probabilities = network.predict(batch["image"])
+        for row in np.flatnonzero(batch["mask"]):
+            best = np.argsort(-probabilities[row], kind="stable")[:top]
+            names = tuple(network.class_names[k] for k in best)
+            yield Prediction(items[int(batch["label"][row])], names, tuple(float(probabilities[row][k]) for k in best))
