@@ -70,7 +70,8 @@ def on_four(tmp_path_factory):
 def test_two_processes_train_as_one(on_four, tmp_path, mode):
     codes, said = finish(start(tmp_path, *NORM, f"--config.parallel={mode}"))
     assert codes == [0, 0], said
-    assert "in 2 processes" in said[0] and said[1].strip() == ""
+    assert "in 2 processes" in said[0]
+    assert all(line.startswith("[Gloo]") or "is connected to" in line for line in said[1].splitlines()), said[1]
     np.testing.assert_allclose(losses(tmp_path), losses(on_four), rtol=1e-4)
     # The checkpoint of 2 x 2 devices restores on one, and on eight.
     one = command("evaluate", f"--workdir={tmp_path}")
@@ -102,7 +103,7 @@ def test_a_killed_process_stops_the_other_and_the_job_goes_on_exactly(tmp_path):
     codes, said = finish(running, timeout=60)
     assert time.monotonic() - begun < 60
     # By our own message, or, where JAX's service noticed first, by its.
-    assert codes[0] not in (0, 1) and ("another process of the run is gone" in said[0] or "distributed service" in said[0]), said
+    assert codes[0] not in (0, 1) and ("another process of the run is gone" in said[0] or "another task died" in said[0]), said
     codes, said = finish(start(tmp_path / "killed"))
     assert codes == [0, 0], said
     states = [restore_run(tmp_path / name)[0] for name in ("straight", "killed")]
@@ -122,8 +123,6 @@ def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count):
     flags = ("--config.steps=4000", "--config.checkpoint.every=4000", "--config.eval.every=4000")
-    straight = command("train", f"--workdir={tmp_path / 'straight'}", *TINY, *flags, "--config.steps=400", devices=2 * count)
-    assert straight.returncode == 0, straight.stderr
     running = start(tmp_path / "stopped", *flags, count=count)
     wait_for(tmp_path / "stopped" / "metrics.jsonl", running)
     time.sleep(1)

@@ -7,6 +7,7 @@ import pytest
 
 import jaxconv
 from jaxconv.data.interface import describe
+from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.layers import BatchNorm
@@ -14,8 +15,8 @@ from jaxconv.models import abstract_variables
 from jaxconv.program import kept_for_gradient
 from jaxconv.train import parallel as spread
 from jaxconv.train.build import build
-from jaxconv.train.loop import train
-from jaxconv.train.parallel import make_parallel
+from jaxconv.train.loop import Run, open_sources, train
+from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.step import rematerialised
 from tests.conftest import tiny_config
 from tests.train.test_parallel import run
@@ -146,3 +147,43 @@ def test_float16_scales_the_loss_and_passes_over_a_step_that_overflows():
     jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), (state.params, state.opt_state))
     assert int(after.step) == 1 and float(after.loss_scale.scale) == 2.0**119
     assert dict(zip(built.metric_names, metrics.tolist(), strict=True))["grad_norm"] == 0
+
+
+def test_a_trace_of_some_steps(tmp_path, one_device, caplog):
+    with caplog.at_level("INFO", logger="jaxconv"):
+        train(tiny_config(profile="3:4"), str(tmp_path), devices=one_device)
+    assert list(tmp_path.glob("profile/**/*.xplane.pb")) and "profile written to" in caplog.text
+    for wrong in ("4:3", "0:3", "3", "a:b"):
+        with pytest.raises(UserError, match="must be FIRST:LAST"):
+            train(tiny_config(profile=wrong), str(tmp_path / "no"), devices=one_device)
+
+
+def test_start_up_says_how_the_run_is_spread(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="jaxconv"):
+        train(tiny_config(parallel="fsdp", steps=3), str(tmp_path), devices=jax.devices()[:2])
+    line = next(line for line in caplog.messages if line.startswith("fsdp on 2 x cpu, 4 images each, about "))
+    assert "a device; first step after " in line and "steps 0 to 3" in line
+
+
+def test_the_estimate_of_memory_is_near_what_xla_takes(tmp_path, one_device):
+    """Between half and twice, for a network whose feature maps are most of it."""
+    config = tiny_config(batch_size=64, model__name="text:[(conv3-16 relu)*2 maxpool2]*2 fc", steps=3)
+    train_source, eval_source = open_sources(config)
+    parallel = make_parallel("jit", one_device)
+    built = build(config, describe(train_source), len(train_source), None)
+    loop = Run(config, tmp_path, parallel, built, *(make_loader(source, parallel, config.data) for source in (train_source, eval_source)))
+    batch = next(iter(loop.train_data.train_batches(loop.order, 0, 1)))
+    compiled = loop.calls[1].lower(loop.first_state(), loop.train_data.data, batch, loop.key()).compile().memory_analysis()
+    assert 0.5 < loop.memory / (compiled.temp_size_in_bytes + compiled.argument_size_in_bytes) < 2
+
+
+def test_too_little_memory_is_one_line_with_what_to_change(tmp_path, one_device, monkeypatch):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+    monkeypatch.setattr(Parallel, "compile_train", lambda *_: exhausted)
+    with pytest.raises(
+        UserError, match=r"out of memory: training takes about .* of a device .*batch_size.*accumulate=2.*remat=True"
+    ) as error:
+        train(tiny_config(), str(tmp_path), devices=one_device)
+    assert error.value.exit_code == 1
