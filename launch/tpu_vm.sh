@@ -128,7 +128,7 @@ push() {
 train() {
   local there
   there="cd jaxconv && $python_there $python) VENV=\$HOME/jaxconv_venv launch/local.sh --extras=$extras --restarts=$restarts"
-  there+=" --retries=$retries --distributed=auto --workdir=\$HOME/jaxconv_runs/$(printf %q "$(basename "$workdir")")"
+  there+=" --retries=$retries --distributed=on --workdir=\$HOME/jaxconv_runs/$(printf %q "$(basename "$workdir")")"
   on_all_hosts "$there $(show "${arguments[@]}")"
 }
 

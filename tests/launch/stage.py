@@ -58,7 +58,7 @@ if "delete" in words:
 if "describe" in words:
     print("ACTIVE" if "queued-resources" in words else state.read_text() if state.exists() else "")
     sys.exit(0 if state.exists() else 1)
-if "ssh" in words and any("--distributed=auto" in word for word in words):
+if "ssh" in words and any("--distributed=on" in word for word in words):
     time.sleep(float(take("naps", "0")))
     code = int(take("trainings", "0"))
     if code == 255:

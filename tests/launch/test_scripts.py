@@ -252,7 +252,7 @@ def test_tpu_run(stage):
     (there,) = [word.removeprefix("--command=") for word in install if word.startswith("--command=")]
     assert "local.sh --install_only --extras=tpu" in there and there.endswith("&& jaxconv prepare mnist")
     (there,) = [word.removeprefix("--command=") for word in train if word.startswith("--command=")]
-    assert "launch/local.sh --extras=tpu --restarts=100 --retries=2 --distributed=auto" in there
+    assert "launch/local.sh --extras=tpu --restarts=100 --retries=2 --distributed=on" in there
     assert there.endswith(r"--workdir=$HOME/jaxconv_runs/a\ b --config=experiments/xo.py:small")
     assert fetch[4:8] == ["--recurse", "tpu:jaxconv_runs/a b", f"{stage.folder / 'runs'}/", "--worker=0"]
 
