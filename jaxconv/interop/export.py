@@ -29,6 +29,8 @@ from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.evaluate import restore_run
 from jaxconv.interop.weights import check_new, new_folder
 from jaxconv.train.build import build_model, make_transforms
+from jaxconv.train.ensemble import form_of_run, members_of, over_members
+from jaxconv.train.losses import average_votes
 from jaxconv.train.workdir import expand, saved_config, saved_data, write_json
 from jaxconv.version import __version__
 
@@ -92,7 +94,7 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     """The network of a run.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; of an ensemble the averaged prediction is taken.
       checkpoint: `latest`, `best`, or a step.
 
     Raises:
@@ -109,8 +111,15 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     elif kind == "image" and config.data.eval_image_size:
         shape = (config.data.eval_image_size,) * 2 + shape[-1:]
 
+    def votes_of(variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, train=False)
+
     def apply(variables: Any, elements: jax.Array) -> dict[str, jax.Array]:
-        votes = model.apply(variables, preprocess({"image": elements})["image"], train=False)
+        images = preprocess({"image": elements})["image"]
+        if members_of(config) is None:
+            votes = votes_of(variables, images)
+        else:
+            votes = average_votes(over_members(votes_of, form_of_run(config, folder), (0, None))(variables, images))
         return {"probabilities": jax.nn.softmax(votes), "votes": votes}
 
     compiled = jax.jit(apply)

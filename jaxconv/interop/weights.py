@@ -29,9 +29,10 @@ from jaxconv.evaluate import restore_run
 from jaxconv.interop.torchvision import load_torchvision
 from jaxconv.models import usual_task
 from jaxconv.models.network import LAYOUT
+from jaxconv.train.ensemble import members_of
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.state import TrainState
-from jaxconv.train.workdir import expand, read_json, write_json
+from jaxconv.train.workdir import expand, read_json, saved_config, write_json
 from jaxconv.version import __version__
 
 log = logging.getLogger(__name__)
@@ -224,6 +225,8 @@ def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[st
     """The variables for `start_from`, and what was done; the state's shapes will do. Raises what `start_from` does."""
     folder = expand(place, "--config.model.init_from")
     if (folder / "config.json").is_file():
+        if members_of(saved_config(folder)):
+            raise UserError(f"--config.model.init_from={place}: holds an ensemble; start from the workdir of one network")
         trained, step = restore_run(folder)
         variables, what = trained.variables, f"step {step} of the run"
     else:

@@ -55,3 +55,13 @@ def correct(votes: jax.Array, target: jax.Array) -> jax.Array:
     """
     label = jnp.argmax(target, axis=-1) if target.ndim == votes.ndim else target
     return (jnp.argmax(votes, axis=-1) == label).astype(jnp.float32)
+
+
+def average_votes(votes: jax.Array) -> jax.Array:
+    """The votes [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the logarithms of their mean probabilities.
+
+    The softmax of them is that mean again. Members that have diverged, with a vote that is not finite, are left out.
+    """
+    left = jnp.all(jnp.isfinite(votes), axis=(1, 2))
+    logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(votes), -jnp.inf)
+    return jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))

@@ -15,7 +15,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.models.network import AUXILIARY
-from jaxconv.train.losses import correct, cross_entropy
+from jaxconv.train.losses import average_votes, correct, cross_entropy
 from jaxconv.train.state import TrainState, named_key, update_ema
 
 Batch = dict[str, jax.Array]
@@ -197,11 +197,7 @@ def make_eval_step(
         else:
             votes = over(votes_of)(state.variables, batch["image"])
             values = jax.vmap(measured)(votes)
-            # As votes: the logarithm of the mean probability, of which the softmax is that mean again; without members that have diverged.
-            left = jnp.all(jnp.isfinite(votes), axis=(1, 2))
-            logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(votes), -jnp.inf)
-            together = jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))
-            values |= {f"ensemble_{name}": value for name, value in measured(together).items()}
+            values |= {f"ensemble_{name}": value for name, value in measured(average_votes(votes)).items()}
         # where, not a product: a filler's loss may be infinite.
         sums = {name: jnp.sum(jnp.where(jnp.broadcast_to(batch["mask"], value.shape) > 0, value, 0), -1) for name, value in values.items()}
         sums["examples"] = jnp.sum(batch["mask"])

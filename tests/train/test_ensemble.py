@@ -9,8 +9,9 @@ import pytest
 from jaxconv.checks import FORMS
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir, restore_run
+from jaxconv.interop.export import load_run
 from jaxconv.train.ensemble import members_of
-from jaxconv.train.loop import train
+from jaxconv.train.loop import open_sources, train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
 
@@ -118,3 +119,15 @@ def test_what_cannot_be_an_ensemble_is_said(tmp_path, one_device, changes, words
 
 def test_one_network_has_no_members():
     assert members_of(tiny_config()) is None
+
+
+def test_an_ensemble_predicts_by_its_mean_and_is_no_start_for_one_network(tmp_path, one_device):
+    result = train(tiny_config(ensemble__size=2, ensemble__by="map"), str(tmp_path / "run"), devices=one_device)
+    predictor = load_run(str(tmp_path / "run"))
+    source = open_sources(tiny_config())[1]
+    probabilities = predictor.predict(source.images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    loss = -np.log(probabilities[np.arange(30), source.labels]).mean()
+    assert loss == pytest.approx(result["ensemble_loss"], rel=1e-4)
+    with pytest.raises(UserError, match="holds an ensemble"):
+        train(tiny_config(model__init_from=str(tmp_path / "run")), str(tmp_path / "next"), devices=one_device)
