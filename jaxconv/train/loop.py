@@ -22,7 +22,7 @@ from jaxconv.train.build import Built, build, build_model
 from jaxconv.train.checkpoint import Checkpoints, higher_is_better
 from jaxconv.train.ensemble import fastest_form, of_each
 from jaxconv.train.optim import describe_groups, update_plateau
-from jaxconv.train.parallel import Parallel, all_finite, any_member_finite, make_parallel
+from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import several_steps
@@ -201,21 +201,23 @@ class Run:
         differing = self.parallel.first_does(lambda: note_versions(self.folder, first, config))
         if first and differing:
             log.warning("this run began with other versions, so that it may not end with the same bits: %s", "; ".join(differing))
-        count = sum(leaf.size for leaf in jax.tree.leaves(params)) // (len(members.names) if members else 1)
         log.info(
-            "%s: %s parameters%s%s; %s: %s training images, %s for evaluation",
-            config.model.name, f"{count:,}", f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
+            "%s%s%s; %s: %s training images, %s for evaluation",
+            config.model.name, f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
             f", {len(members.names)} times ({', '.join(members.names)})" if members else "",
             config.data.source, f"{self.train_data.examples:,}", f"{self.eval_data.examples:,}",
         )  # fmt: skip
 
     def _announce_start(self, first: int, seconds: float) -> None:
-        parallel, devices = self.parallel, self.parallel.devices
+        parallel, members = self.parallel, self.built.members
+        devices, processes = parallel.devices, parallel.process[1]
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.built.abstract.params)) // (len(members.names) if members else 1)
         log.info(
-            "%s on %d x %s%s, %d images each, about %s of %s a device; first step after %.1f s of compiling; steps %d to %d; workdir %s",
-            parallel.mode, len(devices), devices[0].device_kind, f" in {parallel.process[1]} processes" if parallel.process[1] > 1 else "",
-            self.config.batch_size // len(devices), human_bytes(self.memory), human_bytes(parallel.memory()), seconds,
-            first, self.built.total_steps, self.folder,
+            "%s on %d x %s%s, mesh %s=%d, %d images each; %s parameters, about %s of %s a device; first step after %.1f s of compiling; "
+            "steps %d to %d; workdir %s",
+            parallel.mode, len(devices), devices[0].device_kind, f" in {processes} processes" if processes > 1 else "",
+            AXIS, len(devices), self.config.batch_size // len(devices), f"{parameters:,}",
+            human_bytes(self.memory), human_bytes(parallel.memory()), seconds, first, self.built.total_steps, self.folder,
         )  # fmt: skip
 
     @functools.cached_property

@@ -15,6 +15,7 @@ from jaxconv.train.loop import open_sources, train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow
 SETTINGS = {"augment__flip": True, "model__kwargs__batch_norm": True, "model__kwargs__dropout": 0.2, "ema__decay": 0.5}
 
 

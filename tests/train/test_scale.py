@@ -21,6 +21,7 @@ from jaxconv.train.step import rematerialised
 from tests.conftest import tiny_config
 from tests.train.test_parallel import run
 
+pytestmark = pytest.mark.slow
 WIDE = {"model__kwargs__neurons": (64,), "model__kwargs__batch_norm": False}
 
 
@@ -161,8 +162,8 @@ def test_a_trace_of_some_steps(tmp_path, one_device, caplog):
 def test_start_up_says_how_the_run_is_spread(tmp_path, caplog):
     with caplog.at_level("INFO", logger="jaxconv"):
         train(tiny_config(parallel="fsdp", steps=3), str(tmp_path), devices=jax.devices()[:2])
-    line = next(line for line in caplog.messages if line.startswith("fsdp on 2 x cpu, 4 images each, about "))
-    assert "a device; first step after " in line and "steps 0 to 3" in line
+    line = next(line for line in caplog.messages if line.startswith("fsdp on 2 x cpu, mesh data=2, 4 images each; "))
+    assert " parameters, about " in line and "a device; first step after " in line and "steps 0 to 3" in line
 
 
 def test_the_estimate_of_memory_is_near_what_xla_takes(tmp_path, one_device):
