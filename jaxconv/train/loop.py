@@ -384,5 +384,5 @@ def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(level)
-    # Orbax tells through absl's logger what it does, at the level of warnings.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of errors that it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
