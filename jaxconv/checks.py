@@ -45,7 +45,7 @@ AT_LEAST = {
     8: ("data.toy.size",),
     100: ("data.audio.rate",),
 }  # fmt: skip
-MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient")
+MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient", "optimizer.schedule.factor")
 LESS_THAN_1 = ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
 # Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off then.
@@ -143,7 +143,8 @@ def _check_keys(given: dict[str, Any]) -> None:
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
         check_type(f"config.{key}", given[key], default)
-        if isinstance(given[key], float) and not math.isfinite(given[key]):
+        values = given[key] if isinstance(given[key], tuple) else (given[key],)
+        if not all(math.isfinite(value) for value in values if isinstance(value, float)):
             raise UserError(f"config.{key} is {given[key]}; it must be finite")
 
 
