@@ -13,9 +13,9 @@ import numpy as np
 from jaxconv.config import check_type, default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
-from jaxconv.own import is_own, own
+from jaxconv.own import is_own, tried
 from jaxconv.program import kept_for_gradient
 from jaxconv.train.ensemble import Members, members_of, over_members
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
@@ -82,16 +82,32 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
+    except Exception as error:
+        if not is_own(config.model.name):
+            raise
+        raise UserError(f"config.model.name is {config.model.name!r}, which fails: {in_words(error)}") from error
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, steps)
     train_step = make_train_step(
-        model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
+        model,
+        optimizer,
+        schedule,
+        make_loss(config, num_classes),
+        augment,
+        axis_name,
+        config.ema.decay,
+        config.accumulate,
+        config.model.remat,
     )
     members = members_of(config)
     over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
-    metrics = {name.replace(":", ".").rpartition(".")[2]: own(name, "config.eval.metrics") for name in config.eval.metrics.split()}
+    votes, labels = _some_votes(num_classes)
+    metrics = {
+        name.replace(":", ".").rpartition(".")[2]: tried(name, "config.eval.metrics", labels.shape, votes, labels)
+        for name in config.eval.metrics.split()
+    }
     eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
 
     def init(key: jax.Array) -> TrainState:
@@ -158,6 +174,8 @@ def make_transforms(
                 raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
     if kind == "image":
         _check_against_images(config.augment, shape)
+        if config.augment.own:
+            _try_augmentation(config.augment.own, shape)
         return make_augment(config, len(description["class_names"]), axis_name, description["cropped"]), make_preprocess(config)
     defaults = flatten(default_config().augment)
     for key, value in flatten(config.augment).items():
@@ -170,6 +188,12 @@ def make_transforms(
         return normalise(batch, config.data.mean, config.data.std)
 
     return (lambda key, batch: preprocess(batch)), preprocess
+
+
+def _try_augmentation(name: str, shape: tuple[int, ...]) -> None:
+    numbers, images = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    batch = {"image": images, "label": numbers, "position": numbers}
+    tried(name, "config.augment.own", images.shape, jax.eval_shape(jax.random.key, 0), batch, of=lambda batch: batch["image"])
 
 
 def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
@@ -188,13 +212,26 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
                 raise UserError(f"config.augment.{name} is {value}, and needs {words} channels; the images have {channels}")
 
 
-def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare."""
-    if is_own(config.name):
-        return own(config.name, "config.loss.name")
-    if config.name == "binary":
-        return functools.partial(binary_cross_entropy, label_smoothing=config.label_smoothing, threshold=config.threshold)
-    return functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
+def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of votes and labels to try a person's own function on: as many examples that they are not taken for classes."""
+    count = num_classes + 1
+    return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)
+
+
+def make_loss(config: Any, num_classes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare.
+
+    Raises:
+      UserError: one's own cannot be used.
+    """
+    loss = config.loss
+    if is_own(loss.name):
+        votes, labels = _some_votes(num_classes)
+        mixed = config.augment.mixup or config.augment.cutmix
+        return tried(loss.name, "config.loss.name", labels.shape, votes, votes if mixed else labels)
+    if loss.name == "binary":
+        return functools.partial(binary_cross_entropy, label_smoothing=loss.label_smoothing, threshold=loss.threshold)
+    return functools.partial(cross_entropy, label_smoothing=loss.label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
@@ -212,3 +249,7 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
         raise
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(config.name):
+            raise
+        raise UserError(f"config.model.name is {config.name!r}, which fails: {in_words(error)}") from error

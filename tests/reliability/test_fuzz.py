@@ -17,9 +17,18 @@ from tests.conftest import tiny_config
 
 # What would take other files, other machines or too long here, or asks for what is tested elsewhere.
 LEFT_ALONE = ("data.source", "data.tfds", "data.audio", "data.text", "data.toy", "data.folder", "data.xo.size", "data.xo.train_examples")
-LEFT_ALONE += ("data.xo.test_examples", "steps", "epochs", "profile", "compilation_cache", "deterministic", "model.init_from", "ensemble.by")
+LEFT_ALONE += (
+    "data.xo.test_examples",
+    "steps",
+    "epochs",
+    "profile",
+    "compilation_cache",
+    "deterministic",
+    "model.init_from",
+    "ensemble.by",
+)
 SMALL_NETWORKS = ("chain", "text:conv3-4 relu maxpool2 fc", "text:conv3-4 bn relu globalpool fc", "text:conv3-4 relu dropout0.5 fc")
-BAD_NETWORKS = ("lenet5", "text:conv3-4 globalpool", "text:conv3-", "text:", "nothing", "")
+BAD_NETWORKS = ("lenet5", "optax.sgd", "text:conv3-4 globalpool", "text:conv3-", "text:", "nothing", "")
 TEXTS = ("", "learning_rate:0.01,0.1", "bias", "train", "(", "a.py:b", "learning_rate:0.1", "optax.sgd", "1:2")
 TUPLES = ((), (0.5,), (1,), (1, 2), (20, 24), (0.5, 1.0), (0.5, 0.5), (1.0, 0.5), (0.0, 2.0), (0.5, 0.5, 0.5), (-1.0, 1.0), (math.inf,))
 WHOLE = (-1, 0, 1, 2, 3, 8)
@@ -41,7 +50,7 @@ def values_for(key, example):
 
 def changed(changes):
     """A config of two steps with these changes."""
-    config = tiny_config(steps=2, optimizer__schedule__warmup_steps=1)
+    config = tiny_config(steps=2, optimizer__schedule__warmup_steps=1, ensemble__by="vmap")
     for key, value in changes.items():
         *parents, last = key.split(".")
         place = config
