@@ -78,36 +78,17 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     steps = total_steps(config, examples)
     augment, preprocess = make_transforms(config, description, axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    try:
-        variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
-    except Exception as error:
-        if not is_own(config.model.name):
-            raise
-        raise UserError(f"config.model.name is {config.model.name!r}, which fails: {in_words(error)}") from error
+    variables = _variables(model, config.model.name, images)
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, steps)
+    loss, metrics = make_loss(config, num_classes), _own_metrics(config.eval.metrics, num_classes)
     train_step = make_train_step(
-        model,
-        optimizer,
-        schedule,
-        make_loss(config, num_classes),
-        augment,
-        axis_name,
-        config.ema.decay,
-        config.accumulate,
-        config.model.remat,
+        model, optimizer, schedule, loss, augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
     )
     members = members_of(config)
     over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
-    votes, labels = _some_votes(num_classes)
-    metrics = {
-        name.replace(":", ".").rpartition(".")[2]: tried(name, "config.eval.metrics", labels.shape, votes, labels)
-        for name in config.eval.metrics.split()
-    }
     eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
 
     def init(key: jax.Array) -> TrainState:
@@ -143,6 +124,18 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
+
+
+def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
+    """Shapes of the network's variables; raises UserError where it cannot take such images."""
+    try:
+        return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{name} cannot take images of {'x'.join(map(str, images.shape[1:]))}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(name):
+            raise
+        raise UserError(f"config.model.name is {name!r}, which fails: {in_words(error)}") from error
 
 
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:
@@ -216,6 +209,13 @@ def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
     """Shapes of votes and labels to try a person's own function on: as many examples that they are not taken for classes."""
     count = num_classes + 1
     return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)
+
+
+def _own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """The metrics of `config.eval.metrics` by their short names."""
+    votes, labels = _some_votes(num_classes)
+    each = {name.replace(":", ".").rpartition(".")[2]: name for name in names.split()}
+    return {short: tried(name, "config.eval.metrics", labels.shape, votes, labels) for short, name in each.items()}
 
 
 def make_loss(config: Any, num_classes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
