@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ class Checkpoints:
         # A copy: it is written in the background, while the loop adds to its lists.
         host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        _forgive_unfinished()  # for good, since it is written in the background
+        # For good, since it is written in the background.
+        _forgive_unfinished()
+        logging.getLogger("asyncio").addFilter(_not_of_orbax)
         with self._failures_said():
             self._manager.save(step, args=args, metrics=metrics or {}, force=True)
 
@@ -217,6 +220,12 @@ def _quiet_reading() -> Iterator[None]:
         sys.unraisablehook, sys.excepthook = hooks
     finally:
         asyncio_log.setLevel(level)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a complaint is of anything but a write of Orbax' that failed, which `save`, `wait` and `close` raise."""
+    trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+    return "orbax" not in record.getMessage() + trace
 
 
 def _forgive_unfinished() -> None:
