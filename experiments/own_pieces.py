@@ -1,6 +1,9 @@
 """The lecture's X's and O's with a network, a loss, a metric and an augmentation of one's own, all in this file.
 
     jaxconv train --config=experiments/own_pieces.py --workdir=/tmp/own
+    jaxconv train --config=experiments/own_pieces.py:small --workdir=/tmp/own_small
+
+Result: it shows how, and is not tuned.
 
 The names in the config are FILE.py:NAME, or package.module.NAME of what can be imported; jaxconv/own.py says what each is called with.
 """

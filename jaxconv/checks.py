@@ -45,8 +45,10 @@ AT_LEAST = {
     8: ("data.toy.size",),
     100: ("data.audio.rate",),
 }  # fmt: skip
-MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient")
+MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient", "optimizer.schedule.factor")
 LESS_THAN_1 = ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay")
+# Whole numbers that need not fit into an int32.
+MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
 # Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off then.
 PAIRS = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
@@ -78,9 +80,12 @@ def check_config(config: ConfigDict) -> None:
     _check_all(given, MORE_THAN_0, lambda value: value > 0, "more than 0")
     _check_all(given, LESS_THAN_1, lambda value: value < 1, "less than 1")
     _check_all(given, AT_MOST_1, lambda value: value <= 1, "at most 1")
-    _check_all(given, ("steps",), lambda value: value < 2**31, f"less than {2**31}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {2**32 - 1}")
+    whole = tuple(key for key, value in given.items() if type(value) is int and key not in MAY_BE_LARGE)
+    _check_all(given, whole, lambda value: value < 2**31, f"less than {2**31}")
+    # The members' seeds are this one and the next.
+    largest = 2**32 - config.ensemble.size
+    if not 0 <= config.seed <= largest:
+        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {largest}")
     if (config.epochs > 0) == (config.steps > 0):
         raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
     if config.loss.threshold and config.loss.name != "binary":
@@ -143,7 +148,8 @@ def _check_keys(given: dict[str, Any]) -> None:
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
         check_type(f"config.{key}", given[key], default)
-        if isinstance(given[key], float) and not math.isfinite(given[key]):
+        values = given[key] if isinstance(given[key], tuple) else (given[key],)
+        if not all(math.isfinite(value) for value in values if isinstance(value, float)):
             raise UserError(f"config.{key} is {given[key]}; it must be finite")
 
 
@@ -160,7 +166,7 @@ def _check_data(data: ConfigDict) -> None:
 
 def _check_optimizer(config: ConfigDict) -> None:
     boundaries = config.schedule.boundaries
-    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and b > 0 for b in boundaries):
+    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and 0 < b < 2**31 for b in boundaries):
         raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
     if config.schedule.name == "step" and not boundaries:
         raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")

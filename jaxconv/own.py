@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError, nearest
+import jax
+
+from jaxconv.errors import UserError, in_words, nearest
 
 
 def is_own(name: str) -> bool:
@@ -49,6 +51,31 @@ def own(name: str, key: str) -> Callable[..., Any]:
     if not callable(found[attribute]):
         raise UserError(f"{key} is {name!r}, which is {found[attribute]!r}; it must be a function or a class")
     return found[attribute]
+
+
+def tried(
+    name: str, key: str, shape: tuple[int, ...], *arguments: Any, of: Callable[[Any], Any] = lambda found: found
+) -> Callable[..., Any]:
+    """What the name stands for, tried on arguments of which the shapes alone are given.
+
+    Args:
+      name, key: as in `own`.
+      shape: of the array that it must return.
+      *arguments: `jax.ShapeDtypeStruct` and what is made of them.
+      of: picks that array from what it returns.
+
+    Raises:
+      UserError: as `own`, or it fails, or returns anything else.
+    """
+    function = own(name, key)
+    try:
+        found = jax.eval_shape(lambda *values: of(function(*values)), *arguments)
+    except Exception as error:  # a person's own function may raise anything
+        raise UserError(f"{key} is {name!r}, which fails: {in_words(error)}") from error
+    if getattr(found, "shape", None) != shape:
+        shown = getattr(found, "shape", type(found).__name__)
+        raise UserError(f"{key} is {name!r}; of {shape[0]} examples it must return an array of shape {shape}, and it returns {shown}")
+    return function
 
 
 @functools.lru_cache

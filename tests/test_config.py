@@ -68,6 +68,10 @@ def valid(**changes):
     [
         ({"seed": "-1"}, "config.seed is -1; it must lie between 0 and 4294967295"),
         ({"steps": "3000000000000"}, "config.steps is 3000000000000; it must be less than"),
+        ({"seed": "4294967295", "ensemble__size": "2"}, "it must lie between 0 and 4294967294"),
+        ({"optimizer__schedule__warmup_steps": "3000000000000"}, "warmup_steps is 3000000000000; it must be less than"),
+        ({"optimizer__schedule__boundaries": "5,3000000000000"}, "steps in rising order"),
+        ({"optimizer__schedule__factor": "-0.1"}, "config.optimizer.schedule.factor is -0.1; it must be more than 0"),
         ({"epochs": "1e999"}, "config.epochs is inf; it must be finite"),
         ({"steps": "0"}, "exactly one of them must be more than 0"),
         ({"epochs": "2"}, "exactly one of them"),
@@ -80,6 +84,7 @@ def valid(**changes):
         ({"optimizer__momentum": "1"}, "config.optimizer.momentum is 1.0; it must be less than 1"),
         ({"optimizer__learning_rate": "nan"}, "must be a number"),
         ({"data__mean": "()"}, "config.data.mean is empty"),
+        ({"data__mean": "0.5,1e999"}, r"config.data.mean is \(0.5, inf\); it must be finite"),
         ({"data__std": "0"}, "every deviation must be more than 0"),
         ({"loss__label_smoothing": "-0.1"}, "must be at least 0"),
         ({"augment__random_resized_crop__scale": "0.5,0.1"}, r"scale is \(0.5, 0.1\); it must be two numbers in rising order"),

@@ -21,6 +21,14 @@ def always(votes, label):
     return jnp.full(label.shape, 0.25)
 def black(key, batch):
     return batch | {"image": jnp.zeros_like(batch["image"])}
+def mean_of_all(votes, target):
+    return jnp.mean(votes)
+def wants_shares(votes, target):
+    return (votes * target).sum(-1)
+def cut(key, batch):
+    return batch | {"image": batch["image"][:, 1:]}
+def no_network(num_classes, dtype):
+    return 3
 number = 3
 """
 
@@ -75,6 +83,12 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ({"augment__own": "black"}, "must be FILE.py:NAME or package.module.NAME"),
         ({"eval__metrics": "{}:always top5"}, "config.eval.metrics is 'top5'"),
         ({"model__name": "{}:Net"}, "has no 'Net'"),
+        ({"loss__name": "{}:mean_of_all"}, r"must return an array of shape \(3,\), and it returns \(\)"),
+        ({"loss__name": "{}:wants_shares"}, "config.loss.name is .* which fails"),
+        ({"eval__metrics": "optax.sgd"}, "config.eval.metrics is 'optax.sgd', which fails"),
+        ({"augment__own": "{}:cut"}, r"must return an array of shape \(2, 16, 16, 1\), and it returns \(2, 15, 16, 1\)"),
+        ({"model__name": "{}:no_network"}, "which fails: AttributeError: 'int' object has no attribute 'init'"),
+        ({"model__name": "optax.sgd"}, "config.model.name is 'optax.sgd', which fails"),
     ],
 )
 def test_what_cannot_be_found_is_said(pieces, tmp_path, one_device, changes, words):

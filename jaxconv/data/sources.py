@@ -121,8 +121,9 @@ def _middles(records: Records, config: Any, channels: int) -> Stored:
 
 
 def _draw_xo(config: Any, split: str) -> Arrays:
-    if size := eval_size(config):
-        raise UserError(f"config.data.image_size is {size}; the size of X's and O's is config.data.xo.size")
+    for key in ("image_size", "eval_image_size"):
+        if config[key]:
+            raise UserError(f"config.data.{key} is {config[key]}; the size of X's and O's is config.data.xo.size")
     return xo.draw_split(split, **config.xo)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxconv.config import check_type, default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
-from jaxconv.own import is_own, own
+from jaxconv.own import is_own, tried
 from jaxconv.program import kept_for_gradient
 from jaxconv.train.ensemble import Members, members_of, over_members
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
@@ -78,20 +78,17 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     steps = total_steps(config, examples)
     augment, preprocess = make_transforms(config, description, axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    try:
-        variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"{config.model.name} cannot take images of {'x'.join(map(str, shape))}: {error}") from error
+    variables = _variables(model, config.model.name, images)
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, steps)
+    loss, metrics = make_loss(config, num_classes), _own_metrics(config.eval.metrics, num_classes)
     train_step = make_train_step(
-        model, optimizer, schedule, make_loss(config.loss), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
+        model, optimizer, schedule, loss, augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
     )
     members = members_of(config)
     over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
-    metrics = {name.replace(":", ".").rpartition(".")[2]: own(name, "config.eval.metrics") for name in config.eval.metrics.split()}
     eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
 
     def init(key: jax.Array) -> TrainState:
@@ -129,6 +126,18 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     )
 
 
+def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
+    """Shapes of the network's variables; raises UserError where it cannot take such images."""
+    try:
+        return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{name} cannot take images of {'x'.join(map(str, images.shape[1:]))}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(name):
+            raise
+        raise UserError(f"config.model.name is {name!r}, which fails: {in_words(error)}") from error
+
+
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:
     """Raise UserError unless the network takes images of `size` pixels each way too."""
     images = jax.ShapeDtypeStruct((1, size, size, shape[-1]), jnp.float32)
@@ -158,6 +167,8 @@ def make_transforms(
                 raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
     if kind == "image":
         _check_against_images(config.augment, shape)
+        if config.augment.own:
+            _try_augmentation(config.augment.own, shape)
         return make_augment(config, len(description["class_names"]), axis_name, description["cropped"]), make_preprocess(config)
     defaults = flatten(default_config().augment)
     for key, value in flatten(config.augment).items():
@@ -170,6 +181,12 @@ def make_transforms(
         return normalise(batch, config.data.mean, config.data.std)
 
     return (lambda key, batch: preprocess(batch)), preprocess
+
+
+def _try_augmentation(name: str, shape: tuple[int, ...]) -> None:
+    numbers, images = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    batch = {"image": images, "label": numbers, "position": numbers}
+    tried(name, "config.augment.own", images.shape, jax.eval_shape(jax.random.key, 0), batch, of=lambda batch: batch["image"])
 
 
 def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
@@ -188,13 +205,33 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
                 raise UserError(f"config.augment.{name} is {value}, and needs {words} channels; the images have {channels}")
 
 
-def make_loss(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare."""
-    if is_own(config.name):
-        return own(config.name, "config.loss.name")
-    if config.name == "binary":
-        return functools.partial(binary_cross_entropy, label_smoothing=config.label_smoothing, threshold=config.threshold)
-    return functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
+def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of votes and labels to try a person's own function on: as many examples that they are not taken for classes."""
+    count = num_classes + 1
+    return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)
+
+
+def _own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """The metrics of `config.eval.metrics` by their short names."""
+    votes, labels = _some_votes(num_classes)
+    each = {name.replace(":", ".").rpartition(".")[2]: name for name in names.split()}
+    return {short: tried(name, "config.eval.metrics", labels.shape, votes, labels) for short, name in each.items()}
+
+
+def make_loss(config: Any, num_classes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare.
+
+    Raises:
+      UserError: one's own cannot be used.
+    """
+    loss = config.loss
+    if is_own(loss.name):
+        votes, labels = _some_votes(num_classes)
+        mixed = config.augment.mixup or config.augment.cutmix
+        return tried(loss.name, "config.loss.name", labels.shape, votes, votes if mixed else labels)
+    if loss.name == "binary":
+        return functools.partial(binary_cross_entropy, label_smoothing=loss.label_smoothing, threshold=loss.threshold)
+    return functools.partial(cross_entropy, label_smoothing=loss.label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
@@ -212,3 +249,7 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
         raise
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(config.name):
+            raise
+        raise UserError(f"config.model.name is {config.name!r}, which fails: {in_words(error)}") from error

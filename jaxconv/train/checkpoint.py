@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            # At once, so that a folder that cannot be made is heard of by `save`; in the background, threads would wait for it for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             # Without it Orbax reads the metrics of every step, and gives up at one that is damaged.
             lightweight_initialize=read_only,
         )
@@ -119,6 +122,9 @@ class Checkpoints:
         # A copy: it is written in the background, while the loop adds to its lists.
         host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        # For good, since it is written in the background.
+        _forgive_unfinished()
+        logging.getLogger("asyncio").addFilter(_not_of_orbax)
         with self._failures_said():
             self._manager.save(step, args=args, metrics=metrics or {}, force=True)
 
@@ -203,12 +209,12 @@ def _quiet_reading() -> Iterator[None]:
     """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
 
     They complain through asyncio's log; when they are collected; and from tensorstore's threads, which may come back to them before the
-    failed read has returned or long after. So the hooks are there before the read, and stay where it failed.
+    failed read has returned or long after. So the hooks are there before the read, and stay where it failed. Writes leave the same behind.
     """
     asyncio_log = logging.getLogger("asyncio")
     level, hooks = asyncio_log.level, (sys.unraisablehook, sys.excepthook)
     asyncio_log.setLevel(logging.CRITICAL + 1)
-    _forgive_unfinished_reads()
+    _forgive_unfinished()
     try:
         yield
         sys.unraisablehook, sys.excepthook = hooks
@@ -216,9 +222,15 @@ def _quiet_reading() -> Iterator[None]:
         asyncio_log.setLevel(level)
 
 
-def _forgive_unfinished_reads() -> None:
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a complaint is of anything but a write of Orbax' that failed, which `save`, `wait` and `close` raise."""
+    trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+    return "orbax" not in record.getMessage() + trace
+
+
+def _forgive_unfinished() -> None:
     unraisable_hook, except_hook = sys.unraisablehook, sys.excepthook
-    if getattr(except_hook, "forgives_unfinished_reads", False):
+    if getattr(except_hook, "forgives_unfinished", False):
         return
 
     def forgiving_unraisable(unraisable: Any) -> None:
@@ -231,5 +243,5 @@ def _forgive_unfinished_reads() -> None:
         if str(error) != "Event loop is closed":
             except_hook(kind, error, trace)
 
-    forgiving.forgives_unfinished_reads = True
+    forgiving.forgives_unfinished = True
     sys.unraisablehook, sys.excepthook = forgiving_unraisable, forgiving

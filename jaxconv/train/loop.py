@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxconv.checks import check_config
-from jaxconv.data.interface import Source, describe
+from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import Order, Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import PREEMPTED, UserError, human_bytes
@@ -65,6 +65,11 @@ def train(
         if opened:
             stack.enter_context(opened[1])
         train_source, eval_source = sources or open_sources(config)
+        if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
+            raise UserError(
+                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' memory, and {config.data.source} is "
+                "streamed: give 1, or a larger --config.data.resident_limit"
+            )
         description = describe(train_source)
         build_form = functools.partial(build, config, description, len(train_source), parallel.axis_name)
         built = build_form()
@@ -124,11 +129,6 @@ class Run:
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
         members = built.members
         self.order = Order(members.order_seeds() if members else (config.seed,), config.batch_size, config.augment.repeats)
-        if config.steps_per_call > 1 and isinstance(train_data, Streamed):
-            raise UserError(
-                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' memory, and {config.data.source} is "
-                "streamed: give 1, or a larger --config.data.resident_limit"
-            )
         self.calls = {
             count: parallel.compile_train(
                 built.train_step if count == 1 else several_steps(built.train_step, count), built.abstract, self.order.axis + (count > 1)
@@ -386,5 +386,5 @@ def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(level)
-    # Orbax tells through absl's logger what it does, at the level of warnings.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of errors that it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -78,6 +78,7 @@ def test_several_steps_a_call_want_resident_data(tmp_path, one_device):
     config.data.source = "tones"
     with pytest.raises(UserError, match="steps_per_call is 4; it is for data in the devices' memory"):
         train(config, str(tmp_path), devices=one_device)
+    assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("mode, devices", [("jit", 4), ("pmap", 4), ("pmap", 2)])
