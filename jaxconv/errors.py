@@ -30,8 +30,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def short(value: object, most: int = 80) -> str:
-    """The value as text, cut to `most` characters."""
-    text = str(value)
+    """The value as text on one line, cut to `most` characters."""
+    text = " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -46,4 +46,4 @@ def human_bytes(size: float) -> str:
 
 def in_words(error: Exception) -> str:
     """The error's kind and message as one short line."""
-    return short(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+    return short(f"{type(error).__name__}: {error}", 200)

@@ -44,7 +44,7 @@ def own(name: str, key: str) -> Callable[..., Any]:
         try:
             found = vars(importlib.import_module(place))
         except Exception as error:  # a person's own module may raise anything
-            raise UserError(f"{key} is {name!r}: {place} cannot be imported: {type(error).__name__}: {error}") from error
+            raise UserError(f"{key} is {name!r}: {place} cannot be imported: {in_words(error)}") from error
     if attribute not in found:
         names = [known for known in found if not known.startswith("_")]
         raise UserError(f"{key} is {name!r}: {place} has no {attribute!r}{nearest(attribute, names)}")
@@ -84,7 +84,7 @@ def _run(path: str, key: str) -> dict[str, Any]:
     try:
         return runpy.run_path(path)
     except Exception as error:  # a person's own file may raise anything
-        raise UserError(f"{key}: {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{key}: {path}: {in_words(error)}") from error
 
 
 def names_in(config: Any) -> dict[str, str]:

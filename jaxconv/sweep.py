@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from jaxconv.config import differing_keys, flatten
-from jaxconv.errors import UserError, nearest
+from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.grid import Trial, make_trials
 from jaxconv.results import FAILED, markdown, share, standing, write_table
 from jaxconv.train.workdir import expand, locked, saved_config, write_lines
@@ -28,8 +28,6 @@ from jaxconv.train.workdir import expand, locked, saved_config, write_lines
 log = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "slurm", "print")
-# What `jaxconv train` exits with when it was told to stop and has saved: EX_TEMPFAIL of sysexits.h.
-PREEMPTED = 75
 # How often one command starts a run again that others have stopped.
 MOST_RESTARTS = 100
 

@@ -76,7 +76,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{file}: cannot be read as weights of PyTorch ({short(' '.join(f'{type(error).__name__}: {error}'.split()), 120)})",
+            f"{file}: cannot be read as weights of PyTorch ({in_words(error)})",
             exit_code=1,
         ) from error
     return {name: value.float().numpy() for name, value in _state_dict_in(file, loaded, torch.Tensor).items()}

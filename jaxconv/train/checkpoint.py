@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, in_words, short
 from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
 
@@ -149,7 +149,7 @@ class Checkpoints:
                 with _quiet_reading():
                     found = self._read(candidate, abstract)
             except Exception as error:  # a damaged file can raise anything
-                why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                why = in_words(error)
             if self._parallel.total(bool(why)):
                 damaged[candidate] = why or "another process cannot read it"
                 continue
@@ -178,8 +178,9 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             if self._parallel.process[1] > 1 and isinstance(error, jax.errors.JaxRuntimeError):
                 raise  # another process is gone
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.folder}: a checkpoint could not be written ({why}); those before it are whole", exit_code=1) from error
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); those before it are whole", exit_code=1
+            ) from error
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())

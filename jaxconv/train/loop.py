@@ -15,7 +15,7 @@ from jaxconv.checks import check_config
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import Order, Resident, Streamed, make_loader
 from jaxconv.data.sources import open_source
-from jaxconv.errors import PREEMPTED, UserError, human_bytes
+from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
 from jaxconv.evaluate import evaluate
 from jaxconv.interop.weights import fitted_weights, start_from
 from jaxconv.train.build import Built, build, build_model
@@ -60,7 +60,7 @@ def train(
     build_model(config.model, num_classes=2)
     folder = expand(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.losses_said())
+        stack.enter_context(parallel.lost_process_said())
         opened = parallel.first_does(lambda: open_workdir(workdir, config, restart))
         if opened:
             stack.enter_context(opened[1])
@@ -238,7 +238,7 @@ class Run:
                 raise
             raise UserError(
                 f"out of memory: training takes about {human_bytes(self.memory)} of the {human_bytes(self.parallel.memory())} of a device "
-                f"({' '.join(str(error).split())[:200]}); try a smaller --config.batch_size, --config.accumulate="
+                f"({short(error, 200)}); try a smaller --config.batch_size, --config.accumulate="
                 f"{2 * self.config.accumulate}, or --config.model.remat=True",
                 exit_code=1,
             ) from error

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxconv.errors import PREEMPTED, LostProcessError, UserError
+from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
 # Values that a parameter must have at least for `fsdp` to lay it out in parts: below, the talk costs more than the memory is worth.
@@ -179,16 +179,16 @@ class Parallel:
         return count if self.process[1] == 1 else int(np.sum(multihost_utils.process_allgather(np.int32(count))))
 
     @contextlib.contextmanager
-    def losses_said(self) -> Iterator[None]:
+    def lost_process_said(self) -> Iterator[None]:
         """What JAX raises where another process of the run is gone, as an error for the person."""
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
             if self.process[1] == 1:
                 raise
-            why = " ".join(str(error).split())[:200]
             raise LostProcessError(
-                f"another process of the run is gone ({why}); start all of them again: they go on from the last checkpoint", PREEMPTED
+                f"another process of the run is gone ({short(error, 200)}); start all of them again: they go on from the last checkpoint",
+                PREEMPTED,
             ) from error
 
     def of_first(self, number: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, short
 
 # A process that has been silent for so many seconds is gone, and the others stop.
 _SILENT, _FAREWELL = 30, 20
@@ -43,7 +43,7 @@ def join(how: str) -> None:
             **arguments, initialization_timeout=120, heartbeat_timeout_seconds=_SILENT, shutdown_timeout_seconds=_FAREWELL
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"--distributed={how}: {' '.join(str(error).split())[:300]}", exit_code=1) from error
+        raise UserError(f"--distributed={how}: {short(error, 300)}", exit_code=1) from error
 
 
 def _several() -> bool:
