@@ -11,7 +11,7 @@ from jaxconv.config import load_config, thinner
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.train.build import build
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import ROOT
 

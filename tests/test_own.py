@@ -10,7 +10,7 @@ from jaxconv.config import load_config
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
 from jaxconv.own import is_own, own
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import ROOT, command, tiny_config
 
 PIECES = """

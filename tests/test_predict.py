@@ -15,7 +15,7 @@ from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
 from jaxconv.interop.export import export_workdir, load_exported, load_run
 from jaxconv.predict import Given, Item, find_items, predictions, readable
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 
 CLASSES = ("cat", "dog", "hen", "owl", "pig", "rat")

@@ -246,3 +246,14 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
+    """Let the package's messages from a level on go to a stream, one line each, as the command line does."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("jaxconv")
+    package.handlers, package.propagate = [handler], False
+    package.setLevel(level)
+    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of errors that it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

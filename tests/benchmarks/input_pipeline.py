@@ -176,7 +176,7 @@ def jaxconv_resident_batches(root):
     source = from_arrays(small_images(), np.zeros(SMALL, np.int32), ("a", "b"))
     loader, augment, key = (
         make_loader(source, make_parallel("jit", jax.devices()[:1]), config.data),
-        make_augment(config),
+        make_augment(config, num_classes=2),
         jax.random.key(0),
     )
     step = jax.jit(lambda data, batch: augment(key, take(data, batch))["image"])

@@ -14,7 +14,7 @@ from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import tiny_config, write_images
 
 

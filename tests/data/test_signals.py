@@ -16,7 +16,7 @@ from jaxconv.data.signals import encode_text, fit_length, log_mel, mel_filters, 
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.train.build import make_transforms
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import ROOT, tiny_config
 
 

@@ -14,8 +14,8 @@ from jaxconv.data.loading import Order, Reader, Resident, Streamed, take, train_
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
-from jaxconv.train.loop import train
 from jaxconv.train.parallel import make_parallel
+from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config, write_images
 

@@ -21,7 +21,7 @@ from jaxconv.interop import export
 from jaxconv.interop.export import export_workdir, load_exported, load_run, lower
 from jaxconv.layers import BatchNorm, Conv, Dense
 from jaxconv.models.network import global_mean
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
 # Of probabilities: two programs may add in another order.

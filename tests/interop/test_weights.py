@@ -13,7 +13,7 @@ import jaxconv
 from jaxconv.errors import UserError
 from jaxconv.interop import weights
 from jaxconv.interop.weights import adapt_channels, convert, fit, load_weights, read_state_dict, save_weights
-from jaxconv.train.loop import train
+from jaxconv.train.start import train
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
 

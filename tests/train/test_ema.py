@@ -7,9 +7,9 @@ import pytest
 
 from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.models import create_model
-from jaxconv.train.loop import train
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.parallel import fingerprint
+from jaxconv.train.start import train
 from jaxconv.train.state import create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from tests.conftest import tiny_config

@@ -11,7 +11,7 @@ from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.interop.export import load_run
 from jaxconv.train.ensemble import members_of
-from jaxconv.train.loop import open_sources, train
+from jaxconv.train.start import open_sources, train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
 

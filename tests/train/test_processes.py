@@ -135,7 +135,7 @@ def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count):
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
     """SIGTERM at step 6 of 10, of a process of our own."""
-    from jaxconv.train.loop import train
+    from jaxconv.train.start import train
     from tests.conftest import tiny_config
 
     straight = train(tiny_config(), str(tmp_path / "a"), devices=one_device)

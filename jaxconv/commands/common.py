@@ -1,0 +1,52 @@
+"""What the commands share: numbers as arguments, and what must be settled before JAX looks for devices."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxconv.errors import UserError
+
+
+def natural(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    return natural(text, 1)
+
+
+def no_overrides(command: str, overrides: list[str]) -> None:
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: {command} takes no config")
+
+
+def set_up_jax(config: Any) -> None:
+    """What must be settled before JAX looks for devices: messages, determinism, and the cache of compiled programs."""
+    if config.deterministic:
+        flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    import jax
+
+    from jaxconv.train.watch import announce_to
+
+    announce_to()
+    if config.compilation_cache == "off" or jax.config.jax_compilation_cache_dir:
+        return
+    folder = config.compilation_cache
+    if folder == "auto":
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled")
+    try:
+        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if config.compilation_cache != "auto":
+            raise UserError(f"config.compilation_cache is {folder}: cannot be written ({error.strerror})", exit_code=1) from error
+        print(f"jaxconv: compiled programs are not kept: {folder} cannot be written ({error.strerror})", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    # Small programs too: a run compiles dozens of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,0 +1,62 @@
+"""Commands that use what was trained: export, predict."""
+
+import argparse
+import json
+from typing import Any
+
+from jaxconv.commands.common import no_overrides, positive, set_up_jax
+from jaxconv.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Add export and predict."""
+    export = commands.add_parser("export", help="write a trained network as one program, with weights and preprocessing inside")
+    export.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    export.add_argument("--out", required=True, metavar="DIR", help="a new folder, for predict --exported=DIR and for other programs")
+    export.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
+    export.add_argument("--platforms", default="cpu,cuda,tpu", metavar="NAMES", help="cpu, cuda, tpu, rocm; the first three by default")
+    export.set_defaults(run=_export)
+
+    predict = commands.add_parser("predict", help="the most probable classes of files, by a trained network")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder for all files below it, or - for standard input")
+    network = predict.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", metavar="DIR", help="folder of the run, or")
+    network.add_argument("--exported", metavar="DIR", help="folder of jaxconv export")
+    predict.add_argument("--checkpoint", default="latest", metavar="WHICH", help="of the run: latest (the default), best, or a step")
+    predict.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show of each file (5)")
+    predict.add_argument("--json", action="store_true", help="print one JSON object a line for each file")
+    predict.set_defaults(run=_predict)
+
+
+def _export(args: argparse.Namespace, overrides: list[str]) -> int:
+    no_overrides("export", overrides)
+    from jaxconv.train.workdir import expand, saved_config
+
+    set_up_jax(saved_config(expand(args.workdir)))
+    from jaxconv.interop.export import export_workdir
+
+    written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
+    shown = {key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")}
+    print(json.dumps({"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}))
+    return 0
+
+
+def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
+    no_overrides("predict", overrides)
+    exported = args.exported is not None
+    if exported and args.checkpoint != "latest":
+        raise UserError(f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes with --workdir")
+    from jaxconv.config import default_config
+    from jaxconv.train.workdir import expand, saved_config
+
+    set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
+    from jaxconv.interop.export import load_exported, load_run
+    from jaxconv.predict import find_items, predictions
+
+    network = load_exported(args.exported) if exported else load_run(args.workdir, args.checkpoint)
+    items = find_items(args.files, network.kind)
+    predicted = 0
+    for prediction in predictions(network, items, args.top):
+        print(json.dumps(prediction.as_dict()) if args.json else prediction.rows())
+        predicted += 1
+    return 0 if predicted == len(items) else 1

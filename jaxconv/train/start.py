@@ -1,0 +1,102 @@
+"""How a run begins or goes on: workdir, data, what the config asks for; then the loop."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxconv.checks import check_config
+from jaxconv.data.interface import Arrays, Source, describe
+from jaxconv.data.loading import make_loader
+from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
+from jaxconv.interop.weights import fitted_weights
+from jaxconv.train.build import Built, build, build_model
+from jaxconv.train.ensemble import fastest_form
+from jaxconv.train.loop import Loader, Run
+from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.workdir import begin_or_compare, expand, open_workdir
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Any, workdir: str, restart: bool = False, devices: list | None = None, sources: tuple[Source, Source] | None = None
+) -> dict[str, Any]:
+    """Train as the config says, or go on where a run in the workdir was left.
+
+    Args:
+      config: the whole config.
+      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several processes share it.
+      restart: move a run that is there aside, and begin anew.
+      devices: those to use; all by default.
+      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default those that the config names.
+
+    Returns:
+      `split`, and what `evaluate` returns of the final weights.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot be used, the loss became infinite or NaN, another process is gone, or SIGTERM
+        asked for the machine (`exit_code` 75).
+    """
+    check_config(config)
+    parallel = make_parallel(config.parallel, devices)
+    parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
+    parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
+    build_model(config.model, num_classes=2)
+    folder = expand(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parallel.lost_process_said())
+        opened = parallel.first_does(lambda: open_workdir(workdir, config, restart))
+        if opened:
+            stack.enter_context(opened[1])
+        train_source, eval_source = sources or open_sources(config)
+        if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
+            raise UserError(
+                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' memory, and {config.data.source} is "
+                "streamed: give 1, or a larger --config.data.resident_limit"
+            )
+        description = describe(train_source)
+        build_form = functools.partial(build, config, description, len(train_source), parallel.axis_name)
+        built = build_form()
+        sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
+        sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
+        decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
+        if config.model.init_from and not (folder / "config.json").exists():
+            fitted_weights(config.model.init_from, built.abstract, built.classes)  # raises before the run is begun
+        parallel.first_does(lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders}))
+        loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
+        if built.members:
+            built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
+        return Run(config, folder, parallel, built, *loaders).train()
+
+
+def _form(config: Any, folder: Path, parallel: Parallel, build_form: Callable[[str], Built], train_data: Loader) -> str:
+    """How the members of an ensemble are computed, see train/ensemble.py."""
+    if config.ensemble.by != "auto":
+        return config.ensemble.by
+
+    def prepare(form: str) -> Callable[[], None]:
+        run = Run(config, folder, parallel, build_form(form), train_data, train_data)
+        held, key = [parallel.to_steps(run.first_state())], run.key()
+        batch = next(iter(train_data.train_batches(run.order, 0, 1)))
+
+        def step() -> None:
+            held[0], metrics = run.calls[1](held[0], train_data.data, batch, key)
+            metrics.block_until_ready()
+
+        return step
+
+    form, seconds = fastest_form(config, folder, parallel, prepare)
+    if seconds:
+        shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
+        log.info("members by %s: a step takes %s", form, shown)
+    return form
+
+
+def open_sources(config: Any) -> tuple[Source, Source]:
+    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not fit one another."""
+    train_source = open_source(config.data, config.data.train_split, augment=config.augment)
+    return train_source, open_source(config.data, config.data.eval_split, like=describe(train_source))
