@@ -12,7 +12,10 @@ from jaxconv.own import is_own
 METRICS = ("eval/top1", "eval/loss")
 # How the members of an ensemble are computed, and the settings that they may differ in, since a step takes them as an array.
 FORMS = ("vmap", "map", "unroll")
-TRACED = ("learning_rate",)
+TRACED = {
+    **{key: f"optimizer.{key}" for key in ("learning_rate", "l2", "weight_decay", "momentum")},
+    "label_smoothing": "loss.label_smoothing",
+}
 CHOICES = {
     "parallel": ("jit", "pmap", "fsdp"),
     "model.dtype": ("float32", "bfloat16", "float16"),
@@ -111,7 +114,9 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         return None
     key, colon, texts = over.partition(":")
     if key not in TRACED:
-        raise UserError(f"config.ensemble.over is {over!r}{nearest(key, TRACED)}; it must be {' or '.join(TRACED)}:VALUE,VALUE,...")
+        raise UserError(
+            f"config.ensemble.over is {over!r}{nearest(key, TRACED)}; it must be KEY:VALUE,VALUE,... with KEY one of {', '.join(TRACED)}"
+        )
     try:
         values = tuple(float(text) for text in texts.split(","))
     except ValueError:
@@ -120,8 +125,8 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         raise UserError(f"config.ensemble.over is {over!r}; give two or more numbers above 0, such as {key}:0.01,0.03")
     if size not in (1, len(values)):
         raise UserError(f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; leave the size at 1")
-    if not config.optimizer[key]:
-        raise UserError(f"config.optimizer.{key} is 0, and config.ensemble.over is {over!r}; give any other value")
+    if not flatten(config)[TRACED[key]]:
+        raise UserError(f"config.{TRACED[key]} is 0, which leaves it out of the step, and config.ensemble.over is {over!r}; give any other")
     return key, values
 
 

@@ -158,7 +158,7 @@ def default_config() -> ConfigDict:
     ensemble.size = 1  # networks, with the seeds seed, seed + 1, ...
     ensemble.batches = "own"  # whether each sees the examples in an order of its own, or all in the same
     ensemble.by = "auto"  # how: vmap, map, unroll, or auto for the fastest here, measured once
-    ensemble.over = ""  # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1
+    ensemble.over = ""  # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1; see TRACED in checks.py for what else
 
     config.eval = eval_ = ConfigDict()
     eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.errors
@@ -82,11 +83,15 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
-    schedule = make_schedule(config.optimizer, steps)
-    loss, metrics = make_loss(config, num_classes), _own_metrics(config.eval.metrics, num_classes)
-    train_step = make_train_step(
-        model, optimizer, schedule, loss, augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
-    )
+    metrics = _own_metrics(config.eval.metrics, num_classes)
+
+    def train_step(swept: Mapping[str, jax.Array]) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+        return make_train_step(
+            model, make_optimizer(config.optimizer, variables["params"], swept), make_schedule(config.optimizer, steps, swept),
+            make_loss(config, num_classes, swept), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat,
+        )  # fmt: skip
+
+    train_step({})  # raises here what cannot be used
     members = members_of(config)
     over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
     eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
@@ -101,8 +106,10 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         batch = jax.ShapeDtypeStruct((count, *shape), jnp.float32)
         return kept_for_gradient(apply, variables, batch, train=True) * (len(members.names) if members else 1)
 
-    def train_on_indices(state: TrainState, data: Any, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
-        state, metrics = train_step(state, take(data, batch), key)
+    def train_on_indices(
+        state: TrainState, data: Any, batch: Batch, key: jax.Array, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
+    ) -> tuple[TrainState, jax.Array]:
+        state, metrics = train_step(swept)(state, take(data, batch), key)
         return state, jnp.stack([metrics[name] for name in METRICS])
 
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Metrics:
@@ -111,7 +118,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     keys = jax.eval_shape(jax.random.key, 0)
     if members:
         init, keys = members.init(init), jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
-        train_on_indices = over_members(train_on_indices, form, (0, None, 0 if members.own_batches else None, 0))
+        of_all = over_members(train_on_indices, form, (0, None, 0 if members.own_batches else None, 0, 0))
     return Built(
         classes=num_classes,
         total_steps=steps,
@@ -120,7 +127,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         kept=kept,
         init=init,
         abstract=jax.eval_shape(init, keys),
-        train_step=train_on_indices,
+        train_step=(lambda *arguments: of_all(*arguments, members.values())) if members else train_on_indices,
         metric_names=METRICS,
         eval_step=eval_on_indices,
     )
@@ -218,20 +225,24 @@ def _own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array,
     return {short: tried(name, "config.eval.metrics", labels.shape, votes, labels) for short, name in each.items()}
 
 
-def make_loss(config: Any, num_classes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def make_loss(
+    config: Any, num_classes: int, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare.
+
+    What `swept` holds by the name of a setting takes its place, and may be traced.
 
     Raises:
       UserError: one's own cannot be used.
     """
-    loss = config.loss
+    loss, label_smoothing = config.loss, swept.get("label_smoothing", config.loss.label_smoothing)
     if is_own(loss.name):
         votes, labels = _some_votes(num_classes)
         mixed = config.augment.mixup or config.augment.cutmix
         return tried(loss.name, "config.loss.name", labels.shape, votes, votes if mixed else labels)
     if loss.name == "binary":
-        return functools.partial(binary_cross_entropy, label_smoothing=loss.label_smoothing, threshold=loss.threshold)
-    return functools.partial(cross_entropy, label_smoothing=loss.label_smoothing)
+        return functools.partial(binary_cross_entropy, label_smoothing=label_smoothing, threshold=loss.threshold)
+    return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:

@@ -1,7 +1,7 @@
-"""Several networks in one program: an ensemble of seeds, as the lecture's seven AlexNets, or a sweep over the learning rate.
+"""Several networks in one program: seeds, as the lecture's seven AlexNets, or a sweep over a number such as the learning rate.
 
 A state, and what a step returns, has the members' axis [K] in front of everything. Each member is the run that it would have been alone,
-but for rounding: by its own seed, or its own learning rate.
+but for rounding: by its own seed, or its own value of that number.
 
     vmap    one program over all members at once
     map     one member after another, in a loop
@@ -35,13 +35,13 @@ class Members:
     Attributes:
       names: of each, for tables and curves.
       seeds: of each.
-      scales: of each, what its learning rate is multiplied by.
+      swept: values of each for the setting of `config.ensemble.over`, by its name; empty for an ensemble of seeds.
       own_batches: whether each sees the examples in an order of its own.
     """
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]
-    scales: tuple[float, ...]
+    swept: dict[str, tuple[float, ...]]
     own_batches: bool
 
     def order_seeds(self) -> tuple[int, ...]:
@@ -52,14 +52,13 @@ class Members:
         """The members' states, one by one."""
         return [jax.tree.map(lambda x, n=n: x[n], state) for n in range(len(self.names))]
 
+    def values(self) -> dict[str, jax.Array]:
+        """What `swept` holds, [K] float32 each."""
+        return {key: jnp.array(values, jnp.float32) for key, values in self.swept.items()}
+
     def init(self, init: Callable[[jax.Array], TrainState]) -> Callable[[jax.Array], TrainState]:
         """From key -> state to keys [K] -> the state of all members."""
-
-        def of_one(member: tuple[jax.Array, jax.Array]) -> TrainState:
-            state = init(member[0])
-            return state.replace(plateau=state.plateau.replace(scale=member[1]))
-
-        return lambda keys: lax.map(of_one, (keys, jnp.array(self.scales, jnp.float32)))
+        return lambda keys: lax.map(init, keys)
 
 
 def members_of(config: Any) -> Members | None:
@@ -68,11 +67,11 @@ def members_of(config: Any) -> Members | None:
     if swept:
         key, values = swept
         names = tuple(f"{key} {value:g}" for value in values)
-        return Members(names, (seed,) * len(values), tuple(value / config.optimizer[key] for value in values), False)
+        return Members(names, (seed,) * len(values), {key: values}, False)
     if ensemble.size == 1:
         return None
     seeds = tuple(seed + n for n in range(ensemble.size))
-    return Members(tuple(f"seed {s}" for s in seeds), seeds, (1.0,) * ensemble.size, ensemble.batches == "own")
+    return Members(tuple(f"seed {s}" for s in seeds), seeds, {}, ensemble.batches == "own")
 
 
 def of_each(name: str, members: Members | None) -> tuple[str, ...]:

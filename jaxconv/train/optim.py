@@ -18,8 +18,9 @@ as in the authors' code.
 """
 
 import re
+import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -59,12 +60,13 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
     return [names[0] if names else REST for names in found]
 
 
-def make_optimizer(config: Any, params: Any) -> optax.GradientTransformation:
+def make_optimizer(config: Any, params: Any, swept: Mapping[str, jax.Array] = types.MappingProxyType({})) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times the learning rate.
 
     Args:
       config: `config.optimizer`.
       params: the parameters, or their shapes; groups are told by their paths.
+      swept: takes the place of settings by their names, and may be traced; what the config has at 0 stays left out.
 
     Raises:
       UserError: see `assign_groups`.
@@ -74,7 +76,7 @@ def make_optimizer(config: Any, params: Any) -> optax.GradientTransformation:
     undecayed = _compiled("optimizer.undecayed", config.undecayed) if config.undecayed else None
     labels = [f"{g}, undecayed" if undecayed and undecayed.search(path) else g for g, path in zip(groups, paths, strict=True)]
     # Sorted: the order shapes the program, and a program that differs from start to start is never found in the compilation cache.
-    chains = {label: _chain(config, *_factors(config, label)) for label in sorted(set(labels))}
+    chains = {label: _chain(config, {**config, **swept}, *_factors(config, label)) for label in sorted(set(labels))}
     optimizer = optax.partition(chains, jax.tree.unflatten(structure, labels))
     if not config.clip_norm:
         return optimizer
@@ -109,22 +111,22 @@ def _factors(config: Any, label: str) -> tuple[float, float, bool]:
     return rate, 0.0 if undecayed else decay, frozen
 
 
-def _chain(config: Any, rate: float, decay: float, frozen: bool) -> optax.GradientTransformation:
+def _chain(config: Any, values: Mapping[str, Any], rate: float, decay: float, frozen: bool) -> optax.GradientTransformation:
     if frozen:
         return optax.set_to_zero()
     parts = []
     if config.l2 * decay:
-        parts.append(optax.add_decayed_weights(config.l2 * decay))
+        parts.append(optax.add_decayed_weights(values["l2"] * decay))
     if config.name == "lars" and decay:
         parts.append(optax.scale_by_trust_ratio(trust_coefficient=config.trust_coefficient))
     if config.name == "rmsprop":
         parts.append(optax.scale_by_rms(config.beta2, config.epsilon, initial_scale=1.0))
     if config.name in ("adamw", "lamb"):
-        parts.append(optax.scale_by_adam(config.momentum, config.beta2, config.epsilon, nesterov=config.nesterov))
+        parts.append(optax.scale_by_adam(values["momentum"], config.beta2, config.epsilon, nesterov=config.nesterov))
     elif config.momentum:
-        parts.append(optax.trace(config.momentum, nesterov=config.nesterov))
+        parts.append(optax.trace(values["momentum"], nesterov=config.nesterov))
     if config.weight_decay * decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay * decay))
+        parts.append(optax.add_decayed_weights(values["weight_decay"] * decay))
     if config.name == "lamb" and decay:
         parts.append(optax.scale_by_trust_ratio())
     if rate != 1:
@@ -132,21 +134,24 @@ def _chain(config: Any, rate: float, decay: float, frozen: bool) -> optax.Gradie
     return optax.chain(*parts) if parts else optax.identity()
 
 
-def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+def make_schedule(
+    config: Any, total_steps: int, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
+) -> Callable[[jax.Array], jax.Array]:
     """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its factor is in the state.
 
     After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after each of `boundaries`.
+    The learning rate of `swept` takes the config's place, and may be traced.
 
     Raises:
       UserError: the warm-up is longer than the training.
     """
-    schedule, peak = config.schedule, config.learning_rate
+    schedule, peak = config.schedule, swept.get("learning_rate", config.learning_rate)
     if schedule.warmup_steps >= total_steps and schedule.name == "cosine":
         raise UserError(f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, and the whole training has {total_steps} steps")
 
     def rate(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        value = jnp.float32(peak)
+        value = jnp.asarray(peak, jnp.float32)
         if schedule.name == "step":
             passed = sum((step >= boundary).astype(jnp.float32) for boundary in schedule.boundaries)
             value = value * jnp.float32(schedule.factor) ** passed
@@ -154,7 +159,7 @@ def make_schedule(config: Any, total_steps: int) -> Callable[[jax.Array], jax.Ar
             done = (step - schedule.warmup_steps) / (total_steps - schedule.warmup_steps)
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
         if schedule.warmup_steps:
-            value = jnp.where(step < schedule.warmup_steps, jnp.float32(peak) * (step + 1) / schedule.warmup_steps, value)
+            value = jnp.where(step < schedule.warmup_steps, jnp.asarray(peak, jnp.float32) * (step + 1) / schedule.warmup_steps, value)
         return value
 
     return rate

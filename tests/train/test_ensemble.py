@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxconv.checks import FORMS
+from jaxconv.checks import FORMS, TRACED
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.interop.export import load_run
@@ -93,6 +93,24 @@ def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
         train(tiny_config(ensemble__over="learning_rate:1e29,1e30"), str(tmp_path / "all"), devices=one_device)
 
 
+@pytest.mark.parametrize(
+    "key, values, settings",
+    [
+        ("l2", (0.01, 0.3), {}),
+        ("weight_decay", (1.0, 60.0), {"optimizer__name": "adamw", "optimizer__learning_rate": 1e-3}),
+        ("momentum", (0.5, 0.8), {}),
+        ("label_smoothing", (0.1, 0.4), {"optimizer__schedule__name": "cosine"}),
+    ],
+)
+def test_a_sweep_over_another_number(tmp_path, one_device, key, values, settings):
+    place = TRACED[key].replace(".", "__")
+    singles = [train(tiny_config(**settings, **{place: value}), str(tmp_path / str(value)), devices=one_device) for value in values]
+    assert singles[0]["loss"] != pytest.approx(singles[1]["loss"], rel=1e-2)
+    config = tiny_config(ensemble__over=f"{key}:{values[0]},{values[1]}", ensemble__by="vmap", **settings, **{place: 0.2})
+    members = train(config, str(tmp_path / "sweep"), devices=one_device)["members"]
+    assert [member["loss"] for member in members] == pytest.approx([single["loss"] for single in singles], rel=1e-3)
+
+
 def test_best_is_each_members_own(tmp_path, one_device):
     config = tiny_config(steps=24, ensemble__size=2, ensemble__by="unroll", eval__every=2, checkpoint__keep=1, optimizer__learning_rate=0.3)
     train(config, str(tmp_path), devices=one_device)
@@ -109,6 +127,7 @@ def test_best_is_each_members_own(tmp_path, one_device):
         ({"ensemble__over": "learning_rate:0.1"}, "give two or more numbers above 0"),
         ({"ensemble__over": "learning_rate:0.1,x"}, "give two or more numbers above 0"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
+        ({"ensemble__over": "l2:0.1,0.2"}, "optimizer.l2 is 0, which leaves it out of the step"),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
         ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),
     ],
