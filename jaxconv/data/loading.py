@@ -276,7 +276,7 @@ class Reader:
                 return
             self.damaged.add(name)
             count = len(self.damaged)
-        log.warning("damaged example %d, left out: %s: %s", count, name, why)
+        log.warning("left out (%d so far): %s: %s", count, name, why)
         if count > self.damaged_share * len(self.source):
             raise UserError(
                 f"{count} of {len(self.source)} examples are damaged, more than a share of {self.damaged_share}; the last: {name}: {why}; "
