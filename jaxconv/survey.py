@@ -100,6 +100,8 @@ def _look(source: Source, i: int) -> tuple[int, str, tuple[Any, ...]] | str:
         element = source.decode(payload, (0, i)) if isinstance(source, Stored) else payload
     except DamagedError as error:
         return str(error)
+    if isinstance(source, Stored):
+        source.check_label(i, label)
     values = (element / 255 if element.dtype == np.uint8 else element).reshape(-1, element.shape[-1]).astype(np.float64)
     return int(label), _size(payload, element), (len(values), values.sum(axis=0), (values**2).sum(axis=0))
 

@@ -54,7 +54,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
 
     rows, result = show(config, args.split or config.data.train_split, args.examples, Path(args.png))
     for name, text in rows:
-        print(f"{name:28}{text}")
+        print(f"{name:27} {text}")
     print(json.dumps(result))
     return 0
 

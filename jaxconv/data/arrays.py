@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.interface import Arrays, Element, Stored
+from jaxconv.data.interface import Arrays, DamagedError, Element, Stored
 from jaxconv.errors import UserError, nearest
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
@@ -83,7 +83,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
             found = ", ".join(sorted(file))
     except FileNotFoundError as error:
         raise UserError(f"arrays:{path}: there is no such file; give --config.data.source=arrays:FILE.npz", exit_code=1) from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"arrays:{path}: cannot be read ({' '.join(str(error).split())})", exit_code=1) from error
     raise UserError(
         f"arrays:{path}: has no split {split!r}{nearest(f'{split}_images', found.split(', '))}; it needs {split}_images and {split}_labels "
@@ -141,8 +141,15 @@ class Items:
 
     def checksum(self) -> int:
         """CRC-32 of the first and the last item, and of the length."""
-        ends = [self[i] for i in (0, len(self) - 1)]
-        return zlib.crc32(repr([(zlib.crc32(np.ascontiguousarray(e)), label) for e, label in ends] + [len(self)]).encode())
+        return zlib.crc32(repr([*map(self._end, (0, len(self) - 1)), len(self)]).encode())
+
+    def _end(self, i: int) -> tuple[int, int]:
+        """CRC-32 and label of an item; of a damaged one, which no checksum can cover, two zeros."""
+        try:
+            element, label = self[i]
+        except DamagedError:
+            return 0, 0
+        return zlib.crc32(np.ascontiguousarray(element)), label
 
 
 def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored:

@@ -244,9 +244,10 @@ def _steps(
 
 
 def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
-    """On a scale from 0 to 1, whatever came before."""
-    batch = function(key, batch | {"image": batch["image"].astype(jnp.float32) / 255})
-    return batch | {"image": batch["image"] * 255}
+    """On a scale from 0 to 1, whatever came before: bytes, or what pca_colour has made of them."""
+    image = batch["image"]
+    batch = function(key, batch | {"image": image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image})
+    return batch | {"image": batch["image"].astype(jnp.float32)}
 
 
 def make_preprocess(config: Any) -> Callable[[Batch], Batch]:

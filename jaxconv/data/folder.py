@@ -58,7 +58,7 @@ class Files:
         """CRC-32 of names, labels and sizes of the files."""
         value = zlib.crc32(self._labels)
         for name in self._names:
-            value = zlib.crc32(f"{name} {os.stat(self._root / name).st_size}\n".encode(), value)
+            value = zlib.crc32(os.fsencode(f"{name} {_size(self._root / name)}\n"), value)
         return value
 
     def kind(self) -> str:
@@ -69,6 +69,14 @@ class Files:
             both = " and ".join(f"{name} ({kind})" for kind, name in sorted(found.items()))
             raise UserError(f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1)
         return next(iter(found))
+
+
+def _size(path: Path) -> int:
+    """Bytes; -1 of what is not there, such as a link that leads nowhere, which is a damaged file when its turn comes."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def read_content(path: Path | str) -> bytes:

@@ -211,14 +211,28 @@ class Stored(Source):
         return len(self.records)
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Read and decode example i; raises DamagedError, or UserError where its form is not that of the others."""
+        """Read and decode example i; raises DamagedError, or UserError where its form is not that of the others, or it has no class."""
         payload, label = self.records[i]
         element = self.decode(payload, key)
         if element.shape != self.element.shape:
             found, wanted = (size_in_words(shape, self.element.kind) for shape in (element.shape, self.element.shape))
             advice = "; give one size to all by --config.data.image_size=N" if self.element.kind == "image" else ""
             raise UserError(f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1)
+        if element.dtype != self.element.dtype:
+            raise UserError(
+                f"{self.name(i)}: has numbers of type {element.dtype}, where {self.name(0)} has {self.element.dtype}; save all as one type",
+                exit_code=1,
+            )
+        self.check_label(i, label)
         return {"image": element, "label": np.int32(label)}
+
+    def check_label(self, i: int, label: int) -> None:
+        """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks what has no label."""
+        if self.class_names and not 0 <= label < len(self.class_names):
+            count = len(self.class_names)
+            raise UserError(
+                f"{self.name(i)}: has the label {label}, where the classes are 0 to {count - 1}; choose another split", exit_code=1
+            )
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -274,7 +288,8 @@ def load(source: Stored, skip_unreadable: bool = False, what: str = "the source"
             log.warning("  %s: %s", source.name(i), why)
     good = [example for example in examples if not isinstance(example, str)]
     labels = np.array([example["label"] for example in good], np.int32)
-    gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels))
+    # Labels that are only known by reading are those of what could be read.
+    gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels)) if source.records.has_labels else ()
     if gone:
         name = source.class_names[min(gone)]
         raise UserError(f"{what}: no example of class {name!r} can be read; mend some, or remove the class", exit_code=1)

@@ -29,7 +29,7 @@ class Lines:
             there = ", ".join(sorted(file.stem for file in root.glob("*.tsv"))) or "none"
             raise UserError(f"text:{path}: there is no file {self._file}; the folder's splits are: {there}", exit_code=1)
         try:
-            lines = self._file.read_text(encoding="utf-8").split("\n")
+            lines = self._file.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{self._file}: is not UTF-8 ({error})", exit_code=1) from error
         found = [(number, line.rstrip("\r").split("\t", 1)) for number, line in enumerate(lines, 1) if line.strip()]

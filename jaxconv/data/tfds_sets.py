@@ -3,6 +3,7 @@
 The set must be prepared as array_record, which `jaxconv prepare NAME` does (data/prepare.py).
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.errors import UserError
+from jaxconv.data.interface import DamagedError
+from jaxconv.errors import UserError, short
 
 _AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
 _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
@@ -59,16 +61,19 @@ class Prepared:
         except NotImplementedError as error:
             raise cannot_be_shuffled(name, builder) from error
         except ValueError as error:
-            splits = ", ".join(info.splits)
-            raise UserError(f"tfds:{name}: cannot give the split {split!r} ({error}); it has {splits}", exit_code=1) from error
-        if not len(self._records):
+            splits, why = ", ".join(info.splits), " ".join(str(error).split())
+            raise UserError(f"tfds:{name}: cannot give the split {split!r} ({why}); it has {splits}", exit_code=1) from error
+        if not _count(self._records):
             raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, i: int) -> tuple[Any, int]:
-        record = self._records[i]
+        try:
+            record = self._records[i]
+        except (RuntimeError, OSError) as error:  # array_record's, of a file that is damaged or gone
+            raise DamagedError(f"cannot be read ({short(error)})") from error
         return record[self._input], int(record[self._label])
 
     def labels_of_all(self) -> np.ndarray:
@@ -79,13 +84,30 @@ class Prepared:
         """The file's name where the set has one, and the place in the split."""
         file = ""
         if self._has_names:
-            file = f" ({self._records[i]['file_name'].decode(errors='replace')})"
+            with contextlib.suppress(RuntimeError, OSError):
+                file = f" ({self._records[i]['file_name'].decode(errors='replace')})"
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
     def checksum(self) -> int:
         """CRC-32 of the set's name and version, the number of examples, and the first and the last of them."""
-        ends = [(self[i][1], zlib.crc32(_as_bytes(self[i][0]))) for i in (0, len(self) - 1)]
+        ends = [self._end(i) for i in (0, len(self) - 1)]
         return zlib.crc32(repr((self._full_name, len(self), ends)).encode())
+
+    def _end(self, i: int) -> tuple[int, int]:
+        """Label and CRC-32 of an example; of a damaged one, which no checksum can cover, two zeros."""
+        try:
+            payload, label = self[i]
+        except DamagedError:
+            return 0, 0
+        return label, zlib.crc32(_as_bytes(payload))
+
+
+def _count(records: Any) -> int:
+    """How many there are; none of a slice that ends before it begins, whose length array_record gives as less than 0."""
+    try:
+        return len(records)
+    except ValueError:
+        return 0
 
 
 def _as_bytes(payload: Any) -> bytes:

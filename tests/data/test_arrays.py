@@ -99,6 +99,8 @@ def test_sequences():
         source[7]
     with pytest.raises(UserError, match="item 1: is 3x2 pixels, where item 0 is 6x5 pixels"):
         from_sequence([items[0], (np.zeros((2, 3, 1), np.uint8), 0)], "ab")[1]
+    with pytest.raises(UserError, match="item 1: has the label 2, where the classes are 0 to 1"):
+        from_sequence([items[0], (items[1][0], 2)], "ab")[1]
     assert from_sequence([(np.zeros((4, 2), np.float32), 0)], "ab").element.kind == "signal"
     with pytest.raises(UserError, match="the sequence is empty"):
         from_sequence([], "ab")

@@ -267,3 +267,21 @@ def test_what_the_host_has_cut_is_not_cut_again():
 def test_all_off_is_normalisation_alone():
     config, batch = default_config(), batch_of(4)
     np.testing.assert_array_equal(augment.make_augment(config, 10)(KEY, batch)["image"], augment.make_preprocess(config)(batch)["image"])
+
+
+@pytest.mark.parametrize("pca_colour", ["0.0", "0.1"])
+def test_one_s_own_sees_and_gives_a_scale_from_0_to_1(tmp_path, pca_colour):
+    """One that changes nothing leaves the batch as it is without it; one that halves, halves on that scale."""
+    (tmp_path / "mine.py").write_text(
+        "def same(key, batch):\n    return batch\n\n\ndef half(key, batch):\n    return batch | {'image': batch['image'] / 2}\n"
+    )
+    batch = batch_of(4) | {"label": jnp.zeros(4, jnp.int32)}
+
+    def augmented(own):
+        return augment.make_augment(configured({"pca_colour": pca_colour, "own": own}), 10)(KEY, batch)["image"]
+
+    plain = augmented("")
+    assert float(jnp.min(plain)) > -1.2 and float(jnp.max(plain)) < 1.2
+    np.testing.assert_allclose(augmented(f"{tmp_path / 'mine.py'}:same"), plain, atol=1e-6)
+    # (x - 0.5) / 0.5, of half of x.
+    np.testing.assert_allclose(augmented(f"{tmp_path / 'mine.py'}:half"), plain / 2 - 0.5, atol=1e-6)

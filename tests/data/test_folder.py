@@ -1,6 +1,8 @@
 """Image folders, and everything that can be wrong with one."""
 
 import logging
+import os
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jaxconv.config import default_config
 from jaxconv.data.decode import read_image
 from jaxconv.data.folder import list_split
 from jaxconv.data.interface import describe
+from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir
@@ -179,3 +182,16 @@ def test_evaluation_at_another_size(tmp_path):
     config = tiny_config(data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=16)
     with pytest.raises(UserError, match="config.data.eval_image_size is 16: a network for 8x8x3 cannot take it"):
         train(config, str(tmp_path / "other"), devices=jax.devices()[:1])
+
+
+def test_streamed_files_that_are_not_there(tmp_path):
+    """A link that leads nowhere, and a name that is not UTF-8: the checksum covers them, the batches leave out what cannot be read."""
+    write_images(tmp_path, count=3)
+    folder = os.fsencode(next((tmp_path / "train").iterdir()))
+    os.symlink("nowhere", folder + b"/link.jpg")
+    shutil.copy(folder + b"/000.png", folder + b"/caf\xe9.png")
+    source = open_source(settings(tmp_path, resident_limit=0), "train")
+    assert source.checksum() == open_source(settings(tmp_path, resident_limit=0), "train").checksum()
+    reader = Reader(source, damaged_share=0.5)
+    list(reader.train_batches(0, 0, 5, 4))
+    assert [name.rpartition("/")[2] for name in reader.damaged] == ["link.jpg"]

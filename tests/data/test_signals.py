@@ -114,6 +114,8 @@ def test_volume_files(tmp_path):
         (npy(np.zeros((2, 3, 4)))[:-9], "cannot be read as a .npy file"),
         (npy(np.array([{}] * 2)), "cannot be read as a .npy file"),
         (b"", "cannot be read as a .npy file"),
+        (b"PK\x03\x04 cut off", "cannot be read as a .npy file"),  # a .npz file under another name
+        (npy(np.zeros((2, 3, 4))).replace(b")", b"("), "cannot be read as a .npy file"),
     ):
         with pytest.raises(DamagedError, match=words):
             read_volume(data)
@@ -154,6 +156,9 @@ def test_folders_of_sounds_and_volumes(folder):
     np.save(folder / "volumes/train/low/9.npy", np.zeros((4, 5, 7)))
     with pytest.raises(UserError, match=r"9.npy: is 4 x 5 x 7 x 1, where .*high/0.npy is 4 x 5 x 6 x 1"):
         open_source(settings(f"folder:{folder / 'volumes'}"), "train")
+    np.save(folder / "volumes/train/low/9.npy", np.zeros((4, 5, 6), np.uint8))
+    with pytest.raises(UserError, match="9.npy: has numbers of type uint8, where .*high/0.npy has float32; save all as one type"):
+        open_source(settings(f"folder:{folder / 'volumes'}"), "train")
     (folder / "volumes/train/low/0.wav").write_bytes(wav([1]))
     with pytest.raises(UserError, match="holds files of several kinds, such as .*wav .sound. and .*npy .volume.; keep one"):
         open_source(settings(f"folder:{folder / 'volumes'}"), "train")
@@ -163,7 +168,8 @@ def test_folders_of_sounds_and_volumes(folder):
 
 
 def test_lines_of_text(tmp_path):
-    (tmp_path / "train.tsv").write_text("good\tfine\nbad\tpoor\twith a tab\n\ngood\tñ\r\n", encoding="utf-8")
+    # With the mark that spreadsheets begin a file with, which is no part of the first class.
+    (tmp_path / "train.tsv").write_text("\ufeffgood\tfine\nbad\tpoor\twith a tab\n\ngood\tñ\r\n", encoding="utf-8")
     (tmp_path / "test.tsv").write_text("bad\tpoor\n")
     train_split = open_source(settings(f"text:{tmp_path}"), "train")
     assert train_split.class_names == ("bad", "good") and train_split.labels.tolist() == [1, 0, 1]

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from jaxconv.config import default_config
+from jaxconv.data.loading import Reader
 from jaxconv.data.prepare import check_imagenet
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -32,6 +34,7 @@ import tensorflow_datasets as tfds
 FEATURES = {
     "sounds": tfds.features.Audio(file_format="wav", sample_rate=16000),
     "texts": tfds.features.Text(),
+    "unlabelled": tfds.features.Text(),
     "pictures": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
 }
 
@@ -40,6 +43,7 @@ def value(kind, i):
     return {
         "sounds": (1000 * np.sin(np.arange(100 + i))).astype(np.int64),
         "texts": f"text {i}",
+        "unlabelled": f"text {i}",
         "pictures": random.integers(0, 256, (8, 6 + i, 3), np.uint8),
     }[kind]
 
@@ -53,7 +57,7 @@ class Set(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(10), "test": self._generate_examples(4)}
     def _generate_examples(self, count):
         for i in range(count):
-            yield i, {"input": value(KIND, i), "answer": i % 2}
+            yield i, {"input": value(KIND, i), "answer": -1 if KIND == "unlabelled" else i % 2}
 """
 
 
@@ -65,7 +69,7 @@ def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("tfds")
     (root / "code").mkdir()
     script = "import sys; sys.path.insert(0, sys.argv[1])\n"
-    for kind in ("sounds", "texts", "pictures"):
+    for kind in ("sounds", "texts", "pictures", "unlabelled"):
         folder = root / "code" / kind
         folder.mkdir()
         (folder / f"{kind}_dataset_builder.py").write_text(f"KIND = {kind!r}\n" + BUILDERS)
@@ -112,6 +116,28 @@ def test_texts_and_sounds(prepared):
         open_source(config, "test")
 
 
+def test_examples_without_a_label(prepared):
+    """TFDS marks them by -1, as the split test of imagenet2012."""
+    with pytest.raises(UserError, match="unlabelled/1.2.0 test, example 0: has the label -1, where the classes are 0 to 1"):
+        open_source(settings(prepared / "data", "unlabelled"), "test")
+
+
+def test_damaged_records(prepared, tmp_path):
+    """Of a file whose bytes are not what was written: an error that names an example."""
+    shutil.copytree(prepared / "data" / "pictures", tmp_path / "pictures")
+    (file,) = (tmp_path / "pictures/1.2.0").glob("*train*")
+    content = bytearray(file.read_bytes())
+    places = np.flatnonzero(np.frombuffer(content, np.uint8))
+    for place in places[len(places) // 2 : len(places) // 2 + 50]:
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+    for resident_limit in (10**9, 0):
+        with pytest.raises(UserError, match=r"pictures/1.2.0 train, example \d: cannot be read"):
+            source = open_source(settings(tmp_path, "pictures", image_size=8, resident_limit=resident_limit), "train")
+            assert source.checksum()
+            list(Reader(source, damaged_share=0.0).train_batches(0, 0, 5, 2))
+
+
 def test_reading_does_not_import_tensorflow(prepared):
     script = f"""
 import sys
@@ -143,6 +169,7 @@ def test_errors_give_the_command(prepared):
         (prepared / "data", "texts", "val", "cannot give the split 'val' .*it has t"),
         (prepared / "data", "texts", "train[:3", "cannot give the split"),
         (prepared / "data", "texts", "train[:0]", "is empty|cannot give the split"),
+        (prepared / "data", "texts", "train[5:2]", "is empty|cannot give the split"),
     ):
         with pytest.raises(UserError, match=words):
             open_source(settings(folder, name), split)
