@@ -61,7 +61,7 @@ def default_config() -> ConfigDict:
     data.threads = 0  # that read and decode what is streamed; 0: twice as many as there are cores
     data.prefetch = 2  # batches that are sent to the devices ahead of the step that needs them
     data.damaged_share = 0.001  # share of a streamed set's examples that may be unreadable; they are replaced by the next
-    data.skip_unreadable = False  # leave unreadable files out instead of stopping
+    data.skip_unreadable = False  # of a set in memory, leave unreadable files out instead of stopping; for streamed ones see above
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
     xo.channels = 1  # all alike

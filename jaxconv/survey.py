@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxconv.data.folder import other_files
 from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.sources import open_source
@@ -31,6 +32,8 @@ def show(config: Any, split: str, examples: int, png: Path) -> tuple[list[tuple[
     # Not read into memory: what cannot make a batch can be looked at all the same.
     streamed = ConfigDict(config.data.to_dict() | {"resident_limit": 0})
     found = survey(open_source(streamed, split), examples)
+    if config.data.source.startswith("folder:") and (others := other_files(config.data.source.removeprefix("folder:"))):
+        found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
     try:
         source = open_source(config.data, split, augment=config.augment)
@@ -154,6 +157,8 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
+    if "not_read" in found:
+        rows.append(("not read", f"{found['not_read']['files']:,} files of other kinds, such as {found['not_read']['such_as']}"))
     rows += [("sizes", f"{len(found['sizes']):,}")] + [(f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]]
     rows += [(name, ",".join(f"{value:.4f}" for value in found[name])) for name in ("mean", "std") if name in found]
     return rows

@@ -7,6 +7,7 @@
 uint8 of [N, H, W] or [N, H, W, C] are images; everything else with a last axis of channels is a signal.
 """
 
+import contextlib
 import gzip
 import zipfile
 import zlib
@@ -152,6 +153,14 @@ class Items:
         return zlib.crc32(np.ascontiguousarray(element)), label
 
 
+def _first_good(records: "Items") -> np.ndarray:
+    """The first element that can be read."""
+    for i in range(len(records)):
+        with contextlib.suppress(DamagedError):
+            return records[i][0]
+    raise UserError(f"none of the sequence's {len(records)} items can be read", exit_code=1)
+
+
 def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored:
     """A source of any Python sequence, which is read item by item when a batch needs it, from several threads at once.
 
@@ -161,12 +170,12 @@ def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored
       class_names: one name a class.
 
     Raises:
-      UserError: it is empty, or its first item is none of these.
+      UserError: it is empty, or none of its items can be read, or its first is none of these.
     """
     if not len(sequence):
         raise UserError("the sequence is empty")
     records = Items(sequence)
-    first, _ = records[0]
+    first = _first_good(records)
     images = first.dtype == np.uint8 and first.ndim == 3
     if first.ndim < 2 or (first.dtype != np.uint8 and first.dtype != np.float32):
         raise UserError(f"the sequence's first element is {first.dtype} {first.shape}; it must be uint8 or float32 [..., C]")

@@ -44,7 +44,11 @@ class Files:
         return len(self._names)
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
-        return read_content(self.name(i)), int(self._labels[i])
+        path = self.name(i)
+        # Reading from a pipe would wait for whoever writes to it.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise DamagedError("is no file")
+        return read_content(path), int(self._labels[i])
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -160,6 +164,9 @@ def _suffixes() -> str:
 def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
     files, labels = [], []
     classes = _subfolders(folder)
+    for class_folder in classes:
+        if not class_folder.name.isprintable():
+            raise UserError(f"{folder}: the name of the class folder {class_folder.name!r} cannot be shown; give it another", exit_code=1)
     for label, class_folder in enumerate(classes):
         with os.scandir(class_folder) as entries:
             names = sorted(entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
@@ -170,6 +177,15 @@ def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]
     if len(classes) < 2:
         raise UserError(f"{folder}: has one class folder, {classes[0].name!r}; a network needs at least two classes", exit_code=1)
     return tuple(folder.name for folder in classes), files, labels
+
+
+def other_files(path: str) -> list[str]:
+    """Paths below a folder, sorted, of files of other kinds than those that are read; hidden ones apart."""
+    found = []
+    for place, folders, names in os.walk(os.path.expanduser(path)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(place, name) for name in names if not name.startswith(".") and not name.lower().endswith(SUFFIXES)]
+    return sorted(found)
 
 
 def _draw_apart(

@@ -15,7 +15,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -31,10 +31,20 @@ log = logging.getLogger(__name__)
 _CHUNK = 16
 
 
-@functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     """The order [examples] int32 of one epoch, a permutation drawn from (seed, epoch)."""
-    return generator(seed, epoch).permutation(examples).astype(np.int32)
+    return _orders(seed, examples)(epoch)
+
+
+@functools.lru_cache(maxsize=64)
+def _orders(seed: int, examples: int) -> Callable[[int], np.ndarray]:
+    """Epoch -> its order; the last two are kept, since a batch may reach from one into the next."""
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return generator(seed, epoch).permutation(examples).astype(np.int32)
+
+    return order
 
 
 def train_indices(seed: int, step: int, batch_size: int, examples: int, repeats: int = 1) -> np.ndarray:
@@ -277,7 +287,8 @@ class Reader:
             self.damaged.add(name)
             count = len(self.damaged)
         log.warning("left out (%d so far): %s: %s", count, name, why)
-        if count > self.damaged_share * len(self.source):
+        # Each process sees a part of the examples, and may find a part of what is allowed.
+        if count > self.damaged_share * len(self.source) / self.process[1]:
             raise UserError(
                 f"{count} of {len(self.source)} examples are damaged, more than a share of {self.damaged_share}; the last: {name}: {why}; "
                 "mend them, or allow more by --config.data.damaged_share",

@@ -178,6 +178,8 @@ def _find_folder(name: str, root: Path) -> Path | None:
     TFDS's own search imports the code that made the set, and some of that needs TensorFlow.
     """
     path, _, version = name.partition(":")
+    if not path:
+        raise UserError("tfds: needs the name of a set, such as tfds:cifar10")
     versions = {file.parent for depth in ("*", "*/*") for file in (root / path).glob(f"{depth}/dataset_info.json")}
     versions = {folder for folder in versions if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and version in ("", folder.name)}
     configs = sorted({str(folder.parent.relative_to(root)) for folder in versions})

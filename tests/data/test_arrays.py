@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxconv.config import default_config
-from jaxconv.data import Source, from_arrays, from_sequence
+from jaxconv.data import DamagedError, Source, from_arrays, from_sequence
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 
@@ -88,6 +88,19 @@ def test_arrays_that_do_not_fit(images, labels, names, words):
         from_arrays(images, labels, names)
 
 
+class Damaged(list):
+    """Items of which the first `count` cannot be read."""
+
+    def __init__(self, items, count):
+        super().__init__(items)
+        self.count = count
+
+    def __getitem__(self, i):
+        if i < self.count:
+            raise DamagedError("it is")
+        return super().__getitem__(i)
+
+
 def test_sequences():
     items = [(image[..., None], label) for image, label in zip(IMAGES, LABELS, strict=True)]
     source = from_sequence(items, ("a", "b", "c"))
@@ -97,6 +110,9 @@ def test_sequences():
     assert source.checksum() != from_sequence(items[:6], "abc").checksum()
     with pytest.raises(IndexError, match="there are 7 examples; there is no example 7"):
         source[7]
+    assert from_sequence(Damaged(items, 1), "abc").image_shape == (5, 6, 1)
+    with pytest.raises(UserError, match="none of the sequence's 7 items can be read"):
+        from_sequence(Damaged(items, 7), "abc")
     with pytest.raises(UserError, match="item 1: is 3x2 pixels, where item 0 is 6x5 pixels"):
         from_sequence([items[0], (np.zeros((2, 3, 1), np.uint8), 0)], "ab")[1]
     with pytest.raises(UserError, match="item 1: has the label 2, where the classes are 0 to 1"):

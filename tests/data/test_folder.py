@@ -11,8 +11,8 @@ from PIL import Image
 
 from jaxconv.config import default_config
 from jaxconv.data.decode import read_image
-from jaxconv.data.folder import list_split
-from jaxconv.data.interface import describe
+from jaxconv.data.folder import list_split, open_files, other_files
+from jaxconv.data.interface import DamagedError, describe
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -195,3 +195,27 @@ def test_streamed_files_that_are_not_there(tmp_path):
     reader = Reader(source, damaged_share=0.5)
     list(reader.train_batches(0, 0, 5, 4))
     assert [name.rpartition("/")[2] for name in reader.damaged] == ["link.jpg"]
+
+
+def test_a_pipe_among_the_images_is_damaged_instead_of_waited_for(tmp_path):
+    write_images(tmp_path)
+    os.mkfifo(tmp_path / "train" / "cat" / "z.jpg")
+    files, _ = open_files(str(tmp_path), "train", default_config().data)
+    place = next(i for i in range(len(files)) if files.name(i).endswith("z.jpg"))
+    with pytest.raises(DamagedError, match="is no file"):
+        files[place]
+
+
+def test_a_class_whose_name_cannot_be_shown_is_refused(tmp_path):
+    write_images(tmp_path)
+    os.rename(os.fsencode(tmp_path / "train" / "cat"), os.fsencode(tmp_path / "train") + b"/c\xff")
+    with pytest.raises(UserError, match="cannot be shown; give it another"):
+        open_files(str(tmp_path), "train", default_config().data)
+
+
+def test_files_of_other_kinds_are_named(tmp_path):
+    write_images(tmp_path, count=1)
+    assert other_files(str(tmp_path)) == []
+    for name in ("b.webp", "a.bmp", ".hidden"):
+        (tmp_path / "train" / "dog" / name).write_bytes(b"x")
+    assert other_files(str(tmp_path)) == [str(tmp_path / "train" / "dog" / name) for name in ("a.bmp", "b.webp")]

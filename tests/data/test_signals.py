@@ -30,6 +30,18 @@ def wav(samples, rate=8_000, channels=1, width=2):
     return buffer.getvalue()
 
 
+def test_wav_files_with_the_extensible_header():
+    """WAVE_FORMAT_EXTENSIBLE with the subformat PCM (Microsoft, "Multiple Channel Audio Data and WAVE Files")."""
+    plain = wav([0, 16384, -32768])
+    guid = bytes.fromhex("0100000000001000800000aa00389b71")
+    header = b"\xfe\xff" + plain[22:36] + (22).to_bytes(2, "little") + (16).to_bytes(2, "little") + (4).to_bytes(4, "little") + guid
+    size = (len(plain) - 8 + 24).to_bytes(4, "little")
+    extensible = plain[:4] + size + plain[8:16] + (40).to_bytes(4, "little") + header + plain[36:]
+    np.testing.assert_allclose(read_wav(extensible, 8_000), [0, 0.5, -1])
+    with pytest.raises(DamagedError, match="cannot be read as a WAV file"):
+        read_wav(extensible.replace(guid, b"\x03" + guid[1:]), 8_000)
+
+
 def test_wav_files():
     samples = read_wav(wav([0, 16384, -32768, 32767]), 8_000)
     np.testing.assert_allclose(samples, [0, 0.5, -1, 32767 / 32768])
@@ -109,6 +121,7 @@ def test_volume_files(tmp_path):
     assert read_volume(npy(np.zeros((2, 3, 4), np.uint8))).shape == (2, 3, 4, 1)
     assert read_volume(npy(np.zeros((2, 3, 4, 5), np.float64))).dtype == np.float32
     for data, words in (
+        (npy(np.full((2, 3, 4), np.nan)), "infinite or NaN"),
         (npy(np.zeros((2, 3))), re.escape("has shape (2, 3); a volume is [D, H, W]")),
         (npy(np.zeros((2, 3, 4), np.int32)), "numbers of type int32; save it as uint8 or float32"),
         (npy(np.zeros((2, 3, 4)))[:-9], "cannot be read as a .npy file"),
