@@ -7,7 +7,8 @@ The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight 
             binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5,
             mixup 0.1, cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio of 0.95
 Here        the same in batches of 2,016, of which three is a divisor; gradients clipped to a norm of 1, as timm's LAMB does unless told
-            otherwise; bilinear where timm draws bilinear or bicubic
+            otherwise; bilinear where timm draws bilinear or bicubic; the cosine begins after the warm-up, which timm counts
+            in it; the last BatchNorm of each unit begins at 1, where timm begins it at 0
 Error       20.2% top-1 on the validation images, one crop (79.8% accuracy)
 Result      not run here
 """

@@ -7,7 +7,8 @@ The paper   100 passes at 160 pixels, batches of 2,048; LAMB, rate 8e-3, weight 
             binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 6/0.5,
             mixup 0.1, cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
 Here        the same; gradients clipped to a norm of 1, as timm's LAMB does unless told otherwise; bilinear where timm draws bilinear or
-            bicubic
+            bicubic; the cosine begins after the warm-up, which timm counts in it; the last BatchNorm of each unit begins at 1, where timm
+            begins it at 0
 Error       21.9% top-1 on the validation images, one crop of 224 (78.1% accuracy)
 Result      not run here
 """

@@ -6,8 +6,9 @@
 The paper   20 passes over 60,000 digits in fields of 32x32 pixels, background -0.1 and ink 1.175, so that mean and variance are about 0 and
             1; stochastic diagonal Levenberg-Marquardt at rates of 5e-4 (two passes), 2e-4 (three), 1e-4 (three), 5e-5 (four), 1e-5; radial
             basis functions as votes; some connections between maps left out
-Here        the fields of 32x32 are the digits' 28x28 and two pixels of padding in the first convolution; full connections, softmax, SGD
-            with momentum, cosine schedule
+Here        the fields of 32x32 are the digits' 28x28 and two pixels of padding in the first convolution; the padding is
+            the mean, not the background; tanh without the paper's scale, means without weights for subsampling; full connections,
+            softmax, SGD with momentum, cosine schedule
 Error       0.95% of the 10,000 test digits without distortions (section III-B); 0.8% with them
 Result      not run here
 """
