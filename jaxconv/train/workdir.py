@@ -228,7 +228,7 @@ def expand(path: str, option: str = "--workdir") -> Path:
     """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home that there is not."""
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
-    if re.match(r"\w+://", path):
+    if re.match(r"\w+://", str(path)):
         raise UserError(f"{option}={path}: must be a folder of this machine's file system; a bucket can be mounted as one")
     try:
         return Path(path).expanduser().absolute()
