@@ -125,6 +125,10 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         raise UserError(f"config.ensemble.over is {over!r}; give two or more numbers above 0, such as {key}:0.01,0.03")
     if size not in (1, len(values)):
         raise UserError(f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; leave the size at 1")
+    if TRACED[key] in LESS_THAN_1 and max(values) >= 1:
+        raise UserError(f"config.ensemble.over is {over!r}; {TRACED[key]} must be less than 1")
+    if len(set(values)) < len(values):
+        raise UserError(f"config.ensemble.over is {over!r}, which has a value twice; give different ones")
     if not flatten(config)[TRACED[key]]:
         raise UserError(f"config.{TRACED[key]} is 0, which leaves it out of the step, and config.ensemble.over is {over!r}; give any other")
     return key, values

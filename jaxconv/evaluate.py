@@ -135,9 +135,12 @@ def restore_run(
 
 def _best(checkpoints: Checkpoints, metrics: tuple[str, ...], targets: TrainState) -> tuple[TrainState, int]:
     """The best state, and its step; of an ensemble each member's own best, and the latest of their steps."""
-    steps = [checkpoints.best_step(metric) for metric in metrics]
-    if None in steps:
+    found = [checkpoints.best_step(metric) for metric in metrics]
+    evaluated = [step for step in found if step is not None]
+    if not evaluated:
         raise UserError(f"--checkpoint=best: no checkpoint was evaluated; there are steps {checkpoints.steps()}", exit_code=1)
+    # A member that diverged before its first evaluation has no best, and is as diverged in the latest of the others'.
+    steps = [max(evaluated) if step is None else step for step in found]
     states = {step: checkpoints.restore(targets, step)[0] for step in set(steps)}
     if len(metrics) == 1:
         return states[steps[0]], steps[0]

@@ -121,8 +121,11 @@ submit() {
     [ -f "$array" ] || fail "--array=$array: there is no such file"
     [ ${#training[@]} -eq 0 ] || fail "${training[0]}: does not go with --array; the file's lines have all"
     array=$(cd "$(dirname "$array")" && pwd)/$(basename "$array")
-    lines=$(wc -l <"$array")
+    lines=$(grep -c "" "$array" || true) # the last one may lack its newline, which wc would not count
     [ "$lines" -gt 0 ] || fail "--array=$array: is empty"
+    for number in $(seq "$lines"); do
+      read_line "$array" "$number"
+    done
     training=(--array="$array")
     job+=(--array="1-$lines${at_once:+%$at_once}" --output="${array//%/%%}-%a.out")
   else

@@ -4,11 +4,12 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
 from jaxconv.commands.common import set_up_jax
-from jaxconv.errors import LostProcessError, UserError
+from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 
 def add(commands: Any) -> None:
@@ -55,7 +56,14 @@ def _add_sweep(commands: Any) -> None:
     sweep.set_defaults(run=_sweep)
 
 
+def _stop_at_once(*_: Any) -> None:
+    """For SIGTERM before the first step and after the last, when there is nothing to save; between them `Preemption` takes over."""
+    os.write(2, b"jaxconv: stopped by SIGTERM, with nothing to save; the same command goes on\n")
+    os._exit(PREEMPTED)
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    signal.signal(signal.SIGTERM, _stop_at_once)
     from jaxconv.checks import check_config
     from jaxconv.config import load_config
 

@@ -206,7 +206,7 @@ class Run:
                 outputs.progress.report(row)
             better = {name: evaluated[name] for name in self.best_metrics if name in evaluated and self._is_better(name, evaluated, best)}
             best |= better
-            preempted = step < total and outputs.preemption.reached(step)
+            preempted = step < total and outputs.preemption.reached()
             if self._due(step, self.checkpoint_every) or (better and config.checkpoint.keep_best) or preempted:
                 pending.fetch()
                 self._save(state, step, {"pending": pending.rows, "best": best}, evaluated, pending, outputs.checkpoints)

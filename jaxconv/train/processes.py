@@ -62,6 +62,7 @@ class Preemption:
 
     def __init__(self, processes: int):
         self._processes, self._asked, self._before = processes, False, None
+        self._calls = 0
 
     def __enter__(self) -> "Preemption":
         # In other threads, as in some notebooks, Python has no signals.
@@ -76,6 +77,10 @@ class Preemption:
     def _note(self, *_: Any) -> None:
         self._asked = True
 
-    def reached(self, step: int) -> bool:
-        """Whether to save and to stop after this step."""
-        return self._asked if self._processes == 1 else multihost_utils.reached_preemption_sync_point(step)
+    def reached(self) -> bool:
+        """Whether to save and to stop now; to be asked once a call, by all processes alike."""
+        if self._processes == 1:
+            return self._asked
+        # Calls are counted, not steps: JAX agrees on the next number, and several steps a call would pass over it.
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)

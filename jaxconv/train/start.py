@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.workdir import begin_or_compare, expand, open_workdir
 
 log = logging.getLogger(__name__)
+
+# Seconds after which a file that one machine has written is there for the others, on a network's file system.
+_SEEN_LATE = 10
 
 
 def train(
@@ -52,6 +57,7 @@ def train(
         opened = parallel.first_does(lambda: open_workdir(workdir, config, restart))
         if opened:
             stack.enter_context(opened[1])
+        _check_shared(folder, parallel)
         train_source, eval_source = sources or open_sources(config)
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
@@ -61,6 +67,7 @@ def train(
         description = describe(train_source)
         build_form = functools.partial(build, config, description, len(train_source), parallel.axis_name)
         built = build_form()
+        _check_steps(config, built)
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
@@ -71,6 +78,33 @@ def train(
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         return Run(config, folder, parallel, built, *loaders).train()
+
+
+def _check_shared(folder: Path, parallel: Parallel) -> None:
+    """Raise UserError unless all processes see the same folder: a checkpoint of which they write parts elsewhere is never finished."""
+    if parallel.process[1] == 1:
+        return
+    number = str(parallel.of_first(int.from_bytes(os.urandom(3))))
+    mark = folder / ".shared"
+    parallel.first_does(lambda: mark.write_text(number))
+    end = time.monotonic() + _SEEN_LATE
+    while not (seen := mark.is_file() and mark.read_text() == number) and time.monotonic() < end:
+        time.sleep(0.1)
+    if parallel.total(not seen):
+        raise UserError(f"--workdir={folder}: is not the same folder for all processes of the run; give one that they share")
+
+
+def _check_steps(config: Any, built: Built) -> None:
+    """Raise UserError for settings that would do nothing in a training of so many steps."""
+    dues = {f"{name}.every": config[name].every or built.steps_per_epoch for name in ("log", "eval", "checkpoint")}
+    soonest = min(dues, key=dues.__getitem__)
+    if config.steps_per_call > dues[soonest]:
+        raise UserError(
+            f"config.steps_per_call is {config.steps_per_call}, and {soonest} is {dues[soonest]}: a call ends where something is due, so "
+            f"that none would be so long; give at most {dues[soonest]}, or a larger --config.{soonest}"
+        )
+    if config.profile and int(config.profile.partition(":")[0]) > built.total_steps:
+        raise UserError(f"config.profile is {config.profile!r}, and the training has {built.total_steps} steps; give some of them")
 
 
 def _form(config: Any, folder: Path, parallel: Parallel, build_form: Callable[[str], Built], train_data: Loader) -> str:

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -224,9 +225,11 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
 
 
 def expand(path: str, option: str = "--workdir") -> Path:
-    """An absolute path, `~` expanded; raises UserError for an empty one, or another's home that there is not."""
+    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home that there is not."""
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
+    if re.match(r"\w+://", str(path)):
+        raise UserError(f"{option}={path}: must be a folder of this machine's file system; a bucket can be mounted as one")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:

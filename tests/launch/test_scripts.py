@@ -217,17 +217,21 @@ def test_slurm_job_that_fails_is_tried_again(stage):
 def test_slurm_array(stage):
     places = [stage.folder / name for name in ("a b", "it's", "c")]
     lines = [shlex.join(["jaxconv", "train", "--config=experiments/xo.py", f"--workdir={place}"]) for place in places]
-    (stage.folder / "commands.txt").write_text("\n".join(lines) + "\n")
+    (stage.folder / "commands.txt").write_text("\n".join(lines))  # no newline at the end, as some editors leave it
     stage.prepare(sbatch__tasks=["[1, 3, 2]"])
     process = stage.run("slurm.sh", f"--array={stage.folder / 'commands.txt'}", "--at_once=2")
     assert process.returncode == 0, process.stderr
     assert "--array=1-3%2" in stage.calls("sbatch")[0]
     assert [call[-1] for call in stage.calls("srun")] == [f"--workdir={places[task]}" for task in (0, 2, 1)]
     assert all(place.with_name(f"{place.name}.log").read_text().startswith("$ srun") for place in places)
-    (stage.folder / "commands.txt").write_text("rm -r /tmp/x\n")
-    stage.prepare(sbatch__tasks=["[1]"], job__codes=[])
-    stage.run("slurm.sh", f"--array={stage.folder / 'commands.txt'}")
-    assert (stage.folder / "job.codes").read_text() == "2\n" and len(stage.calls("srun")) == 3
+
+
+@pytest.mark.parametrize("lines", ["rm -r /tmp/x", "jaxconv train --workdir=/tmp/x\n\n", ""])
+def test_a_line_that_is_no_training_is_said_before_anything_is_submitted(stage, lines):
+    (stage.folder / "commands.txt").write_text(lines)
+    process = stage.run("slurm.sh", f"--array={stage.folder / 'commands.txt'}")
+    assert process.returncode == 2 and ("must be jaxconv train ..." in process.stderr or "is empty" in process.stderr)
+    assert not stage.calls("sbatch")
 
 
 def verbs(stage):

@@ -1,6 +1,8 @@
 """Several networks in one program: each is the run that it would have been alone."""
 
 import json
+import types
+from collections import Counter
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from jaxconv.checks import FORMS, TRACED
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.interop.export import load_run
-from jaxconv.train.ensemble import members_of
+from jaxconv.train.ensemble import fastest_form, members_of
 from jaxconv.train.start import open_sources, train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
@@ -76,6 +78,15 @@ def test_a_resumed_ensemble_ends_with_the_same_bits_and_keeps_to_its_form(tmp_pa
     assert train(tiny_config(steps=12, **settings), str(tmp_path / "b"), devices=one_device) == straight
 
 
+def test_the_first_process_alone_decides_how_often_a_form_is_measured(tmp_path):
+    """Three turns of the first form, one of each other: whatever the clock of this process says."""
+    answers = iter([1, 1, 1, 1, 0, 1, 0])
+    parallel = types.SimpleNamespace(of_first=lambda number: next(answers, number), first_does=lambda action: action())
+    taken = Counter()
+    fastest_form(tiny_config(ensemble__size=2), tmp_path, parallel, lambda form: lambda: taken.update([form]))
+    assert taken == {"unroll": 1 + 3, "map": 1 + 1, "vmap": 1 + 1}
+
+
 def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
     """Each member is the run of that learning rate; one that diverges leaves the others alone."""
     rates = (0.01, 0.05)
@@ -89,6 +100,7 @@ def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
     rows = read_metrics(tmp_path / "sweep")
     assert rows[-1]["learning_rate/1"] == pytest.approx(5 * rows[-1]["learning_rate/0"], rel=1e-5)
     assert "eval/loss/1" in rows[-1] and "eval/loss/2" not in rows[-1]
+    assert "loss" not in evaluate_workdir(str(tmp_path / "sweep"), checkpoint="best", devices=one_device)["members"][2]
     with pytest.raises(UserError, match="the loss of every member became"):
         train(tiny_config(ensemble__over="learning_rate:1e29,1e30"), str(tmp_path / "all"), devices=one_device)
 
@@ -126,6 +138,9 @@ def test_best_is_each_members_own(tmp_path, one_device):
         ({"ensemble__over": "learning_rat:0.1,0.2"}, "did you mean 'learning_rate'"),
         ({"ensemble__over": "learning_rate:0.1"}, "give two or more numbers above 0"),
         ({"ensemble__over": "learning_rate:0.1,x"}, "give two or more numbers above 0"),
+        ({"ensemble__over": "momentum:0.9,1.5"}, "optimizer.momentum must be less than 1"),
+        ({"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1}, "loss.label_smoothing must be less than 1"),
+        ({"ensemble__over": "learning_rate:0.1,1e-1"}, "has a value twice"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
         ({"ensemble__over": "l2:0.1,0.2"}, "optimizer.l2 is 0, which leaves it out of the step"),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),

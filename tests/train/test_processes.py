@@ -1,5 +1,6 @@
 """Two processes with two devices each, on one machine; and a machine that is to be given back."""
 
+import itertools
 import json
 import os
 import signal
@@ -21,14 +22,15 @@ STEPS = "--config.steps=24"
 NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
 
 
-def start(workdir, *flags, count=2):
-    """The processes of one run, each with two devices."""
+def start(workdir, *flags, count=2, workdirs=()):
+    """The processes of one run, each with two devices; they share the workdir, or have `workdirs`."""
+    workdirs = workdirs or [workdir] * count
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         subprocess.Popen(
-            command_line("train", f"--workdir={workdir}", *TINY, STEPS, *flags, f"--distributed=127.0.0.1:{port},{count},{n}"),
+            command_line("train", f"--workdir={workdirs[n]}", *TINY, STEPS, *flags, f"--distributed=127.0.0.1:{port},{count},{n}"),
             **process_settings(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for n in range(count)
@@ -120,9 +122,15 @@ def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
     assert not any("Traceback" in text for text in said), said
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count):
-    flags = ("--config.steps=4000", "--config.checkpoint.every=4000", "--config.eval.every=4000")
+def test_a_workdir_that_is_not_shared_is_said(tmp_path):
+    codes, said = finish(start(tmp_path, workdirs=[tmp_path / "one", tmp_path / "two"]), timeout=120)
+    assert codes == [2, 2] and all("is not the same folder for all processes of the run" in text for text in said), said
+    assert not any("Traceback" in text for text in said) and not (tmp_path / "one" / "config.json").exists(), said
+
+
+@pytest.mark.parametrize("count, several", [(1, 1), (2, 1), (2, 3)])
+def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count, several):
+    flags = ("--config.steps=4000", "--config.checkpoint.every=4000", "--config.eval.every=4000", f"--config.steps_per_call={several}")
     running = start(tmp_path / "stopped", *flags, count=count)
     wait_for(tmp_path / "stopped" / "metrics.jsonl", running)
     time.sleep(1)
@@ -133,18 +141,28 @@ def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count):
     assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir() if path.name.isdecimal()] != []
 
 
+def test_sigterm_before_the_first_step_is_a_preemption_too(tmp_path):
+    running = subprocess.Popen(
+        command_line("train", f"--workdir={tmp_path}", *TINY, STEPS), **process_settings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_for(tmp_path / ".lock", [running])
+    running.send_signal(signal.SIGTERM)
+    codes, said = finish([running])
+    assert codes == [75] and "stopped by SIGTERM, with nothing to save" in said[0] and "Traceback" not in said[0], said
+
+
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
     """SIGTERM at step 6 of 10, of a process of our own."""
     from jaxconv.train.start import train
     from tests.conftest import tiny_config
 
     straight = train(tiny_config(), str(tmp_path / "a"), devices=one_device)
-    reached = processes.Preemption.reached
+    reached, asked = processes.Preemption.reached, itertools.count(1)
 
-    def signalled(self, step):
-        if step == 6:
+    def signalled(self):
+        if next(asked) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
-        return reached(self, step)
+        return reached(self)
 
     monkeypatch.setattr(processes.Preemption, "reached", signalled)
     with pytest.raises(UserError, match="stopped by SIGTERM after step 6, which is saved") as stopped:

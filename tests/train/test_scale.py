@@ -113,6 +113,8 @@ def test_a_group_is_normalised_by_itself():
         ({"model__norm_groups": 3}, r"norm_groups is 3: 8 images / 3 = 2.67"),
         ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
         ({"steps_per_call": 0}, "steps_per_call is 0; it must be at least 1"),
+        ({"steps_per_call": 4}, "steps_per_call is 4, and log.every is 3: .* give at most 3, or a larger --config.log.every"),
+        ({"profile": "11:12"}, "profile is '11:12', and the training has 10 steps"),
         ({"parallel": "fsd"}, "did you mean 'fsdp'"),
     ],
 )

@@ -93,6 +93,8 @@ def test_paths(tmp_path, monkeypatch):
     assert expand("~/run") == tmp_path / "run"
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
+    with pytest.raises(UserError, match="--out=gs://bucket/run: must be a folder of this machine's"):
+        expand("gs://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
         expand("~nobody-of-this-name/x")
 
