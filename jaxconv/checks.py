@@ -121,16 +121,18 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         values = tuple(float(text) for text in texts.split(","))
     except ValueError:
         values = ()
-    if not colon or len(values) < 2 or not all(0 < value < math.inf for value in values):
-        raise UserError(f"config.ensemble.over is {over!r}; give two or more numbers above 0, such as {key}:0.01,0.03")
+    least = math.ulp(0.0) if key == "learning_rate" else 0.0
+    if not colon or len(values) < 2 or not all(least <= value < math.inf for value in values):
+        what = "numbers above 0" if least else "numbers of at least 0"
+        raise UserError(f"config.ensemble.over is {over!r}; give two or more {what}, such as {key}:0.01,0.03")
     if size not in (1, len(values)):
         raise UserError(f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; leave the size at 1")
     if TRACED[key] in LESS_THAN_1 and max(values) >= 1:
         raise UserError(f"config.ensemble.over is {over!r}; {TRACED[key]} must be less than 1")
     if len(set(values)) < len(values):
         raise UserError(f"config.ensemble.over is {over!r}, which has a value twice; give different ones")
-    if not flatten(config)[TRACED[key]]:
-        raise UserError(f"config.{TRACED[key]} is 0, which leaves it out of the step, and config.ensemble.over is {over!r}; give any other")
+    if key == "label_smoothing" and is_own(config.loss.name):
+        raise UserError(f"config.ensemble.over is {over!r}, and config.loss.name {config.loss.name!r}, which has no such setting")
     return key, values
 
 

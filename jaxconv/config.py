@@ -156,7 +156,7 @@ def default_config() -> ConfigDict:
 
     config.ensemble = ensemble = ConfigDict()  # several networks in one program, see train/ensemble.py
     ensemble.size = 1  # networks, with the seeds seed, seed + 1, ...
-    ensemble.batches = "own"  # whether each sees the examples in an order of its own, or all in the same
+    ensemble.batches = "own"  # of seeds, whether each sees the examples in an order of its own, or all in the same
     ensemble.by = "auto"  # how: vmap, map, unroll, or auto for the fastest here, measured once
     ensemble.over = ""  # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1; see TRACED in checks.py for what else
 

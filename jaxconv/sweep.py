@@ -61,7 +61,11 @@ def sweep(
     """
     if launcher not in LAUNCHERS:
         raise UserError(f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it is {', '.join(LAUNCHERS)}")
+    if slurm and launcher != "slurm":
+        raise UserError(f"--slurm={slurm}: is for --launcher=slurm, and the launcher is {launcher}")
     folder = expand(workdir)
+    if table_only and not folder.is_dir():
+        raise UserError(f"--workdir={folder}: there is no such folder, and --table starts nothing", exit_code=1)
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)
     left = [trial for trial in trials if standing(trial, folder)["state"] != "finished"]

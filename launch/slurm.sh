@@ -129,6 +129,7 @@ submit() {
     training=(--array="$array")
     job+=(--array="1-$lines${at_once:+%$at_once}" --output="${array//%/%%}-%a.out")
   else
+    case " ${training[*]-} " in *" --config="*) ;; *) fail "--config=FILE.py is missing" ;; esac
     workdir=$(workdir_of "${training[@]}")
     run mkdir -p "$(dirname "$workdir")"
     job+=(--output="${workdir//%/%%}.log")

@@ -21,6 +21,8 @@
 # --spot           cheaper, and may be taken away at any time
 # --queued         wait for a place by a queued resource
 # --keep           run does not delete the TPU VM in the end
+# --shared=DIR     folder that all hosts see, for the run; a slice of several hosts needs one, such as a bucket or a file store that
+#                  --setup mounts on each of them
 # --setup=COMMAND  for all hosts after installing, such as 'jaxconv prepare cifar10'
 # --fetch_every=S  seconds between two copies of the workdir during run (900); a TPU that is taken away loses what came after
 # --extras=NAMES   extras of jaxconv to install (tpu)
@@ -29,8 +31,7 @@
 # --retries=N      times that a training that failed is started again (2)
 # --dry_run        print the commands instead
 #
-# All other options go to `jaxconv train`. --config is a file of this checkout, --workdir a folder of this machine. With several hosts
-# only the first one's workdir is fetched. gcloud must be installed and logged in (gcloud init), with your key in ssh-agent.
+# All other options go to `jaxconv train`. --config is a file of this checkout, --workdir a folder of this machine. gcloud must be installed and logged in (gcloud init), with your key in ssh-agent.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -120,21 +121,27 @@ install() {
 
 push() {
   if [ -n "${dry_run:-}" ] || [ -d "$workdir" ]; then
-    on_all_hosts "mkdir -p jaxconv_runs" || return
-    tpus tpu-vm scp --recurse "$workdir" "$name:jaxconv_runs/" --worker=all
+    on_all_hosts "mkdir -p $(there_quoted)" || return
+    # Into a folder that all see, once.
+    tpus tpu-vm scp --recurse "$workdir" "$name:${shared:-jaxconv_runs}/" --worker="$([ -n "$shared" ] && echo 0 || echo all)"
   fi
+}
+
+there_quoted() { # the folder of runs on the hosts, for their shell
+  # shellcheck disable=SC2016 # expanded on the hosts
+  if [ -n "$shared" ]; then printf %q "$shared"; else printf '$HOME/jaxconv_runs'; fi
 }
 
 train() {
   local there
   there="cd jaxconv && $python_there $python) VENV=\$HOME/jaxconv_venv launch/local.sh --extras=$extras --restarts=$restarts"
-  there+=" --retries=$retries --distributed=on --workdir=\$HOME/jaxconv_runs/$(printf %q "$(basename "$workdir")")"
+  there+=" --retries=$retries --distributed=on --workdir=$(there_quoted)/$(printf %q "$(basename "$workdir")")"
   on_all_hosts "$there $(show "${arguments[@]}")"
 }
 
 fetch() {
   run mkdir -p "$(dirname "$workdir")" || return
-  tpus tpu-vm scp --recurse "$name:jaxconv_runs/$(basename "$workdir")" "$(dirname "$workdir")/" --worker=0
+  tpus tpu-vm scp --recurse "$name:${shared:-jaxconv_runs}/$(basename "$workdir")" "$(dirname "$workdir")/" --worker=0
 }
 
 is_there() { # whether the TPU VM is up; in a dry run it is not yet
@@ -219,6 +226,7 @@ parse() {
       --type=*) type=${argument#*=} ;;
       --version=*) version=${argument#*=} ;;
       --project=*) project=${argument#*=} ;;
+      --shared=*) shared=${argument#*=} ;;
       --setup=*) setup=${argument#*=} ;;
       --fetch_every=*) fetch_every=${argument#*=} ;;
       --extras=*) extras=${argument#*=} ;;
@@ -248,6 +256,7 @@ check() { # COMMAND: that the options that it needs are there
   esac
   [ -n "$name" ] || fail "--name=NAME is missing"
   [ -n "$zone" ] || fail "--zone=ZONE is missing"
+  case $shared in "" | /*) ;; *) fail "--shared=$shared: must begin with /, as the hosts see it" ;; esac
   check_number --fetch_every 1 "$fetch_every"
   case $1 in run | create) [ -n "$type" ] || fail "--type=TYPE is missing, such as v5litepod-8" ;; esac
   case $1 in run | push | train | fetch) [ -n "$workdir" ] || fail "--workdir=DIR is missing" ;; esac
@@ -266,7 +275,7 @@ case ${1:-} in
     exit $(($# ? 0 : 2))
     ;;
 esac
-name="" zone="" type="" version="" project="" setup="" fetch_every=900 extras=tpu python=3.12 spot="" queued="" keep="" workdir=""
+name="" zone="" type="" version="" project="" shared="" setup="" fetch_every=900 extras=tpu python=3.12 spot="" queued="" keep="" workdir=""
 arguments=()
 parse "${@:2}"
 version=${version:-$(software_of "$type")}

@@ -200,6 +200,11 @@ def test_table_and_print_start_nothing(tmp_path, capsys):
     name = name_of({"model.name": "text:fc", "seed": 1})
     settings = ["--config.epochs=0", "--config.steps=4", "--config.model.name=text:fc", "--config.seed=1"]
     assert shlex.split(lines[3]) == ["jaxconv", "train", f"--config={EXPERIMENT}", f"--workdir={tmp_path / 's' / name}", *settings]
+    with pytest.raises(UserError, match="there is no such folder, and --table starts nothing"):
+        sweep(EXPERIMENT, str(tmp_path / "s"), grid, ["epochs=0", "steps=4"], table_only=True)
+    with pytest.raises(UserError, match="is for --launcher=slurm, and the launcher is local"):
+        sweep(EXPERIMENT, str(tmp_path / "s"), grid, ["epochs=0", "steps=4"], slurm="--gpus=1")
+    (tmp_path / "s").mkdir()
     assert sweep(EXPERIMENT, str(tmp_path / "s"), grid, ["epochs=0", "steps=4"], table_only=True) == 0
     assert capsys.readouterr().out.count("waiting") == 4
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"sweep.json", "sweep.md", "sweep.png"}

@@ -18,7 +18,7 @@ from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
 from jaxconv.own import is_own, tried
 from jaxconv.program import kept_for_gradient
-from jaxconv.train.ensemble import Members, members_of, over_members
+from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
@@ -74,6 +74,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
     Raises:
       UserError: the network is not known, lacks an argument, or cannot take the images; the message names the layer.
     """
+    config = with_place(config)
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
     model = build_model(config.model, num_classes, axis_name)
     steps = total_steps(config, examples)

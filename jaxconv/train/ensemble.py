@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.checks import FORMS, swept_values
+from jaxconv.checks import FORMS, TRACED, swept_values
 from jaxconv.train.parallel import Parallel
 from jaxconv.train.state import TrainState
+from jaxconv.train.watch import is_out_of_memory
 from jaxconv.train.workdir import read_json, write_json
 
 # Turns of each form that `fastest_form` measures; one will do of a form that is three times slower than another.
@@ -74,6 +75,18 @@ def members_of(config: Any) -> Members | None:
     return Members(tuple(f"seed {s}" for s in seeds), seeds, {}, ensemble.batches == "own")
 
 
+def with_place(config: Any) -> Any:
+    """The config with what a sweep is over not at 0, which would leave it out of the step."""
+    swept = swept_values(config)
+    if not swept:
+        return config
+    key, values = swept
+    section, _, name = TRACED[key].partition(".")
+    changed = type(config)(config.to_dict())
+    changed[section][name] = max(values)
+    return changed
+
+
 def of_each(name: str, members: Members | None) -> tuple[str, ...]:
     """The names of a metric in metrics.jsonl: `eval/top1` of one network, `eval/top1/0` and so on of an ensemble's members."""
     return (name,) if members is None else tuple(f"{name}/{number}" for number in range(len(members.names)))
@@ -119,15 +132,22 @@ def fastest_form(
       prepare: form -> a function that takes a training step by it, and waits for its end.
 
     Returns:
-      The form, and the seconds of a step by each, where they were measured now.
+      The form, and the seconds of a step by each that the memory does for, where they were measured now.
     """
     path = folder / "ensemble.json"
     if path.exists():
         return form_of_run(config, folder), {}
     seconds = {}
     for form in reversed(FORMS):  # on a CPU the others can be very slow
-        step, turns = prepare(form), []
-        step()
+        turns: list[float] = []
+        try:
+            step = prepare(form)
+            step()
+        except jax.errors.JaxRuntimeError as error:
+            # All members at once take the most memory.
+            if not is_out_of_memory(error) or (form == FORMS[0] and not seconds):
+                raise
+            continue
         while len(turns) < _TURNS:
             worth_it = not turns or not seconds or turns[-1] < 3 * min(seconds.values())
             # As the first process finds it: clocks differ, and a step that not all processes take would wait for the others for ever.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxconv.data.loading import Order, Resident, Streamed
-from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
+from jaxconv.errors import PREEMPTED, UserError, human_bytes
 from jaxconv.evaluate import evaluate
 from jaxconv.interop.weights import start_from
 from jaxconv.train.build import Built
@@ -22,7 +22,7 @@ from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import several_steps
-from jaxconv.train.watch import MetricsLog, NoLog, Pending, Profiler, Progress, Stopwatch
+from jaxconv.train.watch import MetricsLog, NoLog, Pending, Profiler, Progress, Stopwatch, memory_said
 from jaxconv.train.workdir import note_versions, read_metrics
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Run:
         """Train to the end; returns the result of the final weights."""
         config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
+            stack.enter_context(memory_said(self._memory_in_words))
             checkpoints = Checkpoints(
                 self.folder / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_best, self.best_metrics, parallel=self.parallel
             )
@@ -86,7 +87,6 @@ class Run:
                 preemption = stack.enter_context(Preemption(self.parallel.process[1]))
                 profiler = Profiler(self.folder / "profile", config.profile if writes else "")
                 stack.callback(profiler.close)
-                stack.enter_context(self._memory_said())
                 result = self._steps(state, host, first, Outputs(checkpoints, metrics_log, progress, profiler, preemption))
         if writes:
             self._draw_curves()
@@ -100,7 +100,7 @@ class Run:
             if self.config.model.init_from:
                 state, said = self._start_from(self.config.model.init_from)
                 log.info("; ".join(said))
-            return state, {"pending": [], "best": {}}
+            return state, {"pending": [], "best": {}, "gone": []}
         state, host = restored
         done = _steps_done(state)
         if done > self.built.total_steps:
@@ -144,20 +144,11 @@ class Run:
         data = sum(x.nbytes // (len(x.sharding.device_set) if self.parallel.mode == "pmap" else 1) for x in self.train_data.data.values())
         return data + self.parallel.bytes_of(abstract) + self.parallel.bytes_of(abstract.params) + self.built.kept(images)
 
-    @contextlib.contextmanager
-    def _memory_said(self) -> Iterator[None]:
-        """What JAX raises where a device's memory does not do, as an error for the person."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(
-                f"out of memory: training takes about {human_bytes(self.memory)} of the {human_bytes(self.parallel.memory())} of a device "
-                f"({short(error, 200)}); try a smaller --config.batch_size, --config.accumulate="
-                f"{2 * self.config.accumulate}, or --config.model.remat=True",
-                exit_code=1,
-            ) from error
+    def _memory_in_words(self) -> tuple[str, str]:
+        return (
+            f"training takes about {human_bytes(self.memory)} of the {human_bytes(self.parallel.memory())} of a device",
+            f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or --config.model.remat=True",
+        )
 
     def _calls(self, first: int) -> Iterator[int]:
         """How many steps each call takes: as many as the config says, or 1 where something is due before their end."""
@@ -171,7 +162,7 @@ class Run:
     def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, Any]:
         config, total = self.config, self.built.total_steps
         batches = self.train_data.train_batches(self.order, first, total, self._calls(first))
-        pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints))
+        pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints), host["gone"])
         best, result, step, key = dict(host["best"]), {}, first, self.key()
         watch = Stopwatch()
         for count, batch in zip(self._calls(first), batches, strict=True):
@@ -209,7 +200,14 @@ class Run:
             preempted = step < total and outputs.preemption.reached()
             if self._due(step, self.checkpoint_every) or (better and config.checkpoint.keep_best) or preempted:
                 pending.fetch()
-                self._save(state, step, {"pending": pending.rows, "best": best}, evaluated, pending, outputs.checkpoints)
+                self._save(
+                    state,
+                    step,
+                    {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)},
+                    evaluated,
+                    pending,
+                    outputs.checkpoints,
+                )
             if preempted:
                 outputs.checkpoints.wait()
                 raise UserError(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there", PREEMPTED)

@@ -13,12 +13,13 @@ from jaxconv.checks import check_config
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, human_bytes
 from jaxconv.interop.weights import fitted_weights
 from jaxconv.train.build import Built, build, build_model
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.watch import memory_said
 from jaxconv.train.workdir import begin_or_compare, expand, open_workdir
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,9 @@ def train(
         if config.model.init_from and not (folder / "config.json").exists():
             fitted_weights(config.model.init_from, built.abstract, built.classes)  # raises before the run is begun
         parallel.first_does(lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders}))
-        loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
+        size = sum(source.size for source in (train_source, eval_source) if isinstance(source, Arrays))
+        with memory_said(lambda: (f"the data takes {human_bytes(size)}", "a smaller --config.data.resident_limit, so that it is streamed")):
+            loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         return Run(config, folder, parallel, built, *loaders).train()

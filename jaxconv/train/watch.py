@@ -6,20 +6,22 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, short
 from jaxconv.train.workdir import read_metrics, write_lines
 
 log = logging.getLogger(__name__)
 
 # Calls that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
 _AHEAD = 2
+# Seconds between two writings of the TensorBoard file to the disk.
+_FLUSH_EVERY = 20
 
 
 class MetricsLog:
@@ -31,31 +33,56 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
         rows = read_metrics(workdir, up_to=step)
         write_lines(workdir / "metrics.jsonl", map(json.dumps, rows))
+        self._workdir = workdir
         self._file = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115, closed by close()
-        self._board = None
+        self._board, self._flushed = None, time.monotonic()
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            # Not its SummaryWriter: that writes from a thread, and where the disk is full the thread dies and the training waits for it.
+            from tensorboardX.event_file_writer import EventsWriter
 
             shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
-            for row in rows:
-                self._to_board(row)
+            with self._unwritable_said():
+                (workdir / "tensorboard").mkdir()
+                self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+                for row in rows:
+                    self._to_board(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row: `step`, and floats by name."""
-        self._file.write(json.dumps(row) + "\n")
-        self._to_board(row)
+        """Add one row: `step`, and floats by name; raises UserError where it cannot be written."""
+        with self._unwritable_said():
+            self._file.write(json.dumps(row) + "\n")
+            self._to_board(row)
 
     def _to_board(self, row: dict[str, Any]) -> None:
-        if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, row["step"])
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        if self._board is None:
+            return
+        for name, value in row.items():
+            if name != "step":
+                self._board.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            self._board.flush()
+            self._flushed = time.monotonic()
+
+    @contextlib.contextmanager
+    def _unwritable_said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._workdir}: cannot be written ({error.strerror or error}); "
+                "once it can, the same command goes on from the last checkpoint",
+                exit_code=1,
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Write what is left; raises UserError where that cannot be."""
+        with self._unwritable_said():
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
 
 
 class NoLog:
@@ -76,13 +103,15 @@ class Pending:
       rows: those that a checkpoint brought along, in step order; a value is a number, or a list of the members' numbers.
       step: the last step they belong to.
       last_good: says, for an error message, which checkpoint is left.
+      gone: members of an ensemble that have diverged before.
     """
 
-    def __init__(self, names: tuple[str, ...], rows: list[dict[str, Any]], step: int, last_good: Callable[[], str]):
-        self._names, self.rows = names, list(rows)
+    def __init__(
+        self, names: tuple[str, ...], rows: list[dict[str, Any]], step: int, last_good: Callable[[], str], gone: Iterable[int] = ()
+    ):
+        self._names, self.rows, self.gone = names, list(rows), set(gone)
         self._step, self._last_good = step, last_good
         self._on_device: list[tuple[jax.Array, int]] = []
-        self._gone: set[int] = set()
 
     def add(self, metrics: jax.Array, steps: int) -> None:
         """Take the metrics of a call of so many steps, and wait for those of the call before the last."""
@@ -108,10 +137,10 @@ class Pending:
                 raise self.diverged(f"the loss became {loss}", self._step)
             return
         gone = {member for member, value in enumerate(loss) if not np.isfinite(value)}
-        for member in sorted(gone - self._gone):
+        for member in sorted(gone - self.gone):
             log.warning("member %d: the loss became %s at step %d; the others go on", member, loss[member], self._step)
-        self._gone |= gone
-        if len(self._gone) == len(loss):
+        self.gone |= gone
+        if len(self.gone) == len(loss):
             raise self.diverged("the loss of every member became infinite or NaN", self._step)
 
     def means(self) -> dict[str, float]:
@@ -123,7 +152,7 @@ class Pending:
         means: dict[str, float] = {}
         for name, key in (("loss", "train/loss"), ("top1", "train/top1"), ("grad_norm", "train/grad_norm"), ("learning_rate",) * 2):
             values = np.array([row[name] for row in (self.rows[-1:] if name == "learning_rate" else self.rows)]).mean(axis=0)
-            left = np.array([n not in self._gone for n in range(values.size)])
+            left = np.array([n not in self.gone for n in range(values.size)])
             means[key] = float(values.reshape(-1)[left].mean())
             if values.ndim:
                 means |= {f"{key}/{n}": float(value) for n, value in enumerate(values) if left[n]}
@@ -246,6 +275,23 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether it is for a device's memory that JAX stopped."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+@contextlib.contextmanager
+def memory_said(in_words: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """What JAX raises where a device's memory does not do, as an error for the person; `in_words` says what takes it, and what to try."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        what, advice = in_words()
+        raise UserError(f"out of memory: {what} ({short(error, 200)}); try {advice}", exit_code=1) from error
 
 
 def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:

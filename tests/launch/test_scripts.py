@@ -70,6 +70,8 @@ def test_dry_run_calls_nothing(stage, script):
         (("slurm.sh", "--gpus=two", *TRAINING), "--gpus=two: must be a whole number of at least 0"),
         (("slurm.sh", "--nodes=0", *TRAINING), "--nodes=0: must be a whole number of at least 1"),
         (("slurm.sh", "--config=experiments/xo.py"), "--workdir=DIR is missing"),
+        (("slurm.sh", "--workdir=/tmp/x"), "--config=FILE.py is missing"),
+        (("tpu_vm.sh", "train", "--name=n", "--zone=z", "--shared=runs"), "must begin with /"),
         (("slurm.sh", "--array=/nowhere/commands.txt"), "/nowhere/commands.txt: there is no such file"),
         (("slurm.sh", f"--array={ROOT / 'README.md'}", "--workdir=/tmp/x"), "--workdir=/tmp/x: does not go with --array"),
         (("tpu_vm.sh",), ""),
@@ -259,6 +261,17 @@ def test_tpu_run(stage):
     assert "launch/local.sh --extras=tpu --restarts=100 --retries=2 --distributed=on" in there
     assert there.endswith(r"--workdir=$HOME/jaxconv_runs/a\ b --config=experiments/xo.py:small")
     assert fetch[4:8] == ["--recurse", "tpu:jaxconv_runs/a b", f"{stage.folder / 'runs'}/", "--worker=0"]
+
+
+def test_several_hosts_share_a_folder(stage):
+    (stage.folder / "run").mkdir()
+    process = stage.run(*RUN, "--shared=/mnt/all runs", f"--workdir={stage.folder / 'run'}")
+    assert process.returncode == 0, process.stderr
+    push, train, fetch = [call for call in stage.calls("gcloud") if "describe" not in call][4:7]
+    assert push[4:8] == ["--recurse", str(stage.folder / "run"), "tpu:/mnt/all runs/", "--worker=0"]
+    (there,) = [word for word in train if word.startswith("--command=")]
+    assert r"--workdir=/mnt/all\ runs/run " in there
+    assert fetch[4:8] == ["--recurse", "tpu:/mnt/all runs/run", f"{stage.folder}/", "--worker=0"]
 
 
 def test_tpu_that_is_taken_away_is_created_again(stage):

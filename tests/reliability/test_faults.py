@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from jaxconv.train.workdir import read_metrics
 from tests.conftest import TINY, assert_one_line_error, command, process_settings
 
 pytestmark = pytest.mark.slow
@@ -18,17 +19,21 @@ import errno, os, resource, shutil, sys
 from pathlib import Path
 from jaxconv.__main__ import main
 from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.watch import MetricsLog
 
 fault, folder = sys.argv[1], Path(next(arg for arg in sys.argv if arg.startswith("--workdir=")).partition("=")[2])
-save = Checkpoints.save
+save, write = Checkpoints.save, MetricsLog.write
+
+def fill():  # no file may grow beyond a few bytes, as on a disk without room
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
 def faulty(self, step, *args):
     if step == 12:
         self.wait()
-        if fault == "full":  # no file may grow beyond a few bytes, as on a disk without room
-            import signal
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        if fault == "full":
+            fill()
         if fault == "gone":
             shutil.move(folder / "checkpoints", folder / "elsewhere")
             (folder / "checkpoints").write_text("")  # so that it cannot come back
@@ -39,9 +44,16 @@ def faulty(self, step, *args):
                     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
                 return make(path, *args, **kwargs)
             os.mkdir = refuse
-    return save(self, step, *args)
+    save(self, step, *args)
+    if fault == "log":
+        self.wait()
 
-Checkpoints.save = faulty
+def faulty_log(self, row):
+    if fault == "log" and row["step"] > 12:
+        fill()
+    return write(self, row)
+
+Checkpoints.save, MetricsLog.write = faulty, faulty_log
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -68,6 +80,16 @@ def test_the_last_good_checkpoint_is_whole(tmp_path, result, fault):
     again = command("train", f"--workdir={workdir}", *RUN)
     assert again.returncode == 0 and "is damaged" not in again.stderr, again.stderr
     assert again.stdout.splitlines()[-1] == result
+
+
+def test_a_full_disk_ends_the_log_with_a_line(tmp_path, result):
+    workdir = tmp_path / "run"
+    run = ["train", f"--workdir={workdir}", *RUN, "--config.log.tensorboard=True"]
+    process = subprocess.run([sys.executable, "-c", PROGRAM, "log", *run], **process_settings(), capture_output=True, timeout=120)
+    assert_one_line_error(process, 1, f"{workdir}: cannot be written (File too large)", "goes on from the last checkpoint")
+    again = command(*run)
+    assert again.returncode == 0 and again.stdout.splitlines()[-1] == result, again.stderr
+    assert [row["step"] for row in read_metrics(workdir) if "train/loss" in row] == [*range(3, 40, 3), 40]
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):

@@ -29,7 +29,19 @@ LEFT_ALONE += (
 )
 SMALL_NETWORKS = ("chain", "text:conv3-4 relu maxpool2 fc", "text:conv3-4 bn relu globalpool fc", "text:conv3-4 relu dropout0.5 fc")
 BAD_NETWORKS = ("lenet5", "optax.sgd", "text:conv3-4 globalpool", "text:conv3-", "text:", "nothing", "")
-TEXTS = ("", "learning_rate:0.01,0.1", "bias", "train", "(", "a.py:b", "learning_rate:0.1", "optax.sgd", "1:2")
+TEXTS = (
+    "",
+    "learning_rate:0.01,0.1",
+    "bias",
+    "train",
+    "(",
+    "a.py:b",
+    "learning_rate:0.1",
+    "momentum:0.5,1.5",
+    "l2:0,0.2",
+    "optax.sgd",
+    "1:2",
+)
 TUPLES = ((), (0.5,), (1,), (1, 2), (20, 24), (0.5, 1.0), (0.5, 0.5), (1.0, 0.5), (0.0, 2.0), (0.5, 0.5, 0.5), (-1.0, 1.0), (math.inf,))
 WHOLE = (-1, 0, 1, 2, 3, 8, 2**32 - 1, 2**40)
 # More of these would take long to compile, since they are written out on a CPU.

@@ -13,6 +13,7 @@ from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_workdir, restore_run
 from jaxconv.interop.export import load_run
 from jaxconv.train.ensemble import fastest_form, members_of
+from jaxconv.train.parallel import make_parallel
 from jaxconv.train.start import open_sources, train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
@@ -108,9 +109,9 @@ def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
 @pytest.mark.parametrize(
     "key, values, settings",
     [
-        ("l2", (0.01, 0.3), {}),
+        ("l2", (0.0, 0.3), {}),
         ("weight_decay", (1.0, 60.0), {"optimizer__name": "adamw", "optimizer__learning_rate": 1e-3}),
-        ("momentum", (0.5, 0.8), {}),
+        ("momentum", (0.0, 0.8), {}),
         ("label_smoothing", (0.1, 0.4), {"optimizer__schedule__name": "cosine"}),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_sweep_over_another_number(tmp_path, one_device, key, values, settings
     place = TRACED[key].replace(".", "__")
     singles = [train(tiny_config(**settings, **{place: value}), str(tmp_path / str(value)), devices=one_device) for value in values]
     assert singles[0]["loss"] != pytest.approx(singles[1]["loss"], rel=1e-2)
-    config = tiny_config(ensemble__over=f"{key}:{values[0]},{values[1]}", ensemble__by="vmap", **settings, **{place: 0.2})
+    config = tiny_config(ensemble__over=f"{key}:{values[0]},{values[1]}", ensemble__by="vmap", **settings)
     members = train(config, str(tmp_path / "sweep"), devices=one_device)["members"]
     assert [member["loss"] for member in members] == pytest.approx([single["loss"] for single in singles], rel=1e-3)
 
@@ -142,7 +143,9 @@ def test_best_is_each_members_own(tmp_path, one_device):
         ({"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1}, "loss.label_smoothing must be less than 1"),
         ({"ensemble__over": "learning_rate:0.1,1e-1"}, "has a value twice"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
-        ({"ensemble__over": "l2:0.1,0.2"}, "optimizer.l2 is 0, which leaves it out of the step"),
+        ({"ensemble__over": "learning_rate:0,0.2"}, "give two or more numbers above 0"),
+        ({"ensemble__over": "l2:-1,0.2"}, "give two or more numbers of at least 0"),
+        ({"ensemble__over": "label_smoothing:0,0.1", "loss__name": "experiments/own_pieces.py:focal"}, "has no such setting"),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
         ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),
     ],
@@ -166,3 +169,15 @@ def test_an_ensemble_predicts_by_its_mean_and_is_no_start_for_one_network(tmp_pa
     assert loss == pytest.approx(result["ensemble_loss"], rel=1e-4)
     with pytest.raises(UserError, match="holds an ensemble"):
         train(tiny_config(model__init_from=str(tmp_path / "run")), str(tmp_path / "next"), devices=one_device)
+
+
+def test_a_form_that_the_memory_does_not_do_for_is_passed_over(tmp_path, one_device):
+    def prepare(form):
+        def step():
+            if form == "vmap":
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+        return step
+
+    form, seconds = fastest_form(tiny_config(ensemble__size=2), tmp_path, make_parallel("jit", one_device), prepare)
+    assert form in ("map", "unroll") and set(seconds) == {"map", "unroll"}

@@ -182,13 +182,22 @@ def test_the_estimate_of_memory_is_near_what_xla_takes(tmp_path, one_device):
     assert 0.5 < loop.memory / (compiled.temp_size_in_bytes + compiled.argument_size_in_bytes) < 2
 
 
-def test_too_little_memory_is_one_line_with_what_to_change(tmp_path, one_device, monkeypatch):
-    def exhausted(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+def exhausted(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
 
-    monkeypatch.setattr(Parallel, "compile_train", lambda *_: exhausted)
+
+@pytest.mark.parametrize("place", ["compile_train", "compile_eval", "init"])
+def test_too_little_memory_is_one_line_with_what_to_change(tmp_path, one_device, monkeypatch, place):
+    """In the first step, in the first evaluation, and where the weights begin."""
+    monkeypatch.setattr(Parallel, place, exhausted if place == "init" else lambda *_: exhausted)
     with pytest.raises(
         UserError, match=r"out of memory: training takes about .* of a device .*batch_size.*accumulate=2.*remat=True"
     ) as error:
         train(tiny_config(), str(tmp_path), devices=one_device)
     assert error.value.exit_code == 1
+
+
+def test_too_little_memory_for_the_data_is_one_line(tmp_path, one_device, monkeypatch):
+    monkeypatch.setattr(Parallel, "replicate", exhausted)
+    with pytest.raises(UserError, match=r"out of memory: the data takes 24.1 kB .* try a smaller --config.data.resident_limit"):
+        train(tiny_config(), str(tmp_path), devices=one_device)
