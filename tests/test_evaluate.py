@@ -13,8 +13,9 @@ from jaxconv import scores
 from jaxconv.data import from_arrays
 from jaxconv.data.decode import read_image
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_run, evaluate_runs, evaluate_workdir, restore_run, together
+from jaxconv.evaluate import evaluate_run, evaluate_workdir, restore_run
 from jaxconv.outcomes import Outcomes, figures
+from jaxconv.several import evaluate_runs, together
 from jaxconv.train.build import build_model
 from jaxconv.train.losses import correct_within
 from jaxconv.train.start import train

@@ -17,10 +17,11 @@ from jaxconv.data.decode import decode_middle, decode_whole
 from jaxconv.errors import UserError
 from jaxconv.evaluate import evaluate_run, restore_run
 from jaxconv.models import MODELS
+from jaxconv.sliding import sliding, total_stride
 from jaxconv.train.build import build_model
 from jaxconv.train.start import train
 from jaxconv.train.workdir import saved_config
-from jaxconv.views import View, mirrored, over_views, read_scales, sliding, ten_crops, total_stride
+from jaxconv.views import View, mirrored, over_views, read_scales, ten_crops
 from tests.conftest import tiny_config
 
 
