@@ -203,7 +203,7 @@ class _Evaluation:
         if not inner or name in ("custom_jvp_call", "custom_vjp_call") or backward.opaque(eqn):
             return _plainly(jaxpr, eqn, operands)
         if name == "cond" and self._rule != "gradient" and any(_rectifies(branch.jaxpr) for branch in inner):
-            return lax.switch(operands[0], [partial(self.run, branch) for branch in inner], *operands[1:])
+            return lax.switch(operands[0], [partial(self.run, branch) for branch in inner], operands[1:])
         if len(inner) == 1 and name not in ("scan", "while") and len(inner[0].jaxpr.invars) == len(operands):
             return self.run(inner[0], operands)
         if self._rule != "gradient" and any(_rectifies(program.jaxpr) for program in inner):
