@@ -20,9 +20,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.errors import nearest
+from jaxconv.layers.conv import plain
 from jaxconv.look import backward
 from jaxconv.models import Network
-from jaxconv.layers.conv import plain
 from jaxconv.program import Tracer, call_arguments
 from jaxconv.receptive import Seen, image
 
@@ -71,7 +71,7 @@ def apply(
 
 
 def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Seen]:
-    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees nothing is left out."""
+    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees none is left out."""
     with plain():
         program, _, names = _marked(module, variables, x, call)
     walk = _Walk(names)

@@ -15,14 +15,14 @@ PLUS = -CROSS
 
 
 class Looks(nn.Module):
-    """Looks for an X and for a +; the second layer for an X two pixels below a +."""
+    """Looks for an X and for a +; the second layer for an X 4 pixels below a +."""
 
     @nn.compact
     def __call__(self, x):
         x = nn.relu(Conv(2, 3, padding=1, name="conv1")(x))
         x = Relu(name="relu1")(x)
         x = max_pool(x, 2, 2)
-        return Conv(1, (2, 1), use_bias=False, name="conv2")(x)
+        return Conv(1, (3, 1), use_bias=False, name="conv2")(x)
 
 
 class Relu(nn.Module):
@@ -33,7 +33,7 @@ class Relu(nn.Module):
 VARIABLES = {
     "params": {
         "conv1": {"kernel": jnp.stack([CROSS, PLUS], -1)[:, :, None], "bias": jnp.array([-8.0, -8.0])},
-        "conv2": {"kernel": jnp.array([[[[0.0], [1.0]]], [[[1.0], [0.0]]]])},
+        "conv2": {"kernel": jnp.array([[[[0.0], [1.0]]], [[[0.0], [0.0]]], [[[1.0], [0.0]]]])},
     }
 }
 
@@ -44,7 +44,7 @@ def planted(count=15):
     images, places = np.zeros((count, 12, 13, 1), np.float32), random.integers(0, (12, 13), (count, 2))
     for n, (row, column) in enumerate(places):
         padded = np.zeros((14, 15), np.float32)
-        padded[row : row + 3, column : column + 3] = CROSS * (1 + n / 10)
+        padded[row : row + 3, column : column + 3] = CROSS * (1 + n / 100)
         images[n, ..., 0] = padded[1:-1, 1:-1]
     return images, places
 
@@ -60,7 +60,7 @@ def test_the_nine_strongest_are_those_that_were_planted():
     assert found.examples[0].tolist() == expected
     np.testing.assert_array_equal(found.positions[0], places[expected])
     np.testing.assert_array_equal(found.corners[0], places[expected] - 1)
-    strength = 1 + np.array(expected, np.float32) / 10
+    strength = 1 + np.array(expected, np.float32) / 100
     np.testing.assert_allclose(found.values[0], 9 * strength - 8, rtol=1e-5)
     np.testing.assert_allclose(found.patches[0, ..., 0], CROSS * strength[:, None, None])
     np.testing.assert_allclose(found.projections[0, ..., 0], CROSS * found.values[0][:, None, None], rtol=1e-5)
@@ -69,14 +69,13 @@ def test_the_nine_strongest_are_those_that_were_planted():
 def test_through_rectifier_and_switch():
     """An X that lies 4 pixels below a +: the projection draws them both, each where it was found, and nothing else."""
     image = np.zeros((1, 12, 12, 1), np.float32)
-    image[0, 2:5, 4:7, 0], image[0, 6:9, 5:8, 0] = PLUS, CROSS
+    image[0, 2:5, 4:7, 0], image[0, 6:9, 3:6, 0] = PLUS, CROSS
     found = strongest_patches(Looks(), VARIABLES, [image], "conv2")
     assert found.values.tolist() == [[2.0]] and found.positions.tolist() == [[[1, 2]]]
-    # 2 rows of the pooled map are 4 rows of the first, whose windows reach one pixel further: 4 + 2 + ... by 2 + 2.
-    assert found.corners.tolist() == [[[1, 3]]] and found.patches.shape == (1, 1, 6, 4, 1)
-    whole = np.zeros((12, 12), np.float32)
-    whole[2:5, 4:7], whole[6:9, 5:8] = PLUS, CROSS
-    np.testing.assert_allclose(found.projections[0, 0, ..., 0], whole[1:7, 3:7])
+    # 3 rows of the pooled map are 6 of the one before, whose windows reach one pixel further on both sides.
+    assert found.corners.tolist() == [[[1, 3]]] and found.patches.shape == (1, 1, 8, 4, 1)
+    np.testing.assert_allclose(found.patches[0], image[:, 1:9, 3:7])
+    np.testing.assert_allclose(found.projections[0], 2 * image[:, 1:9, 3:7])
 
 
 def test_a_field_larger_than_the_image_and_a_patch_beyond_its_edge():
