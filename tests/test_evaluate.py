@@ -213,6 +213,8 @@ def test_bad_options_are_one_line_before_any_work(root):
 def test_predictions_as_a_table(root, tmp_path):
     found = evaluate_run(str(root / "0"), devices=jax.devices()[:1])
     scores.write_predictions(tmp_path / "p.csv", found)
+    scores.write_confusion(tmp_path / "c.png", found)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 35 and rows[7]["name"].endswith("b/002.png") and rows[7]["class"] == "b"
     for row, probabilities, label in zip(rows, found.outcomes.probabilities, found.outcomes.labels, strict=True):
