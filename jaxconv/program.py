@@ -1,6 +1,7 @@
 """A Linen module's program, read without running it: which modules are called, which feature maps are named, what each does and sees."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -112,7 +113,7 @@ class Tracer:
     def _step(self, eqn: Any, operands: list[Seen | None]) -> list[Seen | None]:
         name = eqn.primitive.name
         if name == "name":
-            self._read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
+            self.read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
             return operands
         inner = list(jex.jaxprs_in_params(eqn.params))
         if name == "cond":  # the last branch: the true one, or the one for all platforms
@@ -143,7 +144,8 @@ class Tracer:
         if pooled or multiply_adds or (name in _OPS and seen.extents != before.extents):
             self.events.append(Event("op", call, _OPS.get(name, "global_pool"), output, seen, True, True, multiply_adds))
 
-    def _read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+    def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+        """Meet a mark while walking."""
         call = self._open[-1]
         if mark[0] == _BEGIN:
             if mark not in self._calls and mark not in self._endless:
@@ -180,6 +182,13 @@ def _multiply_adds(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return output.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
     return 0
+
+
+def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for a module's call: `train`, `training` or `deterministic` where it takes them, and those that are given."""
+    takes = inspect.signature(type(module).__call__).parameters
+    modes = {"train": train, "training": train, "deterministic": not train}
+    return {name: value for name, value in modes.items() if name in takes} | given
 
 
 def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:
