@@ -5,6 +5,7 @@ the registry, those of one's own runs from their workdirs. Depth, weights and mu
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from jaxconv.errors import UserError
 from jaxconv.look.depth import weighted_depth
@@ -165,6 +166,7 @@ def _draw_set(part: Any, name: str, points: Sequence[Point]) -> list[tuple[Any, 
 
 def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[float]) -> None:
     """Errors from 0, years as years, all else on a logarithmic scale where it spans much."""
+    axis.tick_params(labelsize=8)
     axis.set_ylim(0, 1.15 * max(errors, default=0) or 1)
     if not values:
         return
@@ -181,8 +183,15 @@ def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[flo
         ticks = [f * 10.0**n for n in range(13) for f in (1, 2, 5)]
         axis.set_xlim(low / 1.7, high * 1.7)
         axis.set_xticks([tick for tick in ticks if low / 1.7 <= tick <= high * 1.7])
-    axis.xaxis.set_major_formatter(EngFormatter(places=None, sep=""))
-    axis.tick_params(axis="x", labelsize=8)
+    axis.xaxis.set_major_formatter(lambda value, _: _short(value))
+
+
+def _short(value: float) -> str:
+    """Three digits, with k, M or G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 # Where a label may stand about its point, in points: near ones first.
@@ -234,6 +243,7 @@ def winners() -> Figure:
     return figure
 
 
+@functools.cache
 def counted_depth(name: str) -> int:
     """The depth of a network of the registry, for the task that it was published for."""
     shape, classes = usual_task(name)
