@@ -198,7 +198,7 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
         raise UserError(f"patches are of images; this network reads {looked.kind}s")
     inputs = jax.jit(looked.inputs)
     batches = (inputs(elements) for elements in looked.elements(args.split))
-    found = strongest_patches(looked.model, looked.variables, batches, args.layer, range(args.number))
+    found = strongest_patches(looked.model, looked.variables, batches, args.layer, first=args.number or 9)
     return patches_figure(found, looked.config.data.mean, looked.config.data.std, looked.title)
 
 

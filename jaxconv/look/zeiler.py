@@ -54,6 +54,7 @@ def strongest_patches(
     batches: Iterable[np.ndarray],
     layer: str = "",
     maps: Sequence[int] = (),
+    first: int = 9,
     most: int = 9,
     rule: str = "deconvnet",
 ) -> Patches:
@@ -62,15 +63,17 @@ def strongest_patches(
     Args:
       batches: of images [N, H, W, C], as the network gets them.
       layer: one of `inside.activations`; by default the last that sees no more than half of the image.
-      maps: numbers of the feature maps; the first 9 by default.
+      maps: numbers of the feature maps.
+      first: how many there are, where no numbers are given: the first ones, or as many as the layer has.
       most: K; where the set has fewer examples, so many.
       rule: how the projection passes what rectifies, see `backward.RULES`.
 
     Raises:
       ValueError: no such layer, feature map or rule; the layer has no positions; there are no images, or they are not [N, H, W, C].
     """
-    if most < 1:
-        raise ValueError(f"most is {most}; it must be at least 1")
+    for name, value in (("first", first), ("most", most)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     kept: dict[int, list[_Peak]] = {}
     count = 0
     for images in batches:
@@ -78,7 +81,7 @@ def strongest_patches(
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"patches are of images [N, H, W, C] of floating point; these are {images.dtype} {images.shape}")
         layer = layer or _usual_layer(module, variables, images)
-        kept = kept or {number: [] for number in _numbers(module, variables, images, layer, maps)}
+        kept = kept or {number: [] for number in _numbers(module, variables, images, layer, maps, first)}
         values, places = map(np.asarray, _peaks(Held(module), variables, images, layer, tuple(kept)))
         for peaks, value, place in zip(kept.values(), values.T, places.T, strict=True):
             strongest = np.argsort(-value, kind="stable")[:most]
@@ -111,14 +114,14 @@ def _usual_layer(module: nn.Module, variables: Any, images: np.ndarray) -> str:
     return partial[-1] if partial else next(iter(spatial))
 
 
-def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, maps: Sequence[int]) -> list[int]:
+def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, maps: Sequence[int], first: int) -> list[int]:
     shape = _maps_of(module, variables, images, layer)
     if len(shape) != 4:
         raise ValueError(f"{layer} is {shape[1:]} and has no positions; name a layer of feature maps [N, H, W, C]")
     for number in maps:
         if not 0 <= number < shape[-1]:
             raise ValueError(f"{layer} has no feature map {number}; it has 0 to {shape[-1] - 1}")
-    return list(maps) or list(range(min(9, shape[-1])))
+    return list(maps) or list(range(min(first, shape[-1])))
 
 
 def _maps_of(module: nn.Module, variables: Any, images: np.ndarray, layer: str) -> tuple[int, ...]:

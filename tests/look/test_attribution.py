@@ -211,5 +211,5 @@ def test_one_s_own_module(dtype):
         assert maps.shape in (images.shape, images.shape[:-1]) and np.isfinite(np.asarray(maps, np.float32)).all(), method
     ordinary = jax.grad(lambda x: module.apply(variables, x, train=False)[jnp.arange(2), classes].sum())(images)
     np.testing.assert_allclose(*(np.asarray(m, np.float32) for m in (gradient(module, variables, images, classes), ordinary)), atol=1e-3)
-    found = strongest_patches(module, variables, [np.asarray(images, np.float32)], "Conv_1", most=2)
-    assert found.patches.shape == (6, 2, 5, 5, 3)
+    found = strongest_patches(module, variables, [np.asarray(images, np.float32)], "Conv_0", most=2)
+    assert found.patches.shape == (4, 2, 3, 3, 3)
