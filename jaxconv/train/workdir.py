@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -66,13 +67,30 @@ def locked(workdir: Path) -> TextIO:
     """A lock on a folder that holds as long as it is open; raises UserError where another process has it."""
     lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)  # it may be `in_use`, which looks for a moment
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
         raise UserError(
             f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1
         ) from error
     return lock
+
+
+def in_use(workdir: Path) -> bool:
+    """Whether a process trains in the folder now."""
+    try:
+        with open(workdir / ".lock") as lock:
+            # Shared, and given back at once: `locked` asks a second time before it complains.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:

@@ -1,0 +1,28 @@
+"""Commands that show runs: report, curves."""
+
+import argparse
+import sys
+from typing import Any
+
+from jaxconv.commands.common import no_overrides, set_up_jax
+
+
+def add(commands: Any) -> None:
+    """Add report and curves."""
+    report = commands.add_parser("report", help="all that there is to see of a run, as one HTML page that opens from disk")
+    report.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, which may be going on, or of a sweep")
+    report.add_argument("--out", default="", metavar="FILE", help="the page; report.html in the workdir by default")
+    report.add_argument("--watch", action="store_true", help="write it again whenever the run has logged or saved something")
+    report.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace, overrides: list[str]) -> int:
+    no_overrides("report", overrides)
+    from jaxconv.train.workdir import expand, saved_config
+
+    set_up_jax(saved_config(expand(args.workdir)))
+    from jaxconv.look.report import report, watch
+
+    for path in watch(args.workdir, args.out) if args.watch else [report(args.workdir, args.out)]:
+        print(path, flush=True)
+    return 0
