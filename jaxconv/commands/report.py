@@ -1,7 +1,6 @@
 """Commands that show runs: report, curves."""
 
 import argparse
-import sys
 from typing import Any
 
 from jaxconv.commands.common import no_overrides, set_up_jax
@@ -15,6 +14,11 @@ def add(commands: Any) -> None:
     report.add_argument("--watch", action="store_true", help="write it again whenever the run has logged or saved something")
     report.set_defaults(run=_report)
 
+    curves = commands.add_parser("curves", help="loss and accuracy of runs as text, in the terminal")
+    curves.add_argument("--workdir", required=True, nargs="+", metavar="DIR", help="folders of the runs")
+    curves.add_argument("--watch", action="store_true", help="draw them as they grow, until the runs have ended")
+    curves.set_defaults(run=_curves)
+
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("report", overrides)
@@ -25,4 +29,12 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
 
     for path in watch(args.workdir, args.out) if args.watch else [report(args.workdir, args.out)]:
         print(path, flush=True)
+    return 0
+
+
+def _curves(args: argparse.Namespace, overrides: list[str]) -> int:
+    no_overrides("curves", overrides)
+    from jaxconv.look.live import in_terminal
+
+    in_terminal(args.workdir, args.watch)
     return 0
