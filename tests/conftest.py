@@ -92,6 +92,7 @@ TINY = (
     "--config.checkpoint.every=4",
     "--config.eval.every=4",
     "--config.log.tensorboard=False",
+    "--config.log.report=False",
 )
 
 

@@ -22,9 +22,11 @@ def add(commands: Any) -> None:
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("report", overrides)
+    from jaxconv.config import default_config
     from jaxconv.train.workdir import expand, saved_config
 
-    set_up_jax(saved_config(expand(args.workdir)))
+    folder = expand(args.workdir)
+    set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
     from jaxconv.look.report import report, watch
 
     for path in watch(args.workdir, args.out) if args.watch else [report(args.workdir, args.out)]:

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from jaxconv.errors import UserError
 from jaxconv.look.curves import PANELS, loss_and_accuracy
@@ -63,7 +63,11 @@ def _panel(runs: Runs, metric: str, title: str, width: int, height: int, colour:
                 letters.append(_LETTERS[number % len(_LETTERS)][eval_])
     if not xs:
         return ""
-    look = {"character_set": "braille", "color": colours} if colour else {"color": False, "character_set": "ascii", "force_ascii_characters": letters}
+    look = (
+        {"character_set": "braille", "color": colours}
+        if colour
+        else {"color": False, "character_set": "ascii", "force_ascii_characters": letters}
+    )
     # Numbers beside the axis, and the frame.
     room = {"width": max(20, width - 12), "height": max(3, height), "line_length_hard_cap": width}
     text = uniplot.plot_to_string(ys, xs, lines=True, title=title, legend_labels=labels, y_gridlines=[], x_gridlines=[], **room, **look)

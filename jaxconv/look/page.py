@@ -214,7 +214,7 @@ def numbers(chart: Chart) -> Table:
     xs = sorted({x for line in found for x in line})
     # Where a series is sparse, as an evaluation is, its rows are the ones to keep.
     sparse = min(found, key=len, default={})
-    chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if 1 < len(sparse) else xs, MOST_ROWS - 2)
+    chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if len(sparse) > 1 else xs, MOST_ROWS - 2)
     chosen = sorted({*chosen, *xs[:1], *xs[-1:]})
     rows = [[f"{x:,}", *(short_number(line.get(x)) for line in found)] for x in chosen]
     left = f", {len(chosen)} of {len(xs):,} rows" if len(chosen) < len(xs) else ""

@@ -1,219 +1,34 @@
-"""`jaxconv report --workdir=RUN`: all that there is to see of a run, as one page (look/page.py).
+"""`jaxconv report --workdir=RUN`: all that there is to see of a run, or of a sweep, as one page.
 
-A section is a function from the run to what stands below its heading; `SECTIONS` lists them. What a run cannot have, such as filters of a
-network without convolutions, is left out and said; what goes wrong in one section is said there, and the others stand.
+What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said there, and the others stand.
 """
 
-import dataclasses
 import datetime
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.config import default_config, flatten
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
 from jaxconv.look import page
-from jaxconv.look.page import Chart, Figures, Section, Series, Table, Text
-from jaxconv.train.build import build_model, total_steps
-from jaxconv.train.ensemble import members_of
-from jaxconv.train.workdir import expand, in_use, read_json, read_metrics, saved_config, saved_data
+from jaxconv.look.page import Chart, Section, Series, Table
+from jaxconv.look.sections import SECTIONS, LeftOutError, Reported, open_run
+from jaxconv.results import run_table, seed_table
+from jaxconv.train.workdir import expand, in_use, read_json, read_metrics
 
 log = logging.getLogger(__name__)
 
-# Panels of the curves: the title, its unit, and the lines, (key of metrics.jsonl, label, look).
-PANELS = (
-    ("Loss", "nats", (("train/loss", "train", "thin"), ("eval/loss", "eval", "thick"), ("eval/ensemble_loss", "averaged", "dashed"))),
-    ("Accuracy", "share", (("train/top1", "train", "thin"), ("eval/top1", "eval", "thick"), ("eval/ensemble_top1", "averaged", "dashed"))),
-    ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
-    ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
-    ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
-)
 # Seconds between two looks at a run that goes on.
 _EVERY = 2.0
 
 
-class LeftOutError(Exception):
-    """A section has no meaning for this run; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reported:
-    """A run as it stands.
-
-    Attributes:
-      folder: its workdir.
-      config: the whole config.
-      data: what data.json says.
-      rows: of metrics.jsonl.
-      weights: whether what needs the weights is wanted.
-      source: the examples to evaluate on, where they are not those that the config names.
-    """
-
-    folder: Path
-    config: Any
-    data: dict[str, Any]
-    rows: Sequence[dict[str, float]]
-    weights: bool = True
-    source: Source | None = None
-
-    @property
-    def step(self) -> int:
-        """Steps done, as far as metrics.jsonl tells."""
-        return self.rows[-1]["step"] if self.rows else 0
-
-    @property
-    def steps(self) -> int:
-        """Of the whole training."""
-        return total_steps(self.config, self.data["train_examples"])
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last step is done and its checkpoint whole."""
-        return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
-
-    @property
-    def evaluated(self) -> dict[str, float]:
-        """The newest row with an evaluation; empty before the first."""
-        return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
-
-    @functools.cached_property
-    def model(self) -> Any:
-        """The network."""
-        return build_model(self.config.model, len(self.data["class_names"]))
-
-
-def open_run(workdir: str | Path, weights: bool = True, source: Source | None = None) -> Reported:
-    """The run in a workdir as it stands; raises UserError where there is none."""
-    folder = expand(str(workdir))
-    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), weights, source)
-
-
-def result(run: Reported) -> list[Any]:
-    """The newest evaluation."""
-    row, members = run.evaluated, members_of(run.config)
-    if not row:
-        raise LeftOutError("the run was not evaluated yet")
-    best = max((r["eval/top1"], -r["step"]) for r in run.rows if "eval/top1" in r)
-    items = [
-        ("top-1", f"{100 * row['eval/top1']:.2f} %", f"of {run.data.get('eval_examples', 0):,} examples of {run.config.data.eval_split}"),
-        ("loss", f"{row['eval/loss']:.4f}", "nats"),
-        ("best top-1", f"{100 * best[0]:.2f} %", f"at step {-best[1]:,}"),
-        ("steps", f"{run.step:,}", f"of {run.steps:,}"),
-    ]
-    parts: list[Any] = [Figures(items)]
-    if members:
-        table = [("network", "top-1", "loss")]
-        for number, name in enumerate(members.names):
-            top1, loss = (row.get(f"eval/{what}/{number}") for what in ("top1", "loss"))
-            table.append((name, "diverged" if top1 is None else f"{100 * top1:.2f} %", page.short_number(loss)))
-        table.append(("averaged prediction", f"{100 * row['eval/ensemble_top1']:.2f} %", page.short_number(row["eval/ensemble_loss"])))
-        parts.append(Table("The networks of the ensemble", table, marked=frozenset({len(table) - 1})))
-    return parts
-
-
-def curves(run: Reported) -> list[Any]:
-    """Every number of metrics.jsonl that is worth a line."""
-    if not run.rows:
-        raise LeftOutError("the run has logged no number yet")
-    charts = []
-    for title, unit, lines in PANELS:
-        series = [s for key, label, look in lines for s in _lines(run.rows, key, label, look)]
-        if series:
-            charts.append(Chart(title, unit, "step", series))
-    known = {key for _, _, lines in PANELS for key, _, _ in lines}
-    own = sorted({key for row in run.rows for key in row if key.startswith("eval/") and key.count("/") == 1} - known)
-    charts += [Chart(key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")) for key in own]
-    return charts
-
-
-def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) -> list[Series]:
-    """The line of one key, after the band of an ensemble's members."""
-    found = [row for row in rows if key in row]
-    if not found:
-        return []
-    number = {"train": 0, "eval": 1, "averaged": 2}.get(label, 0)
-    steps = [row["step"] for row in found]
-    each = [[value for name, value in row.items() if name.startswith(key + "/")] for row in found]
-    edges = []
-    if all(each):
-        edges = [Series("", steps, [edge(values) for values in each], number, "edge") for edge in (max, min)]
-    return [*edges, Series(label, steps, [row[key] for row in found], number, look)]
-
-
-def network(run: Reported) -> list[Any]:
-    """The table of `jaxconv summary`."""
-    from jaxconv.summary import summarize
-
-    summary = summarize(run.model, tuple(run.data["image_shape"]), run.config.batch_size, run.config.model.dtype)
-    table = summary.table()
-    shape = " x ".join(map(str, run.data["image_shape"]))
-    caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
-    return [Table(caption, table, texts=2, marked=frozenset({len(table) - 1})), *map(Text, summary.notes())]
-
-
-def data(run: Reported) -> list[Any]:
-    """What the network learns from."""
-    names, config = run.data["class_names"], run.config.data
-    rows = [
-        ("source", config.source),
-        ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
-        ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
-        ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
-        ("classes", f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")),
-    ]
-    return [Table("What the network learns from", [("what", "value"), *rows], texts=2)]
-
-
-def config(run: Reported) -> list[Any]:
-    """The config, what is not the default first."""
-    defaults, given = flatten(default_config()), flatten(run.config)
-    differing = [key for key, value in given.items() if key not in defaults or value != defaults[key]]
-
-    def row(key: str) -> tuple[str, str, str]:
-        return key, _value(given[key]), _value(defaults[key]) if key in defaults else "-"
-
-    header = ("key", "value", "default")
-    whole = [row(key) for key in given]
-    marked = frozenset(number for number, (key, *_) in enumerate(whole, 1) if key in differing)
-    return [
-        Table(f"What differs from the default, {len(differing)} of {len(given)} keys", [header, *map(row, differing)], texts=3),
-        Table("All keys", [header, *whole], texts=3, marked=marked, mark="differs", folded=True),
-    ]
-
-
-def _value(value: Any) -> str:
-    return (",".join(map(str, value)) or "()") if isinstance(value, tuple) else repr(value) if value == "" else str(value)
-
-
-def versions(run: Reported) -> list[Any]:
-    """With what the run was made, a column for each start."""
-    entries = [entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)]
-    names = list(dict.fromkeys(name for entry in entries for name in entry if name not in ("config", "from_step")))
-    rows = [(name, *(str(entry.get(name, "-")) for entry in entries)) for name in names]
-    marked = frozenset(number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1)
-    header = ("what", *(f"from step {entry.get('from_step', 0):,}" for entry in entries))
-    return [Table("Versions and devices at each start", [header, *rows], texts=len(header), marked=marked, mark="differs")]
-
-
-SECTIONS: tuple[tuple[str, Callable[[Reported], list[Any]]], ...] = (
-    ("Result", result),
-    ("Curves", curves),
-    ("Network", network),
-    ("Data", data),
-    ("Config", config),
-    ("Versions", versions),
-)
-
-
 def report(workdir: str | Path, out: str | Path = "", weights: bool = True, source: Source | None = None) -> Path:
-    """Write the page of a run, whole or not at all.
+    """Write the page of a run, or of a sweep, whole or not at all.
 
     Args:
-      workdir: of the run, which may be going on.
+      workdir: of the run, which may be going on, or of the sweep.
       out: the file; by default report.html in the workdir.
       weights: make the sections that need the network's weights too.
       source: the examples to evaluate on, where they are not those that the config names.
@@ -222,21 +37,39 @@ def report(workdir: str | Path, out: str | Path = "", weights: bool = True, sour
       The file.
 
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, and no sweep.
       OSError: the file cannot be written.
     """
-    run = open_run(workdir, weights, source)
-    path = expand(str(out), "--out") if out else run.folder / "report.html"
-    page.write(path, render(run))
+    folder = expand(str(workdir))
+    path = expand(str(out), "--out") if out else folder / "report.html"
+    page.write(path, render_sweep(folder) if is_sweep(folder) else render(open_run(folder, weights, source)))
     return path
 
 
 def render(run: Reported) -> str:
     """The page of a run as HTML."""
+    going_on = in_use(run.folder) and not run.finished
+    state = f"{'going on' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    return page.html(
+        run.folder.name,
+        _sections(SECTIONS, run),
+        subtitle=f"{run.config.model.name} on {run.config.data.source}",
+        state=f"finished, {run.step:,} steps" if run.finished else state,
+        going_on=going_on,
+        written=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _sections(makers: Sequence[tuple[str, Callable[[Any], list[Any]]]], what: Any) -> list[Section]:
+    """What the functions make of a run; last, what is left out."""
     sections, left_out = [], []
-    for title, make in SECTIONS:
+    for title, make in makers:
         try:
-            sections.append(Section(title, make(run)))
+            sections.append(Section(title, make(what)))
         except LeftOutError as error:
             left_out.append((title, str(error)))
         except Exception as error:  # the other sections stand, and a training that has finished has finished
@@ -244,16 +77,58 @@ def render(run: Reported) -> str:
             sections.append(Section(title, (), why=f"This section could not be made: {in_words(error)}"))
     if left_out:
         sections.append(Section("Left out", [Table("What this page does not have", [("section", "why"), *left_out], texts=2)]))
-    going_on = in_use(run.folder) and not run.finished
-    state = f"{'going on' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    return sections
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep, whose runs have started."""
+    return (folder / "sweep.json").is_file() and not (folder / "config.json").is_file()
+
+
+def render_sweep(folder: Path) -> str:
+    """The page of a sweep as HTML: its table, and the curves of its runs."""
+    found = read_json(folder / "sweep.json", dict)
+    states = [row["state"] for row in found["runs"]]
     return page.html(
-        run.folder.name,
-        sections,
-        subtitle=f"{run.config.model.name} on {run.config.data.source}",
-        state=f"finished, {run.step:,} steps" if run.finished else state,
-        going_on=going_on,
-        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        folder.name,
+        _sections((("Runs", _runs), ("Curves", _curves)), (folder, found)),
+        subtitle=f"a sweep of {len(states)} runs",
+        state=", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
+        going_on=in_use(folder),
+        written=_now(),
     )
+
+
+def _runs(sweep: tuple[Path, dict[str, Any]]) -> list[Any]:
+    _, found = sweep
+    keys = list(found["runs"][0]["values"])
+    parts = [Table("The runs, as they stand", run_table(found["runs"]), texts=len(keys))]
+    if found["over_seeds"]:
+        parts.append(Table("Mean and deviation over the seeds", seed_table(found["over_seeds"]), texts=len(keys) - 1))
+    failed = [(row["run"], row["why"]) for row in found["runs"] if row["state"] == "failed"]
+    return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
+
+
+def _curves(sweep: tuple[Path, dict[str, Any]]) -> list[Any]:
+    folder, found = sweep
+    runs = {row["run"]: read_metrics(folder / row["run"]) for row in found["runs"]}
+    charts = []
+    for title, unit, key, look in (
+        ("Training loss", "nats", "train/loss", "thin"),
+        ("Loss", "nats, evaluation", "eval/loss", "thick"),
+        ("Accuracy", "share, evaluation", "eval/top1", "thick"),
+    ):
+        each = {name: [row for row in rows if key in row] for name, rows in runs.items()}
+        lines = [
+            Series(name, [row["step"] for row in rows], [row[key] for row in rows], number, look)
+            for number, (name, rows) in enumerate(each.items())
+            if rows
+        ]
+        if lines:
+            charts.append(Chart(title, unit, "step", lines))
+    if not charts:
+        raise LeftOutError("no run has logged a number yet")
+    return charts
 
 
 def watch(workdir: str | Path, out: str | Path = "", every: float = _EVERY) -> Iterator[Path]:
@@ -280,6 +155,6 @@ def watch(workdir: str | Path, out: str | Path = "", every: float = _EVERY) -> I
 
 def _traces(folder: Path) -> tuple[Any, ...]:
     """What changes when a run logs or saves."""
-    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
-    size = metrics.stat().st_size if metrics.exists() else 0
-    return size, *sorted(place.name for place in (checkpoints.iterdir() if checkpoints.exists() else ()) if place.name.isdecimal())
+    files, checkpoints = [folder / name for name in ("metrics.jsonl", "sweep.json")], folder / "checkpoints"
+    sizes = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else (0, 0) for file in files]
+    return *sizes, *sorted(place.name for place in (checkpoints.iterdir() if checkpoints.exists() else ()) if place.name.isdecimal())

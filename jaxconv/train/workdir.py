@@ -7,6 +7,7 @@ metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
 tensorboard/     the same numbers
 checkpoints/     one folder a step
 curves.png       loss and accuracy against step
+report.html      all that there is to see of the run, as one page
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxconv.checks import check_config
-from jaxconv.config import MAY_DIFFER, differing_keys, flatten
+from jaxconv.config import MAY_DIFFER, default_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums
@@ -140,7 +141,19 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
             return {key: tuples(inner) for key, inner in item.items()}
         return tuple(tuples(inner) for inner in item) if isinstance(item, list) else item
 
-    return ConfigDict(tuples(value)).lock()
+    config = ConfigDict(tuples(value))
+    _add_newer_keys(config, default_config())
+    return config.lock()
+
+
+def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
+    """Give a run that is older than a key the default, where the key does not change what is computed."""
+    for key, default in defaults.items():
+        if key not in config:
+            if f"{prefix}{key}".startswith(MAY_DIFFER):
+                config[key] = default
+        elif isinstance(default, ConfigDict) and isinstance(config[key], ConfigDict):
+            _add_newer_keys(config[key], default, f"{prefix}{key}.")
 
 
 def saved_data(workdir: Path) -> dict[str, Any]:
