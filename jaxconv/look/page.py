@@ -184,7 +184,7 @@ def write(path: Path, text: str) -> None:
 
 
 def points(chart: Chart) -> dict[str, Any]:
-    """What report.js draws: `x`, the steps of all series together, and of each series its numbers there; for JSON, which has no infinity."""
+    """What report.js draws: `x`, of all series together, and the numbers of each there; for JSON, which has no infinity."""
     thin = [_thinned(series.xs, series.ys) for series in chart.series]
     xs = sorted({x for line in thin for x, _ in line})
     series = [
