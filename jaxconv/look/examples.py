@@ -1,0 +1,194 @@
+"""Example predictions, as the lecture's ConvNetJS demo shows them: test images, each with its three most probable classes; mistakes; pairs.
+
+What is right is green and has a tick, what is wrong is red and has a cross. Images are anything that `samples.draw_example` draws.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxconv.look.samples import draw_example, short_name
+from jaxconv.look.sheet import FAINT, Sheet, new_sheet
+
+RIGHT, WRONG, OTHER = "#1a7f37", "#cf222e", "#b8bec5"
+# Inches: an image, the bars beside it, and what is between two of them.
+_IMAGE, _BARS, _GAP, _TOP = 1.0, 1.5, 0.25, 0.75
+_COLUMNS = 4
+# Classes up to which a confusion matrix has numbers, and names.
+_NUMBERED, _NAMED = 20, 60
+
+
+def predictions(
+    images: Sequence[Any], labels: Sequence[int], probabilities: np.ndarray, class_names: Sequence[str], top: int = 3, title: str = ""
+) -> Figure:
+    """A grid of examples, each with its most probable classes as bars.
+
+    Args:
+      images: N of them, all of which are drawn.
+      labels: [N], the true classes; -1 where none is known.
+      probabilities: [N, K].
+      class_names: K names.
+      top: classes to show of each.
+      title: above the picture.
+    """
+    labels = np.asarray(labels)
+    known, right = (labels >= 0).sum(), (probabilities.argmax(axis=1) == labels).sum()
+    heading = f"{title}{': ' if title else ''}example predictions"
+    below = f"{right} of these {known} are right" if known else ""
+    columns = min(_COLUMNS, len(images))
+    height = _IMAGE + 0.2
+    sheet = new_sheet(0.2 + columns * (_IMAGE + _BARS + _GAP), _TOP + -(-len(images) // columns) * height, heading)
+    sheet.text(0.2, 0.38, below, 8, color=FAINT)
+    for n, image in enumerate(images):
+        x, y = 0.2 + (n % columns) * (_IMAGE + _BARS + _GAP), _TOP + (n // columns) * height
+        draw_example(sheet, image, (x, y, _IMAGE, _IMAGE))
+        _bars(sheet, x + _IMAGE + 0.08, y, int(labels[n]), probabilities[n], class_names, top)
+    return sheet.figure
+
+
+def _bars(sheet: Sheet, x: float, y: float, label: int, shares: np.ndarray, class_names: Sequence[str], top: int) -> None:
+    """The most probable classes of one example; where none of them is the true one, it is named below."""
+    best = np.argsort(-shares, kind="stable")[:top]
+    step = _IMAGE / (top + 1) if label >= 0 and label not in best else _IMAGE / max(3, top)
+    for row, k in enumerate(best):
+        colour = RIGHT if k == label else WRONG if row == 0 and label >= 0 else OTHER
+        place = y + row * step
+        sheet.frame((x, place + 0.15, _BARS * float(shares[k]), min(0.09, step - 0.17)), fill=True, facecolor=colour, edgecolor="none")
+        mark = "✓ " if k == label else "✗ " if row == 0 and label >= 0 else ""
+        sheet.text(x, place, f"{mark}{short_name(class_names[k], 15)}", 7, color=colour if mark else "#555555")
+        sheet.text(x + _BARS, place, f"{100 * shares[k]:.0f} %", 7, ha="right", color=FAINT)
+    if label >= 0 and label not in best:
+        place = y + len(best) * step
+        sheet.text(x, place, f"is: {short_name(class_names[label], 15)}", 7, color=RIGHT)
+        sheet.text(x + _BARS, place, f"{100 * shares[label]:.2g} %", 7, ha="right", color=FAINT)
+
+
+def losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The cross entropy [N] of each example, in nats; finite where a probability is 0 too."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny))
+
+
+def worst(labels: np.ndarray, probabilities: np.ndarray, most: int) -> np.ndarray:
+    """The numbers of the mistakes with the highest losses, at most so many, falling."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-losses(labels, probabilities)[wrong], kind="stable")][:most]
+
+
+def mistakes(
+    images: Sequence[Any],
+    labels: Sequence[int],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    names: Sequence[str] = (),
+    title: str = "",
+    below: str = "",
+) -> Figure:
+    """Mistakes: each image with what it is, what it was taken for, how probable that was, and the loss.
+
+    Args:
+      images, labels, probabilities: N mistakes, in the order to be drawn; see `worst`.
+      class_names: K names.
+      names: of the examples, such as `example 17`.
+      title, below: above the picture, in two lines.
+    """
+    labels = np.asarray(labels)
+    heading = f"{title}{': ' if title else ''}the worst mistakes"
+    columns = min(6, max(2, len(images)))
+    width, height = 1.45 + _GAP, 1.45 + 0.75
+    sheet = new_sheet(0.2 + columns * width, _TOP + max(1, -(-len(images) // columns)) * height, heading)
+    sheet.text(0.2, 0.38, below or ("" if len(images) else "there is none"), 8, color=FAINT)
+    for n, image in enumerate(images):
+        x, y = 0.2 + (n % columns) * width, _TOP + (n // columns) * height
+        said = int(probabilities[n].argmax())
+        draw_example(sheet, image, (x, y, 1.45, 1.45))
+        lines = (
+            (f"✗ {short_name(class_names[said], 14)}, {100 * probabilities[n, said]:.1f} %", WRONG),
+            (f"is: {short_name(class_names[labels[n]], 14)}, {100 * probabilities[n, labels[n]]:.2g} %", RIGHT),
+            (f"loss {losses(labels, probabilities)[n]:.2f}{f'  {names[n]}' if len(names) else ''}", FAINT),
+        )
+        for row, (text, colour) in enumerate(lines):
+            sheet.text(x, y + 1.5 + 0.15 * row, text, 7, color=colour)
+    return sheet.figure
+
+
+def confusion_matrix(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    """How often [K, K] int64 examples of each class (row) were taken for each (column)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, said), 1)
+    return counts
+
+
+def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """(true class, class said, how often) of the commonest mistakes of a matrix [K, K], falling."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [(int(place // len(counts)), int(place % len(counts))) for place in order]
+    return [(true, said, int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
+
+
+def confusions(counts: np.ndarray, class_names: Sequence[str], examples: Sequence[Sequence[Any]] = (), most: int = 10, title: str = "") -> Figure:
+    """The most confused pairs of classes, with the matrix beside them.
+
+    Args:
+      counts: [K, K], see `confusion_matrix`.
+      class_names: K names.
+      examples: images for each of the pairs of `most_confused(counts, most)`.
+      most: pairs to show.
+      title: above the picture.
+    """
+    pairs = most_confused(counts, most)
+    side = 7.0 if len(class_names) <= _NUMBERED else 8.0
+    row = 0.62 if examples else 0.34
+    height = max(side + 1.6, _TOP + 0.4 + row * len(pairs))
+    sheet = new_sheet(side + 2.2 + 4.6, height, f"{title}{': ' if title else ''}what was taken for what")
+    right, total = int(np.trace(counts)), int(counts.sum())
+    sheet.text(0.2, 0.38, f"{right:,} of {total:,} are right; rows are the true classes, columns what was said", 8, color=FAINT)
+    _matrix(sheet, counts, class_names, (1.4, 1.5, side, side))
+    _pairs(sheet, side + 1.75, counts, pairs, class_names, examples, row)
+    return sheet.figure
+
+
+def _matrix(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], box: tuple[float, float, float, float]) -> None:
+    """Shares of each row: green on the diagonal, and red beside it on a scale of its own, or mistakes could not be seen."""
+    x, y, side, _ = box
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    right = np.eye(len(counts), dtype=bool)
+    strength = np.where(right, shares, shares / (shares[~right].max(initial=0.0) or 1.0))[..., None]
+    colour = np.where(right[..., None], (0.10, 0.50, 0.22), (0.81, 0.13, 0.18))
+    sheet.image(1 + 0.85 * strength * (colour - 1), box)
+    step = side / len(counts)
+    if len(counts) <= _NAMED:
+        size = float(np.clip(50 * step, 4, 8))
+        for k, name in enumerate(class_names):
+            middle = (k + 0.5) * step
+            sheet.text(x - 0.06, y + middle, short_name(name, 16), size, ha="right", va="center")
+            sheet.text(x + middle, y - 0.06, short_name(name, 16), size, ha="left" if step < 0.6 else "center", va="bottom",
+                       rotation=45 if step < 0.6 else 0, rotation_mode="anchor")  # fmt: skip
+    if len(counts) <= _NUMBERED:
+        for (true, said), count in np.ndenumerate(counts):
+            if count:
+                dark = strength[true, said, 0] > 0.6
+                place = (x + (said + 0.5) * step, y + (true + 0.5) * step)
+                sheet.text(*place, f"{count:,}", min(8, 22 * step), ha="center", va="center", color="white" if dark else "#333333")
+
+
+def _pairs(
+    sheet: Sheet,
+    x: float,
+    counts: np.ndarray,
+    pairs: Sequence[tuple[int, int, int]],
+    class_names: Sequence[str],
+    examples: Sequence[Sequence[Any]],
+    height: float,
+) -> None:
+    sheet.text(x, _TOP, "most confused" if pairs else "nothing is confused", 9, weight="bold")
+    for n, (true, said, count) in enumerate(pairs):
+        y = _TOP + 0.35 + n * height
+        share = 100 * count / counts[true].sum()
+        sheet.text(x, y, f"{short_name(class_names[true], 16)} ✗ {short_name(class_names[said], 16)}", 8)
+        sheet.text(x + 2.45, y, f"{count:,}  ({share:.0f} %)", 8, ha="right", color=FAINT)
+        sheet.frame((x, y + 0.17, 2.45 * count / pairs[0][2], 0.09), fill=True, facecolor=WRONG, edgecolor="none")
+        for column, image in enumerate(examples[n][:4] if len(examples) else ()):
+            draw_example(sheet, image, (x + 2.6 + column * (height - 0.08), y - 0.06, height - 0.12, height - 0.12))

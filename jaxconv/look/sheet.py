@@ -1,0 +1,126 @@
+"""A sheet of paper: a figure that is drawn on in inches from its top left corner, so that what is written stays legible at any size.
+
+What all pictures of a network are made of: images, maps of signed values by colour, curves, numbers in cells, bars, texts.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# (left, top, width, height) in inches.
+Box = tuple[float, float, float, float]
+
+# Red is positive, blue negative, white 0: told apart by the colour-blind too.
+SIGNED = "RdBu_r"
+INK, FAINT = "#222222", "#8a8a8a"
+# The worst that a cell may be to hold a number of four or five characters.
+CELL = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A sheet of `width` by `height` inches; its figure is what the functions of `look` return."""
+
+    width: float
+    height: float
+    figure: Figure
+    axis: Any
+
+    def text(self, x: float, y: float, text: str, size: float = 8, **settings: Any) -> Any:
+        """Write a text with its top left corner at (x, y), unless `ha` and `va` say otherwise; dollar signs are no mathematics."""
+        settings = {"ha": "left", "va": "top", "color": INK} | settings
+        return self.axis.text(x, y, text, fontsize=size, parse_math=False, **settings)
+
+    def frame(self, box: Box, **settings: Any) -> Any:
+        """Draw a rectangle, by default an empty one with a thin line."""
+        x, y, width, height = box
+        settings = {"fill": False, "edgecolor": FAINT, "linewidth": 0.6} | settings
+        return self.axis.add_patch(Rectangle((x, y), width, height, **settings))
+
+    def image(self, picture: np.ndarray, box: Box, limit: float = 0.0, **settings: Any) -> Any:
+        """Draw [H, W] or [H, W, 3] into the middle of a box, undistorted; with a limit, by colours from -limit to limit."""
+        x, y, width, height = self.fitted(picture.shape, box)
+        if limit:
+            settings = {"cmap": SIGNED, "vmin": -limit, "vmax": limit} | settings
+        drawn = self.axis.imshow(
+            picture, extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest", resample=False, **settings
+        )
+        self.frame((x, y, width, height))
+        return drawn
+
+    def fitted(self, shape: Sequence[int], box: Box) -> Box:
+        """The part of a box that a picture [H, W, ...] fills."""
+        x, y, width, height = box
+        scale = min(width / shape[1], height / shape[0])
+        w, h = shape[1] * scale, shape[0] * scale
+        return x + (width - w) / 2, y + (height - h) / 2, w, h
+
+    def numbers(self, values: np.ndarray, box: Box, limit: float = 0.0) -> None:
+        """Write values [H, W] into the cells of an image in this box; with its limit, light where the colour is dark."""
+        x, y, width, height = self.fitted(values.shape, box)
+        cell = width / values.shape[1]
+        colours = colormaps[SIGNED if limit else "gray"]
+        low, high = (-limit, limit) if limit else (values.min(), values.max())
+        texts = as_printed(values)
+        for (row, column), value in np.ndenumerate(values):
+            red, green, blue, _ = colours((value - low) / (high - low) if high > low else 0.5)
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            place = (x + (column + 0.5) * cell, y + (row + 0.5) * cell)
+            colour = {"color": "white" if dark else INK}
+            self.text(*place, texts[row, column], min(9.0, 25 * cell), ha="center", va="center", **colour)
+
+    def curves(self, values: np.ndarray, box: Box, low: float | None = None, high: float | None = None, **settings: Any) -> list[Any]:
+        """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the values by default."""
+        x, y, width, height = box
+        low = float(values.min()) if low is None else low
+        high = float(values.max()) if high is None else high
+        scale = height / (high - low) if high > low else 0.0
+        across = x + width * (np.arange(len(values)) + 0.5) / len(values)
+        self.frame(box)
+        if low < 0 < high:
+            self.axis.plot([x, x + width], [y + high * scale] * 2, color=FAINT, linewidth=0.4)
+        middle = 0.0 if scale else height / 2
+        lines = y + middle + (high - values) * scale
+        colour = [{"color": f"C{c % 10}"} for c in range(values.shape[1])]
+        return [self.axis.plot(across, lines[:, c], **({"linewidth": 0.8} | colour[c] | settings))[0] for c in range(values.shape[1])]
+
+    def bars(self, values: np.ndarray, box: Box, limit: float) -> None:
+        """Draw a list of values [L] as bars from left to right, up where they are positive, on a scale from -limit to limit or from 0."""
+        x, y, width, height = box
+        low = -limit if values.min() < 0 else 0.0
+        zero, scale, step = y + height * limit / (limit - low), height / (limit - low), width / len(values)
+        colours = np.where(values < 0, "#2166ac", "#b2182b")
+        self.axis.bar(x + step * (np.arange(len(values)) + 0.5), -values * scale, 0.85 * step, zero, color=colours, linewidth=0)
+        self.axis.plot([x, x + width], [zero, zero], color=FAINT, linewidth=0.6)
+
+
+def new_sheet(width: float, height: float, title: str = "") -> Sheet:
+    """An empty sheet; a title stands at the top, in the first 0.4 inches."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    axis.set_axis_off()
+    axis.set_autoscale_on(False)
+    sheet = Sheet(width, height, figure, axis)
+    if title:
+        sheet.text(0.2, 0.12, title, 11, weight="bold")
+    return sheet
+
+
+def as_printed(values: np.ndarray) -> np.ndarray:
+    """Values as the lecture prints them: cut to two decimals, not rounded; 0 is 0; where all are whole, as whole numbers."""
+    values = np.asarray(values, np.float64)
+    if np.all(values == np.round(values)):
+        return np.vectorize(lambda value: f"{value:.0f}", otypes=[str])(values)
+
+    def text(value: float) -> str:
+        # The small push keeps 0.33333 * 3 from becoming 0.99.
+        shown = np.trunc(value * 100 + 1e-3 * np.sign(value)) / 100
+        return "0" if value == 0 else f"{shown + 0.0:.2f}" if abs(value) < 100 else f"{shown:.0f}"
+
+    return np.vectorize(text, otypes=[str])(values)
