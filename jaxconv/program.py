@@ -113,7 +113,7 @@ class Tracer:
     def _step(self, eqn: Any, operands: list[Seen | None]) -> list[Seen | None]:
         name = eqn.primitive.name
         if name == "name":
-            self._read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
+            self.read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
             return operands
         inner = list(jex.jaxprs_in_params(eqn.params))
         if name == "cond":  # the last branch: the true one, or the one for all platforms
@@ -144,7 +144,8 @@ class Tracer:
         if pooled or multiply_adds or (name in _OPS and seen.extents != before.extents):
             self.events.append(Event("op", call, _OPS.get(name, "global_pool"), output, seen, True, True, multiply_adds))
 
-    def _read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+    def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+        """Meet a mark while walking."""
         call = self._open[-1]
         if mark[0] == _BEGIN:
             if mark not in self._calls and mark not in self._endless:

@@ -22,7 +22,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxconv.errors import nearest
 from jaxconv.look import backward
 from jaxconv.models import Network
-from jaxconv.program import call_arguments
+from jaxconv.layers.conv import plain
+from jaxconv.program import Tracer, call_arguments
+from jaxconv.receptive import Seen, image
 
 # Begins a mark; no name of a feature map does.
 _MARK = "\x03"
@@ -62,12 +64,19 @@ def apply(
     """
     if rule not in backward.RULES:
         raise ValueError(f"no backward rule is called {rule!r}{nearest(rule, backward.RULES)}; there are {', '.join(backward.RULES)}")
-    marks = _Marks()
-    with nn.intercept_methods(marks.intercept):
-        program, shapes = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, call)), return_shape=True)(variables, x)
-    evaluation = _Evaluation(rule, marks.names, replaced or {})
+    program, shapes, names = _marked(module, variables, x, call)
+    evaluation = _Evaluation(rule, names, replaced or {})
     outputs = evaluation.run(program, jax.tree.leaves((variables, x)))
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs), evaluation.layers
+
+
+def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Seen]:
+    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees nothing is left out."""
+    with plain():
+        program, _, names = _marked(module, variables, x, call)
+    walk = _Walk(names)
+    walk.walk(program.jaxpr, [None] * (len(program.in_avals) - 1) + [image(x.shape)])
+    return walk.layers
 
 
 def layer_of(layers: Mapping[str, Any], name: str) -> Any:
@@ -80,6 +89,28 @@ def layer_of(layers: Mapping[str, Any], name: str) -> Any:
         shown = [*layers][:12]
         raise ValueError(f"no layer is called {name!r}{nearest(name, layers)}; there are {', '.join(shown)}{', ...' * (len(layers) > 12)}")
     return layers[name]
+
+
+def _marked(module: nn.Module, variables: Any, x: Any, call: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    """The module's program with marks, the shapes of what it returns, and the names of the marks."""
+    marks = _Marks()
+    with nn.intercept_methods(marks.intercept):
+        program, shapes = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, call)), return_shape=True)(variables, x)
+    return program, shapes, marks.names
+
+
+class _Walk(Tracer):
+    """A walk over a marked program."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.layers: dict[str, Seen] = {}
+        self._names = names
+
+    def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+        """Keep what a layer sees."""
+        if mark.startswith(_MARK) and seen is not None:
+            self.layers[self._names[int(mark[1:])]] = seen
 
 
 class _Marks:
