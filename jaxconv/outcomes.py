@@ -21,7 +21,7 @@ from jaxconv.data.wordnet import mistake_heights, synsets
 BINS = 15
 # Of the intervals.
 CONFIDENCE = 0.95
-# Values of the matrix of resamples that are worked off at once: 64 MB.
+# Values of the matrix of resamples that are worked off at once: 32 MB.
 _AT_ONCE = 2**23
 
 
@@ -232,21 +232,20 @@ def intervals(
         raise ValueError(f"{resamples} resamples; it must be at least 1")
     values, count = _values(outcomes), len(outcomes)
     place, gaps = _bin_of(outcomes, bins), outcomes.confidence - within(outcomes, 1)
-    columns = np.column_stack([*values.values(), np.eye(bins)[place] * gaps[:, None]])
-    random, sums = np.random.Generator(np.random.Philox(seed)), []
-    for chunk in _chunks(resamples, max(1, _AT_ONCE // count)):
-        times = np.stack([np.bincount(random.integers(count, size=count), minlength=count) for _ in range(chunk)])
-        sums.append(times.astype(np.float64) @ columns)
-    drawn = np.concatenate(sums) / count
+    columns = np.column_stack([*values.values(), np.eye(bins)[place] * gaps[:, None]]).astype(np.float32)
+    random, sums, at_once = np.random.default_rng(seed), [], max(1, _AT_ONCE // count)
+    for first in range(0, resamples, at_once):
+        # How often each example is drawn, a row for each resample.
+        times = np.empty((min(at_once, resamples - first), count), np.float32)
+        for row in times:
+            row[:] = np.bincount(random.integers(count, size=count, dtype=np.int32), minlength=count)
+        sums.append(times @ columns)
+    drawn = np.concatenate(sums).astype(np.float64) / count
     tails = 100 * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     found = {name: np.percentile(drawn[:, column], tails) for column, name in enumerate(values)}
     ece = np.percentile(np.abs(drawn[:, len(values) :]).sum(axis=1), tails)
     found["ece"] = np.maximum(0, 2 * calibration(outcomes, bins).ece - ece[::-1])
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
 
 
 def _values(outcomes: Outcomes) -> dict[str, np.ndarray]:

@@ -66,6 +66,10 @@ class View:
     scales: tuple[int, ...] = ()
     crop_ratio: float = 0.0
 
+    def __str__(self) -> str:
+        scales = f" at {', '.join(map(str, self.scales))}" if self.scales else ""
+        return self.name + scales + (f", crop_ratio {self.crop_ratio:g}" if self.crop_ratio else "")
+
     def __post_init__(self) -> None:
         if self.name not in VIEWS:
             raise UserError(f"--views={self.name}: there is no such view{nearest(self.name, VIEWS)}; there are {', '.join(VIEWS)}")
@@ -77,6 +81,14 @@ class View:
             raise UserError(f"--crop_ratio={self.crop_ratio:g}: must be more than 0 and at most 1, such as 0.875")
         if self.crop_ratio and self.name == "dense":
             raise UserError(f"--crop_ratio={self.crop_ratio:g}: dense evaluation crops nothing; give --scales")
+
+
+def read_scales(text: str) -> tuple[int, ...]:
+    """Numbers with commas between; raises UserError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UserError(f"--scales={text}: must be whole numbers of pixels, such as 256,384,512") from error
 
 
 class Pass(NamedTuple):
