@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxconv.commands.common import no_overrides, set_up_jax
+from jaxconv.commands.common import natural, no_overrides, set_up_jax
 
 
 def add(commands: Any) -> None:
@@ -12,6 +12,9 @@ def add(commands: Any) -> None:
     report.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, which may be going on, or of a sweep")
     report.add_argument("--out", default="", metavar="FILE", help="the page; report.html in the workdir by default")
     report.add_argument("--watch", action="store_true", help="write it again whenever the run has logged or saved something")
+    report.add_argument(
+        "--examples", type=natural, default=10_000, metavar="N", help="of the test set to look at, at most, evenly spread; 0: all (10000)"
+    )
     report.set_defaults(run=_report)
 
     curves = commands.add_parser("curves", help="loss and accuracy of runs as text, in the terminal")
@@ -29,7 +32,8 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
     from jaxconv.look.report import report, watch
 
-    for path in watch(args.workdir, args.out) if args.watch else [report(args.workdir, args.out)]:
+    settings = {"out": args.out, "examples": args.examples}
+    for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:
         print(path, flush=True)
     return 0
 

@@ -43,7 +43,9 @@ def result(run: Reported) -> list[Any]:
     best = max(((row["eval/top1"], -row["step"]) for row in run.rows if "eval/top1" in row), default=None)
     items += [("best top-1 while training", share(best[0]), f"at step {-best[1]:,}")] if best else []
     wrong = int((~outcomes.within(found.outcomes, 1)).sum())
-    caption = f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
+    caption = (
+        f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
+    )
     members = [
         (name, share(float(outcomes.within(one, 1).mean())), short_number(float(one.losses.mean()))) for name, one in found.members.items()
     ]

@@ -12,19 +12,38 @@ from typing import Any
 
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
-from jaxconv.look import page
+from jaxconv.look import page, pictured, sections
 from jaxconv.look.page import Chart, Section, Series, Table
-from jaxconv.look.sections import SECTIONS, LeftOutError, Reported, open_run
+from jaxconv.look.sections import LeftOutError, Reported, open_run
 from jaxconv.results import run_table, seed_table
 from jaxconv.train.workdir import expand, in_use, read_json, read_metrics
 
 log = logging.getLogger(__name__)
 
+Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
+
+SECTIONS: Makers = (
+    ("Result", pictured.result),
+    ("Curves", sections.curves),
+    ("Predictions", pictured.predictions),
+    ("Mistakes", pictured.mistakes),
+    ("Calibration", pictured.calibration),
+    ("Filters", pictured.first_filters),
+    ("Activations", pictured.layers),
+    ("Patches", pictured.patches),
+    ("Attribution", pictured.attribution),
+    ("Network", sections.network),
+    ("Data", sections.data),
+    ("Config", sections.config),
+    ("Versions", sections.versions),
+)
+# Examples of the test set that are looked at, at most, unless more are asked for.
+EXAMPLES = 10_000
 # Seconds between two looks at a run that goes on.
 _EVERY = 2.0
 
 
-def report(workdir: str | Path, out: str | Path = "", weights: bool = True, source: Source | None = None) -> Path:
+def report(workdir: str | Path, out: str | Path = "", weights: bool = True, source: Source | None = None, examples: int = EXAMPLES) -> Path:
     """Write the page of a run, or of a sweep, whole or not at all.
 
     Args:
@@ -32,6 +51,7 @@ def report(workdir: str | Path, out: str | Path = "", weights: bool = True, sour
       out: the file; by default report.html in the workdir.
       weights: make the sections that need the network's weights too.
       source: the examples to evaluate on, where they are not those that the config names.
+      examples: of them to look at, at most, evenly spread; 0: all.
 
     Returns:
       The file.
@@ -42,7 +62,9 @@ def report(workdir: str | Path, out: str | Path = "", weights: bool = True, sour
     """
     folder = expand(str(workdir))
     path = expand(str(out), "--out") if out else folder / "report.html"
-    page.write(path, render_sweep(folder) if is_sweep(folder) else render(open_run(folder, weights, source)))
+    page.write(
+        path, render_sweep(folder) if is_sweep(folder) else render(open_run(folder, weights=weights, source=source, examples=examples))
+    )
     return path
 
 
@@ -64,20 +86,20 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def _sections(makers: Sequence[tuple[str, Callable[[Any], list[Any]]]], what: Any) -> list[Section]:
+def _sections(makers: Makers, what: Any) -> list[Section]:
     """What the functions make of a run; last, what is left out."""
-    sections, left_out = [], []
+    made, left_out = [], []
     for title, make in makers:
         try:
-            sections.append(Section(title, make(what)))
+            made.append(Section(title, make(what)))
         except LeftOutError as error:
             left_out.append((title, str(error)))
         except Exception as error:  # the other sections stand, and a training that has finished has finished
             log.warning("report.html: %s: %s", title.lower(), in_words(error))
-            sections.append(Section(title, (), why=f"This section could not be made: {in_words(error)}"))
+            made.append(Section(title, (), why=f"This section could not be made: {in_words(error)}"))
     if left_out:
-        sections.append(Section("Left out", [Table("What this page does not have", [("section", "why"), *left_out], texts=2)]))
-    return sections
+        made.append(Section("Left out", [Table("What this page does not have", [("section", "why"), *left_out], texts=2)]))
+    return made
 
 
 def is_sweep(folder: Path) -> bool:
@@ -131,11 +153,11 @@ def _curves(sweep: tuple[Path, dict[str, Any]]) -> list[Any]:
     return charts
 
 
-def watch(workdir: str | Path, out: str | Path = "", every: float = _EVERY) -> Iterator[Path]:
+def watch(workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY) -> Iterator[Path]:
     """Write the page now, and again whenever the run has logged or saved something, until it ends.
 
     Args:
-      workdir, out: as for `report`.
+      workdir, out, examples: as for `report`.
       every: seconds between two looks.
 
     Yields:
@@ -146,7 +168,7 @@ def watch(workdir: str | Path, out: str | Path = "", every: float = _EVERY) -> I
         # Before the look, so that what comes after it is seen by the next.
         going_on, now = in_use(folder), _traces(folder)
         if now != before:
-            yield report(workdir, out)
+            yield report(workdir, out, examples=examples)
             before = now
         if not going_on:
             return

@@ -1,20 +1,21 @@
-"""The sections of a run's page: functions from the run to what stands below a heading; `SECTIONS` lists them.
+"""The sections of a run's page that its files tell: functions from the run to what stands below a heading.
 
 What a run cannot have, such as filters of a network without convolutions, is left out and said: `LeftOutError`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxconv.config import default_config, flatten
-from jaxconv.data.interface import Source
-from jaxconv.look import page
-from jaxconv.look.page import Chart, Figures, Series, Table, Text
+from jaxconv.data.interface import Part, Source
+from jaxconv.evaluate import Evaluation, evaluate_run
+from jaxconv.look import opened
+from jaxconv.look.opened import Looked
+from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.train.build import build_model, total_steps
-from jaxconv.train.ensemble import members_of
 from jaxconv.train.workdir import expand, read_json, read_metrics, saved_config, saved_data
 
 # Panels of the curves: the title, its unit, and the lines, (key of metrics.jsonl, label, look).
@@ -40,8 +41,9 @@ class Reported:
       config: the whole config.
       data: what data.json says.
       rows: of metrics.jsonl.
-      weights: whether what needs the weights is wanted.
+      weights: whether what needs the weights can be had.
       source: the examples to evaluate on, where they are not those that the config names.
+      examples: to look at, at most; 0: all.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Reported:
     rows: Sequence[dict[str, float]]
     weights: bool = True
     source: Source | None = None
+    examples: int = 0
 
     @property
     def step(self) -> int:
@@ -66,44 +69,40 @@ class Reported:
         """Whether the last step is done and its checkpoint whole."""
         return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
 
-    @property
-    def evaluated(self) -> dict[str, float]:
-        """The newest row with an evaluation; empty before the first."""
-        return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
-
     @functools.cached_property
     def model(self) -> Any:
-        """The network."""
+        """The network, without weights."""
         return build_model(self.config.model, len(self.data["class_names"]))
 
+    @functools.cached_property
+    def looked(self) -> Looked:
+        """The network with the weights of the latest checkpoint; of an ensemble the first."""
+        if not self.weights:
+            raise LeftOutError("the run had several processes; jaxconv report adds it afterwards")
+        if not any(self.steps_saved):
+            raise LeftOutError("the run has no checkpoint yet")
+        return opened.open_run(str(self.folder))
 
-def open_run(workdir: str | Path, weights: bool = True, source: Source | None = None) -> Reported:
-    """The run in a workdir as it stands; raises UserError where there is none."""
+    @property
+    def steps_saved(self) -> list[int]:
+        """The steps that there are checkpoints of, rising."""
+        folder = self.folder / "checkpoints"
+        return sorted(int(place.name) for place in (folder.iterdir() if folder.is_dir() else ()) if place.name.isdecimal())
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
+        source = self.source
+        if self.examples:
+            source = source or self.looked.source()
+            source = Part(source, self.examples) if len(source) > self.examples else self.source
+        return evaluate_run(str(self.folder), source=source)
+
+
+def open_run(workdir: str | Path, **settings: Any) -> Reported:
+    """The run in a workdir as it stands, see `Reported` for the settings; raises UserError where there is none."""
     folder = expand(str(workdir))
-    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), weights, source)
-
-
-def result(run: Reported) -> list[Any]:
-    """The newest evaluation."""
-    row, members = run.evaluated, members_of(run.config)
-    if not row:
-        raise LeftOutError("the run was not evaluated yet")
-    best = max((r["eval/top1"], -r["step"]) for r in run.rows if "eval/top1" in r)
-    items = [
-        ("top-1", f"{100 * row['eval/top1']:.2f} %", f"of {run.data.get('eval_examples', 0):,} examples of {run.config.data.eval_split}"),
-        ("loss", f"{row['eval/loss']:.4f}", "nats"),
-        ("best top-1", f"{100 * best[0]:.2f} %", f"at step {-best[1]:,}"),
-        ("steps", f"{run.step:,}", f"of {run.steps:,}"),
-    ]
-    parts: list[Any] = [Figures(items)]
-    if members:
-        table = [("network", "top-1", "loss")]
-        for number, name in enumerate(members.names):
-            top1, loss = (row.get(f"eval/{what}/{number}") for what in ("top1", "loss"))
-            table.append((name, "diverged" if top1 is None else f"{100 * top1:.2f} %", page.short_number(loss)))
-        table.append(("averaged prediction", f"{100 * row['eval/ensemble_top1']:.2f} %", page.short_number(row["eval/ensemble_loss"])))
-        parts.append(Table("The networks of the ensemble", table, marked=frozenset({len(table) - 1})))
-    return parts
+    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), **settings)
 
 
 def curves(run: Reported) -> list[Any]:
@@ -188,13 +187,3 @@ def versions(run: Reported) -> list[Any]:
     marked = frozenset(number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1)
     header = ("what", *(f"from step {entry.get('from_step', 0):,}" for entry in entries))
     return [Table("Versions and devices at each start", [header, *rows], texts=len(header), marked=marked, mark="differs")]
-
-
-SECTIONS: tuple[tuple[str, Callable[[Reported], list[Any]]], ...] = (
-    ("Result", result),
-    ("Curves", curves),
-    ("Network", network),
-    ("Data", data),
-    ("Config", config),
-    ("Versions", versions),
-)
