@@ -14,7 +14,7 @@ from jaxconv.look.sheet import FAINT, Sheet, new_sheet
 
 RIGHT, WRONG, OTHER = "#1a7f37", "#cf222e", "#b8bec5"
 # Inches: an image, the bars beside it, and what is between two of them.
-_IMAGE, _BARS, _GAP, _TOP = 1.0, 1.5, 0.25, 0.75
+_IMAGE, _BARS, _GAP, _TOP = 1.1, 1.5, 0.25, 0.75
 _COLUMNS = 4
 # Classes up to which a confusion matrix has numbers, and names.
 _NUMBERED, _NAMED = 20, 60
@@ -97,7 +97,7 @@ def mistakes(
     heading = f"{title}{': ' if title else ''}the worst mistakes"
     columns = min(6, max(2, len(images)))
     width, height = 1.45 + _GAP, 1.45 + 0.75
-    sheet = new_sheet(0.2 + columns * width, _TOP + max(1, -(-len(images) // columns)) * height, heading)
+    sheet = new_sheet(max(6.0, 0.2 + columns * width), _TOP + max(1, -(-len(images) // columns)) * height, heading)
     sheet.text(0.2, 0.38, below or ("" if len(images) else "there is none"), 8, color=FAINT)
     for n, image in enumerate(images):
         x, y = 0.2 + (n % columns) * width, _TOP + (n // columns) * height
@@ -128,7 +128,9 @@ def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     return [(true, said, int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
 
 
-def confusions(counts: np.ndarray, class_names: Sequence[str], examples: Sequence[Sequence[Any]] = (), most: int = 10, title: str = "") -> Figure:
+def confusions(
+    counts: np.ndarray, class_names: Sequence[str], examples: Sequence[Sequence[Any]] = (), most: int = 10, title: str = ""
+) -> Figure:
     """The most confused pairs of classes, with the matrix beside them.
 
     Args:
@@ -139,15 +141,39 @@ def confusions(counts: np.ndarray, class_names: Sequence[str], examples: Sequenc
       title: above the picture.
     """
     pairs = most_confused(counts, most)
-    side = 7.0 if len(class_names) <= _NUMBERED else 8.0
-    row = 0.62 if examples else 0.34
-    height = max(side + 1.6, _TOP + 0.4 + row * len(pairs))
-    sheet = new_sheet(side + 2.2 + 4.6, height, f"{title}{': ' if title else ''}what was taken for what")
+    few = len(class_names) <= _NAMED
+    side = float(np.clip(0.7 * len(class_names), 2.8, 8.0)) if few else 3.4
+    row = 0.62 if len(examples) else 0.36
+    beside = row * max(len(pairs), 0 if few else most)
+    sheet = new_sheet(
+        side + 7.0, max(side + 1.8 if few else 0.0, _TOP + 0.5 + beside), f"{title}{': ' if title else ''}what was taken for what"
+    )
     right, total = int(np.trace(counts)), int(counts.sum())
-    sheet.text(0.2, 0.38, f"{right:,} of {total:,} are right; rows are the true classes, columns what was said", 8, color=FAINT)
-    _matrix(sheet, counts, class_names, (1.4, 1.5, side, side))
-    _pairs(sheet, side + 1.75, counts, pairs, class_names, examples, row)
+    rows = "; rows are the true classes, columns what was said" if few else ""
+    sheet.text(0.2, 0.38, f"{right:,} of {total:,} are right{rows}", 8, color=FAINT)
+    if few:
+        _matrix(sheet, counts, class_names, (1.4, 1.6, side, side))
+    else:
+        _worst_classes(sheet, counts, class_names, most, row)
+    _pairs(sheet, side + 2.3, counts, pairs, class_names, examples, row)
     return sheet.figure
+
+
+def _worst_classes(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], most: int, height: float) -> None:
+    """Of more classes than a matrix can show, those that are least often right."""
+    totals = counts.sum(axis=1)
+    shares = np.diag(counts) / np.maximum(totals, 1)
+    sheet.text(0.2, _TOP, f"least often right, of {len(counts):,} classes", 9, weight="bold")
+    for n, k in enumerate(np.argsort(np.where(totals > 0, shares, np.inf), kind="stable")[:most]):
+        y = _TOP + 0.35 + n * height
+        sheet.text(0.2, y, short_name(class_names[k], 34), 8)
+        _share(sheet, 0.2, y, float(shares[k]), f"{counts[k, k]:,} of {totals[k]:,}", RIGHT)
+
+
+def _share(sheet: Sheet, x: float, y: float, share: float, text: str, colour: str) -> None:
+    """A bar below a name, and a text at its end."""
+    sheet.frame((x, y + 0.17, 1.8 * share, 0.09), fill=True, facecolor=colour, edgecolor="none")
+    sheet.text(x + 1.8 * share + 0.06, y + 0.215, text, 7, va="center", color=FAINT)
 
 
 def _matrix(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], box: tuple[float, float, float, float]) -> None:
@@ -187,8 +213,7 @@ def _pairs(
     for n, (true, said, count) in enumerate(pairs):
         y = _TOP + 0.35 + n * height
         share = 100 * count / counts[true].sum()
-        sheet.text(x, y, f"{short_name(class_names[true], 16)} ✗ {short_name(class_names[said], 16)}", 8)
-        sheet.text(x + 2.45, y, f"{count:,}  ({share:.0f} %)", 8, ha="right", color=FAINT)
-        sheet.frame((x, y + 0.17, 2.45 * count / pairs[0][2], 0.09), fill=True, facecolor=WRONG, edgecolor="none")
+        sheet.text(x, y, f"{short_name(class_names[true], 16)} → {short_name(class_names[said], 16)}", 8)
+        _share(sheet, x, y, count / pairs[0][2], f"{count:,}, {share:.0f} %", WRONG)
         for column, image in enumerate(examples[n][:4] if len(examples) else ()):
-            draw_example(sheet, image, (x + 2.6 + column * (height - 0.08), y - 0.06, height - 0.12, height - 0.12))
+            draw_example(sheet, image, (x + 2.5 + column * (height - 0.08), y - 0.06, height - 0.12, height - 0.12))

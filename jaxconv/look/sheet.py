@@ -64,15 +64,19 @@ class Sheet:
         """Write values [H, W] into the cells of an image in this box; with its limit, light where the colour is dark."""
         x, y, width, height = self.fitted(values.shape, box)
         cell = width / values.shape[1]
-        colours = colormaps[SIGNED if limit else "gray"]
-        low, high = (-limit, limit) if limit else (values.min(), values.max())
-        texts = as_printed(values)
+        texts, low, high = as_printed(values), float(values.min()), float(values.max())
         for (row, column), value in np.ndenumerate(values):
-            red, green, blue, _ = colours((value - low) / (high - low) if high > low else 0.5)
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            shade = colormaps["gray"]((value - low) / (high - low) if high > low else 0.5)
+            colour = _on(_signed(value, limit) if limit else shade)
             place = (x + (column + 0.5) * cell, y + (row + 0.5) * cell)
-            colour = {"color": "white" if dark else INK}
-            self.text(*place, texts[row, column], min(9.0, 25 * cell), ha="center", va="center", **colour)
+            self.text(*place, texts[row, column], min(9.0, 25 * cell), ha="center", va="center", color=colour)
+
+    def cell(self, value: float, box: Box, limit: float) -> None:
+        """Draw one value as a cell with its number."""
+        x, y, width, height = box
+        colour = _signed(value, limit)
+        self.frame(box, fill=True, facecolor=colour)
+        self.text(x + width / 2, y + height / 2, printed(value), 7.5, ha="center", va="center", color=_on(colour))
 
     def curves(self, values: np.ndarray, box: Box, low: float | None = None, high: float | None = None, **settings: Any) -> list[Any]:
         """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the values by default."""
@@ -112,15 +116,25 @@ def new_sheet(width: float, height: float, title: str = "") -> Sheet:
     return sheet
 
 
+def _signed(value: float, limit: float) -> Any:
+    return colormaps[SIGNED]((value + limit) / (2 * limit))
+
+
+def _on(colour: Any) -> str:
+    """What is legible on a colour."""
+    red, green, blue, _ = colour
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else INK
+
+
 def as_printed(values: np.ndarray) -> np.ndarray:
-    """Values as the lecture prints them: cut to two decimals, not rounded; 0 is 0; where all are whole, as whole numbers."""
+    """Values as the lecture prints them, see `printed`; where all are whole, as whole numbers."""
     values = np.asarray(values, np.float64)
-    if np.all(values == np.round(values)):
-        return np.vectorize(lambda value: f"{value:.0f}", otypes=[str])(values)
+    whole = bool(np.all(values == np.round(values)))
+    return np.vectorize(lambda value: f"{value:.0f}" if whole else printed(value), otypes=[str])(values)
 
-    def text(value: float) -> str:
-        # The small push keeps 0.33333 * 3 from becoming 0.99.
-        shown = np.trunc(value * 100 + 1e-3 * np.sign(value)) / 100
-        return "0" if value == 0 else f"{shown + 0.0:.2f}" if abs(value) < 100 else f"{shown:.0f}"
 
-    return np.vectorize(text, otypes=[str])(values)
+def printed(value: float) -> str:
+    """A value as the lecture prints it: cut to two decimals, not rounded; 0 is 0."""
+    # The small push keeps 0.33333 * 3 from becoming 0.99.
+    shown = np.trunc(value * 100 + 1e-3 * np.sign(value)) / 100
+    return "0" if value == 0 else f"{shown + 0.0:.2f}" if abs(value) < 100 else f"{shown:.0f}"
