@@ -250,6 +250,7 @@ def _draw_image(axis: Any, image: np.ndarray, faint: bool) -> None:
 def _draw_map(figure: Any, axis: Any, image: np.ndarray, values: np.ndarray) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     values = _middle(values, image.ndim - 1)
     end = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
@@ -266,5 +267,5 @@ def _draw_map(figure: Any, axis: Any, image: np.ndarray, values: np.ndarray) -> 
         axis.imshow(colours)
     bar = figure.colorbar(scale, ax=axis, shrink=0.8, pad=0.02)
     bar.ax.tick_params(labelsize="x-small")
-    bar.locator = bar.locator.__class__(nbins=4)
+    bar.locator = MaxNLocator(4)
     bar.update_ticks()
