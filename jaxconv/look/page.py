@@ -229,7 +229,7 @@ def _spread(values: Sequence[float], most: int) -> list[float]:
 
 def short_number(value: float | None) -> str:
     """Four digits, or none: `-`."""
-    return "-" if value is None else f"{value:,.4g}" if abs(value) >= 0.001 or not value else f"{value:.3e}"
+    return "-" if value is None else f"{value:,.4g}" if abs(value) >= 0.0001 or not value else f"{value:.3e}"
 
 
 def in_words(chart: Chart) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxconv import outcomes
 from jaxconv.look import examples, filters, zeiler
-from jaxconv.look.attribution import attribution_figure, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.attribution import attribution_figure, guided_backpropagation, integrated_gradients, occlusion
 from jaxconv.look.inside import activations
 from jaxconv.look.outcomes import accuracy_of_classes, reliability
 from jaxconv.look.page import Figures, Table, Text, picture, short_number
@@ -16,8 +17,10 @@ from jaxconv.predict import readable
 from jaxconv.results import share
 from jaxconv.train.ensemble import members_of
 
-# Examples, mistakes, pairs of classes, classes and images that patches are looked for in: so many at most.
-_SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 1_000
+# Examples, mistakes, pairs of classes, classes, and images that patches are looked for in: so many at most.
+_SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 500
+# Feature maps of a layer.
+_MAPS = 32
 # What stands for each figure of `outcomes.figures`: its name, its unit, how it is shown.
 _FIGURES = {
     "top1": ("top-1", "", share),
@@ -29,8 +32,11 @@ _FIGURES = {
 
 
 def result(run: Reported) -> list[Any]:
-    """The figures of the newest checkpoint, with intervals."""
-    found, count = run.evaluation, len(run.evaluation.outcomes)
+    """The figures of the newest checkpoint, with intervals; without one, what was logged."""
+    try:
+        found, count = run.evaluation, len(run.evaluation.outcomes)
+    except LeftOutError as error:
+        return [*_logged(run), Text(f"There are no intervals: {error}.")]
     total = run.data.get("eval_examples", count)
     of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
     figures, intervals = outcomes.figures(found.outcomes), outcomes.intervals(found.outcomes)
@@ -56,13 +62,21 @@ def result(run: Reported) -> list[Any]:
     return [Figures(items), Table(caption, rows)]
 
 
+def _logged(run: Reported) -> list[Any]:
+    row = run.evaluated
+    if not row:
+        raise LeftOutError("the run was not evaluated yet")
+    shown = [(name, show(row[f"eval/{key}"]), unit) for key, (name, unit, show) in _FIGURES.items() if f"eval/{key}" in row]
+    return [Text(f"The newest evaluation, of step {row['step']:,}:"), Figures(shown)]
+
+
 def predictions(run: Reported) -> list[Any]:
     """Some examples with their most probable classes."""
     found = run.evaluation.outcomes
     places = _even(len(found), _SHOWN)
     right = int(outcomes.within(found, 1)[places].sum())
     figure = examples.predictions(_images(run, places), found.labels[places], found.probabilities[places], found.class_names)
-    alt = f"{len(places)} examples of the test set, each with its three most probable classes as bars; {right} of the {len(places)} are right."
+    alt = f"{len(places)} test examples, each with its three most probable classes as bars; {right} of the {len(places)} are right."
     return [
         Text("Examples evenly spread over the test set: right is green with a tick, wrong is red with a cross."),
         picture(figure, f"{alt} The table below has them one by one."),
@@ -82,7 +96,8 @@ def mistakes(run: Reported) -> list[Any]:
     figure = examples.mistakes(
         _images(run, places), found.labels[places], found.probabilities[places], found.class_names, names, below=below
     )
-    alt = f"The {len(places)} mistakes with the highest losses, from {found.losses[places[0]]:.2f} down to {found.losses[places[-1]]:.2f} nats."
+    high, low = found.losses[places[0]], found.losses[places[-1]]
+    alt = f"The {len(places)} mistakes with the highest losses, from {high:.2f} down to {low:.2f} nats."
     parts = [picture(figure, f"{alt} {below}. The table below has them one by one."), _table(run, "These mistakes in numbers", places)]
     return [*parts, *_confused(run), *_classes(run)]
 
@@ -129,9 +144,12 @@ def calibration(run: Reported) -> list[Any]:
     ]
     gaps = np.where(found.examples, found.accuracy - found.confidence, 0.0)
     side = "more sure than right" if float(gaps @ found.examples) < 0 else "more right than sure"
-    alt = f"Reliability diagram in {len(bins)} bins: the expected calibration error is {share(found.ece)}; on the whole the network is {side}."
+    alt = (
+        f"Reliability diagram, {len(bins)} bins: expected calibration error {share(found.ece)}; on the whole the network is {side}."
+    )
     header = ("probability", "examples", "mean probability", "accuracy")
-    return [picture(reliability(found), alt), Table("The reliability diagram in numbers", [header, *bins], folded=True)]
+    said = "Of the predictions with a probability of 80 %, four out of five should be right: then bars end on the dashed line."
+    return [Text(said), picture(reliability(found), alt), Table("The reliability diagram in numbers", [header, *bins], folded=True)]
 
 
 def first_filters(run: Reported) -> list[Any]:
@@ -146,29 +164,48 @@ def first_filters(run: Reported) -> list[Any]:
         f"The {count} filters of {layer}, of {'x'.join(map(str, window))} and {channels} channels; weights from {kernel.min():.3g} "
         f"to {kernel.max():.3g}."
     )
-    return [*_of_member(run), picture(filters.filters(kernel, title=f"filters of {layer}"), alt)]
+    said = "What the first convolution looks for, each filter on a scale of its own."
+    return [Text(said), *_of_member(run), picture(filters.filters(kernel, title=f"filters of {layer}"), alt)]
 
 
 def layers(run: Reported) -> list[Any]:
     """What an early, a middle and a late layer make of two test images."""
-    looked, found = run.looked, run.evaluation.outcomes
+    found = run.evaluation.outcomes
     places = _even(len(found), 4)[1:3] if len(found) > 3 else _even(len(found), 1)
-    parts = _of_member(run)
-    for place, image in zip(places, _images(run, places), strict=True):
-        values = activations(looked.model, looked.variables, looked.inputs(np.stack(list(_elements(run, [place])))))
-        maps = [name for name, value in values.items() if value.ndim > 2 and max(value.shape[1:-1]) > 1]
-        if not maps:
-            raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
+    values = _with_maps(run, places)
+    said = "What an early, a middle and a late layer make of two test images: each map on a scale of its own, red above 0, blue below."
+    names, parts = list(values), [Text(said), *_of_member(run)]
+    for n, (place, image) in enumerate(zip(places, _images(run, places), strict=True)):
         name = readable(found.class_names[found.labels[place]])
-        for layer in dict.fromkeys((maps[0], maps[len(maps) // 2], maps[-1])):
-            value = np.asarray(values[layer][0], np.float32)
-            zero = float((value == 0).mean())
+        for layer in dict.fromkeys((names[0], names[len(names) // 2], names[-1])):
+            value = values[layer][n]
+            zero = share(float((value == 0).mean()))
             alt = (
                 f"{layer}: {value.shape[-1]} feature maps of {'x'.join(map(str, value.shape[:-1]))} for an example of {name}; values from "
-                f"{value.min():.3g} to {value.max():.3g}, {share(zero)} of them 0."
+                f"{value.min():.3g} to {value.max():.3g}, {zero} of them 0."
             )
-            parts.append(picture(filters.activation_maps(value, image, layer, title=name), alt))
+            parts.append(picture(filters.activation_maps(value, image, layer, title=name, most=_MAPS), alt))
     return parts
+
+
+def _with_maps(run: Reported, places: Sequence[int]) -> dict[str, np.ndarray]:
+    """What some examples become in the layers that have several positions, but for those that change nothing, as dropout."""
+    looked, names = run.looked, []
+
+    @jax.jit
+    def look(variables: Any, x: jax.Array) -> list[jax.Array]:
+        found = activations(looked.model, variables, x)
+        names[:] = found
+        return list(found.values())
+
+    found = look(looked.variables, looked.inputs(np.stack(list(_elements(run, places)))))
+    values = dict(zip(names, (np.asarray(value, np.float32) for value in found), strict=True))
+    several = {name: value for name, value in values.items() if value.ndim > 2 and max(value.shape[1:-1]) > 1}
+    before = [None, *several.values()]
+    kept = {name: value for (name, value), last in zip(several.items(), before, strict=False) if not np.array_equal(value, last)}
+    if not kept:
+        raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
+    return kept
 
 
 def patches(run: Reported) -> list[Any]:
@@ -176,20 +213,17 @@ def patches(run: Reported) -> list[Any]:
     looked, found = run.looked, run.evaluation.outcomes
     if looked.kind != "image":
         raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
-    values = activations(looked.model, looked.variables, looked.inputs(np.stack(list(_elements(run, [0])))))
-    maps = [name for name, value in values.items() if value.ndim == 4 and min(value.shape[1:3]) > 1]
-    if not maps:
-        raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
-    layer = maps[-1]
+    layer = [name for name, value in _with_maps(run, [0]).items() if value.ndim == 4][-1]
     places = _even(len(found), _PATCHED)
     batches = (np.asarray(looked.inputs(np.stack(list(_elements(run, chunk))))) for chunk in np.array_split(places, -(-len(places) // 100)))
     patch = zeiler.strongest_patches(looked.model, looked.variables, batches, layer)
     alt = (
-        f"{layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} patches of {len(places):,} test images that excite "
-        f"it most, activations up to {patch.values.max():.3g}, and what of each patch does it, by the deconvnet."
+        f"{layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} patches of {len(places):,} test images that "
+        f"excite it most, activations up to {patch.values.max():.3g}, and what of each patch does it, by the deconvnet."
     )
     figure = zeiler.patches_figure(patch, looked.config.data.mean, looked.config.data.std)
-    return [*_of_member(run), picture(figure, alt, "Zeiler and Fergus 2014, Figure 2.")]
+    said = "The patches that excite feature maps of a late layer most, and what of each patch does it (Zeiler and Fergus 2014, Figure 2)."
+    return [Text(said), *_of_member(run), picture(figure, alt)]
 
 
 def attribution(run: Reported) -> list[Any]:
@@ -197,19 +231,22 @@ def attribution(run: Reported) -> list[Any]:
     looked, found = run.looked, run.evaluation.outcomes
     if looked.kind == "text":
         raise LeftOutError("pixels speak for a class; the examples are texts")
-    parts = _of_member(run)
+    parts = [
+        Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
+        *_of_member(run),
+    ]
     for place in _even(len(found), 5)[1:4] if len(found) > 4 else _even(len(found), 1):
         x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
         maps = {
-            "gradient": np.abs(np.asarray(gradient(looked.model, looked.variables, x, said)[0])),
             "guided": np.asarray(guided_backpropagation(looked.model, looked.variables, x, said)[0]),
             "integrated": np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0]),
             "occlusion": np.asarray(occlusion(looked.model, looked.variables, x, said)[0]),
         }
         name, probability = readable(found.class_names[said[0]]), share(float(found.confidence[place]))
+        true, most = readable(found.class_names[found.labels[place]]), share(float(maps["occlusion"].max()))
         alt = (
-            f"An example of {readable(found.class_names[found.labels[place]])}, and what of it speaks for {name} ({probability}): by the "
-            f"gradient, guided backpropagation, integrated gradients, and occlusion, which takes up to {share(float(maps['occlusion'].max()))}."
+            f"An example of {true}, and what of it speaks for {name} ({probability}): by guided backpropagation, by integrated gradients, "
+            f"and by occlusion, where a grey square takes up to {most} of the probability."
         )
         figure = attribution_figure(np.asarray(x[0]), maps, looked.config.data.mean, looked.config.data.std, f"{name}, {probability}")
         parts.append(picture(figure, alt))

@@ -69,6 +69,11 @@ class Reported:
         """Whether the last step is done and its checkpoint whole."""
         return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
 
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """The newest row with an evaluation; empty before the first."""
+        return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
+
     @functools.cached_property
     def model(self) -> Any:
         """The network, without weights."""

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays
 from jaxconv.errors import UserError
-from jaxconv.look import page, report, sections
+from jaxconv.look import page, pictured, report, sections
 from jaxconv.look.page import Chart, Series, Table, Text
+from jaxconv.results import over_seeds
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
 from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
@@ -64,9 +66,8 @@ def test_page_stands_by_itself(opened, run):
     assert opened.find("h1").text == run.name and all(name in opened.run("return document.body.textContent") for name in NAMES)
     assert "finished, 24 steps" in text and "This section could not be made" not in text
     assert opened.run("return document.scripts.length - document.querySelectorAll('script[type]').length") == 2
-    wanted = ["Result", "Curves", "Network", "Data", "Config", "Versions"]
-    headings = [heading.text for heading in opened.find_all("h2")]
-    assert [heading for heading in headings if heading in wanted] == wanted
+    assert [heading.text for heading in opened.find_all("h2")] == [title for title, _ in report.SECTIONS]
+    assert len(opened.find_all("img")) >= 12
     for source in opened.run("return [...document.images].map(image => [image.src, image.alt, image.naturalWidth, image.complete])"):
         address, alt, width, complete = source
         assert complete and width > 50 and re.search(r"\d", alt), alt
@@ -228,8 +229,16 @@ def test_run_without_a_checkpoint_or_a_number(run, tmp_path):
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "metrics.jsonl", "report.html"))
     text = report.report(folder).read_text()
     assert "stopped at step 0 of 24" in text and "could not be made" not in text
-    for why in ("the run was not evaluated yet", "the run has logged no number yet"):
+    for why in ("the run was not evaluated yet", "the run has logged no number yet", "the run has no checkpoint yet"):
         assert why in text
+
+
+def test_run_without_a_checkpoint_has_what_was_logged(run, tmp_path):
+    folder = tmp_path / "begun"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+    text = report.report(folder).read_text()
+    assert page.short_number(read_metrics(run)[-1]["eval/loss"]) in text
+    assert "There are no intervals: the run has no checkpoint yet." in text and "could not be made" not in text
 
 
 def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_path):
@@ -305,3 +314,56 @@ def test_empty_text_and_table_are_pages_too(browser, tmp_path):
     (tmp_path / "page.html").write_text(text)
     browser.open((tmp_path / "page.html").as_uri())
     assert browser.errors() == [] and browser.find("main").text.split("\n")[:2] == ["A & B", "a < b"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes", "without"),
+    [
+        ("xo", ["ensemble.size=2"], set()),
+        ("waveform", [], {"Patches"}),
+        ("volume", [], {"Patches"}),
+        ("sentences", [], {"Patches", "Attribution"}),
+    ],
+)
+def test_runs_of_every_kind(tmp_path, caplog, one_device, name, changes, without):
+    """An ensemble, and networks in 1-D, in 3-D and on texts have a page, without what has no meaning for them."""
+    flags = ["log.tensorboard=False", "log.progress=False", "log.report=True", *changes]
+    config = load_config(f"{ROOT / 'experiments' / name}.py" + ("" if name == "xo" else ":small"), flags)
+    if name == "xo":
+        config = small(config, 16, 1, filters=(4, 8))
+    train(config, str(tmp_path / "run"), devices=one_device)
+    assert not [record.getMessage() for record in caplog.records if record.getMessage().startswith("report.html")]
+    text = (tmp_path / "run" / "report.html").read_text()
+    titles = set(re.findall(r"<h2[^>]*>([^<]*)</h2>", text))
+    assert {"Result", "Predictions", "Calibration", "Filters", "Activations", "Network"} - titles == set()
+    assert not without & titles and all(f'<th scope="row">{section}</th>' in text for section in without)
+    assert ("The networks of the ensemble" in text) == ("seed 1" in text) == bool(changes)
+
+
+def test_part_of_the_examples(run):
+    """As many as were asked for, evenly spread, and said."""
+    opened = sections.open_run(run, source=hostile_sources()[1], examples=7)
+    assert opened.evaluation.outcomes.index.tolist() == list(range(7))
+    assert [opened.evaluation.source.name(i) for i in range(7)] == [f"example {round(i * 29 / 6)}" for i in range(7)]
+    figures, table = pictured.result(opened)
+    assert "on 7 of 30, evenly spread, examples of test" in table.caption
+
+
+def test_sweep(browser, tmp_path):
+    rows = [{"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5} for step in (1, 2, 3)]
+    runs = []
+    for seed in (0, 1):
+        (tmp_path / f"seed={seed}").mkdir()
+        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        state = {"state": ("finished", "failed")[seed], "step": 3, "steps": 3, "why": "" if not seed else "the <disk> is full"}
+        figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
+        runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
+    path = report.report(tmp_path)
+    browser.open(path.as_uri())
+    browser.wait("return document.querySelectorAll('.u-over').length == 3")
+    assert browser.errors() == [] and browser.requests() == [path.as_uri()]
+    text = browser.find("body").text
+    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Training loss"):
+        assert said in text
