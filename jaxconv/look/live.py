@@ -43,7 +43,7 @@ def text_curves(runs: Runs, width: int = 80, height: int = 24, colour: bool = Fa
       width, height: of the text, in characters; 40 by 16 at least.
       colour: tell runs apart by colour, and draw finer; else by letters.
     """
-    drawn = [_panel(runs, metric, title, max(width, 40), max(height, 16) // 2 - 5, colour) for metric, title in PANELS]
+    drawn = [_panel(runs, metric, title, max(width, 40), max(height, 16) // 2, colour) for metric, title in PANELS]
     return "\n".join(panel for panel in drawn if panel) or "no loss was logged yet"
 
 
@@ -68,10 +68,16 @@ def _panel(runs: Runs, metric: str, title: str, width: int, height: int, colour:
         if colour
         else {"color": False, "character_set": "ascii", "force_ascii_characters": letters}
     )
-    # Numbers beside the axis, and the frame.
-    room = {"width": max(20, width - 12), "height": max(3, height), "line_length_hard_cap": width}
-    text = uniplot.plot_to_string(ys, xs, lines=True, title=title, legend_labels=labels, y_gridlines=[], x_gridlines=[], **room, **look)
-    return text if isinstance(text, str) else "\n".join(text)
+    look |= {"title": title, "legend_labels": labels, "lines": True, "x_gridlines": [], "y_gridlines": [], "line_length_hard_cap": width}
+
+    def draw(inner: int) -> str:
+        # Numbers stand beside the frame.
+        return uniplot.plot_to_string(ys, xs, width=max(20, width - 12), height=max(3, inner), **look)
+
+    # Five lines for title, frame, numbers below and the legend, which may need more of them.
+    text = draw(height - 5)
+    excess = text.count("\n") + 1 - height
+    return draw(height - 5 - excess) if excess > 0 else text
 
 
 def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:

@@ -144,9 +144,7 @@ def calibration(run: Reported) -> list[Any]:
     ]
     gaps = np.where(found.examples, found.accuracy - found.confidence, 0.0)
     side = "more sure than right" if float(gaps @ found.examples) < 0 else "more right than sure"
-    alt = (
-        f"Reliability diagram, {len(bins)} bins: expected calibration error {share(found.ece)}; on the whole the network is {side}."
-    )
+    alt = f"Reliability diagram, {len(bins)} bins: expected calibration error {share(found.ece)}; on the whole the network is {side}."
     header = ("probability", "examples", "mean probability", "accuracy")
     said = "Of the predictions with a probability of 80 %, four out of five should be right: then bars end on the dashed line."
     return [Text(said), picture(reliability(found), alt), Table("The reliability diagram in numbers", [header, *bins], folded=True)]
@@ -235,12 +233,14 @@ def attribution(run: Reported) -> list[Any]:
         Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
         *_of_member(run),
     ]
-    for place in _even(len(found), 5)[1:4] if len(found) > 4 else _even(len(found), 1):
+    strides = tuple(max(1, size // 8) for size in looked.input_shape[:-1])
+    # One will do where an example is not a small picture.
+    for place in _even(len(found), 5)[1:4] if looked.kind == "image" and len(found) > 4 else _even(len(found), 1):
         x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
         maps = {
             "guided": np.asarray(guided_backpropagation(looked.model, looked.variables, x, said)[0]),
             "integrated": np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0]),
-            "occlusion": np.asarray(occlusion(looked.model, looked.variables, x, said)[0]),
+            "occlusion": np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides)[0]),
         }
         name, probability = readable(found.class_names[said[0]]), share(float(found.confidence[place]))
         true, most = readable(found.class_names[found.labels[place]]), share(float(maps["occlusion"].max()))
