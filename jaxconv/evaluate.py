@@ -223,6 +223,23 @@ def _checksum(config: Any, split: str, source: Source | None) -> int:
     return (source or open_source(type(config.data)(config.data.to_dict() | {"resident_limit": 0}), split)).checksum()
 
 
+def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> Evaluation:
+    """One run, or several `together`; the further arguments are those of `evaluate_run`.
+
+    Raises:
+      UserError: as `evaluate_run` and `together`; what can be seen before the work, such as other classes, is looked for first.
+    """
+    folders = [expand(workdir).resolve() for workdir in workdirs]
+    for number, (folder, workdir) in enumerate(zip(folders, workdirs, strict=True)):
+        if folder in folders[:number]:
+            raise UserError(f"--workdir={workdir}: is given twice; its vote would count twice")
+        saved_config(folder)
+        difference = _other_classes(saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0])
+        if difference:
+            raise _other_data(workdir, difference)
+    return together([evaluate_run(workdir, *arguments, **settings) for workdir in workdirs])
+
+
 def together(runs: Sequence[Evaluation]) -> Evaluation:
     """Several runs as one: their mean and spread, and the mean of their probabilities.
 
@@ -233,18 +250,15 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
       runs: of the same split.
 
     Raises:
-      UserError: a run is given twice, or they were not evaluated on the same examples of the same classes; the message says where they
-        differ.
+      UserError: they were not evaluated on the same examples of the same classes; the message says where they differ.
     """
     first = runs[0]
     if len(runs) == 1:
         return first
-    for number, other in enumerate(runs):
-        if other.name in [run.name for run in runs[:number]]:
-            raise UserError(f"--workdir={other.name}: is given twice; its vote would count twice")
-        difference = number and _difference(first, other)
+    for other in runs[1:]:
+        difference = _difference(first, other)
         if difference:
-            raise UserError(f"--workdir={other.name}: {difference}; only runs on the same data can be averaged", exit_code=1)
+            raise _other_data(other.name, difference)
     own = [_of_itself(run.result) for run in runs]
     joint = averaged([run.outcomes for run in runs])
     result = {"split": first.split, "examples": len(joint)} | mean_and_spread(own)
@@ -264,14 +278,23 @@ def _of_itself(result: Mapping[str, Any]) -> dict[str, float]:
     return joint or {name: value for name, value in result.items() if name not in ("split", "examples", "step")}
 
 
+def _other_data(workdir: str, difference: str) -> UserError:
+    return UserError(f"--workdir={workdir}: {difference}; only runs on the same data can be averaged", exit_code=1)
+
+
+def _other_classes(ours: Sequence[str], its: Sequence[str], name: str) -> str:
+    for number, (mine, theirs) in enumerate(zip(ours, its, strict=False)):
+        if mine != theirs:
+            return f"its class {number} is {short(theirs)!r}, where {name} has {short(mine)!r}"
+    return "" if len(its) == len(ours) else f"it has {len(its)} classes, where {name} has {len(ours)}"
+
+
 def _difference(one: Evaluation, other: Evaluation) -> str:
     """Where the examples or the classes of two runs differ; empty where they do not."""
     ours, its = one.outcomes, other.outcomes
-    for name, mine, theirs in zip(range(len(ours.class_names)), ours.class_names, its.class_names, strict=False):
-        if mine != theirs:
-            return f"its class {name} is {short(theirs)!r}, where {one.name} has {short(mine)!r}"
-    if len(its.class_names) != len(ours.class_names):
-        return f"it has {len(its.class_names)} classes, where {one.name} has {len(ours.class_names)}"
+    classes = _other_classes(ours.class_names, its.class_names, one.name)
+    if classes:
+        return classes
     if len(its) != len(ours) or not np.array_equal(its.index, ours.index):
         return f"it was evaluated on {len(its):,} examples, where {one.name} was on {len(ours):,} or on others"
     wrong = np.flatnonzero(its.labels != ours.labels)

@@ -116,12 +116,12 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv import scores
-    from jaxconv.evaluate import evaluate_run, together
+    from jaxconv.evaluate import evaluate_runs
     from jaxconv.views import read_scales
 
     files = {option: scores.check_file(option, getattr(args, option)) for option in scores.SUFFIXES if getattr(args, option)}
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    evaluation = together([evaluate_run(workdir, args.split, args.checkpoint, **view) for workdir in args.workdir])
+    evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
     record = scores.make_record(evaluation, args.bootstrap)
     rows = scores.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2
