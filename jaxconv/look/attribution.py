@@ -154,12 +154,12 @@ def _gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax
 def _grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, layer: str) -> jax.Array:
     _, layers = apply(module, variables, images)
     spatial = [name for name, maps in layers.items() if maps.ndim == images.ndim and math.prod(maps.shape[1:-1]) > 1]
-    if not layer and not spatial:
+    if not spatial:
         raise ValueError("Grad-CAM needs a layer with several positions; this module names none")
     name = layer or spatial[-1]
     maps = layer_of(layers, name)
     if maps.ndim != images.ndim:
-        raise ValueError(f"Grad-CAM needs a layer with positions; {name} is {maps.shape[1:]}; the last that has some is {spatial[-1:]}")
+        raise ValueError(f"Grad-CAM needs a layer with positions; {name} is {maps.shape[1:]}; the last that has some is {spatial[-1]}")
 
     def total(maps: jax.Array) -> jax.Array:
         return jnp.sum(_of_classes(apply(module, variables, images, replaced={name: maps})[0], classes))
@@ -265,7 +265,5 @@ def _draw_map(figure: Any, axis: Any, image: np.ndarray, values: np.ndarray) -> 
         axis.imshow(colours[None], extent=(-0.5, len(image) - 0.5, low, high), aspect="auto", zorder=0)
     else:
         axis.imshow(colours)
-    bar = figure.colorbar(scale, ax=axis, shrink=0.8, pad=0.02)
+    bar = figure.colorbar(scale, ax=axis, shrink=0.8, pad=0.02, ticks=MaxNLocator(4))
     bar.ax.tick_params(labelsize="x-small")
-    bar.locator = MaxNLocator(4)
-    bar.update_ticks()

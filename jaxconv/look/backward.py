@@ -83,13 +83,14 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
     """Where a program rectifies: an equation's number -> (the variable that goes in, the equations from it to what comes out)."""
     found: dict[int, tuple[Any, list[Any]]] = {}
     zeros: set[Any] = set()
+    variances = _variances(jaxpr)
     made: dict[Any, tuple[Any, dict[int, Any], bool]] = {}
     for number, eqn in enumerate(jaxpr.eqns):
         variables = [var for var in eqn.invars if not isinstance(var, jex.Literal)]
         others = [var for var in variables if var not in zeros]
         if eqn.primitive.name in _COPIES and _all_zero(eqn, zeros):
             zeros.add(eqn.outvars[0])
-        elif _is_rectifier(eqn, zeros):
+        elif _is_rectifier(eqn, zeros) and eqn.outvars[0] not in variances:
             found[number] = (others[0], [eqn])
         elif eqn.primitive.name in _ELEMENTWISE:
             parts = [made.get(var, (var, {}, False)) for var in others]
@@ -101,6 +102,15 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
                 found[number] = (root, [steps[n] for n in sorted(steps)])
             else:
                 made[eqn.outvars[0]] = (root, steps, any(bends) or eqn.primitive.name in _SIGMOIDS)
+    return found
+
+
+def _variances(jaxpr: Any) -> set[Any]:
+    """What becomes a divisor by its root alone, as a variance does, which Linen's norms cut off below 0 as ReLU would."""
+    found: set[Any] = set()
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.primitive.name in ("rsqrt", "sqrt") or (eqn.primitive.name in ("add", "reshape", *_COPIES) and eqn.outvars[0] in found):
+            found.update(var for var in eqn.invars if not isinstance(var, jex.Literal))
     return found
 
 

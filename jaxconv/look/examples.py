@@ -39,7 +39,7 @@ def predictions(
     below = f"{right} of these {known} are right" if known else ""
     columns = min(_COLUMNS, len(images))
     height = _IMAGE + 0.2
-    sheet = new_sheet(0.2 + columns * (_IMAGE + _BARS + _GAP), _TOP + -(-len(images) // columns) * height, heading)
+    sheet = new_sheet(max(5.8, 0.2 + columns * (_IMAGE + _BARS + _GAP)), _TOP + -(-len(images) // columns) * height, heading)
     sheet.text(0.2, 0.38, below, 8, color=FAINT)
     for n, image in enumerate(images):
         x, y = 0.2 + (n % columns) * (_IMAGE + _BARS + _GAP), _TOP + (n // columns) * height

@@ -1,4 +1,4 @@
-"""The filters of a convolution as a grid, as Krizhevsky et al. 2012 show AlexNet's first layer (Figure 3), and what a layer makes of an image.
+"""The filters of a convolution as a grid, as Krizhevsky et al. 2012 show AlexNet's (Figure 3), and what a layer makes of an image.
 
     filters that see RGB    colour tiles, grey where a weight is 0
     other channels          a tile for each: red is positive, blue negative
@@ -118,7 +118,7 @@ def find_kernel(module: nn.Module, variables: Any, input_shape: Sequence[int], l
     for path in calls:
         own = variables["params"]
         for name in path:
-            own = own[name] if name in own else {}
+            own = own.get(name, {})
         for leaf in own.values():
             if getattr(leaf, "ndim", 0) == len(input_shape) + 1:
                 found["/".join(path) or "module"] = leaf

@@ -20,9 +20,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.errors import nearest
+from jaxconv.layers.conv import plain
 from jaxconv.look import backward
 from jaxconv.models import Network
-from jaxconv.layers.conv import plain
 from jaxconv.program import Tracer, call_arguments
 from jaxconv.receptive import Seen, image
 
@@ -71,7 +71,7 @@ def apply(
 
 
 def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Seen]:
-    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees nothing is left out."""
+    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees none is left out."""
     with plain():
         program, _, names = _marked(module, variables, x, call)
     walk = _Walk(names)
@@ -203,7 +203,7 @@ class _Evaluation:
         if not inner or name in ("custom_jvp_call", "custom_vjp_call") or backward.opaque(eqn):
             return _plainly(jaxpr, eqn, operands)
         if name == "cond" and self._rule != "gradient" and any(_rectifies(branch.jaxpr) for branch in inner):
-            return lax.switch(operands[0], [partial(self.run, branch) for branch in inner], *operands[1:])
+            return lax.switch(operands[0], [partial(self.run, branch) for branch in inner], operands[1:])
         if len(inner) == 1 and name not in ("scan", "while") and len(inner[0].jaxpr.invars) == len(operands):
             return self.run(inner[0], operands)
         if self._rule != "gradient" and any(_rectifies(program.jaxpr) for program in inner):

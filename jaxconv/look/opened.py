@@ -129,6 +129,11 @@ class Looked:
             rows = np.flatnonzero(batch["mask"])
             yield n * len(batch["mask"]) + rows, batch["label"][rows], self.probabilities(batch["image"])[rows]
 
+    def all_predictions(self, split: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of the whole split: numbers [N], labels [N] and probabilities [N, K] of all examples that can be read."""
+        numbers, labels, probabilities = (np.concatenate(part) for part in zip(*self.predictions(split), strict=True))
+        return numbers, labels, probabilities
+
 
 def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looked:
     """The network that a run has trained.

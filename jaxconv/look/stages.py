@@ -181,7 +181,7 @@ def _activation(steps: Sequence[Any]) -> str:
     eqn = steps[-1]
     while "name" not in eqn.params and len(inner := [*jex.jaxprs_in_params(eqn.params)]) == 1 and len(inner[0].eqns) == 1:
         eqn = inner[0].eqns[0]
-    name = eqn.params["name"] if "name" in eqn.params else eqn.primitive.name
+    name = eqn.params.get("name", eqn.primitive.name)
     named = {step.params["name"] for step in steps if "name" in step.params} | {name if len(steps) == 1 else "gelu"}
     return next((ACTIVATIONS[known] for known in (name, *sorted(named)) if known in ACTIVATIONS), "activation")
 

@@ -84,7 +84,7 @@ def _left_out(every: Sequence[Stage], rows: Sequence[Stage]) -> str:
 
 
 def choose_rows(every: Sequence[Stage], most: int) -> list[Stage]:
-    """The stages that have a row: all but the votes, which have a panel; of too many the last of each size, and where the image comes in."""
+    """The stages that have a row: all but the votes, which have a panel; of too many the last of each size, and the first two."""
     rows = [stage for stage in every[:-1] if stage.value.ndim] or list(every[:1])
     if every[-1].value.ndim > 1:
         rows.append(every[-1])
@@ -210,7 +210,7 @@ def _maps(sheet: Sheet, y: float, stage: Stage, places: np.ndarray, above: float
 
 
 def _filter(sheet: Sheet, weights: np.ndarray, box: tuple[float, float, float, float]) -> None:
-    """A filter [h, w, C], with its weights times the pixels of its window: a response is the mean of the products, as the lecture has it."""
+    """A filter [h, w, C], its weights times the pixels of its window: a response is the mean of the products, as the lecture has it."""
     x, y, width, height = box
     size = min(height, width)
     box = (x + (width - size) / 2, y, size, size)

@@ -66,16 +66,15 @@ def strongest_patches(
     """
     if most < 1:
         raise ValueError(f"most is {most}; it must be at least 1")
-    kept: list[list[_Peak]] = []
+    kept: dict[int, list[_Peak]] = {}
     count = 0
     for images in batches:
         images = np.asarray(images)
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"patches are of images [N, H, W, C] of floating point; these are {images.dtype} {images.shape}")
-        numbers = _numbers(module, variables, images, layer, maps) if not kept else numbers
-        kept = kept or [[] for _ in numbers]
-        values, places = map(np.asarray, _peaks(module, variables, images, layer, tuple(numbers)))
-        for peaks, value, place in zip(kept, values.T, places.T, strict=True):
+        kept = kept or {number: [] for number in _numbers(module, variables, images, layer, maps)}
+        values, places = map(np.asarray, _peaks(module, variables, images, layer, tuple(kept)))
+        for peaks, value, place in zip(kept.values(), values.T, places.T, strict=True):
             strongest = np.argsort(-value, kind="stable")[:most]
             peaks += [_Peak(float(value[n]), count + int(n), int(place[n]), images[n]) for n in strongest]
             # Where two are as strong, the earlier one.
@@ -84,7 +83,7 @@ def strongest_patches(
         count += len(images)
     if not count:
         raise ValueError("there are no images to find patches in")
-    return _cut(module, variables, layer, numbers, kept, rule)
+    return _cut(module, variables, layer, kept, rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ class _Peak:
 
 
 def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, maps: Sequence[int]) -> list[int]:
-    shape = layer_of(jax.eval_shape(lambda v, x: apply(module, v, x)[1], variables, images), layer).shape
+    shape = _maps_of(module, variables, images, layer)
     if len(shape) != 4:
         raise ValueError(f"{layer} is {shape[1:]} and has no positions; name a layer of feature maps [N, H, W, C]")
     for number in maps:
@@ -107,10 +106,12 @@ def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, 
     return list(maps) or list(range(min(9, shape[-1])))
 
 
+def _maps_of(module: nn.Module, variables: Any, images: np.ndarray, layer: str) -> tuple[int, ...]:
+    return layer_of(jax.eval_shape(lambda v, x: apply(module, v, x)[1], variables, images), layer).shape
+
+
 @functools.partial(jax.jit, static_argnames=("module", "layer", "numbers"))
-def _peaks(
-    module: nn.Module, variables: Any, images: jax.Array, layer: str, numbers: tuple[int, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _peaks(module: nn.Module, variables: Any, images: jax.Array, layer: str, numbers: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Strongest activation and its place, [N, M] each."""
     maps = apply(module, variables, images)[1][layer][..., jnp.array(numbers)]
     maps = maps.reshape(maps.shape[0], -1, maps.shape[-1])
@@ -129,26 +130,25 @@ def _project(
     return down(maps * one)[0]
 
 
-def _cut(module: nn.Module, variables: Any, layer: str, numbers: Sequence[int], kept: Sequence[Sequence[_Peak]], rule: str) -> Patches:
+def _cut(module: nn.Module, variables: Any, layer: str, kept: dict[int, list[_Peak]], rule: str) -> Patches:
     """Project the peaks of each feature map, and cut images and projections to their receptive fields."""
-    size = kept[0][0].image.shape[:2]
-    sees = seen(module, variables, jax.ShapeDtypeStruct((1, *kept[0][0].image.shape), kept[0][0].image.dtype))[layer]
-    width = jax.eval_shape(lambda v, x: apply(module, v, x)[1][layer], variables, kept[0][0].image[None]).shape[2]
+    image = next(iter(kept.values()))[0].image
+    sees, shape = seen(module, variables, image[None])[layer], list(image.shape[:2])
+    width = _maps_of(module, variables, image[None], layer)[2]
     jumps = {entry[0]: float(entry[1]) for entry in sees.axes if entry}
-    found = []
-    for number, peaks in zip(numbers, kept, strict=True):
-        images = np.stack([peak.image for peak in peaks])
-        places = np.array([peak.place for peak in peaks])
+    columns: list[tuple[Any, ...]] = []
+    for number, peaks in kept.items():
+        images, places = np.stack([peak.image for peak in peaks]), np.array([peak.place for peak in peaks])
         projected = np.asarray(_project(module, variables, images, layer, np.full(len(peaks), number), places, rule))
         positions = np.stack([places // width, places % width], axis=1)
-        corners, shape = np.zeros_like(positions), list(size)
+        corners = np.zeros_like(positions)
         for axis, (low, high) in sees.extents.items():
-            if high - low + 1 < size[axis]:
+            if high - low + 1 < image.shape[axis]:
                 shape[axis] = int(high - low + 1)
                 corners[:, axis] = np.ceil(low + jumps.get(axis, 0) * positions[:, axis])
-        cuts = [[_window(array, corner, shape) for array, corner in zip(arrays, corners, strict=True)] for arrays in (images, projected)]
-        found.append((np.array([p.value for p in peaks]), np.array([p.example for p in peaks]), positions, corners, *map(np.stack, cuts)))
-    return Patches(layer, np.array(numbers), *(np.stack(column) for column in zip(*found, strict=True)))
+        cuts = [np.stack([_window(*pair, shape) for pair in zip(arrays, corners, strict=True)]) for arrays in (images, projected)]
+        columns.append(([peak.value for peak in peaks], [peak.example for peak in peaks], positions, corners, *cuts))
+    return Patches(layer, np.array(list(kept)), *(np.stack(column) for column in zip(*columns, strict=True)))
 
 
 def _window(image: np.ndarray, corner: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxconv
 from jaxconv.layers import Conv, Dense, max_pool
 from jaxconv.look.attribution import attribution_figure, grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.models import abstract_variables
+from tests.look.test_backward import ONE_OF_EACH
+from tests.models.test_registry import TRAINED
 
 KEY = jax.random.key(0)
 
@@ -69,3 +73,111 @@ def test_patch_in_a_corner():
     # Finer steps: squares that hide less of the patch lose less, those that hide none lose nothing.
     lost = np.asarray(occlusion(module, variables, images, classes, window=4, stride=1, batch=5))
     assert np.unravel_index(lost[1].argmax(), lost[1].shape) == (0, 15) and (lost[1][8:] == 0).all() and (lost[1][:, :8] == 0).all()
+
+
+def chain():
+    model = jaxconv.create_model("chain", 3, filters=(4, 5), neurons=(6,))
+    images = jax.random.normal(KEY, (2, 8, 8, 1))
+    return model, model.init(jax.random.key(1), images), images
+
+
+def test_integrated_gradients_are_complete():
+    """The shares add up to the vote's difference, better with more steps."""
+    model, variables, images = chain()
+    classes, baseline = jnp.array([2, 0]), -jnp.ones((8, 8, 1))
+    difference = (model.apply(variables, images) - model.apply(variables, -jnp.ones((1, 8, 8, 1))))[jnp.arange(2), classes]
+    left = []
+    for steps in (2, 20, 200):
+        shares = integrated_gradients(model, variables, images, classes, baseline, steps)
+        left.append(float(jnp.abs(shares.sum((1, 2, 3)) - difference).max()))
+    assert left[2] < 0.01 * float(jnp.abs(difference).max()) and left[2] < left[1] < left[0]
+
+
+def test_grad_cam_by_hand():
+    """Of two feature maps the one that speaks for the class is seen, weighted by its mean gradient, where it is active."""
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            maps = Conv(2, 1, use_bias=False, name="maps")(max_pool(x, 2, 2))
+            return Dense(2, name="votes")(jnp.mean(maps, axis=(1, 2)))
+
+    kernel = {"maps": {"kernel": jnp.eye(2)[None, None]}, "votes": {"kernel": jnp.array([[3.0, -1.0], [-2.0, 5.0]]), "bias": jnp.zeros(2)}}
+    images = np.zeros((2, 8, 8, 2), np.float32)
+    images[:, 0:2, 0:2, 0], images[:, 6:8, 6:8, 1] = 1, 1
+    maps = np.asarray(grad_cam(Two(), {"params": kernel}, images, jnp.array([0, 1])))
+    # A pixel in a corner of the image is in the corner of the map alone: 1 times the mean gradient, 3/16 and 5/16.
+    assert maps[0, 0, 0] == maps[0].max() == pytest.approx(3 / 16) and maps[1, 7, 7] == maps[1].max() == pytest.approx(5 / 16)
+    assert (maps[0, 4:] == 0).all() and (maps[1, :4] == 0).all()
+
+
+def test_grad_cam_takes_the_last_layer_with_positions():
+    model, variables, images = chain()
+    classes = jnp.array([1, 2])
+    last = grad_cam(model, variables, images, classes)
+    np.testing.assert_array_equal(last, grad_cam(model, variables, images, classes, "pool2"))
+    assert not np.allclose(last, grad_cam(model, variables, images, classes, "conv1_1"))
+
+
+def test_bad_inputs():
+    model, variables, images = chain()
+    classes = jnp.array([1, 2])
+    for call, message in (
+        (lambda: gradient(model, variables, images.astype(int), classes), "of floating point; these are int"),
+        (lambda: gradient(model, variables, images, classes[:1]), r"classes \[N\]; it returns \[\(2, 3\)\] for \(1,\)"),
+        (lambda: gradient(model, variables, images, classes, "guided "), "did you mean 'guided'"),
+        (lambda: grad_cam(model, variables, images, classes, "pol2"), "did you mean 'pool2'"),
+        (lambda: grad_cam(model, variables, images, classes, "fc1"), r"fc1 is \(6,\); the last that has some is dropout1"),
+        (lambda: grad_cam(Linear(), Linear().init(KEY, images), images, classes), "this module names none"),
+        (lambda: occlusion(model, variables, images, classes, window=9), "a window of 9 pixels at stride 2 does not fit into 8 pixels"),
+        (lambda: occlusion(model, variables, images, classes, window=(2, 2, 2)), "2 spatial axes"),
+        (lambda: integrated_gradients(model, variables, images, classes, steps=0), "steps is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+METHODS = (gradient, guided_backpropagation, integrated_gradients, grad_cam, occlusion)
+
+
+@pytest.mark.parametrize("ndim", [1, 3])
+def test_waveforms_and_volumes(ndim):
+    model = jaxconv.create_model("chain", 3, filters=(2, 3))
+    x = jax.random.normal(KEY, (2, *(8,) * ndim, 2))
+    variables, classes = model.init(KEY, x), jnp.array([1, 2])
+    maps = {method.__name__: np.asarray(method(model, variables, x, classes)) for method in METHODS}
+    assert {m.shape for name, m in maps.items() if name in ("grad_cam", "occlusion")} == {x.shape[:-1]}
+    assert {m.shape for name, m in maps.items() if name not in ("grad_cam", "occlusion")} == {x.shape}
+    figure = attribution_figure(np.asarray(x[0]), {name: m[0] for name, m in maps.items()})
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == ["image", *maps]
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_family(name):
+    """Gradients by every rule are shaped as the images, and a Grad-CAM of the default layer as their pixels."""
+    size, arguments = TRAINED[name]
+    model = jaxconv.create_model(name, 10, **arguments)
+    shape = (2, size, size, 3)
+    variables, x = abstract_variables(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
+    guided, cam = jax.eval_shape(
+        lambda v, x: (guided_backpropagation(model, v, x, jnp.array([0, 1])), grad_cam(model, v, x, jnp.array([0, 1]))), variables, x
+    )
+    assert guided.shape == shape and cam.shape == shape[:-1]
+
+
+def test_figure():
+    image = np.zeros((6, 6, 3), np.float32)
+    signed, spread = np.zeros((6, 6, 3)), np.linspace(0, 1, 36).reshape(6, 6)
+    signed[0, 0], signed[5, 5] = 1, -2
+    figure = attribution_figure(image, {"a_$1$": signed, "b": spread, "nothing": np.zeros((6, 6))}, (0.5,) * 3, (0.25,) * 3, "cat $x$")
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    assert list(panels) == ["image", "a_$1$", "b", "nothing"]
+    np.testing.assert_allclose(panels["image"].images[0].get_array(), 0.5)
+    # The sum over the channels: 3 for, 6 against; what is nothing is transparent.
+    overlay = panels["a_$1$"].images[1].get_array()
+    assert overlay[0, 0, 0] > overlay[0, 0, 2] and overlay[5, 5, 2] > overlay[5, 5, 0] and overlay[2, 2, 3] == 0
+    scales = [axis.get_ylim() for axis in figure.axes if not axis.get_title()]
+    assert scales[0][0] == -scales[0][1] and scales[1][0] == 0 and scales[2] == (0, 1)
+    with pytest.raises(ValueError, match=r"the map 'c' is \(5, 6\); the image is \(6, 6\)"):
+        attribution_figure(image, {"c": np.zeros((5, 6))})

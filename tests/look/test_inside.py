@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxconv
-from jaxconv.look.inside import activations, apply
+from jaxconv.look.inside import activations, apply, seen
 from jaxconv.models.chain import Chain
 
 
@@ -71,3 +72,44 @@ def test_a_network_inside_of_a_module():
     x = jnp.ones((1, 8, 8, 1))
     layers = activations(Outer(), Outer().init(jax.random.key(0), x), x)
     assert "backbone/conv1_1" in layers and layers["backbone/pool1"].shape == (1, 4, 4, 3) and list(layers)[-1] == "top"
+
+
+def test_the_network_from_a_layer_on():
+    model, variables, x = chain()
+    votes, layers = apply(model, variables, x)
+    again, after = apply(model, variables, x, replaced={"pool1": layers["pool1"] + 1})
+    assert not np.allclose(again, votes) and (after["pool1"] == layers["pool1"] + 1).all() and (after["conv1_1"] == layers["conv1_1"]).all()
+    same, _ = apply(model, variables, 0 * x, replaced={"pool1": layers["pool1"]})
+    np.testing.assert_array_equal(same, votes)
+    # The vote of class 1 is what its weights make of what comes before.
+    slope = jax.grad(lambda before: apply(model, variables, x, replaced={"dropout_votes": before})[0][:, 1].sum())(layers["dropout_votes"])
+    np.testing.assert_allclose(slope, np.tile(variables["params"]["votes"]["kernel"][:, 1], (2, 1)), rtol=1e-6)
+
+
+def test_replacing_a_layer_that_is_called_twice():
+    module, variables, x = own()
+    _, layers = apply(module, variables, x, replaced={"twice#2": -x})
+    assert (layers["two[0]"] == nn.relu(-x) + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "guidde"}, "no backward rule is called 'guidde', did you mean 'guided'"),
+        ({"replaced": {"pol1": 0}}, "no layer is called 'pol1', did you mean 'pool1'"),
+        ({"replaced": {"pool1": jnp.ones((2, 4, 4, 3))}}, r"pool1 is \(2, 4, 4, 4\); the value to replace it is \(2, 4, 4, 3\)"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    model, variables, x = chain()
+    with pytest.raises(ValueError, match=message):
+        apply(model, variables, x, **arguments)
+
+
+def test_what_a_layer_sees():
+    model, variables, x = chain()
+    layers = seen(model, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    assert layers["conv1_1"].extents == {0: (-1, 1), 1: (-1, 1)} and layers["pool1"].extents[0] == (-1, 2)
+    assert layers["conv2_1"].stride() == (2, 2) and layers["conv2_1"].extents[1] == (-3, 4)
+    info = jaxconv.feature_info(model, x.shape[1:])
+    assert {name: (layers[name].field(), layers[name].stride()) for name in info} == {n: (m.field, m.stride) for n, m in info.items()}

@@ -1,0 +1,250 @@
+"""The story of depth, as the lecture's charts tell it: ILSVRC's winners by year, and error against year, depth, weights and multiply-adds.
+
+What the errors were measured on stands in every panel's title, and errors of different sets never share a panel: published ones come from
+the registry, those of one's own runs from their workdirs. Depth, weights and multiply-adds are counted in the program of each network.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from jaxconv.errors import UserError
+from jaxconv.look.depth import weighted_depth
+from jaxconv.models import MODELS, create_model, model_info, usual_task
+from jaxconv.program import call_arguments, trace
+from jaxconv.train.build import build_model
+from jaxconv.train.workdir import expand, read_metrics, saved_config, saved_data
+
+# ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error in % on the test images (Russakovsky et
+# al. 2015, arXiv:1409.0575; He et al. 2015, arXiv:1512.03385), as the lecture's "Revolution of Depth" has them. From 2012 on each is of
+# several networks together. VGG came second.
+WINNERS = (
+    (2010, "NEC-UIUC", "", 28.2),
+    (2011, "XRCE", "", 25.8),
+    (2012, "AlexNet", "alexnet_2012", 16.4),
+    (2013, "Clarifai (ZFNet)", "zfnet", 11.7),
+    (2014, "VGG", "vgg19", 7.3),
+    (2014, "GoogLeNet", "googlenet", 6.7),
+    (2015, "ResNet", "resnet152_v1", 3.57),
+)
+# Networks of the lecture.
+LECTURE = ("alexnet_2012", "zfnet", "vgg11", "vgg16", "vgg19", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+PANELS = (("year", "year"), ("depth", "layers with weights"), ("weights", "parameters"), ("multiply_adds", "multiply-adds an image"))
+_MARKERS = "osD^vPX*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One network in the story.
+
+    Attributes:
+      name: of the network, or of the run.
+      data: what the errors were measured on; the part before the first comma is the set, what follows is how.
+      errors: (top-1, top-5) in %, None where it is not known.
+      year: of the network's publication; 0 where it has none.
+      depth: layers with weights on the longest way, see `depth.weighted_depth`.
+      weights, multiply_adds: parameters, and multiply-adds for one image.
+      own: whether the errors are those of one's own run.
+    """
+
+    name: str
+    data: str
+    errors: tuple[float | None, float | None]
+    year: int
+    depth: int
+    weights: int
+    multiply_adds: int
+    own: bool = False
+
+
+def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Depth, parameters, and multiply-adds for one image of any Linen module, allocating nothing; without what only training calls."""
+    x, call = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32), call_arguments(module, False, {})
+    variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), jax.random.key(0), x)
+    events = trace(module, variables, x, **call).events
+    parameters = sum(_own_size(variables["params"], path) for path in {event.call.path for event in events if event.kind == "end"})
+    return weighted_depth(module, input_shape), parameters, sum(event.multiply_adds for event in events if event.kind == "op")
+
+
+def _own_size(params: Any, path: tuple[str, ...]) -> int:
+    """Values that lie at a module's path itself."""
+    for name in path:
+        params = params.get(name, {})
+    return sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict))
+
+
+def published(name: str) -> Point:
+    """A network of the registry, with its published errors.
+
+    Raises:
+      ValueError: there is no such network, or no error of it is known.
+    """
+    info, (shape, classes) = model_info(name), usual_task(name)
+    if info.errors is None:
+        raise ValueError(f"no published error of {name} is known to the registry")
+    errors = (*info.errors, None)[:2]
+    return Point(name, info.data, errors, info.year, *counted(create_model(name, classes), shape))
+
+
+def of_run(workdir: str) -> Point:
+    """A run, with the error of its last evaluation, as metrics.jsonl has it; of an ensemble the mean over its members.
+
+    Raises:
+      UserError: there is no run, or it has not been evaluated.
+    """
+    folder = expand(workdir)
+    config, data = saved_config(folder), saved_data(folder)
+    rows = [row for row in read_metrics(folder) if "eval/top1" in row]
+    if not rows:
+        raise UserError(f"--workdir={workdir}: the run has not been evaluated yet", exit_code=1)
+    name, last = config.model.name, rows[-1]
+    top5 = 100 - 100 * last["eval/top5"] if "eval/top5" in last else None
+    year = MODELS[name].year if name in MODELS else 0
+    measured = f"{config.data.source}, split {config.data.eval_split}, own run"
+    facts = counted(build_model(config.model, len(data["class_names"])), data["image_shape"])
+    return Point(f"{folder.name} ({name})", measured, (100 - 100 * last["eval/top1"], top5), year, *facts, own=True)
+
+
+def story(points: Sequence[Point]) -> Figure:
+    """Error against year, depth, parameters and multiply-adds: a row of four panels for each set that errors were measured on.
+
+    The error is top-5 where it is known of as many networks as top-1, as ILSVRC has it; who lacks it is named. One's own runs are hollow.
+    """
+    sets = {point.data.partition(",")[0]: None for point in points}
+    figure = Figure(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
+    parts = np.atleast_1d(figure.subfigures(len(sets), 1, hspace=0.04))
+    to_label = []
+    for part, name in zip(parts, sets, strict=True):
+        to_label += _draw_set(part, name, [point for point in points if point.data.partition(",")[0] == name])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # labels stay where they fit
+    for axis, labels in to_label:
+        place_labels(axis, labels)
+    return figure
+
+
+def _draw_set(part: Any, name: str, points: Sequence[Point]) -> list[tuple[Any, list[tuple[float, float, str]]]]:
+    """The four panels of one set; returns what is to be labelled in each."""
+    known = [sum(point.errors[metric] is not None for point in points) for metric in (0, 1)]
+    metric = int(known[1] >= known[0])
+    shown = [point for point in points if point.errors[metric] is not None]
+    lacking = ", ".join(point.name for point in points if point.errors[metric] is None)
+    note = f" (not known of {lacking})" if lacking else ""
+    part.suptitle(f"{name}: top-{(1, 5)[metric]} error in %{note}", fontsize=11, weight="bold", x=0.01, ha="left", parse_math=False)
+    ways = list(dict.fromkeys(point.data for point in points))
+    to_label = []
+    for number, (axis, (column, title)) in enumerate(zip(part.subplots(1, 4), PANELS, strict=True)):
+        there = [point for point in shown if getattr(point, column)]
+        for way, marker in zip(ways, _MARKERS * len(ways), strict=False):
+            of_way = [point for point in there if point.data == way]
+            own = any(point.own for point in of_way)
+            label = (way.partition(", ")[2] or "as published") if not number else ""
+            face = {"facecolors": "none"} if own else {}
+            color = "#cf222e" if own else f"C{ways.index(way) % 10}"
+            axis.scatter(
+                [getattr(point, column) for point in of_way], [point.errors[metric] for point in of_way],
+                marker=marker, s=34, edgecolors=color, color=None if own else color, label=label or None, zorder=3, **face,
+            )  # fmt: skip
+        axis.margins(0.14)
+        _scale(axis, column, [getattr(point, column) for point in there], [point.errors[metric] for point in shown])
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.25)
+        to_label.append((axis, [(getattr(point, column), point.errors[metric], point.name) for point in there]))
+    legend = part.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return to_label
+
+
+def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[float]) -> None:
+    """Errors from 0, years as years, all else on a logarithmic scale where it spans much."""
+    axis.set_ylim(0, 1.15 * max(errors, default=0) or 1)
+    if not values:
+        return
+    low, high = min(values), max(values)
+    if column == "year":
+        axis.set_xlim(low - 0.8, high + 0.8)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        return
+    if high < 1.5 * low:
+        axis.set(xlim=(low / 1.6, high * 1.6), xticks=sorted({low, high}))
+    elif high >= 4 * low:
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        ticks = [f * 10.0**n for n in range(13) for f in (1, 2, 5)]
+        axis.set_xlim(low / 1.7, high * 1.7)
+        axis.set_xticks([tick for tick in ticks if low / 1.7 <= tick <= high * 1.7])
+    axis.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axis.tick_params(axis="x", labelsize=8)
+
+
+def _short(value: float) -> str:
+    """Three digits, with k, M or G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+# Where a label may stand about its point, in points: near ones first.
+_WAYS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
+_SPOTS = [(reach * dx, reach * dy) for reach in (7, 14, 23, 34, 48, 64) for dx, dy in _WAYS]
+
+
+def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: float = 7.0) -> None:
+    """Write a text beside each point (x, y, text), where it covers no point, no text and no edge; one far off has a line to its point.
+
+    The axes must have their final place and limits. Where there is no room for a text, it is left out.
+    """
+    figure = axis.get_figure(root=True)
+    scale = figure.dpi / 72
+    frame = axis.get_window_extent()
+    at = [axis.transData.transform((x, y)) for x, y, _ in labels]
+    taken = [(px - 4 * scale, py - 4 * scale, px + 4 * scale, py + 4 * scale) for px, py in at]
+    for x, y, text in sorted(labels, key=lambda label: -label[1]):
+        written = axis.annotate(text, (x, y), (0, 0), textcoords="offset points", fontsize=size, parse_math=False, color="#333333")
+        for dx, dy in _SPOTS:
+            written.set_position((dx, dy))
+            written.set(ha="left" if dx > 0 else "right" if dx < 0 else "center", va="bottom" if dy > 0 else "top" if dy < 0 else "center")
+            box = written.get_window_extent()
+            inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+            if inside and not any(box.x0 < right and left < box.x1 and box.y0 < top and low < box.y1 for left, low, right, top in taken):
+                taken.append((box.x0, box.y0, box.x1, box.y1))
+                break
+        else:
+            written.remove()
+            continue
+        if max(abs(dx), abs(dy)) > 14:
+            axis.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "lw": 0.5})
+
+
+def winners() -> Figure:
+    """ILSVRC's winners by year: top-5 error as bars, with the depth of the network over each, counted in its program."""
+    figure = Figure(figsize=(9, 4.4), layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    for place, (_, _, name, error) in enumerate(WINNERS):
+        depth = counted_depth(name) if name else 0
+        axis.bar(place, error, 0.62, color="#2166ac" if depth else "#b8bec5")
+        over = f"{depth} layers" if depth else "shallow"
+        axis.text(place, error + 0.5, over, ha="center", va="bottom", fontsize=9, weight="bold")
+        axis.text(place, error / 2, f"{error:g}", ha="center", va="center", color="white", fontsize=10)
+    axis.set_xticks(range(len(WINNERS)), [f"{team}\n{year}" for year, team, _, _ in WINNERS], fontsize=9)
+    axis.set_title("ILSVRC classification: top-5 error in % on the test images, as submitted", fontsize=11, weight="bold", loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_ylim(0, 32)
+    return figure
+
+
+@functools.cache
+def counted_depth(name: str) -> int:
+    """The depth of a network of the registry, for the task that it was published for."""
+    shape, classes = usual_task(name)
+    return weighted_depth(create_model(name, classes), shape)
