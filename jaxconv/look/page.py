@@ -67,13 +67,20 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture: `alt` says what it shows, with its numbers, to whom cannot see it; width and height in CSS pixels."""
+    """A picture.
+
+    Attributes:
+      source: a data URI.
+      alt: says what it shows, with its numbers, to whom cannot see it.
+      width, height: in CSS pixels.
+      folded: it is shown when asked for, by this text; always where it is empty.
+    """
 
     source: str
     alt: str
     width: int
     height: int
-    caption: str = ""
+    folded: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +124,7 @@ class Section:
         return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
 
 
-def picture(figure: Any, alt: str, caption: str = "") -> Picture:
+def picture(figure: Any, alt: str, folded: str = "") -> Picture:
     """A matplotlib figure as a picture: a drawing where it holds no images and is small, else pixels, if they take less."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
 
@@ -129,8 +136,8 @@ def picture(figure: Any, alt: str, caption: str = "") -> Picture:
 
     drawing = "" if any(axis.images or axis.collections and _crowded(axis) for axis in figure.axes) else saved("svg", "svg+xml")
     if drawing and len(drawing) <= _SMALL:
-        return Picture(drawing, alt, width, height, caption)
-    return Picture(min(filter(None, (drawing, saved("png", "png"))), key=len), alt, width, height, caption)
+        return Picture(drawing, alt, width, height, folded)
+    return Picture(min(filter(None, (drawing, saved("png", "png"))), key=len), alt, width, height, folded)
 
 
 def _crowded(axis: Any) -> bool:

@@ -167,11 +167,11 @@ def first_filters(run: Reported) -> list[Any]:
 
 
 def layers(run: Reported) -> list[Any]:
-    """What an early, a middle and a late layer make of two test images."""
+    """What an early, a middle and a late layer make of two test examples, the second of them folded."""
     found = run.evaluation.outcomes
     places = _even(len(found), 4)[1:3] if len(found) > 3 else _even(len(found), 1)
     values = _with_maps(run, places)
-    said = "What an early, a middle and a late layer make of two test images: each map on a scale of its own, red above 0, blue below."
+    said = "What an early, a middle and a late layer make of two test examples: each map on a scale of its own, red above 0, blue below."
     names, parts = list(values), [Text(said), *_of_member(run)]
     for n, (place, image) in enumerate(zip(places, _images(run, places), strict=True)):
         name = readable(found.class_names[found.labels[place]])
@@ -182,7 +182,8 @@ def layers(run: Reported) -> list[Any]:
                 f"{layer}: {value.shape[-1]} feature maps of {'x'.join(map(str, value.shape[:-1]))} for an example of {name}; values from "
                 f"{value.min():.3g} to {value.max():.3g}, {zero} of them 0."
             )
-            parts.append(picture(filters.activation_maps(value, image, layer, title=name, most=_MAPS), alt))
+            figure = filters.activation_maps(value, image, layer, title=name, most=_MAPS)
+            parts.append(picture(figure, alt, f"{layer} for an example of {name}" if n else ""))
     return parts
 
 

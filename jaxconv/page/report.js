@@ -30,7 +30,7 @@
         return {
           label: one.label, stroke, spanGaps: true, value: (u, value) => value == null ? "–" : short(value),
           width: one.look == "thin" ? 1.25 : 2.5, dash: one.look == "dashed" ? [6, 4] : undefined,
-          points: { show: one.look != "thin" && one.y.filter(y => y != null).length <= 60, size: 6 },
+          points: { show: one.y.filter(y => y != null).length <= (one.look == "thin" ? 3 : 60), size: 6 },
         }
       if (data.series[number + 1]?.look == "edge" && data.series[number - 1]?.look != "edge")
         bands.push({ series: [number + 1, number + 2], fill: () => stroke().replace("rgb(", "rgba(").replace(")", ", 0.18)") })

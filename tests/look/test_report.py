@@ -321,7 +321,6 @@ def test_empty_text_and_table_are_pages_too(browser, tmp_path):
     ("name", "changes", "without"),
     [
         ("xo", ["ensemble.size=2"], set()),
-        ("waveform", [], {"Patches"}),
         ("volume", [], {"Patches"}),
         ("sentences", [], {"Patches", "Attribution"}),
     ],
