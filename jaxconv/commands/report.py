@@ -25,18 +25,17 @@ def add(commands: Any) -> None:
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("report", overrides)
-    import jax
-
     from jaxconv.config import default_config
     from jaxconv.train.workdir import expand, in_use, saved_config
 
     folder = expand(args.workdir)
     set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
+    import jax
+
     from jaxconv.look.report import report, watch
 
     if in_use(folder) and not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")  # the run has the accelerator, and its memory
-
     settings = {"out": args.out, "examples": args.examples}
     for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:
         print(path, flush=True)
