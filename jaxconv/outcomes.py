@@ -141,6 +141,14 @@ def confusion(outcomes: Outcomes) -> np.ndarray:
     return np.bincount(outcomes.labels * classes + outcomes.predicted, minlength=classes**2).reshape(classes, classes)
 
 
+def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken for, count), falling."""
+    mistaken = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
+    pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
+    return [pair for pair in pairs if pair[2]]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
     """The reliability diagram: examples by the probability of their prediction, in bins of equal width.

@@ -12,7 +12,18 @@ import numpy as np
 
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.evaluate import Evaluation
-from jaxconv.outcomes import CONFIDENCE, Outcomes, calibration, confusion, figures, heights, intervals, mean_and_spread, per_class
+from jaxconv.outcomes import (
+    CONFIDENCE,
+    Outcomes,
+    calibration,
+    confusion,
+    figures,
+    heights,
+    intervals,
+    mean_and_spread,
+    most_confused,
+    per_class,
+)
 from jaxconv.predict import readable
 from jaxconv.train.workdir import expand
 
@@ -105,14 +116,6 @@ def _remarks(outcomes: Outcomes) -> Rows:
         pairs = most_confused(confusion(outcomes), _NAMED)
         rows.append(("confused", ", ".join(f"{names[true]} taken for {names[said]} {count:,}" for true, said, count in pairs)))
     return rows
-
-
-def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken for, count), falling."""
-    mistaken = counts - np.diag(np.diag(counts))
-    order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
-    pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
-    return [pair for pair in pairs if pair[2]]
 
 
 def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
@@ -208,7 +211,7 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
         else:
             from jaxconv.look.examples import confusions
 
-            confusions(counts, names).savefig(temporary, dpi=120)
+            confusions(counts, names, title=evaluation.name).savefig(temporary, dpi=120)
 
 
 def write_reliability(path: Path, evaluation: Evaluation) -> None:

@@ -26,7 +26,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
 from ml_collections import ConfigDict
 
 from jaxconv.data import decode
@@ -34,18 +33,12 @@ from jaxconv.data.interface import Batch, Source, Stored
 from jaxconv.data.loading import Reader, Resident, Streamed, make_loader
 from jaxconv.data.sources import eval_size, open_source
 from jaxconv.errors import UserError, nearest
-from jaxconv.layers import Dense
-from jaxconv.layers.conv import convolve
-from jaxconv.models.network import FEATURES
-from jaxconv.models.notation import expand, parse
-from jaxconv.models.text import Text, name_layers
-from jaxconv.program import trace
+from jaxconv.sliding import Apply, images_of, sliding, total_stride
 
 VIEWS = ("center", "flip", "10-crop", "dense")
 # The longest side of a whole image, in shorter sides.
 LONGEST = 3
 
-Apply = Callable[[Any, jax.Array], jax.Array]
 Loader = Resident | Streamed
 
 
@@ -131,10 +124,8 @@ def passes(view: View, config: Any, description: dict[str, Any], model: nn.Modul
     """
     shape = tuple(description["image_shape"])
     size, ratio = eval_size(config.data) or shape[0], view.crop_ratio or config.data.crop_ratio
-    if view.name != "center" and description["kind"] != "image":
-        raise UserError(
-            f"--views={view.name}: is for images, and {config.data.source} holds {description['kind']}s; only center is for them"
-        )
+    if str(view) != "center" and description["kind"] != "image":
+        raise UserError(f"--views={view}: is for images, and {config.data.source} holds {description['kind']}s; only center is for them")
     if view.name in ("10-crop", "dense") or view.crop_ratio:
         _check_files(view, config, description, source)
     around = math.floor(size / ratio)
@@ -209,10 +200,10 @@ def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
 
 def _dense(config: Any, description: dict[str, Any], model: nn.Module, split: str, scale: int) -> Pass:
     shape, channels = tuple(description["image_shape"]), description["image_shape"][-1]
-    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), _images(shape))
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(shape))
     slid, stride = sliding(model, variables, shape), total_stride(model, variables, shape)
     try:
-        jax.eval_shape(slid, variables, _images((scale, scale, channels)))
+        jax.eval_shape(slid, variables, images_of((scale, scale, channels)))
     except (ValueError, TypeError, ArithmeticError, flax.errors.FlaxError) as error:
         raise UserError(
             f"--scales={scale}: the network, for {shape[0]}x{shape[1]}, cannot take {scale}x{scale}: {' '.join(str(error).split())}"
@@ -225,79 +216,6 @@ def _dense(config: Any, description: dict[str, Any], model: nn.Module, split: st
 
     source = Whole(**{field.name: getattr(stored, field.name) for field in dataclasses.fields(Stored)} | {"decode": read})
     return Pass(source, over_views(slid, mirrored), 2 * scale * scale / (shape[0] * shape[1]), whole=True)
-
-
-def _images(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-
-
-def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> int:
-    """Pixels between neighbouring values of the network's coarsest feature maps, for images of a shape (H, W, C)."""
-    events = trace(model, variables, _images(shape), train=False).events
-    return math.ceil(max((jump for event in events if event.seen is not None for jump in event.seen.stride()), default=1) or 1)
-
-
-def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
-    """The network for larger images than it was trained on: (variables, images [N, H, W, C]) -> votes [N, K], the mean over positions.
-
-    A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the training size becomes a convolution with
-    h x w filters, of the same parameters, and those after it become 1x1 convolutions. Adaptive pooling that changes nothing at the training
-    size is left out. A network that ends in global pooling stays as it is.
-
-    Args:
-      model: any Linen module.
-      variables: its shapes will do.
-      shape: (H, W, C) of the images that it was trained on.
-    """
-    model = _without_adaptive_pooling(model, variables, shape)
-    windows: dict[tuple[str, ...], tuple[int, ...]] = {}
-
-    def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if _is_dense(context):
-            windows[context.module.path] = args[0].shape[1:-1]
-        return next_fun(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(functools.partial(model.apply, train=False), variables, _images(shape))
-
-    def slide(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if not _is_dense(context) or args[0].ndim == 2:
-            return next_fun(*args, **kwargs)
-        return _convolved(context.module, args[0], windows[context.module.path])
-
-    def apply(variables: Any, images: jax.Array) -> jax.Array:
-        with nn.intercept_methods(slide):
-            votes = model.apply(variables, images, train=False)
-        return votes if votes.ndim == 2 else jnp.mean(votes, axis=tuple(range(1, votes.ndim - 1)))
-
-    return apply
-
-
-def _is_dense(context: Any) -> bool:
-    return isinstance(context.module, Dense) and context.method_name == "__call__"
-
-
-def _convolved(layer: Dense, x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """A fully connected layer for a `window` of positions, slid over feature maps [N, *spatial, C] -> [N, *output, K]."""
-    params = layer.variables["params"]
-    x, kernel, bias = promote_dtype(x, params["kernel"], params["bias"], dtype=layer.dtype)
-    window = window or (1,) * (x.ndim - 2)
-    kernel = kernel.reshape(*window, x.shape[-1], kernel.shape[-1])
-    return convolve(x, kernel, layer="/".join(layer.path)) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _without_adaptive_pooling(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> nn.Module:
-    if not isinstance(model, Text):
-        return model
-    _, noted = jax.eval_shape(functools.partial(model.apply, train=False, mutable=[FEATURES]), variables, _images(shape))
-    kept, before = [], (1, *shape)
-    names = [name for name, _ in name_layers(parse(model.text), model.by_stage)]
-    for name, layer in zip(names, expand(parse(model.text)), strict=True):
-        after = noted[FEATURES][name].shape if name in noted[FEATURES] else before
-        if layer.kind != "adaptpool" or after != before:
-            kept.append(str(layer))
-        before = after
-    return model.clone(text=" ".join(kept))
 
 
 class Whole(Stored):

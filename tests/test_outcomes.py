@@ -19,11 +19,11 @@ from jaxconv.outcomes import (
     intervals,
     log_mean,
     mean_and_spread,
+    most_confused,
     per_class,
     within,
     wordnet_ids,
 )  # fmt: skip
-from jaxconv.scores import most_confused
 
 ABC = ("a", "b", "c")
 # Four examples of three classes: right, second, third, right by a tie.

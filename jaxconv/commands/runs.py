@@ -116,7 +116,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv import scores
-    from jaxconv.evaluate import evaluate_runs
+    from jaxconv.several import evaluate_runs
     from jaxconv.views import read_scales
 
     files = {option: scores.check_file(option, getattr(args, option)) for option in scores.SUFFIXES if getattr(args, option)}

@@ -18,7 +18,7 @@ from jaxconv.data.loading import Reader
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
-from jaxconv.errors import UserError, in_words
+from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluate import restore_run
 from jaxconv.interop.export import element_shape
 from jaxconv.interop.weights import fit, load_weights
@@ -157,7 +157,7 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looke
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     model = build_model(config.model, len(data["class_names"]))
     _, preprocess = make_transforms(config, data)
-    title = f"{folder.name}: {config.model.name}, {members.names[member] + ', ' if members else ''}step {step:,}"
+    title = f"{folder.name}: {short(config.model.name, 32)}, {members.names[member] + ', ' if members else ''}step {step:,}"
     return Looked(title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder)
 
 
@@ -182,10 +182,10 @@ def open_model(name: str, weights: str = "") -> Looked:
             raise
         raise UserError(f"--model={name}: fails: {in_words(error)}") from error
     if weights:
-        variables, title = _of_folder(weights, name, fresh, classes), f"{name}, weights of {Path(weights).name}"
+        variables, title = _of_folder(weights, name, fresh, classes), f"{short(name, 32)}, weights of {Path(weights).name}"
     else:
         init = jax.jit(functools.partial(model.init, train=False))
-        variables, title = init(jax.random.key(0), jnp.zeros((1, *shape))), f"{name}, random weights"
+        variables, title = init(jax.random.key(0), jnp.zeros((1, *shape))), f"{short(name, 32)}, random weights"
     config = default_config()
     config.model.name = name
     if shape[-1] == 3 and shape[0] > 32:

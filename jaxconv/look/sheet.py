@@ -91,7 +91,8 @@ class Sheet:
         middle = 0.0 if scale else height / 2
         lines = y + middle + (high - values) * scale
         colour = [{"color": f"C{c % 10}"} for c in range(values.shape[1])]
-        return [self.axis.plot(across, lines[:, c], **({"linewidth": 0.8} | colour[c] | settings))[0] for c in range(values.shape[1])]
+        look = {"linewidth": 0.8 if len(values) < 200 else 0.3, "marker": "o" if len(values) == 1 else "", "markersize": 3}
+        return [self.axis.plot(across, lines[:, c], **(look | colour[c] | settings))[0] for c in range(values.shape[1])]
 
     def bars(self, values: np.ndarray, box: Box, limit: float) -> None:
         """Draw a list of values [L] as bars from left to right, up where they are positive, on a scale from -limit to limit or from 0."""
@@ -104,7 +105,7 @@ class Sheet:
 
 
 def new_sheet(width: float, height: float, title: str = "") -> Sheet:
-    """An empty sheet; a title stands at the top, in the first 0.4 inches."""
+    """An empty sheet; a title stands at the top, in the first 0.4 inches, in letters so small that it fits."""
     figure = Figure(figsize=(width, height), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(height, 0))
@@ -112,7 +113,10 @@ def new_sheet(width: float, height: float, title: str = "") -> Sheet:
     axis.set_autoscale_on(False)
     sheet = Sheet(width, height, figure, axis)
     if title:
-        sheet.text(0.2, 0.12, title, 11, weight="bold")
+        # A bold letter is 0.0095 inches wide for each point of its size, on the average.
+        size = min(11.0, max(7.0, (width - 0.4) / 0.0095 / len(title)))
+        most = int((width - 0.4) / 0.0095 / size)
+        sheet.text(0.2, 0.12, title if len(title) <= most else title[: most - 1] + "…", size, weight="bold")
     return sheet
 
 

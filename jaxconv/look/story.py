@@ -166,6 +166,7 @@ def _draw_set(part: Any, name: str, points: Sequence[Point]) -> list[tuple[Any, 
 
 def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[float]) -> None:
     """Errors from 0, years as years, all else on a logarithmic scale where it spans much."""
+    axis.tick_params(labelsize=8)
     axis.set_ylim(0, 1.15 * max(errors, default=0) or 1)
     if not values:
         return
@@ -183,7 +184,6 @@ def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[flo
         axis.set_xlim(low / 1.7, high * 1.7)
         axis.set_xticks([tick for tick in ticks if low / 1.7 <= tick <= high * 1.7])
     axis.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axis.tick_params(axis="x", labelsize=8)
 
 
 def _short(value: float) -> str:

@@ -4,6 +4,7 @@ Maps that are small enough have their numbers in the cells, as the slides have t
 The signs have colours: red is positive, blue negative, so that ReLU is where the blue is gone.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -90,10 +91,13 @@ def choose_rows(every: Sequence[Stage], most: int) -> list[Stage]:
         rows.append(every[-1])
     if len(rows) <= most:
         return rows
-    size = [stage.value.shape[:-1] for stage in rows]
-    # The first convolution stays: its filters are those that can be seen.
-    kept = [n for n in range(len(rows)) if n < 2 or n == len(rows) - 1 or size[n] != size[n + 1]]
-    return [rows[n] for n in kept][: most - 1] + [rows[-1]] if len(kept) > most else [rows[n] for n in kept]
+    kept = rows[:2]  # the first convolution has the filters that can be seen
+    for _, same in itertools.groupby(rows[2:], lambda stage: stage.value.shape[:-1]):
+        group = list(same)
+        # What a whole block gives rather than what is inside of the next.
+        outermost = min(stage.name.count("/") for stage in group)
+        kept.append([stage for stage in group if stage.name.count("/") == outermost][-1])
+    return kept if len(kept) <= most else [*kept[: most - 1], kept[-1]]
 
 
 def _channels(rows: Sequence[Stage], most: int) -> list[np.ndarray]:
@@ -175,7 +179,7 @@ def words(stage: Stage, after: str = "") -> list[str]:
     *spatial, count = stage.value.shape
     size = "x".join(map(str, spatial))
     if stage.kind == "input":
-        return ["image", "x".join(map(str, stage.value.shape))]
+        return ["image" if len(spatial) == 2 else "input", "x".join(map(str, stage.value.shape))]
     shape = f"{count} maps of {size}" if spatial else f"{count} values"
     if stage.kind == "convolution":
         window = "x".join(map(str, stage.weights.shape[:-1]))
@@ -263,7 +267,7 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
     classes = [y + 0.2 + (n + 0.5) * tall / len(shown) for n in range(len(shown))]
     if len(places):
         rest = f"{len(last.given)} values vote" + (f",\n{len(places)} of them shown" if len(places) < len(last.given) else "")
-        lines = f"{rest}\na vote: value times weight\nred line: for the class\nblue, dashed: against it\nthick: a large weight"
+        lines = f"{rest}\nvote: sum of value times weight\nred line: for the class\nblue, dashed: against it\nthick: a large weight"
         sheet.text(0.2, y + 0.19, lines, 7.5, color="#555555", linespacing=1.3)
         values = [y + 0.2 + (n + 0.5) * tall / len(places) for n in range(len(places))]
         _weights(sheet, last.weights[np.ix_(places, shown)], values, classes)
