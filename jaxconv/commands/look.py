@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,44 @@ def _confusions(args: argparse.Namespace, looked: Any) -> Any:
     return confusions(counts, looked.class_names, shown, most, looked.title)
 
 
+def _attribution(args: argparse.Namespace, looked: Any) -> Any:
+    import numpy as np
+
+    from jaxconv.look.attribution import attribution_figure, grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+    from jaxconv.look.opened import element_of
+    from jaxconv.look.samples import short_name
+
+    if looked.kind == "text":
+        raise UserError("attribution is drawn over images, volumes and waveforms; this network reads texts")
+    element, label = element_of(looked, args.image, args.example, args.split)
+    probabilities, inputs = looked.probabilities(element[None])[0], looked.inputs(element[None])
+    said = np.array([probabilities.argmax()])
+    methods = {
+        "gradient\nhow much the vote moves with each pixel": gradient,
+        "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
+        "integrated gradients\nshares of the vote, against a mean image": integrated_gradients,
+        f"Grad-CAM\nwhere {args.layer or 'the last feature maps'} speak for it": functools.partial(grad_cam, layer=args.layer),
+        "occlusion\nprobability lost under a grey square": occlusion,
+    }
+    maps = {name: np.asarray(method(looked.model, looked.variables, inputs, said))[0] for name, method in methods.items()}
+    answer = f"{short_name(looked.class_names[said[0]])}, {probabilities[said[0]]:.1%}"
+    truth = f" (it is {short_name(looked.class_names[label])})" if label not in (-1, said[0]) else ""
+    return attribution_figure(looked.shown(element), maps, f"{looked.title}: {answer}{truth}")
+
+
+def _patches(args: argparse.Namespace, looked: Any) -> Any:
+    import jax
+
+    from jaxconv.look.zeiler import patches_figure, strongest_patches
+
+    if looked.kind != "image":
+        raise UserError(f"patches are of images; this network reads {looked.kind}s")
+    inputs = jax.jit(looked.inputs)
+    batches = (inputs(elements) for elements in looked.elements(args.split))
+    found = strongest_patches(looked.model, looked.variables, batches, args.layer, first=args.number or 9)
+    return patches_figure(found, looked.config.data.mean, looked.config.data.std, looked.title)
+
+
 def _story(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.story import LECTURE, of_run, published, story
     from jaxconv.models import list_models
@@ -183,6 +222,8 @@ PICTURES = {
     "filters": Picture("filters of the first convolution, or of --layer", _filters),
     "activations": Picture("what --layer makes of an image", _activations),
     "walk": Picture("an image on its way through the network, stage by stage, to the votes", _walk),
+    "attribution": Picture("which pixels of an image its most probable class comes from", _attribution),
+    "patches": Picture("what of a split excites the feature maps of --layer most, with its deconvnet projection", _patches),
     "predictions": Picture("examples with their three most probable classes", _predictions),
     "mistakes": Picture("the mistakes with the highest loss", _mistakes),
     "confusions": Picture("which classes are taken for which, with examples", _confusions),

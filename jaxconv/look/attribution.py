@@ -12,16 +12,20 @@ All take (module, variables, images [N, *spatial, C] as the network gets them, c
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from jaxconv.layers.conv import Ints, per_axis
-from jaxconv.look.inside import apply, layer_of
+from jaxconv.look.inside import Held, apply, layer_of
+from jaxconv.look.samples import draw_example
+from jaxconv.look.sheet import FAINT, INK, SIGNED, Box, Sheet, new_sheet
 
 
 def gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, rule: str = "gradient") -> jax.Array:
@@ -32,7 +36,7 @@ def gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
     Raises:
       ValueError: the module does not return votes [N, K], images that are not of floating point, or no such rule.
     """
-    return _gradient(module, variables, _checked(images), classes, rule)
+    return _gradient(Held(module), variables, _checked(images), classes, rule)
 
 
 def guided_backpropagation(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
@@ -62,7 +66,7 @@ def integrated_gradients(
     start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
     total = jnp.zeros_like(images)
     for step in range(steps):
-        total += _gradient(module, variables, start + (images - start) * ((step + 0.5) / steps), classes, "gradient")
+        total += _gradient(Held(module), variables, start + (images - start) * ((step + 0.5) / steps), classes, "gradient")
     return (images - start) * total / steps
 
 
@@ -77,7 +81,7 @@ def grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
     Raises:
       ValueError: as `gradient`; or no such layer, or it has no positions.
     """
-    return _grad_cam(module, variables, _checked(images), classes, layer)
+    return _grad_cam(Held(module), variables, _checked(images), classes, layer)
 
 
 def occlusion(
@@ -116,11 +120,11 @@ def occlusion(
     chunk = max(1, min(len(places), batch // len(images)))
     # Places beyond the image, which hide nothing, fill up the last chunk.
     beyond = np.tile(spatial, (-len(places) % chunk, 1))
-    whole = _probabilities(module, variables, images, classes)
+    whole = _probabilities(Held(module), variables, images, classes)
     lost, times = jnp.zeros(images.shape[:-1]), jnp.zeros(spatial)
     fill = jnp.asarray(fill, images.dtype)
     for part in np.concatenate([places, beyond]).reshape(-1, chunk, len(spatial)):
-        some, hidden = _occluded(module, variables, images, classes, whole, jnp.asarray(part), windows, fill)
+        some, hidden = _occluded(Held(module), variables, images, classes, whole, jnp.asarray(part), windows, fill)
         lost, times = lost + some, times + hidden
     return lost / times[None]
 
@@ -142,17 +146,17 @@ def _of_classes(votes: Any, classes: jax.Array) -> jax.Array:
     return mine * jnp.where(there, 1.0, jnp.nan)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "rule"))
-def _gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, rule: str) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("held", "rule"))
+def _gradient(held: Held, variables: Any, images: jax.Array, classes: jax.Array, rule: str) -> jax.Array:
     def total(images: jax.Array) -> jax.Array:
-        return jnp.sum(_of_classes(apply(module, variables, images, rule)[0], classes))
+        return jnp.sum(_of_classes(apply(held.module, variables, images, rule)[0], classes))
 
     return jax.grad(total)(images)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "layer"))
-def _grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, layer: str) -> jax.Array:
-    _, layers = apply(module, variables, images)
+@functools.partial(jax.jit, static_argnames=("held", "layer"))
+def _grad_cam(held: Held, variables: Any, images: jax.Array, classes: jax.Array, layer: str) -> jax.Array:
+    _, layers = apply(held.module, variables, images)
     spatial = [name for name, maps in layers.items() if maps.ndim == images.ndim and math.prod(maps.shape[1:-1]) > 1]
     if not spatial:
         raise ValueError("Grad-CAM needs a layer with several positions; this module names none")
@@ -162,22 +166,22 @@ def _grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax
         raise ValueError(f"Grad-CAM needs a layer with positions; {name} is {maps.shape[1:]}; the last that has some is {spatial[-1]}")
 
     def total(maps: jax.Array) -> jax.Array:
-        return jnp.sum(_of_classes(apply(module, variables, images, replaced={name: maps})[0], classes))
+        return jnp.sum(_of_classes(apply(held.module, variables, images, replaced={name: maps})[0], classes))
 
     weights = jnp.mean(jax.grad(total)(maps), axis=tuple(range(1, maps.ndim - 1)), keepdims=True)
     spoken = jnp.maximum(jnp.sum(maps * weights, axis=-1), 0).astype(jnp.float32)
     return jax.image.resize(spoken, images.shape[:-1], "linear")
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def _probabilities(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-    votes, _ = apply(module, variables, images)
+@functools.partial(jax.jit, static_argnames="held")
+def _probabilities(held: Held, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
+    votes, _ = apply(held.module, variables, images)
     return jnp.exp(_of_classes(jax.tree.map(jax.nn.log_softmax, votes), classes))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "windows"))
+@functools.partial(jax.jit, static_argnames=("held", "windows"))
 def _occluded(
-    module: nn.Module,
+    held: Held,
     variables: Any,
     images: jax.Array,
     classes: jax.Array,
@@ -193,77 +197,64 @@ def _occluded(
         index = jnp.arange(size).reshape(1, *(-1 if a == axis else 1 for a in range(len(windows))))
         hidden = hidden & (start <= index) & (index < start + f)
     occluded = jnp.where(hidden[None, ..., None], jnp.broadcast_to(fill, images.shape)[:, None], images[:, None])
-    left = _probabilities(module, variables, occluded.reshape(-1, *images.shape[1:]), jnp.repeat(classes, len(places)))
+    left = _probabilities(held, variables, occluded.reshape(-1, *images.shape[1:]), jnp.repeat(classes, len(places)))
     lost = whole[:, None] - left.reshape(len(images), -1)
     return jnp.einsum("np,p...->n...", lost, hidden.astype(lost.dtype)), jnp.sum(hidden, axis=0, dtype=lost.dtype)
 
 
-def attribution_figure(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), title: str = ""
-) -> Any:
-    """A figure of an image, and beside it each map laid over it, with its colour scale.
+def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """A figure of an example, and beside it each map laid over it, with its colour scale.
 
     Args:
-      image: [*spatial, C] as the network gets it. Of a volume the middle slice is drawn, and a waveform as its curve.
-      maps: by name, [*spatial], or [*spatial, C], of which the sum over the channels is drawn. Where a map has negative values, red speaks
-        for the class and blue against it. The scale ends at the 99.5th percentile of what is drawn.
-      mean, std: of the normalisation, which is undone.
+      example: [*spatial, C], see `samples.draw_example`. Of a volume the middle slice is drawn.
+      maps: by name, [*spatial], or [*spatial, C], of which the sum over the channels is drawn. Red speaks for the class, blue against it.
+        Each has its own scale, which ends at the 99.5th percentile. A second line of the name is written smaller.
       title: above it all.
+
+    Raises:
+      ValueError: a map of another shape than the example's.
     """
-    from matplotlib.figure import Figure
-
-    image = np.clip(np.asarray(image, np.float32) * np.array(std, np.float32) + np.array(mean, np.float32), 0, 1)
-    columns = min(4, len(maps) + 1)
-    rows = -(-(len(maps) + 1) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.7 * rows), layout="constrained")
-    first, *others = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in (first, *others):
-        axis.set_axis_off()
-    _draw_image(first, image, faint=False)
-    first.set_title("image", fontsize="medium")
-    for axis, (name, values) in zip(others, maps.items(), strict=False):
-        values = np.asarray(values, np.float32)
-        values = values.sum(-1) if values.ndim == image.ndim else values
-        if values.shape != image.shape[:-1]:
-            raise ValueError(f"the map {name!r} is {values.shape}; the image is {image.shape[:-1]}")
-        _draw_map(figure, axis, image, values)
-        axis.set_title(name, fontsize="medium", parse_math=False)
-    figure.suptitle(title, parse_math=False)
-    return figure
+    example = np.asarray(example)
+    columns = min(3, len(maps) + 1)
+    sheet = new_sheet(0.2 + 3.1 * columns, 0.5 + 2.95 * -(-(len(maps) + 1) // columns), title)
+    for n, name in enumerate(["", *maps]):
+        x, y = 0.2 + 3.1 * (n % columns), 0.85 + 2.95 * (n // columns)
+        box = (x, y, 2.4, 2.4)
+        heading, _, says = name.partition("\n")
+        sheet.text(x, y - 0.19, heading, 9, va="bottom")
+        sheet.text(x, y - 0.05, says, 7, va="bottom", color=FAINT)
+        if n == 0:
+            draw_example(sheet, example, box)
+            continue
+        values = np.asarray(maps[name], np.float32)
+        values = values.sum(-1) if values.ndim == example.ndim else values
+        if values.shape != example.shape[:-1]:
+            raise ValueError(f"the map {name!r} is {values.shape}; the example is {example.shape[:-1]}")
+        _draw_map(sheet, example, values, box)
+    return sheet.figure
 
 
-def _middle(array: np.ndarray, axes: int) -> np.ndarray:
-    return array[len(array) // 2] if axes == 3 else array
-
-
-def _draw_image(axis: Any, image: np.ndarray, faint: bool) -> None:
-    if image.ndim == 2:
-        axis.plot(image[:, 0], linewidth=0.7, color="black")
-        return
-    shown = _middle(image, image.ndim - 1)
-    shown = shown.mean(-1) if faint or shown.shape[-1] != 3 else shown
-    # A faint image leaves the colours to the map.
-    shown = 0.45 + 0.5 * shown if faint else shown
-    axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
-
-
-def _draw_map(figure: Any, axis: Any, image: np.ndarray, values: np.ndarray) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.ticker import MaxNLocator
-
-    values = _middle(values, image.ndim - 1)
-    end = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
-    signed = bool((values < 0).any())
-    scale = ScalarMappable(Normalize(-end if signed else 0, end), "RdBu_r" if signed else "inferno_r")
-    # What is nothing lets the image through.
-    colours = scale.to_rgba(values)
-    colours[..., 3] = np.clip(np.abs(values) / end, 0, 1) ** 0.5 * 0.85
-    _draw_image(axis, image, faint=True)
-    if image.ndim == 2:
-        low, high = axis.get_ylim()
-        axis.imshow(colours[None], extent=(-0.5, len(image) - 0.5, low, high), aspect="auto", zorder=0)
+def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Box) -> None:
+    """Lay a map over a faint example, and its scale to the right."""
+    limit = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
+    values = values[len(values) // 2] if values.ndim == 3 else values
+    colours = colormaps[SIGNED](0.5 + 0.5 * np.clip(values / limit, -1, 1))
+    if example.ndim == 2:
+        x, y, width, height = box
+        sheet.axis.imshow(colours[None], extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest")
+        sheet.curves(example, box, color=INK, linewidth=0.6)
     else:
-        axis.imshow(colours)
-    bar = figure.colorbar(scale, ax=axis, shrink=0.8, pad=0.02, ticks=MaxNLocator(4))
-    bar.ax.tick_params(labelsize="x-small")
+        picture = example[len(example) // 2] if example.ndim == 4 else example
+        grey = picture.mean(-1, keepdims=True) / (255 if picture.dtype == np.uint8 else 1)
+        # What is nothing lets the example through, faintly, so that the colours are the map's alone.
+        share = np.sqrt(np.clip(np.abs(values) / limit, 0, 1))[..., None]
+        sheet.image(share * colours[..., :3] + (1 - share) * (0.45 + 0.5 * np.clip(grey, 0, 1)), box)
+        x, y, width, height = sheet.fitted(picture.shape, box)
+    low = -limit if (values < 0).any() else 0.0
+    scale = np.linspace(limit, low, 128)[:, None]
+    sheet.axis.imshow(
+        scale, extent=(x + width + 0.08, x + width + 0.18, y + height, y), cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto"
+    )
+    for value in {limit, 0.0, low}:
+        at = y + height * (limit - value) / (limit - low)
+        sheet.text(x + width + 0.21, at, f"{value:.2g}", 6, va="center")

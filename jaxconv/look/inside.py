@@ -79,6 +79,19 @@ def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Se
     return walk.layers
 
 
+class Held:
+    """A module as a static argument of `jax.jit`, hashable whatever its fields are: the same object is compiled for once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __hash__(self) -> int:
+        return id(self.module)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and other.module is self.module
+
+
 def layer_of(layers: Mapping[str, Any], name: str) -> Any:
     """The layer of this name.
 

@@ -121,6 +121,13 @@ class Looked:
         except DamagedError as error:
             raise UserError(f"{file}: {error}", exit_code=1) from error
 
+    def elements(self, split: str = "", batch_size: int = 0) -> Iterator[np.ndarray]:
+        """All examples of a split that can be read, each once, in batches [B, ...]."""
+        source, size = self.source(split), batch_size or self.config.eval.batch_size
+        reader = Reader(source, self.config.data.threads, self.config.data.damaged_share)
+        for batch in reader.eval_batches(min(size, len(source))):
+            yield batch["image"][batch["mask"] > 0]
+
     def predictions(self, split: str = "", batch_size: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """All examples of a split in batches, each once: their numbers [B], labels [B] and probabilities [B, K]."""
         source, size = self.source(split), batch_size or self.config.eval.batch_size

@@ -14,8 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
-from jaxconv.look.inside import apply, layer_of, seen
+from jaxconv.look.inside import Held, apply, layer_of, seen
+from jaxconv.look.sheet import FAINT, new_sheet
+
+# Of the figure, in inches: the square of nine, and what is between them.
+_SQUARE, _GAP = 1.55, 0.04
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +52,9 @@ def strongest_patches(
     module: nn.Module,
     variables: Any,
     batches: Iterable[np.ndarray],
-    layer: str,
+    layer: str = "",
     maps: Sequence[int] = (),
+    first: int = 9,
     most: int = 9,
     rule: str = "deconvnet",
 ) -> Patches:
@@ -56,24 +62,27 @@ def strongest_patches(
 
     Args:
       batches: of images [N, H, W, C], as the network gets them.
-      layer: one of `inside.activations`.
-      maps: numbers of the feature maps; the first 9 by default.
+      layer: one of `inside.activations`; by default the last that sees no more than half of the image.
+      maps: numbers of the feature maps.
+      first: how many there are, where no numbers are given: the first ones, or as many as the layer has.
       most: K; where the set has fewer examples, so many.
       rule: how the projection passes what rectifies, see `backward.RULES`.
 
     Raises:
       ValueError: no such layer, feature map or rule; the layer has no positions; there are no images, or they are not [N, H, W, C].
     """
-    if most < 1:
-        raise ValueError(f"most is {most}; it must be at least 1")
+    for name, value in (("first", first), ("most", most)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     kept: dict[int, list[_Peak]] = {}
     count = 0
     for images in batches:
         images = np.asarray(images)
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"patches are of images [N, H, W, C] of floating point; these are {images.dtype} {images.shape}")
-        kept = kept or {number: [] for number in _numbers(module, variables, images, layer, maps)}
-        values, places = map(np.asarray, _peaks(module, variables, images, layer, tuple(kept)))
+        layer = layer or _usual_layer(module, variables, images)
+        kept = kept or {number: [] for number in _numbers(module, variables, images, layer, maps, first)}
+        values, places = map(np.asarray, _peaks(Held(module), variables, images, layer, tuple(kept)))
         for peaks, value, place in zip(kept.values(), values.T, places.T, strict=True):
             strongest = np.argsort(-value, kind="stable")[:most]
             peaks += [_Peak(float(value[n]), count + int(n), int(place[n]), images[n]) for n in strongest]
@@ -96,34 +105,41 @@ class _Peak:
     image: np.ndarray
 
 
-def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, maps: Sequence[int]) -> list[int]:
+def _usual_layer(module: nn.Module, variables: Any, images: np.ndarray) -> str:
+    """The last layer whose values see no more than half of the image along both axes; the first with positions where all see more."""
+    spatial = {name: sees for name, sees in seen(module, variables, images).items() if len([entry for entry in sees.axes if entry]) == 2}
+    if not spatial:
+        raise ValueError("no layer of this module has positions")
+    partial = [name for name, sees in spatial.items() if all(2 * f <= s for f, s in zip(sees.field(), images.shape[1:3], strict=True))]
+    return partial[-1] if partial else next(iter(spatial))
+
+
+def _numbers(module: nn.Module, variables: Any, images: np.ndarray, layer: str, maps: Sequence[int], first: int) -> list[int]:
     shape = _maps_of(module, variables, images, layer)
     if len(shape) != 4:
         raise ValueError(f"{layer} is {shape[1:]} and has no positions; name a layer of feature maps [N, H, W, C]")
     for number in maps:
         if not 0 <= number < shape[-1]:
             raise ValueError(f"{layer} has no feature map {number}; it has 0 to {shape[-1] - 1}")
-    return list(maps) or list(range(min(9, shape[-1])))
+    return list(maps) or list(range(min(first, shape[-1])))
 
 
 def _maps_of(module: nn.Module, variables: Any, images: np.ndarray, layer: str) -> tuple[int, ...]:
     return layer_of(jax.eval_shape(lambda v, x: apply(module, v, x)[1], variables, images), layer).shape
 
 
-@functools.partial(jax.jit, static_argnames=("module", "layer", "numbers"))
-def _peaks(module: nn.Module, variables: Any, images: jax.Array, layer: str, numbers: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("held", "layer", "numbers"))
+def _peaks(held: Held, variables: Any, images: jax.Array, layer: str, numbers: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Strongest activation and its place, [N, M] each."""
-    maps = apply(module, variables, images)[1][layer][..., jnp.array(numbers)]
+    maps = apply(held.module, variables, images)[1][layer][..., jnp.array(numbers)]
     maps = maps.reshape(maps.shape[0], -1, maps.shape[-1])
     return jnp.max(maps, axis=1), jnp.argmax(maps, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "layer", "rule"))
-def _project(
-    module: nn.Module, variables: Any, images: jax.Array, layer: str, numbers: jax.Array, places: jax.Array, rule: str
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("held", "layer", "rule"))
+def _project(held: Held, variables: Any, images: jax.Array, layer: str, numbers: jax.Array, places: jax.Array, rule: str) -> jax.Array:
     """One activation of each image [N, ...], carried down to its pixels: [N, H, W, C]."""
-    maps, down = jax.vjp(lambda images: apply(module, variables, images, rule)[1][layer], images)
+    maps, down = jax.vjp(lambda images: apply(held.module, variables, images, rule)[1][layer], images)
     shape = maps.shape
     index = places * shape[-1] + numbers
     one = jax.nn.one_hot(index, maps[0].size, dtype=maps.dtype).reshape(shape)
@@ -139,7 +155,7 @@ def _cut(module: nn.Module, variables: Any, layer: str, kept: dict[int, list[_Pe
     columns: list[tuple[Any, ...]] = []
     for number, peaks in kept.items():
         images, places = np.stack([peak.image for peak in peaks]), np.array([peak.place for peak in peaks])
-        projected = np.asarray(_project(module, variables, images, layer, np.full(len(peaks), number), places, rule))
+        projected = np.asarray(_project(Held(module), variables, images, layer, np.full(len(peaks), number), places, rule))
         positions = np.stack([places // width, places % width], axis=1)
         corners = np.zeros_like(positions)
         for axis, (low, high) in sees.extents.items():
@@ -160,39 +176,29 @@ def _window(image: np.ndarray, corner: np.ndarray, shape: Sequence[int]) -> np.n
     return cut
 
 
-def patches_figure(found: Patches, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Any:
+def patches_figure(found: Patches, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), title: str = "") -> Figure:
     """A figure as the paper's: for each feature map a square of projections, and the square of the patches to its right.
 
     A projection has 0 as middle grey, and its largest value as black or white. `mean` and `std` are of the normalisation, which is undone
     in the patches.
     """
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(found.maps))
-    rows = -(-len(found.maps) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.35 * rows + 0.4), layout="constrained")
-    figure.suptitle(f"{found.layer}: what its feature maps look for (left), in the patches that excite them most (right)", parse_math=False)
-    panels = figure.subplots(rows, 2 * columns, squeeze=False).ravel()
-    for axis in panels:
-        axis.set_axis_off()
+    columns, count = min(3, len(found.maps)), found.patches.shape[1]
+    side = int(np.ceil(count**0.5))
+    tile = (_SQUARE + _GAP) / side - _GAP
+    sheet = new_sheet(0.2 + 3.6 * columns, 0.75 + 1.95 * -(-len(found.maps) // columns), title or found.layer)
+    said = f"{found.layer}: what excites each feature map (left), in the patches that excite it most (right); their activations"
+    sheet.text(0.2, 0.38, said, 8, color=FAINT)
     for n, number in enumerate(found.maps):
+        x, y = 0.2 + 3.6 * (n % columns), 0.9 + 1.95 * (n // columns)
+        values = found.values[n]
+        sheet.text(x, y - 0.04, f"feature map {number}", 8, va="bottom")
+        sheet.text(x + 2 * _SQUARE + 0.2, y - 0.04, f"{values[0]:.3g} to {values[-1]:.3g}", 7, ha="right", va="bottom", color=FAINT)
         largest = np.abs(found.projections[n]).max(axis=(1, 2, 3), keepdims=True)
         projections = 0.5 + 0.5 * found.projections[n] / np.where(largest > 0, largest, 1)
         patches = np.clip(found.patches[n] * np.array(std, np.float32) + np.array(mean, np.float32), 0, 1)
-        for axis, images in zip(panels[2 * n : 2 * n + 2], (projections, patches), strict=True):
-            axis.imshow(_square(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        values = found.values[n]
-        panels[2 * n].set_title(f"map {number}", fontsize="small", loc="left")
-        panels[2 * n + 1].set_title(f"{values[-1]:.3g} to {values[0]:.3g}", fontsize="small", loc="right")
-    return figure
-
-
-def _square(images: np.ndarray) -> np.ndarray:
-    """Images [K, h, w, C] laid out row by row in a square, with white between: [H, W, 3]."""
-    side = int(np.ceil(len(images) ** 0.5))
-    gap = max(1, images.shape[1] // 20)
-    shown = images if images.shape[-1] == 3 else np.repeat(images.mean(-1, keepdims=True), 3, axis=-1)
-    shown = np.pad(shown, [(0, side * side - len(shown)), (0, gap), (0, gap), (0, 0)], constant_values=1)
-    height, width = shown.shape[1:3]
-    square = shown.reshape(side, side, height, width, 3).swapaxes(1, 2).reshape(side * height, side * width, 3)
-    return square[:-gap, :-gap]
+        for k in range(count):
+            left, top = x + (k % side) * (tile + _GAP), y + (k // side) * (tile + _GAP)
+            for images, across in ((projections, 0), (patches, _SQUARE + 0.2)):
+                picture = images[k] if images.shape[-1] == 3 else images[k].mean(-1)
+                sheet.image(picture, (left + across, top, tile, tile), cmap="gray", vmin=0, vmax=1)
+    return sheet.figure

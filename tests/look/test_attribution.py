@@ -9,6 +9,7 @@ import pytest
 import jaxconv
 from jaxconv.layers import Conv, Dense, max_pool
 from jaxconv.look.attribution import attribution_figure, grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.zeiler import strongest_patches
 from jaxconv.models import abstract_variables
 from tests.look.test_backward import ONE_OF_EACH
 from tests.models.test_registry import TRAINED
@@ -149,7 +150,7 @@ def test_waveforms_and_volumes(ndim):
     assert {m.shape for name, m in maps.items() if name in ("grad_cam", "occlusion")} == {x.shape[:-1]}
     assert {m.shape for name, m in maps.items() if name not in ("grad_cam", "occlusion")} == {x.shape}
     figure = attribution_figure(np.asarray(x[0]), {name: m[0] for name, m in maps.items()})
-    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == ["image", *maps]
+    assert set(maps) <= {text.get_text() for text in figure.axes[0].texts}
     figure.draw_without_rendering()
 
 
@@ -167,17 +168,48 @@ def test_every_family(name):
 
 
 def test_figure():
-    image = np.zeros((6, 6, 3), np.float32)
+    image = np.full((6, 6, 3), 128, np.uint8)
     signed, spread = np.zeros((6, 6, 3)), np.linspace(0, 1, 36).reshape(6, 6)
     signed[0, 0], signed[5, 5] = 1, -2
-    figure = attribution_figure(image, {"a_$1$": signed, "b": spread, "nothing": np.zeros((6, 6))}, (0.5,) * 3, (0.25,) * 3, "cat $x$")
-    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
-    assert list(panels) == ["image", "a_$1$", "b", "nothing"]
-    np.testing.assert_allclose(panels["image"].images[0].get_array(), 0.5)
-    # The sum over the channels: 3 for, 6 against; what is nothing is transparent.
-    overlay = panels["a_$1$"].images[1].get_array()
-    assert overlay[0, 0, 0] > overlay[0, 0, 2] and overlay[5, 5, 2] > overlay[5, 5, 0] and overlay[2, 2, 3] == 0
-    scales = [axis.get_ylim() for axis in figure.axes if not axis.get_title()]
-    assert scales[0][0] == -scales[0][1] and scales[1][0] == 0 and scales[2] == (0, 1)
-    with pytest.raises(ValueError, match=r"the map 'c' is \(5, 6\); the image is \(6, 6\)"):
+    figure = attribution_figure(image, {"a_$1$\nsays": signed, "b": spread, "nothing": np.zeros((6, 6))}, "cat $x$")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert [text for text in texts if text[:1].isalpha()] == ["cat $x$", "a_$1$", "says", "b", "nothing"]
+    pictures = [drawn.get_array() for drawn in figure.axes[0].images]
+    # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the example, in faint grey.
+    assert (pictures[0] == 128).all() and [p.shape for p in pictures[1::2]] == [(6, 6, 3)] * 3
+    overlay = pictures[1]
+    assert overlay[0, 0, 0] > overlay[0, 0, 2] + 0.2 and overlay[5, 5, 2] > overlay[5, 5, 0] + 0.2
+    np.testing.assert_allclose(overlay[2, 2], 0.45 + 0.5 * 128 / 255)
+    assert np.allclose(pictures[5], 0.45 + 0.5 * 128 / 255)
+    # The scales: of what is for and against on both sides of 0, else from 0 on.
+    assert [p.min() == -p.max() for p in pictures[2::2]] == [True, False, False]
+    assert [round(float(p.max()), 2) for p in pictures[2::2]] == [5.47, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"the map 'c' is \(5, 6\); the example is \(6, 6\)"):
         attribution_figure(image, {"c": np.zeros((5, 6))})
+
+
+class Own(nn.Module):
+    """One's own module: Linen's layers, fields that cannot be hashed, integers that are cut off at 0."""
+
+    sizes: list
+
+    @nn.compact
+    def __call__(self, x, train):
+        brightest = jnp.maximum(jnp.argmax(x.mean((1, 2)), axis=-1) - 1, 0)
+        for filters in self.sizes:
+            x = nn.relu(nn.GroupNorm(2)(nn.Conv(filters, (3, 3))(x)))
+        x = nn.BatchNorm(use_running_average=not train)(nn.max_pool(x, (2, 2), (2, 2)))
+        return nn.Dense(3)(x.mean((1, 2))) + nn.Embed(3, 3)(brightest)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_s_own_module(dtype):
+    module, images, classes = Own([4, 6]), jax.random.normal(KEY, (2, 8, 8, 3), dtype), jnp.array([1, 2])
+    variables = module.init(KEY, images, train=False)
+    for method in METHODS:
+        maps = method(module, variables, images, classes)
+        assert maps.shape in (images.shape, images.shape[:-1]) and np.isfinite(np.asarray(maps, np.float32)).all(), method
+    ordinary = jax.grad(lambda x: module.apply(variables, x, train=False)[jnp.arange(2), classes].sum())(images)
+    np.testing.assert_allclose(*(np.asarray(m, np.float32) for m in (gradient(module, variables, images, classes), ordinary)), atol=1e-3)
+    found = strongest_patches(module, variables, [np.asarray(images, np.float32)], "Conv_0", most=2)
+    assert found.patches.shape == (4, 2, 3, 3, 3)

@@ -65,6 +65,8 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         (["activations", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["predictions", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["walk", "RUN", "--image=/nowhere.png"], 1, ["/nowhere.png: cannot be read"]),
+        (["patches", "RUN", "--layer=votes"], 2, ["votes is (2,) and has no positions"]),
+        (["attribution", "RUN", "--layer=votes"], 2, ["Grad-CAM needs a layer with positions; votes is (2,); the last that has"]),
         (["walk", "RUN", "--member=2"], 2, ["the run has one network, not an ensemble"]),
         (["walk", "RUN", "--checkpoint=99"], 1, ["99"]),
         (["walk", "--model=lenet5"], 2, ["lenet5, random weights has no examples of its own; give --image=FILE"]),

@@ -126,8 +126,22 @@ def test_figure():
     images, _ = planted()
     found = strongest_patches(Looks(), VARIABLES, [images], "conv1")
     figure = patches_figure(found, (0.5,), (0.5,))
-    left, right = figure.axes[0].images[0].get_array(), figure.axes[1].images[0].get_array()
-    # Nine of 3x3 pixels, with a pixel between.
-    assert left.shape == right.shape == (11, 11, 3) and len(figure.axes) == 4
-    np.testing.assert_allclose(left[:3, :3, 0], (CROSS + 1) / 2, atol=1e-6)
-    assert (left[3] == 1).all() and [figure.axes[n].get_title(loc="left") for n in (0, 2)] == ["map 0", "map 1"]
+    pictures = [drawn.get_array() for drawn in figure.axes[0].images]
+    # Of two feature maps nine projections, and beside each its patch.
+    assert len(pictures) == 36 and {picture.shape for picture in pictures} == {(3, 3)}
+    np.testing.assert_allclose(pictures[0], (CROSS + 1) / 2, atol=1e-6)
+    strength = 1 + found.examples[0] / 100
+    np.testing.assert_allclose(pictures[17], np.clip((CROSS * strength[8] + 1) / 2, 0, 1), atol=1e-6)
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()[-1].isdigit() and "feature" in text.get_text()] == [
+        "feature map 0",
+        "feature map 1",
+    ]
+
+
+def test_the_usual_layer_sees_half_of_the_image():
+    images = np.ones((2, 16, 16, 1), np.float32)
+    model = jaxconv.create_model("chain", 2, filters=(4, 4, 4))
+    # Fields of 3, 4, 8, 10 pixels.
+    assert strongest_patches(model, model.init(jax.random.key(0), images), [images]).layer == "conv2_1"
+    with pytest.raises(ValueError, match="no layer of this module has positions"):
+        strongest_patches(nn.Sequential([jnp.ravel]), {}, [images])
