@@ -89,24 +89,35 @@ def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown, a second one of means over seeds, and what failed runs said."""
     keys = list(rows[0]["values"])
+    parts = [_lines(run_table(rows), len(keys))]
+    means = over_seeds(rows)
+    if means:
+        parts += ["Mean and deviation over the seeds:", _lines(seed_table(means), len(keys) - 1)]
+    failed = [f"- {row['run']}: {row['why']}" for row in rows if row["state"] == "failed"]
+    if failed:
+        parts += ["Failed:", "\n".join(failed)]
+    return "\n\n".join(parts)
+
+
+def run_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and one row of texts for each run, of `standing`; the keys of the grid come first."""
+    keys = list(rows[0]["values"])
     table = [[*keys, "steps", "eval loss", "top-1", "best top-1", "images/s", "state"]]
     for row in rows:
         steps = f"{row['step']:,}" + (f" of {row['steps']:,}" if row["steps"] and row["step"] < row["steps"] else "")
         figures = [_figure(row["loss"]), share(row["top1"]), share(row["best_top1"]), _figure(row["images_per_second"], ",.0f")]
         table.append([*(text_of(row["values"][key]) for key in keys), steps, *figures, row["state"]])
-    parts = [_lines(table, len(keys))]
-    means = over_seeds(rows)
-    if means:
-        others = [key for key in keys if key != "seed"]
-        table = [[*others, "seeds finished", "eval loss", "top-1", "best top-1"]]
-        for mean in means:
-            figures = [_spread(*mean["loss"], _figure), _spread(*mean["top1"], share), _spread(*mean["best_top1"], share)]
-            table.append([*(text_of(mean["values"][key]) for key in others), f"{mean['finished']} of {mean['runs']}", *figures])
-        parts += ["Mean and deviation over the seeds:", _lines(table, len(others))]
-    failed = [f"- {row['run']}: {row['why']}" for row in rows if row["state"] == "failed"]
-    if failed:
-        parts += ["Failed:", "\n".join(failed)]
-    return "\n\n".join(parts)
+    return table
+
+
+def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and one row of texts for each of the means of `over_seeds`; the keys of the grid but the seed come first."""
+    others = list(means[0]["values"])
+    table = [[*others, "seeds finished", "eval loss", "top-1", "best top-1"]]
+    for mean in means:
+        figures = [_spread(*mean["loss"], _figure), _spread(*mean["top1"], share), _spread(*mean["best_top1"], share)]
+        table.append([*(text_of(mean["values"][key]) for key in others), f"{mean['finished']} of {mean['runs']}", *figures])
+    return table
 
 
 def _figure(value: float | None, form: str = ".4f") -> str:

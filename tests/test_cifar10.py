@@ -23,6 +23,7 @@ def test_real_photographs(tmp_path, cifar10):
         f"--config.data.source=folder:{tmp_path / 'some'}",
         f"--workdir={tmp_path / 'run'}",
         "--config.epochs=4",
+        "--config.log.report=False",
         "--config.optimizer.schedule.warmup_steps=20",
     )
     assert process.returncode == 0, process.stderr

@@ -57,7 +57,7 @@ def test_whole(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.partition("_")[0] in SIZES])
 def test_small(name, tmp_path, one_device):
-    config = load_config(f"{path_of(name)}:small", ["log.progress=False", "log.tensorboard=False"])
+    config = load_config(f"{path_of(name)}:small", ["log.progress=False", "log.tensorboard=False", "log.report=False"])
     result = train(config, str(tmp_path), devices=one_device)
     assert result["examples"] == 12 and np.isfinite(result["loss"])
     rows = read_metrics(tmp_path)

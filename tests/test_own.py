@@ -41,7 +41,7 @@ def pieces(tmp_path):
 
 
 def test_the_experiment_with_own_pieces(tmp_path, one_device):
-    config = load_config(str(ROOT / "experiments" / "own_pieces.py:small"))
+    config = load_config(str(ROOT / "experiments" / "own_pieces.py:small"), ["log.report=False"])
     result = train(config, str(tmp_path), devices=one_device)
     assert 0.5 <= result["confidence"] <= 1 and evaluate_workdir(str(tmp_path), devices=one_device)["confidence"] == result["confidence"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -166,6 +166,33 @@ class Arrays(Source):
         return zlib.crc32(np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images)))
 
 
+class Part(Source):
+    """So many examples of another source, evenly spread over it, in their order."""
+
+    def __init__(self, source: Source, count: int):
+        self.source, self.places = source, np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+        self.class_names, self.element, self.decoder, self.random = source.class_names, source.element, source.decoder, source.random
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Example i of the part, as the source reads it."""
+        return self.source.read(int(self.places[i]), key)
+
+    def labels_of_all(self) -> np.ndarray:
+        """The labels [N] int32."""
+        return self.source.labels_of_all()[self.places]
+
+    def name(self, i: int) -> str:
+        """What the source calls the example."""
+        return self.source.name(int(self.places[i]))
+
+    def checksum(self) -> int:
+        """The source's, with the number of examples."""
+        return zlib.crc32(len(self).to_bytes(8, "little"), self.source.checksum())
+
+
 class Records(Protocol):
     """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access.
 

@@ -13,7 +13,7 @@ from jaxconv.checks import check_config
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
-from jaxconv.errors import UserError, human_bytes
+from jaxconv.errors import UserError, human_bytes, in_words
 from jaxconv.interop.weights import fitted_weights
 from jaxconv.train.build import Built, build, build_model
 from jaxconv.train.ensemble import fastest_form
@@ -80,7 +80,21 @@ def train(
             loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
-        return Run(config, folder, parallel, built, *loaders).train()
+        result = Run(config, folder, parallel, built, *loaders).train()
+        if config.log.report and parallel.process[0] == 0:
+            _write_report(folder, parallel, eval_source)
+        return result
+
+
+def _write_report(folder: Path, parallel: Parallel, eval_source: Source) -> None:
+    """The run's page; the training has ended well, whatever becomes of it."""
+    try:
+        from jaxconv.look.report import report
+
+        # Of several processes one alone cannot restore a checkpoint: all of them would have to.
+        report(folder, weights=parallel.process[1] == 1, source=eval_source)
+    except Exception as error:
+        log.warning("report.html was not written: %s", in_words(error))
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:

@@ -7,6 +7,7 @@ metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
 tensorboard/     the same numbers
 checkpoints/     one folder a step
 curves.png       loss and accuracy against step
+report.html      all that there is to see of the run, as one page
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +26,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxconv.checks import check_config
-from jaxconv.config import MAY_DIFFER, differing_keys, flatten
+from jaxconv.config import MAY_DIFFER, default_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums
@@ -67,13 +69,30 @@ def locked(workdir: Path) -> TextIO:
     """A lock on a folder that holds as long as it is open; raises UserError where another process has it."""
     lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)  # it may be `in_use`, which looks for a moment
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
         raise UserError(
             f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1
         ) from error
     return lock
+
+
+def in_use(workdir: Path) -> bool:
+    """Whether a process trains in the folder now."""
+    try:
+        with open(workdir / ".lock") as lock:
+            # Shared, and given back at once: `locked` asks a second time before it complains.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
@@ -123,7 +142,19 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
             return {key: tuples(inner) for key, inner in item.items()}
         return tuple(tuples(inner) for inner in item) if isinstance(item, list) else item
 
-    return ConfigDict(tuples(value)).lock()
+    config = ConfigDict(tuples(value))
+    _add_newer_keys(config, default_config())
+    return config.lock()
+
+
+def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
+    """Give a run that is older than a key the default, where the key does not change what is computed."""
+    for key, default in defaults.items():
+        if key not in config:
+            if f"{prefix}{key}".startswith(MAY_DIFFER):
+                config[key] = default
+        elif isinstance(default, ConfigDict) and isinstance(config[key], ConfigDict):
+            _add_newer_keys(config[key], default, f"{prefix}{key}.")
 
 
 def saved_data(workdir: Path) -> dict[str, Any]:

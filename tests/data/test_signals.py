@@ -238,6 +238,6 @@ def test_toys_are_functions_of_seed_split_and_index():
 @pytest.mark.parametrize("name", ["waveform", "sentences", "volume"])
 def test_experiments_learn(tmp_path, name):
     """1-D, 1-D of text, and 3-D, by the text notation; guessing gets a third."""
-    config = load_config(f"{ROOT / 'experiments' / name}.py:small", ["log.tensorboard=False", "log.progress=False"])
+    config = load_config(f"{ROOT / 'experiments' / name}.py:small", ["log.tensorboard=False", "log.progress=False", "log.report=False"])
     result = train(config, tmp_path, devices=jax.devices()[:1])
     assert result["examples"] == 150 and result["top1"] > 0.8

@@ -223,7 +223,7 @@ def trained_and_resumed(root, data, **settings):
         "--config.data.train_split=train[:90%]", "--config.data.eval_split=validation", "--config.model.kwargs.filters=4,8",
         "--config.augment.random_resized_crop.scale=0.2,1", "--config.augment.flip=True", "--config.data.crop_ratio=0.875",
         "--config.data.resident_limit=0", "--config.optimizer.schedule.name=constant", "--config.optimizer.schedule.warmup_steps=0",
-        "--config.epochs=0", "--config.log.tensorboard=False",
+        "--config.epochs=0", "--config.log.tensorboard=False", "--config.log.report=False",
         *(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     results = {}

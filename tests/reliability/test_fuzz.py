@@ -18,6 +18,7 @@ from tests.conftest import tiny_config
 # What would take other files, other machines or too long here, or asks for what is tested elsewhere.
 LEFT_ALONE = ("data.source", "data.tfds", "data.audio", "data.text", "data.toy", "data.folder", "data.xo.size", "data.xo.train_examples")
 LEFT_ALONE += (
+    "log.report",
     "data.xo.test_examples",
     "steps",
     "epochs",

@@ -6,7 +6,7 @@ import pytest
 
 from jaxconv.errors import UserError
 from jaxconv.train.watch import MetricsLog, Stopwatch
-from jaxconv.train.workdir import begin_or_compare, expand, open_workdir, read_metrics, saved_config, saved_data, write_json
+from jaxconv.train.workdir import begin_or_compare, expand, in_use, locked, open_workdir, read_metrics, saved_config, saved_data, write_json
 from tests.conftest import tiny_config
 
 DATA = {"image_shape": [8, 8, 1], "kind": "image", "cropped": False, "class_names": ["o", "x"], "train_examples": 10}
@@ -24,6 +24,29 @@ def test_config_comes_back_as_it_was(tmp_path):
     begin(tmp_path / "run", config)
     assert saved_config(tmp_path / "run").to_dict() == config.to_dict()
     begin(tmp_path / "run", tiny_config(data__mean=(0.1, 0.2, 0.3), parallel="pmap"))
+
+
+def test_run_older_than_a_key(tmp_path):
+    """A key that only says how a run is run may be newer than the run; any other may not."""
+    begin(tmp_path / "run", tiny_config())
+    path = tmp_path / "run" / "config.json"
+    given = json.loads(path.read_text())
+    del given["log"]["report"], given["parallel"]
+    write_json(path, given)
+    assert saved_config(tmp_path / "run").log.report is True and saved_config(tmp_path / "run").parallel == "jit"
+    begin(tmp_path / "run", tiny_config())
+    del given["ema"]
+    write_json(path, given)
+    with pytest.raises(UserError, match="config.ema.decay is missing"):
+        saved_config(tmp_path / "run")
+
+
+def test_in_use(tmp_path):
+    assert not in_use(tmp_path) and not (tmp_path / ".lock").exists()
+    with locked(tmp_path):
+        assert in_use(tmp_path)
+    assert not in_use(tmp_path)
+    locked(tmp_path).close()  # the look has left no lock
 
 
 def test_another_run_is_refused_or_moved_aside(tmp_path):

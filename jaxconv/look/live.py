@@ -1,0 +1,203 @@
+"""Loss and accuracy while runs go on: as text in a terminal, as a picture that changes in a notebook.
+
+    jaxconv curves --workdir=RUN --watch
+
+    from jaxconv.look import live
+    with live.in_notebook("RUN"):      # while this very cell trains
+        train(config, "RUN")
+    live.follow("RUN")                 # while another process does
+
+Text is drawn by uniplot: a function from numbers to a string that needs NumPy alone. Plotext draws as well, but through one global figure,
+and its version 6 has just left the names of version 5.
+"""
+
+import contextlib
+import functools
+import io
+import math
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from jaxconv.errors import UserError
+from jaxconv.look.curves import PANELS, loss_and_accuracy
+from jaxconv.train.workdir import expand, in_use, read_metrics, saved_config
+
+# Colours of the runs, as uniplot calls them, and letters in their place where there is no colour: for training, and for evaluation.
+_COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow")
+_LETTERS = tuple(zip(".,:'`-", "oxabcd", strict=True))
+_CLEAR, _ENTER, _LEAVE = "\x1b[H\x1b[J", "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+Runs = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+def text_curves(runs: Runs, width: int = 80, height: int = 24, colour: bool = False) -> str:
+    """Loss above, accuracy below, as lines of text.
+
+    Args:
+      runs: rows of metrics.jsonl by the run's name.
+      width, height: of the text, in characters; 40 by 16 at least.
+      colour: tell runs apart by colour, and draw finer; else by letters.
+    """
+    drawn = [_panel(runs, metric, title, max(width, 40), max(height, 16) // 2, colour) for metric, title in PANELS]
+    return "\n".join(panel for panel in drawn if panel) or "no loss was logged yet"
+
+
+def _panel(runs: Runs, metric: str, title: str, width: int, height: int, colour: bool) -> str:
+    import uniplot
+
+    xs, ys, labels, colours, letters = [], [], [], [], []
+    for number, (name, rows) in enumerate(runs.items()):
+        for eval_, split in enumerate(("train", "eval")):
+            points = [(row["step"], row[f"{split}/{metric}"]) for row in rows if math.isfinite(row.get(f"{split}/{metric}", math.nan))]
+            if points:
+                for line, values in zip((xs, ys), zip(*points, strict=True), strict=True):
+                    line.append(values)
+                newest = f"{split} {points[-1][1]:.4f}"
+                labels.append(newest if len(runs) == 1 else f"{name}, {newest}")
+                colours.append(_COLOURS[(2 * number + eval_ if len(runs) == 1 else number) % len(_COLOURS)])
+                letters.append(_LETTERS[number % len(_LETTERS)][eval_])
+    if not xs:
+        return ""
+    look = (
+        {"character_set": "braille", "color": colours}
+        if colour
+        else {"color": False, "character_set": "ascii", "force_ascii_characters": letters}
+    )
+    look |= {"title": title, "legend_labels": labels, "lines": True, "x_gridlines": [], "y_gridlines": [], "line_length_hard_cap": width}
+
+    def draw(inner: int) -> str:
+        # Numbers stand beside the frame.
+        return uniplot.plot_to_string(ys, xs, width=max(20, width - 12), height=max(3, inner), **look)
+
+    # Five lines for title, frame, numbers below and the legend, which may need more of them.
+    text = draw(height - 5)
+    excess = text.count("\n") + 1 - height
+    return draw(height - 5 - excess) if excess > 0 else text
+
+
+def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
+    """The folders of runs by names that tell them apart; raises UserError where there is no run."""
+    folders = [expand(workdir) for workdir in workdirs]
+    for folder in folders:
+        saved_config(folder)
+    names = [folder.name for folder in folders]
+    return {folder.name if names.count(folder.name) == 1 else str(folder): folder for folder in folders}
+
+
+def frames(folders: Mapping[str, Path], every: float, ended: Callable[[float], bool]) -> Iterator[Runs]:
+    """The rows of the runs, now and each time that there are more.
+
+    Args:
+      folders: of the runs by name.
+      every: seconds between two looks.
+      ended: waits so many seconds, less where it is over before, and says whether it is. What was logged before it is over is shown.
+    """
+    before, over = None, False
+    while True:
+        runs = {name: read_metrics(folder) for name, folder in folders.items()}
+        if runs != before:
+            yield runs
+            before = runs
+        if over:
+            return
+        over = ended(every)
+
+
+def all_ended(folders: Mapping[str, Path], seconds: float) -> bool:
+    """Wait, and say whether no process trains in any of the folders."""
+    if any(in_use(folder) for folder in folders.values()):
+        threading.Event().wait(seconds)
+    return not any(in_use(folder) for folder in folders.values())
+
+
+def in_terminal(workdirs: Sequence[str], watch: bool = False, every: float = 1.0, stream: TextIO | None = None) -> None:
+    """Draw the curves as text; with `watch` again as they grow, until all runs have ended.
+
+    A terminal is redrawn in place, in a screen of its own, and left with the last picture. Elsewhere one picture comes below the other.
+    """
+    stream = stream or sys.stdout
+    folders = open_runs(workdirs)
+    terminal, text = stream.isatty(), ""
+    ended = functools.partial(all_ended, folders) if watch else (lambda _: True)
+    inside = watch and terminal
+    try:
+        stream.write(_ENTER if inside else "")
+        for runs in frames(folders, every, ended) if watch else [{name: read_metrics(folder) for name, folder in folders.items()}]:
+            size = shutil.get_terminal_size()
+            text = text_curves(runs, size.columns, size.lines - 1, terminal and not os.environ.get("NO_COLOR"))
+            stream.write(f"{_CLEAR}{text}" if inside else f"{text}\n")
+            stream.flush()
+    finally:
+        stream.write(f"{_LEAVE}{text}\n" if inside else "")
+        stream.flush()
+
+
+class Drawing:
+    """A picture in a notebook's output; `drawn` counts how often it was drawn."""
+
+    def __init__(self) -> None:
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError as error:
+            raise UserError("IPython is not installed, so that this is no notebook; jaxconv curves draws in a terminal") from error
+        if get_ipython() is None:
+            raise UserError("this is no notebook; jaxconv curves draws in a terminal")
+        self._display, self._handle, self.drawn = display, None, 0
+
+    def show(self, runs: Runs) -> None:
+        """Put the curves in the place of those before."""
+        from IPython.display import Image
+
+        file = io.BytesIO()
+        loss_and_accuracy(runs).savefig(file, format="png", dpi=100)
+        image = Image(file.getvalue(), format="png", alt=f"loss and accuracy of {', '.join(runs)}")
+        if self._handle is None:
+            self._handle = self._display(image, display_id=True)
+        else:
+            self._handle.update(image)
+        self.drawn += 1
+
+
+@contextlib.contextmanager
+def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
+    """Draw the curves below the cell, again and again as they grow, while the block runs, which trains; a last time at its end.
+
+    Args:
+      *workdirs: of the runs, which need not have begun.
+      every: seconds between two looks.
+
+    Raises:
+      UserError: this is no notebook.
+    """
+    drawing, over = Drawing(), threading.Event()
+    folders = {expand(workdir).name: expand(workdir) for workdir in workdirs}
+    drawing.show({name: [] for name in folders})
+
+    def draw() -> None:
+        for runs in frames(folders, every, over.wait):
+            drawing.show(runs)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield drawing
+    finally:
+        over.set()
+        thread.join()
+
+
+def follow(*workdirs: str, every: float = 2.0) -> None:
+    """Draw the curves of runs that other processes train below the cell, until they have ended or the cell is interrupted.
+
+    Raises:
+      UserError: there is no such run, or this is no notebook.
+    """
+    drawing, folders = Drawing(), open_runs(workdirs)
+    for runs in frames(folders, every, functools.partial(all_ended, folders)):
+        drawing.show(runs)

@@ -1,0 +1,255 @@
+"""A page of its own: sections of text, tables, pictures and charts as one HTML file, which needs no server and no network.
+
+What is on the page is data, the dataclasses below; how it looks is in jaxconv/page/: report.html, a template of Jinja, which escapes every
+name and text that comes into it, report.css and report.js. The charts that can be zoomed are drawn by uPlot 1.6.32 (MIT licence, its files
+lie there too): 52 kB, where Plotly's smallest bundle has 1 MB, Bokeh and Vega more, and made for just this, long series against a step.
+It draws on a canvas, which nobody can read aloud: so every chart has its numbers in a sentence, in a table, and its zoom on buttons.
+
+The page's own rule of what it may load (its Content-Security-Policy) is: nothing but itself. No text in it can become a script.
+"""
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxconv.version import __version__
+
+# Points of a series that a chart holds, and rows of the table behind it: more are thinned out evenly.
+MOST_POINTS, MOST_ROWS = 4_000, 60
+# Bytes up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they take less.
+_SMALL = 150_000
+_DPI = 150
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph; `strong` for what should be seen first."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Numbers in large type: (what, number, small print) each."""
+
+    items: Sequence[tuple[str, str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+      caption: what it shows.
+      rows: of texts; the first is the header, and the first cell of every other names its row.
+      texts: columns from the left that are texts; the others are numbers, set to the right.
+      marked: numbers of rows, the header being 0, that stand out.
+      mark: what makes them stand out, in a word.
+      folded: it is shown when asked for.
+    """
+
+    caption: str
+    rows: Sequence[Sequence[str]]
+    texts: int = 1
+    marked: frozenset[int] = frozenset()
+    mark: str = ""
+    folded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Attributes:
+      source: a data URI.
+      alt: says what it shows, with its numbers, to whom cannot see it.
+      width, height: in CSS pixels.
+      folded: it is shown when asked for, by this text; always where it is empty.
+    """
+
+    source: str
+    alt: str
+    width: int
+    height: int
+    folded: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line of a chart: `ys` at `xs`, None where there is no number.
+
+    Attributes:
+      label: in the legend; empty for the edge of a band.
+      number: of its colour, from 0.
+      look: `thin`, `thick`, `dashed`, or `edge`, of which two after one another are the upper and lower of a band.
+    """
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    number: int = 0
+    look: str = "thin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Lines against a common x; all charts of a page are zoomed together."""
+
+    title: str
+    unit: str
+    x: str
+    series: Sequence[Series]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page, below its own heading; `why` it is not whole, if it is not."""
+
+    title: str
+    parts: Sequence[Any]
+    why: str = ""
+
+    @property
+    def id(self) -> str:
+        """For links to it."""
+        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
+
+
+def picture(figure: Any, alt: str, folded: str = "") -> Picture:
+    """A matplotlib figure as a picture: a drawing where it holds no images and is small, else pixels, if they take less."""
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+
+    def saved(form: str, kind: str) -> str:
+        file = io.BytesIO()
+        # Cropping is off: the size is what was said.
+        figure.savefig(file, format=form, dpi=_DPI)
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+    drawing = "" if any(axis.images or axis.collections and _crowded(axis) for axis in figure.axes) else saved("svg", "svg+xml")
+    if drawing and len(drawing) <= _SMALL:
+        return Picture(drawing, alt, width, height, folded)
+    return Picture(min(filter(None, (drawing, saved("png", "png"))), key=len), alt, width, height, folded)
+
+
+def _crowded(axis: Any) -> bool:
+    return sum(len(collection.get_offsets()) for collection in axis.collections) > 2_000
+
+
+def html(title: str, sections: Sequence[Section], **more: Any) -> str:
+    """The page.
+
+    Args:
+      title: of the run.
+      sections: in their order.
+      **more: `subtitle`, `state`, `going_on`, `written`: see report.html.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    charts = [part for section in sections for part in section.parts if isinstance(part, Chart)]
+    scripts = [Markup(_asset("uPlot.min.js")), Markup(_asset("report.js"))] if charts else [Markup(_asset("report.js"))]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.tests |= {kind.__name__.lower(): (lambda part, kind=kind: isinstance(part, kind)) for kind in PARTS}
+    environment.filters |= {"summary": in_words, "points": points, "numbers": numbers}
+    return environment.from_string(_asset("report.html")).render(
+        title=title,
+        sections=sections,
+        charts=charts,
+        scripts=scripts,
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        styles=Markup(_asset("uPlot.min.css") + _asset("report.css")),
+        version=__version__,
+        **more,
+    )
+
+
+PARTS = (Text, Figures, Table, Picture, Chart)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (importlib.resources.files("jaxconv") / "page" / name).read_text()
+
+
+def write(path: Path, text: str) -> None:
+    """Write the page whole or not at all: whoever opens it meanwhile sees the one before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def points(chart: Chart) -> dict[str, Any]:
+    """What report.js draws: `x`, of all series together, and the numbers of each there; for JSON, which has no infinity."""
+    thin = [_thinned(series.xs, series.ys) for series in chart.series]
+    xs = sorted({x for line in thin for x, _ in line})
+    series = [
+        {"label": one.label, "number": one.number, "look": one.look, "y": [found.get(x) for x in xs]}
+        for one, found in zip(chart.series, map(dict, thin), strict=True)
+    ]
+    return {"title": chart.title, "unit": chart.unit, "xLabel": chart.x, "x": xs, "series": series}
+
+
+def _thinned(xs: Sequence[float], ys: Sequence[float | None], most: int = MOST_POINTS) -> list[tuple[float, float | None]]:
+    """Of so many stretches of equal length the least and the greatest number: peaks are not lost."""
+    good = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None and math.isfinite(y)]
+    if len(good) <= most:
+        return good
+    size = -(-2 * len(good) // most)
+    kept = []
+    for start in range(0, len(good), size):
+        stretch = good[start : start + size]
+        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+    return kept
+
+
+def numbers(chart: Chart) -> Table:
+    """The table behind a chart, at most `MOST_ROWS` rows of it, the first and the last among them."""
+    named = [series for series in chart.series if series.label]
+    found = [{x: y for x, y in zip(series.xs, series.ys, strict=True) if y is not None} for series in named]
+    xs = sorted({x for line in found for x in line})
+    # Where a series is sparse, as an evaluation is, its rows are the ones to keep.
+    sparse = min(found, key=len, default={})
+    chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if len(sparse) > 1 else xs, MOST_ROWS - 2)
+    chosen = sorted({*chosen, *xs[:1], *xs[-1:]})
+    rows = [[f"{x:,}", *(short_number(line.get(x)) for line in found)] for x in chosen]
+    left = f", {len(chosen)} of {len(xs):,} rows" if len(chosen) < len(xs) else ""
+    return Table(f"{chart.title} in numbers ({chart.unit}){left}", [[chart.x, *(series.label for series in named)], *rows], folded=True)
+
+
+def _spread(values: Sequence[float], most: int) -> list[float]:
+    if len(values) <= most:
+        return list(values)
+    return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
+
+
+def short_number(value: float | None) -> str:
+    """Four digits, or none: `-`."""
+    return "-" if value is None else f"{value:,.4g}" if abs(value) >= 0.0001 or not value else f"{value:.3e}"
+
+
+def in_words(chart: Chart) -> str:
+    """What a chart shows, in a sentence with numbers, for whom cannot see it."""
+    said = []
+    for series in chart.series:
+        good = [(x, y) for x, y in zip(series.xs, series.ys, strict=True) if y is not None and math.isfinite(y)]
+        if not good or not series.label:
+            continue
+        (first, start), (last, end) = good[0], good[-1]
+        low, high = min(good, key=lambda point: point[1]), max(good, key=lambda point: point[1])
+        said.append(
+            f"{series.label} goes from {short_number(start)} at {chart.x} {first:,} to {short_number(end)} at {chart.x} {last:,}, "
+            f"least {short_number(low[1])} at {low[0]:,}, greatest {short_number(high[1])} at {high[0]:,}"
+        )
+    return f"{chart.title} ({chart.unit}) against {chart.x}: " + ("; ".join(said) or "no number yet") + "."

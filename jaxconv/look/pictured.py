@@ -1,0 +1,290 @@
+"""The sections of a run's page that need its weights: what it says of the test set, where it is wrong, and what its layers hold."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxconv import outcomes
+from jaxconv.look import examples, filters, zeiler
+from jaxconv.look.attribution import attribution_figure, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.inside import activations
+from jaxconv.look.outcomes import accuracy_of_classes, reliability
+from jaxconv.look.page import Figures, Table, Text, picture, short_number
+from jaxconv.look.sections import LeftOutError, Reported
+from jaxconv.predict import readable
+from jaxconv.results import share
+from jaxconv.train.ensemble import members_of
+
+# Examples, mistakes, pairs of classes, classes, and images that patches are looked for in: so many at most.
+_SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 500
+# Feature maps of a layer.
+_MAPS = 32
+# What stands for each figure of `outcomes.figures`: its name, its unit, how it is shown.
+_FIGURES = {
+    "top1": ("top-1", "", share),
+    "top5": ("top-5", "", share),
+    "loss": ("loss", "nats", short_number),
+    "ece": ("calibration error (ECE)", "", share),
+    "height": ("height of a mistake in WordNet", "", short_number),
+}
+
+
+def result(run: Reported) -> list[Any]:
+    """The figures of the newest checkpoint, with intervals; without one, what was logged."""
+    try:
+        found, count = run.evaluation, len(run.evaluation.outcomes)
+    except LeftOutError as error:
+        return [*_logged(run), Text(f"There are no intervals: {error}.")]
+    total = run.data.get("eval_examples", count)
+    of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
+    figures, intervals = outcomes.figures(found.outcomes), outcomes.intervals(found.outcomes)
+    rows, items = [("figure", "value", "from", "to")], []
+    for key, (name, unit, show) in _FIGURES.items():
+        if key in figures:
+            low, high = map(show, intervals[key])
+            rows.append((f"{name}, {unit}" if unit else name, show(figures[key]), low, high))
+            items.append((name, show(figures[key]), f"{low} to {high} {unit}"))
+    best = max(((row["eval/top1"], -row["step"]) for row in run.rows if "eval/top1" in row), default=None)
+    items += [("best top-1 while training", share(best[0]), f"at step {-best[1]:,}")] if best else []
+    wrong = int((~outcomes.within(found.outcomes, 1)).sum())
+    caption = (
+        f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
+    )
+    members = [
+        (name, share(float(outcomes.within(one, 1).mean())), short_number(float(one.losses.mean()))) for name, one in found.members.items()
+    ]
+    if members:
+        header, together = ("network", "top-1", "loss"), ("averaged prediction", share(figures["top1"]), short_number(figures["loss"]))
+        last = frozenset({len(members) + 1})
+        return [Figures(items), Table(caption, rows), Table("The networks of the ensemble", [header, *members, together], marked=last)]
+    return [Figures(items), Table(caption, rows)]
+
+
+def _logged(run: Reported) -> list[Any]:
+    row = run.evaluated
+    if not row:
+        raise LeftOutError("the run was not evaluated yet")
+    shown = [(name, show(row[f"eval/{key}"]), unit) for key, (name, unit, show) in _FIGURES.items() if f"eval/{key}" in row]
+    return [Text(f"The newest evaluation, of step {row['step']:,}:"), Figures(shown)]
+
+
+def predictions(run: Reported) -> list[Any]:
+    """Some examples with their most probable classes."""
+    found = run.evaluation.outcomes
+    places = _even(len(found), _SHOWN)
+    right = int(outcomes.within(found, 1)[places].sum())
+    figure = examples.predictions(_images(run, places), found.labels[places], found.probabilities[places], found.class_names)
+    alt = f"{len(places)} test examples, each with its three most probable classes as bars; {right} of the {len(places)} are right."
+    return [
+        Text("Examples evenly spread over the test set: right is green with a tick, wrong is red with a cross."),
+        picture(figure, f"{alt} The table below has them one by one."),
+        _table(run, "The same examples in numbers", places),
+    ]
+
+
+def mistakes(run: Reported) -> list[Any]:
+    """The mistakes with the highest losses, the most confused classes, and the accuracy of each."""
+    found = run.evaluation.outcomes
+    places = examples.worst(found.labels, found.probabilities, _WORST)
+    wrong = int((~outcomes.within(found, 1)).sum())
+    if not wrong:
+        raise LeftOutError(f"there is none: all {len(found):,} examples are right")
+    names = [run.evaluation.source.name(int(found.index[place])).rpartition("/")[2] for place in places]
+    below = f"{wrong:,} of {len(found):,} are wrong ({share(wrong / len(found))})"
+    figure = examples.mistakes(
+        _images(run, places), found.labels[places], found.probabilities[places], found.class_names, names, below=below
+    )
+    high, low = found.losses[places[0]], found.losses[places[-1]]
+    alt = f"The {len(places)} mistakes with the highest losses, from {high:.2f} down to {low:.2f} nats."
+    parts = [picture(figure, f"{alt} {below}. The table below has them one by one."), _table(run, "These mistakes in numbers", places)]
+    return [*parts, *_confused(run), *_classes(run)]
+
+
+def _confused(run: Reported) -> list[Any]:
+    found = run.evaluation.outcomes
+    counts = outcomes.confusion(found)
+    pairs = examples.most_confused(counts, _PAIRS)
+    each = [np.flatnonzero((found.labels == true) & (found.predicted == said))[:4] for true, said, _ in pairs]
+    figure = examples.confusions(counts, found.class_names, [_images(run, places) for places in each], _PAIRS)
+    said = "; ".join(f"{readable(found.class_names[a])} taken for {readable(found.class_names[b])} {n} times" for a, b, n in pairs[:3])
+    rows = [
+        (readable(found.class_names[a]), readable(found.class_names[b]), f"{n:,}", share(n / max(1, counts[a].sum()))) for a, b, n in pairs
+    ]
+    header = ("is", "taken for", "times", "of the class")
+    alt = f"The matrix of confusion of {len(found.class_names)} classes, and the most confused pairs: {said}."
+    return [picture(figure, alt), Table("The most confused pairs", [header, *rows], texts=2, folded=True)]
+
+
+def _classes(run: Reported) -> list[Any]:
+    found = run.evaluation.outcomes
+    each, names = outcomes.per_class(found), found.class_names
+    ranked = each.ranked()
+    worst, best = ranked[0], ranked[-1]
+    alt = (
+        f"The accuracy of each class as a bar, from {share(each.accuracy[worst])} ({readable(names[worst])}) "
+        f"to {share(each.accuracy[best])} ({readable(names[best])})."
+    )
+    rows = [
+        (readable(names[k]), f"{each.examples[k]:,}", share(each.accuracy[k]), "-" if not each.predicted[k] else share(each.precision[k]))
+        for k in ranked[:_CLASSES]
+    ]
+    header = ("class", "examples", "accuracy", "precision")
+    return [picture(accuracy_of_classes(each, names), alt), Table("Every class, the worst first", [header, *rows], folded=True)]
+
+
+def calibration(run: Reported) -> list[Any]:
+    """Whether probabilities mean what they say."""
+    found = outcomes.calibration(run.evaluation.outcomes)
+    bins = [
+        (f"{low:.2f} to {high:.2f}", f"{count:,}", *map(share, pair))
+        for low, high, count, *pair in zip(found.edges, found.edges[1:], found.examples, found.confidence, found.accuracy, strict=False)
+        if count
+    ]
+    gaps = np.where(found.examples, found.accuracy - found.confidence, 0.0)
+    side = "more sure than right" if float(gaps @ found.examples) < 0 else "more right than sure"
+    alt = f"Reliability diagram, {len(bins)} bins: expected calibration error {share(found.ece)}; on the whole the network is {side}."
+    header = ("probability", "examples", "mean probability", "accuracy")
+    said = "Of the predictions with a probability of 80 %, four out of five should be right: then bars end on the dashed line."
+    return [Text(said), picture(reliability(found), alt), Table("The reliability diagram in numbers", [header, *bins], folded=True)]
+
+
+def first_filters(run: Reported) -> list[Any]:
+    """The filters of the first convolution."""
+    looked = run.looked
+    try:
+        layer, kernel = filters.find_kernel(looked.model, looked.variables, looked.input_shape)
+    except ValueError as error:
+        raise LeftOutError(f"{error}") from error
+    *window, channels, count = kernel.shape
+    alt = (
+        f"The {count} filters of {layer}, of {'x'.join(map(str, window))} and {channels} channels; weights from {kernel.min():.3g} "
+        f"to {kernel.max():.3g}."
+    )
+    said = "What the first convolution looks for, each filter on a scale of its own."
+    return [Text(said), *_of_member(run), picture(filters.filters(kernel, title=f"filters of {layer}"), alt)]
+
+
+def layers(run: Reported) -> list[Any]:
+    """What an early, a middle and a late layer make of two test examples, the second of them folded."""
+    found = run.evaluation.outcomes
+    places = _even(len(found), 4)[1:3] if len(found) > 3 else _even(len(found), 1)
+    values = _with_maps(run, places)
+    said = "What an early, a middle and a late layer make of two test examples: each map on a scale of its own, red above 0, blue below."
+    names, parts = list(values), [Text(said), *_of_member(run)]
+    for n, (place, image) in enumerate(zip(places, _images(run, places), strict=True)):
+        name = readable(found.class_names[found.labels[place]])
+        for layer in dict.fromkeys((names[0], names[len(names) // 2], names[-1])):
+            value = values[layer][n]
+            zero = share(float((value == 0).mean()))
+            alt = (
+                f"{layer}: {value.shape[-1]} feature maps of {'x'.join(map(str, value.shape[:-1]))} for an example of {name}; values from "
+                f"{value.min():.3g} to {value.max():.3g}, {zero} of them 0."
+            )
+            figure = filters.activation_maps(value, image, layer, title=name, most=_MAPS)
+            parts.append(picture(figure, alt, f"{layer} for an example of {name}" if n else ""))
+    return parts
+
+
+def _with_maps(run: Reported, places: Sequence[int]) -> dict[str, np.ndarray]:
+    """What some examples become in the layers that have several positions, but for those that change nothing, as dropout."""
+    looked, names = run.looked, []
+
+    @jax.jit
+    def look(variables: Any, x: jax.Array) -> list[jax.Array]:
+        found = activations(looked.model, variables, x)
+        names[:] = found
+        return list(found.values())
+
+    found = look(looked.variables, looked.inputs(np.stack(list(_elements(run, places)))))
+    values = dict(zip(names, (np.asarray(value, np.float32) for value in found), strict=True))
+    several = {name: value for name, value in values.items() if value.ndim > 2 and max(value.shape[1:-1]) > 1}
+    before = [None, *several.values()]
+    kept = {name: value for (name, value), last in zip(several.items(), before, strict=False) if not np.array_equal(value, last)}
+    if not kept:
+        raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
+    return kept
+
+
+def patches(run: Reported) -> list[Any]:
+    """What excites the feature maps of a late layer most, with its projection (Zeiler and Fergus)."""
+    looked, found = run.looked, run.evaluation.outcomes
+    if looked.kind != "image":
+        raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
+    layer = [name for name, value in _with_maps(run, [0]).items() if value.ndim == 4][-1]
+    places = _even(len(found), _PATCHED)
+    batches = (np.asarray(looked.inputs(np.stack(list(_elements(run, chunk))))) for chunk in np.array_split(places, -(-len(places) // 100)))
+    patch = zeiler.strongest_patches(looked.model, looked.variables, batches, layer)
+    alt = (
+        f"{layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} patches of {len(places):,} test images that "
+        f"excite it most, activations up to {patch.values.max():.3g}, and what of each patch does it, by the deconvnet."
+    )
+    figure = zeiler.patches_figure(patch, looked.config.data.mean, looked.config.data.std)
+    said = "The patches that excite feature maps of a late layer most, and what of each patch does it (Zeiler and Fergus 2014, Figure 2)."
+    return [Text(said), *_of_member(run), picture(figure, alt)]
+
+
+def attribution(run: Reported) -> list[Any]:
+    """Which values of three test examples speak for the class that the network sees in them."""
+    looked, found = run.looked, run.evaluation.outcomes
+    if looked.kind == "text":
+        raise LeftOutError("pixels speak for a class; the examples are texts")
+    parts = [
+        Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
+        *_of_member(run),
+    ]
+    strides = tuple(max(1, size // 8) for size in looked.input_shape[:-1])
+    # One will do where an example is not a small picture.
+    for place in _even(len(found), 5)[1:4] if looked.kind == "image" and len(found) > 4 else _even(len(found), 1):
+        x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
+        maps = {
+            "guided": np.asarray(guided_backpropagation(looked.model, looked.variables, x, said)[0]),
+            "integrated": np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0]),
+            "occlusion": np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides)[0]),
+        }
+        name, probability = readable(found.class_names[said[0]]), share(float(found.confidence[place]))
+        true, most = readable(found.class_names[found.labels[place]]), share(float(maps["occlusion"].max()))
+        alt = (
+            f"An example of {true}, and what of it speaks for {name} ({probability}): by guided backpropagation, by integrated gradients, "
+            f"and by occlusion, where a grey square takes up to {most} of the probability."
+        )
+        figure = attribution_figure(np.asarray(x[0]), maps, looked.config.data.mean, looked.config.data.std, f"{name}, {probability}")
+        parts.append(picture(figure, alt))
+    return parts
+
+
+def _of_member(run: Reported) -> list[Any]:
+    members = members_of(run.config)
+    return [Text(f"Of the ensemble's first network, {members.names[0]}.")] if members else []
+
+
+def _even(count: int, most: int) -> np.ndarray:
+    """At most so many places, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _elements(run: Reported, places: Sequence[int]) -> Iterator[np.ndarray]:
+    for place in places:
+        yield run.evaluation.source.read(int(run.evaluation.outcomes.index[place]))["image"]
+
+
+def _images(run: Reported, places: Sequence[int]) -> list[Any]:
+    return [run.looked.shown(element) for element in _elements(run, places)]
+
+
+def _table(run: Reported, caption: str, places: Sequence[int]) -> Table:
+    """Examples one by one: what they are and what was said."""
+    found, rows = run.evaluation.outcomes, []
+    for place in places:
+        true, said = int(found.labels[place]), int(found.predicted[place])
+        rows.append(
+            (
+                run.evaluation.source.name(int(found.index[place])),
+                readable(found.class_names[true]),
+                readable(found.class_names[said]),
+                share(float(found.probabilities[place, said])),
+                share(float(found.probabilities[place, true])),
+            )
+        )
+    return Table(caption, [("example", "is", "was taken for", "so probable", "the truth"), *rows], texts=3, folded=True)

@@ -1,0 +1,194 @@
+"""The sections of a run's page that its files tell: functions from the run to what stands below a heading.
+
+What a run cannot have, such as filters of a network without convolutions, is left out and said: `LeftOutError`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxconv.config import default_config, flatten
+from jaxconv.data.interface import Part, Source
+from jaxconv.evaluate import Evaluation, evaluate_run
+from jaxconv.look import opened
+from jaxconv.look.opened import Looked
+from jaxconv.look.page import Chart, Series, Table, Text
+from jaxconv.train.build import build_model, total_steps
+from jaxconv.train.workdir import expand, read_json, read_metrics, saved_config, saved_data
+
+# Panels of the curves: the title, its unit, and the lines, (key of metrics.jsonl, label, look).
+PANELS = (
+    ("Loss", "nats", (("train/loss", "train", "thin"), ("eval/loss", "eval", "thick"), ("eval/ensemble_loss", "averaged", "dashed"))),
+    ("Accuracy", "share", (("train/top1", "train", "thin"), ("eval/top1", "eval", "thick"), ("eval/ensemble_top1", "averaged", "dashed"))),
+    ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
+    ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
+    ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
+)
+
+
+class LeftOutError(Exception):
+    """A section has no meaning for this run; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """A run as it stands.
+
+    Attributes:
+      folder: its workdir.
+      config: the whole config.
+      data: what data.json says.
+      rows: of metrics.jsonl.
+      weights: whether what needs the weights can be had.
+      source: the examples to evaluate on, where they are not those that the config names.
+      examples: to look at, at most; 0: all.
+    """
+
+    folder: Path
+    config: Any
+    data: dict[str, Any]
+    rows: Sequence[dict[str, float]]
+    weights: bool = True
+    source: Source | None = None
+    examples: int = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as metrics.jsonl tells."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return total_steps(self.config, self.data["train_examples"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done and its checkpoint whole."""
+        return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
+
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """The newest row with an evaluation; empty before the first."""
+        return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The network, without weights."""
+        return build_model(self.config.model, len(self.data["class_names"]))
+
+    @functools.cached_property
+    def looked(self) -> Looked:
+        """The network with the weights of the latest checkpoint; of an ensemble the first."""
+        if not self.weights:
+            raise LeftOutError("the run had several processes; jaxconv report adds it afterwards")
+        if not any(self.steps_saved):
+            raise LeftOutError("the run has no checkpoint yet")
+        return opened.open_run(str(self.folder))
+
+    @property
+    def steps_saved(self) -> list[int]:
+        """The steps that there are checkpoints of, rising."""
+        folder = self.folder / "checkpoints"
+        return sorted(int(place.name) for place in (folder.iterdir() if folder.is_dir() else ()) if place.name.isdecimal())
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
+        source = self.source
+        if self.examples:
+            source = source or self.looked.source()
+            source = Part(source, self.examples) if len(source) > self.examples else self.source
+        return evaluate_run(str(self.folder), source=source)
+
+
+def open_run(workdir: str | Path, **settings: Any) -> Reported:
+    """The run in a workdir as it stands, see `Reported` for the settings; raises UserError where there is none."""
+    folder = expand(str(workdir))
+    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), **settings)
+
+
+def curves(run: Reported) -> list[Any]:
+    """Every number of metrics.jsonl that is worth a line."""
+    if not run.rows:
+        raise LeftOutError("the run has logged no number yet")
+    charts = []
+    for title, unit, lines in PANELS:
+        series = [s for key, label, look in lines for s in _lines(run.rows, key, label, look)]
+        if series:
+            charts.append(Chart(title, unit, "step", series))
+    known = {key for _, _, lines in PANELS for key, _, _ in lines}
+    own = sorted({key for row in run.rows for key in row if key.startswith("eval/") and key.count("/") == 1} - known)
+    charts += [Chart(key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")) for key in own]
+    return charts
+
+
+def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) -> list[Series]:
+    """The line of one key, after the band of an ensemble's members."""
+    found = [row for row in rows if key in row]
+    if not found:
+        return []
+    number = {"train": 0, "eval": 1, "averaged": 2}.get(label, 0)
+    steps = [row["step"] for row in found]
+    each = [[value for name, value in row.items() if name.startswith(key + "/")] for row in found]
+    edges = []
+    if all(each):
+        edges = [Series("", steps, [edge(values) for values in each], number, "edge") for edge in (max, min)]
+    return [*edges, Series(label, steps, [row[key] for row in found], number, look)]
+
+
+def network(run: Reported) -> list[Any]:
+    """The table of `jaxconv summary`."""
+    from jaxconv.summary import summarize
+
+    summary = summarize(run.model, tuple(run.data["image_shape"]), run.config.batch_size, run.config.model.dtype)
+    table = summary.table()
+    shape = " x ".join(map(str, run.data["image_shape"]))
+    caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
+    return [Table(caption, table, texts=2, marked=frozenset({len(table) - 1})), *map(Text, summary.notes())]
+
+
+def data(run: Reported) -> list[Any]:
+    """What the network learns from."""
+    names, config = run.data["class_names"], run.config.data
+    rows = [
+        ("source", config.source),
+        ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
+        ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
+        ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
+        ("classes", f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")),
+    ]
+    return [Table("What the network learns from", [("what", "value"), *rows], texts=2)]
+
+
+def config(run: Reported) -> list[Any]:
+    """The config, what is not the default first."""
+    defaults, given = flatten(default_config()), flatten(run.config)
+    differing = [key for key, value in given.items() if key not in defaults or value != defaults[key]]
+
+    def row(key: str) -> tuple[str, str, str]:
+        return key, _value(given[key]), _value(defaults[key]) if key in defaults else "-"
+
+    header = ("key", "value", "default")
+    whole = [row(key) for key in given]
+    marked = frozenset(number for number, (key, *_) in enumerate(whole, 1) if key in differing)
+    return [
+        Table(f"What differs from the default, {len(differing)} of {len(given)} keys", [header, *map(row, differing)], texts=3),
+        Table("All keys", [header, *whole], texts=3, marked=marked, mark="differs", folded=True),
+    ]
+
+
+def _value(value: Any) -> str:
+    return (",".join(map(str, value)) or "()") if isinstance(value, tuple) else repr(value) if value == "" else str(value)
+
+
+def versions(run: Reported) -> list[Any]:
+    """With what the run was made, a column for each start."""
+    entries = [entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)]
+    names = list(dict.fromkeys(name for entry in entries for name in entry if name not in ("config", "from_step")))
+    rows = [(name, *(str(entry.get(name, "-")) for entry in entries)) for name in names]
+    marked = frozenset(number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1)
+    header = ("what", *(f"from step {entry.get('from_step', 0):,}" for entry in entries))
+    return [Table("Versions and devices at each start", [header, *rows], texts=len(header), marked=marked, mark="differs")]

@@ -1,0 +1,164 @@
+"use strict"
+// Colours, charts and their zoom. Nothing is loaded: the numbers stand in the page.
+{
+  // What is to outlive loading the page again, kept by the browser where it allows that to a file.
+  const memory = (store, key) => ({
+    get() { try { return JSON.parse(window[store].getItem(key)) } catch { return null } },
+    set(value) { try { window[store].setItem(key, JSON.stringify(value)) } catch { /* the page works without */ } },
+  })
+  const theme = memory("localStorage", "jaxconv-theme")
+  const place = memory("sessionStorage", "jaxconv-place " + location.pathname)
+  const all = selector => [...document.querySelectorAll(selector)]
+  const charts = []
+  let shown = null // the x range that is zoomed to, or null for all
+
+  function colour(name) {
+    const probe = document.body.appendChild(document.createElement("span"))
+    probe.style.color = `var(--${name})`
+    const found = getComputedStyle(probe).color
+    probe.remove()
+    return found
+  }
+
+  function options(data, box, logarithmic) {
+    const ink = name => colour(name)
+    const axis = more => ({ stroke: () => ink("quiet"), grid: { stroke: () => ink("line"), width: 1 }, ticks: { stroke: () => ink("line"), width: 1 }, ...more })
+    const bands = []
+    const series = data.series.map((one, number) => {
+      const stroke = () => ink(`series-${one.number % 6}`)
+      if (one.look != "edge")
+        return {
+          label: one.label, stroke, spanGaps: true, value: (u, value) => value == null ? "–" : short(value),
+          width: one.look == "thin" ? 1.25 : 2.5, dash: one.look == "dashed" ? [6, 4] : undefined,
+          points: { show: one.y.filter(y => y != null).length <= (one.look == "thin" ? 3 : 60), size: 6 },
+        }
+      if (data.series[number + 1]?.look == "edge" && data.series[number - 1]?.look != "edge")
+        bands.push({ series: [number + 1, number + 2], fill: () => stroke().replace("rgb(", "rgba(").replace(")", ", 0.18)") })
+      return { stroke, width: 0, spanGaps: true, points: { show: false }, edge: true }
+    })
+    const positive = data.series.flatMap(one => one.y).some(y => y > 0)
+    return {
+      width: box.clientWidth, height: 260, bands,
+      scales: { x: { time: false }, y: logarithmic && positive ? { distr: 3, clip: 1e-9 } : {} },
+      series: [{ label: data.xLabel, value: (u, value) => value == null ? "–" : value.toLocaleString("en") }, ...series],
+      axes: [axis({ values: (u, ticks) => ticks.map(tick => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
+        axis({ size: 60, values: (u, ticks) => ticks.map(tick => tick == null ? "" : short(tick)) })],
+      cursor: {
+        drag: { x: true, y: false, setScale: false },
+        sync: { key: "steps", filters: { pub: kind => kind == "mousemove" || kind == "mouseleave" } },
+        points: { size: 7 },
+        bind: { dblclick: () => null },
+      },
+      hooks: {
+        setSelect: [u => {
+          if (u.select.width < 2) return
+          show([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")])
+          u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false)
+        }],
+      },
+    }
+  }
+
+  function short(value) {
+    const size = Math.abs(value)
+    return size && (size < 0.001 || size >= 1e6) ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(4)))
+  }
+
+  function draw(chart) {
+    chart.plot?.destroy()
+    const { data, box } = chart
+    chart.plot = new uPlot(options(data, box, chart.log.checked), [data.x, ...data.series.map(one => one.y)], box)
+    chart.plot.ctx.canvas.setAttribute("aria-hidden", "true") // its group says what it shows
+    box.querySelectorAll(".u-legend .u-series").forEach((row, number) => {
+      if (!number) return
+      row.hidden = Boolean(chart.plot.series[number].edge)
+      const head = row.querySelector("th")
+      head.tabIndex = 0
+      head.setAttribute("role", "button")
+      head.setAttribute("aria-label", `${chart.plot.series[number].label}: show or hide`)
+      head.addEventListener("keydown", event => {
+        if (event.key == "Enter" || event.key == " ") { event.preventDefault(); head.click() }
+      })
+    })
+    if (shown) tell(chart.plot, shown)
+  }
+
+  const tell = (plot, [min, max]) => { if (max > min) plot.setScale("x", { min, max }) }
+
+  function whole() {
+    const ends = charts.filter(chart => chart.data.x.length).map(chart => [chart.data.x[0], chart.data.x.at(-1)])
+    return [Math.min(...ends.map(end => end[0])), Math.max(...ends.map(end => end[1]))]
+  }
+
+  // Show a range of x in all charts; null or more than there is: all.
+  function show(range) {
+    const [least, most] = whole()
+    if (range) range = [Math.max(least, range[0]), Math.min(most, range[1])]
+    if (range && (range[1] <= range[0] || range[0] == least && range[1] == most)) range = null
+    shown = range
+    const [min, max] = range ?? [least, most]
+    for (const { plot } of charts) tell(plot, [min, max])
+    const say = x => Math.round(x).toLocaleString("en")
+    const said = `${charts[0].data.xLabel}s ${say(min)} to ${say(max)}` + (range ? ` of ${say(least)} to ${say(most)}` : ", all")
+    for (const output of all(".zoom output")) output.textContent = said
+  }
+
+  function move(how) {
+    const [least, most] = whole()
+    let [min, max] = shown ?? [least, most]
+    const width = max - min
+    if (how == "all") return show(null)
+    if (how == "in") [min, max] = width > 2 ? [min + width / 4, max - width / 4] : [min, max]
+    if (how == "out") [min, max] = [min - width / 2, max + width / 2]
+    const shift = how == "left" ? Math.max(least - min, -width / 2) : how == "right" ? Math.min(most - max, width / 2) : 0
+    show([min + shift, max + shift])
+  }
+
+  const keys = { "+": "in", "=": "in", "-": "out", "0": "all", Escape: "all", ArrowLeft: "left", ArrowRight: "right" }
+  for (const box of all(".plot")) {
+    const figure = box.closest("figure")
+    const chart = { box, data: JSON.parse(figure.querySelector("script").textContent), log: figure.querySelector(".log") }
+    charts.push(chart)
+    chart.log.parentElement.hidden = false
+    chart.log.addEventListener("change", () => draw(chart))
+    box.addEventListener("keydown", event => {
+      if (event.ctrlKey || event.altKey || event.metaKey || !keys[event.key]) return
+      event.preventDefault()
+      move(keys[event.key])
+    })
+    box.addEventListener("dblclick", () => show(null))
+    draw(chart)
+    new ResizeObserver(() => {
+      if (Math.abs(chart.plot.width - box.clientWidth) > 1) chart.plot.setSize({ width: box.clientWidth, height: 260 })
+    }).observe(box)
+  }
+  for (const group of all(".zoom")) group.hidden = false
+  for (const button of all("[data-zoom]")) button.addEventListener("click", () => move(button.dataset.zoom))
+  if (charts.length) show(place.get()?.range ?? null)
+
+  const repaint = () => charts.forEach(draw)
+  const choice = document.querySelector("#theme")
+  const paint = value => { document.documentElement.style.colorScheme = value; repaint() }
+  choice.value = theme.get() ?? "light dark"
+  if (!choice.value) choice.value = "light dark"
+  if (choice.value != "light dark") paint(choice.value)
+  choice.addEventListener("change", () => { theme.set(choice.value); paint(choice.value) })
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint)
+
+  // A page of a run that goes on is loaded again only where the person asks for it, with the zoom and the place kept:
+  // what moves by itself takes a reader, and a screen reader, off what is being read.
+  const follow = document.querySelector("#follow")
+  if (follow) {
+    let timer
+    const wait = () => {
+      clearTimeout(timer)
+      if (follow.checked) timer = setTimeout(() => { remember(); location.reload() }, 5000)
+    }
+    const remember = () => place.set({ range: shown, y: scrollY, follow: follow.checked })
+    const before = place.get()
+    follow.checked = Boolean(before?.follow)
+    if (before?.follow) requestAnimationFrame(() => scrollTo({ top: before.y, behavior: "instant" }))
+    follow.addEventListener("change", () => { remember(); wait() })
+    wait()
+  }
+}

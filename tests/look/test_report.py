@@ -1,0 +1,368 @@
+"""The page of a run: what is on it, that it stands by itself, and that it can be read, in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxconv.config import load_config, small
+from jaxconv.data.interface import Arrays
+from jaxconv.errors import UserError
+from jaxconv.look import page, pictured, report, sections
+from jaxconv.look.page import Chart, Series, Table, Text
+from jaxconv.results import over_seeds
+from jaxconv.train.start import train
+from jaxconv.train.workdir import locked, read_metrics
+from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
+
+# Names that would be markup, script or mathematics if they were taken for it.
+NAMES = ("<script>alert(1)</script>", "$x$ & <img src=x onerror=alert(1)>")
+AXE = ROOT / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def hostile_sources():
+    """Black and white squares under hostile names; every other test example has the wrong one, so that there are mistakes."""
+    random = np.random.default_rng(0)
+
+    def source(count):
+        labels = np.arange(count, dtype=np.int32) % 2
+        images = random.integers(0, 60, (count, 16, 16, 1)) + 150 * labels[:, None, None, None]
+        return Arrays(images.astype(np.uint8), labels, NAMES)
+
+    train_set, test_set = source(64), source(30)
+    test_set.labels[::10] = 1 - test_set.labels[::10]
+    return train_set, test_set
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a finished run with hostile names, and the page that training has written."""
+    folder = tmp_path_factory.mktemp("runs") / "run <b>&'1"
+    train(tiny_config(steps=24, log__report=True), str(folder), sources=hostile_sources())
+    return folder
+
+
+@pytest.fixture
+def opened(browser, run):
+    """The page in the browser, which had nothing to complain of."""
+    browser.open((run / "report.html").as_uri())
+    browser.wait("return document.querySelectorAll('.u-over').length == document.querySelectorAll('.plot').length")
+    assert browser.errors() == []
+    yield browser
+    assert browser.errors() == []
+
+
+def test_page_stands_by_itself(opened, run):
+    """One request, the page's own; all pictures and charts drawn; names as they are; small."""
+    path = run / "report.html"
+    assert opened.requests() == [path.as_uri()]
+    assert path.stat().st_size < 10_000_000
+    text = opened.find("body").text
+    assert opened.find("h1").text == run.name and all(name in opened.run("return document.body.textContent") for name in NAMES)
+    assert "finished, 24 steps" in text and "This section could not be made" not in text
+    assert opened.run("return document.scripts.length - document.querySelectorAll('script[type]').length") == 2
+    assert [heading.text for heading in opened.find_all("h2")] == [title for title, _ in report.SECTIONS]
+    assert len(opened.find_all("img")) >= 12
+    for source in opened.run("return [...document.images].map(image => [image.src, image.alt, image.naturalWidth, image.complete])"):
+        address, alt, width, complete = source
+        assert complete and width > 50 and re.search(r"\d", alt), alt
+        if address.startswith("data:image/png"):
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("L"))
+            assert pixels.std() > 1, alt
+    canvases = opened.run(
+        """return [...document.querySelectorAll("canvas")].map(canvas => {
+             const bytes = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+             return [canvas.width, canvas.height, new Set(new Uint32Array(bytes.buffer)).size]
+           })"""
+    )
+    assert len(canvases) == len(opened.find_all(".plot")) >= 5
+    assert all(width > 200 and height > 100 and colours > 5 for width, height, colours in canvases), canvases
+
+
+def shown(browser):
+    """The range of steps that is shown, as the page says it, and as each chart's axis has it."""
+    said = browser.find(".zoom output").text
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", said)]
+    return numbers, "all" in said
+
+
+def test_zoom_by_mouse_keys_and_buttons(opened):
+    from selenium.webdriver import Keys
+
+    whole, all_ = shown(opened)
+    assert all_ and whole == [3, 24]
+    before = opened.run("return document.querySelectorAll('canvas')[1].toDataURL()")
+    opened.drag(".plot .u-over", (0.25, 0.5), (0.5, 0.4), (0.75, 0.5))
+    (low, high, *rest), all_ = shown(opened)
+    assert not all_ and rest == [3, 24] and 7 <= low <= 9 and 18 <= high <= 20
+    opened.wait(f"return document.querySelectorAll('canvas')[1].toDataURL() != {json.dumps(before)}")  # the others move along
+    opened.run("document.querySelector('.plot .u-over').dispatchEvent(new MouseEvent('dblclick', {bubbles: true}))")
+    assert shown(opened) == (whole, True)
+
+    opened.run("document.querySelector('.plot').focus()")
+    opened.press("+")
+    (low, high, *_), _ = shown(opened)
+    assert (low, high) == (8, 19)
+    opened.press(Keys.ARROW_RIGHT)
+    assert shown(opened)[0][:2] == [14, 24]
+    opened.press(Keys.ARROW_LEFT, "-", "-")
+    assert shown(opened) == (whole, True)
+    opened.press("+", "0")
+    assert shown(opened) == (whole, True)
+
+    opened.find("[data-zoom=in]").click()
+    assert not shown(opened)[1]
+    opened.find("[data-zoom=all]").click()
+    assert shown(opened) == (whole, True)
+
+
+def test_light_and_dark(browser, run):
+    def colours():
+        style = "getComputedStyle(document.body)"
+        return browser.run(f"return [{style}.backgroundColor, {style}.color, document.querySelector('canvas').toDataURL()]")
+
+    browser.open((run / "report.html").as_uri(), dark=False)
+    light = colours()
+    browser.prefer(dark=True)
+    browser.wait("return getComputedStyle(document.body).backgroundColor == 'rgb(20, 22, 26)'")
+    browser.wait(f"return document.querySelector('canvas').toDataURL() != {json.dumps(light[2])}")
+    dark = colours()
+    assert all(a != b for a, b in zip(light, dark, strict=True))
+    choose = "const box = document.querySelector('#theme'); box.value = arguments[0]; box.dispatchEvent(new Event('change'))"
+    browser.run(choose, "light")
+    browser.wait(f"return document.querySelector('canvas').toDataURL() == {json.dumps(light[2])}")
+    browser.driver.refresh()
+    assert browser.find("#theme").get_attribute("value") == "light" and colours()[:2] == light[:2]
+    browser.run(choose, "light dark")
+    assert colours()[:2] == dark[:2]
+
+
+def test_read_by_keyboard(opened):
+    """The skip link comes first and leads to the content; then all that can be focused, in the order of the page, and seen to be."""
+    from selenium.webdriver import Keys
+
+    opened.press(Keys.TAB)
+    assert opened.run("return document.activeElement.className") == "skip"
+    assert opened.run("return document.activeElement.getBoundingClientRect().left >= 0")
+    opened.press(Keys.ENTER)
+    assert opened.run("return document.activeElement.id") == "main"
+    order = []
+    for _ in range(12):
+        opened.press(Keys.TAB)
+        place, outline = opened.run(
+            """const at = document.activeElement
+               return [[...document.querySelectorAll("*")].indexOf(at), getComputedStyle(at).outlineStyle]"""
+        )
+        order.append(place)
+        assert outline != "none"
+    assert order == sorted(set(order))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_no_violation_of_accessibility(browser, run, dark):
+    if not AXE.is_file():
+        pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
+    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
+    browser.open((run / "report.html").as_uri(), dark=dark)
+    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    browser.run(AXE.read_text())
+    found = browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
+    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in found] == []
+
+
+def test_narrow_page_is_not_wider_than_the_window(browser, run):
+    browser.open((run / "report.html").as_uri(), width=400)
+    assert browser.run("return document.documentElement.scrollWidth") == 400
+
+
+def test_page_without_scripts_has_the_numbers(run):
+    text = (run / "report.html").read_text()
+    last = read_metrics(run)[-1]
+    assert page.short_number(last["eval/loss"]) in text and "<td" in text
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text) and "alert(1)</script>" not in text
+
+
+def test_names_of_the_config_are_escaped(run):
+    opened = sections.open_run(run)
+    opened.config.unlock()
+    opened.config.model.kwargs.own = "<script>alert(2)</script>"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "SECTIONS", (("Config", sections.config),))
+        text = report.render(opened)
+    assert "alert(2)" in text and "<script>alert(2)" not in text
+
+
+def test_section_that_fails_is_said_and_the_others_stand(run, tmp_path, caplog, monkeypatch):
+    def fails(run):
+        raise ValueError("<no> such thing")
+
+    def nothing(run):
+        raise sections.LeftOutError("the network has none")
+
+    monkeypatch.setattr(report, "SECTIONS", (("Broken", fails), ("Filters", nothing), ("Curves", sections.curves)))
+    text = report.report(run, tmp_path / "page.html").read_text()
+    assert "This section could not be made: ValueError: &lt;no&gt; such thing" in text and "Loss" in text
+    assert re.search(r"Left out.*Filters.*the network has none", text, re.DOTALL)
+    assert [record.getMessage() for record in caplog.records] == ["report.html: broken: ValueError: <no> such thing"]
+
+
+def test_training_ends_well_whatever_becomes_of_the_page(tmp_path, caplog, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "report", fails)
+    result = train(tiny_config(steps=4, log__report=True), str(tmp_path / "run"))
+    assert result["examples"] == 30
+    assert [r.getMessage() for r in caplog.records if "report" in r.getMessage()] == [
+        "report.html was not written: OSError: [Errno 28] No space left on device"
+    ]
+
+
+def test_run_without_a_checkpoint_or_a_number(run, tmp_path):
+    folder = tmp_path / "begun"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "metrics.jsonl", "report.html"))
+    text = report.report(folder).read_text()
+    assert "stopped at step 0 of 24" in text and "could not be made" not in text
+    for why in ("the run was not evaluated yet", "the run has logged no number yet", "the run has no checkpoint yet"):
+        assert why in text
+
+
+def test_run_without_a_checkpoint_has_what_was_logged(run, tmp_path):
+    folder = tmp_path / "begun"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+    text = report.report(folder).read_text()
+    assert page.short_number(read_metrics(run)[-1]["eval/loss"]) in text
+    assert "There are no intervals: the run has no checkpoint yet." in text and "could not be made" not in text
+
+
+def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_path):
+    folder = tmp_path / "going"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:2]))
+    lock = locked(folder)
+    pages = report.watch(folder, every=0.01)
+    first = next(pages).read_text()
+    assert "going on at step" in first and "Load again" in first
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(lines[2:])
+    second = next(pages).read_text()
+    assert "finished, 24 steps" in second and "Load again" not in second
+    lock.close()
+    assert list(pages) == []
+
+
+def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("the page before")
+    monkeypatch.setattr(page.os, "replace", lambda *names: (_ for _ in ()).throw(OSError(13, "Permission denied")))
+    with pytest.raises(OSError):
+        page.write(path, "half")
+    assert path.read_text() == "the page before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_command(run, tmp_path):
+    process = command("report", f"--workdir={run}", f"--out={tmp_path / 'page.html'}")
+    assert process.stdout.strip() == str(tmp_path / "page.html") and process.returncode == 0, process.stderr
+    assert_one_line_error(command("report", f"--workdir={tmp_path}"), 2, "holds no run")
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        report.report(tmp_path)
+
+
+def test_numbers_behind_a_chart():
+    xs = list(range(1, 1001))
+    chart = Chart("Loss", "nats", "step", [Series("train", xs, [1 / x for x in xs]), Series("eval", [500, 1000], [0.5, 0.25], 1, "thick")])
+    table = page.numbers(chart)
+    assert table.rows[0] == ["step", "train", "eval"] and "of 1,000 rows" in table.caption
+    assert table.rows[1] == ["1", "1", "-"] and table.rows[-1] == ["1,000", "0.001", "0.25"]
+    said = page.in_words(chart)
+    assert "eval goes from 0.5 at step 500 to 0.25 at step 1,000" in said
+
+
+def test_points_keep_peaks_and_leave_out_what_is_no_number():
+    xs = list(range(100_000))
+    ys = [0.0] * 100_000
+    ys[77_777], ys[5] = 9.0, float("nan")
+    drawn = page.points(Chart("Loss", "nats", "step", [Series("train", xs, ys)]))
+    assert len(drawn["x"]) <= page.MOST_POINTS and max(drawn["series"][0]["y"]) == 9.0 and 5 not in drawn["x"]
+    json.dumps(drawn, allow_nan=False)
+
+
+def test_figure_becomes_a_drawing_or_pixels():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 3))
+    figure.subplots().plot([1, 2, 3])
+    drawing = page.picture(figure, "a line from 1 to 3")
+    assert drawing.source.startswith("data:image/svg+xml") and (drawing.width, drawing.height) == (384, 288)
+    figure.axes[0].imshow(np.zeros((3, 3)))
+    assert page.picture(figure, "black").source.startswith("data:image/png")
+
+
+def test_empty_text_and_table_are_pages_too(browser, tmp_path):
+    parts = [Text("a < b"), Table("numbers", [("a", "b"), ("<i>", "1")])]
+    text = page.html("t", [page.Section("A & B", parts)], subtitle="", state="", going_on=False, written="")
+    (tmp_path / "page.html").write_text(text)
+    browser.open((tmp_path / "page.html").as_uri())
+    assert browser.errors() == [] and browser.find("main").text.split("\n")[:2] == ["A & B", "a < b"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes", "without"),
+    [
+        ("xo", ["ensemble.size=2"], set()),
+        ("volume", [], {"Patches"}),
+        ("sentences", [], {"Patches", "Attribution"}),
+    ],
+)
+def test_runs_of_every_kind(tmp_path, caplog, one_device, name, changes, without):
+    """An ensemble, and networks in 1-D, in 3-D and on texts have a page, without what has no meaning for them."""
+    flags = ["log.tensorboard=False", "log.progress=False", "log.report=True", *changes]
+    config = load_config(f"{ROOT / 'experiments' / name}.py" + ("" if name == "xo" else ":small"), flags)
+    if name == "xo":
+        config = small(config, 16, 1, filters=(4, 8))
+    train(config, str(tmp_path / "run"), devices=one_device)
+    assert not [record.getMessage() for record in caplog.records if record.getMessage().startswith("report.html")]
+    text = (tmp_path / "run" / "report.html").read_text()
+    titles = set(re.findall(r"<h2[^>]*>([^<]*)</h2>", text))
+    assert {"Result", "Predictions", "Calibration", "Filters", "Activations", "Network"} - titles == set()
+    assert not without & titles and all(f'<th scope="row">{section}</th>' in text for section in without)
+    assert ("The networks of the ensemble" in text) == ("seed 1" in text) == bool(changes)
+
+
+def test_part_of_the_examples(run):
+    """As many as were asked for, evenly spread, and said."""
+    opened = sections.open_run(run, source=hostile_sources()[1], examples=7)
+    assert opened.evaluation.outcomes.index.tolist() == list(range(7))
+    assert [opened.evaluation.source.name(i) for i in range(7)] == [f"example {round(i * 29 / 6)}" for i in range(7)]
+    figures, table = pictured.result(opened)
+    assert "on 7 of 30, evenly spread, examples of test" in table.caption
+
+
+def test_sweep(browser, tmp_path):
+    rows = [{"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5} for step in (1, 2, 3)]
+    runs = []
+    for seed in (0, 1):
+        (tmp_path / f"seed={seed}").mkdir()
+        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        state = {"state": ("finished", "failed")[seed], "step": 3, "steps": 3, "why": "" if not seed else "the <disk> is full"}
+        figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
+        runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
+    path = report.report(tmp_path)
+    browser.open(path.as_uri())
+    browser.wait("return document.querySelectorAll('.u-over').length == 3")
+    assert browser.errors() == [] and browser.requests() == [path.as_uri()]
+    text = browser.find("body").text
+    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Training loss"):
+        assert said in text
