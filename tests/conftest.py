@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import browser  # noqa: F401, a fixture
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("JAXCONV_SHARED", ROOT.parent / "shared"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxconv" / "tests"

@@ -1,0 +1,139 @@
+"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to all of them.
+
+It is Debian's `chromium` with its `chromium-driver`, whose versions belong together, by Selenium. Nothing but this machine can be reached
+from it, and what a page asks for is kept. Tests that want it are skipped where it is not installed; not in continuous integration.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+
+class Browser:
+    """One window of the browser.
+
+    Attributes:
+      driver: Selenium's, for all that is not here.
+    """
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, address, width=1200, height=900, dark=False):
+        """Load a page into a window of so many pixels, whose person prefers dark pages or light ones; forgets what was before."""
+        self._cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.prefer(dark)
+        self.driver.get("about:blank")
+        self.errors()
+        self.requests()
+        self.driver.get(str(address))
+
+    def prefer(self, dark):
+        """What the page's `prefers-color-scheme` is from now on."""
+        self._cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+
+    def errors(self):
+        """Errors and warnings that the console has shown since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+    def requests(self):
+        """Addresses that pages have asked for since the last call, other than data and blobs: they come from no network."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        sockets = [event["params"]["url"] for event in events if event["method"] == "Network.webSocketCreated"]
+        return [address for address in sent + sockets if not address.startswith(("data:", "blob:", "about:"))]
+
+    def run(self, script, *arguments):
+        """What a JavaScript function's body returns; promises are waited for."""
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector):
+        """The first element that a CSS selector finds."""
+        return self.driver.find_element("css selector", selector)
+
+    def find_all(self, selector):
+        """All of them."""
+        return self.driver.find_elements("css selector", selector)
+
+    def drag(self, selector, *points):
+        """Press the mouse's button at the first point of an element, move along all others, and let go.
+
+        Args:
+          selector: of the element, which is scrolled to the middle of the window.
+          *points: (x, y), shares of its width and height.
+        """
+        box = self.run(
+            "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return arguments[0].getBoundingClientRect().toJSON()",
+            self.find(selector),
+        )
+        places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
+        self._mouse("mouseMoved", places[0])
+        self._mouse("mousePressed", places[0], button="left", clickCount=1)
+        for place in places[1:]:
+            self._mouse("mouseMoved", place, button="left", buttons=1)
+        self._mouse("mouseReleased", places[-1], button="left", clickCount=1)
+
+    def _mouse(self, kind, place, **more):
+        self._cdp("Input.dispatchMouseEvent", type=kind, **place, **more)
+
+    def press(self, *keys):
+        """Type keys, such as "a" or selenium.webdriver.Keys.TAB, where the focus is."""
+        from selenium.webdriver import ActionChains
+
+        actions = ActionChains(self.driver)
+        for key in keys:
+            actions.send_keys(key)
+        actions.perform()
+
+    def wait(self, script, seconds=20):
+        """Wait until the body of a JavaScript function returns something true; returns it."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: self.run(script), f"never came true: {script}")
+
+    def screenshot(self, path, whole=True):
+        """Write a PNG file of the page, or of the part of it that is in the window."""
+        path.write_bytes(base64.b64decode(self._cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+
+    def _cdp(self, command, **parameters):
+        return self.driver.execute_cdp_cmd(command, parameters)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A `Browser`; a page is opened in it by `browser.open(address)`."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        missing = "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+        if os.environ.get("CI", "false") not in ("false", "0", ""):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # it does not run as root, which containers are
+        "--disable-dev-shm-usage",  # which is small in containers
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    ):
+        options.add_argument(argument)
+    # A group of processes of its own, which is ended as a whole by its id.
+    service = webdriver.ChromeService(chromedriver, popen_kw={"start_new_session": True})
+    driver = webdriver.Chrome(options, service)
+    group = service.process.pid
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
