@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe
 from jaxconv.data.loading import Order, make_loader, take
+from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.train.build import make_transforms
@@ -48,8 +49,7 @@ def draw_samples(source: Source, images: np.ndarray, labels: np.ndarray, config:
 
     images, labels = images[:_SHOWN], labels[:_SHOWN]
     if source.element.kind == "text":
-        characters = "\0" + config.data.text.alphabet if config.data.text.alphabet else "".join(map(chr, range(256)))
-        texts = ["".join(characters[code] for code in codes).strip("\0") for codes in images.argmax(axis=-1)]
+        texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
         figure = text_grid(texts, labels, source.class_names)
     else:
         figure = sample_grid(images, labels, source.class_names, config.data.mean, config.data.std)

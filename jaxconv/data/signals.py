@@ -93,6 +93,13 @@ def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
     return np.pad(values, (0, length - len(values)))
 
 
+def decode_text(codes: np.ndarray, alphabet: str) -> str:
+    """The text of codes [L], as far as they hold it: what fills it up is left out, an unknown character is U+FFFD."""
+    if not alphabet:
+        return bytes(codes.tolist()).rstrip(b"\0").decode(errors="replace")
+    return "".join(("\ufffd" + alphabet)[code] for code in np.trim_zeros(codes, "b"))
+
+
 def count_codes(alphabet: str) -> int:
     """V: how many codes `encode_text` has."""
     return len(alphabet) + 1 if alphabet else BYTES

@@ -90,6 +90,16 @@ class Predictor:
         return np.asarray(self.program(elements)["probabilities"])
 
 
+def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of one element as a run evaluates it, by its config and what `saved_data` says: (H, W, C) for images, (L,) for texts."""
+    shape = tuple(data["image_shape"])
+    if data["kind"] == "text":
+        return shape[:-1]  # the device makes codes one-hot
+    if data["kind"] == "image" and config.data.eval_image_size:
+        return (config.data.eval_image_size,) * 2 + shape[-1:]
+    return shape
+
+
 def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     """The network of a run.
 
@@ -105,11 +115,7 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     state, step = restore_run(folder, checkpoint)
     model = build_model(config.model, len(data["class_names"]))
     _, preprocess = make_transforms(config, data)
-    kind, shape = data["kind"], tuple(data["image_shape"])
-    if kind == "text":
-        shape = shape[:-1]  # the device makes codes one-hot
-    elif kind == "image" and config.data.eval_image_size:
-        shape = (config.data.eval_image_size,) * 2 + shape[-1:]
+    kind, shape = data["kind"], element_shape(config, data)
 
     def votes_of(variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)

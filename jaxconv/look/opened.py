@@ -1,0 +1,213 @@
+"""A network opened to be looked into: module, variables, how an element becomes its input, and the examples that it is tested on."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxconv.config import default_config
+from jaxconv.data.interface import Batch, DamagedError, Source
+from jaxconv.data.loading import Reader
+from jaxconv.data.signals import decode_text
+from jaxconv.data.sources import open_given, open_source, reading_of
+from jaxconv.data.wordnet import synsets
+from jaxconv.errors import UserError, in_words
+from jaxconv.evaluate import restore_run
+from jaxconv.interop.export import element_shape
+from jaxconv.interop.weights import fit, load_weights
+from jaxconv.models import abstract_variables, create_model, usual_task
+from jaxconv.own import is_own
+from jaxconv.predict import Given, find_items
+from jaxconv.train.build import build_model, make_transforms
+from jaxconv.train.ensemble import members_of
+from jaxconv.train.workdir import expand, saved_config, saved_data
+
+# Of ImageNet's training images, as torchvision's weights and our recipes have them.
+_MEAN, _STD, _CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """A network to look into.
+
+    Attributes:
+      title: what it is, for the top of a picture.
+      model: a Linen module, called as (x, train=False).
+      variables: what to apply it with; of an ensemble, one member's.
+      preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32; for `jit`.
+      class_names: K names, as the run has them.
+      config: the run's.
+      data: what the data looked like: `image_shape` of an input, `kind` (image, signal or text), `class_names`.
+      folder: the workdir; None where no run was opened.
+    """
+
+    title: str
+    model: nn.Module
+    variables: Any
+    preprocess: Callable[[Batch], Batch]
+    class_names: tuple[str, ...]
+    config: Any
+    data: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """`image`, `signal` or `text`."""
+        return self.data["kind"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(*spatial, C) of what the network sees."""
+        shape = element_shape(self.config, self.data)
+        return (*shape, self.data["image_shape"][-1]) if self.kind == "text" else shape
+
+    def inputs(self, elements: np.ndarray) -> jax.Array:
+        """Elements [N, ...] as they are stored -> inputs [N, *spatial, C] float32."""
+        return self.preprocess({"image": jnp.asarray(elements)})["image"]
+
+    @functools.cached_property
+    def _probabilities(self) -> Callable[[Any, jax.Array], jax.Array]:
+        return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, self.inputs(x), train=False)))
+
+    def probabilities(self, elements: np.ndarray) -> np.ndarray:
+        """Elements [N, ...] -> probabilities [N, K] float32; compiled for each N anew."""
+        return np.asarray(self._probabilities(self.variables, elements))
+
+    def shown(self, element: np.ndarray) -> Any:
+        """An element as a picture shows it: a text as a string, all else as it is."""
+        return decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
+
+    def source(self, split: str = "") -> Source:
+        """The examples of a split, by default the config's `data.eval_split`; those in files are read when they are asked for.
+
+        Raises:
+          UserError: there is no run, or its data cannot be read.
+        """
+        if self.folder is None:
+            raise UserError(f"{self.title} has no examples of its own; give --image=FILE, or a run by --workdir")
+        streamed = ConfigDict(self.config.data.to_dict() | {"resident_limit": 0})
+        return open_source(streamed, split or self.config.data.eval_split, like=self.data)
+
+    def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
+        """Element [...] and label of one example of a split; raises UserError where there is none such, or it cannot be read."""
+        source = self.source(split)
+        if not 0 <= number < len(source):
+            raise UserError(f"--example={number}: the split has {len(source):,} examples, 0 to {len(source) - 1}")
+        try:
+            example = source[number]
+        except DamagedError as error:
+            raise UserError(f"{source.name(number)}: {error}", exit_code=1) from error
+        return example["image"], int(example["label"])
+
+    def read(self, file: str) -> np.ndarray:
+        """The element [...] of a file, made as the run's examples are while evaluating; of a text file its first line.
+
+        Raises:
+          UserError: it cannot be read, or is of another form than the network takes.
+        """
+        if Path(file).is_dir():
+            raise UserError(f"{file}: is a folder; give one file")
+        shape = element_shape(self.config, self.data)
+        source = open_given(Given(find_items([file], self.kind)), reading_of(self.config.data, self.kind, shape), self.kind, shape)
+        try:
+            return source[0]["image"]
+        except DamagedError as error:
+            raise UserError(f"{file}: {error}", exit_code=1) from error
+
+    def predictions(self, split: str = "", batch_size: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All examples of a split in batches, each once: their numbers [B], labels [B] and probabilities [B, K]."""
+        source, size = self.source(split), batch_size or self.config.eval.batch_size
+        reader = Reader(source, self.config.data.threads, self.config.data.damaged_share)
+        for n, batch in enumerate(reader.eval_batches(min(size, len(source)))):
+            rows = np.flatnonzero(batch["mask"])
+            yield n * len(batch["mask"]) + rows, batch["label"][rows], self.probabilities(batch["image"])[rows]
+
+
+def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looked:
+    """The network that a run has trained.
+
+    Args:
+      workdir: of the run.
+      checkpoint: `latest`, `best`, or a step.
+      member: of an ensemble, which one, from 0.
+
+    Raises:
+      UserError: there is no run, or no such checkpoint or member.
+    """
+    folder = expand(workdir)
+    config, data = saved_config(folder), saved_data(folder)
+    members = members_of(config)
+    count = len(members.names) if members else 1
+    if not 0 <= member < count:
+        has = f"the ensemble has {count} members, 0 to {count - 1}" if members else "the run has one network, not an ensemble"
+        raise UserError(f"--member={member}: {has}")
+    state, step = restore_run(folder, checkpoint)
+    variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
+    model = build_model(config.model, len(data["class_names"]))
+    _, preprocess = make_transforms(config, data)
+    title = f"{folder.name}: {config.model.name}, {members.names[member] + ', ' if members else ''}step {step:,}"
+    return Looked(title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder)
+
+
+def open_model(name: str, weights: str = "") -> Looked:
+    """A network of the registry, for the task that it was published for.
+
+    Args:
+      name: one of `list_models()`, `text:` and a text, or one's own.
+      weights: a folder of `jaxconv convert`; without one, the weights are random.
+
+    Raises:
+      UserError: there is no such network, or the weights are not its.
+    """
+    try:
+        shape, classes = usual_task(name)
+        model = create_model(name, classes)
+        fresh = abstract_variables(model, (1, *shape))
+    except ValueError as error:
+        raise UserError(f"--model={name}: {error}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(name):
+            raise
+        raise UserError(f"--model={name}: fails: {in_words(error)}") from error
+    if weights:
+        variables, title = _of_folder(weights, name, fresh, classes), f"{name}, weights of {Path(weights).name}"
+    else:
+        init = jax.jit(functools.partial(model.init, train=False))
+        variables, title = init(jax.random.key(0), jnp.zeros((1, *shape))), f"{name}, random weights"
+    config = default_config()
+    config.model.name = name
+    if shape[-1] == 3 and shape[0] > 32:
+        config.data.mean, config.data.std, config.data.crop_ratio = _MEAN, _STD, _CROP_RATIO
+    config.data.image_size = shape[0]
+    names = [", ".join(synset.words) for synset in sorted(synsets().values(), key=lambda synset: synset.label) if synset.label >= 0]
+    names = names if classes == len(names) else [f"class {k}" for k in range(classes)]
+    data = {"image_shape": list(shape), "kind": "image", "cropped": False, "class_names": names}
+    _, preprocess = make_transforms(config, data)
+    return Looked(title, model, variables, preprocess, tuple(names), config, data)
+
+
+def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
+    variables, description = load_weights(expand(weights, "--weights"))
+    try:
+        fitted, said = fit(variables, fresh, classes)
+        if said:
+            raise ValueError("; ".join(said))
+    except ValueError as error:
+        raise UserError(f"--weights={weights}: holds weights of {description['model']}, which do not fit {name}: {error}") from error
+    return jax.tree.map(jnp.asarray, fitted)
+
+
+def element_of(looked: Looked, file: str = "", example: int = 0, split: str = "") -> tuple[np.ndarray, int]:
+    """The element [...] of a file, or without one of an example of a split; and its label, -1 of a file.
+
+    Raises:
+      UserError: there is no such file or example.
+    """
+    return (looked.read(file), -1) if file else looked.example(example, split)
