@@ -99,7 +99,9 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def make_shown(model: Any, preprocess: Callable[[dict[str, Any]], dict[str, Any]], variables: Any, shape: tuple[int, ...], class_names: tuple[str, ...]) -> Shown:
+def make_shown(
+    model: Any, preprocess: Callable[[dict[str, Any]], dict[str, Any]], variables: Any, shape: tuple[int, ...], class_names: tuple[str, ...]
+) -> Shown:
     """Compile a network for being looked at.
 
     Args:
@@ -117,7 +119,13 @@ def make_shown(model: Any, preprocess: Callable[[dict[str, Any]], dict[str, Any]
         stages[:] = [_describe(name, what, maps) for name, what, maps in found]
         quantised = [_quantise(_cut(maps)) for _, _, maps in found]
         filters, peak = _quantise(_first_filters(variables["params"]))
-        return model.apply(variables, image, train=False)[0], [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
+        return (
+            model.apply(variables, image, train=False)[0],
+            [maps for maps, _ in quantised],
+            [peak for _, peak in quantised],
+            filters,
+            peak,
+        )
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     compiled = jax.jit(call).lower(abstract, jax.ShapeDtypeStruct(shape, jnp.uint8)).compile()
