@@ -1,6 +1,7 @@
 """A Linen module's program, read without running it: which modules are called, which feature maps are named, what each does and sees."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -180,6 +181,13 @@ def _multiply_adds(eqn: Any) -> int:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return output.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
     return 0
+
+
+def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for a module's call: `train`, `training` or `deterministic` where it takes them, and those that are given."""
+    takes = inspect.signature(type(module).__call__).parameters
+    modes = {"train": train, "training": train, "deterministic": not train}
+    return {name: value for name, value in modes.items() if name in takes} | given
 
 
 def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:

@@ -12,7 +12,6 @@ module: multiply-adds of every convolution and matrix product, and receptive fie
 import collections
 import dataclasses
 import functools
-import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxconv.errors import human_bytes
-from jaxconv.program import Call, Event, kept_for_gradient, trace
+from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
 from jaxconv.train.step import make_train_step
@@ -186,7 +185,7 @@ def summarize(
       ValueError, TypeError: the module cannot take such an input; its own message.
     """
     x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
-    evaluating, training = _call_arguments(module, False, call), _call_arguments(module, True, call)
+    evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)
     variables = dict(jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x))
     params, state = variables.get("params", {}), {name: tree for name, tree in variables.items() if name != "params"}
     tracer = trace(module, variables, x, **evaluating)
@@ -279,12 +278,6 @@ def _merged(name: str, rows: Sequence[Row], block: Row | None) -> Row:
     last = block or rows[-1]
     sums = {column: sum(getattr(row, column) for row in rows) for column in ("values", "bytes", "weights", "biases", "multiply_adds")}
     return dataclasses.replace(last, name=name, **sums)
-
-
-def _call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
-    takes = inspect.signature(type(module).__call__).parameters
-    modes = {"train": train, "training": train, "deterministic": not train}
-    return {name: value for name, value in modes.items() if name in takes} | given
 
 
 def _bytes(tree: Any) -> int:
