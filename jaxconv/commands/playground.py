@@ -37,7 +37,7 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.look.opened import open_run
     from jaxconv.playground.page import Playground, is_loopback, listen, serve
 
-    sockets = listen(args.host, args.port)  # before a network is compiled for nothing
+    listening = listen(args.host, args.port)  # before a network is compiled for nothing
     looked = open_run(args.workdir, args.checkpoint) if args.workdir else None
     if not is_loopback(args.host):
         print(
@@ -48,8 +48,8 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
 
     def ready() -> None:
         host = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"http://{host}:{sockets[0].getsockname()[1]}/   (Ctrl-C ends it)", flush=True)
+        print(f"http://{host}:{listening.getsockname()[1]}/   (Ctrl-C ends it)", flush=True)
 
-    asyncio.run(serve(Playground(looked, config), args.host, sockets, ready))
+    asyncio.run(serve(Playground(looked, config), args.host, listening, ready))
     print("ended", flush=True)
     return 0

@@ -28,6 +28,7 @@ import json
 import logging
 import math
 import signal
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -36,7 +37,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import tornado.httpserver
-import tornado.netutil
 import tornado.web
 import tornado.websocket
 
@@ -46,8 +46,6 @@ from jaxconv.errors import UserError
 from jaxconv.look.opened import Looked
 from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, Shown, decoded, drawn, make_shown, sample
 from jaxconv.playground.trainer import LIMITS, WINDOW, Settings, Trainer
-
-log = logging.getLogger(__name__)
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
@@ -445,14 +443,14 @@ class _Message:
 
 
 async def serve(
-    playground: Playground, host: str, sockets: list[Any], ready: Callable[[], None], stop: asyncio.Event | None = None
+    playground: Playground, host: str, listening: socket.socket, ready: Callable[[], None], stop: asyncio.Event | None = None
 ) -> None:
     """Serve the page until SIGINT or SIGTERM comes, or `stop` is set.
 
     Args:
       playground: what is served; it is closed at the end.
       host: the name or address that is listened on.
-      sockets: see `listen`.
+      listening: see `listen`.
       ready: called once pages can come.
       stop: for whoever runs it in a thread, where no signal arrives.
     """
@@ -465,8 +463,10 @@ async def serve(
         websocket_max_message_size=MOST_BYTES + 4,
         websocket_ping_interval=30,
     )
+    # Strangers who are refused are no trouble of the person's.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
     server = tornado.httpserver.HTTPServer(application, max_body_size=1_000_000, max_header_size=65_536)
-    server.add_sockets(sockets)
+    server.add_socket(listening)
     stopped = stop or asyncio.Event()
     if stop is None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -482,14 +482,16 @@ async def serve(
         await server.close_all_connections()
 
 
-def listen(host: str, port: int) -> list[Any]:
-    """Sockets that listen on a name or address of this machine; port 0 takes any that is free.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on a name or address of this machine; port 0 takes any that is free.
 
     Raises:
       UserError: the port is taken, or the host is none of this machine's.
     """
     try:
-        return tornado.netutil.bind_sockets(port, host)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening.setblocking(False)
+        return listening
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"--port={port}: another program listens there; give another, or --port=0 for any that is free") from error

@@ -5,6 +5,7 @@ of which the browser makes colours. Zero is always 0.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import struct
@@ -20,7 +21,8 @@ from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
 from jaxconv.layers import relu
-from jaxconv.models import features
+from jaxconv.look import inside
+from jaxconv.models import Network, features
 from jaxconv.models.chain import Chain
 
 # At most, of what is sent and drawn: stages of the network, maps of each, pixels of each way of a map, classes.
@@ -105,7 +107,7 @@ def make_shown(
     """Compile a network for being looked at.
 
     Args:
-      model: one of the registry's networks.
+      model: any Linen module on images.
       preprocess: batch -> batch of evaluation, see `train.build.make_transforms`.
       variables: the network's, or their shapes.
       shape: of a picture, (H, W, C).
@@ -115,42 +117,41 @@ def make_shown(
 
     def call(variables: Any, picture: jax.Array) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
         image = preprocess({"image": picture[None]})["image"]
-        found = _chosen(_maps_of(model, variables, image))
+        votes, rows = _look(model, variables, image)
+        found = _chosen(rows)
         stages[:] = [_describe(name, what, maps) for name, what, maps in found]
         quantised = [_quantise(_cut(maps)) for _, _, maps in found]
         filters, peak = _quantise(_first_filters(variables["params"]))
-        return (
-            model.apply(variables, image, train=False)[0],
-            [maps for maps, _ in quantised],
-            [peak for _, peak in quantised],
-            filters,
-            peak,
-        )
+        return votes, [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     compiled = jax.jit(call).lower(abstract, jax.ShapeDtypeStruct(shape, jnp.uint8)).compile()
+    # The first call takes longer than all others; it shall not be a person's first stroke.
+    jax.block_until_ready(compiled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract), np.zeros(shape, np.uint8)))
     return Shown(class_names, tuple(stages), compiled)
 
 
-def _maps_of(model: Any, variables: Any, image: jax.Array) -> list[tuple[str, str, jax.Array]]:
-    """(name, what it is, values [h, w, k]) of each stage of a network."""
+def _look(model: Any, variables: Any, image: jax.Array) -> tuple[jax.Array, list[tuple[str, str, jax.Array]]]:
+    """The votes [K], and (name, what it is, values [h, w, k]) of each stage of a network: what it notes, or else all its layers."""
+    votes, layers = inside.apply(model, variables, image)
+    noted = jax.eval_shape(functools.partial(features, model), variables, image) if isinstance(model, Network) else layers
     rows = []
-    for name, value in features(model, variables, image).items():
-        maps = value[0] if value.ndim == 4 else value[0].reshape(1, 1, -1)
-        rows.append((name, _what(name, value.ndim), maps))
-        if isinstance(model, Chain) and name.startswith("conv") and not model.batch_norm:
-            # The lecture's next picture: the same responses without the negative ones.
-            rows.append((name.replace("conv", "relu"), "ReLU: negative responses become 0", relu(maps)))
-    return rows
+    for name, value in layers.items():
+        if name not in noted or value.ndim not in (2, 4) or name == "votes":
+            continue
+        rows.append((name, _what(name, value.ndim), value[0].reshape(1, 1, -1) if value.ndim == 2 else value[0]))
+        if isinstance(model, Chain) and name.startswith("conv"):
+            # The lecture's next picture, which has no layer of its own.
+            before = layers[name.replace("conv", "norm")] if model.batch_norm else value
+            rows.append((name.replace("conv", "relu"), "ReLU: negative values become 0", relu(before)[0]))
+    return votes[0], rows
 
 
 def _what(name: str, ndim: int) -> str:
-    if ndim == 2:
-        return "neurons, fully connected"
-    for part, words in (("pool", "pooled stack"), ("conv", "filter responses")):
+    for part, words in (("global_pool", "mean of each map"), ("pool", "pooled stack"), ("conv", "filter responses")):
         if part in name:
             return words
-    return "feature maps"
+    return "neurons, fully connected" if ndim == 2 else "feature maps"
 
 
 def _chosen(rows: list) -> list:
