@@ -12,7 +12,7 @@ let strokes = [], line = null, points = 0;
 let sample = { figure: "x", number: 0 };
 let nextId = 1, waiting = null, pending = null, latest = null;
 // For whoever measures: milliseconds from the event to the frame that shows its answer.
-window.playground = { latencies: [], answer: null, get training() { return training; } };
+window.playground = { latencies: [], answer: null, get training() { return training; }, get idle() { return !waiting && !pending && !latest; } };
 
 // ---------- messages
 
@@ -153,8 +153,9 @@ function variation() {
 
 function shownValue(input) {
   const value = Number(input.value);
-  input.parentElement.querySelector("output").textContent =
-    input.name === "rotation" ? `up to ${value}°` : input.name === "noise" ? `deviation ${value.toFixed(2)}` : `up to ${Math.round(100 * value)} %`;
+  const text = input.name === "rotation" ? `up to ${value}°` : input.name === "noise" ? `deviation ${value.toFixed(2)}` : `up to ${Math.round(100 * value)} %`;
+  input.parentElement.querySelector(".value").textContent = text;
+  input.setAttribute("aria-valuetext", text);
 }
 
 function askSample() { clear(); ask((id) => ({ do: "sample", id, ...sample, variation: variation() })); }
@@ -378,7 +379,7 @@ function showTraining(message) {
   }
   const rate = $("#rate");
   if (first || document.activeElement !== rate) rate.value = Math.log10(message.rate);
-  $("#rate-shown").textContent = Number(message.rate.toPrecision(2));
+  showRate(message.rate);
   const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped" };
   const last = message.points.at(-1);
   $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : ""].filter(Boolean).join(" · ");
@@ -414,6 +415,12 @@ function curve(svg, given, top, words, name) {
   svg.setAttribute("aria-label", data.length ? `${name} ${words(data.at(-1)[1])} at step ${data.at(-1)[0]}` : `${name} against step, nothing yet`);
 }
 
+function showRate(rate) {
+  const text = String(Number(rate.toPrecision(2)));
+  $("#rate-shown").textContent = text;
+  $("#rate").setAttribute("aria-valuetext", text);
+}
+
 function numbers(text) {
   const parts = text.trim() ? text.split(/[\s,;]+/).filter(Boolean) : [];
   if (!parts.every((part) => /^\d{1,6}$/.test(part))) throw new Error(`“${text}” is no list of whole numbers, such as 8, 16`);
@@ -443,7 +450,7 @@ function listenToTraining() {
   $("#settings").addEventListener("change", (event) => { if (event.target.id !== "rate") sendSettings(); });
   $("#rate").addEventListener("input", (event) => {
     const rate = Number((10 ** Number(event.target.value)).toPrecision(2));
-    $("#rate-shown").textContent = rate;
+    showRate(rate);
     say({ do: "set", rate });
   });
 }
