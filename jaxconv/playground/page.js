@@ -72,6 +72,7 @@ function answered(buffer) {
     latest = null;
     draw(header, data);
     for (const { since } of questions) window.playground.latencies.push(performance.now() - since);
+    if (questions.length) announce(`vote: ${$("#verdict").firstChild.textContent}`);
     if (questions.length) $("#latency").textContent = `answered in ${Math.round(performance.now() - questions[0].since)} ms`;
     window.playground.answer = header;
   });
@@ -80,6 +81,13 @@ function answered(buffer) {
 function problem(of, text) {
   const place = of === "set" || of === "train" ? $("#training-problem") : $("#picture-problem");
   if (place.textContent !== text) place.textContent = text;
+}
+
+// For screen readers, which are not to read every number that moves: the last of what came within a second.
+let saying = null;
+function announce(text) {
+  clearTimeout(saying);
+  saying = setTimeout(() => ($("#said").textContent = text), 1000);
 }
 
 function welcome(message) {
@@ -263,6 +271,9 @@ function makeRow(element, title, what, count, width, height, side, withScale) {
     canvas.style.height = `${pixel * height}px`;
     maps.append(canvas);
   }
+  // Rows of even length.
+  const each = pixel * width + 6, lines = Math.ceil((count * each) / Math.max(each, $("#rows").clientWidth));
+  maps.style.maxWidth = `${Math.ceil(count / lines) * each}px`;
   element.append(heading, maps);
 }
 
@@ -320,7 +331,7 @@ function drawStage(index, stage, values) {
   const some = k < stage.channels ? `${k} of ${stage.channels}` : `${k}`;
   const what = neurons ? `${stage.what}, ${some}` : `${stage.what}, ${some} ${stage.channels === 1 ? "map" : "maps"} of ${width}×${height}`;
   const element = row(index, `${stage.name} ${stage.shape} ${stage.channels}`, (element) =>
-    neurons ? makeRow(element, stage.name, what, 1, k, 1, Math.min(16 * k, 560), true) : makeRow(element, stage.name, what, k, w, h, sideOf(Math.max(h, w)), true));
+    neurons ? makeRow(element, stage.name, what, 1, k, 1, Math.min(16 * k, $("#rows").clientWidth - 6), true) : makeRow(element, stage.name, what, k, w, h, sideOf(Math.max(h, w)), true));
   label(element, `${stage.name}: ${what}`, stage.peak, values);
   const canvases = element.querySelectorAll("canvas");
   if (neurons) { paint(canvases[0], k, 1, (i) => colours[values[i] + 127]); canvases[0].style.height = "16px"; return; }
@@ -371,6 +382,7 @@ function showVotes(header) {
 
 function showTraining(message) {
   const settings = $("#settings"), first = !training;
+  if (!first && training.status !== message.status) announce(`training: ${message.status}, step ${message.step}`);
   training = message;
   for (const [name, value] of Object.entries(message.settings)) {
     const input = settings.elements[name];

@@ -309,9 +309,10 @@ class Trainer:
     def _report(self) -> None:
         """Test on some more images, and add a point to the curves."""
         _, _, test = self._data
-        index = np.arange(self._tested, self._tested + _NEW) % len(test)
+        # Shuffled: a folder has one class after the other.
+        index = train_indices(0, self._tested, _NEW, len(test))
         self._answers.extend(np.asarray(self._built.test(self._state.variables, test.images[index], test.labels[index])) > 0)
-        self._tested += _NEW
+        self._tested += 1
         points = [*self.points, Point(self.step, float(np.mean(self._losses)), float(np.mean(self._answers)))]
         # The newest stays, whatever is left out.
         self.points = points if len(points) <= _POINTS else [*points[:-1:2], points[-1]]

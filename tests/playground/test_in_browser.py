@@ -80,7 +80,7 @@ def test_a_drawn_figure_is_told_at_every_stroke(page, strokes, figure, record_pr
     latencies = page.run("return playground.latencies")
     assert len(latencies) > 10  # many a stroke, not one at the end
     spread = np.percentile(latencies, [5, 50, 95]).round(1)
-    record_property("latency_ms", list(spread))
+    record_property("latency_ms", spread.tolist())
     print(f"\nms per stroke of an {figure.upper()}: median {spread[1]}, 5% to 95% {spread[0]} to {spread[2]}, n = {len(latencies)}")
     # What is on the canvas is what was drawn: ink on the strokes, paper in the corner.
     x, y = strokes[0][len(strokes[0]) // 2]
