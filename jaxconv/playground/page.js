@@ -106,6 +106,7 @@ function welcome(message) {
     input.title = count > 1 ? `up to ${count} whole numbers from ${least} to ${most}, with commas between` : `a whole number from ${least} to ${most}`;
   }
   for (const [name, value] of Object.entries(about.variation)) { const input = $(`#samples [name=${name}]`); input.value = value; shownValue(input); }
+  shownValue($("#pen"));
   const megabytes = about.most.bytes / 1e6;
   $("#limits").textContent =
     `Served by this machine to its own address alone unless it was told otherwise; other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
@@ -135,7 +136,7 @@ function extend(event) {
 }
 
 function askStrokes() {
-  ask((id) => ({ do: "draw", id, strokes, weight: 0, fit: $("#fit").checked }));
+  ask((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
 }
 
 function paintStrokes() {
@@ -143,7 +144,7 @@ function paintStrokes() {
   context.fillStyle = "#000";
   context.fillRect(0, 0, size, size);
   context.strokeStyle = context.fillStyle = "#fff";
-  context.lineWidth = PEN * size;
+  context.lineWidth = PEN * size * (1 + Number($("#pen").value));
   context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
     context.beginPath();
@@ -160,8 +161,8 @@ function variation() {
 }
 
 function shownValue(input) {
-  const value = Number(input.value);
-  const text = input.name === "rotation" ? `up to ${value}°` : input.name === "noise" ? `deviation ${value.toFixed(2)}` : `up to ${Math.round(100 * value)} %`;
+  const value = Number(input.value), percent = `${Math.round(100 * value)} %`.replace("-", "−");
+  const text = input.id === "pen" ? (value > 0 ? `+${percent}` : percent) : input.name === "rotation" ? `up to ${value}°` : input.name === "noise" ? `deviation ${value.toFixed(2)}` : `up to ${percent}`;
   input.parentElement.querySelector(".value").textContent = text;
   input.setAttribute("aria-valuetext", text);
 }
@@ -195,6 +196,7 @@ function listenToPicture() {
   canvas.addEventListener("pointermove", (event) => line && event.isPrimary && extend(event));
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (line = null));
   $("#clear").addEventListener("click", () => { clear(); paintStrokes(); askStrokes(); });
+  $("#pen").addEventListener("input", (event) => { shownValue(event.target); if (strokes.length) { paintStrokes(); askStrokes(); } });
   $("#fit").addEventListener("change", () => strokes.length && askStrokes());
   for (const figure of ["x", "o"]) $(`#sample-${figure}`).addEventListener("click", () => { sample = { figure, number: sample.number + 1 }; askSample(); });
   $("#samples").addEventListener("input", (event) => { shownValue(event.target); askSample(); });

@@ -49,6 +49,8 @@ from jaxconv.playground.trainer import LIMITS, WINDOW, Settings, Trainer
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
+# Characters of a message that is no file.
+_TEXT = 100_000
 # Messages a second that a page may send for long, and at once; a file counts for so many.
 _RATE, _BURST, _FILE = 100.0, 200.0, 20.0
 _FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript")}
@@ -277,7 +279,7 @@ class Socket(_Guarded, tornado.websocket.WebSocketHandler):
                 (problem["id"],) = struct.unpack("<I", message[:4].ljust(4, b"\0"))
                 await self._file(problem["id"], message[4:])
                 return
-            content = _Message(message)
+            content = _Message.read(message)
             problem |= {"of": content.text("do"), "id": content.content.get("id")}
             if content.text("do") not in _ACTIONS:
                 raise UserError(f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}")
@@ -396,13 +398,20 @@ _ACTIONS = {
 class _Message:
     """A JSON object that a page has sent, whose parts are looked at before they are used; all raise UserError."""
 
-    def __init__(self, text: str):
+    def __init__(self, content: dict[str, Any]):
+        self.content = content
+
+    @classmethod
+    def read(cls, text: str) -> "_Message":
+        if len(text) > _TEXT:
+            raise UserError(f"the message has {len(text):,} characters; at most {_TEXT:,} are read")
         try:
-            self.content = json.loads(text)
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError("the message is no JSON") from error
-        if not isinstance(self.content, dict):
+        if not isinstance(content, dict):
             raise UserError("the message is no JSON object")
+        return cls(content)
 
     @property
     def id(self) -> int:
@@ -431,7 +440,7 @@ class _Message:
 
     def variation(self) -> xo.Variation:
         """How a sample, or the pictures that are learnt from, may differ."""
-        part = _Message(json.dumps(self.value("variation", dict)))
+        part = _Message(self.value("variation", dict))
         return xo.Variation(**{field.name: part.number(field.name) for field in dataclasses.fields(xo.Variation)})
 
     def settings(self) -> Settings:

@@ -114,6 +114,18 @@ def test_the_maps_are_those_of_the_answer(page):
     np.testing.assert_array_equal(pixels(page, "#canvas", 24, 24), shown)
 
 
+def test_the_pen_has_a_weight(page):
+    page.find("#clear").click()
+    page.drag("#canvas", *CROSS[0])
+    answered(page)
+    ink = []
+    for weight in (-0.5, 0, 0.9):
+        page.run("const pen = document.querySelector('#pen'); pen.value = arguments[0]; pen.dispatchEvent(new Event('input'))", weight)
+        answered(page)
+        ink.append((pixels(page, "#rows canvas", 24, 24).sum(), pixels(page, "#canvas", 24, 24).sum()))
+    assert all(before < after for column in zip(*ink, strict=True) for before, after in zip(column, column[1:], strict=False))
+
+
 def variation_of_page(page):
     script = "return Object.fromEntries([...document.querySelectorAll('#samples input')].map((i) => [i.name, Number(i.value)]))"
     return xo.Variation(**page.run(script))

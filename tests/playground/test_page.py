@@ -181,6 +181,8 @@ NETWORK = {**SMALL.network, "batch_size": 32}
 BAD = [
     ("not JSON", "no JSON"),
     ([1, 2], "no JSON object"),
+    ("[" * 90_000, "no JSON"),
+    (" " * 100_001, "has 100,001 characters; at most 100,000 are read"),
     ({}, "has no 'do'"),
     ({"do": "fly"}, "there is no 'fly' to do; there are draw, sample"),
     (
