@@ -97,7 +97,7 @@ function welcome(message) {
   $("#canvas").classList.toggle("drawable", about.xo);
   $("#tests").hidden = !about.tests;
   $("#which").hidden = !about.run;
-  if (!about.xo) $("#hint").textContent = "Drop an image, open one, or take a test image.";
+  if (!about.xo) $("#hint").textContent = about.tests ? "Drop an image, open one, or take a test image." : "Drop an image, or open one.";
   $("#test-number").max = about.tests - 1;
   $("#accuracy-title").textContent = `accuracy on the last ${about.window} test images`;
   for (const [name, [least, most, count]] of Object.entries(about.limits)) {
@@ -113,7 +113,11 @@ function welcome(message) {
     `${about.most.pixels / 1e6} million pixels, drawings of up to ${about.most.points} points, and ${about.most.pages} open pages. Images are looked at in memory and never written to a disk. ` +
     "This page loads nothing from anywhere else.";
   problem("set", "");
-  if (!before) { if (about.xo) askSample(); else if (about.tests) askTest(); }
+  if (!before) {
+    if (about.xo) askSample();
+    else if (about.tests) askTest();
+    else look(about.run ? "run" : "trained");
+  }
 }
 
 // ---------- the picture

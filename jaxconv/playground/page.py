@@ -47,6 +47,8 @@ from jaxconv.look.opened import Looked
 from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, Shown, decoded, drawn, make_shown, sample
 from jaxconv.playground.trainer import LIMITS, WINDOW, Settings, Trainer
 
+log = logging.getLogger(__name__)
+
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
 # Characters of a message that is no file.
@@ -98,7 +100,7 @@ class Playground:
                 raise UserError(f"{looked.title}: looks at {looked.kind}s; the playground is for images")
             self.shape, self.class_names = looked.input_shape, looked.class_names
             shown = make_shown(looked.model, looked.preprocess, looked.variables, self.shape, self.class_names)
-            self.run = Run(looked.title, shown, looked.variables, None if self.is_xo else looked.source())
+            self.run = Run(looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked))
         self.pages: set[Socket] = set()
         self.workers = concurrent.futures.ThreadPoolExecutor(2, "answers")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -171,6 +173,15 @@ class Playground:
         for page in list(self.pages):
             page.close(_GOING, "the playground has ended")
         self.workers.shutdown()
+
+
+def _tests_of(looked: Looked) -> Any:
+    """The run's test images; None, with a warning, where they are not there any more: the network can be looked at without them."""
+    try:
+        return looked.source()
+    except UserError as error:
+        log.warning("there are no test images: %s", error)
+        return None
 
 
 def _finite(value: float) -> float | None:
@@ -325,7 +336,8 @@ class Socket(_Guarded, tornado.websocket.WebSocketHandler):
                 await self.write_message(answer, binary=True)
 
     async def _work(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._shared.workers, function)
+        with self._shared.trainer.held():
+            return await asyncio.get_running_loop().run_in_executor(self._shared.workers, function)
 
     async def _draw(self, message: "_Message") -> None:
         strokes, weight, fit = message.value("strokes", list), message.number("weight"), message.value("fit", bool)

@@ -5,11 +5,12 @@ is an argument of the compiled step, so that changing it compiles nothing; other
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -124,7 +125,7 @@ class Trainer:
         self.parameters, self.seconds = 0, 0.0
         self._wake = threading.Condition()
         self._closed = self._wanted = self._running = False
-        self._steps, self._seed, self._rate = 0, 0, 0.02
+        self._steps, self._holders, self._seed, self._rate = 0, 0, 0, 0.02
         self._settings, self._variation = Settings(), variation_of(config)
         self._built: _Built | None = None
         self._state: TrainState | None = None
@@ -186,6 +187,18 @@ class Trainer:
             self._wanted = True
             self._wake.notify()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Begin no step meanwhile, so that the answer to a stroke has the machine to itself."""
+        with self._wake:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._holders -= 1
+                self._wake.notify()
+
     def begin(self) -> None:
         """Begin anew, with other first weights."""
         with self._wake:
@@ -218,7 +231,7 @@ class Trainer:
         """The thread."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or (self._wanted and self._todo() is not None))
+                self._wake.wait_for(lambda: self._closed or (self._wanted and not self._holders and self._todo() is not None))
                 if self._closed:
                     return
                 todo = self._todo()

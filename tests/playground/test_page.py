@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import signal
@@ -12,8 +13,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
@@ -22,10 +25,11 @@ from jaxconv.__main__ import main
 from jaxconv.data import xo
 from jaxconv.errors import UserError
 from jaxconv.look.opened import open_model
+from jaxconv.models import create_model
 from jaxconv.playground import page
 from jaxconv.playground.page import Playground, allowed, is_loopback, listen
 from jaxconv.playground.shown import sample
-from tests.conftest import assert_one_line_error, command, command_line, process_settings
+from tests.conftest import assert_one_line_error, command, command_line, process_settings, write_images
 from tests.playground.serving import SMALL, parts, served, until
 
 
@@ -271,6 +275,44 @@ def test_a_run_that_looks_at_no_images_is_refused():
     looked.data["kind"] = "signal"
     with pytest.raises(UserError, match="chain, random weights: looks at signals; the playground is for images"):
         Playground(looked, looked.config)
+
+
+def test_a_run_s_network_and_test_images(tmp_path):
+    """Of a run on a folder: its test images with their labels; and without the folder, a warning and dropped images alone."""
+    folder = write_images(tmp_path / "images", size=(16, 16))
+    looked = open_model("chain")
+    looked.config.data.source, looked.config.data.image_size = f"folder:{folder}", 0
+    looked.data["image_shape"], looked.data["class_names"] = [16, 16, 3], ["cat", "dog"]
+    model = create_model("chain", 2)
+    variables = model.init(jax.random.key(1), np.zeros((1, 16, 16, 3), np.float32), train=False)
+    looked = dataclasses.replace(looked, model=model, variables=variables, class_names=("cat", "dog"), folder=tmp_path)
+
+    async def conversation(say, hear, _):
+        welcome = await hear("welcome")
+        assert (welcome["tests"], welcome["run"], welcome["xo"]) == (12, "chain, random weights", False)
+        await say({"do": "test", "id": 1, "number": 7})
+        header, picture, filters, _ = await hear("answer")
+        with Image.open(folder / "test" / "dog" / "001.png") as image:
+            np.testing.assert_array_equal(picture, np.asarray(image))
+        assert header["truth"] == "dog" and header["which"] == "run" and filters.shape == (3, 3, 3, 16)
+        votes = model.apply(variables, (picture[None].astype(np.float32) / 255 - 0.5) / 0.5)[0]
+        np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
+        await say({"do": "draw", "id": 2, "strokes": [], "weight": 0, "fit": True})
+        assert "drop an image, or take one of the test images" in (await hear("problem"))["message"]
+        await say({"do": "test", "id": 3, "number": 12})
+        assert "number is 12; it must be a whole number from 0 to 11" in (await hear("problem"))["message"]
+        await say(struct.pack("<I", 4) + (folder / "test" / "cat" / "000.png").read_bytes())
+        header, picture, *_ = await hear("answer")
+        assert header["id"] == 4 and "truth" not in header and picture.shape == (16, 16, 3)
+
+    with served(looked, looked.config) as (_, address):
+        talk(address, conversation)
+    folder.rename(tmp_path / "elsewhere")
+    with served(looked, looked.config) as (playground, _):
+        assert playground.run.source is None
+        playground.trainer.start()
+        until(lambda: playground.trainer.status == "stopped")
+        assert "there is no such folder" in playground.trainer.message
 
 
 def test_a_taken_port_is_one_line():

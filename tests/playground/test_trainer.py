@@ -45,6 +45,17 @@ def test_it_learns_and_pauses(trainer):
     until(lambda: trainer.step > step)
 
 
+def test_a_stroke_holds_it(trainer):
+    trainer.start()
+    until(lambda: trainer.step > 3)
+    with trainer.held():
+        time.sleep(0.3)  # the step that was being done
+        step = trainer.step
+        time.sleep(0.2)
+        assert trainer.step == step and trainer.status == "training"
+    until(lambda: trainer.step > step)
+
+
 def test_a_step_is_one_step_and_a_rate_compiles_nothing(trainer):
     built, weights = trainer.network
     trainer.set(rate=0.0)
