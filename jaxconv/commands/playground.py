@@ -35,7 +35,8 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     config = saved_config(expand(args.workdir)) if args.workdir else default_config()
     set_up_jax(config)
     from jaxconv.look.opened import open_run
-    from jaxconv.playground.page import Playground, is_loopback, listen, serve
+    from jaxconv.playground.guard import is_loopback, listen
+    from jaxconv.playground.server import Playground, serve
 
     listening = listen(args.host, args.port)  # before a network is compiled for nothing
     looked = open_run(args.workdir, args.checkpoint) if args.workdir else None

@@ -2,8 +2,10 @@
 
     jaxconv playground --workdir=RUN
 
-    page      the server: files, one WebSocket a page, what it takes and from whom; page.html, page.css, page.js are the page itself
-    trainer   a network that learns in a thread, to be started, paused, stepped and rebuilt
+    server    what all open pages share, and the files of the page: page.html, page.css, page.js
+    page      one open page: a WebSocket, and what it takes
+    guard     who is answered; message looks at what a page sends
+    trainer   a network that learns in a thread, to be started, paused, stepped and rebuilt; network compiles it
     shown     the jitted call from a picture to votes and maps, and what makes pictures: drawings, samples, files
 
 The page is plain HTML, CSS and JavaScript over one WebSocket, and Tornado serves it (Apache 2.0; Jupyter, Bokeh and Streamlit stand on it).

@@ -412,7 +412,7 @@ function showTraining(message) {
 }
 
 function curve(svg, given, top, words, name) {
-  const data = given.filter(([, value]) => value !== null), [left, right, low, high] = [44, 592, 166, 10];
+  const data = given.filter(([, value]) => value !== null), width = svg.clientWidth || 600, [left, right, low, high] = [44, width - 8, 166, 10];
   const largest = top ?? Math.max(0.1, ...data.map(([, value]) => value)), last = Math.max(1, ...data.map(([step]) => step));
   const x = (step) => left + ((right - left) * step) / last, y = (value) => low - ((low - high) * value) / largest;
   const make = (tag, attributes, text) => {
@@ -429,6 +429,7 @@ function curve(svg, given, top, words, name) {
   }
   if (data.length > 1) parts.push(make("polyline", { class: "curve", points: data.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
   if (data.length) parts.push(make("circle", { cx: x(data.at(-1)[0]), cy: y(data.at(-1)[1]), r: 3.5 }));
+  svg.setAttribute("viewBox", `0 0 ${width} 190`);
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", data.length ? `${name} ${words(data.at(-1)[1])} at step ${data.at(-1)[0]}` : `${name} against step, nothing yet`);
 }

@@ -1,7 +1,6 @@
 """The live trainer: a chain network that learns in a thread, step by step, which can be paused, stepped, rebuilt and stopped.
 
-It is jaxconv's own training: `create_model("chain")`, `make_optimizer`, `make_train_step`, and the source of the config. The learning rate
-is an argument of the compiled step, so that changing it compiles nothing; other settings make another network, compiled in the thread.
+The thread compiles, reads the pictures, and trains, whichever is to be done next; what it is told is looked at between two steps.
 """
 
 import collections
@@ -14,22 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.config import default_config
 from jaxconv.data import xo
-from jaxconv.data.augment import make_preprocess
 from jaxconv.data.interface import Arrays
 from jaxconv.data.loading import train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, in_words
-from jaxconv.models import abstract_variables, create_model
-from jaxconv.playground.shown import Shown, make_shown
-from jaxconv.train.losses import correct
-from jaxconv.train.optim import make_optimizer
-from jaxconv.train.state import TrainState, create_state
-from jaxconv.train.step import make_train_step
+from jaxconv.playground.network import Built, Settings, build, check_fits, key_of
+from jaxconv.playground.shown import Shown
+from jaxconv.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -39,46 +32,7 @@ WINDOW, _NEW = 200, 50
 _EVERY, _POINTS = 0.15, 400
 # X's and O's that are drawn to learn from, and to be tested on.
 _DRAWN = {"train_examples": 3000, "test_examples": 1000}
-# What each setting may be: least and most, of each of its numbers, and how many there may be.
-LIMITS = {
-    "filters": (1, 64, 4),
-    "filter_size": (1, 11, 1),
-    "pool_window": (1, 5, 1),
-    "pool_stride": (1, 5, 1),
-    "neurons": (1, 256, 3),
-    "batch_size": (1, 256, 1),
-}
 _MOST_RATE = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The network that is trained and its batches: the lecture's hyperparameters, see `models/chain.py`.
-
-    Raises UserError for a value out of `LIMITS`.
-    """
-
-    filters: tuple[int, ...] = (8, 16)
-    filter_size: int = 3
-    pool_window: int = 2
-    pool_stride: int = 2
-    neurons: tuple[int, ...] = (32,)
-    rounding: str = "floor"
-    batch_size: int = 50
-
-    def __post_init__(self) -> None:
-        for name, (least, most, count) in LIMITS.items():
-            value = getattr(self, name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if not all(type(number) is int and least <= number <= most for number in numbers):
-                raise UserError(f"{name} is {value}; it must be whole numbers from {least} to {most}")
-            if len(numbers) > count or (name == "filters" and not numbers):
-                raise UserError(f"{name} has {len(numbers)} numbers; it may have up to {count}, one a layer")
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """The arguments of the network."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +42,6 @@ class Point:
     step: int
     loss: float
     accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Built:
-    """A network and its compiled functions."""
-
-    settings: Settings
-    shown: Shown
-    init: Callable[[jax.Array], TrainState]
-    train: Callable[..., tuple[TrainState, jax.Array]]
-    test: Callable[..., jax.Array]
 
 
 class Trainer:
@@ -127,7 +70,7 @@ class Trainer:
         self._closed = self._wanted = self._running = False
         self._steps, self._holders, self._seed, self._rate = 0, 0, 0, 0.02
         self._settings, self._variation = Settings(), variation_of(config)
-        self._built: _Built | None = None
+        self._built: Built | None = None
         self._state: TrainState | None = None
         self._begun: tuple[Settings, int] | None = None
         self._data: tuple[xo.Variation, Arrays, Arrays] | None = None
@@ -179,7 +122,7 @@ class Trainer:
         if rate is not None and not 0 <= rate <= _MOST_RATE:
             raise UserError(f"the learning rate is {rate}; it must lie between 0 and {_MOST_RATE:g}")
         if settings is not None:
-            self._check(settings)
+            check_fits(settings, self.shape)
         with self._wake:
             self._settings = settings or self._settings
             self._rate = self._rate if rate is None else rate
@@ -217,15 +160,6 @@ class Trainer:
         with self._wake:
             self._wanted, self._running, self._steps = True, running, steps
             self._wake.notify()
-
-    def _check(self, settings: Settings) -> None:
-        try:
-            abstract_variables(self._model(settings), (1, *self.shape))
-        except (ValueError, ArithmeticError) as error:
-            raise UserError(" ".join(str(error).split())) from error
-
-    def _model(self, settings: Settings) -> Any:
-        return create_model("chain", len(self.class_names), **settings.network)
 
     def _work(self) -> None:
         """The thread."""
@@ -280,17 +214,17 @@ class Trainer:
     def _build(self) -> None:
         self._say("compiling")
         settings, began = self._settings, time.perf_counter()
-        built = build(self._model(settings), settings, self.config, self.shape, self.class_names)
+        built = build(settings, self.config, self.shape, self.class_names, _NEW)
         self.seconds = time.perf_counter() - began
         with self._wake:
             # One without the other would not fit.
-            self._built, self._state, self._begun = built, built.init(_key(self._seed)), (settings, self._seed)
+            self._built, self._state, self._begun = built, built.init(key_of(self._seed)), (settings, self._seed)
         self._clear()
 
     def _init(self) -> None:
         seed = self._seed
         with self._wake:
-            self._state, self._begun = self._built.init(_key(seed)), (self._built.settings, seed)
+            self._state, self._begun = self._built.init(key_of(seed)), (self._built.settings, seed)
         self._clear()
 
     def _clear(self) -> None:
@@ -306,7 +240,7 @@ class Trainer:
             self._say("training")
         index = train_indices(self._seed, self.step, self._built.settings.batch_size, len(train))
         batch = {"image": train.images[index], "label": train.labels[index]}
-        state, loss = self._built.train(self._state, batch, _key(self._seed), np.float32(self._rate))
+        state, loss = self._built.train(self._state, batch, key_of(self._seed), np.float32(self._rate))
         loss = float(loss)
         with self._wake:
             self._state = state
@@ -333,11 +267,6 @@ class Trainer:
         self._changed()
 
 
-def _key(seed: int) -> jax.Array:
-    """Of a generator whose programs compile in a quarter of the usual one's time, which is what a person waits for."""
-    return jax.random.key(seed, impl="rbg")
-
-
 def variation_of(config: Any) -> xo.Variation:
     """How the X's and O's of a config differ."""
     return xo.Variation(**{field.name: config.data.xo[field.name] for field in dataclasses.fields(xo.Variation)})
@@ -360,37 +289,3 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
         if tuple(split.image_shape) != tuple(shape):
             raise UserError(f"the pictures of {data.source} are {split.image_shape}, where the network of the run takes {shape}")
     return splits
-
-
-def build(model: Any, settings: Settings, config: Any, shape: tuple[int, ...], class_names: tuple[str, ...]) -> _Built:
-    """Compile what training and looking at this network need."""
-    preprocess, optimizer_settings = make_preprocess(config), default_config().optimizer
-    variables = abstract_variables(model, (1, *shape))
-    optimizer = make_optimizer(optimizer_settings, variables["params"])
-
-    def init(key: jax.Array) -> TrainState:
-        return create_state(model, optimizer, key, jnp.zeros((1, *shape)))
-
-    def train(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, rate: jax.Array) -> tuple[TrainState, jax.Array]:
-        step = make_train_step(model, optimizer, lambda _: rate, augment=lambda _, batch: preprocess(batch))
-        state, metrics = step(state, batch, key)
-        return state, metrics["loss"]
-
-    def test(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return correct(model.apply(variables, preprocess({"image": images})["image"], train=False), labels)
-
-    key = jax.eval_shape(_key, 0)
-    state = jax.eval_shape(init, key)
-
-    def batch(count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        return jax.ShapeDtypeStruct((count, *shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
-
-    images, labels = batch(settings.batch_size)
-    rate = jax.ShapeDtypeStruct((), jnp.float32)
-    return _Built(
-        settings,
-        make_shown(model, preprocess, variables, shape, class_names),
-        jax.jit(init).lower(key).compile(),
-        jax.jit(train).lower(state, {"image": images, "label": labels}, key, rate).compile(),
-        jax.jit(test).lower(variables, *batch(_NEW)).compile(),
-    )

@@ -10,8 +10,9 @@ import time
 import numpy as np
 
 from jaxconv.config import default_config
-from jaxconv.playground.page import Playground, listen, serve
-from jaxconv.playground.trainer import Settings
+from jaxconv.playground.guard import listen
+from jaxconv.playground.network import Settings
+from jaxconv.playground.server import Playground, serve
 
 
 def xo_config(size=16, **noise):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxconv.data import xo
-from jaxconv.playground.trainer import Settings
+from jaxconv.playground.network import Settings
 from tests.playground.serving import served, until, xo_config
 
 SETTINGS = Settings(filters=(8, 8), neurons=(16,))

@@ -27,7 +27,8 @@ from jaxconv.errors import UserError
 from jaxconv.look.opened import open_model
 from jaxconv.models import create_model
 from jaxconv.playground import page
-from jaxconv.playground.page import Playground, allowed, is_loopback, listen
+from jaxconv.playground.guard import allowed, is_loopback, listen
+from jaxconv.playground.server import Playground
 from jaxconv.playground.shown import sample
 from tests.conftest import assert_one_line_error, command, command_line, process_settings, write_images
 from tests.playground.serving import SMALL, parts, served, until

@@ -8,7 +8,8 @@ import pytest
 
 from jaxconv.data import xo
 from jaxconv.errors import UserError
-from jaxconv.playground.trainer import Settings, Trainer, read, variation_of
+from jaxconv.playground.network import Settings
+from jaxconv.playground.trainer import Trainer, read, variation_of
 from tests.conftest import write_images
 from tests.playground.serving import SMALL, parts, until, xo_config
 
