@@ -60,10 +60,14 @@ def talk(address, conversation, origin=None):
         headers = {"Origin": f"http://{address}" if origin is None else origin}
         connection = await websocket_connect(HTTPRequest(f"ws://{address}/socket", headers={k: v for k, v in headers.items() if v}))
 
+        ended = False
+
         async def hear(kind):
+            nonlocal ended
             while True:
                 message = await asyncio.wait_for(connection.read_message(), 30)
                 if message is None:
+                    ended = True
                     return None
                 if isinstance(message, bytes):
                     if kind == "answer":
@@ -78,6 +82,8 @@ def talk(address, conversation, origin=None):
             return await conversation(say, hear, connection)
         finally:
             connection.close()
+            if not ended:
+                await hear("nothing")
 
     return asyncio.run(run())
 
