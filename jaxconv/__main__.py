@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from jaxconv.commands import data, look, networks, report, runs, use
+from jaxconv.commands import data, look, networks, playground, report, runs, use
 from jaxconv.errors import UserError
 from jaxconv.version import __version__
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxconv", description="Convolutional networks in JAX: trained, measured and looked into.")
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (runs, use, look, report, networks, data):
+    for module in (runs, use, look, report, playground, networks, data):
         module.add(commands)
     return parser
 

@@ -26,6 +26,7 @@ LEVELS = [
     {"models"},
     {"config", "checks"},
     {"data", "train", "evaluate", "look", "interop", "receptive", "program", "predict", "summary", "survey", "grid", "results", "sweep"},
+    {"playground"},
     {"commands"},
     {"__main__"},
 ]

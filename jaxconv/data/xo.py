@@ -12,6 +12,7 @@ Example i of a split is a function of (seed, split, i) alone. At size 9 with eve
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -85,10 +86,47 @@ def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation
     turned_y, turned_x = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
     # In the figure's own coordinates it reaches from -reach to reach, whatever its scale.
     distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
+    image = _paint(distance, stroke) + variation.noise * random.standard_normal((size, size))
+    return _to_bytes(image), label
+
+
+def draw_strokes(strokes: Sequence[np.ndarray], size: int = 32, weight: float = 0.0, fit: bool = False) -> np.ndarray:
+    """Draw lines with the pen of the examples: an image [size, size, 1] uint8.
+
+    Args:
+      strokes: lines of points [P, 2] each, (x, y) from the upper left corner as shares of the width; a single point is a dot.
+      size: pixels each way.
+      weight: the pen is thicker by this share.
+      fit: move what is drawn to the middle, and size it so that its longer side is that of an example without any variation.
+    """
+    lines = [(np.asarray(line, np.float32).reshape(-1, 2) - 0.5) * size for line in strokes if len(line)]
+    if not lines:
+        return _to_bytes(np.full((size, size), -1.0))
+    if fit:
+        low, high = np.min([line.min(0) for line in lines], 0), np.max([line.max(0) for line in lines], 0)
+        extent = float((high - low).max())
+        # A dot has no size to be changed.
+        scale = 2 * _REACH * size / _GRID / extent if extent > 0 else 1.0
+        lines = [(line - (low + high) / 2) * scale for line in lines]
+    starts = np.concatenate([line[:-1] if len(line) > 1 else line for line in lines])
+    ends = np.concatenate([line[1:] if len(line) > 1 else line for line in lines])
+    (wx, wy), (x, y) = (np.split((ends - starts)[..., None], 2, axis=1)), np.split(starts[..., None], 2, axis=1)
+    pixels = np.arange(size, dtype=np.float32) - (size - 1) / 2
+    tx, ty = pixels[None, None, :] - x, pixels[None, :, None] - y
+    along = np.clip((tx * wx + ty * wy) / np.maximum(wx**2 + wy**2, 1e-9), 0, 1)
+    distance = np.sqrt(((tx - along * wx) ** 2 + (ty - along * wy) ** 2).min(0))
+    return _to_bytes(_paint(distance, _STROKE * (1 + weight) * size / _GRID))
+
+
+def _paint(distance: np.ndarray, stroke: float) -> np.ndarray:
+    """-1 for paper and 1 for ink, by the distance to the middle of a stroke of this width, both in pixels."""
     # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle line alone.
-    ink = np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1)
-    image = 2 * ink - 1 + variation.noise * random.standard_normal((size, size))
-    return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)[..., None], label
+    return 2 * np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1) - 1
+
+
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    """[H, W] on the lecture's scale from -1 to 1 -> [H, W, 1] uint8."""
+    return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)[..., None]
 
 
 def _distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:

@@ -74,6 +74,30 @@ def test_o_is_a_ring():
     np.testing.assert_array_equal(ring, ring.T)
 
 
+CROSS = [[(0.1, 0.3), (0.5, 0.7)], [(0.1, 0.7), (0.5, 0.3)]]
+RING = [[(0.6 + 0.2 * np.cos(t), 0.4 + 0.2 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 100)]]
+
+
+@pytest.mark.parametrize(("label", "strokes"), [(1, CROSS), (0, RING)])
+@pytest.mark.parametrize("size", [9, 32])
+def test_a_drawing_that_is_fitted_is_the_example(label, strokes, size):
+    """Two lines drawn anywhere in any size are the source's X, pixel by pixel; a polygon of 100 corners is almost its O."""
+    example = next(image for image, drawn in (xo.draw(0, "train", i, size) for i in range(40)) if drawn == label)
+    np.testing.assert_allclose(xo.draw_strokes(strokes, size, fit=True).astype(int), example, atol=1 if label else 3)
+
+
+def test_a_drawing_stays_where_it_is_and_its_pen_has_a_weight():
+    dot = [[(0.25, 0.75)]]
+    image = xo.draw_strokes(dot, 33)[..., 0]
+    # Of 33 pixels, a quarter ends at 8.25, and a pixel's middle is half a pixel from its edge.
+    rows, columns = (np.average(place, weights=image) for place in np.indices(image.shape))
+    assert image.max() == 255 and abs(rows - 24.25) < 0.1 and abs(columns - 7.75) < 0.1
+    thin, thick = (int(xo.draw_strokes(CROSS, 33, weight).astype(int).sum()) for weight in (-0.5, 0.5))
+    assert thin < xo.draw_strokes(CROSS, 33).sum() < thick
+    assert xo.draw_strokes(dot, 33, fit=True)[16, 16] == 255
+    assert not xo.draw_strokes([], 33).any() and not xo.draw_strokes([[]], 33, fit=True).any()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,0 +1,195 @@
+"""The server: the page's files, and what all open pages share."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.resources
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import tornado.httpserver
+import tornado.web
+
+from jaxconv.data import xo
+from jaxconv.errors import UserError
+from jaxconv.look.opened import Looked
+from jaxconv.playground.guard import File
+from jaxconv.playground.network import LIMITS
+from jaxconv.playground.page import MOST_BYTES, MOST_PAGES, Page
+from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, Shown, make_shown
+from jaxconv.playground.trainer import WINDOW, Trainer
+
+log = logging.getLogger(__name__)
+
+_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript")}
+_GOING = 1001
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The network of a run, to be looked at, and its test images, read when they are asked for."""
+
+    title: str
+    shown: Shown
+    variables: Any
+    source: Any
+
+
+class Playground:
+    """What all pages share: the network of the run, if there is one, and the trainer.
+
+    Args:
+      looked: the opened run; None begins with an untrained network for X's and O's.
+      config: whose pictures are learnt from; the run's, or the default.
+
+    Attributes:
+      shape: of the pictures, (H, W, C).
+      class_names: one name a class.
+      trainer: of the other network.
+      pages: the open WebSockets.
+
+    Raises:
+      UserError: the run does not look at images.
+    """
+
+    def __init__(self, looked: Looked | None, config: Any):
+        self.config, self.run = config, None
+        if looked is None:
+            self.shape: tuple[int, ...] = (config.data.xo.size, config.data.xo.size, config.data.xo.channels)
+            self.class_names = xo.CLASS_NAMES
+        else:
+            if looked.kind != "image":
+                raise UserError(f"{looked.title}: looks at {looked.kind}s; the playground is for images")
+            self.shape, self.class_names = looked.input_shape, looked.class_names
+            shown = make_shown(looked.model, looked.preprocess, looked.variables, self.shape, self.class_names)
+            self.run = Run(looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked))
+        self.pages: set[Page] = set()
+        self.workers = concurrent.futures.ThreadPoolExecutor(2, "answers")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told: asyncio.Event | None = None
+        self.trainer = Trainer(config, self.shape, self.class_names, self._changed)
+        if looked is None:
+            self.trainer.set()
+
+    @property
+    def is_xo(self) -> bool:
+        """Whether the pictures are X's and O's, which can be drawn."""
+        return self.config.data.source == "xo"
+
+    def network(self, which: str) -> tuple[str, int, Shown, Any] | None:
+        """(title, steps, network, variables) of the run's or the trained network; None while there is none."""
+        if which == "run" and self.run:
+            return self.run.title, -1, self.run.shown, self.run.variables
+        found = self.trainer.network
+        return ("chain, trained here", self.trainer.step, *found) if found else None
+
+    def training(self) -> dict[str, Any]:
+        """Where the training is, for the page."""
+        trainer = self.trainer
+        return {
+            "kind": "training",
+            "status": trainer.status,
+            "message": trainer.message,
+            "step": trainer.step,
+            "parameters": trainer.parameters,
+            "seconds": trainer.seconds,
+            "settings": dataclasses.asdict(trainer.settings),
+            "rate": trainer.rate,
+            "points": [[point.step, *(_finite(v) for v in (point.loss, point.accuracy))] for point in trainer.points],
+        }
+
+    def welcome(self) -> dict[str, Any]:
+        """What a page is told first: what there is, and the limits."""
+        return {
+            "kind": "welcome",
+            "shape": self.shape,
+            "classes": self.class_names,
+            "xo": self.is_xo,
+            "source": self.config.data.source,
+            "run": self.run.title if self.run else "",
+            "tests": len(self.run.source) if self.run and self.run.source is not None else 0,
+            "variation": dataclasses.asdict(self.trainer.variation),
+            "limits": LIMITS,
+            "window": WINDOW,
+            "most": {"bytes": MOST_BYTES, "pixels": MOST_PIXELS, "points": MOST_POINTS, "pages": MOST_PAGES},
+        }
+
+    def _changed(self) -> None:
+        """In the trainer's thread: wake the loop that tells the pages."""
+        if self._loop is not None and self._told is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._told.set)
+
+    async def tell(self) -> None:
+        """Wake all pages as the training moves, without end."""
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            for page in self.pages:
+                page.news.set()
+
+    def close(self) -> None:
+        """End the training and the pages."""
+        self.trainer.close()
+        for page in list(self.pages):
+            page.close(_GOING, "the playground has ended")
+        self.workers.shutdown()
+
+
+def _tests_of(looked: Looked) -> Any:
+    """The run's test images; None, with a warning, where they are not there any more: the network can be looked at without them."""
+    try:
+        return looked.source()
+    except UserError as error:
+        log.warning("there are no test images: %s", error)
+        return None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+async def serve(
+    playground: Playground, host: str, listening: socket.socket, ready: Callable[[], None], stop: asyncio.Event | None = None
+) -> None:
+    """Serve the page until SIGINT or SIGTERM comes, or `stop` is set.
+
+    Args:
+      playground: what is served; it is closed at the end.
+      host: the name or address that is listened on.
+      listening: see `listen`.
+      ready: called once pages can come.
+      stop: for whoever runs it in a thread, where no signal arrives.
+    """
+    folder = importlib.resources.files("jaxconv.playground")
+    routes: list[Any] = [(path, File, {"content": (folder / name).read_bytes(), "kind": kind}) for path, (name, kind) in _FILES.items()]
+    application = tornado.web.Application(
+        [*routes, ("/socket", Page, {"playground": playground})],
+        own=host,
+        log_function=lambda handler: None,
+        websocket_max_message_size=MOST_BYTES + 4,
+        websocket_ping_interval=30,
+    )
+    # Strangers who are refused are no trouble of the person's.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+    server = tornado.httpserver.HTTPServer(application, max_body_size=1_000_000, max_header_size=65_536)
+    server.add_socket(listening)
+    stopped = stop or asyncio.Event()
+    if stop is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    telling = asyncio.create_task(playground.tell())
+    ready()
+    try:
+        await stopped.wait()
+    finally:
+        server.stop()
+        telling.cancel()
+        playground.close()
+        await server.close_all_connections()

@@ -1,0 +1,70 @@
+"""The playground in a thread of this process, for tests that speak to it, and what its answers hold."""
+
+import asyncio
+import contextlib
+import json
+import struct
+import threading
+import time
+
+import numpy as np
+
+from jaxconv.config import default_config
+from jaxconv.playground.guard import listen
+from jaxconv.playground.network import Settings
+from jaxconv.playground.server import Playground, serve
+
+
+def xo_config(size=16, **noise):
+    """X's and O's of the default variation, small."""
+    config = default_config()
+    config.data.xo.size = size
+    config.data.xo.update(noise)
+    return config
+
+
+SMALL = Settings(filters=(6, 8), neurons=(16,), batch_size=32)
+
+
+@contextlib.contextmanager
+def served(looked=None, config=None):
+    """(playground, its address)."""
+    playground = Playground(looked, config or xo_config())
+    listening = listen("127.0.0.1", 0)
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(playground, "127.0.0.1", listening, ready.set, stop)))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield playground, f"127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+        assert not thread.is_alive()
+
+
+def until(condition, seconds=60):
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def parts(answer):
+    """(header, picture, filters, maps of each stage) of an answer's bytes."""
+    (length,) = struct.unpack("<I", answer[:4])
+    header, offset = json.loads(answer[4 : 4 + length]), 4 + length
+
+    def take(shape, dtype):
+        nonlocal offset
+        count = int(np.prod(shape))
+        values = np.frombuffer(answer, dtype, count, offset).reshape(shape)
+        offset += count
+        return values
+
+    picture, filters = take(header["picture"], np.uint8), take(header["filters"]["shape"], np.int8)
+    maps = [take(stage["shape"], np.int8) for stage in header["stages"]]
+    assert offset == len(answer)
+    return header, picture, filters, maps

@@ -1,0 +1,168 @@
+"""The live trainer: it learns, and start, pause, step, rebuilding and bad values do what the page says."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxconv.data import xo
+from jaxconv.errors import UserError
+from jaxconv.playground.network import Settings
+from jaxconv.playground.trainer import Trainer, read, variation_of
+from tests.conftest import write_images
+from tests.playground.serving import SMALL, parts, until, xo_config
+
+
+@pytest.fixture
+def trainer():
+    trainer = Trainer(xo_config(), (16, 16, 1), xo.CLASS_NAMES, lambda: None)
+    trainer.set(SMALL)
+    until(lambda: trainer.status == "paused")
+    yield trainer
+    trainer.close()
+
+
+def share_right(trainer, count=100):
+    """Of X's and O's that are of no split that it knows."""
+    shown, variables = trainer.network
+    drawn = [xo.draw(7, "others", i, 16, trainer.variation) for i in range(count)]
+    return np.mean([parts(shown.answer(variables, image, {}))[0]["best"] == xo.CLASS_NAMES[label] for image, label in drawn])
+
+
+def test_it_learns_and_pauses(trainer):
+    assert trainer.step == 0 and not trainer.points
+    before = share_right(trainer)
+    trainer.start()
+    until(lambda: trainer.points and trainer.points[-1].accuracy > 0.97 and trainer.step > 100)
+    trainer.pause()
+    until(lambda: trainer.status == "paused")
+    step = trainer.step
+    time.sleep(0.2)
+    assert trainer.step == step < 1000
+    assert trainer.points[-1].step == step and trainer.points[-1].loss < trainer.points[0].loss / 4
+    assert share_right(trainer) > max(0.94, before)
+    trainer.start()
+    until(lambda: trainer.step > step)
+
+
+def test_a_stroke_holds_it(trainer):
+    trainer.start()
+    until(lambda: trainer.step > 3)
+    with trainer.held():
+        time.sleep(0.3)  # the step that was being done
+        step = trainer.step
+        time.sleep(0.2)
+        assert trainer.step == step and trainer.status == "training"
+    until(lambda: trainer.step > step)
+
+
+def test_a_step_is_one_step_and_a_rate_compiles_nothing(trainer):
+    built, weights = trainer.network
+    trainer.set(rate=0.0)
+    for number in (1, 2):
+        trainer.do_step()
+        until(lambda number=number: trainer.step == number and trainer.status == "paused")
+        time.sleep(0.05)
+        assert trainer.step == number and len(trainer.points) == number
+    jax.tree.map(np.testing.assert_array_equal, weights, trainer.network[1])
+    trainer.set(rate=0.1)
+    trainer.do_step()
+    until(lambda: trainer.step == 3)
+    assert trainer.network[0] is built
+    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(trainer.network[1]), strict=True))
+
+
+def test_other_filters_make_another_network(trainer):
+    trainer.do_step()
+    until(lambda: trainer.step == 1)
+    assert trainer.parameters == (9 * 6 + 6) + (9 * 6 * 8 + 8) + (4 * 4 * 8 * 16 + 16) + (16 * 2 + 2)
+    trainer.set(Settings(filters=(4,), filter_size=5, pool_window=3, pool_stride=3, neurons=(), batch_size=8))
+    until(lambda: trainer.step == 0 and trainer.status == "paused")
+    # (16 - 3)/3 + 1 is 5, rounded down.
+    assert trainer.parameters == (25 * 4 + 4) + (5 * 5 * 4 * 2 + 2)
+    assert [(stage.name, stage.shape) for stage in trainer.network[0].stages] == [
+        ("conv1_1", (16, 16, 4)),
+        ("relu1_1", (16, 16, 4)),
+        ("pool1", (5, 5, 4)),
+    ]
+    assert not trainer.points
+
+
+def test_begin_anew_has_other_weights(trainer):
+    trainer.do_step()
+    until(lambda: trainer.step == 1)
+    weights = trainer.network[1]["params"]["conv1_1"]["kernel"]
+    trainer.begin()
+    until(lambda: trainer.step == 0 and trainer.status == "paused")
+    assert np.any(trainer.network[1]["params"]["conv1_1"]["kernel"] != weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"filters": (4, 4), "pool_window": 5, "pool_stride": 5}, r"pool2: \(3 - 5\)/5 \+ 1 = 0.60: a 5-wide window is larger than 3"),
+        ({"pool_window": 3, "rounding": "exact"}, r"pool1: \(16 - 3\)/2 \+ 1 = 7.50: a 3-wide window at stride 2 does not fit 16"),
+        ({"filter_size": 4}, r"\(4 - 1\)/2 = 1.5: no whole padding keeps the size"),
+        ({"filters": (8, 100)}, r"filters is \(8, 100\); it must be whole numbers from 1 to 64"),
+        ({"filters": ()}, "filters has 0 numbers"),
+        ({"neurons": (8,) * 9}, "neurons has 9 numbers; it may have up to 3"),
+        ({"pool_stride": 2.5}, "pool_stride is 2.5"),
+        ({"pool_stride": None}, "pool_stride is None"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"rounding": "up"}, "rounding is 'up'"),
+    ],
+)
+def test_what_does_not_fit_is_said_and_changes_nothing(trainer, settings, message):
+    with pytest.raises(UserError, match=message):
+        trainer.set(Settings(**settings))
+    assert trainer.settings == SMALL and trainer.status == "paused"
+
+
+def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
+    with pytest.raises(UserError, match="the learning rate is 11; it must lie between 0 and 10"):
+        trainer.set(rate=11)
+    with trainer._wake:
+        trainer._state = trainer._state.replace(params=jax.tree.map(lambda x: x * np.inf, trainer._state.params))
+    trainer.start()
+    until(lambda: trainer.status == "stopped")
+    assert trainer.message == "the loss is nan after step 1: the learning rate is too high; lower it, and begin anew"
+    header, *_ = parts(trainer.network[0].answer(trainer.network[1], np.zeros((16, 16, 1), np.uint8), {}))
+    assert all(vote["vote"] is None for vote in header["votes"])
+    trainer.begin()
+    until(lambda: trainer.status == "paused" and trainer.step == 0)
+    trainer.do_step()
+    until(lambda: trainer.step == 1)
+    assert np.isfinite(trainer.points[-1].loss)
+
+
+def test_other_pictures_keep_the_network(trainer):
+    trainer.do_step()
+    until(lambda: trainer.step == 1)
+    trainer.set(variation=xo.Variation())
+    trainer.do_step()
+    until(lambda: trainer.step == 2)
+    _, train, _ = trainer._data
+    assert len(np.unique(train.images, axis=0)) == 2  # one X and one O
+
+
+def test_trouble_in_the_thread_is_said(trainer, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("jaxconv.playground.trainer.read", fail)
+    trainer.start()
+    until(lambda: trainer.status == "stopped")
+    assert trainer.message == "RuntimeError: no memory"
+
+
+def test_pictures_of_a_folder(tmp_path):
+    config = xo_config()
+    config.data.source = f"folder:{write_images(tmp_path)}"
+    train, test = read(config, (8, 8, 3), variation_of(config))
+    assert train.images.shape == test.images.shape == (12, 8, 8, 3)
+    with pytest.raises(UserError, match=r"are \(8, 8, 3\), where the network of the run takes \(16, 16, 3\)"):
+        read(config, (16, 16, 3), variation_of(config))
+    config.data.resident_limit = 100
+    with pytest.raises(UserError, match=r"has 2,304 bytes of pictures, and the playground trains from memory alone"):
+        read(config, (8, 8, 3), variation_of(config))
