@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on two real runs.
+#
+#   docs/pictures.sh --photographs=DIR
+#
+# --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
+# --runs=DIR         where the two runs are, or are trained: X's and O's in 15 seconds, CIFAR-10 in about 7 minutes (docs/runs)
+# --out=DIR          where the pictures go (docs)
+#
+# jaxconv must be installed with the extra playground, and Chromium for the pictures of the pages.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+photographs="" runs=$root/docs/runs out=$root/docs
+for argument in "$@"; do
+  case $argument in
+    --photographs=*) photographs=${argument#*=} ;;
+    --runs=*) runs=${argument#*=} ;;
+    --out=*) out=${argument#*=} ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+  esac
+done
+xo=$runs/xo cifar=$runs/cifar
+
+look() { # NAME PICTURE OPTION ...
+  jaxconv look "$2" "${@:3}" --out="$out/$1.png"
+}
+
+screenshot() { # NAME ADDRESS WIDTH HEIGHT
+  chromium --headless --no-sandbox --hide-scrollbars --window-size="$3,$4" --virtual-time-budget=10000 --screenshot="$out/$1.png" "$2"
+}
+
+mkdir -p "$out"
+if [ ! -e "$xo/curves.png" ]; then
+  jaxconv train --config="$root/experiments/xo.py" --workdir="$xo"
+fi
+if [ ! -e "$cifar/curves.png" ]; then
+  [ -n "$photographs" ] || { echo "--photographs=DIR is missing" >&2 && exit 2; }
+  jaxconv train --config="$root/experiments/cifar10_quick.py" --config.data.source="folder:$photographs" --workdir="$cifar"
+fi
+cp "$xo/curves.png" "$out/xo.png"
+cp "$cifar/curves.png" "$out/cifar10_quick.png"
+
+look lecture lecture
+look xo_walk walk --workdir="$xo"
+look cifar_predictions predictions --workdir="$cifar"
+look cifar_mistakes mistakes --workdir="$cifar"
+look cifar_confusions confusions --workdir="$cifar"
+look cifar_filters filters --workdir="$cifar"
+look cifar_activations activations --workdir="$cifar" --example=7
+look cifar_attribution attribution --workdir="$cifar" --example=7
+look cifar_patches patches --workdir="$cifar"
+look winners winners
+look story story --model=alexnet_2012 --model=zfnet --model='vgg*' --model=googlenet --model='resnet*' --model='densenet*' --model='mobilenet*' --model='convnext*'
+jaxconv evaluate --workdir="$cifar" --reliability="$out/cifar_reliability.png"
+jaxconv report --workdir="$cifar"
+screenshot report "file://$(cd "$cifar" && pwd)/report.html" 1200 1500
+
+jaxconv playground --workdir="$xo" --port=8765 &
+playground=$!
+trap 'kill "$playground"' EXIT
+until (exec 3<>/dev/tcp/127.0.0.1/8765) 2>/dev/null; do sleep 0.5; done
+screenshot playground http://127.0.0.1:8765/ 1300 1000
