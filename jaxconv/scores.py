@@ -124,8 +124,8 @@ def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
         return []
     rows = [(f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples")]
     if not outcomes.ranks.any():
-        count = len(outcomes)
-        rows.append(("", f"where nothing is wrong they cannot tell: up to 3/{count:,} = {300 / count:.2f} % may be (the rule of three)"))
+        most = 100 * (1 - (1 - CONFIDENCE) ** (1 / len(outcomes)))
+        rows.append(("", f"where nothing is wrong they cannot tell: up to {most:.2f} % may be (the rule of three)"))
     return rows
 
 
