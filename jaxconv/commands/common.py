@@ -10,19 +10,19 @@ from jaxconv.errors import UserError
 
 
 def natural(text: str, least: int = 0) -> int:
-    """An argument that is a whole number of at least `least`."""
+    """The whole number of an argument, at least `least`; raises what argparse shows."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
+    """The whole number of an argument, at least 1."""
     return natural(text, 1)
 
 
 def no_overrides(command: str, overrides: list[str]) -> None:
-    """Raise UserError where a key of the config is given to a command that takes none."""
+    """Raise UserError where a command that has no config is given keys of one."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
 
