@@ -141,7 +141,7 @@ def _walk(args: argparse.Namespace, looked: Any) -> Any:
 
 
 def _lecture(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.look.walk import lecture_walk
+    from jaxconv.look.lecture import lecture_walk
 
     return lecture_walk()
 
