@@ -1,5 +1,6 @@
 """What all tests share: four forced CPU devices, rank promotion as an error, one cache of compiled programs, the reference data."""
 
+import json
 import os
 import subprocess
 import sys
@@ -63,6 +64,12 @@ def process_settings(devices=1):
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     return {"env": environment, "cwd": ROOT, "text": True, "stdin": subprocess.DEVNULL}
+
+
+def assert_same_result(evaluated, trained):
+    """The last line of `evaluate` says what that of `train` says, and more."""
+    found, wanted = (json.loads(process.stdout.splitlines()[-1]) for process in (evaluated, trained))
+    assert {name: found.get(name) for name in wanted} == wanted, evaluated.stderr
 
 
 def assert_one_line_error(process, code, *words):

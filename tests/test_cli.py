@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, command, process_settings, write_images
+from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, assert_same_result, command, process_settings, write_images
 
 pytestmark = pytest.mark.slow
 STEPS = "--config.steps=10"
@@ -44,7 +44,7 @@ def test_evaluate_gives_the_same_line(trained):
     workdir, process = trained
     evaluated = command("evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert evaluated.stdout.splitlines()[-1] == process.stdout.splitlines()[-1]
+    assert_same_result(evaluated, process)
     assert "top-1" in evaluated.stdout and evaluated.stderr == ""
     best = command("evaluate", f"--workdir={workdir}", "--checkpoint=best", "--split=train")
     assert json.loads(best.stdout.splitlines()[-1])["examples"] == 64
@@ -203,7 +203,7 @@ def test_home_folder_and_strange_names(tmp_path):
     home = {"env": os.environ | {"HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(CACHE)}}
     trained = command("train", "--workdir=~/a$^$b", *TINY, STEPS, **home)
     assert trained.returncode == 0 and (place / "curves.png").exists(), trained.stderr
-    assert command("evaluate", "--workdir=~/a$^$b", **home).stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
+    assert_same_result(command("evaluate", "--workdir=~/a$^$b", **home), trained)
 
 
 def test_evaluation_on_any_number_of_devices(trained):

@@ -7,13 +7,14 @@ import os
 import sys
 from typing import Any
 
-from jaxconv.commands.common import set_up_jax
+from jaxconv.commands.common import natural, set_up_jax
 from jaxconv.errors import LostProcessError, UserError
 
 
 def add(commands: Any) -> None:
     """Add train, evaluate and sweep."""
     _add_runs(commands)
+    _add_evaluate(commands)
     _add_sweep(commands)
 
 
@@ -32,10 +33,33 @@ def _add_runs(commands: Any) -> None:
     )  # fmt: skip
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="evaluate what a run has trained, every example exactly once")
-    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="evaluate what a run has trained, or several together, every example exactly once",
+        epilog="It runs in one process, on all devices of this machine.",
+    )
+    evaluate.add_argument(
+        "--workdir", required=True, nargs="+", action="extend", metavar="DIR", help="folder of the run; of several, each and their average"
+    )
     evaluate.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
     evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
+    evaluate.add_argument(
+        "--views", default="center", metavar="HOW",
+        help="what is seen of each image: center (the default), flip, 10-crop, or dense for the whole image; probabilities are averaged",
+    )  # fmt: skip
+    evaluate.add_argument("--scales", default="", metavar="N,N,...", help="for dense: pixels of the shorter side, such as 256,384,512")
+    evaluate.add_argument(
+        "--crop_ratio", type=float, default=0.0, metavar="SHARE", help="of the shorter side that a crop is; the run's own by default"
+    )
+    evaluate.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for 95 %% intervals (1000); 0 for none")
+    evaluate.add_argument("--per_class", action="store_true", help="print a table of all classes, the worst first")
+    evaluate.add_argument("--predictions", default="", metavar="FILE", help="write what is predicted of every example: .npz or .csv")
+    evaluate.add_argument("--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png")
+    evaluate.add_argument(
+        "--reliability", default="", metavar="FILE", help="draw how often predictions are right against how sure they are: .png"
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -90,34 +114,26 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UserError(f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it cannot be changed")
     from jaxconv.train.workdir import expand, saved_config
 
-    set_up_jax(saved_config(expand(args.workdir)))
-    from jaxconv.evaluate import evaluate_workdir
+    set_up_jax(saved_config(expand(args.workdir[0])))
+    from jaxconv import scores
+    from jaxconv.several import evaluate_runs
+    from jaxconv.views import read_scales
 
-    result = evaluate_workdir(args.workdir, args.split, args.checkpoint)
-    rows = _evaluation_rows(result)
+    files = {option: scores.check_file(option, getattr(args, option)) for option in scores.SUFFIXES if getattr(args, option)}
+    view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
+    evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
+    record = scores.make_record(evaluation, args.bootstrap)
+    rows = scores.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         print(f"{name:{width}}{text}")
-    print(json.dumps({name: value for name, value in result.items() if name != "step"}))
+    if args.per_class:
+        print("", *scores.class_lines(evaluation.outcomes), "", sep="\n")
+    for option, file in files.items():
+        scores.WRITERS[option](file, evaluation)
+        print(f"{option:{max(width, len(option) + 2)}}{file}")
+    print(json.dumps(record))
     return 0
-
-
-def _evaluation_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `evaluate` found, as rows of name and text, for people."""
-
-    def percent(top1: float) -> str:
-        return f"{100 * top1:.2f} %  ({round((1 - top1) * result['examples']):,} wrong)"
-
-    rows = [("step", f"{result['step']:,}"), ("split", result["split"]), ("examples", f"{result['examples']:,}")]
-    if "members" not in result:
-        return [*rows, ("loss", f"{result['loss']:.4f}"), ("top-1", percent(result["top1"]))]
-    for member in result["members"]:
-        rows.append((member["name"], f"loss {member['loss']:.4f}  top-1 {percent(member['top1'])}" if "loss" in member else "diverged"))
-    spread = (
-        f"loss {result['loss']:.4f} ± {result['loss_spread']:.4f}  top-1 {100 * result['top1']:.2f} ± {100 * result['top1_spread']:.2f} %"
-    )
-    together = f"loss {result['ensemble_loss']:.4f}  top-1 {percent(result['ensemble_top1'])}"
-    return [*rows, ("mean and spread", spread), ("ensemble", together)]
 
 
 def _sweep(args: argparse.Namespace, overrides: list[str]) -> int:

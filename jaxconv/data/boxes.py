@@ -6,6 +6,7 @@ Cutting the box out and resizing it once is the same as the papers' "resize, the
     jitter_box  scale jitter: the shorter side is resized to a random S, then a random square is cut out (Simonyan and Zisserman 2014,
                 arXiv:1409.1556, section 3.1). With one S it is AlexNet's random crop of an image of one size
     eval_box    the shorter side is resized to one size, then the middle square is cut out
+    whole_box   the shorter side is resized to one size, and nearly all of the longer one kept (the same, section 3.2)
 """
 
 import math
@@ -81,3 +82,22 @@ def eval_box(height: int, width: int, image_size: int, crop_ratio: float = 1.0) 
     """
     side = max(1, round(min(height, width) * image_size / math.floor(image_size / crop_ratio)))
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+def whole_box(height: int, width: int, scale: int, step: int, longest: int) -> tuple[Box, tuple[int, int]]:
+    """The part of an image that is left when its longer side is cut in the middle, and the size (height, width) to resize it to.
+
+    Args:
+      height, width: of the image, in pixels.
+      scale: of the shorter side, after resizing.
+      step: the longer side is `scale` and a whole number of these.
+      longest: the longer side is at most so many times the shorter.
+    """
+    shorter, longer = sorted((height, width))
+    room = min(round(longer * scale / shorter), longest * scale) - scale
+    long_size = scale + room // step * step
+    kept = min(longer, round(shorter * long_size / scale))
+    start = (longer - kept) // 2
+    if height <= width:
+        return (0, start, height, kept), (scale, long_size)
+    return (start, 0, kept, width), (long_size, scale)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.boxes import Box, eval_box
+from jaxconv.data.boxes import Box, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
 
@@ -201,21 +201,23 @@ def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[
 
 
 def _cut_and_resize(pixels: np.ndarray, box: tuple[float, ...], image_size: int, decoder: str) -> np.ndarray:
-    if not image_size:
-        return pixels
+    return _resize_part(pixels, box, (image_size, image_size), decoder) if image_size else pixels
+
+
+def _resize_part(pixels: np.ndarray, box: tuple[float, ...], size: tuple[int, int], decoder: str) -> np.ndarray:
     top, left = round(box[0]), round(box[1])
     part = pixels[top : top + max(1, round(box[2])), left : left + max(1, round(box[3]))]
     if decoder == "pillow":
         from PIL import Image
 
         image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
-        pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
     else:
         import cv2
 
         # Beyond one half, the mean of the pixels, which are no longer all touched by the linear kernel.
-        area = min(part.shape[:2]) >= 2 * image_size
-        pixels = cv2.resize(part, (image_size, image_size), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+        area = all(old >= 2 * new for old, new in zip(part.shape, size, strict=False))
+        pixels = cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -253,3 +255,10 @@ def decode_middle(data: bytes, image_size: int, channels: int, decoder: str, cro
         return eval_box(height, width, image_size, crop_ratio)
 
     return decode_image(data, image_size, channels, middle, decoder)
+
+
+def decode_whole(data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str) -> np.ndarray:
+    """An image file as dense evaluation sees it: [H, W, C] uint8, of the size that `boxes.whole_box` says."""
+    pixels = decode_image(data, 0, channels, lambda height, width: (0, 0, height, width), decoder)
+    box, size = whole_box(*pixels.shape[:2], scale, step, longest)
+    return _resize_part(pixels, box, size, decoder)

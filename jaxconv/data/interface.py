@@ -131,6 +131,7 @@ class Arrays(Source):
       class_names: one name a class.
       kind: of the elements.
       codes: V, of a text.
+      name_of: what example i is called, such as the path that it was read from.
     """
 
     images: np.ndarray
@@ -138,6 +139,7 @@ class Arrays(Source):
     class_names: tuple[str, ...]
     kind: str = "image"
     codes: int = 0
+    name_of: Callable[[int], str] = "example {}".format
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,8 +158,8 @@ class Arrays(Source):
         return self.labels
 
     def name(self, i: int) -> str:
-        """`example i`."""
-        return f"example {i}"
+        """What example i is called in messages."""
+        return self.name_of(i)
 
     def checksum(self) -> int:
         """CRC-32 of all images and labels."""
@@ -272,13 +274,15 @@ def load(source: Stored, skip_unreadable: bool = False, what: str = "the source"
         log.warning("%s: left out %d unreadable of %d examples:", what, len(broken), len(examples))
         for i, why in broken:
             log.warning("  %s: %s", source.name(i), why)
-    good = [example for example in examples if not isinstance(example, str)]
+    place = [i for i, example in enumerate(examples) if not isinstance(example, str)]
+    good = [examples[i] for i in place]
     labels = np.array([example["label"] for example in good], np.int32)
     gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels))
     if gone:
         name = source.class_names[min(gone)]
         raise UserError(f"{what}: no example of class {name!r} can be read; mend some, or remove the class", exit_code=1)
-    return Arrays(np.stack([example["image"] for example in good]), labels, source.class_names, source.element.kind, source.element.codes)
+    images = np.stack([example["image"] for example in good])
+    return Arrays(images, labels, source.class_names, source.element.kind, source.element.codes, lambda i: source.name(place[i]))
 
 
 def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generator:

@@ -170,7 +170,7 @@ class Streamed:
         return self._ahead(together, order.axis)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once: `image`, `label` and `mask`, which is 0 for damaged ones too."""
+        """Every example once: `image`, `label`, `index` and `mask`, which is 0 for damaged ones too."""
         return self._ahead(self._reader.eval_batches(batch_size))
 
     def _ahead(self, batches: Iterator[Batch], axis: int = 0) -> Iterator[Batch]:
@@ -223,16 +223,25 @@ class Reader:
         return self._read((last - first) * self._local(batch_size), read, self._local(batch_size))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """This process' part of batches that hold every example once: `image`, `label` and `mask`, 0 for fillers and damaged examples."""
-        empty = {"image": np.zeros(self.source.element.shape, self.source.element.dtype), "label": np.int32(0), "mask": np.float32(0)}
+        """This process' part of batches of every example once: `image`, `label`, `index` and `mask`, 0 for fillers and damaged ones."""
+        image = np.zeros(self.source.element.shape, self.source.element.dtype)
+        empty = {"image": image, "label": np.int32(0), "index": np.int32(0), "mask": np.float32(0)}
 
         def read(local: int) -> Batch:
             step, position = self._place(local, batch_size)
             i = step * batch_size + position
             example = self._try_to_read(i, (0, i)) if i < len(self.source) else None
-            return empty if example is None else example | {"mask": np.float32(1)}
+            return empty if example is None else example | {"index": np.int32(i), "mask": np.float32(1)}
 
         return self._read(-(-len(self.source) // batch_size) * self._local(batch_size), read, self._local(batch_size))
+
+    def examples(self) -> Iterator[Batch]:
+        """Every example that can be read, one by one and in order: `image`, `label` and `index`; in one process."""
+        count = len(self.source)
+        for examples in self._chunks(count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0):
+            for example, i in examples:
+                if example is not None:
+                    yield example | {"index": np.int32(i)}
 
     def _local(self, batch_size: int) -> int:
         number, processes = self.process
@@ -246,20 +255,28 @@ class Reader:
         return step, self.process[0] * self._local(batch_size) + offset
 
     def _read(self, count: int, read: Any, batch_size: int) -> Iterator[Batch]:
-        import grain
-
         # A thread reads several examples at a time: handing each over alone costs a sixth of what it takes to decode a photograph.
-        size = next(size for size in range(_CHUNK, 0, -1) if batch_size % size == 0)
-
-        def read_chunk(chunk: int) -> list[Batch]:
-            return [read(local) for local in range(chunk * size, (chunk + 1) * size)]
-
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(2 * batch_size // size, 2 * self.threads))
-        chunks = iter(grain.MapDataset.range(count // size).map(read_chunk).to_iter_dataset(options))
+        chunks = self._chunks(count, read, _chunk_size(batch_size), 2 * batch_size)
         try:
             for _ in range(count // batch_size):
-                examples = [example for _ in range(batch_size // size) for example in next(chunks)]
+                examples: list[Batch] = []
+                while len(examples) < batch_size:
+                    examples += next(chunks)
                 yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+        finally:
+            chunks.close()
+
+    def _chunks(self, count: int, read: Any, size: int, ahead: int) -> Iterator[list[Any]]:
+        """What threads read, in order, as lists of `size`, which divides `count`; at least `ahead` of them before they are asked for."""
+        import grain
+
+        def read_chunk(chunk: int) -> list[Any]:
+            return [read(local) for local in range(chunk * size, (chunk + 1) * size)]
+
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(ahead // size, 2 * self.threads))
+        chunks = iter(grain.MapDataset.range(count // size).map(read_chunk).to_iter_dataset(options))
+        try:
+            yield from chunks
         finally:
             chunks.close()
 
@@ -283,6 +300,10 @@ class Reader:
                 "mend them, or allow more by --config.data.damaged_share",
                 exit_code=1,
             )
+
+
+def _chunk_size(examples: int) -> int:
+    return next(size for size in range(_CHUNK, 0, -1) if examples % size == 0)
 
 
 def make_loader(source: Source, parallel: Any, settings: Any) -> Resident | Streamed:

@@ -78,7 +78,7 @@ class Chain(Network):
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{k}")(x)
             x = self.note(f"fc{k}", relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x)))
         x = nn.Dropout(self.dropout, deterministic=not train, name="dropout_votes")(x)
-        return self.head(x.reshape(x.shape[0], -1), "votes")
+        return self.head(x, "votes")
 
 
 MODELS = {"chain": Entry(Chain, {}, 2016, "the lecture's typical architecture", input_size=(32, 32, 1))}

@@ -54,8 +54,10 @@ class Network(nn.Module):
             self.put_variable(collection, name, value)
 
     def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
-        """The votes: the last fully connected layer, [N, C] -> [N, num_classes] float32; with 0 classes its input, as float32."""
-        return (Dense(self.num_classes, dtype=self.dtype, name=name)(x) if self.num_classes else x).astype(jnp.float32)
+        """The votes: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0 classes its input, [N, C] float32."""
+        if not self.num_classes:
+            return x.reshape(x.shape[0], -1).astype(jnp.float32)
+        return Dense(self.num_classes, dtype=self.dtype, name=name)(x).astype(jnp.float32)
 
 
 class ConvNorm(nn.Module):

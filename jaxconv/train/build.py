@@ -83,13 +83,11 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
     schedule = make_schedule(config.optimizer, steps)
-    loss, metrics = make_loss(config, num_classes), _own_metrics(config.eval.metrics, num_classes)
+    loss = make_loss(config, num_classes)
     train_step = make_train_step(
         model, optimizer, schedule, loss, augment, axis_name, config.ema.decay, config.accumulate, config.model.remat
     )
     members = members_of(config)
-    over = functools.partial(over_members, form=form, axes=(0, None)) if members else None
-    eval_step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics)
 
     def init(key: jax.Array) -> TrainState:
         zeros = jnp.zeros(images.shape, images.dtype)
@@ -105,9 +103,6 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         state, metrics = train_step(state, take(data, batch), key)
         return state, jnp.stack([metrics[name] for name in METRICS])
 
-    def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Metrics:
-        return eval_step(state, take(data, batch))
-
     keys = jax.eval_shape(jax.random.key, 0)
     if members:
         init, keys = members.init(init), jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
@@ -122,8 +117,38 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         abstract=jax.eval_shape(init, keys),
         train_step=train_on_indices,
         metric_names=METRICS,
-        eval_step=eval_on_indices,
+        eval_step=build_eval_step(config, model, preprocess, num_classes, axis_name, form),
     )
+
+
+def build_eval_step(
+    config: Any,
+    model: Any,
+    preprocess: Callable[[Batch], Batch],
+    num_classes: int,
+    axis_name: str | None,
+    form: str = "unroll",
+    apply: Callable[[Any, jax.Array], jax.Array] | None = None,
+    each: bool = False,
+) -> Callable[[TrainState, Any, Batch], Any]:
+    """(state, data, batch) -> what `make_eval_step` makes of the state and of the batch, whose examples `data` may hold.
+
+    Args:
+      config: the whole config.
+      model: see `build_model`.
+      preprocess: see `make_transforms`.
+      num_classes: that the model votes for.
+      axis_name, form: as in `build`.
+      apply, each: as in `make_eval_step`.
+    """
+    over = functools.partial(over_members, form=form, axes=(0, None)) if members_of(config) else None
+    metrics = own_metrics(config.eval.metrics, num_classes)
+    step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics, apply, each)
+
+    def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Any:
+        return step(state, take(data, batch))
+
+    return eval_on_indices
 
 
 def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
@@ -211,7 +236,7 @@ def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeS
     return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)
 
 
-def _own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+def own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     """The metrics of `config.eval.metrics` by their short names."""
     votes, labels = _some_votes(num_classes)
     each = {name.replace(":", ".").rpartition(".")[2]: name for name in names.split()}

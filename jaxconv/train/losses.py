@@ -57,6 +57,15 @@ def correct(votes: jax.Array, target: jax.Array) -> jax.Array:
     return (jnp.argmax(votes, axis=-1) == label).astype(jnp.float32)
 
 
+def correct_within(votes: jax.Array, label: jax.Array, k: int) -> jax.Array:
+    """1.0 where the class of the label [N] has one of the k highest of the votes [N, K], else 0.0; of equal votes the first are higher."""
+    own = jnp.take_along_axis(votes, label[:, None], axis=-1)
+    before = jnp.arange(votes.shape[-1])[None] < label[:, None]
+    # Not `votes > own`, by which a vote that is not a number would count as the highest.
+    ahead = ~(votes <= own) | ((votes == own) & before)
+    return (jnp.sum(ahead, axis=-1) < k).astype(jnp.float32)
+
+
 def average_votes(votes: jax.Array) -> jax.Array:
     """The votes [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the logarithms of their mean probabilities.
 

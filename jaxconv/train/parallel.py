@@ -153,12 +153,18 @@ class Parallel:
         places = (state, whole, self._split(axis), whole)
         return jax.jit(step, in_shardings=places, out_shardings=(state, whole), donate_argnums=0)
 
-    def compile_eval(self, step: Callable, abstract: Any) -> Callable:
-        """Compile (state, data, batch) -> sums."""
+    def compile_eval(self, step: Callable, abstract: Any, each: bool = False) -> Callable:
+        """Compile (state, data, batch) -> sums; with `each` -> (sums, values of each example), which `in_order` joins."""
         if self.mode == "pmap":
-            return jax.pmap(step, AXIS, out_axes=None, devices=self.devices)
+            return jax.pmap(step, AXIS, out_axes=(None, 0) if each else None, devices=self.devices)
         whole = self._sharding()
-        return jax.jit(step, in_shardings=(self._layout(abstract), whole, self._split()), out_shardings=whole)
+        outputs = (whole, self._split()) if each else whole
+        return jax.jit(step, in_shardings=(self._layout(abstract), whole, self._split()), out_shardings=outputs)
+
+    def in_order(self, values: Any) -> Any:
+        """The values [B, ...] of each example of a batch on the host, in its order, from what a step returns of them in one process."""
+        merged = (lambda x: x.reshape(-1, *x.shape[2:])) if self.mode == "pmap" else (lambda x: x)
+        return jax.tree.map(lambda x: merged(np.asarray(x)), values)
 
     def bytes_of(self, abstract: Any) -> int:
         """Bytes of the whole state on one device."""

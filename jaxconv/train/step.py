@@ -15,7 +15,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.models.network import AUXILIARY
-from jaxconv.train.losses import average_votes, correct, cross_entropy
+from jaxconv.train.losses import average_votes, correct, correct_within, cross_entropy
 from jaxconv.train.state import TrainState, named_key, update_ema
 
 Batch = dict[str, jax.Array]
@@ -24,6 +24,8 @@ Metrics = dict[str, jax.Array]
 # What a training step measures, float32 scalars.
 METRICS = ("loss", "top1", "grad_norm", "learning_rate")
 _KEPT = "between modules"
+# The k of the other error that is reported of ImageNet, where there are more classes.
+TOP = 5
 
 
 def make_train_step(
@@ -166,8 +168,10 @@ def make_eval_step(
     axis_name: str | None = None,
     over: Callable[[Callable], Callable] | None = None,
     metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
-) -> Callable[[TrainState, Batch], Metrics]:
-    """A pure (state, batch) -> sums over the batch's examples: `examples`, `loss`, `top1`, float32; by averaged weights, where there are.
+    apply: Callable[[Any, jax.Array], jax.Array] | None = None,
+    each: bool = False,
+) -> Callable[[TrainState, Batch], Any]:
+    """A pure (state, batch) -> sums over the batch's examples, see `make_measure`; by averaged weights, where there are.
 
     The batch holds `image`, `label` and `mask` [B] float32, 0 for the examples that only fill it up.
 
@@ -177,30 +181,57 @@ def make_eval_step(
       over: makes of (variables, images) -> votes the function over all members of an ensemble, whose state this is. `loss` and `top1` are
         then [members], and there are `ensemble_loss` and `ensemble_top1` of the mean of the members' probabilities.
       metrics: more of them by name, (votes [N, K], label [N]) -> [N].
+      apply: (variables, images) -> votes; by default the model's own.
+      each: return the sums, and of each example `votes` [B, K], or [B, members, K], with its `label`, `mask` and, where the batch has it,
+        `index`.
     """
+    measure = make_measure(loss, metrics, ensemble=over is not None)
 
     def votes_of(variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 
-    def step(state: TrainState, batch: Batch) -> Metrics:
+    def step(state: TrainState, batch: Batch) -> Any:
         if preprocess is not None:
             batch = preprocess(batch)
-        label = batch["label"]
-
-        def measured(votes: jax.Array) -> Metrics:
-            return {"loss": loss(votes, label), "top1": correct(votes, label)} | {
-                name: metric(votes, label) for name, metric in (metrics or {}).items()
-            }
-
-        if over is None:
-            values = measured(votes_of(state.variables, batch["image"]))
-        else:
-            votes = over(votes_of)(state.variables, batch["image"])
-            values = jax.vmap(measured)(votes)
-            values |= {f"ensemble_{name}": value for name, value in measured(average_votes(votes)).items()}
-        # where, not a product: a filler's loss may be infinite.
-        sums = {name: jnp.sum(jnp.where(jnp.broadcast_to(batch["mask"], value.shape) > 0, value, 0), -1) for name, value in values.items()}
-        sums["examples"] = jnp.sum(batch["mask"])
-        return sums if axis_name is None else lax.psum(sums, axis_name)
+        function = apply or votes_of
+        votes = (function if over is None else over(function))(state.variables, batch["image"])
+        sums = measure(votes, batch["label"], batch["mask"])
+        sums = sums if axis_name is None else lax.psum(sums, axis_name)
+        if not each:
+            return sums
+        # The examples first, as devices share them.
+        return sums, {"votes": jnp.moveaxis(votes, -2, 0)} | {name: batch[name] for name in ("label", "mask", "index") if name in batch}
 
     return step
+
+
+def make_measure(
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
+    ensemble: bool = False,
+) -> Callable[[jax.Array, jax.Array, jax.Array], Metrics]:
+    """A pure (votes [N, K], label [N], mask [N]) -> sums: `examples`, `loss`, `top1`, of more than 5 classes `top5`; float32.
+
+    Args:
+      loss, metrics: as in `make_eval_step`.
+      ensemble: the votes are those [M, N, K] of M members, the sums [M] too, and there are `ensemble_loss` and so on of the mean of the
+        members' probabilities.
+    """
+
+    def measure(votes: jax.Array, label: jax.Array, mask: jax.Array) -> Metrics:
+        def measured(votes: jax.Array) -> Metrics:
+            values = {"loss": loss(votes, label), "top1": correct(votes, label)}
+            if votes.shape[-1] > TOP:
+                values[f"top{TOP}"] = correct_within(votes, label, TOP)
+            return values | {name: metric(votes, label) for name, metric in (metrics or {}).items()}
+
+        if ensemble:
+            values = jax.vmap(measured)(votes)
+            values |= {f"ensemble_{name}": value for name, value in measured(average_votes(votes)).items()}
+        else:
+            values = measured(votes)
+        # where, not a product: a filler's loss may be infinite.
+        sums = {name: jnp.sum(jnp.where(jnp.broadcast_to(mask, value.shape) > 0, value, 0), -1) for name, value in values.items()}
+        return sums | {"examples": jnp.sum(mask)}
+
+    return measure

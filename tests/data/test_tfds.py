@@ -18,7 +18,7 @@ from jaxconv.config import default_config
 from jaxconv.data.prepare import check_imagenet
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from tests.conftest import ROOT, assert_one_line_error, command, command_line, process_settings
+from tests.conftest import ROOT, assert_one_line_error, assert_same_result, command, command_line, process_settings
 
 needs_tensorflow = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="tensorflow is not installed")
 # Three classes of ImageNet 2012, first, last and in the middle.
@@ -207,7 +207,7 @@ def trained_and_resumed(root, data, **settings):
         results[run] = process.stdout.splitlines()[-1]
     assert results["whole"] == results["parts"]
     evaluated = command("evaluate", f"--workdir={root / 'parts'}")
-    assert evaluated.stdout.splitlines()[-1] == results["whole"], evaluated.stderr
+    assert_same_result(evaluated, process)
     return json.loads(results["whole"])
 
 

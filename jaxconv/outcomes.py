@@ -1,0 +1,303 @@
+"""What a network's predictions of a set say: error rates, the classes behind them, calibration, and how sure one can be of each figure.
+
+    top-k         the true class has one of the k highest votes; of equal votes the first class is higher
+    loss          -log of the true class's probability, in nats
+    confusion     how many examples of each class were taken for each class
+    calibration   whether of those predicted with a probability of 80% four out of five are right (Guo et al. 2017, arXiv:1706.04599)
+    height        how far off a prediction is in WordNet (Russakovsky et al. 2015, arXiv:1409.0575)
+
+Plain numpy on arrays, wherever they come from.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxconv.data.wordnet import mistake_heights, synsets
+
+BINS = 15
+# Of the intervals.
+CONFIDENCE = 0.95
+# Values of the matrix of resamples that are worked off at once: 32 MB.
+_AT_ONCE = 2**23
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The votes of a network for every example of a set.
+
+    Attributes:
+      labels: [N] the true classes.
+      votes: [N, K] logits, or logarithms of probabilities: their softmax are the probabilities.
+      class_names: K names.
+      index: [N] the examples' places in their source; those that could not be read are missing. By default 0 ... N - 1.
+
+    Raises:
+      ValueError: the shapes do not fit one another, or a label is no class.
+    """
+
+    labels: np.ndarray
+    votes: np.ndarray
+    class_names: tuple[str, ...]
+    index: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        labels, votes, count = np.asarray(self.labels), np.asarray(self.votes), len(self.labels)
+        index = np.asarray(self.index) if len(self.index) else np.arange(count)
+        if votes.shape != (count, len(self.class_names)) or index.shape != (count,) or not count:
+            raise ValueError(
+                f"votes {list(votes.shape)} and index {list(index.shape)} do not fit {count} labels and {len(self.class_names)} classes"
+            )
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise ValueError(f"there is a label {wrong}; the {len(self.class_names)} classes are numbered from 0")
+        for name, value in (("labels", labels), ("votes", votes), ("index", index), ("class_names", tuple(self.class_names))):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """[N, K] float32."""
+        exponentials = np.exp(self.votes - self.votes.max(axis=1, keepdims=True), dtype=np.float32)
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """[N] the classes with the highest votes."""
+        return self.votes.argmax(axis=1)
+
+    @functools.cached_property
+    def confidence(self) -> np.ndarray:
+        """[N] float64, the probability of each predicted class."""
+        return self.probabilities.max(axis=1).astype(np.float64)
+
+    @functools.cached_property
+    def ranks(self) -> np.ndarray:
+        """[N] how many classes have a higher vote than the true one: 0 for a right prediction."""
+        own = self._of_true(self.votes)[:, None]
+        before = np.arange(self.votes.shape[1]) < self.labels[:, None]
+        # Not `votes > own`, by which a vote that is not a number would count as the highest.
+        return (~(self.votes <= own) | ((self.votes == own) & before)).sum(axis=1)
+
+    @functools.cached_property
+    def losses(self) -> np.ndarray:
+        """[N] float64, softmax cross entropy in nats."""
+        highest = self.votes.max(axis=1, keepdims=True)
+        total = np.exp(self.votes - highest).sum(axis=1, dtype=np.float64)
+        return np.log(total) + highest[:, 0].astype(np.float64) - self._of_true(self.votes)
+
+    def _of_true(self, values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, self.labels[:, None], axis=1)[:, 0]
+
+
+def within(outcomes: Outcomes, k: int) -> np.ndarray:
+    """[N] bool, whether the true class has one of the k highest votes."""
+    return outcomes.ranks < k
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerClass:
+    """Examples of each class [K], how many of them are right, and how many examples are predicted to be of it."""
+
+    examples: np.ndarray
+    right: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """[K] the share that is right of each class's examples (its recall); NaN where there are none."""
+        return _share(self.right, self.examples)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """[K] the share that is right of what is predicted to be of the class; NaN where nothing is."""
+        return _share(self.right, self.predicted)
+
+    def ranked(self) -> np.ndarray:
+        """Classes that have examples, the worst first; of equal accuracy the one with more examples."""
+        known = np.flatnonzero(self.examples)
+        return known[np.lexsort((known, -self.examples[known], self.accuracy[known]))]
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def per_class(outcomes: Outcomes) -> PerClass:
+    """Counts of each class."""
+    classes = len(outcomes.class_names)
+    right = outcomes.labels[within(outcomes, 1)]
+    return PerClass(*(np.bincount(values, minlength=classes) for values in (outcomes.labels, right, outcomes.predicted)))
+
+
+def confusion(outcomes: Outcomes) -> np.ndarray:
+    """[K, K] int64: examples of class i that were taken for class j. Rows add up to the classes' examples, the diagonal is right."""
+    classes = len(outcomes.class_names)
+    return np.bincount(outcomes.labels * classes + outcomes.predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken for, count), falling."""
+    mistaken = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
+    pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
+    return [pair for pair in pairs if pair[2]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """The reliability diagram: examples by the probability of their prediction, in bins of equal width.
+
+    Attributes:
+      edges: [B + 1] of the bins, from 0 to 1; a bin holds its upper edge.
+      examples: [B] in each bin.
+      confidence, accuracy: [B] the mean probability of the predictions, and the share of them that is right; NaN in empty bins.
+    """
+
+    edges: np.ndarray
+    examples: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean over all examples of how far their bin's accuracy is off its confidence."""
+        filled = self.examples > 0
+        gaps = np.abs(self.accuracy - self.confidence)[filled]
+        return float(np.sum(gaps * self.examples[filled]) / self.examples.sum())
+
+
+def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
+    """The points of the reliability diagram (Guo et al. 2017, section 2); 15 bins are theirs."""
+    edges, place = np.arange(bins + 1) / bins, _bin_of(outcomes, bins)
+    examples = np.bincount(place, minlength=bins)
+    confidence, right = (np.bincount(place, values, bins) for values in (outcomes.confidence, within(outcomes, 1)))
+    return Calibration(edges, examples, _share(confidence, examples), _share(right, examples))
+
+
+def _bin_of(outcomes: Outcomes, bins: int) -> np.ndarray:
+    return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
+
+
+def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000 classes in their order; else nothing."""
+    known = synsets()
+    if all(name in known for name in class_names):
+        return tuple(class_names)
+    imagenet = [synset for synset in known.values() if synset.label >= 0]
+    if len(class_names) != len(imagenet):
+        return ()
+    firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
+    if all(first in map(str.lower, synset.words) for first, synset in zip(firsts, imagenet, strict=True)):
+        return tuple(synset.id for synset in imagenet)
+    return ()
+
+
+def heights(outcomes: Outcomes) -> np.ndarray:
+    """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it shares with the truth; 0 where it is right.
+
+    Raises:
+      ValueError: the classes are not WordNet's, see `wordnet_ids`.
+    """
+    ids = wordnet_ids(outcomes.class_names)
+    if not ids:
+        raise ValueError(f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ...")
+    return mistake_heights(ids)[outcomes.labels, outcomes.predicted]
+
+
+def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
+    """`loss`, `top1`, of more than 5 classes `top5`, `ece`, and of WordNet's classes `height`, the mean of `heights`."""
+    means = {name: float(np.mean(values)) for name, values in _values(outcomes).items()}
+    return means | {"ece": calibration(outcomes, bins).ece}
+
+
+def intervals(
+    outcomes: Outcomes, resamples: int = 1000, seed: int = 0, confidence: float = CONFIDENCE, bins: int = BINS
+) -> dict[str, tuple[float, float]]:
+    """What the figures of `figures` may have been by another draw of as many examples: (low, high) of each, by the bootstrap.
+
+    The examples are drawn anew, with replacement, `resamples` times (Efron and Tibshirani 1993, chapter 13). The interval of a mean is
+    between percentiles of the resamples' means. The ECE of resamples is too large, by about as much as that of the set itself (noise adds
+    to every bin's gap, and never takes away), so that its percentiles are mirrored at the set's ECE, and cut off at 0: the basic bootstrap
+    (Davison and Hinkley 1997, section 5.2).
+
+    Args:
+      outcomes: of N examples.
+      resamples: how many.
+      seed: of the draws; the same seed draws the same examples of any set of as many.
+      confidence: of the intervals.
+      bins: of the ECE.
+
+    Raises:
+      ValueError: fewer than 1 resample.
+    """
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples; it must be at least 1")
+    values, count = _values(outcomes), len(outcomes)
+    place, gaps = _bin_of(outcomes, bins), outcomes.confidence - within(outcomes, 1)
+    columns = np.column_stack([*values.values(), np.eye(bins)[place] * gaps[:, None]]).astype(np.float32)
+    random, sums, at_once = np.random.default_rng(seed), [], max(1, _AT_ONCE // count)
+    for first in range(0, resamples, at_once):
+        # How often each example is drawn, a row for each resample.
+        times = np.empty((min(at_once, resamples - first), count), np.float32)
+        for row in times:
+            row[:] = np.bincount(random.integers(count, size=count, dtype=np.int32), minlength=count)
+        sums.append(times @ columns)
+    drawn = np.concatenate(sums).astype(np.float64) / count
+    tails = 100 * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    found = {name: np.percentile(drawn[:, column], tails) for column, name in enumerate(values)}
+    ece = np.percentile(np.abs(drawn[:, len(values) :]).sum(axis=1), tails)
+    found["ece"] = np.maximum(0, 2 * calibration(outcomes, bins).ece - ece[::-1])
+    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+
+def _values(outcomes: Outcomes) -> dict[str, np.ndarray]:
+    """What the figures are the means of: [N] float64 each."""
+    values: dict[str, Any] = {"loss": outcomes.losses, "top1": within(outcomes, 1)}
+    if len(outcomes.class_names) > 5:
+        values["top5"] = within(outcomes, 5)
+    if wordnet_ids(outcomes.class_names):
+        values["height"] = heights(outcomes)
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def averaged(each: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of the mean of several networks' probabilities, for the same examples.
+
+    Raises:
+      ValueError: they are of other examples, or of other classes.
+    """
+    first = each[0]
+    for other in each[1:]:
+        same = [np.array_equal(getattr(first, name), getattr(other, name)) for name in ("labels", "index", "class_names")]
+        if not all(same):
+            raise ValueError("the outcomes are of other examples or other classes")
+    return dataclasses.replace(first, votes=log_mean([outcomes.votes for outcomes in each]))
+
+
+def log_mean(votes: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithms [N, K] float32 of the mean of the probabilities of several votes [N, K]; of one, these themselves."""
+    if len(votes) == 1:
+        return votes[0]
+    total = functools.reduce(np.logaddexp, (_log_softmax(x) for x in votes))
+    return (total - np.log(len(votes))).astype(np.float32)
+
+
+def _log_softmax(votes: np.ndarray) -> np.ndarray:
+    shifted = votes - votes.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def mean_and_spread(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """`loss` and `loss_spread`, the mean and the standard deviation, and so on, of figures that all have; of one the spread is 0."""
+    shared = [name for name in each[0] if all(name in other for other in each)]
+    result: dict[str, float] = {}
+    for name in shared:
+        values = [figures[name] for figures in each]
+        result |= {name: float(np.mean(values)), f"{name}_spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+    return result
