@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,15 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UserError(f"--out={args.out}: there is no folder {out.parent}")
     picture = PICTURES[args.picture]
     _check(args)
-    try:
-        figure = picture.draw(args, _open(args) if picture.opens else None)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    figure.savefig(out, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # what no font has is drawn as a box
+        try:
+            figure = picture.draw(args, _open(args) if picture.opens else None)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        figure.savefig(out, dpi=120)
     print(out)
     return 0
 
@@ -141,7 +144,7 @@ def _walk(args: argparse.Namespace, looked: Any) -> Any:
 
 
 def _lecture(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.look.walk import lecture_walk
+    from jaxconv.look.lecture import lecture_walk
 
     return lecture_walk()
 
@@ -243,11 +246,12 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
 
 def _story(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.story import LECTURE, of_run, published, story
-    from jaxconv.models import list_models
+    from jaxconv.models import MODELS, list_models
 
-    names = [name for pattern in args.model for name in (list_models(pattern) or [pattern])]
-    if not names and not args.workdir:
-        names = list(LECTURE)
+    names = list(LECTURE) if not args.model and not args.workdir else []
+    for pattern in args.model:
+        # Of many, those of which an error is known; of one, it is said that none is.
+        names += [name for name in list_models(pattern) if name == pattern or MODELS[name].errors] or [pattern]
     return story([*(published(name) for name in names), *(of_run(workdir) for workdir in args.workdir)])
 
 

@@ -44,7 +44,7 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         assert look(picture, f"--workdir={run}", f"--image={image}") == 0
     assert look("filters", "--model=lenet5") == 0
     assert look("lecture") == 0
-    assert look("story", f"--workdir={run}", "--model=lenet*") == 0
+    assert look("story", f"--workdir={run}", "--model=lenet*", "--model=resnet20*") == 0
     assert capsys.readouterr().out.split() == ["walk.png", "predictions.png", "activations.png", "filters.png", "lecture.png", "story.png"]
 
 
