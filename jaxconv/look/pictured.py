@@ -19,8 +19,8 @@ from jaxconv.train.ensemble import members_of
 
 # Examples, mistakes, pairs of classes, classes, and images that patches are looked for in: so many at most.
 _SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 500
-# Feature maps of a layer.
-_MAPS = 32
+# Feature maps of a layer, and pixels up to which an image is small.
+_MAPS, _SMALL = 32, 64
 # What stands for each figure of `outcomes.figures`: its name, its unit, how it is shown.
 _FIGURES = {
     "top1": ("top-1", "", share),
@@ -234,9 +234,10 @@ def attribution(run: Reported) -> list[Any]:
         Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
         *_of_member(run),
     ]
-    strides = tuple(max(1, size // 8) for size in looked.input_shape[:-1])
-    # One will do where an example is not a small picture.
-    places = _even(len(found), 5)[1:4] if looked.kind == "image" and len(found) > 4 else _even(len(found), 1)
+    sizes, small = looked.input_shape[:-1], looked.kind == "image" and max(looked.input_shape[:-1]) <= _SMALL
+    # Fewer places of the grey square, and one example, where there is more to compute.
+    strides = 0 if small else tuple(max(1, size // 8) for size in sizes)
+    places = _even(len(found), 5)[1:4] if small and len(found) > 4 else _even(len(found), 1)
     for place, example in zip(places, _images(run, places), strict=True):
         x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
         shares = np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0])
