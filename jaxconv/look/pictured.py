@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxconv import outcomes
 from jaxconv.look import examples, filters, zeiler
-from jaxconv.look.attribution import attribution_figure, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.attribution import attribution_figure, integrated_gradients, occlusion
 from jaxconv.look.inside import activations
 from jaxconv.look.outcomes import accuracy_of_classes, reliability
 from jaxconv.look.page import Figures, Table, Text, picture, short_number
@@ -19,8 +19,8 @@ from jaxconv.train.ensemble import members_of
 
 # Examples, mistakes, pairs of classes, classes, and images that patches are looked for in: so many at most.
 _SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 500
-# Feature maps of a layer.
-_MAPS = 32
+# Feature maps of a layer, and pixels up to which an image is small.
+_MAPS, _SMALL = 32, 64
 # What stands for each figure of `outcomes.figures`: its name, its unit, how it is shown.
 _FIGURES = {
     "top1": ("top-1", "", share),
@@ -105,7 +105,7 @@ def mistakes(run: Reported) -> list[Any]:
 def _confused(run: Reported) -> list[Any]:
     found = run.evaluation.outcomes
     counts = outcomes.confusion(found)
-    pairs = examples.most_confused(counts, _PAIRS)
+    pairs = outcomes.most_confused(counts, _PAIRS)
     each = [np.flatnonzero((found.labels == true) & (found.predicted == said))[:4] for true, said, _ in pairs]
     figure = examples.confusions(counts, found.class_names, [_images(run, places) for places in each], _PAIRS)
     said = "; ".join(f"{readable(found.class_names[a])} taken for {readable(found.class_names[b])} {n} times" for a, b, n in pairs[:3])
@@ -234,23 +234,22 @@ def attribution(run: Reported) -> list[Any]:
         Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
         *_of_member(run),
     ]
-    strides = tuple(max(1, size // 8) for size in looked.input_shape[:-1])
-    # One will do where an example is not a small picture.
-    for place in _even(len(found), 5)[1:4] if looked.kind == "image" and len(found) > 4 else _even(len(found), 1):
+    sizes, small = looked.input_shape[:-1], looked.kind == "image" and max(looked.input_shape[:-1]) <= _SMALL
+    # Fewer places of the grey square, and one example, where there is more to compute.
+    strides = 0 if small else tuple(max(1, size // 8) for size in sizes)
+    places = _even(len(found), 5)[1:4] if small and len(found) > 4 else _even(len(found), 1)
+    for place, example in zip(places, _images(run, places), strict=True):
         x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
-        maps = {
-            "guided": np.asarray(guided_backpropagation(looked.model, looked.variables, x, said)[0]),
-            "integrated": np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0]),
-            "occlusion": np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides)[0]),
-        }
+        shares = np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0])
+        lost = np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides)[0])
+        maps = {"integrated gradients\nshares of the vote": shares, "occlusion\nprobability lost under a grey square": lost}
         name, probability = readable(found.class_names[said[0]]), share(float(found.confidence[place]))
-        true, most = readable(found.class_names[found.labels[place]]), share(float(maps["occlusion"].max()))
+        true, most = readable(found.class_names[found.labels[place]]), share(float(lost.max()))
         alt = (
-            f"An example of {true}, and what of it speaks for {name} ({probability}): by guided backpropagation, by integrated gradients, "
-            f"and by occlusion, where a grey square takes up to {most} of the probability."
+            f"An example of {true}, and what of it speaks for {name} ({probability}): by integrated gradients, and by occlusion, "
+            f"where a grey square takes up to {most} of the probability."
         )
-        figure = attribution_figure(np.asarray(x[0]), maps, looked.config.data.mean, looked.config.data.std, f"{name}, {probability}")
-        parts.append(picture(figure, alt))
+        parts.append(picture(attribution_figure(example, maps, f"{name}, {probability}"), alt))
     return parts
 
 

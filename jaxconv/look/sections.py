@@ -79,24 +79,24 @@ class Reported:
         """The network, without weights."""
         return build_model(self.config.model, len(self.data["class_names"]))
 
+    def check_weights(self) -> None:
+        """Raise LeftOutError unless there are weights to look at."""
+        if not self.weights:
+            raise LeftOutError("the run has several processes; jaxconv report adds it afterwards")
+        folder = self.folder / "checkpoints"
+        if not any(place.name.isdecimal() for place in (folder.iterdir() if folder.is_dir() else ())):
+            raise LeftOutError("the run has no checkpoint yet")
+
     @functools.cached_property
     def looked(self) -> Looked:
         """The network with the weights of the latest checkpoint; of an ensemble the first."""
-        if not self.weights:
-            raise LeftOutError("the run had several processes; jaxconv report adds it afterwards")
-        if not any(self.steps_saved):
-            raise LeftOutError("the run has no checkpoint yet")
+        self.check_weights()
         return opened.open_run(str(self.folder))
-
-    @property
-    def steps_saved(self) -> list[int]:
-        """The steps that there are checkpoints of, rising."""
-        folder = self.folder / "checkpoints"
-        return sorted(int(place.name) for place in (folder.iterdir() if folder.is_dir() else ()) if place.name.isdecimal())
 
     @functools.cached_property
     def evaluation(self) -> Evaluation:
         """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
+        self.check_weights()
         source = self.source
         if self.examples:
             source = source or self.looked.source()
