@@ -220,25 +220,25 @@ function look(network) { ask((id) => ({ do: "look", id, network })); }
 
 // ---------- what the network makes of it
 
-let colours = [];
+let colours;
 
 function readColours() {
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => [1, 3, 5].map((i) => parseInt(style.getPropertyValue(name).trim().slice(i, i + 2), 16));
   const [negative, zero, positive] = ["--negative", "--zero", "--positive"].map(rgb);
-  colours = Array.from({ length: 255 }, (_, i) => {
+  colours = Uint32Array.from({ length: 255 }, (_, i) => {
     const share = Math.abs(i - 127) / 127, end = i < 127 ? negative : positive;
-    return zero.map((value, c) => Math.round(value + share * (end[c] - value)));
+    return packed(...zero.map((value, c) => Math.round(value + share * (end[c] - value))));
   });
 }
 
+// A pixel as a canvas has it in memory, on all machines that browsers run on.
+const packed = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+
 function paint(canvas, width, height, colourOf) {
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
-  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    const [red, green, blue] = colourOf(i);
-    image.data.set([red, green, blue, 255], 4 * i);
-  }
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height), pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colourOf(i);
   context.putImageData(image, 0, 0);
 }
 
@@ -291,7 +291,8 @@ function label(element, words, peak, values) {
     ends[0].textContent = positive ? "0" : number(peak === null ? null : -peak);
     ends[1].textContent = number(peak);
   }
-  element.querySelector(".maps").setAttribute("aria-label", values ? `${words}; largest magnitude ${number(peak)}` : words);
+  const maps = element.querySelector(".maps"), name = values ? `${words}; largest magnitude ${number(peak)}` : words;
+  if (maps.getAttribute("aria-label") !== name) maps.setAttribute("aria-label", name);
 }
 
 function number(value) {
@@ -306,7 +307,7 @@ function draw(header, data) {
   const [height, width, channels] = header.picture;
   let offset = 0, index = 0;
   const picture = data.subarray(0, (offset = height * width * channels));
-  const pixel = (i) => (channels === 1 ? [picture[i], picture[i], picture[i]] : [picture[i * channels], picture[i * channels + 1], picture[i * channels + 2]]);
+  const pixel = (i) => (channels === 1 ? packed(picture[i], picture[i], picture[i]) : packed(picture[3 * i], picture[3 * i + 1], picture[3 * i + 2]));
   const input = row(index++, `input ${height} ${width}`, (element) => makeRow(element, "input", `${width}×${height}${channels === 3 ? " in colour" : ""}`, 1, width, height, 132, false));
   label(input, "the picture as the network sees it");
   paint(input.querySelector("canvas"), width, height, pixel);
@@ -328,7 +329,7 @@ function drawFilters(index, { shape, peak }, values) {
     makeRow(element, "filters", k ? `of the first layer, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "of the first layer: it has none that are pictures", k, w, h, 42, c === 1));
   label(element, `the first layer's ${k} filters of ${w} by ${h}`, peak, values.subarray(0, h * w * c * k));
   element.querySelectorAll("canvas").forEach((canvas, n) =>
-    paint(canvas, w, h, (i) => (c === 1 ? colours[values[i * k + n] + 127] : [0, 1, 2].map((channel) => values[(i * c + channel) * k + n] + 128))));
+    paint(canvas, w, h, c === 1 ? (i) => colours[values[i * k + n] + 127] : (i) => packed(...[0, 1, 2].map((channel) => values[(i * c + channel) * k + n] + 128))));
   return h * w * c * k;
 }
 

@@ -36,6 +36,8 @@ MOST_PAGES = 8
 MOST_BYTES = 8_000_000
 # Messages a second that a page may send for long, and at once; a file counts for so many.
 _RATE, _BURST, _FILE = 100.0, 200.0, 20.0
+# Seconds that the training rests after a point of a stroke.
+_REST = 0.1
 _TOO_MANY, _TOO_FAST = 1013, 1008
 
 
@@ -119,7 +121,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             self.write_message(json.dumps(content))
 
     async def _show(self, number: int, make: Callable[[], np.ndarray], **about: Any) -> None:
-        """Take another picture, and answer for it."""
+        """Take another picture, and answer for it; the training rests for as long as it takes, and until the next point of a stroke."""
+        self._shared.trainer.hold()
+        asyncio.get_running_loop().call_later(_REST, self._shared.trainer.release)
         self._picture, self._about = await self._work(make), about
         await self._answer(number)
 
@@ -136,8 +140,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
                 await self.write_message(answer, binary=True)
 
     async def _work(self, function: Callable[[], Any]) -> Any:
-        with self._shared.trainer.held():
-            return await asyncio.get_running_loop().run_in_executor(self._shared.workers, function)
+        return await asyncio.get_running_loop().run_in_executor(self._shared.workers, function)
 
     async def _draw(self, message: Message) -> None:
         strokes, weight, fit = message.value("strokes", list), message.number("weight"), message.value("fit", bool)

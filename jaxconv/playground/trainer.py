@@ -4,12 +4,11 @@ The thread compiles, reads the pictures, and trains, whichever is to be done nex
 """
 
 import collections
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 # Test images that the accuracy is of, and how many of them are new each time.
 WINDOW, _NEW = 200, 50
 # Seconds between two reports of a training that runs, and points of its curves that are kept.
-_EVERY, _POINTS = 0.15, 400
+_EVERY, _POINTS = 0.2, 400
 # X's and O's that are drawn to learn from, and to be tested on.
 _DRAWN = {"train_examples": 3000, "test_examples": 1000}
 _MOST_RATE = 10.0
@@ -130,17 +129,16 @@ class Trainer:
             self._wanted = True
             self._wake.notify()
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Begin no step meanwhile, so that the answer to a stroke has the machine to itself."""
+    def hold(self) -> None:
+        """Begin no step until `release`: whoever draws has the machine to themselves."""
         with self._wake:
             self._holders += 1
-        try:
-            yield
-        finally:
-            with self._wake:
-                self._holders -= 1
-                self._wake.notify()
+
+    def release(self) -> None:
+        """The end of one `hold`."""
+        with self._wake:
+            self._holders -= 1
+            self._wake.notify()
 
     def begin(self) -> None:
         """Begin anew, with other first weights."""
@@ -184,7 +182,8 @@ class Trainer:
             self._say("stopped", why)
 
     def _say(self, status: str, message: str = "") -> None:
-        self.status, self.message = status, message
+        # In this order: whoever sees the status finds its message.
+        self.message, self.status = message, status
         self._changed()
 
     def _todo(self) -> Callable[[], None] | None:

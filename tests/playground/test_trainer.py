@@ -49,11 +49,14 @@ def test_it_learns_and_pauses(trainer):
 def test_a_stroke_holds_it(trainer):
     trainer.start()
     until(lambda: trainer.step > 3)
-    with trainer.held():
-        time.sleep(0.3)  # the step that was being done
-        step = trainer.step
-        time.sleep(0.2)
-        assert trainer.step == step and trainer.status == "training"
+    trainer.hold()
+    trainer.hold()
+    trainer.release()
+    time.sleep(0.3)  # the step that was being done
+    step = trainer.step
+    time.sleep(0.2)
+    assert trainer.step == step and trainer.status == "training"
+    trainer.release()
     until(lambda: trainer.step > step)
 
 
@@ -62,20 +65,20 @@ def test_a_step_is_one_step_and_a_rate_compiles_nothing(trainer):
     trainer.set(rate=0.0)
     for number in (1, 2):
         trainer.do_step()
-        until(lambda number=number: trainer.step == number and trainer.status == "paused")
-        time.sleep(0.05)
-        assert trainer.step == number and len(trainer.points) == number
+        until(lambda number=number: len(trainer.points) == number)
+        time.sleep(0.1)
+        assert trainer.step == len(trainer.points) == number
     jax.tree.map(np.testing.assert_array_equal, weights, trainer.network[1])
     trainer.set(rate=0.1)
     trainer.do_step()
-    until(lambda: trainer.step == 3)
+    until(lambda: len(trainer.points) == 3)
     assert trainer.network[0] is built
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(trainer.network[1]), strict=True))
 
 
 def test_other_filters_make_another_network(trainer):
     trainer.do_step()
-    until(lambda: trainer.step == 1)
+    until(lambda: len(trainer.points) == 1)
     assert trainer.parameters == (9 * 6 + 6) + (9 * 6 * 8 + 8) + (4 * 4 * 8 * 16 + 16) + (16 * 2 + 2)
     trainer.set(Settings(filters=(4,), filter_size=5, pool_window=3, pool_stride=3, neurons=(), batch_size=8))
     until(lambda: trainer.step == 0 and trainer.status == "paused")
@@ -91,7 +94,7 @@ def test_other_filters_make_another_network(trainer):
 
 def test_begin_anew_has_other_weights(trainer):
     trainer.do_step()
-    until(lambda: trainer.step == 1)
+    until(lambda: len(trainer.points) == 1)
     weights = trainer.network[1]["params"]["conv1_1"]["kernel"]
     trainer.begin()
     until(lambda: trainer.step == 0 and trainer.status == "paused")
@@ -132,16 +135,16 @@ def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
     trainer.begin()
     until(lambda: trainer.status == "paused" and trainer.step == 0)
     trainer.do_step()
-    until(lambda: trainer.step == 1)
+    until(lambda: len(trainer.points) == 1)
     assert np.isfinite(trainer.points[-1].loss)
 
 
 def test_other_pictures_keep_the_network(trainer):
     trainer.do_step()
-    until(lambda: trainer.step == 1)
+    until(lambda: len(trainer.points) == 1)
     trainer.set(variation=xo.Variation())
     trainer.do_step()
-    until(lambda: trainer.step == 2)
+    until(lambda: len(trainer.points) == 2)
     _, train, _ = trainer._data
     assert len(np.unique(train.images, axis=0)) == 2  # one X and one O
 
