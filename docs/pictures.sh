@@ -50,7 +50,8 @@ look cifar_activations activations --workdir="$cifar" --example=7
 look cifar_attribution attribution --workdir="$cifar" --example=7
 look cifar_patches patches --workdir="$cifar"
 look winners winners
-look story story --model=alexnet_2012 --model=zfnet --model='vgg*' --model=googlenet --model='resnet*' --model='densenet*' --model='mobilenet*' --model='convnext*'
+look story story --model=alexnet_2012 --model=zfnet --model=vgg16 --model=googlenet --model=resnet18 \
+  --model=resnet50 --model=resnet152 --model=densenet121 --model=mobilenet_v2 --model=convnext_tiny
 jaxconv evaluate --workdir="$cifar" --reliability="$out/cifar_reliability.png"
 jaxconv report --workdir="$cifar"
 screenshot report "file://$(cd "$cifar" && pwd)/report.html" 1200 1500

@@ -158,8 +158,10 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     if args.image:
         elements, labels = [element_of(looked, args.image)[0]], [-1]
     else:
-        count = min(args.number or 16, len(looked.source(args.split)) - args.example)
-        elements, labels = zip(*(looked.example(args.example + n, args.split) for n in range(max(1, count))), strict=True)
+        total, count = len(looked.source(args.split)), args.number or 16
+        # Evenly spread: a folder's examples come class by class.
+        places = np.unique(np.linspace(args.example, max(args.example, total - 1), count).round().astype(int))
+        elements, labels = zip(*(looked.example(int(place), args.split) for place in places), strict=True)
     shown = [looked.shown(element) for element in elements]
     return predictions(shown, labels, looked.probabilities(np.stack(elements)), looked.class_names, title=looked.title)
 
