@@ -63,8 +63,7 @@ class Outcomes:
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """[N, K] float32."""
-        exponentials = np.exp(self.votes - self.votes.max(axis=1, keepdims=True), dtype=np.float32)
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return np.exp(_log_softmax(self.votes), dtype=np.float32)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -87,9 +86,7 @@ class Outcomes:
     @functools.cached_property
     def losses(self) -> np.ndarray:
         """[N] float64, softmax cross entropy in nats."""
-        highest = self.votes.max(axis=1, keepdims=True)
-        total = np.exp(self.votes - highest).sum(axis=1, dtype=np.float64)
-        return np.log(total) + highest[:, 0].astype(np.float64) - self._of_true(self.votes)
+        return -self._of_true(_log_softmax(self.votes)).astype(np.float64)
 
     def _of_true(self, values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, self.labels[:, None], axis=1)[:, 0]
@@ -207,7 +204,12 @@ def heights(outcomes: Outcomes) -> np.ndarray:
     ids = wordnet_ids(outcomes.class_names)
     if not ids:
         raise ValueError(f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ...")
-    return mistake_heights(ids)[outcomes.labels, outcomes.predicted]
+    return _costs(ids)[outcomes.labels, outcomes.predicted]
+
+
+@functools.lru_cache(maxsize=2)
+def _costs(ids: tuple[str, ...]) -> np.ndarray:
+    return mistake_heights(ids)
 
 
 def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
@@ -289,7 +291,8 @@ def log_mean(votes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _log_softmax(votes: np.ndarray) -> np.ndarray:
-    shifted = votes - votes.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of a network that has diverged
+        shifted = votes - votes.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 

@@ -23,7 +23,8 @@ from jaxconv.outcomes import (
     mean_and_spread,
     most_confused,
     per_class,
-)
+    wordnet_ids,
+)  # fmt: skip
 from jaxconv.predict import readable
 from jaxconv.train.workdir import expand
 
@@ -105,7 +106,7 @@ def _remarks(outcomes: Outcomes, who: str) -> Rows:
     """What lies behind the figures: mistakes, confidence, classes, confusions; `who` says whose they are."""
     mistakes, found, names = outcomes.ranks > 0, per_class(outcomes), [short(readable(name), 30) for name in outcomes.class_names]
     rows = [("wrong", f"{mistakes.sum():,} of {len(outcomes):,}{who}")]
-    if "height" in figures(outcomes) and mistakes.any():
+    if wordnet_ids(outcomes.class_names) and mistakes.any():
         far = heights(outcomes)[mistakes].mean()
         rows.append(("", f"what a mistake and the truth have in common lies {far:.2f} above them in WordNet, on average"))
     rows.append(("sure", f"{100 * outcomes.confidence.mean():.2f} % on average, and right in {100 * np.mean(~mistakes):.2f} %"))

@@ -64,7 +64,7 @@ def test_a_bin_holds_its_upper_edge():
 
 
 def test_votes_that_are_no_numbers_are_never_right():
-    votes = np.array([[np.nan, np.nan, np.nan], [1.0, np.nan, 0.0], [0.0, 3.0, 1.0]], np.float32)
+    votes = np.array([[np.nan, np.inf, np.nan], [1.0, np.nan, 0.0], [0.0, 3.0, 1.0]], np.float32)
     outcomes = Outcomes(np.array([0, 0, 1]), votes, ABC)
     assert within(outcomes, 1).tolist() == [False, False, True]
     assert np.isnan(outcomes.losses[:2]).all() and outcomes.losses[2] == pytest.approx(math.log(1 + math.exp(-3) + math.exp(-2)), rel=1e-6)
