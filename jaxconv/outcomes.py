@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.wordnet import mistake_heights, synsets
+from jaxconv.data.wordnet import mistake_heights, wordnet_ids
 
 BINS = 15
 # Of the intervals.
@@ -179,20 +179,6 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
 
 def _bin_of(outcomes: Outcomes, bins: int) -> np.ndarray:
     return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
-
-
-def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000 classes in their order; else nothing."""
-    known = synsets()
-    if all(name in known for name in class_names):
-        return tuple(class_names)
-    imagenet = [synset for synset in known.values() if synset.label >= 0]
-    if len(class_names) != len(imagenet):
-        return ()
-    firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
-    if all(first in map(str.lower, synset.words) for first, synset in zip(firsts, imagenet, strict=True)):
-        return tuple(synset.id for synset in imagenet)
-    return ()
 
 
 def heights(outcomes: Outcomes) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.data.wordnet import wordnet_ids
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.evaluate import Evaluation
 from jaxconv.outcomes import (
@@ -23,7 +24,6 @@ from jaxconv.outcomes import (
     mean_and_spread,
     most_confused,
     per_class,
-    wordnet_ids,
 )  # fmt: skip
 from jaxconv.predict import readable
 from jaxconv.train.workdir import expand
@@ -126,7 +126,7 @@ def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
     rows = [(f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples")]
     if not outcomes.ranks.any():
         most = 100 * (1 - (1 - CONFIDENCE) ** (1 / len(outcomes)))
-        rows.append(("", f"where nothing is wrong they cannot tell: up to {most:.2f} % may be (the rule of three)"))
+        rows.append(("", f"without a mistake no resample has any: the error may yet be up to {most:.2f} % (the rule of three)"))
     return rows
 
 

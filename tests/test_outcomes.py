@@ -22,7 +22,6 @@ from jaxconv.outcomes import (
     most_confused,
     per_class,
     within,
-    wordnet_ids,
 )  # fmt: skip
 
 ABC = ("a", "b", "c")
@@ -173,9 +172,9 @@ def test_how_far_a_mistake_is_off():
 
 def test_imagenets_classes_by_their_words():
     words = [", ".join(wordnet.synsets()[id].words) for id in IMAGENET]
-    assert wordnet_ids(words) == IMAGENET == wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
-    assert wordnet_ids(IMAGENET[5:7]) == IMAGENET[5:7]
-    assert wordnet_ids(words[:999]) == () == wordnet_ids([*words[1:], words[0]]) == wordnet_ids(ABC)
+    assert wordnet.wordnet_ids(words) == IMAGENET == wordnet.wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
+    assert wordnet.wordnet_ids(IMAGENET[5:7]) == IMAGENET[5:7]
+    assert wordnet.wordnet_ids(words[:999]) == () == wordnet.wordnet_ids([*words[1:], words[0]]) == wordnet.wordnet_ids(ABC)
 
 
 def test_the_average_is_of_probabilities():
