@@ -241,6 +241,14 @@ def test_run_without_a_checkpoint_has_what_was_logged(run, tmp_path):
     assert "There are no intervals: the run has no checkpoint yet." in text and "could not be made" not in text
 
 
+def test_page_without_the_weights(run, tmp_path, monkeypatch):
+    """As the first of several processes writes it: it restores nothing, which would take all of them."""
+    monkeypatch.setattr(sections, "evaluate_run", None)
+    monkeypatch.setattr(sections.opened, "open_run", None)
+    text = report.report(run, tmp_path / "page.html", weights=False, source=hostile_sources()[1]).read_text()
+    assert "could not be made" not in text and text.count("the run has several processes") == 8
+
+
 def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_path):
     folder = tmp_path / "going"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html"))
