@@ -77,7 +77,8 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
         rows += _member_rows(record)
     else:
         rows += [(title, _figure(name, record)) for name, title in _TITLES.items() if name in record]
-    return rows + _remarks(evaluation.outcomes) + _on_intervals(evaluation.outcomes, resamples)
+    who = ", by the averaged prediction, as all below" if evaluation.members else ""
+    return rows + _remarks(evaluation.outcomes, who) + _on_intervals(evaluation.outcomes, resamples)
 
 
 def _figure(name: str, record: Mapping[str, Any], prefix: str = "", spread: bool = False) -> str:
@@ -100,10 +101,10 @@ def _member_rows(record: Record) -> Rows:
     return rows + [(member["name"], "diverged") for member in record["members"] if "loss" not in member]
 
 
-def _remarks(outcomes: Outcomes) -> Rows:
-    """What lies behind the figures: mistakes, confidence, classes, confusions."""
+def _remarks(outcomes: Outcomes, who: str) -> Rows:
+    """What lies behind the figures: mistakes, confidence, classes, confusions; `who` says whose they are."""
     mistakes, found, names = outcomes.ranks > 0, per_class(outcomes), [short(readable(name), 30) for name in outcomes.class_names]
-    rows = [("wrong", f"{mistakes.sum():,} of {len(outcomes):,}")]
+    rows = [("wrong", f"{mistakes.sum():,} of {len(outcomes):,}{who}")]
     if "height" in figures(outcomes) and mistakes.any():
         far = heights(outcomes)[mistakes].mean()
         rows.append(("", f"what a mistake and the truth have in common lies {far:.2f} above them in WordNet, on average"))
@@ -123,8 +124,8 @@ def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
         return []
     rows = [(f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples")]
     if not outcomes.ranks.any():
-        count = len(outcomes)
-        rows.append(("", f"where nothing is wrong they cannot tell: up to 3/{count:,} = {300 / count:.2f} % may be (the rule of three)"))
+        most = 100 * (1 - (1 - CONFIDENCE) ** (1 / len(outcomes)))
+        rows.append(("", f"where nothing is wrong they cannot tell: up to {most:.2f} % may be (the rule of three)"))
     return rows
 
 

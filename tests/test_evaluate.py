@@ -13,7 +13,7 @@ from jaxconv import scores
 from jaxconv.data import from_arrays
 from jaxconv.data.decode import read_image
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_run, evaluate_workdir, restore_run
+from jaxconv.evaluate import Evaluation, evaluate_run, evaluate_workdir, restore_run
 from jaxconv.outcomes import Outcomes, figures
 from jaxconv.several import evaluate_runs, together
 from jaxconv.train.build import build_model
@@ -242,3 +242,34 @@ def test_the_table_of_classes():
     assert [line.split("  ")[0] for line in lines[1:]] == ["cat", "dog", "n02109961 Eskimo dog, husky"]
     assert lines[1].split() == ["cat", "3", "33.33", "%", "100.00", "%", "dog", "2"]
     assert lines[3].endswith("-") and "never" not in "".join(lines)
+
+
+def evaluation_of(outcomes, apart=(), **result):
+    whole = {"split": "test", "examples": len(outcomes), "step": 3, **figures(outcomes), **result}
+    return Evaluation("run", "test", 3, View(), whole, outcomes, dict(apart), None, lambda: 0)
+
+
+def test_what_is_said_of_imagenets_classes_and_of_no_mistake():
+    names = ("n02109961", "n02110063", "n03481172")
+    outcomes = Outcomes(np.array([0, 0, 1, 2]), 9 * np.eye(3)[[0, 1, 1, 2]], names)
+    evaluation = evaluation_of(outcomes)
+    record = scores.make_record(evaluation, 20)
+    rows = dict(scores.make_rows(evaluation, record, 20))
+    assert rows["height"].startswith(f"{record['height']:.4f} [") and record["height"] > 0
+    assert rows["wrong"] == "1 of 4" and f"lies {4 * record['height']:.2f} above them in WordNet" in rows[""]
+    assert rows["classes"].startswith("n02109961 Eskimo dog, husky 50.00 %, ")
+    assert rows["confused"] == "n02109961 Eskimo dog, husky taken for n02110063 malamute, malemut... 1"
+    right = evaluation_of(Outcomes(np.array([0, 1]), np.eye(2), ("o", "x")))
+    rows = dict(scores.make_rows(right, scores.make_record(right, 20), 20))
+    assert "up to 77.64 % may be" in rows[""] and "confused" not in rows
+
+
+def test_members_that_have_diverged_are_named():
+    good = Outcomes(np.array([0, 1]), np.eye(2), ("o", "x"))
+    members = [{"name": "seed 0", "loss": 0.3, "top1": 1.0}, {"name": "seed 1"}]
+    joint = {"loss_spread": 0.0, "top1_spread": 0.0, "ensemble_loss": 0.3, "ensemble_top1": 1.0}
+    evaluation = evaluation_of(good, {"seed 0": good}, members=members, **joint)
+    record = scores.make_record(evaluation, 0)
+    rows = dict(scores.make_rows(evaluation, record, 0))
+    assert rows["seed 1"] == "diverged" and rows["seed 0"].startswith("100.00 %") and record["members"][1] == {"name": "seed 1"}
+    assert record["ensemble_ece"] == record["ece"] == record["members"][0]["ece"] and record["ece_spread"] == 0
