@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,23 @@ class Picture:
     Attributes:
       says: what it shows, for the help.
       draw: (arguments, the opened network or None) -> a matplotlib figure.
-      opens: whether it looks into one network; others take any number of runs and networks, or none.
+      takes: options beside --out. With `checkpoint` it looks into one network, by --workdir or --model; others take any number, or none.
     """
 
     says: str
     draw: Callable[[argparse.Namespace, Any], Any]
-    opens: bool = True
+    takes: tuple[str, ...] = ()
+
+    @property
+    def opens(self) -> bool:
+        """Whether it looks into one network."""
+        return "checkpoint" in self.takes
+
+
+# Of all pictures of one network; and of those that are of one example too.
+NETWORK = ("workdir", "model", "weights", "checkpoint", "member")
+EXAMPLE = (*NETWORK, "split", "example", "image")
+OPTIONS = (*EXAMPLE, "layer", "number")
 
 
 def add(commands: Any) -> None:
@@ -49,7 +61,7 @@ def add(commands: Any) -> None:
     look.add_argument("--layer", default="", metavar="NAME", help="of filters and activations; the first convolution by default")
     look.add_argument("--number", type=positive, default=0, metavar="N", help="how many to draw, at most; each picture has its own default")
     look.add_argument("--out", default="", metavar="FILE", help="the .png, .svg or .pdf file to write; PICTURE.png by default")
-    look.set_defaults(run=_look)
+    look.set_defaults(run=_look, defaults={option: look.get_default(option) for option in OPTIONS})
 
 
 def _look(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -60,22 +72,36 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
     if not out.parent.is_dir():
         raise UserError(f"--out={args.out}: there is no folder {out.parent}")
     picture = PICTURES[args.picture]
-    try:
-        figure = picture.draw(args, _open(args) if picture.opens else None)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    figure.savefig(out, dpi=120)
+    _check(args)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # what no font has is drawn as a box
+        try:
+            figure = picture.draw(args, _open(args) if picture.opens else None)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        figure.savefig(out, dpi=120)
     print(out)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError for options that the picture has no use for."""
+    takes = PICTURES[args.picture].takes
+    given = [name for name, default in args.defaults.items() if getattr(args, name) != default]
+    for name in given:
+        if name not in takes:
+            choices = ", ".join(f"--{option}" for option in (*takes, "out"))
+            raise UserError(f"--{name}: {args.picture} has no use for it; it takes {choices}")
+    for name, other in (("weights", "workdir"), ("checkpoint", "model"), ("member", "model"), ("example", "image"), ("split", "image")):
+        if name in given and other in given:
+            raise UserError(f"--{name} and --{other}: give one of them")
 
 
 def _open(args: argparse.Namespace) -> Any:
     if len(args.workdir) + len(args.model) != 1:
         raise UserError(f"{args.picture} looks into one network: give --workdir=RUN, or --model=NAME")
-    if args.weights and not args.model:
-        raise UserError(f"--weights={args.weights}: goes with --model; a run has its own")
     from jaxconv.config import default_config
     from jaxconv.train.workdir import expand, saved_config
 
@@ -118,7 +144,7 @@ def _walk(args: argparse.Namespace, looked: Any) -> Any:
 
 
 def _lecture(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.look.walk import lecture_walk
+    from jaxconv.look.lecture import lecture_walk
 
     return lecture_walk()
 
@@ -138,29 +164,45 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     return predictions(shown, labels, looked.probabilities(np.stack(elements)), looked.class_names, title=looked.title)
 
 
+def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
+    """What the opened network makes of every example of a split, and the examples."""
+    from jaxconv.evaluate import evaluate_run
+    from jaxconv.train.ensemble import members_of
+
+    looked.source(args.split)  # says what is missing, where it is
+    evaluation, members = evaluate_run(args.workdir[0], args.split, args.checkpoint), members_of(looked.config)
+    if members is None:
+        return evaluation.outcomes, evaluation.source
+    name = members.names[args.member]
+    if name not in evaluation.members:
+        raise UserError(f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1)
+    return evaluation.members[name], evaluation.source
+
+
 def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.examples import mistakes, worst
 
-    numbers, labels, probabilities = looked.all_predictions(args.split)
-    places = worst(labels, probabilities, args.number or 12)
-    source = looked.source(args.split)
-    shown = [looked.shown(source[int(numbers[place])]["image"]) for place in places]
-    wrong = int((probabilities.argmax(axis=1) != labels).sum())
-    below = f"of {wrong:,} among {len(labels):,} examples, those with the highest loss; --example takes their numbers"
-    names = [f"#{numbers[place]}" for place in places]
-    return mistakes(shown, labels[places], probabilities[places], looked.class_names, names, looked.title, below if wrong else "")
+    found, source = _outcomes(args, looked)
+    places = worst(found.labels, found.probabilities, args.number or 12)
+    shown = [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
+    wrong = int((found.predicted != found.labels).sum())
+    below = f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes their numbers"
+    names = [f"#{found.index[place]}" for place in places]
+    return mistakes(
+        shown, found.labels[places], found.probabilities[places], looked.class_names, names, looked.title, below if wrong else ""
+    )
 
 
 def _confusions(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
-    from jaxconv.look.examples import confusion_matrix, confusions, most_confused
+    from jaxconv.look.examples import confusions
+    from jaxconv.outcomes import confusion, most_confused
 
-    numbers, labels, probabilities = looked.all_predictions(args.split)
-    said, most, source = probabilities.argmax(axis=1), args.number or 10, looked.source(args.split)
-    counts = confusion_matrix(labels, said, len(looked.class_names))
-    places = [np.flatnonzero((labels == true) & (said == other))[:4] for true, other, _ in most_confused(counts, most)]
-    shown = [[looked.shown(source[int(numbers[place])]["image"]) for place in some] for some in places]
+    found, source = _outcomes(args, looked)
+    counts, most = confusion(found), args.number or 10
+    pairs = [np.flatnonzero((found.labels == true) & (found.predicted == said))[:4] for true, said, _ in most_confused(counts, most)]
+    shown = [[looked.shown(source.read(int(found.index[place]))["image"]) for place in places] for places in pairs]
     return confusions(counts, looked.class_names, shown, most, looked.title)
 
 
@@ -204,11 +246,12 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
 
 def _story(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.story import LECTURE, of_run, published, story
-    from jaxconv.models import list_models
+    from jaxconv.models import MODELS, list_models
 
-    names = [name for pattern in args.model for name in (list_models(pattern) or [pattern])]
-    if not names and not args.workdir:
-        names = list(LECTURE)
+    names = list(LECTURE) if not args.model and not args.workdir else []
+    for pattern in args.model:
+        # Of many, those of which an error is known; of one, it is said that none is.
+        names += [name for name in list_models(pattern) if name == pattern or MODELS[name].errors] or [pattern]
     return story([*(published(name) for name in names), *(of_run(workdir) for workdir in args.workdir)])
 
 
@@ -219,15 +262,21 @@ def _winners(args: argparse.Namespace, looked: Any) -> Any:
 
 
 PICTURES = {
-    "filters": Picture("filters of the first convolution, or of --layer", _filters),
-    "activations": Picture("what --layer makes of an image", _activations),
-    "walk": Picture("an image on its way through the network, stage by stage, to the votes", _walk),
-    "attribution": Picture("which pixels of an image its most probable class comes from", _attribution),
-    "patches": Picture("what of a split excites the feature maps of --layer most, with its deconvnet projection", _patches),
-    "predictions": Picture("examples with their three most probable classes", _predictions),
-    "mistakes": Picture("the mistakes with the highest loss", _mistakes),
-    "confusions": Picture("which classes are taken for which, with examples", _confusions),
-    "story": Picture("error against year, depth, weights and multiply-adds, of any --workdir and --model, such as 'vgg*'", _story, False),
-    "winners": Picture("ILSVRC's winners, with their depth", _winners, False),
-    "lecture": Picture("the lecture's X, its three features and its votes", _lecture, False),
+    "filters": Picture("filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")),
+    "activations": Picture("what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")),
+    "walk": Picture("an image on its way through the network, stage by stage, to the votes", _walk, (*EXAMPLE, "number")),
+    "attribution": Picture("which pixels of an image its most probable class comes from", _attribution, (*EXAMPLE, "layer")),
+    "patches": Picture(
+        "what of a split excites the feature maps of --layer most, with its deconvnet projection",
+        _patches,
+        (*NETWORK, "split", "layer", "number"),
+    ),
+    "predictions": Picture("examples with their three most probable classes", _predictions, (*EXAMPLE, "number")),
+    "mistakes": Picture("the mistakes with the highest loss", _mistakes, (*NETWORK, "split", "number")),
+    "confusions": Picture("which classes are taken for which, with examples", _confusions, (*NETWORK, "split", "number")),
+    "story": Picture(
+        "error against year, depth, weights and multiply-adds, of any --workdir and --model, such as 'vgg*'", _story, ("workdir", "model")
+    ),
+    "winners": Picture("ILSVRC's winners, with their depth", _winners),
+    "lecture": Picture("the lecture's X, its three features and its votes", _lecture),
 }

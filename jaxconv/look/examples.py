@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxconv.look.samples import draw_example, short_name
 from jaxconv.look.sheet import FAINT, Sheet, new_sheet
+from jaxconv.outcomes import most_confused
 
 RIGHT, WRONG, OTHER = "#1a7f37", "#cf222e", "#b8bec5"
 # Inches: an image, the bars beside it, and what is between two of them.
@@ -113,28 +114,13 @@ def mistakes(
     return sheet.figure
 
 
-def confusion_matrix(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """How often [K, K] int64 examples of each class (row) were taken for each (column)."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, said), 1)
-    return counts
-
-
-def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """(true class, class said, how often) of the commonest mistakes of a matrix [K, K], falling."""
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [(int(place // len(counts)), int(place % len(counts))) for place in order]
-    return [(true, said, int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
-
-
 def confusions(
     counts: np.ndarray, class_names: Sequence[str], examples: Sequence[Sequence[Any]] = (), most: int = 10, title: str = ""
 ) -> Figure:
     """The most confused pairs of classes, with the matrix beside them.
 
     Args:
-      counts: [K, K], see `confusion_matrix`.
+      counts: [K, K], see `outcomes.confusion`.
       class_names: K names.
       examples: images for each of the pairs of `most_confused(counts, most)`.
       most: pairs to show.

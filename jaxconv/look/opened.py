@@ -128,19 +128,6 @@ class Looked:
         for batch in reader.eval_batches(min(size, len(source))):
             yield batch["image"][batch["mask"] > 0]
 
-    def predictions(self, split: str = "", batch_size: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """All examples of a split in batches, each once: their numbers [B], labels [B] and probabilities [B, K]."""
-        source, size = self.source(split), batch_size or self.config.eval.batch_size
-        reader = Reader(source, self.config.data.threads, self.config.data.damaged_share)
-        for n, batch in enumerate(reader.eval_batches(min(size, len(source)))):
-            rows = np.flatnonzero(batch["mask"])
-            yield n * len(batch["mask"]) + rows, batch["label"][rows], self.probabilities(batch["image"])[rows]
-
-    def all_predictions(self, split: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same of the whole split: numbers [N], labels [N] and probabilities [N, K] of all examples that can be read."""
-        numbers, labels, probabilities = (np.concatenate(part) for part in zip(*self.predictions(split), strict=True))
-        return numbers, labels, probabilities
-
 
 def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looked:
     """The network that a run has trained.

@@ -13,12 +13,10 @@ import flax.linen as nn
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxconv.data import xo
 from jaxconv.look.filters import draw_map
 from jaxconv.look.samples import draw_example, short_name
 from jaxconv.look.sheet import CELL, FAINT, Sheet, new_sheet, printed
 from jaxconv.look.stages import Stage, stages
-from jaxconv.models import from_text
 
 # Inches: the page, the column of words on its left, a map that is an image, and what is between two rows.
 _WIDTH, _WORDS, _IMAGE, _GAP, _TOP = 12.0, 2.1, 1.1, 0.3, 0.6
@@ -46,13 +44,13 @@ def walk(
       x: [*spatial, C] float32, as the module takes it.
       example: the image as a person sees it, see `samples.draw_example`; by default `x`.
       class_names: of the votes; by default their numbers.
-      most_maps: feature maps in a row: those that answer the most, in their order; the same ones as far as the channels stay what they are.
+      most_maps: feature maps in a row: those that answer the most, in their order; the same ones until the next weights.
       most_rows: of a network with more stages, the last map of each size is shown.
       title: above the picture.
     """
     every = stages(module, variables, x)
     rows = choose_rows(every, most_rows)
-    channels = _channels(rows, most_maps)
+    channels = _channels(every, rows, most_maps)
     heights = [_row_height(row, places) for row, places in zip(rows, channels, strict=True)]
     last = every[-1]
     votes_too = last.value.ndim == 1
@@ -100,21 +98,18 @@ def choose_rows(every: Sequence[Stage], most: int) -> list[Stage]:
     return kept if len(kept) <= most else [*kept[: most - 1], kept[-1]]
 
 
-def _channels(rows: Sequence[Stage], most: int) -> list[np.ndarray]:
-    """The maps that each row shows: the strongest of the first row that has so many channels, and the same ones in those after it."""
-    chosen: list[np.ndarray] = []
-    for n, row in enumerate(rows):
-        count = row.value.shape[-1]
-        same = n and rows[n - 1].value.shape[-1] == count and row.kind not in ("convolution", "fully connected")
-        if not same:
-            # By what the maps hold when the next weights see them, where ReLU and pooling have done their work.
-            after = n
-            while after + 1 < len(rows) and rows[after + 1].weights is None and rows[after + 1].value.shape[-1] == count:
-                after += 1
-            strength = np.abs(rows[after].value).reshape(-1, count).max(axis=0)
-            places = np.sort(np.argsort(-strength, kind="stable")[:most])
-        chosen.append(places)
-    return chosen
+def _channels(every: Sequence[Stage], rows: Sequence[Stage], most: int) -> list[np.ndarray]:
+    """The maps that each row shows: where no weights lie between two rows, the same ones.
+
+    They are the strongest of the last such row, where ReLU and pooling have done their work.
+    """
+    weighted = list(itertools.accumulate(stage.weights is not None for stage in every))
+    of = {id(stage): (number, stage.value.shape[-1]) for stage, number in zip(every, weighted, strict=True)}
+    chosen: dict[tuple[int, int], np.ndarray] = {}
+    for row in rows:
+        strength = np.abs(row.value).reshape(-1, row.value.shape[-1]).max(axis=0)
+        chosen[of[id(row)]] = np.sort(np.argsort(-strength, kind="stable")[:most])
+    return [chosen[of[id(row)]] for row in rows]
 
 
 def _map_size(value: np.ndarray, count: int) -> tuple[float, float, int, bool]:
@@ -281,7 +276,8 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
         detail = ""
         if 0 < len(places) < len(last.given):
             detail = f"{said[:, n].sum():.2f} by those shown, {last.value[k] - said[:, n].sum():+.2f} by the rest"
-        _class(sheet, middle, short_name(names[k], 16), float(last.value[k]), float(probabilities[k]), detail)
+        weight = "bold" if k == last.value.argmax() else "normal"
+        _class(sheet, middle, short_name(names[k], 16), float(last.value[k]), float(probabilities[k]), detail, weight)
 
 
 def _weights(sheet: Sheet, weights: np.ndarray, values: Sequence[float], classes: Sequence[float]) -> None:
@@ -293,39 +289,9 @@ def _weights(sheet: Sheet, weights: np.ndarray, values: Sequence[float], classes
         sheet.axis.plot(ends, [values[f], classes[k]], linewidth=4 * abs(float(weight)) / heaviest, alpha=0.65, **look)
 
 
-def _class(sheet: Sheet, middle: float, name: str, vote: float, probability: float, detail: str) -> None:
-    sheet.text(_VOTES_AT, middle - 0.03, name, 10, weight="bold", va="center")
-    sheet.text(_VOTES_AT + 1.9, middle - 0.03, printed(vote), 10, ha="right", va="center")
+def _class(sheet: Sheet, middle: float, name: str, vote: float, probability: float, detail: str, weight: str) -> None:
+    sheet.text(_VOTES_AT, middle - 0.03, name, 10, weight=weight, va="center")
+    sheet.text(_VOTES_AT + 1.9, middle - 0.03, printed(vote), 10, ha="right", va="center", weight=weight)
     sheet.text(_VOTES_AT, middle + 0.1, detail, 6.5, color=FAINT)
     sheet.frame((_VOTES_AT + 2.1, middle - 0.1, _BAR * probability, 0.16), fill=True, facecolor="#555555", edgecolor="none")
     sheet.text(_VOTES_AT + 2.1 + _BAR * probability + 0.06, middle - 0.02, f"{100 * probability:.1f} %", 7, va="center", color=FAINT)
-
-
-# The lecture's three features, and what it does with them: filtering, ReLU, pooling, pooling, and votes.
-FEATURES = np.array(
-    [[[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], [[1, -1, 1], [-1, 1, -1], [1, -1, 1]], [[-1, -1, 1], [-1, 1, -1], [1, -1, -1]]]
-)
-_LECTURE = "conv3-3p0nobias relu maxpool2ceil maxpool2 fc2"
-
-
-def lecture_network() -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """The lecture's toy ConvNet with its nine-by-nine X: module, variables and the image [9, 9, 1] of -1 and 1.
-
-    Filters, responses and pooled maps are the lecture's. The voting weights, which its slides draw as lines, are ours: the values that are
-    highest for an X have equal weights for it, all others for an O.
-    """
-    module = from_text(_LECTURE)
-    image = xo.draw_split("test", size=9, test_examples=20)
-    x = next(np.float32(image.images[n]) for n in range(len(image)) if image.labels[n] == xo.CLASS_NAMES.index("x")) / 127.5 - 1
-    kernel = np.float32(FEATURES).transpose(1, 2, 0)[:, :, None] / 9
-    variables = {"params": {"conv1": {"kernel": kernel}, "fc2": {"kernel": np.zeros((12, 2), np.float32), "bias": np.zeros(2, np.float32)}}}
-    pooled = stages(module, variables, x)[-1].given
-    for_x = pooled > 0.99
-    variables["params"]["fc2"]["kernel"] = np.stack([~for_x / (~for_x).sum(), for_x / for_x.sum()], axis=1).astype(np.float32)
-    return module, variables, x
-
-
-def lecture_walk() -> Figure:
-    """The lecture's own example: its X, its three features, responses, ReLU, pooled stacks and votes, with the numbers of its slides."""
-    module, variables, x = lecture_network()
-    return walk(module, variables, x, class_names=xo.CLASS_NAMES, title="the lecture's X")

@@ -44,7 +44,7 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         assert look(picture, f"--workdir={run}", f"--image={image}") == 0
     assert look("filters", "--model=lenet5") == 0
     assert look("lecture") == 0
-    assert look("story", f"--workdir={run}", "--model=lenet*") == 0
+    assert look("story", f"--workdir={run}", "--model=lenet*", "--model=resnet20*") == 0
     assert capsys.readouterr().out.split() == ["walk.png", "predictions.png", "activations.png", "filters.png", "lecture.png", "story.png"]
 
 
@@ -56,7 +56,11 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         (["filters", "RUN", "--out=a.jpg"], 2, ["--out=a.jpg: must end in .png, .svg or .pdf"]),
         (["filters", "RUN", "--out=/nowhere/a.png"], 2, ["there is no folder /nowhere"]),
         (["filters", "RUN", "--layer=conv1"], 2, ["no convolution is called 'conv1', did you mean 'conv", "there are conv1_1, conv2_1"]),
-        (["filters", "RUN", "--weights=x"], 2, ["--weights=x: goes with --model"]),
+        (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give one of them"]),
+        (["filters", "--model=lenet5", "--checkpoint=5"], 2, ["--checkpoint and --model: give one of them"]),
+        (["walk", "RUN", "--layer=pool1"], 2, ["--layer: walk has no use for it; it takes --workdir, --model", "--image, --number, --out"]),
+        (["walk", "RUN", "--image=a.png", "--example=3"], 2, ["--example and --image: give one of them"]),
+        (["lecture", "RUN"], 2, ["--workdir: lecture has no use for it; it takes --out"]),
         (["filters", "RUN", "--config.seed=1"], 2, ["look takes no config"]),
         (["filters", "--model=lenet6"], 2, ["no network is called 'lenet6', did you mean 'lenet5'?"]),
         (["filters", "--model=lenet5", "--weights=/nowhere"], 1, ["/nowhere: holds no weights"]),

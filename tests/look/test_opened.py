@@ -23,8 +23,8 @@ def test_a_run_predicts_as_it_was_evaluated(run):
     workdir, result = run
     looked = open_run(str(workdir))
     assert looked.title == "run: chain, step 10" and looked.input_shape == (16, 16, 1) and looked.class_names == ("o", "x")
-    numbers, labels, probabilities = (np.concatenate(part) for part in zip(*looked.predictions(batch_size=7), strict=True))
-    np.testing.assert_array_equal(numbers, np.arange(30))
+    labels = looked.source().labels_of_all()
+    probabilities = np.concatenate([looked.probabilities(elements) for elements in looked.elements(batch_size=7)])
     assert (probabilities.argmax(axis=1) == labels).mean() == pytest.approx(result["top1"])
     assert -np.log(probabilities[np.arange(30), labels]).mean() == pytest.approx(result["loss"], rel=1e-4)
     element, label = element_of(looked, example=4)
@@ -56,7 +56,8 @@ def test_a_member_of_an_ensemble(tmp_path):
     result = train(tiny_config(ensemble__size=2, steps=6), str(tmp_path / "two"))
     for member, expected in enumerate(result["members"]):
         looked = open_run(str(tmp_path / "two"), member=member)
-        right = sum(int((p.argmax(axis=1) == labels).sum()) for _, labels, p in looked.predictions())
+        (elements,) = looked.elements(batch_size=30)
+        right = (looked.probabilities(elements).argmax(axis=1) == looked.source().labels_of_all()).sum()
         assert right / 30 == pytest.approx(expected["top1"]) and f"seed {member}" in looked.title
     with pytest.raises(UserError, match="--member=2: the ensemble has 2 members, 0 to 1"):
         open_run(str(tmp_path / "two"), member=2)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.look.lecture import FEATURES, lecture_network, lecture_walk
 from jaxconv.look.sheet import as_printed, printed
 from jaxconv.look.stages import stages
-from jaxconv.look.walk import FEATURES, choose_rows, chosen_votes, lecture_network, lecture_walk, walk, words
+from jaxconv.look.walk import choose_rows, chosen_votes, walk, words
 from tests.test_lecture import FEATURES as PRINTED_FEATURES
 from tests.test_lecture import POOLED, RESPONSES, X
 
@@ -121,6 +122,19 @@ def test_maps_are_the_strongest_and_stay_in_their_columns(network):
     images = [image for image in figure.axes[0].images if np.asarray(image.get_array()).shape == (32, 32)]
     for image, (stage, k) in zip(images, [(stage, k) for stage in found[1:4] for k in strongest], strict=True):
         np.testing.assert_array_equal(image.get_array(), stage.value[..., k])
+
+
+def test_maps_are_chosen_anew_after_weights_that_have_no_row():
+    model = jaxconv.from_text("[conv3-9 relu]*3 maxpool2 fc2")
+    x = np.random.default_rng(0).normal(size=(16, 16, 1)).astype(np.float32)
+    variables = model.init(jax.random.key(1), x[None])
+    figure, found = walk(model, variables, x, most_maps=2, most_rows=4), stages(model, variables, x)
+    maps = [np.asarray(image.get_array()) for image in figure.axes[0].images]
+    # Rows: the image, the first convolution with its filters, the last ReLU, the pooling; which maps, the last row before weights says.
+    for place, decides, drawn in ((1, 1, maps[2:6:2]), (6, 7, maps[5:7]), (7, 7, maps[7:9])):
+        strongest = np.sort(np.argsort(-np.abs(found[decides].value).reshape(-1, 9).max(axis=0))[:2])
+        for image, k in zip(drawn, strongest, strict=True):
+            np.testing.assert_array_equal(image, found[place].value[..., k])
 
 
 @pytest.mark.parametrize("shape", [(40, 1), (6, 6, 6, 1)])
