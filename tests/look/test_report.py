@@ -121,6 +121,45 @@ def test_zoom_by_mouse_keys_and_buttons(opened):
     assert shown(opened) == (whole, True)
 
 
+def test_lines_are_hidden_and_scales_changed_by_keyboard(opened):
+    from selenium.webdriver import Keys
+
+    def picture():
+        return opened.run("return document.querySelector('canvas').toDataURL()")
+
+    whole = picture()
+    opened.run("document.querySelector('.u-legend th[role=button]').focus()")
+    opened.press(Keys.ENTER)
+    opened.wait(f"return document.querySelector('canvas').toDataURL() != {json.dumps(whole)}")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() == {json.dumps(whole)}")
+    opened.run("document.querySelector('.log').focus()")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() != {json.dumps(whole)}")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() == {json.dumps(whole)}")
+
+
+def test_page_of_a_run_that_goes_on_follows_it_when_told(browser, run, tmp_path):
+    """It is loaded again when the person asks for it, and keeps what is zoomed to."""
+    folder = tmp_path / "going"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
+    with locked(folder):
+        path = report.report(folder)
+        browser.open(path.as_uri())
+        browser.find("[data-zoom=in]").click()
+        zoomed, _ = shown(browser)
+        browser.find("#follow").click()
+        (folder / "metrics.jsonl").write_text("".join(lines))
+        report.report(folder)
+        browser.wait("return document.querySelector('.zoom output')?.textContent.endsWith('to 24')")
+    assert shown(browser)[0][:2] == zoomed[:2] and browser.run("return document.querySelector('#follow').checked")
+    browser.find("#follow").click()
+    assert browser.errors() == [] and set(browser.requests()) == {path.as_uri()}
+
+
 def test_light_and_dark(browser, run):
     def colours():
         style = "getComputedStyle(document.body)"
