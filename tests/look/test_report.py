@@ -1,6 +1,7 @@
 """The page of a run: what is on it, that it stands by itself, and that it can be read, in a browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -323,6 +324,24 @@ def test_command(run, tmp_path):
 def test_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         report.report(tmp_path)
+
+
+def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
+    """The mean as a line, its members as a band around it, the averaged prediction dashed; a chart for each metric of one's own."""
+    rows = [
+        {"step": step, "train/loss": 2.0, "train/loss/0": 1.0, "train/loss/1": 3.0, "eval/loss": 1.0, "eval/ensemble_loss": 0.5}
+        | {"eval/margin": 0.1, "eval/margin/0": 0.0, "eval/margin/1": 0.2, "eval/ensemble_margin": 0.1}
+        for step in (1, 2)
+    ]
+    loss, margin = sections.curves(dataclasses.replace(sections.open_run(run), rows=rows))
+    assert [(series.label, series.look, series.ys[0]) for series in loss.series] == [
+        ("", "edge", 3.0),
+        ("", "edge", 1.0),
+        ("train", "thin", 2.0),
+        ("eval", "thick", 1.0),
+        ("averaged", "dashed", 0.5),
+    ]
+    assert (margin.title, margin.unit) == ("margin", "own metric")
 
 
 def test_numbers_behind_a_chart():
