@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.wordnet import mistake_heights, synsets
+from jaxconv.data.wordnet import mistake_heights, wordnet_ids
 
 BINS = 15
 # Of the intervals.
@@ -63,8 +63,7 @@ class Outcomes:
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """[N, K] float32."""
-        exponentials = np.exp(self.votes - self.votes.max(axis=1, keepdims=True), dtype=np.float32)
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return np.exp(_log_softmax(self.votes), dtype=np.float32)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -87,9 +86,7 @@ class Outcomes:
     @functools.cached_property
     def losses(self) -> np.ndarray:
         """[N] float64, softmax cross entropy in nats."""
-        highest = self.votes.max(axis=1, keepdims=True)
-        total = np.exp(self.votes - highest).sum(axis=1, dtype=np.float64)
-        return np.log(total) + highest[:, 0].astype(np.float64) - self._of_true(self.votes)
+        return -self._of_true(_log_softmax(self.votes)).astype(np.float64)
 
     def _of_true(self, values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, self.labels[:, None], axis=1)[:, 0]
@@ -184,20 +181,6 @@ def _bin_of(outcomes: Outcomes, bins: int) -> np.ndarray:
     return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
 
 
-def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000 classes in their order; else nothing."""
-    known = synsets()
-    if all(name in known for name in class_names):
-        return tuple(class_names)
-    imagenet = [synset for synset in known.values() if synset.label >= 0]
-    if len(class_names) != len(imagenet):
-        return ()
-    firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
-    if all(first in map(str.lower, synset.words) for first, synset in zip(firsts, imagenet, strict=True)):
-        return tuple(synset.id for synset in imagenet)
-    return ()
-
-
 def heights(outcomes: Outcomes) -> np.ndarray:
     """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it shares with the truth; 0 where it is right.
 
@@ -207,7 +190,12 @@ def heights(outcomes: Outcomes) -> np.ndarray:
     ids = wordnet_ids(outcomes.class_names)
     if not ids:
         raise ValueError(f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ...")
-    return mistake_heights(ids)[outcomes.labels, outcomes.predicted]
+    return _costs(ids)[outcomes.labels, outcomes.predicted]
+
+
+@functools.lru_cache(maxsize=2)
+def _costs(ids: tuple[str, ...]) -> np.ndarray:
+    return mistake_heights(ids)
 
 
 def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
@@ -289,7 +277,8 @@ def log_mean(votes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _log_softmax(votes: np.ndarray) -> np.ndarray:
-    shifted = votes - votes.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of a network that has diverged
+        shifted = votes - votes.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.data.wordnet import wordnet_ids
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.evaluate import Evaluation
 from jaxconv.outcomes import (
@@ -23,7 +24,7 @@ from jaxconv.outcomes import (
     mean_and_spread,
     most_confused,
     per_class,
-)
+)  # fmt: skip
 from jaxconv.predict import readable
 from jaxconv.train.workdir import expand
 
@@ -105,7 +106,7 @@ def _remarks(outcomes: Outcomes, who: str) -> Rows:
     """What lies behind the figures: mistakes, confidence, classes, confusions; `who` says whose they are."""
     mistakes, found, names = outcomes.ranks > 0, per_class(outcomes), [short(readable(name), 30) for name in outcomes.class_names]
     rows = [("wrong", f"{mistakes.sum():,} of {len(outcomes):,}{who}")]
-    if "height" in figures(outcomes) and mistakes.any():
+    if wordnet_ids(outcomes.class_names) and mistakes.any():
         far = heights(outcomes)[mistakes].mean()
         rows.append(("", f"what a mistake and the truth have in common lies {far:.2f} above them in WordNet, on average"))
     rows.append(("sure", f"{100 * outcomes.confidence.mean():.2f} % on average, and right in {100 * np.mean(~mistakes):.2f} %"))
@@ -125,7 +126,7 @@ def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
     rows = [(f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples")]
     if not outcomes.ranks.any():
         most = 100 * (1 - (1 - CONFIDENCE) ** (1 / len(outcomes)))
-        rows.append(("", f"where nothing is wrong they cannot tell: up to {most:.2f} % may be (the rule of three)"))
+        rows.append(("", f"without a mistake no resample has any: the error may yet be up to {most:.2f} % (the rule of three)"))
     return rows
 
 

@@ -22,7 +22,6 @@ from jaxconv.outcomes import (
     most_confused,
     per_class,
     within,
-    wordnet_ids,
 )  # fmt: skip
 
 ABC = ("a", "b", "c")
@@ -64,7 +63,7 @@ def test_a_bin_holds_its_upper_edge():
 
 
 def test_votes_that_are_no_numbers_are_never_right():
-    votes = np.array([[np.nan, np.nan, np.nan], [1.0, np.nan, 0.0], [0.0, 3.0, 1.0]], np.float32)
+    votes = np.array([[np.nan, np.inf, np.nan], [1.0, np.nan, 0.0], [0.0, 3.0, 1.0]], np.float32)
     outcomes = Outcomes(np.array([0, 0, 1]), votes, ABC)
     assert within(outcomes, 1).tolist() == [False, False, True]
     assert np.isnan(outcomes.losses[:2]).all() and outcomes.losses[2] == pytest.approx(math.log(1 + math.exp(-3) + math.exp(-2)), rel=1e-6)
@@ -173,9 +172,9 @@ def test_how_far_a_mistake_is_off():
 
 def test_imagenets_classes_by_their_words():
     words = [", ".join(wordnet.synsets()[id].words) for id in IMAGENET]
-    assert wordnet_ids(words) == IMAGENET == wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
-    assert wordnet_ids(IMAGENET[5:7]) == IMAGENET[5:7]
-    assert wordnet_ids(words[:999]) == () == wordnet_ids([*words[1:], words[0]]) == wordnet_ids(ABC)
+    assert wordnet.wordnet_ids(words) == IMAGENET == wordnet.wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
+    assert wordnet.wordnet_ids(IMAGENET[5:7]) == IMAGENET[5:7]
+    assert wordnet.wordnet_ids(words[:999]) == () == wordnet.wordnet_ids([*words[1:], words[0]]) == wordnet.wordnet_ids(ABC)
 
 
 def test_the_average_is_of_probabilities():

@@ -120,6 +120,20 @@ def mistake_heights(ids: Sequence[str]) -> np.ndarray:
     return costs
 
 
+def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000 classes in their order; else nothing."""
+    known = synsets()
+    if all(name in known for name in class_names):
+        return tuple(class_names)
+    imagenet = [synset for synset in known.values() if synset.label >= 0]
+    if len(class_names) != len(imagenet):
+        return ()
+    firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
+    if all(first in map(str.lower, synset.words) for first, synset in zip(firsts, imagenet, strict=True)):
+        return tuple(synset.id for synset in imagenet)
+    return ()
+
+
 def show(name: str) -> str:
     """All paths of a synset, indented by one step each, as WordNet's own browser and the lecture show them."""
     blocks = []
