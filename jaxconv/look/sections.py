@@ -5,6 +5,7 @@ What a run cannot have, such as filters of a network without convolutions, is le
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxconv.train.workdir import expand, read_json, read_metrics, saved_config,
 PANELS = (
     ("Loss", "nats", (("train/loss", "train", "thin"), ("eval/loss", "eval", "thick"), ("eval/ensemble_loss", "averaged", "dashed"))),
     ("Accuracy", "share", (("train/top1", "train", "thin"), ("eval/top1", "eval", "thick"), ("eval/ensemble_top1", "averaged", "dashed"))),
+    ("Top-5 accuracy", "share", (("eval/top5", "eval", "thick"), ("eval/ensemble_top5", "averaged", "dashed"))),
     ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
     ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
     ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
@@ -120,7 +122,7 @@ def curves(run: Reported) -> list[Any]:
         if series:
             charts.append(Chart(title, unit, "step", series))
     known = {key for _, _, lines in PANELS for key, _, _ in lines}
-    own = sorted({key for row in run.rows for key in row if key.startswith("eval/") and key.count("/") == 1} - known)
+    own = sorted(key for key in {key for row in run.rows for key in row} - known if re.fullmatch("eval/(?!ensemble_)[^/]+", key))
     charts += [Chart(key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")) for key in own]
     return charts
 

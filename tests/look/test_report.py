@@ -1,6 +1,7 @@
 """The page of a run: what is on it, that it stands by itself, and that it can be read, in a browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -119,6 +120,45 @@ def test_zoom_by_mouse_keys_and_buttons(opened):
     assert not shown(opened)[1]
     opened.find("[data-zoom=all]").click()
     assert shown(opened) == (whole, True)
+
+
+def test_lines_are_hidden_and_scales_changed_by_keyboard(opened):
+    from selenium.webdriver import Keys
+
+    def picture():
+        return opened.run("return document.querySelector('canvas').toDataURL()")
+
+    whole = picture()
+    opened.run("document.querySelector('.u-legend th[role=button]').focus()")
+    opened.press(Keys.ENTER)
+    opened.wait(f"return document.querySelector('canvas').toDataURL() != {json.dumps(whole)}")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() == {json.dumps(whole)}")
+    opened.run("document.querySelector('.log').focus()")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() != {json.dumps(whole)}")
+    opened.press(" ")
+    opened.wait(f"return document.querySelector('canvas').toDataURL() == {json.dumps(whole)}")
+
+
+def test_page_of_a_run_that_goes_on_follows_it_when_told(browser, run, tmp_path):
+    """It is loaded again when the person asks for it, and keeps what is zoomed to."""
+    folder = tmp_path / "going"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
+    with locked(folder):
+        path = report.report(folder)
+        browser.open(path.as_uri())
+        browser.find("[data-zoom=in]").click()
+        zoomed, _ = shown(browser)
+        browser.find("#follow").click()
+        (folder / "metrics.jsonl").write_text("".join(lines))
+        report.report(folder)
+        browser.wait("return document.querySelector('.zoom output')?.textContent.endsWith('to 24')")
+    assert shown(browser)[0][:2] == zoomed[:2] and browser.run("return document.querySelector('#follow').checked")
+    browser.find("#follow").click()
+    assert browser.errors() == [] and set(browser.requests()) == {path.as_uri()}
 
 
 def test_light_and_dark(browser, run):
@@ -241,6 +281,14 @@ def test_run_without_a_checkpoint_has_what_was_logged(run, tmp_path):
     assert "There are no intervals: the run has no checkpoint yet." in text and "could not be made" not in text
 
 
+def test_page_without_the_weights(run, tmp_path, monkeypatch):
+    """As the first of several processes writes it: it restores nothing, which would take all of them."""
+    monkeypatch.setattr(sections, "evaluate_run", None)
+    monkeypatch.setattr(sections.opened, "open_run", None)
+    text = report.report(run, tmp_path / "page.html", weights=False, source=hostile_sources()[1]).read_text()
+    assert "could not be made" not in text and text.count("the run has several processes") == 8
+
+
 def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_path):
     folder = tmp_path / "going"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html"))
@@ -276,6 +324,24 @@ def test_command(run, tmp_path):
 def test_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         report.report(tmp_path)
+
+
+def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
+    """The mean as a line, its members as a band around it, the averaged prediction dashed; a chart for each metric of one's own."""
+    rows = [
+        {"step": step, "train/loss": 2.0, "train/loss/0": 1.0, "train/loss/1": 3.0, "eval/loss": 1.0, "eval/ensemble_loss": 0.5}
+        | {"eval/margin": 0.1, "eval/margin/0": 0.0, "eval/margin/1": 0.2, "eval/ensemble_margin": 0.1}
+        for step in (1, 2)
+    ]
+    loss, margin = sections.curves(dataclasses.replace(sections.open_run(run), rows=rows))
+    assert [(series.label, series.look, series.ys[0]) for series in loss.series] == [
+        ("", "edge", 3.0),
+        ("", "edge", 1.0),
+        ("train", "thin", 2.0),
+        ("eval", "thick", 1.0),
+        ("averaged", "dashed", 0.5),
+    ]
+    assert (margin.title, margin.unit) == ("margin", "own metric")
 
 
 def test_numbers_behind_a_chart():

@@ -88,8 +88,9 @@ def test_streamed_from_two_processes(tmp_path):
 
     write_images(tmp_path / "images", count=12)
     flags = [f"--config.data.source=folder:{tmp_path / 'images'}", "--config.data.resident_limit=0", "--config.augment.mixup=0.2"]
-    codes, said = finish(start(tmp_path / "two", *flags))
+    codes, said = finish(start(tmp_path / "two", *flags, "--config.log.report=True"))
     assert codes == [0, 0], said
+    assert "the run has several processes" in (tmp_path / "two" / "report.html").read_text()
     process = command("train", f"--workdir={tmp_path / 'one'}", *TINY, STEPS, *flags, devices=4)
     assert process.returncode == 0, process.stderr
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
