@@ -401,7 +401,7 @@ function showTraining(message) {
   showRate(message.rate);
   const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped" };
   const last = message.points.at(-1);
-  $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : ""].filter(Boolean).join(" · ");
+  $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : "", message.status === "paused" && !message.step && message.seconds ? `compiled in ${message.seconds.toFixed(1)} s` : ""].filter(Boolean).join(" · ");
   if (message.message) problem("train", message.message);
   else if (message.status === "training" || message.status === "compiling") problem("train", "");
   $("[data-how=start]").disabled = message.status === "training";

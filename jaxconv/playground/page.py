@@ -34,8 +34,8 @@ from jaxconv.playground.shown import decoded, drawn, sample
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
-# Messages a second that a page may send for long, and at once; a file counts for so many.
-_RATE, _BURST, _FILE = 100.0, 200.0, 20.0
+# Messages a second that a page may send for long, which is more than a screen has frames, and at once; a file counts for so many.
+_RATE, _BURST, _FILE = 300.0, 600.0, 60.0
 # Seconds that the training rests after a point of a stroke.
 _REST = 0.1
 _TOO_MANY, _TOO_FAST = 1013, 1008

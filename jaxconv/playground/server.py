@@ -110,7 +110,6 @@ class Playground:
             "shape": self.shape,
             "classes": self.class_names,
             "xo": self.is_xo,
-            "source": self.config.data.source,
             "run": self.run.title if self.run else "",
             "tests": len(self.run.source) if self.run and self.run.source is not None else 0,
             "variation": dataclasses.asdict(self.trainer.variation),

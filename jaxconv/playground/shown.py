@@ -121,7 +121,7 @@ def make_shown(
         found = _chosen(rows)
         stages[:] = [_describe(name, what, maps) for name, what, maps in found]
         quantised = [_quantise(_cut(maps)) for _, _, maps in found]
-        filters, peak = _quantise(_first_filters(variables["params"]))
+        filters, peak = _quantise(_first_filters(variables["params"], shape[-1]))
         return votes, [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
@@ -179,9 +179,9 @@ def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.round(127 * values / jnp.maximum(peak, 1e-30)).astype(jnp.int8), peak
 
 
-def _first_filters(params: Any) -> jax.Array:
+def _first_filters(params: Any, channels: int) -> jax.Array:
     """The filters of the layer that sees the picture, [F, F, C, K]: the only ones with its few channels; empty where there are none."""
-    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] in (1, 3)]
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
     return kernels[0][..., :_MAPS] if kernels else jnp.zeros((0, 0, 0, 0))
 
 

@@ -67,7 +67,7 @@ class Trainer:
         self.parameters, self.seconds = 0, 0.0
         self._wake = threading.Condition()
         self._closed = self._wanted = self._running = False
-        self._steps, self._holders, self._seed, self._rate = 0, 0, 0, 0.02
+        self._steps, self._holders, self._seed, self._rate = 0, 0, 0, 0.005
         self._settings, self._variation = Settings(), variation_of(config)
         self._built: Built | None = None
         self._state: TrainState | None = None
@@ -172,7 +172,8 @@ class Trainer:
             except UserError as error:
                 self._stop(str(error))
             except Exception as error:  # the thread would be gone, and the page would wait for ever
-                log.exception("the training stopped")
+                log.error("the training stopped: %s", in_words(error))
+                log.debug("from where", exc_info=True)
                 self._stop(in_words(error))
 
     def _stop(self, why: str) -> None:

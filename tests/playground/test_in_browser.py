@@ -10,6 +10,8 @@ from jaxconv.data import xo
 from jaxconv.playground.network import Settings
 from tests.playground.serving import served, until, xo_config
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(filters=(8, 8), neurons=(16,))
 
 
