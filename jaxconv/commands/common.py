@@ -10,16 +10,19 @@ from jaxconv.errors import UserError
 
 
 def natural(text: str, least: int = 0) -> int:
+    """The whole number of an argument, at least `least`; raises what argparse shows."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
+    """The whole number of an argument, at least 1."""
     return natural(text, 1)
 
 
 def no_overrides(command: str, overrides: list[str]) -> None:
+    """Raise UserError where a command that has no config is given keys of one."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
 
