@@ -216,7 +216,7 @@ def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], titl
     example = np.asarray(example)
     columns = min(3, len(maps) + 1)
     sheet = new_sheet(0.2 + 3.1 * columns, 0.5 + 2.95 * -(-(len(maps) + 1) // columns), title)
-    for n, name in enumerate(["", *maps]):
+    for n, name in enumerate(["example", *maps]):
         x, y = 0.2 + 3.1 * (n % columns), 0.85 + 2.95 * (n // columns)
         box = (x, y, 2.4, 2.4)
         heading, _, says = name.partition("\n")
