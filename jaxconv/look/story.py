@@ -214,7 +214,7 @@ def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: fl
         for dx, dy in _SPOTS:
             written.set_position((dx, dy))
             written.set(ha="left" if dx > 0 else "right" if dx < 0 else "center", va="bottom" if dy > 0 else "top" if dy < 0 else "center")
-            box = written.get_window_extent()
+            box = written.get_window_extent().padded(1.5 * scale)
             inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
             if inside and not any(box.x0 < right and left < box.x1 and box.y0 < top and low < box.y1 for left, low, right, top in taken):
                 taken.append((box.x0, box.y0, box.x1, box.y1))
