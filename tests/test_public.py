@@ -51,7 +51,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import jax.numpy as jnp, jax, jaxconv
-import jaxconv.layers, jaxconv.models, jaxconv.train.step
+import jaxconv.layers, jaxconv.models, jaxconv.train.step, jaxconv.look.attribution, jaxconv.look.zeiler
 model = jaxconv.create_model("chain", 3, filters=(4,))
 print(jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))["params"]["votes"]["kernel"].shape)
 """

@@ -12,20 +12,16 @@ All take (module, variables, images [N, *spatial, C] as the network gets them, c
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 
 from jaxconv.layers.conv import Ints, per_axis
 from jaxconv.look.inside import Held, apply, layer_of
-from jaxconv.look.samples import draw_example
-from jaxconv.look.sheet import FAINT, INK, SIGNED, Box, Sheet, new_sheet
 
 
 def gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, rule: str = "gradient") -> jax.Array:
@@ -202,7 +198,7 @@ def _occluded(
     return jnp.einsum("np,p...->n...", lost, hidden.astype(lost.dtype)), jnp.sum(hidden, axis=0, dtype=lost.dtype)
 
 
-def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], title: str = "") -> Figure:
+def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], title: str = "") -> Any:
     """A figure of an example, and beside it each map laid over it, with its colour scale.
 
     Args:
@@ -214,10 +210,13 @@ def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], titl
     Raises:
       ValueError: a map of another shape than the example's.
     """
+    from jaxconv.look.samples import draw_example
+    from jaxconv.look.sheet import FAINT, new_sheet
+
     example = np.asarray(example)
     columns = min(3, len(maps) + 1)
     sheet = new_sheet(0.2 + 3.1 * columns, 0.5 + 2.95 * -(-(len(maps) + 1) // columns), title)
-    for n, name in enumerate(["", *maps]):
+    for n, name in enumerate(["example", *maps]):
         x, y = 0.2 + 3.1 * (n % columns), 0.85 + 2.95 * (n // columns)
         box = (x, y, 2.4, 2.4)
         heading, _, says = name.partition("\n")
@@ -234,8 +233,12 @@ def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], titl
     return sheet.figure
 
 
-def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Box) -> None:
+def _draw_map(sheet: Any, example: np.ndarray, values: np.ndarray, box: Sequence[float]) -> None:
     """Lay a map over a faint example, and its scale to the right."""
+    from matplotlib import colormaps
+
+    from jaxconv.look.sheet import INK, SIGNED
+
     limit = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
     values = values[len(values) // 2] if values.ndim == 3 else values
     colours = colormaps[SIGNED](0.5 + 0.5 * np.clip(values / limit, -1, 1))

@@ -37,7 +37,7 @@ RULES = {"gradient": _gradient, "deconvnet": _deconvnet, "guided": _guided}
 # Functions of jax.nn that rectify, by the names of their programs. Others are found by what they compute: max(x, 0), and x times
 # a sigmoid of x, as GELU is.
 _NAMED = ("relu", "relu6", "silu", "hard_silu", "mish", "elu", "celu", "selu", "leaky_relu", "softplus", "squareplus")
-# It is written by a rectifier and is none.
+# A sigmoid that is written by a rectifier and is none.
 _OPAQUE = ("hard_sigmoid",)
 _SIGMOIDS = ("erf", "erfc", "tanh", "logistic")
 _ELEMENTWISE = (*_SIGMOIDS, "add", "sub", "mul", "div", "neg", "integer_pow", "square", "convert_element_type", "copy")
@@ -92,7 +92,7 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
             zeros.add(eqn.outvars[0])
         elif _is_rectifier(eqn, zeros) and eqn.outvars[0] not in variances:
             found[number] = (others[0], [eqn])
-        elif eqn.primitive.name in _ELEMENTWISE:
+        elif eqn.primitive.name in _ELEMENTWISE or opaque(eqn):
             parts = [made.get(var, (var, {}, False)) for var in others]
             if len({id(root) for root, _, _ in parts}) != 1 or any(var.aval.shape != eqn.outvars[0].aval.shape for var in others):
                 continue
@@ -101,7 +101,7 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
             if eqn.primitive.name == "mul" and sorted(bends) == [False, True]:
                 found[number] = (root, [steps[n] for n in sorted(steps)])
             else:
-                made[eqn.outvars[0]] = (root, steps, any(bends) or eqn.primitive.name in _SIGMOIDS)
+                made[eqn.outvars[0]] = (root, steps, any(bends) or eqn.primitive.name in _SIGMOIDS or opaque(eqn))
     return found
 
 

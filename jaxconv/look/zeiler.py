@@ -14,10 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxconv.look.inside import Held, apply, layer_of, seen
-from jaxconv.look.sheet import FAINT, new_sheet
 
 # Of the figure, in inches: the square of nine, and what is between them.
 _SQUARE, _GAP = 1.55, 0.04
@@ -176,12 +174,14 @@ def _window(image: np.ndarray, corner: np.ndarray, shape: Sequence[int]) -> np.n
     return cut
 
 
-def patches_figure(found: Patches, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), title: str = "") -> Figure:
+def patches_figure(found: Patches, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), title: str = "") -> Any:
     """A figure as the paper's: for each feature map a square of projections, and the square of the patches to its right.
 
     A projection has 0 as middle grey, and its largest value as black or white. `mean` and `std` are of the normalisation, which is undone
     in the patches.
     """
+    from jaxconv.look.sheet import FAINT, new_sheet
+
     columns, count = min(3, len(found.maps)), found.patches.shape[1]
     side = int(np.ceil(count**0.5))
     tile = (_SQUARE + _GAP) / side - _GAP

@@ -172,7 +172,7 @@ def test_figure():
     signed[0, 0], signed[5, 5] = 1, -2
     figure = attribution_figure(image, {"a_$1$\nsays": signed, "b": spread, "nothing": np.zeros((6, 6))}, "cat $x$")
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in texts if text[:1].isalpha()] == ["cat $x$", "a_$1$", "says", "b", "nothing"]
+    assert [text for text in texts if text[:1].isalpha()] == ["cat $x$", "example", "a_$1$", "says", "b", "nothing"]
     pictures = [drawn.get_array() for drawn in figure.axes[0].images]
     # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the example, in faint grey.
     assert (pictures[0] == 128).all() and [p.shape for p in pictures[1::2]] == [(6, 6, 3)] * 3

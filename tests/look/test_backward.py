@@ -45,6 +45,7 @@ RECTIFIERS = [
     nn.leaky_relu,
     nn.softplus,
     jax.nn.mish,
+    lambda x: x * nn.hard_sigmoid(x),
     by_hand,
     jax.jit(by_hand),
     jax.checkpoint(by_hand),
