@@ -3,15 +3,17 @@
 What a run cannot have, such as filters of a network without convolutions, is left out and said: `LeftOutError`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxconv.config import default_config, flatten
 from jaxconv.data.interface import Part, Source
+from jaxconv.errors import UserError
 from jaxconv.evaluate import Evaluation, evaluate_run
 from jaxconv.look import opened
 from jaxconv.look.opened import Looked
@@ -81,29 +83,34 @@ class Reported:
         """The network, without weights."""
         return build_model(self.config.model, len(self.data["class_names"]))
 
-    def check_weights(self) -> None:
-        """Raise LeftOutError unless there are weights to look at."""
+    @functools.cached_property
+    def looked(self) -> Looked:
+        """The network with the weights of the latest checkpoint; of an ensemble the first."""
+        with self._weights():
+            return opened.open_run(str(self.folder))
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
+        with self._weights():
+            source = self.source
+            if self.examples:
+                source = source or self.looked.source()
+                source = Part(source, self.examples) if len(source) > self.examples else self.source
+            return evaluate_run(str(self.folder), source=source)
+
+    @contextlib.contextmanager
+    def _weights(self) -> Iterator[None]:
+        """Raise LeftOutError where there are no weights, or they or the examples cannot be had."""
         if not self.weights:
             raise LeftOutError("the run has several processes; jaxconv report adds it afterwards")
         folder = self.folder / "checkpoints"
         if not any(place.name.isdecimal() for place in (folder.iterdir() if folder.is_dir() else ())):
             raise LeftOutError("the run has no checkpoint yet")
-
-    @functools.cached_property
-    def looked(self) -> Looked:
-        """The network with the weights of the latest checkpoint; of an ensemble the first."""
-        self.check_weights()
-        return opened.open_run(str(self.folder))
-
-    @functools.cached_property
-    def evaluation(self) -> Evaluation:
-        """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
-        self.check_weights()
-        source = self.source
-        if self.examples:
-            source = source or self.looked.source()
-            source = Part(source, self.examples) if len(source) > self.examples else self.source
-        return evaluate_run(str(self.folder), source=source)
+        try:
+            yield
+        except UserError as error:
+            raise LeftOutError(str(error)) from error
 
 
 def open_run(workdir: str | Path, **settings: Any) -> Reported:

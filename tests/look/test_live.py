@@ -132,7 +132,7 @@ CELLS = (
 from jaxconv.look import live
 from jaxconv.train.start import train
 with live.in_notebook(FOLDER, every=0.05) as drawing:
-    train(tiny_config(steps=300, log__every=5), FOLDER)
+    train(tiny_config(steps=120, log__every=5), FOLDER)
 print("drawn", drawing.drawn)
 """,
     "live.follow(FOLDER)",

@@ -318,6 +318,9 @@ def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
 def test_command(run, tmp_path):
     process = command("report", f"--workdir={run}", f"--out={tmp_path / 'page.html'}")
     assert process.stdout.strip() == str(tmp_path / "page.html") and process.returncode == 0, process.stderr
+    # The examples of the source that the config names are not those that the run was trained on: what needs them is left out.
+    text = (tmp_path / "page.html").read_text()
+    assert "could not be made" not in text and "There are no intervals: xo: the class names of split" in text
     assert_one_line_error(command("report", f"--workdir={tmp_path}"), 2, "holds no run")
 
 
