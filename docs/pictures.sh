@@ -47,8 +47,8 @@ look cifar_mistakes mistakes --workdir="$cifar"
 look cifar_confusions confusions --workdir="$cifar"
 look cifar_filters filters --workdir="$cifar"
 look cifar_activations activations --workdir="$cifar" --example=7
-look cifar_attribution attribution --workdir="$cifar" --example=7
-look cifar_patches patches --workdir="$cifar"
+look cifar_attribution attribution --workdir="$cifar" --example=7 --layer=conv4_1
+look cifar_patches patches --workdir="$cifar" --layer=conv3_1
 look winners winners
 look story story --model=alexnet_2012 --model=zfnet --model=vgg16 --model=googlenet --model=resnet18 \
   --model=resnet50 --model=resnet152 --model=densenet121 --model=mobilenet_v2 --model=convnext_tiny
