@@ -124,3 +124,19 @@ def test_readme_s_nnx_bridge():
 
     model = nnx.bridge.ToNNX(jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)).lazy_init(jnp.ones((1, 8, 8, 1)))
     assert model(jnp.ones((2, 8, 8, 1))).shape == (2, 3)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/gallery.md"])
+def test_links_of_a_page_lead_somewhere(page):
+    """Those to files of the checkout; and every picture has words for those who cannot see it."""
+    text = (ROOT / page).read_text()
+    links = [(words, link) for words, link in re.findall(r"!?\[([^\]]*)\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all((ROOT / page).parent.joinpath(link).exists() for _, link in links), links
+    assert all(words for words in re.findall(r"!\[([^\]]*)\]", text))
+    assert links or page == "CONTRIBUTING.md"
+
+
+def test_the_gallery_s_pictures_are_made_by_its_script():
+    script = (ROOT / "docs/pictures.sh").read_text()
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert re.search(rf"(look|screenshot) {picture.stem} |/{picture.stem}\.png", script), picture
