@@ -114,7 +114,8 @@ def test_readme_s_python_runs():
             block = block.replace(call, f"try:\n    {call}\nexcept ValueError as error:\n    print(error)")
         exec(block.replace("    ...\n", "    config.steps = 10\n    return config\n"), space)
     check_config(space["get_config"]())
-    assert int(space["state"].step) == 1 and space["votes"].shape == (8, 10)
+    assert int(space["state"].step) == 1 and space["votes"].shape == (2, 10)
+    assert space["heat"].shape == (2, 32, 32) and space["shares"].shape == (2, 32, 32, 3)
 
 
 def test_readme_s_nnx_bridge():
