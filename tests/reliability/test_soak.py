@@ -11,7 +11,7 @@ from tests.conftest import process_settings
 # A run of its own process, which looks at its own resident memory at every evaluation.
 PROGRAM = """
 import json, sys
-from jaxconv.train import loop
+from jaxconv.train import loop, start
 from tests.conftest import tiny_config
 
 def resident():
@@ -25,7 +25,7 @@ def watched(self, state):
 loop.Run._evaluate = watched
 steps, every = int(sys.argv[2]), int(sys.argv[2]) // 40
 settings = {"steps": steps, "eval__every": every, "checkpoint__every": every, "log__every": 10, "optimizer__learning_rate": 0.01}
-loop.train(tiny_config(**settings, augment__flip=True, model__kwargs__batch_norm=True), sys.argv[1])
+start.train(tiny_config(**settings, augment__flip=True, model__kwargs__batch_norm=True), sys.argv[1])
 print(json.dumps(seen))
 """
 

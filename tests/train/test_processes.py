@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,7 +74,9 @@ def test_two_processes_train_as_one(on_four, tmp_path, mode):
     codes, said = finish(start(tmp_path, *NORM, f"--config.parallel={mode}"))
     assert codes == [0, 0], said
     assert "in 2 processes" in said[0]
-    assert all(line.startswith("[Gloo]") or "is connected to" in line for line in said[1].splitlines()), said[1]
+    # But for gloo's lines, which its threads write into one another.
+    gloo = r"\[Gloo\] Rank \d+|is connected to \d+ peer ranks?\.|Expected number of connected peer ranks is : \d+"
+    assert not re.sub(gloo, "", said[1]).strip(), said[1]
     np.testing.assert_allclose(losses(tmp_path), losses(on_four), rtol=1e-4)
     # The checkpoint of 2 x 2 devices restores on one, and on eight.
     one = command("evaluate", f"--workdir={tmp_path}")
