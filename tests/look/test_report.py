@@ -308,6 +308,20 @@ def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_pa
     assert list(pages) == []
 
 
+def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
+    path = tmp_path / "seed=0" / "metrics.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "train/loss": 2.5}\n')
+    row = {"run": "seed=0", "values": {"seed": 0}, "state": "running", "step": 1, "steps": 9, "why": "", "loss": None, "top1": None}
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [row | {"best_top1": None, "images_per_second": None}], "over_seeds": []}))
+    with locked(tmp_path):
+        pages = report.watch(tmp_path, every=0.01)
+        assert "0.0625" not in next(pages).read_text()
+        with open(path, "a") as file:
+            file.write('{"step": 2, "train/loss": 0.0625}\n')
+        assert "0.0625" in next(pages).read_text()
+
+
 def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("the page before")
