@@ -56,8 +56,9 @@ jaxconv evaluate --workdir="$cifar" --reliability="$out/cifar_reliability.png"
 jaxconv report --workdir="$cifar"
 screenshot report "file://$(cd "$cifar" && pwd)/report.html" 1200 1500
 
-jaxconv playground --workdir="$xo" --port=8765 &
+# It takes a free port, and prints its address once it answers; where it does not start, nothing is read.
+exec 3< <(exec jaxconv playground --workdir="$xo" --port=0)
 playground=$!
 trap 'kill "$playground"' EXIT
-until (exec 3<>/dev/tcp/127.0.0.1/8765) 2>/dev/null; do sleep 0.5; done
-screenshot playground http://127.0.0.1:8765/ 1300 1000
+read -r address _ <&3 || { echo "the playground did not start" >&2 && exit 1; }
+screenshot playground "$address" 1300 1000

@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
     look.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
     look.add_argument("--example", type=natural, default=0, metavar="N", help="example of the split to look at (0)")
     look.add_argument("--image", default="", metavar="FILE", help="a file to look at instead")
-    look.add_argument("--layer", default="", metavar="NAME", help="of filters and activations; the first convolution by default")
+    look.add_argument("--layer", default="", metavar="NAME", help="layer to look at; each picture that takes one has its own default")
     look.add_argument("--number", type=positive, default=0, metavar="N", help="how many to draw, at most; each picture has its own default")
     look.add_argument("--out", default="", metavar="FILE", help="the .png, .svg or .pdf file to write; PICTURE.png by default")
     look.set_defaults(run=_look, defaults={option: look.get_default(option) for option in OPTIONS})

@@ -30,9 +30,9 @@ def gradient(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
     `rule` is how the signal comes back through what rectifies, see `backward.RULES`: with `deconvnet` it is the vote's projection.
 
     Raises:
-      ValueError: the module does not return votes [N, K], images that are not of floating point, or no such rule.
+      ValueError: the module does not return votes [N, K], images that are not of floating point, classes that are, or no such rule.
     """
-    return _gradient(Held(module), variables, _checked(images), classes, rule)
+    return _gradient(Held(module), variables, *_checked(images, classes), rule)
 
 
 def guided_backpropagation(module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ def integrated_gradients(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    images = _checked(images)
+    images, classes = _checked(images, classes)
     start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
     total = jnp.zeros_like(images)
     for step in range(steps):
@@ -77,7 +77,7 @@ def grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
     Raises:
       ValueError: as `gradient`; or no such layer, or it has no positions.
     """
-    return _grad_cam(Held(module), variables, _checked(images), classes, layer)
+    return _grad_cam(Held(module), variables, *_checked(images, classes), layer)
 
 
 def occlusion(
@@ -104,7 +104,7 @@ def occlusion(
     Raises:
       ValueError: as `gradient`, or a window larger than the image, or of no size.
     """
-    images = _checked(images)
+    images, classes = _checked(images, classes)
     spatial = images.shape[1:-1]
     windows = tuple(f or max(1, size // 4) for f, size in zip(per_axis(window, len(spatial), "window"), spatial, strict=True))
     strides = tuple(s or max(1, f // 4) for s, f in zip(per_axis(stride, len(spatial), "stride"), windows, strict=True))
@@ -125,11 +125,13 @@ def occlusion(
     return lost / times[None]
 
 
-def _checked(images: jax.Array) -> jax.Array:
-    images = jnp.asarray(images)
+def _checked(images: Any, classes: Any) -> tuple[jax.Array, jax.Array]:
+    images, classes = jnp.asarray(images), jnp.asarray(classes)
     if not jnp.issubdtype(images.dtype, jnp.floating) or images.ndim < 3:
         raise ValueError(f"attribution is of images [N, *spatial, C] of floating point; these are {images.dtype} {images.shape}")
-    return images
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise ValueError(f"classes are whole numbers [N]; these are {classes.dtype} {classes.shape}")
+    return images, classes
 
 
 def _of_classes(votes: Any, classes: jax.Array) -> jax.Array:

@@ -115,7 +115,8 @@ def _variances(jaxpr: Any) -> set[Any]:
 
 
 def _is_rectifier(eqn: Any, zeros: set[Any]) -> bool:
-    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+    # A lifted loop leaves equations behind that put out nothing.
+    if not eqn.outvars or not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
         return False
     if eqn.primitive.name == "max":
         return any(_is_zero(var, zeros) for var in eqn.invars) and not _all_zero(eqn, zeros)

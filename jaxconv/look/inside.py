@@ -59,14 +59,17 @@ def apply(
       What the module returns, and the outputs of its layers.
 
     Raises:
-      ValueError: no such rule or layer, a value of another shape than the layer's, or a rule other than `gradient` for a program that
-        rectifies inside of a loop.
+      ValueError: no such rule or layer, a value of another shape than the layer's, one for a layer inside of a loop, or a rule other than
+        `gradient` for a program that rectifies inside of a loop.
     """
     if rule not in backward.RULES:
         raise ValueError(f"no backward rule is called {rule!r}{nearest(rule, backward.RULES)}; there are {', '.join(backward.RULES)}")
     program, shapes, names = _marked(module, variables, x, call)
     evaluation = _Evaluation(rule, names, replaced or {})
     outputs = evaluation.run(program, jax.tree.leaves((variables, x)))
+    for name in replaced or {}:
+        if name not in evaluation.layers:
+            raise ValueError(f"{name} is inside of a loop of the program, where no value can take its place")
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs), evaluation.layers
 
 

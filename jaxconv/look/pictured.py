@@ -208,20 +208,25 @@ def _with_maps(run: Reported, places: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def patches(run: Reported) -> list[Any]:
-    """What excites the feature maps of a late layer most, with its projection (Zeiler and Fergus)."""
+    """What excites the feature maps of a layer most, with its projection (Zeiler and Fergus)."""
     looked, found = run.looked, run.evaluation.outcomes
     if looked.kind != "image":
         raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
-    layer = [name for name, value in _with_maps(run, [0]).items() if value.ndim == 4][-1]
     places = _even(len(found), _PATCHED)
     batches = (np.asarray(looked.inputs(np.stack(list(_elements(run, chunk))))) for chunk in np.array_split(places, -(-len(places) // 100)))
-    patch = zeiler.strongest_patches(looked.model, looked.variables, batches, layer)
+    try:
+        patch = zeiler.strongest_patches(looked.model, looked.variables, batches)
+    except ValueError as error:
+        raise LeftOutError(f"{error}") from error
     alt = (
-        f"{layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} patches of {len(places):,} test images that "
+        f"{patch.layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} patches of {len(places):,} test images that "
         f"excite it most, activations up to {patch.values.max():.3g}, and what of each patch does it, by the deconvnet."
     )
     figure = zeiler.patches_figure(patch, looked.config.data.mean, looked.config.data.std)
-    said = "The patches that excite feature maps of a late layer most, and what of each patch does it (Zeiler and Fergus 2014, Figure 2)."
+    said = (
+        "The patches that excite feature maps most, of the last layer that sees no more than half of an image, and what of each patch does "
+        "it (Zeiler and Fergus 2014, Figure 2)."
+    )
     return [Text(said), *_of_member(run), picture(figure, alt)]
 
 
@@ -249,7 +254,8 @@ def attribution(run: Reported) -> list[Any]:
             f"An example of {true}, and what of it speaks for {name} ({probability}): by integrated gradients, and by occlusion, "
             f"where a grey square takes up to {most} of the probability."
         )
-        parts.append(picture(attribution_figure(example, maps, f"{name}, {probability}"), alt))
+        wrong = "" if true == name else f" (it is {true})"
+        parts.append(picture(attribution_figure(example, maps, f"{name}, {probability}{wrong}"), alt))
     return parts
 
 

@@ -176,7 +176,8 @@ def watch(workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, e
 
 
 def _traces(folder: Path) -> tuple[Any, ...]:
-    """What changes when a run logs or saves."""
+    """What changes when a run, or one of a sweep, logs or saves."""
     files, checkpoints = [folder / name for name in ("metrics.jsonl", "sweep.json")], folder / "checkpoints"
+    files += sorted(folder.glob("*/metrics.jsonl"))
     sizes = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else (0, 0) for file in files]
     return *sizes, *sorted(place.name for place in (checkpoints.iterdir() if checkpoints.exists() else ()) if place.name.isdecimal())

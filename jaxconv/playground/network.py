@@ -51,6 +51,8 @@ class Settings:
         for name, (least, most, count) in LIMITS.items():
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) is not (name in ("filters", "neurons")):
+                raise UserError(f"{name} is {value}; it must be {'a list of numbers' if name in ('filters', 'neurons') else 'one number'}")
             if not all(type(number) is int and least <= number <= most for number in numbers):
                 raise UserError(f"{name} is {value}; it must be whole numbers from {least} to {most}")
             if len(numbers) > count or (name == "filters" and not numbers):

@@ -125,6 +125,7 @@ def test_bad_inputs():
     for call, message in (
         (lambda: gradient(model, variables, images.astype(int), classes), "of floating point; these are int"),
         (lambda: gradient(model, variables, images, classes[:1]), r"classes \[N\]; it returns \[\(2, 3\)\] for \(1,\)"),
+        (lambda: gradient(model, variables, images, jnp.array([1.0, 2.0])), r"classes are whole numbers \[N\]; these are float32 \(2,\)"),
         (lambda: gradient(model, variables, images, classes, "guided "), "did you mean 'guided'"),
         (lambda: grad_cam(model, variables, images, classes, "pol2"), "did you mean 'pool2'"),
         (lambda: grad_cam(model, variables, images, classes, "fc1"), r"fc1 is \(6,\); the last that has some is dropout1"),
@@ -138,6 +139,12 @@ def test_bad_inputs():
 
 
 METHODS = (gradient, guided_backpropagation, integrated_gradients, grad_cam, occlusion)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_classes_may_be_a_list(method):
+    model, variables, images = chain()
+    np.testing.assert_array_equal(*(method(model, variables, images, classes) for classes in ([1, 2], jnp.array([1, 2]))))
 
 
 @pytest.mark.parametrize("ndim", [1, 3])

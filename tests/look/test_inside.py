@@ -106,6 +106,32 @@ def test_what_cannot_be(arguments, message):
         apply(model, variables, x, **arguments)
 
 
+class Step(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(3, name="dense")(x)), None
+
+
+class Loop(nn.Module):
+    """Linen's own loop over layers, which leaves an equation behind that puts out nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="before")(x)
+        x, _ = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(name="loop")(x, None)
+        return nn.Dense(2, name="after")(x)
+
+
+def test_layers_inside_of_a_loop_have_no_name_and_cannot_be_replaced():
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    variables = Loop().init(jax.random.key(1), x)
+    votes, layers = apply(Loop(), variables, x)
+    np.testing.assert_array_equal(votes, Loop().apply(variables, x))
+    assert list(layers) == ["before", "after"]
+    with pytest.raises(ValueError, match="loop/dense is inside of a loop of the program"):
+        apply(Loop(), variables, x, replaced={"loop/dense": 0 * x})
+
+
 def test_what_a_layer_sees():
     model, variables, x = chain()
     layers = seen(model, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))

@@ -14,8 +14,10 @@ from PIL import Image
 from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays
 from jaxconv.errors import UserError
-from jaxconv.look import page, pictured, report, sections
+from jaxconv.look import page, pictured, report, sections, zeiler
+from jaxconv.look.attribution import attribution_figure
 from jaxconv.look.page import Chart, Series, Table, Text
+from jaxconv.look.zeiler import patches_figure
 from jaxconv.results import over_seeds
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
@@ -306,6 +308,20 @@ def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_pa
     assert list(pages) == []
 
 
+def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
+    path = tmp_path / "seed=0" / "metrics.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "train/loss": 2.5}\n')
+    row = {"run": "seed=0", "values": {"seed": 0}, "state": "running", "step": 1, "steps": 9, "why": "", "loss": None, "top1": None}
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [row | {"best_top1": None, "images_per_second": None}], "over_seeds": []}))
+    with locked(tmp_path):
+        pages = report.watch(tmp_path, every=0.01)
+        assert "0.0625" not in next(pages).read_text()
+        with open(path, "a") as file:
+            file.write('{"step": 2, "train/loss": 0.0625}\n')
+        assert "0.0625" in next(pages).read_text()
+
+
 def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("the page before")
@@ -416,6 +432,20 @@ def test_part_of_the_examples(run):
     assert [opened.evaluation.source.name(i) for i in range(7)] == [f"example {round(i * 29 / 6)}" for i in range(7)]
     figures, table = pictured.result(opened)
     assert "on 7 of 30, evenly spread, examples of test" in table.caption
+
+
+def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, monkeypatch):
+    titles, found = [], []
+    monkeypatch.setattr(pictured, "attribution_figure", lambda *args: titles.append(args[2]) or attribution_figure(*args))
+    monkeypatch.setattr(zeiler, "patches_figure", lambda *args: found.append(args[0]) or patches_figure(*args))
+    opened = sections.open_run(run, source=hostile_sources()[1], examples=5)
+    pictured.patches(opened)
+    assert max(found[0].patches.shape[2:4]) <= 8  # of 16
+    outcomes = opened.evaluation.outcomes
+    # As if all were wrong.
+    object.__setattr__(outcomes, "labels", 1 - outcomes.predicted)
+    pictured.attribution(opened)
+    assert len(titles) == 3 and all(f"(it is {NAMES[label]})" in title for title, label in zip(titles, outcomes.labels[1:4], strict=True))
 
 
 def test_sweep(browser, tmp_path):
