@@ -4,7 +4,7 @@
 #   docs/pictures.sh --photographs=DIR
 #
 # --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
-# --runs=DIR         where the two runs are, or are trained: X's and O's in 15 seconds, CIFAR-10 in about 7 minutes (docs/runs)
+# --runs=DIR         where the two runs are, or are trained: X's and O's in 15 seconds, CIFAR-10 in six minutes (docs/runs)
 # --out=DIR          where the pictures go (docs)
 #
 # jaxconv must be installed with the extra playground, and Chromium for the pictures of the pages.

@@ -29,7 +29,9 @@ from jaxconv.predict import readable
 from jaxconv.train.workdir import expand
 
 # What the files may be, by the option that asks for them.
-SUFFIXES = {"predictions": (".npz", ".csv"), "confusion": (".csv", ".png"), "reliability": (".png",)}
+FILES = {"predictions": (".npz", ".csv"), "confusion": (".csv", ".png"), "reliability": (".png",)}
+# And those of other commands.
+SUFFIXES = FILES | {"out": (".html",), "png": (".png",)}
 _TITLES = {"top1": "top-1", "top5": "top-5", "loss": "loss", "ece": "ECE", "height": "height"}
 _SHARES = ("top1", "top5", "ece")
 # Classes that are named as the worst and as the best, and pairs as the most confused.

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from jaxconv.commands.common import no_overrides, positive, set_up_jax
@@ -49,10 +48,13 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     if not config.steps and not config.epochs:
         config.steps = 1  # none is trained
     check_config(config)
+    from jaxconv.scores import check_file
+
+    png = check_file("png", args.png)
     set_up_jax(config)
     from jaxconv.survey import show
 
-    rows, result = show(config, args.split or config.data.train_split, args.examples, Path(args.png))
+    rows, result = show(config, args.split or config.data.train_split, args.examples, png)
     for name, text in rows:
         print(f"{name:27} {text}")
     print(json.dumps(result))

@@ -224,7 +224,9 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
         "gradient\nhow much the vote moves with each pixel": gradient,
         "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
         "integrated gradients\nshares of the vote, against a mean image": integrated_gradients,
-        f"Grad-CAM\nwhere {args.layer or 'the last feature maps'} speak for it": functools.partial(grad_cam, layer=args.layer),
+        f"Grad-CAM\nwhere {args.layer + ' speaks' if args.layer else 'the last feature maps speak'} for it": functools.partial(
+            grad_cam, layer=args.layer
+        ),
         "occlusion\nprobability lost under a grey square": occlusion,
     }
     maps = {name: np.asarray(method(looked.model, looked.variables, inputs, said))[0] for name, method in methods.items()}
@@ -279,6 +281,6 @@ PICTURES = {
     "story": Picture(
         "error against year, depth, weights and multiply-adds, of any --workdir and --model, such as 'vgg*'", _story, ("workdir", "model")
     ),
-    "winners": Picture("ILSVRC's winners, with their depth", _winners),
+    "winners": Picture("ILSVRC's winners (and VGG, second in 2014), with their depth", _winners),
     "lecture": Picture("the lecture's X, its three features and its votes", _lecture),
 }

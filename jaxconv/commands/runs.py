@@ -127,7 +127,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.several import evaluate_runs
     from jaxconv.views import read_scales
 
-    files = {option: scores.check_file(option, getattr(args, option)) for option in scores.SUFFIXES if getattr(args, option)}
+    files = {option: scores.check_file(option, getattr(args, option)) for option in scores.FILES if getattr(args, option)}
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
     evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
     record = scores.make_record(evaluation, args.bootstrap)
