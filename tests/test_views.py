@@ -24,6 +24,8 @@ from jaxconv.train.workdir import saved_config
 from jaxconv.views import View, mirrored, over_views, read_scales, ten_crops
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_ten_crops_are_alexnets():
     """Every pixel is its own number, 10 * row + column."""

@@ -16,6 +16,8 @@ from jaxconv.interop.weights import adapt_channels, convert, fit, load_weights, 
 from jaxconv.train.start import train
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def state_dict_of(name="resnet18", classes=5, seed=0):
     """Random arrays under torchvision's names, as `load_torchvision` asks for them: it names what it misses."""

@@ -8,6 +8,8 @@ from jaxconv.commands.look import PICTURES
 from jaxconv.train.start import train
 from tests.conftest import tiny_config, write_images
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

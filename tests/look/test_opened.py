@@ -12,6 +12,8 @@ from jaxconv.look.opened import element_of, open_model, open_run
 from jaxconv.train.start import train
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

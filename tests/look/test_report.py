@@ -23,6 +23,8 @@ from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
 from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
 
+pytestmark = pytest.mark.slow
+
 # Names that would be markup, script or mathematics if they were taken for it.
 NAMES = ("<script>alert(1)</script>", "$x$ & <img src=x onerror=alert(1)>")
 AXE = ROOT / ".venv" / "node_modules" / "axe-core" / "axe.min.js"

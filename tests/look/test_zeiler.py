@@ -10,6 +10,8 @@ import jaxconv
 from jaxconv.layers import Conv, max_pool
 from jaxconv.look.zeiler import patches_figure, strongest_patches
 
+pytestmark = pytest.mark.slow
+
 CROSS = np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]], np.float32)
 PLUS = -CROSS
 
