@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxconv.data.interface import Source
 from jaxconv.data.loading import Resident, Streamed
-from jaxconv.data.sources import open_source
+from jaxconv.data.sources import as_files, open_source
 from jaxconv.errors import UserError
 from jaxconv.outcomes import Outcomes, averaged, log_mean, mean_and_spread
 from jaxconv.train.build import Built, build, build_eval_step, build_model, make_transforms, own_metrics
@@ -219,7 +219,7 @@ def _measure(votes: Sequence[np.ndarray], labels: np.ndarray, config: Any, built
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:
-    return (source or open_source(type(config.data)(config.data.to_dict() | {"resident_limit": 0}), split)).checksum()
+    return (source or open_source(as_files(config.data), split)).checksum()
 
 
 def restore_run(

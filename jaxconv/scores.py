@@ -1,9 +1,6 @@
 """What `jaxconv evaluate` says: the figures with their intervals, for people and for programs, and the files that it writes."""
 
-import contextlib
 import csv
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxconv.data.wordnet import wordnet_ids
-from jaxconv.errors import UserError, nearest, short
+from jaxconv.errors import short
 from jaxconv.evaluate import Evaluation
+from jaxconv.files import whole_file
 from jaxconv.outcomes import (
     CONFIDENCE,
     Outcomes,
@@ -26,12 +24,9 @@ from jaxconv.outcomes import (
     per_class,
 )  # fmt: skip
 from jaxconv.predict import readable
-from jaxconv.train.workdir import expand
 
 # What the files may be, by the option that asks for them.
-FILES = {"predictions": (".npz", ".csv"), "confusion": (".csv", ".png"), "reliability": (".png",)}
-# And those of other commands.
-SUFFIXES = FILES | {"out": (".html",), "png": (".png",)}
+SUFFIXES = {"predictions": (".npz", ".csv"), "confusion": (".csv", ".png"), "reliability": (".png",)}
 _TITLES = {"top1": "top-1", "top5": "top-5", "loss": "loss", "ece": "ECE", "height": "height"}
 _SHARES = ("top1", "top5", "ece")
 # Classes that are named as the worst and as the best, and pairs as the most confused.
@@ -144,38 +139,6 @@ def class_lines(outcomes: Outcomes) -> list[str]:
         precision = f"{100 * found.precision[k]:7.2f} %" if found.predicted[k] else f"{'-':>9}"
         lines.append(f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} %  {precision}  {taken}")
     return lines
-
-
-def check_file(option: str, path: str) -> Path:
-    """The path of a file to write, before the work is done; raises UserError for a wrong suffix, or a folder that is not there."""
-    file, allowed = expand(path, f"--{option}"), SUFFIXES[option]
-    if file.suffix.lower() not in allowed:
-        raise UserError(f"--{option}={path}: ends in {file.suffix!r}{nearest(file.suffix.lower(), allowed)}; give {' or '.join(allowed)}")
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or file.is_dir():
-        raise UserError(
-            f"--{option}={path}: cannot be written; give a file in a folder that is there, and that you may write to", exit_code=1
-        )
-    return file
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, which takes the file's place when the context ends well, and is gone when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxconv.data.folder import other_files
-from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe
+from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.signals import decode_text
-from jaxconv.data.sources import open_source
+from jaxconv.data.sources import as_files, open_source
 from jaxconv.errors import UserError
+from jaxconv.files import whole_file
 from jaxconv.train.build import make_transforms
 from jaxconv.train.parallel import make_parallel
 
@@ -31,8 +31,7 @@ def show(config: Any, split: str, examples: int, png: Path) -> tuple[list[tuple[
       UserError: there is no such source or split.
     """
     # Not read into memory: what cannot make a batch can be looked at all the same.
-    streamed = ConfigDict(config.data.to_dict() | {"resident_limit": 0})
-    found = survey(open_source(streamed, split), examples)
+    found = survey(open_source(as_files(config.data), split), examples)
     if config.data.source.startswith("folder:") and (others := other_files(config.data.source.removeprefix("folder:"))):
         found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
@@ -56,7 +55,8 @@ def draw_samples(source: Source, images: np.ndarray, labels: np.ndarray, config:
         figure = text_grid(texts, labels, source.class_names)
     else:
         figure = sample_grid(images, labels, source.class_names, config.data.mean, config.data.std)
-    figure.savefig(png, dpi=120)
+    with whole_file(png) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
       were read; `damaged`, {name: why} of those of them that cannot be; `sizes`, {"WxH": count} of the sample as it is stored;
       `mean` and `std` of each channel of the sample, on the scale of `config.data.mean`; none for texts.
     """
-    sample = np.unique(np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int))
+    sample = evenly(len(source), examples)
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(lambda i: _look(source, int(i)), sample))
     good = [found for found in looked if not isinstance(found, str)]

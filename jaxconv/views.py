@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from jaxconv.data import decode
 from jaxconv.data.interface import Batch, Source, Stored
 from jaxconv.data.loading import Reader, Resident, Streamed, make_loader
-from jaxconv.data.sources import eval_size, open_source
+from jaxconv.data.sources import as_files, eval_size, open_source
 from jaxconv.errors import UserError, nearest
 from jaxconv.sliding import Apply, images_of, sliding, total_stride
 
@@ -208,7 +208,7 @@ def _dense(config: Any, description: dict[str, Any], model: nn.Module, split: st
         raise UserError(
             f"--scales={scale}: the network, for {shape[0]}x{shape[1]}, cannot take {scale}x{scale}: {' '.join(str(error).split())}"
         ) from error
-    stored = open_source(_with(config.data, resident_limit=0), split, like=description)
+    stored = open_source(as_files(config.data), split, like=description)
     decoder = decode.choose_decoder(config.data.decoder)
 
     def read(content: bytes, key: tuple[int, int]) -> np.ndarray:

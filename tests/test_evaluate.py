@@ -14,6 +14,7 @@ from jaxconv.data import from_arrays
 from jaxconv.data.decode import read_image
 from jaxconv.errors import UserError
 from jaxconv.evaluate import Evaluation, evaluate_run, evaluate_workdir, restore_run
+from jaxconv.files import check_file, whole_file
 from jaxconv.outcomes import Outcomes, figures
 from jaxconv.several import evaluate_runs, together
 from jaxconv.train.build import build_model
@@ -207,7 +208,7 @@ def test_bad_options_are_one_line_before_any_work(root):
         ("reliability", "", "is empty"),
     ):
         with pytest.raises(UserError, match=words):
-            scores.check_file(option, str(path))
+            check_file(option, str(path), scores.SUFFIXES[option])
 
 
 def test_predictions_as_a_table(root, tmp_path):
@@ -227,11 +228,11 @@ def test_predictions_as_a_table(root, tmp_path):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), scores.whole_file(path) as temporary:
+    with pytest.raises(OSError, match="full"), whole_file(path) as temporary:
         temporary.write_text("half")
         raise OSError("full")
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    with scores.whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text("after")
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
 

@@ -48,9 +48,9 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     if not config.steps and not config.epochs:
         config.steps = 1  # none is trained
     check_config(config)
-    from jaxconv.scores import check_file
+    from jaxconv.files import check_file
 
-    png = check_file("png", args.png)
+    png = check_file("png", args.png, (".png",))
     set_up_jax(config)
     from jaxconv.survey import show
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jaxconv.commands.common import natural, no_overrides, positive, set_up_jax
@@ -66,11 +65,10 @@ def add(commands: Any) -> None:
 
 def _look(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("look", overrides)
-    out = Path(args.out or f"{args.picture}.png").expanduser()
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"--out={args.out}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    if not out.parent.is_dir():
-        raise UserError(f"--out={args.out}: there is no folder {out.parent}")
+    from jaxconv.files import check_file, whole_file
+
+    name = args.out or f"{args.picture}.png"
+    out = check_file("out", name, SUFFIXES)
     picture = PICTURES[args.picture]
     _check(args)
     with warnings.catch_warnings():
@@ -81,8 +79,9 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
             raise
         except ValueError as error:
             raise UserError(str(error)) from error
-        figure.savefig(out, dpi=120)
-    print(out)
+        with whole_file(out) as temporary:
+            figure.savefig(temporary, dpi=120)
+    print(name)
     return 0
 
 
@@ -152,15 +151,16 @@ def _lecture(args: argparse.Namespace, looked: Any) -> Any:
 def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
+    from jaxconv.data.interface import evenly
     from jaxconv.look.examples import predictions
     from jaxconv.look.opened import element_of
 
     if args.image:
         elements, labels = [element_of(looked, args.image)[0]], [-1]
     else:
-        total, count = len(looked.source(args.split)), args.number or 16
+        total = max(len(looked.source(args.split)), args.example + 1)  # `example` complains of a number that there is not
         # Evenly spread: a folder's examples come class by class.
-        places = np.unique(np.linspace(args.example, max(args.example, total - 1), count).round().astype(int))
+        places = evenly(total, args.number or 16, args.example)
         elements, labels = zip(*(looked.example(int(place), args.split) for place in places), strict=True)
     shown = [looked.shown(element) for element in elements]
     return predictions(shown, labels, looked.probabilities(np.stack(elements)), looked.class_names, title=looked.title)

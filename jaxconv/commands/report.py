@@ -26,12 +26,12 @@ def add(commands: Any) -> None:
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("report", overrides)
     from jaxconv.config import default_config
-    from jaxconv.scores import check_file
+    from jaxconv.files import check_file
     from jaxconv.train.workdir import expand, in_use, saved_config
 
     folder = expand(args.workdir)
     if args.out:
-        check_file("out", args.out)
+        check_file("out", args.out, (".html",))
     set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
     import jax
 

@@ -124,10 +124,13 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv import scores
+    from jaxconv.files import check_file
     from jaxconv.several import evaluate_runs
     from jaxconv.views import read_scales
 
-    files = {option: scores.check_file(option, getattr(args, option)) for option in scores.FILES if getattr(args, option)}
+    files = {
+        option: check_file(option, getattr(args, option), allowed) for option, allowed in scores.SUFFIXES.items() if getattr(args, option)
+    }
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
     evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
     record = scores.make_record(evaluation, args.bootstrap)

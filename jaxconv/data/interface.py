@@ -166,11 +166,16 @@ class Arrays(Source):
         return zlib.crc32(np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images)))
 
 
+def evenly(count: int, most: int, first: int = 0) -> np.ndarray:
+    """At most so many of the numbers first ... count - 1, evenly spread over them, rising."""
+    return np.unique(np.linspace(first, count - 1, min(count - first, most)).round().astype(int))
+
+
 class Part(Source):
     """So many examples of another source, evenly spread over it, in their order."""
 
     def __init__(self, source: Source, count: int):
-        self.source, self.places = source, np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+        self.source, self.places = source, evenly(len(source), count)
         self.class_names, self.element, self.decoder, self.random = source.class_names, source.element, source.decoder, source.random
 
     def __len__(self) -> int:

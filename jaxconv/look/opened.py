@@ -10,13 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxconv.config import default_config
 from jaxconv.data.interface import Batch, DamagedError, Source
 from jaxconv.data.loading import Reader
 from jaxconv.data.signals import decode_text
-from jaxconv.data.sources import open_given, open_source, reading_of
+from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluate import restore_run
@@ -92,8 +91,7 @@ class Looked:
         """
         if self.folder is None:
             raise UserError(f"{self.title} has no examples of its own; give --image=FILE, or a run by --workdir")
-        streamed = ConfigDict(self.config.data.to_dict() | {"resident_limit": 0})
-        return open_source(streamed, split or self.config.data.eval_split, like=self.data)
+        return open_source(as_files(self.config.data), split or self.config.data.eval_split, like=self.data)
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
         """Element [...] and label of one example of a split; raises UserError where there is none such, or it cannot be read."""

@@ -15,11 +15,11 @@ import hashlib
 import importlib.resources
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.files import whole_file
 from jaxconv.version import __version__
 
 # Points of a series that a chart holds, and rows of the table behind it: more are thinned out evenly.
@@ -182,12 +182,8 @@ def _asset(name: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write the page whole or not at all: whoever opens it meanwhile sees the one before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def points(chart: Chart) -> dict[str, Any]:

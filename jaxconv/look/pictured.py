@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxconv import outcomes
+from jaxconv.data.interface import evenly
 from jaxconv.look import examples, filters, zeiler
 from jaxconv.look.attribution import attribution_figure, integrated_gradients, occlusion
 from jaxconv.look.inside import activations
@@ -73,7 +74,7 @@ def _logged(run: Reported) -> list[Any]:
 def predictions(run: Reported) -> list[Any]:
     """Some examples with their most probable classes."""
     found = run.evaluation.outcomes
-    places = _even(len(found), _SHOWN)
+    places = evenly(len(found), _SHOWN)
     right = int(outcomes.within(found, 1)[places].sum())
     figure = examples.predictions(_images(run, places), found.labels[places], found.probabilities[places], found.class_names)
     alt = f"{len(places)} test examples, each with its three most probable classes as bars; {right} of the {len(places)} are right."
@@ -169,7 +170,7 @@ def first_filters(run: Reported) -> list[Any]:
 def layers(run: Reported) -> list[Any]:
     """What an early, a middle and a late layer make of two test examples, the second of them folded."""
     found = run.evaluation.outcomes
-    places = _even(len(found), 4)[1:3] if len(found) > 3 else _even(len(found), 1)
+    places = evenly(len(found), 4)[1:3] if len(found) > 3 else evenly(len(found), 1)
     values = _with_maps(run, places)
     said = "What an early, a middle and a late layer make of two test examples: each map on a scale of its own, red above 0, blue below."
     names, parts = list(values), [Text(said), *_of_member(run)]
@@ -212,7 +213,7 @@ def patches(run: Reported) -> list[Any]:
     looked, found = run.looked, run.evaluation.outcomes
     if looked.kind != "image":
         raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
-    places = _even(len(found), _PATCHED)
+    places = evenly(len(found), _PATCHED)
     batches = (np.asarray(looked.inputs(np.stack(list(_elements(run, chunk))))) for chunk in np.array_split(places, -(-len(places) // 100)))
     try:
         patch = zeiler.strongest_patches(looked.model, looked.variables, batches)
@@ -242,7 +243,7 @@ def attribution(run: Reported) -> list[Any]:
     sizes, small = looked.input_shape[:-1], looked.kind == "image" and max(looked.input_shape[:-1]) <= _SMALL
     # Fewer places of the grey square, and one example, where there is more to compute.
     strides = 0 if small else tuple(max(1, size // 8) for size in sizes)
-    places = _even(len(found), 5)[1:4] if small and len(found) > 4 else _even(len(found), 1)
+    places = evenly(len(found), 5)[1:4] if small and len(found) > 4 else evenly(len(found), 1)
     for place, example in zip(places, _images(run, places), strict=True):
         x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
         shares = np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0])
@@ -262,11 +263,6 @@ def attribution(run: Reported) -> list[Any]:
 def _of_member(run: Reported) -> list[Any]:
     members = members_of(run.config)
     return [Text(f"Of the ensemble's first network, {members.names[0]}.")] if members else []
-
-
-def _even(count: int, most: int) -> np.ndarray:
-    """At most so many places, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def _elements(run: Reported, places: Sequence[int]) -> Iterator[np.ndarray]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from jaxconv.own import is_own, tried
 from jaxconv.program import kept_for_gradient
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
-from jaxconv.train.optim import make_optimizer, make_schedule
+from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step, rematerialised
 
@@ -91,7 +90,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
             make_loss(config, num_classes, swept), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat,
         )  # fmt: skip
 
-    train_step({})  # raises here what cannot be used
+    train_step(NOT_SWEPT)  # raises here what cannot be used
     members = members_of(config)
 
     def init(key: jax.Array) -> TrainState:
@@ -105,7 +104,7 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         return kept_for_gradient(apply, variables, batch, train=True) * (len(members.names) if members else 1)
 
     def train_on_indices(
-        state: TrainState, data: Any, batch: Batch, key: jax.Array, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
+        state: TrainState, data: Any, batch: Batch, key: jax.Array, swept: Mapping[str, jax.Array] = NOT_SWEPT
     ) -> tuple[TrainState, jax.Array]:
         state, metrics = train_step(swept)(state, take(data, batch), key)
         return state, jnp.stack([metrics[name] for name in METRICS])
@@ -250,9 +249,7 @@ def own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, 
     return {short: tried(name, "config.eval.metrics", labels.shape, votes, labels) for short, name in each.items()}
 
 
-def make_loss(
-    config: Any, num_classes: int, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def make_loss(config: Any, num_classes: int, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare.
 
     What `swept` holds by the name of a setting takes its place, and may be traced.

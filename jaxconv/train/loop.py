@@ -200,14 +200,8 @@ class Run:
             preempted = step < total and outputs.preemption.reached()
             if self._due(step, self.checkpoint_every) or (better and config.checkpoint.keep_best) or preempted:
                 pending.fetch()
-                self._save(
-                    state,
-                    step,
-                    {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)},
-                    evaluated,
-                    pending,
-                    outputs.checkpoints,
-                )
+                kept = {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)}
+                self._save(state, step, kept, evaluated, pending, outputs.checkpoints)
             if preempted:
                 outputs.checkpoints.wait()
                 raise UserError(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there", PREEMPTED)

@@ -32,6 +32,8 @@ from jaxconv.train.state import Plateau
 
 # The group of all parameters that no pattern matches.
 REST = "rest"
+# Settings that a sweep sets, where there is none.
+NOT_SWEPT: Mapping[str, jax.Array] = types.MappingProxyType({})
 
 
 def parameter_paths(params: Any) -> list[str]:
@@ -60,7 +62,7 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
     return [names[0] if names else REST for names in found]
 
 
-def make_optimizer(config: Any, params: Any, swept: Mapping[str, jax.Array] = types.MappingProxyType({})) -> optax.GradientTransformation:
+def make_optimizer(config: Any, params: Any, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> optax.GradientTransformation:
     """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times the learning rate.
 
     Args:
@@ -134,9 +136,7 @@ def _chain(config: Any, values: Mapping[str, Any], rate: float, decay: float, fr
     return optax.chain(*parts) if parts else optax.identity()
 
 
-def make_schedule(
-    config: Any, total_steps: int, swept: Mapping[str, jax.Array] = types.MappingProxyType({})
-) -> Callable[[jax.Array], jax.Array]:
+def make_schedule(config: Any, total_steps: int, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> Callable[[jax.Array], jax.Array]:
     """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its factor is in the state.
 
     After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after each of `boundaries`.

@@ -54,11 +54,11 @@ class MetricsLog:
             self._to_board(row)
 
     def _to_board(self, row: dict[str, Any]) -> None:
+        if self._board is None:
+            return
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        if self._board is None:
-            return
         for name, value in row.items():
             if name != "step":
                 self._board.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value)))

@@ -55,8 +55,8 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
     [
         (["filters"], 2, ["filters looks into one network: give --workdir=RUN, or --model=NAME"]),
         (["filters", "RUN", "--model=lenet5"], 2, ["looks into one network"]),
-        (["filters", "RUN", "--out=a.jpg"], 2, ["--out=a.jpg: must end in .png, .svg or .pdf"]),
-        (["filters", "RUN", "--out=/nowhere/a.png"], 2, ["there is no folder /nowhere"]),
+        (["filters", "RUN", "--out=a.jpg"], 2, ["--out=a.jpg: ends in '.jpg'", "give .png or .svg or .pdf"]),
+        (["filters", "RUN", "--out=/nowhere/a.png"], 1, ["--out=/nowhere/a.png: cannot be written"]),
         (["filters", "RUN", "--layer=conv1"], 2, ["no convolution is called 'conv1', did you mean 'conv", "there are conv1_1, conv2_1"]),
         (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give one of them"]),
         (["filters", "--model=lenet5", "--checkpoint=5"], 2, ["--checkpoint and --model: give one of them"]),

@@ -327,7 +327,7 @@ def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
 def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("the page before")
-    monkeypatch.setattr(page.os, "replace", lambda *names: (_ for _ in ()).throw(OSError(13, "Permission denied")))
+    monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError(13, "Permission denied")))
     with pytest.raises(OSError):
         page.write(path, "half")
     assert path.read_text() == "the page before" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,51 @@
+"""Files that a command is asked to write: looked at before the work, and written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxconv.errors import UserError, nearest
+from jaxconv.train.workdir import expand
+
+
+def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
+    """The path of a file to write, before the work is done.
+
+    Args:
+      option: that asks for it, for messages.
+      path: as it was given.
+      suffixes: that it may have, in small letters.
+
+    Raises:
+      UserError: a wrong suffix, or a folder that is not there, or that nothing can be written to.
+    """
+    file = expand(path, f"--{option}")
+    if file.suffix.lower() not in suffixes:
+        raise UserError(f"--{option}={path}: ends in {file.suffix!r}{nearest(file.suffix.lower(), suffixes)}; give {' or '.join(suffixes)}")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or file.is_dir():
+        raise UserError(
+            f"--{option}={path}: cannot be written; give a file in a folder that is there, and that you may write to", exit_code=1
+        )
+    return file
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, which takes the file's place when the context ends well, and is gone when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
