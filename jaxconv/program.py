@@ -201,6 +201,14 @@ def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: An
     return tracer
 
 
+def own_parameters(variables: Any, path: Sequence[str]) -> dict[str, Any]:
+    """The parameters that lie at a module's path itself, by their names; those of its submodules are not among them."""
+    own = variables.get("params", {})
+    for name in path:
+        own = own.get(name, {})
+    return {name: leaf for name, leaf in own.items() if not isinstance(leaf, dict)}
+
+
 def kept_for_gradient(apply: Callable[..., Any], variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> int:
     """Bytes that differentiating `module.apply` keeps from the forward to the backward pass, before XLA fuses any of it away."""
     params = variables.get("params", {})

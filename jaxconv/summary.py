@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxconv.errors import human_bytes
-from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, trace
+from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
 from jaxconv.train.step import make_train_step
@@ -189,7 +189,7 @@ def summarize(
     variables = dict(jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x))
     params, state = variables.get("params", {}), {name: tree for name, tree in variables.items() if name != "params"}
     tracer = trace(module, variables, x, **evaluating)
-    rows, blocks = _rows(tracer.events, tracer.root, params)
+    rows, blocks = _rows(tracer.events, tracer.root, variables)
     first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
     optimizer = optimizer or optax.trace(0.9)
     sizes = {
@@ -222,7 +222,7 @@ def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Feat
     return summarize(model, input_shape).features
 
 
-def _rows(events: Sequence[Event], root: Call, params: Any) -> tuple[list[Row], dict[str, Row]]:
+def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row], dict[str, Row]]:
     """The rows that events make, and the blocks (modules that call others) by their path.
 
     The module itself has a row only where it is a layer, or has parameters of its own: named `module`.
@@ -244,7 +244,7 @@ def _rows(events: Sequence[Event], root: Call, params: Any) -> tuple[list[Row], 
             if (*call.path, event.name) not in modules and event.touched:
                 rows.append(_row(path, event, ()))
         else:
-            weights, biases = (0, 0) if call.path in counted else _own_parameters(params, call.path)
+            weights, biases = (0, 0) if call.path in counted else _weights_and_biases(variables, call.path)
             counted.add(call.path)
             if call is root and call.is_block and not weights + biases:
                 continue
@@ -264,11 +264,8 @@ def _row(name: str, event: Event, volume_before: tuple[int, ...], weights: int =
     return Row(name, volume, values, values * event.output.dtype.itemsize, weights, biases, event.multiply_adds, dense, field, stride)
 
 
-def _own_parameters(params: Any, path: tuple[str, ...]) -> tuple[int, int]:
-    """(weights, biases) that lie at a module's path itself."""
-    for name in path:
-        params = params.get(name, {})
-    own = {name: leaf.size for name, leaf in params.items() if not isinstance(leaf, dict)}
+def _weights_and_biases(variables: Any, path: tuple[str, ...]) -> tuple[int, int]:
+    own = {name: leaf.size for name, leaf in own_parameters(variables, path).items()}
     biases = own.pop("bias", 0)
     return sum(own.values()), biases
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from jaxconv.errors import nearest
 from jaxconv.look.samples import draw_example, short_name
 from jaxconv.look.sheet import FAINT, Sheet, new_sheet
-from jaxconv.program import call_arguments, trace
+from jaxconv.program import call_arguments, own_parameters, trace
 
 # Channels of a filter that have a tile each, and those of a filter in 1-D that are curves.
 _CHANNELS, _CURVES = 8, 3
@@ -116,10 +116,7 @@ def find_kernel(module: nn.Module, variables: Any, input_shape: Sequence[int], l
     calls = [event.call.path for event in trace(module, variables, x, **call_arguments(module, False, {})).events if event.kind == "end"]
     found = {}
     for path in calls:
-        own = variables["params"]
-        for name in path:
-            own = own.get(name, {})
-        for leaf in own.values():
+        for leaf in own_parameters(variables, path).values():
             if getattr(leaf, "ndim", 0) == len(input_shape) + 1:
                 found["/".join(path) or "module"] = leaf
     if not found:

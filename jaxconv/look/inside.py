@@ -45,8 +45,8 @@ def apply(
 
     A layer is named by the path of its module, such as `block1/conv1`, and `block1/conv1#2` for that module's second call; one output of
     several is `block1/rnn[0]`. A feature map that a network notes has the name it is noted by (after the network's own path, where the
-    network is a part of another module), and takes that name from a module that has it too. Layers inside of `nn.scan` and the like have
-    no name here.
+    network is a part of another module), and takes that name from a module that has it too. Layers inside of `nn.scan`, `nn.vmap` and the
+    like have no name here: theirs would be the value of one turn, or with its axes in another order.
 
     Args:
       module: any Linen module; `train=False` is given where it takes `train`, `deterministic=True` where it takes that.
@@ -59,25 +59,25 @@ def apply(
       What the module returns, and the outputs of its layers.
 
     Raises:
-      ValueError: no such rule or layer, a value of another shape than the layer's, one for a layer inside of a loop, or a rule other than
-        `gradient` for a program that rectifies inside of a loop.
+      ValueError: no such rule or layer, a value of another shape than the layer's, one for a layer inside of `nn.scan`, `nn.vmap` and the
+        like, or a rule other than `gradient` for a program that rectifies inside of a loop.
     """
     if rule not in backward.RULES:
         raise ValueError(f"no backward rule is called {rule!r}{nearest(rule, backward.RULES)}; there are {', '.join(backward.RULES)}")
-    program, shapes, names = _marked(module, variables, x, call)
-    evaluation = _Evaluation(rule, names, replaced or {})
+    program, shapes, marks = _marked(module, variables, x, call)
+    evaluation = Evaluation(rule, marks, replaced or {})
     outputs = evaluation.run(program, jax.tree.leaves((variables, x)))
     for name in replaced or {}:
         if name not in evaluation.layers:
-            raise ValueError(f"{name} is inside of a loop of the program, where no value can take its place")
+            raise ValueError(f"{name} is inside of nn.scan, nn.vmap or the like, where no value can take its place")
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs), evaluation.layers
 
 
 def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Seen]:
     """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes. A layer that sees none is left out."""
     with plain():
-        program, _, names = _marked(module, variables, x, call)
-    walk = _Walk(names)
+        program, _, marks = _marked(module, variables, x, call)
+    walk = _Walk(marks)
     walk.walk(program.jaxpr, [None] * (len(program.in_avals) - 1) + [image(x.shape)])
     return walk.layers
 
@@ -107,33 +107,20 @@ def layer_of(layers: Mapping[str, Any], name: str) -> Any:
     return layers[name]
 
 
-def _marked(module: nn.Module, variables: Any, x: Any, call: dict[str, Any]) -> tuple[Any, Any, list[str]]:
-    """The module's program with marks, the shapes of what it returns, and the names of the marks."""
-    marks = _Marks()
+def _marked(module: nn.Module, variables: Any, x: Any, call: dict[str, Any]) -> tuple[Any, Any, "Marks"]:
+    """The module's program with marks, the shapes of what it returns, and the marks."""
+    marks = Marks()
     with nn.intercept_methods(marks.intercept):
         program, shapes = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, call)), return_shape=True)(variables, x)
-    return program, shapes, marks.names
+    return program, shapes, marks
 
 
-class _Walk(Tracer):
-    """A walk over a marked program."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.layers: dict[str, Seen] = {}
-        self._names = names
-
-    def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
-        """Keep what a layer sees."""
-        if mark.startswith(_MARK) and seen is not None:
-            self.layers[self._names[int(mark[1:])]] = seen
-
-
-class _Marks:
-    """Marks the output of each named layer while a module is traced; a mark's number is its name's place in `names`."""
+class Marks:
+    """Marks the output of each named layer while a module is traced; a mark's number is its layer's place in `names`."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self._shapes: list[tuple[int, ...]] = []
         self._calls: dict[str, int] = collections.Counter()
         self._open: list[tuple[str, ...]] = []
 
@@ -143,7 +130,7 @@ class _Marks:
         if context.method_name == "note" and isinstance(context.module, Network):
             name = kwargs["name"] if "name" in kwargs else args[0]
             return self._mark("/".join((*path, name)), next_fun(*args, **kwargs))
-        # A call within a call of the same module is its parent class's, or a lifted one.
+        # A call within a call of the same module is its parent class's.
         if context.method_name != "__call__" or not path or path in self._open:
             return next_fun(*args, **kwargs)
         self._open.append(path)
@@ -153,6 +140,14 @@ class _Marks:
         self._calls[name] += 1
         return self._mark(f"{name}#{self._calls[name]}" if self._calls[name] > 1 else name, output)
 
+    def number_of(self, mark: str, shape: Sequence[int]) -> int | None:
+        """The number of the mark that a program has at a value of this shape, or None where it has none of ours.
+
+        Inside of `nn.vmap` a layer put out another shape than the program's value has, whose axes are in an order that nobody knows here.
+        """
+        number = int(mark.removeprefix(_MARK)) if mark.startswith(_MARK) else None
+        return number if number is not None and self._shapes[number] == tuple(shape) else None
+
     def _mark(self, name: str, output: Any) -> Any:
         leaves, structure = jax.tree.flatten(output)
         several = len(leaves) > 1
@@ -161,18 +156,39 @@ class _Marks:
             if isinstance(leaf, jax.Array):
                 leaf = checkpoint_name(leaf, f"{_MARK}{len(self.names)}")
                 self.names.append(f"{name}[{number}]" if several else name)
+                self._shapes.append(leaf.shape)
             marked.append(leaf)
         return jax.tree.unflatten(structure, marked)
 
 
-class _Evaluation:
-    """One evaluation of a marked program; `layers` are the outputs that it met, in order."""
+class _Walk(Tracer):
+    """A walk over a marked program."""
 
-    def __init__(self, rule: str, names: Sequence[str], replaced: Mapping[str, jax.Array]) -> None:
+    def __init__(self, marks: Marks) -> None:
+        super().__init__()
+        self.layers: dict[str, Seen] = {}
+        self._marks = marks
+
+    def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
+        """Keep what a layer sees."""
+        number = self._marks.number_of(mark, aval.shape)
+        if number is not None and seen is not None:
+            self.layers[self._marks.names[number]] = seen
+
+
+class Evaluation:
+    """One evaluation of a marked program, for others to build on.
+
+    `run` takes the program equation by equation: `rectify` does those that rectify, `step` all others, and each of them calls `meet` with
+    the value at a mark. `layers` are the outputs that were met, in order.
+    """
+
+    def __init__(self, rule: str, marks: Marks, replaced: Mapping[str, jax.Array]) -> None:
         self.layers: dict[str, jax.Array] = {}
+        self.marks = marks
         self._rule = rule
-        self._names = names
         self._replaced = {}
+        names = marks.names
         for name, value in replaced.items():
             layer_of(dict.fromkeys(names), name)
             # The last of its name is the one that `layers` has.
@@ -190,13 +206,15 @@ class _Evaluation:
         for number, eqn in enumerate(jaxpr.eqns):
             if number in rectifying:
                 root, steps = rectifying[number]
-                outputs = [self._rectify(jaxpr, known, root, steps)]
+                outputs = [self.rectify(jaxpr, known, root, steps)]
             else:
-                outputs = self._step(jaxpr, eqn, [read(var) for var in eqn.invars])
+                outputs = self.step(jaxpr, eqn, [read(var) for var in eqn.invars])
             known.update(zip(eqn.outvars, outputs, strict=True))
         return [read(var) for var in jaxpr.outvars]
 
-    def _rectify(self, jaxpr: Any, known: Mapping[Any, Any], root: Any, steps: Sequence[Any]) -> jax.Array:
+    def rectify(self, jaxpr: Any, known: Mapping[Any, Any], root: Any, steps: Sequence[Any]) -> jax.Array:
+        """The value of an activation: the equations from the variable that goes in, whose value is among the known ones."""
+
         def function(x: jax.Array) -> jax.Array:
             values = {**known, root: x}
             for eqn in steps:
@@ -208,10 +226,11 @@ class _Evaluation:
         y, slope = jax.jvp(function, (lax.stop_gradient(x),), (jnp.ones_like(x),))
         return backward.rectified(self._rule, x, y, slope)
 
-    def _step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+    def step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        """The outputs of one equation."""
         name, inner = eqn.primitive.name, _programs(eqn)
-        if name == "name" and eqn.params["name"].startswith(_MARK):
-            return [self._meet(int(eqn.params["name"][1:]), operands[0])]
+        if name == "name" and (number := self.marks.number_of(eqn.params["name"], operands[0].shape)) is not None:
+            return [self.meet(number, operands[0])]
         if self._rule != "gradient" and name == "max" and all(jnp.ndim(operand) for operand in operands):
             return [backward.first_of_two(*operands)]
         if self._rule != "gradient" and name == "reduce_max":
@@ -226,8 +245,9 @@ class _Evaluation:
             raise ValueError(f"the backward rule {self._rule!r} does not reach what rectifies inside of a {name!r} of the program")
         return _plainly(jaxpr, eqn, operands)
 
-    def _meet(self, number: int, value: jax.Array) -> jax.Array:
-        name = self._names[number]
+    def meet(self, number: int, value: jax.Array) -> jax.Array:
+        """Keep the value at a mark, and return it or what is to be in its place."""
+        name = self.marks.names[number]
         if number in self._replaced:
             given = jnp.asarray(self._replaced[number])
             if given.shape != value.shape:

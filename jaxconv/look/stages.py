@@ -16,7 +16,8 @@ import jax.extend.core as jex
 import numpy as np
 
 from jaxconv.layers.conv import plain
-from jaxconv.look.inside import _Evaluation, _Marks
+from jaxconv.look.depth import weighting
+from jaxconv.look.inside import Evaluation, Marks
 from jaxconv.program import call_arguments
 
 # Activations, by the names of JAX's functions and equations.
@@ -58,10 +59,10 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
     met: list[tuple[str, str]] = []
 
     def run(variables: Any, x: jax.Array) -> list[Any]:
-        marks = _Marks()
+        marks = Marks()
         with plain(), nn.intercept_methods(marks.intercept):
             program = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, {})))(variables, x)
-        walk = _Walk(marks.names, x)
+        walk = _Walk(marks, x, weighting(program.jaxpr))
         walk.end(walk.run(program, jax.tree.leaves((variables, x)))[0])
         met[:] = walk.names
         return walk.arrays
@@ -87,22 +88,23 @@ class _Work:
     given: Any = None
 
 
-class _Walk(_Evaluation):
+class _Walk(Evaluation):
     """An evaluation that collects stages: `names` (name, kind), and `arrays` (value, weights, given) with the batch axis."""
 
-    def __init__(self, names: Sequence[str], image: Any):
-        super().__init__("gradient", names, {})
+    def __init__(self, marks: Marks, image: Any, weighting: set[int]):
+        super().__init__("gradient", marks, {})
+        self._weighting = weighting
         self.names: list[tuple[str, str]] = [("", "input")]
         self.arrays: list[tuple[Any, Any, Any]] = [(image, None, None)]
         self._work: _Work | None = None
 
-    def _step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+    def step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
         """Do one equation; see whether it is a layer's work."""
         name = eqn.primitive.name
         if name == "name" and len(eqn.params["name"]) and eqn.params["name"].isprintable():
             return operands  # a mark of the network's own: the same value, so that it is known again
-        outputs = super()._step(jaxpr, eqn, operands)
-        if name == "conv_general_dilated" or (name == "dot_general" and _is_dense(eqn)):
+        outputs = super().step(jaxpr, eqn, operands)
+        if id(eqn) in self._weighting and (name == "conv_general_dilated" or _is_dense(eqn)):
             given, weights = operands
             self._arrive(given)
             self._work = _Work("fully connected" if outputs[0].ndim == 2 else "convolution", outputs[0], weights, given)
@@ -113,9 +115,9 @@ class _Walk(_Evaluation):
             self._activate(operands[0], ACTIVATIONS[name], outputs[0])
         return outputs
 
-    def _rectify(self, jaxpr: Any, known: Any, root: Any, steps: Sequence[Any]) -> Any:
+    def rectify(self, jaxpr: Any, known: Any, root: Any, steps: Sequence[Any]) -> Any:
         """An activation, which is a stage."""
-        output = super()._rectify(jaxpr, known, root, steps)
+        output = super().rectify(jaxpr, known, root, steps)
         if self.names[-1][1] in {ACTIVATIONS[step.primitive.name] for step in steps if step.primitive.name in _SIGMOIDS}:
             self.names.pop()  # a part of this one, as the tanh of GELU
             self.arrays.pop()
@@ -128,10 +130,10 @@ class _Walk(_Evaluation):
         if output.ndim == self.arrays[-1][0].ndim and output.shape == value.shape:
             self._add("", kind, output)
 
-    def _meet(self, number: int, value: Any) -> Any:
+    def meet(self, number: int, value: Any) -> Any:
         """The output of a layer, or a named feature map, which are stages unless they are known."""
-        value = super()._meet(number, value)
-        name, work = self._names[number], self._work
+        value = super().meet(number, value)
+        name, work = self.marks.names[number], self._work
         if work is not None:
             self._settle(name, value)
         elif self._is_new(value):

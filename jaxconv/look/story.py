@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxconv.errors import UserError
 from jaxconv.look.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
-from jaxconv.program import call_arguments, trace
+from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.train.build import build_model
 from jaxconv.train.workdir import expand, read_metrics, saved_config, saved_data
 
@@ -70,15 +70,9 @@ def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, in
     x, call = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32), call_arguments(module, False, {})
     variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), jax.random.key(0), x)
     events = trace(module, variables, x, **call).events
-    parameters = sum(_own_size(variables["params"], path) for path in {event.call.path for event in events if event.kind == "end"})
+    called = {event.call.path for event in events if event.kind == "end"}
+    parameters = sum(leaf.size for path in called for leaf in own_parameters(variables, path).values())
     return weighted_depth(module, input_shape), parameters, sum(event.multiply_adds for event in events if event.kind == "op")
-
-
-def _own_size(params: Any, path: tuple[str, ...]) -> int:
-    """Values that lie at a module's path itself."""
-    for name in path:
-        params = params.get(name, {})
-    return sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict))
 
 
 def published(name: str) -> Point:

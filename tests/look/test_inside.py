@@ -128,8 +128,30 @@ def test_layers_inside_of_a_loop_have_no_name_and_cannot_be_replaced():
     votes, layers = apply(Loop(), variables, x)
     np.testing.assert_array_equal(votes, Loop().apply(variables, x))
     assert list(layers) == ["before", "after"]
-    with pytest.raises(ValueError, match="loop/dense is inside of a loop of the program"):
+    with pytest.raises(ValueError, match="loop/dense is inside of nn.scan, nn.vmap or the like"):
         apply(Loop(), variables, x, replaced={"loop/dense": 0 * x})
+
+
+class Mapped(nn.Module):
+    """Layers whose axes are moved by `nn.vmap`, which traces them for one row."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.vmap(nn.Dense, in_axes=1, out_axes=1, variable_axes={"params": 0}, split_rngs={"params": True})
+        return nn.Dense(2, name="after")(dense(4, name="rows")(x).mean((1, 2)))
+
+
+def test_layers_inside_of_vmap_have_no_name_and_cannot_be_replaced():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    variables = Mapped().init(jax.random.key(1), x)
+    votes, layers = apply(Mapped(), variables, x)
+    np.testing.assert_allclose(votes, Mapped().apply(variables, x), rtol=1e-6)
+    assert list(layers) == list(seen(Mapped(), variables, x)) == ["after"]
+    with pytest.raises(ValueError, match="rows is inside of nn.scan, nn.vmap or the like"):
+        apply(Mapped(), variables, x, replaced={"rows": 0 * x})
+    # A user's own vmap around the whole changes no name.
+    mapped = jax.vmap(lambda x: activations(Mapped(), variables, x))(jnp.stack([x, 2 * x]))
+    np.testing.assert_allclose(mapped["after"][0], layers["after"], rtol=1e-5)
 
 
 def test_what_a_layer_sees():

@@ -8,6 +8,7 @@ import pytest
 
 import jaxconv
 from jaxconv.layers import max_pool
+from jaxconv.look.depth import weighted_depth
 from jaxconv.look.inside import activations
 from jaxconv.look.stages import stages
 
@@ -95,3 +96,19 @@ def test_other_dimensions(shape):
     x, variables, found = of(jaxconv.create_model("chain", 2, filters=(3,)), shape)
     assert [stage.kind for stage in found] == ["input", "convolution", "ReLU", "pooling", "fully connected"]
     assert found[1].weights.shape == (3,) * (len(shape) - 1) + (shape[-1], 3)
+
+
+class Resized(nn.Module):
+    """Products with what are no weights, and with weights that are made of others."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jax.image.resize(nn.Conv(3, (3, 3))(x), (x.shape[0], 16, 16, 3), "bilinear")
+        x = nn.SpectralNorm(nn.Conv(4, (3, 3), name="b"))(x, update_stats=False)
+        return nn.Dense(3)(x.max((1, 2)))
+
+
+def test_products_without_weights_are_no_layers():
+    _, _, found = of(Resized(), (8, 8, 2))
+    assert [stage.kind for stage in found if stage.weights is not None] == ["convolution", "convolution", "fully connected"]
+    assert weighted_depth(Resized(), (8, 8, 2)) == 3

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import jaxconv
 from jaxconv.errors import UserError
 from jaxconv.look.depth import weighted_depth
+from jaxconv.look.filters import find_kernel
 from jaxconv.look.story import WINNERS, Point, counted, counted_depth, of_run, place_labels, published, story, winners
 from jaxconv.train.start import train
 from tests.conftest import tiny_config
@@ -130,3 +131,14 @@ def test_nothing_is_computed():
     before = len(jax.live_arrays())
     published("vgg16")
     assert len(jax.live_arrays()) == before
+
+
+class Bare(nn.Module):
+    def __call__(self, x):
+        return nn.relu(x).mean((1, 2))
+
+
+def test_a_module_without_parameters():
+    assert counted(Bare(), (4, 4, 2)) == (0, 0, 0)
+    with pytest.raises(ValueError, match="Bare has no convolution"):
+        find_kernel(Bare(), {}, (4, 4, 2))
