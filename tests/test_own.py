@@ -8,7 +8,7 @@ import pytest
 import jaxconv
 from jaxconv.config import load_config
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_workdir
+from jaxconv.evaluation.run import evaluate_workdir
 from jaxconv.own import is_own, own
 from jaxconv.train.start import train
 from tests.conftest import ROOT, command, tiny_config

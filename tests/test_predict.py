@@ -12,7 +12,7 @@ from PIL import Image
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.sources import open_given, open_source, reading_of
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_workdir
+from jaxconv.evaluation.run import evaluate_workdir
 from jaxconv.interop.export import export_workdir, load_exported, load_run
 from jaxconv.predict import Given, Item, find_items, predictions, readable
 from jaxconv.train.start import train

@@ -28,7 +28,7 @@ LEVELS = [
     {
         "data",
         "train",
-        "evaluate",
+        "evaluation",
         "look",
         "interop",
         "receptive",
@@ -45,7 +45,6 @@ LEVELS = [
     {"commands"},
     {"__main__"},
 ]
-LEVELS[6] |= {"outcomes", "views", "sliding", "several", "scores"}
 ALWAYS_LIGHT = (
     "arithmetic.py",
     "layers",

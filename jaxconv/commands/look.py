@@ -168,7 +168,7 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
 
 def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
     """What the opened network makes of every example of a split, and the examples."""
-    from jaxconv.evaluate import evaluate_run
+    from jaxconv.evaluation.run import evaluate_run
     from jaxconv.train.ensemble import members_of
 
     looked.source(args.split)  # says what is missing, where it is
@@ -198,8 +198,8 @@ def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
 def _confusions(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
+    from jaxconv.evaluation.outcomes import confusion, most_confused
     from jaxconv.look.examples import confusions
-    from jaxconv.outcomes import confusion, most_confused
 
     found, source = _outcomes(args, looked)
     counts, most = confusion(found), args.number or 10

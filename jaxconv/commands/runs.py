@@ -123,25 +123,25 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.workdir import expand, saved_config
 
     set_up_jax(saved_config(expand(args.workdir[0])))
-    from jaxconv import scores
+    from jaxconv.evaluation import tables
+    from jaxconv.evaluation.several import evaluate_runs
+    from jaxconv.evaluation.views import read_scales
     from jaxconv.files import check_file
-    from jaxconv.several import evaluate_runs
-    from jaxconv.views import read_scales
 
     files = {
-        option: check_file(option, getattr(args, option), allowed) for option, allowed in scores.SUFFIXES.items() if getattr(args, option)
+        option: check_file(option, getattr(args, option), allowed) for option, allowed in tables.SUFFIXES.items() if getattr(args, option)
     }
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
     evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
-    record = scores.make_record(evaluation, args.bootstrap)
-    rows = scores.make_rows(evaluation, record, args.bootstrap)
+    record = tables.make_record(evaluation, args.bootstrap)
+    rows = tables.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         print(f"{name:{width}}{text}")
     if args.per_class:
-        print("", *scores.class_lines(evaluation.outcomes), "", sep="\n")
+        print("", *tables.class_lines(evaluation.outcomes), "", sep="\n")
     for option, file in files.items():
-        scores.WRITERS[option](file, evaluation)
+        tables.WRITERS[option](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")
     print(json.dumps(record))
     return 0

@@ -26,7 +26,7 @@ import numpy as np
 from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
-from jaxconv.evaluate import restore_run
+from jaxconv.evaluation.run import restore_run
 from jaxconv.interop.weights import check_new, new_folder
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.ensemble import form_of_run, members_of, over_members

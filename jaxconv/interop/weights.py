@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxconv.errors import UserError, in_words, short
-from jaxconv.evaluate import restore_run
+from jaxconv.evaluation.run import restore_run
 from jaxconv.interop.torchvision import load_torchvision
 from jaxconv.models import usual_task
 from jaxconv.models.network import LAYOUT

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxconv.evaluation.outcomes import most_confused
 from jaxconv.look.samples import draw_example, short_name
 from jaxconv.look.sheet import FAINT, Sheet, new_sheet
-from jaxconv.outcomes import most_confused
 
 RIGHT, WRONG, OTHER = "#1a7f37", "#cf222e", "#b8bec5"
 # Inches: an image, the bars beside it, and what is between two of them.

@@ -18,7 +18,7 @@ from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short
-from jaxconv.evaluate import restore_run
+from jaxconv.evaluation.run import restore_run
 from jaxconv.interop.export import element_shape
 from jaxconv.interop.weights import fit, load_weights
 from jaxconv.models import abstract_variables, create_model, usual_task

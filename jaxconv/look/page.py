@@ -1,7 +1,7 @@
 """A page of its own: sections of text, tables, pictures and charts as one HTML file, which needs no server and no network.
 
-What is on the page is data, the dataclasses below; how it looks is in jaxconv/page/: report.html, a template of Jinja, which escapes every
-name and text that comes into it, report.css and report.js. The charts that can be zoomed are drawn by uPlot 1.6.32 (MIT licence, its files
+What is on the page is data, the dataclasses below; how it looks is in report.html, a template of Jinja, which escapes every name and
+text that comes into it, report.css and report.js. The charts that can be zoomed are drawn by uPlot 1.6.32 (MIT licence, its files
 lie there too): 52 kB, where Plotly's smallest bundle has 1 MB, Bokeh and Vega more, and made for just this, long series against a step.
 It draws on a canvas, which nobody can read aloud: so every chart has its numbers in a sentence, in a table, and its zoom on buttons.
 
@@ -177,7 +177,7 @@ PARTS = (Text, Figures, Table, Picture, Chart)
 
 @functools.cache
 def _asset(name: str) -> str:
-    return (importlib.resources.files("jaxconv") / "page" / name).read_text()
+    return (importlib.resources.files("jaxconv.look") / name).read_text()
 
 
 def write(path: Path, text: str) -> None:

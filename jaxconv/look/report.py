@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
-from jaxconv.look import page, pictured, sections
+from jaxconv.look import network_sections, page, sections
 from jaxconv.look.page import Chart, Section, Series, Table
 from jaxconv.look.sections import LeftOutError, Reported, open_run
 from jaxconv.results import run_table, seed_table
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
 
 SECTIONS: Makers = (
-    ("Result", pictured.result),
+    ("Result", network_sections.result),
     ("Curves", sections.curves),
-    ("Predictions", pictured.predictions),
-    ("Mistakes", pictured.mistakes),
-    ("Calibration", pictured.calibration),
-    ("Filters", pictured.first_filters),
-    ("Activations", pictured.layers),
-    ("Patches", pictured.patches),
-    ("Attribution", pictured.attribution),
+    ("Predictions", network_sections.predictions),
+    ("Mistakes", network_sections.mistakes),
+    ("Calibration", network_sections.calibration),
+    ("Filters", network_sections.first_filters),
+    ("Activations", network_sections.layers),
+    ("Patches", network_sections.patches),
+    ("Attribution", network_sections.attribution),
     ("Network", sections.network),
     ("Data", sections.data),
     ("Config", sections.config),

@@ -14,7 +14,7 @@ from typing import Any
 from jaxconv.config import default_config, flatten
 from jaxconv.data.interface import Part, Source
 from jaxconv.errors import UserError
-from jaxconv.evaluate import Evaluation, evaluate_run
+from jaxconv.evaluation.run import Evaluation, evaluate_run
 from jaxconv.look import opened
 from jaxconv.look.opened import Looked
 from jaxconv.look.page import Chart, Series, Table, Text

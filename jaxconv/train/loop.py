@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxconv.data.loading import Order, Resident, Streamed
 from jaxconv.errors import PREEMPTED, UserError, human_bytes
-from jaxconv.evaluate import evaluate
+from jaxconv.evaluation.run import evaluate
 from jaxconv.interop.weights import start_from
 from jaxconv.train.build import Built
 from jaxconv.train.checkpoint import Checkpoints, higher_is_better

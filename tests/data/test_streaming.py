@@ -13,7 +13,7 @@ from jaxconv.data.interface import Stored, describe, generator
 from jaxconv.data.loading import Order, Reader, Resident, Streamed, take, train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_workdir
+from jaxconv.evaluation.run import evaluate_workdir
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics

@@ -16,7 +16,7 @@ import pytest
 
 import jaxconv
 from jaxconv.errors import UserError
-from jaxconv.evaluate import restore_run
+from jaxconv.evaluation.run import restore_run
 from jaxconv.interop import export
 from jaxconv.interop.export import export_workdir, load_exported, load_run, lower
 from jaxconv.layers import BatchNorm, Conv, Dense

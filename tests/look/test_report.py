@@ -14,7 +14,7 @@ from PIL import Image
 from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays
 from jaxconv.errors import UserError
-from jaxconv.look import page, pictured, report, sections, zeiler
+from jaxconv.look import network_sections, page, report, sections, zeiler
 from jaxconv.look.attribution import attribution_figure
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.look.zeiler import patches_figure
@@ -432,21 +432,21 @@ def test_part_of_the_examples(run):
     opened = sections.open_run(run, source=hostile_sources()[1], examples=7)
     assert opened.evaluation.outcomes.index.tolist() == list(range(7))
     assert [opened.evaluation.source.name(i) for i in range(7)] == [f"example {round(i * 29 / 6)}" for i in range(7)]
-    figures, table = pictured.result(opened)
+    figures, table = network_sections.result(opened)
     assert "on 7 of 30, evenly spread, examples of test" in table.caption
 
 
 def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, monkeypatch):
     titles, found = [], []
-    monkeypatch.setattr(pictured, "attribution_figure", lambda *args: titles.append(args[2]) or attribution_figure(*args))
+    monkeypatch.setattr(network_sections, "attribution_figure", lambda *args: titles.append(args[2]) or attribution_figure(*args))
     monkeypatch.setattr(zeiler, "patches_figure", lambda *args: found.append(args[0]) or patches_figure(*args))
     opened = sections.open_run(run, source=hostile_sources()[1], examples=5)
-    pictured.patches(opened)
+    network_sections.patches(opened)
     assert max(found[0].patches.shape[2:4]) <= 8  # of 16
     outcomes = opened.evaluation.outcomes
     # As if all were wrong.
     object.__setattr__(outcomes, "labels", 1 - outcomes.predicted)
-    pictured.attribution(opened)
+    network_sections.attribution(opened)
     assert len(titles) == 3 and all(f"(it is {NAMES[label]})" in title for title, label in zip(titles, outcomes.labels[1:4], strict=True))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.evaluate import evaluate_workdir, restore_run
+from jaxconv.evaluation.run import evaluate_workdir, restore_run
 from jaxconv.models import create_model
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.parallel import fingerprint

@@ -10,7 +10,7 @@ import pytest
 
 from jaxconv.checks import FORMS, TRACED
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_workdir, restore_run
+from jaxconv.evaluation.run import evaluate_workdir, restore_run
 from jaxconv.interop.export import load_run
 from jaxconv.train.ensemble import fastest_form, members_of
 from jaxconv.train.parallel import make_parallel

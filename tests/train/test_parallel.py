@@ -9,7 +9,7 @@ from jaxconv.data.interface import describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate
+from jaxconv.evaluation.run import evaluate
 from jaxconv.train.build import build
 from jaxconv.train.loop import Run
 from jaxconv.train.parallel import all_finite, fingerprint, make_parallel

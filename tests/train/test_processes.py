@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxconv.errors import UserError
-from jaxconv.evaluate import restore_run
+from jaxconv.evaluation.run import restore_run
 from jaxconv.train import processes
 from jaxconv.train.parallel import fingerprint
 from tests.conftest import TINY, assert_one_line_error, command, command_line, process_settings

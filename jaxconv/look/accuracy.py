@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxconv.outcomes import Calibration, PerClass
+from jaxconv.evaluation.outcomes import Calibration, PerClass
 
 # Classes that are drawn: of more, the worst and the best half of so many.
 _MOST = 40

@@ -33,7 +33,7 @@ from jaxconv.data.interface import Batch, Source, Stored
 from jaxconv.data.loading import Reader, Resident, Streamed, make_loader
 from jaxconv.data.sources import as_files, eval_size, open_source
 from jaxconv.errors import UserError, nearest
-from jaxconv.sliding import Apply, images_of, sliding, total_stride
+from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 
 VIEWS = ("center", "flip", "10-crop", "dense")
 # The longest side of a whole image, in shorter sides.

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv import outcomes
 from jaxconv.data.interface import evenly
+from jaxconv.evaluation import outcomes
 from jaxconv.look import examples, filters, zeiler
+from jaxconv.look.accuracy import accuracy_of_classes, reliability
 from jaxconv.look.attribution import attribution_figure, integrated_gradients, occlusion
 from jaxconv.look.inside import activations
-from jaxconv.look.outcomes import accuracy_of_classes, reliability
 from jaxconv.look.page import Figures, Table, Text, picture, short_number
 from jaxconv.look.sections import LeftOutError, Reported
 from jaxconv.predict import readable

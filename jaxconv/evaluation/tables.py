@@ -9,9 +9,7 @@ import numpy as np
 
 from jaxconv.data.wordnet import wordnet_ids
 from jaxconv.errors import short
-from jaxconv.evaluate import Evaluation
-from jaxconv.files import whole_file
-from jaxconv.outcomes import (
+from jaxconv.evaluation.outcomes import (
     CONFIDENCE,
     Outcomes,
     calibration,
@@ -23,6 +21,8 @@ from jaxconv.outcomes import (
     most_confused,
     per_class,
 )  # fmt: skip
+from jaxconv.evaluation.run import Evaluation
+from jaxconv.files import whole_file
 from jaxconv.predict import readable
 
 # What the files may be, by the option that asks for them.
@@ -183,7 +183,7 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
 
 def write_reliability(path: Path, evaluation: Evaluation) -> None:
     """Draw the reliability diagram into a file."""
-    from jaxconv.look.outcomes import reliability
+    from jaxconv.look.accuracy import reliability
 
     with whole_file(path) as temporary:
         reliability(calibration(evaluation.outcomes), evaluation.name).savefig(temporary, dpi=120)

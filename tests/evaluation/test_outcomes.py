@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.data import wordnet
-from jaxconv.look.outcomes import accuracy_of_classes, reliability
-from jaxconv.outcomes import (
+from jaxconv.evaluation.outcomes import (
     Outcomes,
     averaged,
     calibration,
@@ -23,6 +22,7 @@ from jaxconv.outcomes import (
     per_class,
     within,
 )  # fmt: skip
+from jaxconv.look.accuracy import accuracy_of_classes, reliability
 
 ABC = ("a", "b", "c")
 # Four examples of three classes: right, second, third, right by a tie.

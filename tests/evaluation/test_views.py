@@ -15,13 +15,13 @@ from jaxconv.config import thinner
 from jaxconv.data.boxes import whole_box
 from jaxconv.data.decode import decode_middle, decode_whole
 from jaxconv.errors import UserError
-from jaxconv.evaluate import evaluate_run, restore_run
+from jaxconv.evaluation.run import evaluate_run, restore_run
+from jaxconv.evaluation.sliding import sliding, total_stride
+from jaxconv.evaluation.views import View, mirrored, over_views, read_scales, ten_crops
 from jaxconv.models import MODELS
-from jaxconv.sliding import sliding, total_stride
 from jaxconv.train.build import build_model
 from jaxconv.train.start import train
 from jaxconv.train.workdir import saved_config
-from jaxconv.views import View, mirrored, over_views, read_scales, ten_crops
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv.errors import UserError, short
-from jaxconv.evaluate import Evaluation, evaluate_run
-from jaxconv.outcomes import averaged, figures, mean_and_spread
+from jaxconv.evaluation.outcomes import averaged, figures, mean_and_spread
+from jaxconv.evaluation.run import Evaluation, evaluate_run
 from jaxconv.train.workdir import expand, saved_config, saved_data
 
 

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv import scores
 from jaxconv.data import from_arrays
 from jaxconv.data.decode import read_image
 from jaxconv.errors import UserError
-from jaxconv.evaluate import Evaluation, evaluate_run, evaluate_workdir, restore_run
+from jaxconv.evaluation import tables
+from jaxconv.evaluation.outcomes import Outcomes, figures
+from jaxconv.evaluation.run import Evaluation, evaluate_run, evaluate_workdir, restore_run
+from jaxconv.evaluation.several import evaluate_runs, together
+from jaxconv.evaluation.views import View
 from jaxconv.files import check_file, whole_file
-from jaxconv.outcomes import Outcomes, figures
-from jaxconv.several import evaluate_runs, together
 from jaxconv.train.build import build_model
 from jaxconv.train.losses import correct_within
 from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics, saved_config
-from jaxconv.views import View
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 
 CLASSES = tuple("abcdefg")
@@ -144,7 +144,7 @@ def test_members_of_an_ensemble(root):
     # Together with another run it counts by its averaged prediction.
     both = evaluate_runs([str(root / "ensemble"), str(root / "0")], devices=jax.devices()[:1])
     assert both.result["members"][0]["loss"] == pytest.approx(found.result["ensemble_loss"], rel=1e-5)
-    lines = dict(scores.make_rows(both, scores.make_record(both, 0), 0))
+    lines = dict(tables.make_rows(both, tables.make_record(both, 0), 0))
     assert {"", str(root / "ensemble"), "mean and spread", "averaged"} <= lines.keys()
 
 
@@ -208,13 +208,13 @@ def test_bad_options_are_one_line_before_any_work(root):
         ("reliability", "", "is empty"),
     ):
         with pytest.raises(UserError, match=words):
-            check_file(option, str(path), scores.SUFFIXES[option])
+            check_file(option, str(path), tables.SUFFIXES[option])
 
 
 def test_predictions_as_a_table(root, tmp_path):
     found = evaluate_run(str(root / "0"), devices=jax.devices()[:1])
-    scores.write_predictions(tmp_path / "p.csv", found)
-    scores.write_confusion(tmp_path / "c.png", found)
+    tables.write_predictions(tmp_path / "p.csv", found)
+    tables.write_confusion(tmp_path / "c.png", found)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 35 and rows[7]["name"].endswith("b/002.png") and rows[7]["class"] == "b"
@@ -239,7 +239,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_the_table_of_classes():
     outcomes = Outcomes(np.array([0, 0, 0, 1, 1, 2]), np.eye(4)[[0, 1, 1, 1, 2, 2]], ("cat", "dog", "n02109961", "never"))
-    lines = scores.class_lines(outcomes)
+    lines = tables.class_lines(outcomes)
     assert [line.split("  ")[0] for line in lines[1:]] == ["cat", "dog", "n02109961 Eskimo dog, husky"]
     assert lines[1].split() == ["cat", "3", "33.33", "%", "100.00", "%", "dog", "2"]
     assert lines[3].endswith("-") and "never" not in "".join(lines)
@@ -254,14 +254,14 @@ def test_what_is_said_of_imagenets_classes_and_of_no_mistake():
     names = ("n02109961", "n02110063", "n03481172")
     outcomes = Outcomes(np.array([0, 0, 1, 2]), 9 * np.eye(3)[[0, 1, 1, 2]], names)
     evaluation = evaluation_of(outcomes)
-    record = scores.make_record(evaluation, 20)
-    rows = dict(scores.make_rows(evaluation, record, 20))
+    record = tables.make_record(evaluation, 20)
+    rows = dict(tables.make_rows(evaluation, record, 20))
     assert rows["height"].startswith(f"{record['height']:.4f} [") and record["height"] > 0
     assert rows["wrong"] == "1 of 4" and f"lies {4 * record['height']:.2f} above them in WordNet" in rows[""]
     assert rows["classes"].startswith("n02109961 Eskimo dog, husky 50.00 %, ")
     assert rows["confused"] == "n02109961 Eskimo dog, husky taken for n02110063 malamute, malemut... 1"
     right = evaluation_of(Outcomes(np.array([0, 1]), np.eye(2), ("o", "x")))
-    rows = dict(scores.make_rows(right, scores.make_record(right, 20), 20))
+    rows = dict(tables.make_rows(right, tables.make_record(right, 20), 20))
     assert "up to 77.64 % (the rule of three)" in rows[""] and "confused" not in rows
 
 
@@ -270,7 +270,7 @@ def test_members_that_have_diverged_are_named():
     members = [{"name": "seed 0", "loss": 0.3, "top1": 1.0}, {"name": "seed 1"}]
     joint = {"loss_spread": 0.0, "top1_spread": 0.0, "ensemble_loss": 0.3, "ensemble_top1": 1.0}
     evaluation = evaluation_of(good, {"seed 0": good}, members=members, **joint)
-    record = scores.make_record(evaluation, 0)
-    rows = dict(scores.make_rows(evaluation, record, 0))
+    record = tables.make_record(evaluation, 0)
+    rows = dict(tables.make_rows(evaluation, record, 0))
     assert rows["seed 1"] == "diverged" and rows["seed 0"].startswith("100.00 %") and record["members"][1] == {"name": "seed 1"}
     assert record["ensemble_ece"] == record["ece"] == record["members"][0]["ece"] and record["ece_spread"] == 0
