@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from jaxconv.commands.common import print_json
 from tests.conftest import CACHE, ROOT, TINY, assert_one_line_error, assert_same_result, command, process_settings, write_images
 
 pytestmark = pytest.mark.slow
@@ -265,3 +266,8 @@ def test_jaxconv_is_python_m_jaxconv():
     assert command("--version").stdout.startswith("jaxconv ")
     assert "--config.KEY=VALUE" in command("train", "--help").stdout
     assert (ROOT / "experiments" / "xo.py").is_file()
+
+
+def test_json_has_no_word_for_what_is_no_number(capsys):
+    print_json({"loss": float("nan"), "intervals": {"top1": (0.5, float("inf"))}, "members": [{"top1": 1.0}], "view": "flip"})
+    assert capsys.readouterr().out == '{"loss": null, "intervals": {"top1": [0.5, null]}, "members": [{"top1": 1.0}], "view": "flip"}\n'

@@ -1,6 +1,8 @@
 """What the commands share: numbers as arguments, and what must be settled before JAX looks for devices."""
 
 import argparse
+import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -25,6 +27,19 @@ def no_overrides(command: str, overrides: list[str]) -> None:
     """Raise UserError where a command that has no config is given keys of one."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print one line of JSON for programs; infinite, and what is no number, is null, as JSON has no word for it."""
+
+    def sayable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: sayable(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [sayable(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(json.dumps(sayable(record), allow_nan=False))
 
 
 def set_up_jax(config: Any) -> None:

@@ -2,10 +2,9 @@
 
 import argparse
 import itertools
-import json
 from typing import Any
 
-from jaxconv.commands.common import no_overrides, positive, set_up_jax
+from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
 
 
 def add(commands: Any) -> None:
@@ -57,7 +56,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     rows, result = show(config, args.split or config.data.train_split, args.examples, png)
     for name, text in rows:
         print(f"{name:27} {text}")
-    print(json.dumps(result))
+    print_json(result)
     return 0
 
 

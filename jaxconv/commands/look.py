@@ -182,28 +182,25 @@ def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
 
 
 def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.look.examples import mistakes, worst
+    from jaxconv.evaluation.outcomes import worst
+    from jaxconv.look.examples import mistakes
 
     found, source = _outcomes(args, looked)
-    places = worst(found.labels, found.probabilities, args.number or 12)
+    places = worst(found, args.number or 12)
     shown = [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
     wrong = int((found.predicted != found.labels).sum())
     below = f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes their numbers"
     names = [f"#{found.index[place]}" for place in places]
-    return mistakes(
-        shown, found.labels[places], found.probabilities[places], looked.class_names, names, looked.title, below if wrong else ""
-    )
+    return mistakes(shown, found, places, names, looked.title, below if wrong else "")
 
 
 def _confusions(args: argparse.Namespace, looked: Any) -> Any:
-    import numpy as np
-
-    from jaxconv.evaluation.outcomes import confusion, most_confused
+    from jaxconv.evaluation.outcomes import confused_examples, confusion, most_confused
     from jaxconv.look.examples import confusions
 
     found, source = _outcomes(args, looked)
     counts, most = confusion(found), args.number or 10
-    pairs = [np.flatnonzero((found.labels == true) & (found.predicted == said))[:4] for true, said, _ in most_confused(counts, most)]
+    pairs = confused_examples(found, most_confused(counts, most))
     shown = [[looked.shown(source.read(int(found.index[place]))["image"]) for place in places] for places in pairs]
     return confusions(counts, looked.class_names, shown, most, looked.title)
 

@@ -2,10 +2,9 @@
 
 import argparse
 import dataclasses
-import json
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive
+from jaxconv.commands.common import natural, no_overrides, positive, print_json
 from jaxconv.errors import UserError
 
 
@@ -63,5 +62,5 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.watch import announce_to
 
     announce_to()
-    print(json.dumps(convert(args.file, args.model, args.out)))
+    print_json(convert(args.file, args.model, args.out))
     return 0

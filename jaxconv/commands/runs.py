@@ -1,14 +1,13 @@
 """Commands that make runs and measure them: train, evaluate, sweep."""
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
 from typing import Any
 
-from jaxconv.commands.common import natural, set_up_jax
+from jaxconv.commands.common import natural, print_json, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 
@@ -113,7 +112,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         os._exit(error.exit_code)
     if first:
         print(f"workdir: {expand(args.workdir)}")
-        print(json.dumps(result))
+        print_json(result)
     return 0
 
 
@@ -143,7 +142,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     for option, file in files.items():
         tables.WRITERS[option](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")
-    print(json.dumps(record))
+    print_json(record)
     return 0
 
 

@@ -1,10 +1,9 @@
 """Commands that use what was trained: export, predict."""
 
 import argparse
-import json
 from typing import Any
 
-from jaxconv.commands.common import no_overrides, positive, set_up_jax
+from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
 from jaxconv.errors import UserError
 
 
@@ -37,7 +36,7 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
 
     written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
     shown = {key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")}
-    print(json.dumps({"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}))
+    print_json({"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]})
     return 0
 
 
@@ -57,6 +56,6 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     items = find_items(args.files, network.kind)
     predicted = 0
     for prediction in predictions(network, items, args.top):
-        print(json.dumps(prediction.as_dict()) if args.json else prediction.rows())
+        print_json(prediction.as_dict()) if args.json else print(prediction.rows())
         predicted += 1
     return 0 if predicted == len(items) else 1

@@ -181,6 +181,17 @@ def _bin_of(outcomes: Outcomes, bins: int) -> np.ndarray:
     return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
 
 
+def confused_examples(outcomes: Outcomes, pairs: Sequence[tuple[int, int, int]], most: int = 4) -> list[np.ndarray]:
+    """The first examples of each of the pairs of `most_confused`, by their row in the outcomes."""
+    return [np.flatnonzero((outcomes.labels == true) & (outcomes.predicted == said))[:most] for true, said, _ in pairs]
+
+
+def worst(outcomes: Outcomes, most: int) -> np.ndarray:
+    """The rows of the mistakes with the highest losses, at most so many, falling."""
+    wrong = np.flatnonzero(~within(outcomes, 1))
+    return wrong[np.argsort(-outcomes.losses[wrong], kind="stable")][:most]
+
+
 def heights(outcomes: Outcomes) -> np.ndarray:
     """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it shares with the truth; 0 where it is right.
 
@@ -212,7 +223,8 @@ def intervals(
     The examples are drawn anew, with replacement, `resamples` times (Efron and Tibshirani 1993, chapter 13). The interval of a mean is
     between percentiles of the resamples' means. The ECE of resamples is too large, by about as much as that of the set itself (noise adds
     to every bin's gap, and never takes away), so that its percentiles are mirrored at the set's ECE, and cut off at 0: the basic bootstrap
-    (Davison and Hinkley 1997, section 5.2).
+    (Davison and Hinkley 1997, section 5.2). So an ECE may lie above its own interval, see `on_intervals`. Where all examples are alike, as
+    without a mistake, so are all resamples: then the interval of a share is the exact one of a binomial share (Clopper and Pearson 1934).
 
     Args:
       outcomes: of N examples.
@@ -239,9 +251,38 @@ def intervals(
     drawn = np.concatenate(sums).astype(np.float64) / count
     tails = 100 * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     found = {name: np.percentile(drawn[:, column], tails) for column, name in enumerate(values)}
+    for name, greatest in _greatest(outcomes).items():
+        if (values[name] == values[name][0]).all() and values[name][0] in (0, greatest):
+            found[name] = _exact(values[name][0], count, confidence, greatest)
     ece = np.percentile(np.abs(drawn[:, len(values) :]).sum(axis=1), tails)
     found["ece"] = np.maximum(0, 2 * calibration(outcomes, bins).ece - ece[::-1])
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+
+def _greatest(outcomes: Outcomes) -> dict[str, float]:
+    """The greatest value that one example can have, of the figures that are 0 or that value for every example of a perfect network."""
+    greatest = {"top1": 1.0} | ({"top5": 1.0} if len(outcomes.class_names) > 5 else {})
+    return greatest | ({"height": float(_costs(ids).max())} if (ids := wordnet_ids(outcomes.class_names)) else {})
+
+
+def _exact(value: float, count: int, confidence: float, greatest: float) -> tuple[float, float]:
+    """The interval of the mean of `count` values that were all 0 or all the greatest: with shares 0 and 1 that of Clopper and Pearson."""
+    least = ((1 - confidence) / 2) ** (1 / count)  # of a share of 1
+    return (0.0, greatest * (1 - least)) if value == 0 else (value * least, float(value))
+
+
+def on_intervals(found: Mapping[str, float], between: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Sentences on what may surprise in the `intervals` of `figures`: exact ones, and an ECE outside of its own."""
+    said = []
+    if found["top1"] in (0, 1):
+        share = between["top1"][1] if found["top1"] == 0 else 1 - between["top1"][0]
+        what = "right" if found["top1"] == 0 else "wrong"
+        said.append(
+            f"no example is {what}; of others up to {100 * share:.2f} % may be, by the exact interval of a share (Clopper and Pearson)"
+        )
+    if found["ece"] > between["ece"][1] + 5e-5:  # by more than is shown
+        said.append("of so few examples the ECE comes out too large; its interval is corrected for that, and lies below it")
+    return said
 
 
 def _values(outcomes: Outcomes) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from jaxconv.evaluation.outcomes import (
     intervals,
     mean_and_spread,
     most_confused,
+    on_intervals,
     per_class,
 )  # fmt: skip
 from jaxconv.evaluation.run import Evaluation
@@ -76,7 +77,13 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
     else:
         rows += [(title, _figure(name, record)) for name, title in _TITLES.items() if name in record]
     who = ", by the averaged prediction, as all below" if evaluation.members else ""
-    return rows + _remarks(evaluation.outcomes, who) + _on_intervals(evaluation.outcomes, resamples)
+    rows += _remarks(evaluation.outcomes, who)
+    if resamples:
+        rows.append((f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples"))
+        prefix = "ensemble_" if evaluation.members else ""
+        found = {name: record[prefix + name] for name in ("top1", "ece")}
+        rows += [("", text) for text in on_intervals(found, record[f"{prefix}intervals"])]
+    return rows
 
 
 def _figure(name: str, record: Mapping[str, Any], prefix: str = "", spread: bool = False) -> str:
@@ -114,16 +121,6 @@ def _remarks(outcomes: Outcomes, who: str) -> Rows:
     if len(names) > 2 and mistakes.any():
         pairs = most_confused(confusion(outcomes), _NAMED)
         rows.append(("confused", ", ".join(f"{names[true]} taken for {names[said]} {count:,}" for true, said, count in pairs)))
-    return rows
-
-
-def _on_intervals(outcomes: Outcomes, resamples: int) -> Rows:
-    if not resamples:
-        return []
-    rows = [(f"[{100 * CONFIDENCE:.0f} %]", f"intervals by {resamples:,} bootstrap resamples of the examples")]
-    if not outcomes.ranks.any():
-        most = 100 * (1 - (1 - CONFIDENCE) ** (1 / len(outcomes)))
-        rows.append(("", f"without a mistake no resample has any: the error may yet be up to {most:.2f} % (the rule of three)"))
     return rows
 
 

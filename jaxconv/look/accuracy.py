@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxconv.evaluation.outcomes import Calibration, PerClass
+from jaxconv.look.samples import short_name
 
 # Classes that are drawn: of more, the worst and the best half of so many.
 _MOST = 40
@@ -69,14 +70,10 @@ def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str 
     panel.text(overall, -0.8, f"all {overall:.1f} %", color="C3", ha="center", va="bottom", fontsize="small")
     if cut:
         panel.text(50, _MOST // 2, f"{len(ranked) - _MOST:,} classes between", ha="center", va="center", fontsize="small", style="italic")
-    panel.set_yticks(places, [_short(class_names[k]) for k in shown], fontsize="small", parse_math=False)
+    panel.set_yticks(places, [short_name(class_names[k], 28) for k in shown], fontsize="small", parse_math=False)
     panel.set(xlim=(0, 100), ylim=(places[-1] + 0.6, -0.6), xlabel="accuracy, %")
     if title:
         panel.set_title(title, fontsize="medium", pad=18, parse_math=False)
     panel.grid(alpha=0.3, axis="x")
     panel.set_axisbelow(True)
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"

@@ -223,7 +223,7 @@ def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], titl
         box = (x, y, 2.4, 2.4)
         heading, _, says = name.partition("\n")
         sheet.text(x, y - 0.19, heading, 9, va="bottom")
-        sheet.text(x, y - 0.05, says, 7, va="bottom", color=FAINT)
+        sheet.text(x, y - 0.05, says, 8, va="bottom", color=FAINT)
         if n == 0:
             draw_example(sheet, example, box)
             continue
@@ -262,4 +262,4 @@ def _draw_map(sheet: Any, example: np.ndarray, values: np.ndarray, box: Sequence
     )
     for value in {limit, 0.0, low}:
         at = y + height * (limit - value) / (limit - low)
-        sheet.text(x + width + 0.21, at, f"{value:.2g}", 6, va="center")
+        sheet.text(x + width + 0.21, at, f"{value:.2g}", 8, va="center")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxconv.evaluation.outcomes import most_confused
+from jaxconv.evaluation.outcomes import Outcomes, most_confused
 from jaxconv.look.samples import draw_example, short_name
 from jaxconv.look.sheet import FAINT, Sheet, new_sheet
 
@@ -58,59 +58,42 @@ def _bars(sheet: Sheet, x: float, y: float, label: int, shares: np.ndarray, clas
         place = y + row * step
         sheet.frame((x, place + 0.15, _BARS * float(shares[k]), min(0.09, step - 0.17)), fill=True, facecolor=colour, edgecolor="none")
         mark = "✓ " if k == label else "✗ " if row == 0 and label >= 0 else ""
-        sheet.text(x, place, f"{mark}{short_name(class_names[k], 15)}", 7, color=colour if mark else "#555555")
-        sheet.text(x + _BARS, place, f"{100 * shares[k]:.0f} %", 7, ha="right", color=FAINT)
+        sheet.text(x, place, f"{mark}{short_name(class_names[k], 15)}", 8, color=colour if mark else "#555555")
+        sheet.text(x + _BARS, place, f"{100 * shares[k]:.0f} %", 8, ha="right", color=FAINT)
     if label >= 0 and label not in best:
         place = y + len(best) * step
-        sheet.text(x, place, f"is: {short_name(class_names[label], 15)}", 7, color=RIGHT)
-        sheet.text(x + _BARS, place, f"{100 * shares[label]:.2g} %", 7, ha="right", color=FAINT)
-
-
-def losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The cross entropy [N] of each example, in nats; finite where a probability is 0 too."""
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny))
-
-
-def worst(labels: np.ndarray, probabilities: np.ndarray, most: int) -> np.ndarray:
-    """The numbers of the mistakes with the highest losses, at most so many, falling."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-losses(labels, probabilities)[wrong], kind="stable")][:most]
+        sheet.text(x, place, f"is: {short_name(class_names[label], 15)}", 8, color=RIGHT)
+        sheet.text(x + _BARS, place, f"{100 * shares[label]:.2g} %", 8, ha="right", color=FAINT)
 
 
 def mistakes(
-    images: Sequence[Any],
-    labels: Sequence[int],
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    names: Sequence[str] = (),
-    title: str = "",
-    below: str = "",
+    images: Sequence[Any], found: Outcomes, places: Sequence[int], names: Sequence[str] = (), title: str = "", below: str = ""
 ) -> Figure:
     """Mistakes: each image with what it is, what it was taken for, how probable that was, and the loss.
 
     Args:
-      images, labels, probabilities: N mistakes, in the order to be drawn; see `worst`.
-      class_names: K names.
+      images: of N mistakes, in the order to be drawn.
+      found: what the network says of a set.
+      places: [N] their rows in it, see `outcomes.worst`.
       names: of the examples, such as `example 17`.
       title, below: above the picture, in two lines.
     """
-    labels = np.asarray(labels)
     heading = f"{title}{': ' if title else ''}the worst mistakes"
     columns = min(6, max(2, len(images)))
     width, height = 1.45 + _GAP, 1.45 + 0.75
     sheet = new_sheet(max(6.0, 0.2 + columns * width), _TOP + max(1, -(-len(images) // columns)) * height, heading)
     sheet.text(0.2, 0.38, below or ("" if len(images) else "there is none"), 8, color=FAINT)
-    for n, image in enumerate(images):
+    for n, (image, place) in enumerate(zip(images, places, strict=True)):
         x, y = 0.2 + (n % columns) * width, _TOP + (n // columns) * height
-        said = int(probabilities[n].argmax())
+        true, said, shares = found.labels[place], found.predicted[place], found.probabilities[place]
         draw_example(sheet, image, (x, y, 1.45, 1.45))
         lines = (
-            (f"✗ {short_name(class_names[said], 14)}, {100 * probabilities[n, said]:.1f} %", WRONG),
-            (f"is: {short_name(class_names[labels[n]], 14)}, {100 * probabilities[n, labels[n]]:.2g} %", RIGHT),
-            (f"loss {losses(labels, probabilities)[n]:.2f}{f'  {names[n]}' if len(names) else ''}", FAINT),
+            (f"✗ {short_name(found.class_names[said], 14)}, {100 * shares[said]:.1f} %", WRONG),
+            (f"is: {short_name(found.class_names[true], 14)}, {100 * shares[true]:.2g} %", RIGHT),
+            (f"loss {found.losses[place]:.2f}{f'  {names[n]}' if len(names) else ''}", FAINT),
         )
         for row, (text, colour) in enumerate(lines):
-            sheet.text(x, y + 1.5 + 0.15 * row, text, 7, color=colour)
+            sheet.text(x, y + 1.5 + 0.15 * row, text, 8, color=colour)
     return sheet.figure
 
 
@@ -159,7 +142,7 @@ def _worst_classes(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str],
 def _share(sheet: Sheet, x: float, y: float, share: float, text: str, colour: str) -> None:
     """A bar below a name, and a text at its end."""
     sheet.frame((x, y + 0.17, 1.8 * share, 0.09), fill=True, facecolor=colour, edgecolor="none")
-    sheet.text(x + 1.8 * share + 0.06, y + 0.215, text, 7, va="center", color=FAINT)
+    sheet.text(x + 1.8 * share + 0.06, y + 0.215, text, 8, va="center", color=FAINT)
 
 
 def _matrix(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], box: tuple[float, float, float, float]) -> None:

@@ -72,7 +72,7 @@ def _grid(title: str, parts: Sequence[Sequence[np.ndarray]]) -> Figure:
     sheet = new_sheet(_WIDTH, _TOP + -(-len(parts) // columns) * band + 0.1, title)
     for k, tiles in enumerate(parts):
         x, y = 0.2 + (k % columns) * (tile_width + _GAP), _TOP + (k // columns) * band
-        sheet.text(x + tile_width / 2, y - 0.02, str(k), 6, ha="center", va="bottom", color=FAINT)
+        sheet.text(x + tile_width / 2, y - 0.02, str(k), 8, ha="center", va="bottom", color=FAINT)
         for n, tile in enumerate(tiles):
             box = (x, y + n * (_TILE + 0.06), tile_width, _TILE)
             if curves:
@@ -165,9 +165,9 @@ def _vector(value: np.ndarray, names: Sequence[str], heading: str) -> Sheet:
             name = short_name(names[k], int(12 * step)) if len(names) else str(k)
             sheet.text(left + (k + 0.5) * step, 2.6, f"{name}\n{number:.3g}", 7, ha="center", color=FAINT)
     else:
-        sheet.text(left, 2.6, "0", 7, color=FAINT)
+        sheet.text(left, 2.6, "0", 8, color=FAINT)
         sheet.text(left + across, 2.6, f"{len(value) - 1}", 7, color=FAINT, ha="right")
-        sheet.text(left + across / 2, 2.6, f"the largest is {limit:.3g}", 7, color=FAINT, ha="center")
+        sheet.text(left + across / 2, 2.6, f"the largest is {limit:.3g}", 8, color=FAINT, ha="center")
     return sheet
 
 
@@ -183,7 +183,7 @@ def _map_grid(value: np.ndarray, places: np.ndarray, heading: str) -> Sheet:
     sheet = new_sheet(_WIDTH, max(_TOP + -(-count // columns) * band + 0.1, 2.75), heading)
     for n, k in enumerate(places):
         x, y = left + (n % columns) * (tile_width + _GAP), _TOP + (n // columns) * band
-        sheet.text(x + tile_width / 2, y - 0.02, str(k), 6, ha="center", va="bottom", color=FAINT)
+        sheet.text(x + tile_width / 2, y - 0.02, str(k), 8, ha="center", va="bottom", color=FAINT)
         draw_map(sheet, value[..., k], (x, y, tile_width, tile), float(np.abs(value[..., k]).max()))
     return sheet
 

@@ -53,14 +53,20 @@ def result(run: Reported) -> list[Any]:
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
     )
+    remarks = [Text(f"{text[0].upper()}{text[1:]}.") for text in outcomes.on_intervals(figures, intervals)]
     members = [
         (name, share(float(outcomes.within(one, 1).mean())), short_number(float(one.losses.mean()))) for name, one in found.members.items()
     ]
     if members:
         header, together = ("network", "top-1", "loss"), ("averaged prediction", share(figures["top1"]), short_number(figures["loss"]))
         last = frozenset({len(members) + 1})
-        return [Figures(items), Table(caption, rows), Table("The networks of the ensemble", [header, *members, together], marked=last)]
-    return [Figures(items), Table(caption, rows)]
+        return [
+            Figures(items),
+            Table(caption, rows),
+            *remarks,
+            Table("The networks of the ensemble", [header, *members, together], marked=last),
+        ]
+    return [Figures(items), Table(caption, rows), *remarks]
 
 
 def _logged(run: Reported) -> list[Any]:
@@ -88,15 +94,13 @@ def predictions(run: Reported) -> list[Any]:
 def mistakes(run: Reported) -> list[Any]:
     """The mistakes with the highest losses, the most confused classes, and the accuracy of each."""
     found = run.evaluation.outcomes
-    places = examples.worst(found.labels, found.probabilities, _WORST)
+    places = outcomes.worst(found, _WORST)
     wrong = int((~outcomes.within(found, 1)).sum())
     if not wrong:
         raise LeftOutError(f"there is none: all {len(found):,} examples are right")
     names = [run.evaluation.source.name(int(found.index[place])).rpartition("/")[2] for place in places]
     below = f"{wrong:,} of {len(found):,} are wrong ({share(wrong / len(found))})"
-    figure = examples.mistakes(
-        _images(run, places), found.labels[places], found.probabilities[places], found.class_names, names, below=below
-    )
+    figure = examples.mistakes(_images(run, places), found, places, names, below=below)
     high, low = found.losses[places[0]], found.losses[places[-1]]
     alt = f"The {len(places)} mistakes with the highest losses, from {high:.2f} down to {low:.2f} nats."
     parts = [picture(figure, f"{alt} {below}. The table below has them one by one."), _table(run, "These mistakes in numbers", places)]
@@ -107,7 +111,7 @@ def _confused(run: Reported) -> list[Any]:
     found = run.evaluation.outcomes
     counts = outcomes.confusion(found)
     pairs = outcomes.most_confused(counts, _PAIRS)
-    each = [np.flatnonzero((found.labels == true) & (found.predicted == said))[:4] for true, said, _ in pairs]
+    each = outcomes.confused_examples(found, pairs)
     figure = examples.confusions(counts, found.class_names, [_images(run, places) for places in each], _PAIRS)
     said = "; ".join(f"{readable(found.class_names[a])} taken for {readable(found.class_names[b])} {n} times" for a, b, n in pairs[:3])
     rows = [

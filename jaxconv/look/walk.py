@@ -202,7 +202,7 @@ def _maps(sheet: Sheet, y: float, stage: Stage, places: np.ndarray, above: float
         box = (_WORDS + column * (width + gap), y + above + 0.12, width, height)
         if above:
             _filter(sheet, stage.weights[..., k], (box[0], y, width, above - 0.15))
-        sheet.text(box[0] + width / 2, box[1] - 0.02, f"{k}", 6, ha="center", va="bottom", color=FAINT)
+        sheet.text(box[0] + width / 2, box[1] - 0.02, f"{k}", 8, ha="center", va="bottom", color=FAINT)
         draw_map(sheet, stage.value[..., k], box, limit)
         if numbered:
             sheet.numbers(stage.value[..., k], box, limit)
@@ -263,7 +263,7 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
     if len(places):
         rest = f"{len(last.given)} values vote" + (f",\n{len(places)} of them shown" if len(places) < len(last.given) else "")
         lines = f"{rest}\nvote: sum of value times weight\nred line: for the class\nblue, dashed: against it\nthick: a large weight"
-        sheet.text(0.2, y + 0.19, lines, 7.5, color="#555555", linespacing=1.3)
+        sheet.text(0.2, y + 0.19, lines, 8, color="#555555", linespacing=1.3)
         values = [y + 0.2 + (n + 0.5) * tall / len(places) for n in range(len(places))]
         _weights(sheet, last.weights[np.ix_(places, shown)], values, classes)
         limit = float(np.abs(last.given[places]).max()) or 1.0
@@ -292,6 +292,6 @@ def _weights(sheet: Sheet, weights: np.ndarray, values: Sequence[float], classes
 def _class(sheet: Sheet, middle: float, name: str, vote: float, probability: float, detail: str, weight: str) -> None:
     sheet.text(_VOTES_AT, middle - 0.03, name, 10, weight=weight, va="center")
     sheet.text(_VOTES_AT + 1.9, middle - 0.03, printed(vote), 10, ha="right", va="center", weight=weight)
-    sheet.text(_VOTES_AT, middle + 0.1, detail, 6.5, color=FAINT)
+    sheet.text(_VOTES_AT, middle + 0.1, detail, 8, color=FAINT)
     sheet.frame((_VOTES_AT + 2.1, middle - 0.1, _BAR * probability, 0.16), fill=True, facecolor="#555555", edgecolor="none")
-    sheet.text(_VOTES_AT + 2.1 + _BAR * probability + 0.06, middle - 0.02, f"{100 * probability:.1f} %", 7, va="center", color=FAINT)
+    sheet.text(_VOTES_AT + 2.1 + _BAR * probability + 0.06, middle - 0.02, f"{100 * probability:.1f} %", 8, va="center", color=FAINT)

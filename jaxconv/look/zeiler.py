@@ -192,7 +192,7 @@ def patches_figure(found: Patches, mean: Sequence[float] = (0.0,), std: Sequence
         x, y = 0.2 + 3.6 * (n % columns), 0.9 + 1.95 * (n // columns)
         values = found.values[n]
         sheet.text(x, y - 0.04, f"feature map {number}", 8, va="bottom")
-        sheet.text(x + 2 * _SQUARE + 0.2, y - 0.04, f"{values[0]:.3g} to {values[-1]:.3g}", 7, ha="right", va="bottom", color=FAINT)
+        sheet.text(x + 2 * _SQUARE + 0.2, y - 0.04, f"{values[0]:.3g} to {values[-1]:.3g}", 8, ha="right", va="bottom", color=FAINT)
         largest = np.abs(found.projections[n]).max(axis=(1, 2, 3), keepdims=True)
         projections = 0.5 + 0.5 * found.projections[n] / np.where(largest > 0, largest, 1)
         patches = np.clip(found.patches[n] * np.array(std, np.float32) + np.array(mean, np.float32), 0, 1)

@@ -12,6 +12,7 @@ from jaxconv.evaluation.outcomes import (
     Outcomes,
     averaged,
     calibration,
+    confused_examples,
     confusion,
     figures,
     heights,
@@ -19,8 +20,10 @@ from jaxconv.evaluation.outcomes import (
     log_mean,
     mean_and_spread,
     most_confused,
+    on_intervals,
     per_class,
     within,
+    worst,
 )  # fmt: skip
 from jaxconv.look.accuracy import accuracy_of_classes, reliability
 
@@ -144,6 +147,30 @@ def test_intervals_hold_the_truth_19_times_out_of_20(right):
         for name, value in truth.items():
             held[name] += found[name][0] - 1e-9 <= value <= found[name][1] + 1e-9
     assert all(180 <= count <= 200 for count in held.values()), held
+
+
+def test_without_a_mistake_intervals_are_exact():
+    """(alpha / 2)^(1 / N), as Clopper and Pearson's interval is there; of the heights that share of the greatest height."""
+    votes, names = np.eye(6) * 9, tuple(f"class {k}" for k in range(6))
+    found = intervals(Outcomes(np.arange(6), votes, names), resamples=20)
+    assert found["top1"] == found["top5"] == (pytest.approx(0.025 ** (1 / 6)), 1.0)
+    none = Outcomes(np.array([0, 1, 2]), votes[[3, 4, 5]] - np.eye(6)[[0, 1, 2]], names)
+    between = intervals(none, resamples=20)
+    assert between["top1"] == between["top5"] == (0.0, pytest.approx(1 - 0.025 ** (1 / 3)))
+    assert "no example is right; of others up to 70.76 %" in on_intervals(figures(none), between)[0]
+    dogs = Outcomes(np.array([0, 1]), np.eye(3)[:2], ("n02109961", "n02110063", "n03481172"))
+    farthest = heights(Outcomes(np.array([0]), np.eye(3)[2:], dogs.class_names))[0]
+    assert intervals(dogs, resamples=20)["height"] == (0.0, pytest.approx(farthest * (1 - 0.025**0.5)))
+
+
+def test_an_ece_above_its_interval_is_explained():
+    assert on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.011)})[0].startswith("of so few examples the ECE")
+    assert on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.012)}) == []
+
+
+def test_the_worst_mistakes_and_the_confused_examples():
+    assert worst(HAND, 5).tolist() == [2, 1] and worst(HAND, 1).tolist() == [2]
+    assert [rows.tolist() for rows in confused_examples(HAND, most_confused(confusion(HAND), 5))] == [[1], [2]]
 
 
 def test_the_same_seed_draws_the_same():

@@ -262,7 +262,8 @@ def test_what_is_said_of_imagenets_classes_and_of_no_mistake():
     assert rows["confused"] == "n02109961 Eskimo dog, husky taken for n02110063 malamute, malemut... 1"
     right = evaluation_of(Outcomes(np.array([0, 1]), np.eye(2), ("o", "x")))
     rows = dict(tables.make_rows(right, tables.make_record(right, 20), 20))
-    assert "up to 77.64 % (the rule of three)" in rows[""] and "confused" not in rows
+    assert rows["top-1"] == "100.00 % [15.81, 100.00]" and "confused" not in rows
+    assert "no example is wrong; of others up to 84.19 % may be" in rows[""]
 
 
 def test_members_that_have_diverged_are_named():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jaxconv.look.examples import OTHER, RIGHT, WRONG, confusions, losses, mistakes, predictions, worst
+from jaxconv.evaluation.outcomes import Outcomes, worst
+from jaxconv.look.examples import OTHER, RIGHT, WRONG, confusions, mistakes, predictions
 from jaxconv.look.samples import sample_grid, text_grid
 
 NAMES = ("cat", "dog", "fox", "owl")
@@ -41,13 +42,11 @@ def test_without_labels_nothing_is_marked():
 
 
 def test_worst_mistakes():
-    np.testing.assert_allclose(losses(LABELS, SHARES), -np.log([0.7, 0.29, 0.01]))
-    assert worst(LABELS, SHARES, 5).tolist() == [2, 1] and worst(LABELS, SHARES, 1).tolist() == [2]
-    assert np.isfinite(losses(np.array([0]), np.array([[0.0, 1.0]]))).all()
-    places = worst(LABELS, SHARES, 5)
-    written = texts(mistakes(IMAGES[places], LABELS[places], SHARES[places], NAMES, ["#7", "#8"]))
+    found = Outcomes(LABELS, np.log(SHARES), NAMES)
+    places = worst(found, 5)
+    written = texts(mistakes(IMAGES[places], found, places, ["#7", "#8"]))
     assert written[2:] == ["✗ cat, 50.0 %", "is: owl, 1 %", "loss 4.61  #7", "✗ cat, 60.0 %", "is: fox, 29 %", "loss 1.24  #8"]
-    assert "there is none" in texts(mistakes([], [], np.zeros((0, 4)), NAMES))
+    assert "there is none" in texts(mistakes([], found, []))
 
 
 def test_confused_pairs():
