@@ -156,7 +156,7 @@ def _row(sheet: Sheet, y: float, stage: Stage, after: str, places: np.ndarray, e
             0.2, y, f"filters, times {pixels}: a response is\nthe mean of products and the bias", 7.5, color="#555555", linespacing=1.3
         )
     sheet.text(0.2, y + above, name, 9, weight="bold")
-    sheet.text(0.2, y + above + 0.19, "\n".join(lines), 7.5, color="#555555", linespacing=1.3)
+    sheet.text(0.2, y + above + 0.19, "\n".join(lines), 8, color="#555555", linespacing=1.3)
     if stage.kind == "input":
         width, height, numbered = _input_size(stage.value)
         box = (_WORDS, y, width, height)
@@ -268,7 +268,7 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
         _weights(sheet, last.weights[np.ix_(places, shown)], values, classes)
         limit = float(np.abs(last.given[places]).max()) or 1.0
         for place, middle in zip(places, values, strict=True):
-            sheet.text(_WORDS + 0.38, middle, str(place), 6, ha="right", va="center", color=FAINT)
+            sheet.text(_WORDS + 0.38, middle, str(place), 8, ha="right", va="center", color=FAINT)
             sheet.cell(float(last.given[place]), (_WORDS + 0.45, middle - 0.12, 0.55, 0.24), limit)
     probabilities = np.exp(last.value - last.value.max())
     probabilities /= probabilities.sum()
