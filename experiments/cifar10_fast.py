@@ -10,10 +10,11 @@ spirit of DAWNBench's ResNet-9 (Page 2018, "How to train your ResNet", 94% in 24
 Result      not run here at full length
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "folder:cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)

@@ -11,10 +11,11 @@ Time      6 min 15 s from command to finished, reading 60,000 JPEG files and com
 Result    80.2% of the 10,000 test images (seed 0; CIFAR-10 saved as JPEG files)
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "folder:cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)

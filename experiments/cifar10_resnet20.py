@@ -15,10 +15,12 @@ Error       8.75% (20 layers), 7.51% (32), 7.17% (44), 6.97% (56), 6.43% (110; 6
 Result      not run here at full length
 """
 
-from jaxconv.config import default_config, small
+from jaxconv import list_models
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument="resnet20"):
+    check_argument(argument, "small", *(name.removesuffix("_cifar") for name in list_models("resnet*_cifar")))
     config = default_config()
     config.data.source = "folder:cifar10"
     config.data.mean = (0.4914, 0.4822, 0.4465)

@@ -12,12 +12,13 @@ Error       10.07% top-5 on the validation images, one network, one crop (Table 
 Result      not run here
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 PASS = 1_281_167 / 256
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

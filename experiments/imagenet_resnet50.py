@@ -13,12 +13,14 @@ Error       24.7% top-1, 7.8% top-5 on the validation images, one crop (the auth
 Result      not run here
 """
 
-from jaxconv.config import default_config, small
+from jaxconv import list_models
+from jaxconv.config import check_argument, default_config, small
 
 PASS = 1_281_167 / 256
 
 
 def get_config(argument="resnet50_v1"):
+    check_argument(argument, "small", *list_models("resnet*_v1"))
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

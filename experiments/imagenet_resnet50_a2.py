@@ -13,10 +13,11 @@ Error       20.2% top-1 on the validation images, one crop (79.8% accuracy)
 Result      not run here
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

@@ -13,10 +13,11 @@ Error       21.9% top-1 on the validation images, one crop of 224 (78.1% accurac
 Result      not run here
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

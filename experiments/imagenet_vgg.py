@@ -14,10 +14,12 @@ Error       25.6% top-1, 8.1% top-5 (D), 25.5%, 8.0% (E) on the validation image
 Result      not run here
 """
 
-from jaxconv.config import default_config, small, thinner
+from jaxconv import list_models
+from jaxconv.config import check_argument, default_config, small, thinner
 
 
 def get_config(argument="vgg16"):
+    check_argument(argument, "small", *list_models("vgg*"))
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

@@ -14,10 +14,11 @@ Error       37.5% top-1, 16.0% top-5 on the validation images (Table 2, the sing
 Result      not run here
 """
 
-from jaxconv.config import default_config, small, thinner
+from jaxconv.config import check_argument, default_config, small, thinner
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "tfds:imagenet2012"
     config.data.eval_split = "validation"

@@ -13,10 +13,11 @@ Error       0.95% of the 10,000 test digits without distortions (section III-B);
 Result      not run here
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "tfds:mnist"
     config.data.mean = (0.1307,)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.config import default_config
+from jaxconv.config import check_argument, default_config
 from jaxconv.config import small as shrink
 
 
@@ -48,6 +48,7 @@ def dim(key, batch):
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.epochs = 4.0
     config.model.name = f"{__file__}:Net"

@@ -16,10 +16,11 @@ Time      27 s from command to finished, compiling included
 Result    100% of 600 test sentences (seed 0); 9,603 parameters
 """
 
-from jaxconv.config import default_config
+from jaxconv.config import check_argument, default_config
 
 
-def get_config(size="full"):
+def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "sentences"
     config.data.text.length = 48
@@ -30,6 +31,6 @@ def get_config(size="full"):
     config.optimizer.learning_rate = 0.05
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 20
-    if size == "small":
+    if argument == "small":
         config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = 1_200, 150, 2.0
     return config

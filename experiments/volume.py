@@ -14,10 +14,11 @@ Time      1 min 33 s from command to finished, compiling included
 Result    100% of 600 test solids (seed 0); 5,547 parameters
 """
 
-from jaxconv.config import default_config
+from jaxconv.config import check_argument, default_config
 
 
-def get_config(size="full"):
+def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "solids"
     config.data.mean, config.data.std = (0.34,), (0.24,)
@@ -27,6 +28,6 @@ def get_config(size="full"):
     config.optimizer.learning_rate = 0.05
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 20
-    if size == "small":
+    if argument == "small":
         config.data.toy.size, config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = 12, 300, 150, 8.0
     return config

@@ -17,10 +17,11 @@ Time      38 s from command to finished, compiling included; 46 s for the spectr
 Result    100% of 600 test sounds, both (seed 0): 27,155 and 7,347 parameters
 """
 
-from jaxconv.config import default_config
+from jaxconv.config import check_argument, default_config
 
 
 def get_config(form="waveform"):
+    check_argument(form, "waveform", "log_mel", "small")
     config = default_config()
     config.data.source = "tones"
     config.data.audio.rate = 4_000

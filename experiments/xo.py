@@ -10,10 +10,11 @@ Time      15 s from command to finished, compiling included
 Result    100% of 2,000 test images (seeds 0, 1, 2)
 """
 
-from jaxconv.config import default_config, small
+from jaxconv.config import check_argument, default_config, small
 
 
 def get_config(argument=""):
+    check_argument(argument, "small")
     config = default_config()
     config.data.source = "xo"
     config.model.name = "chain"

@@ -229,6 +229,12 @@ def thinner(text: str, times: int) -> str:
     return re.sub(counts, lambda count: str(max(2, int(count[0]) // times)), text)
 
 
+def check_argument(argument: str, *known: str) -> None:
+    """Raise UserError, with the nearest, where an experiment is asked for by `FILE.py:ARGUMENT` with none of the arguments that it has."""
+    if argument and argument not in known:
+        raise UserError(f"there is no argument {argument!r}{nearest(argument, known)}; there are {', '.join(known)}")
+
+
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
 MAY_DIFFER = ("parallel", "profile", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best", "data.threads", "data.prefetch")
 
@@ -250,6 +256,8 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except KeyError as error:
         raise UserError(f"{path}: {_where(path, error)}KeyError: {error}; a config file defines get_config()") from error
+    except UserError as error:
+        raise UserError(f"--config={spec}: {error}") from error
     except Exception as error:  # a person's own file may raise anything
         raise UserError(f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):

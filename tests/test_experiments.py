@@ -10,6 +10,7 @@ from jaxconv.checks import check_config
 from jaxconv.config import load_config, thinner
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
 from jaxconv.train.build import build
 from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics
@@ -51,6 +52,12 @@ def test_whole(name):
         check_config(config)
         description, examples = described(name, config)
         assert build(config, description, examples, None).total_steps > 100
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_argument_that_there_is_not_trains_nothing(name):
+    with pytest.raises(UserError, match=rf"{name}.py:smal: there is no argument 'smal', did you mean 'small'\?; there are"):
+        load_config(f"{path_of(name)}:smal")
 
 
 # Those of other signals than images are trained by tests/data/test_signals.py.

@@ -33,6 +33,7 @@ class Lines:
         except UnicodeDecodeError as error:
             raise UserError(f"{self._file}: is not UTF-8 ({error})", exit_code=1) from error
         found = [(number, line.rstrip("\r").split("\t", 1)) for number, line in enumerate(lines, 1) if line.strip()]
+        found = [(number, [parts[0].strip(), *parts[1:]]) for number, parts in found]
         for number, parts in found:
             if len(parts) != 2 or not parts[0] or (class_names and parts[0] not in class_names):
                 allowed = f"; the classes are {', '.join(class_names)}" if class_names else ""

@@ -182,7 +182,7 @@ def test_folders_of_sounds_and_volumes(folder):
 
 def test_lines_of_text(tmp_path):
     # With the mark that spreadsheets begin a file with, which is no part of the first class.
-    (tmp_path / "train.tsv").write_text("\ufeffgood\tfine\nbad\tpoor\twith a tab\n\ngood\tñ\r\n", encoding="utf-8")
+    (tmp_path / "train.tsv").write_text("\ufeffgood\tfine\nbad \tpoor\twith a tab\n\ngood\tñ\r\n", encoding="utf-8")
     (tmp_path / "test.tsv").write_text("bad\tpoor\n")
     train_split = open_source(settings(f"text:{tmp_path}"), "train")
     assert train_split.class_names == ("bad", "good") and train_split.labels.tolist() == [1, 0, 1]

@@ -267,6 +267,12 @@ def test_made_up_imagenet(tmp_path):
     assert {source.class_names[i]: counts[i] for i in np.flatnonzero(counts)} == dict.fromkeys(SYNSETS, 12)
     result = trained_and_resumed(tmp_path, tmp_path / "data", batch_size=8, data__image_size=32, eval__batch_size=4)
     assert result["examples"] == 10
+    for view in ("10-crop", "dense --scales=32,40"):
+        seen = command("evaluate", f"--workdir={tmp_path / 'parts'}", *f"--views={view}".split())
+        assert seen.returncode == 0, seen.stderr
+        record = json.loads(seen.stdout.splitlines()[-1])
+        assert record["examples"] == 10 and record["view"].startswith(view.split()[0]) and record["loss"] != result["loss"]
+        assert 0 <= record["intervals"]["height"][0] <= record["height"] and "in common lies" in seen.stdout
 
 
 @pytest.mark.full
