@@ -208,28 +208,38 @@ def _confusions(args: argparse.Namespace, looked: Any) -> Any:
 def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
-    from jaxconv.look.attribution import attribution_figure, grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+    from jaxconv.look.attribution import grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
     from jaxconv.look.opened import element_of
     from jaxconv.look.samples import short_name
 
-    if looked.kind == "text":
-        raise UserError("attribution is drawn over images, volumes and waveforms; this network reads texts")
     element, label = element_of(looked, args.image, args.example, args.split)
     probabilities, inputs = looked.probabilities(element[None])[0], looked.inputs(element[None])
     said = np.array([probabilities.argmax()])
-    methods = {
-        "gradient\nhow much the vote moves with each pixel": gradient,
-        "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
-        "integrated gradients\nshares of the vote, against a mean image": integrated_gradients,
+    text = looked.kind == "text"
+    # Of a letter no more can be said than that it is there.
+    methods = (
+        {}
+        if text
+        else {
+            "gradient\nhow much the vote moves with each pixel": gradient,
+            "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
+        }
+    )
+    methods |= {
+        f"integrated gradients\nshares of the vote, against {'an empty text' if text else 'a mean image'}": functools.partial(
+            integrated_gradients, baseline=looked.nothing
+        ),
         f"Grad-CAM\nwhere {args.layer + ' speaks' if args.layer else 'the last feature maps speak'} for it": functools.partial(
             grad_cam, layer=args.layer
         ),
-        "occlusion\nprobability lost under a grey square": occlusion,
+        f"occlusion\nprobability lost {'without some letters' if text else 'under a grey square'}": functools.partial(
+            occlusion, **looked.hiding
+        ),
     }
     maps = {name: np.asarray(method(looked.model, looked.variables, inputs, said))[0] for name, method in methods.items()}
     answer = f"{short_name(looked.class_names[said[0]])}, {probabilities[said[0]]:.1%}"
     truth = f" (it is {short_name(looked.class_names[label])})" if label not in (-1, said[0]) else ""
-    return attribution_figure(looked.shown(element), maps, f"{looked.title}: {answer}{truth}")
+    return looked.explained(element, maps, f"{looked.title}: {answer}{truth}")
 
 
 def _patches(args: argparse.Namespace, looked: Any) -> Any:

@@ -109,6 +109,17 @@ def decode_text(codes: np.ndarray, alphabet: str) -> str:
     return "".join(("\ufffd" + alphabet)[code] for code in np.trim_zeros(codes, "b"))
 
 
+def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
+    """What stands at each of the codes [L] of a text, as far as it goes: of a letter of several bytes all of it at the first."""
+    if alphabet:
+        return list(decode_text(codes, alphabet))
+    letters = []
+    for letter in bytes(codes.tolist()).rstrip(b"\0").decode(errors="surrogateescape"):
+        length = len(letter.encode(errors="surrogateescape"))
+        letters += ["\ufffd" if "\ud800" <= letter <= "\udfff" else letter, *[""] * (length - 1)]
+    return letters
+
+
 def count_codes(alphabet: str) -> int:
     """V: how many codes `encode_text` has."""
     return len(alphabet) + 1 if alphabet else BYTES

@@ -12,7 +12,6 @@ All take (module, variables, images [N, *spatial, C] as the network gets them, c
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -198,68 +197,3 @@ def _occluded(
     left = _probabilities(held, variables, occluded.reshape(-1, *images.shape[1:]), jnp.repeat(classes, len(places)))
     lost = whole[:, None] - left.reshape(len(images), -1)
     return jnp.einsum("np,p...->n...", lost, hidden.astype(lost.dtype)), jnp.sum(hidden, axis=0, dtype=lost.dtype)
-
-
-def attribution_figure(example: np.ndarray, maps: Mapping[str, np.ndarray], title: str = "") -> Any:
-    """A figure of an example, and beside it each map laid over it, with its colour scale.
-
-    Args:
-      example: [*spatial, C], see `samples.draw_example`. Of a volume the middle slice is drawn.
-      maps: by name, [*spatial], or [*spatial, C], of which the sum over the channels is drawn. Red speaks for the class, blue against it.
-        Each has its own scale, which ends at the 99.5th percentile. A second line of the name is written smaller.
-      title: above it all.
-
-    Raises:
-      ValueError: a map of another shape than the example's.
-    """
-    from jaxconv.look.samples import draw_example
-    from jaxconv.look.sheet import FAINT, new_sheet
-
-    example = np.asarray(example)
-    columns = min(3, len(maps) + 1)
-    sheet = new_sheet(0.2 + 3.1 * columns, 0.5 + 2.95 * -(-(len(maps) + 1) // columns), title)
-    for n, name in enumerate(["example", *maps]):
-        x, y = 0.2 + 3.1 * (n % columns), 0.85 + 2.95 * (n // columns)
-        box = (x, y, 2.4, 2.4)
-        heading, _, says = name.partition("\n")
-        sheet.text(x, y - 0.19, heading, 9, va="bottom")
-        sheet.text(x, y - 0.05, says, 8, va="bottom", color=FAINT)
-        if n == 0:
-            draw_example(sheet, example, box)
-            continue
-        values = np.asarray(maps[name], np.float32)
-        values = values.sum(-1) if values.ndim == example.ndim else values
-        if values.shape != example.shape[:-1]:
-            raise ValueError(f"the map {name!r} is {values.shape}; the example is {example.shape[:-1]}")
-        _draw_map(sheet, example, values, box)
-    return sheet.figure
-
-
-def _draw_map(sheet: Any, example: np.ndarray, values: np.ndarray, box: Sequence[float]) -> None:
-    """Lay a map over a faint example, and its scale to the right."""
-    from matplotlib import colormaps
-
-    from jaxconv.look.sheet import INK, SIGNED
-
-    limit = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
-    values = values[len(values) // 2] if values.ndim == 3 else values
-    colours = colormaps[SIGNED](0.5 + 0.5 * np.clip(values / limit, -1, 1))
-    if example.ndim == 2:
-        x, y, width, height = box
-        sheet.axis.imshow(colours[None], extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest")
-        sheet.curves(example, box, color=INK, linewidth=0.6)
-    else:
-        picture = example[len(example) // 2] if example.ndim == 4 else example
-        grey = picture.mean(-1, keepdims=True) / (255 if picture.dtype == np.uint8 else 1)
-        # What is nothing lets the example through, faintly, so that the colours are the map's alone.
-        share = np.sqrt(np.clip(np.abs(values) / limit, 0, 1))[..., None]
-        sheet.image(share * colours[..., :3] + (1 - share) * (0.45 + 0.5 * np.clip(grey, 0, 1)), box)
-        x, y, width, height = sheet.fitted(picture.shape, box)
-    low = -limit if (values < 0).any() else 0.0
-    scale = np.linspace(limit, low, 128)[:, None]
-    sheet.axis.imshow(
-        scale, extent=(x + width + 0.08, x + width + 0.18, y + height, y), cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto"
-    )
-    for value in {limit, 0.0, low}:
-        at = y + height * (limit - value) / (limit - low)
-        sheet.text(x + width + 0.21, at, f"{value:.2g}", 8, va="center")

@@ -10,7 +10,7 @@ from jaxconv.data.interface import evenly
 from jaxconv.evaluation import outcomes
 from jaxconv.look import examples, filters, zeiler
 from jaxconv.look.accuracy import accuracy_of_classes, reliability
-from jaxconv.look.attribution import attribution_figure, integrated_gradients, occlusion
+from jaxconv.look.attribution import integrated_gradients, occlusion
 from jaxconv.look.inside import activations
 from jaxconv.look.page import Figures, Table, Text, picture, short_number
 from jaxconv.look.sections import LeftOutError, Reported
@@ -238,29 +238,30 @@ def patches(run: Reported) -> list[Any]:
 def attribution(run: Reported) -> list[Any]:
     """Which values of three test examples speak for the class that the network sees in them."""
     looked, found = run.looked, run.evaluation.outcomes
-    if looked.kind == "text":
-        raise LeftOutError("pixels speak for a class; the examples are texts")
+    text = looked.kind == "text"
+    hidden = "a gap of some letters" if text else "a grey square"
     parts = [
-        Text("Which values speak for the class that the network sees, red, and which against it, blue; and what a grey square hides."),
+        Text(f"What speaks for the class that the network sees, red, and what against it, blue; and what {hidden} takes away."),
         *_of_member(run),
     ]
-    sizes, small = looked.input_shape[:-1], looked.kind == "image" and max(looked.input_shape[:-1]) <= _SMALL
-    # Fewer places of the grey square, and one example, where there is more to compute.
-    strides = 0 if small else tuple(max(1, size // 8) for size in sizes)
+    sizes = looked.input_shape[:-1]
+    small = text or looked.kind == "image" and max(sizes) <= _SMALL
+    # Fewer places of what hides, and one example, where there is more to compute.
+    strides = tuple(max(1, size // (128 if text else 8)) for size in sizes) if text or not small else 0
     places = evenly(len(found), 5)[1:4] if small and len(found) > 4 else evenly(len(found), 1)
-    for place, example in zip(places, _images(run, places), strict=True):
-        x, said = looked.inputs(np.stack(list(_elements(run, [place])))), found.predicted[place : place + 1]
-        shares = np.asarray(integrated_gradients(looked.model, looked.variables, x, said, steps=16)[0])
-        lost = np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides)[0])
-        maps = {"integrated gradients\nshares of the vote": shares, "occlusion\nprobability lost under a grey square": lost}
+    for place, element in zip(places, _elements(run, places), strict=True):
+        x, said = looked.inputs(element[None]), found.predicted[place : place + 1]
+        shares = np.asarray(integrated_gradients(looked.model, looked.variables, x, said, looked.nothing, steps=16)[0])
+        lost = np.asarray(occlusion(looked.model, looked.variables, x, said, stride=strides, **looked.hiding)[0])
+        maps = {"integrated gradients\nshares of the vote": shares, f"occlusion\nprobability lost under {hidden}": lost}
         name, probability = readable(found.class_names[said[0]]), share(float(found.confidence[place]))
         true, most = readable(found.class_names[found.labels[place]]), share(float(lost.max()))
         alt = (
             f"An example of {true}, and what of it speaks for {name} ({probability}): by integrated gradients, and by occlusion, "
-            f"where a grey square takes up to {most} of the probability."
+            f"where {hidden} takes up to {most} of the probability."
         )
         wrong = "" if true == name else f" (it is {true})"
-        parts.append(picture(attribution_figure(example, maps, f"{name}, {probability}{wrong}"), alt))
+        parts.append(picture(looked.explained(element, maps, f"{name}, {probability}{wrong}"), alt))
     return parts
 
 

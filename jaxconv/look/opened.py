@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxconv.config import default_config
 from jaxconv.data.interface import Batch, DamagedError, Source
 from jaxconv.data.loading import Reader
-from jaxconv.data.signals import decode_text
+from jaxconv.data.signals import decode_text, letters_of
 from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluation.run import restore_run
 from jaxconv.interop.export import element_shape
 from jaxconv.interop.weights import fit, load_weights
+from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
 from jaxconv.own import is_own
 from jaxconv.predict import Given, find_items
@@ -72,6 +74,16 @@ class Looked:
         return self.preprocess({"image": jnp.asarray(elements)})["image"]
 
     @functools.cached_property
+    def nothing(self) -> Any:
+        """An input in which there is nothing to see, [1, *spatial, C] or one value for all of it: a mean image, an empty text."""
+        return self.inputs(np.zeros((1, self.input_shape[0]), np.uint8)) if self.kind == "text" else 0.0
+
+    @property
+    def hiding(self) -> dict[str, Any]:
+        """How `occlusion` hides a part of an input: by a grey square of a quarter of the image, or by a gap of five letters in a text."""
+        return {"fill": self.nothing, "window": min(5, self.input_shape[0]) if self.kind == "text" else 0}
+
+    @functools.cached_property
     def _probabilities(self) -> Callable[[Any, jax.Array], jax.Array]:
         return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, self.inputs(x), train=False)))
 
@@ -82,6 +94,12 @@ class Looked:
     def shown(self, element: np.ndarray) -> Any:
         """An element as a picture shows it: a text as a string, all else as it is."""
         return decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
+
+    def explained(self, element: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> Figure:
+        """A figure of an element with maps of what speaks for a class over it, see `overlays`."""
+        if self.kind == "text":
+            return text_attribution_figure(letters_of(element, self.config.data.text.alphabet), maps, title)
+        return attribution_figure(element, maps, title)
 
     def source(self, split: str = "") -> Source:
         """The examples of a split, by default the config's `data.eval_split`; those in files are read when they are asked for.

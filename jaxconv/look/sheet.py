@@ -68,7 +68,7 @@ class Sheet:
         texts, low, high = as_printed(values), float(values.min()), float(values.max())
         for (row, column), value in np.ndenumerate(values):
             shade = colormaps["gray"]((value - low) / (high - low) if high > low else 0.5)
-            colour = _on(_signed(value, limit) if limit else shade)
+            colour = on_colour(_signed(value, limit) if limit else shade)
             place = (x + (column + 0.5) * cell, y + (row + 0.5) * cell)
             self.text(*place, texts[row, column], min(9.0, 25 * cell), ha="center", va="center", color=colour)
 
@@ -77,7 +77,7 @@ class Sheet:
         x, y, width, height = box
         colour = _signed(value, limit)
         self.frame(box, fill=True, facecolor=colour)
-        self.text(x + width / 2, y + height / 2, printed(value), 8, ha="center", va="center", color=_on(colour))
+        self.text(x + width / 2, y + height / 2, printed(value), 8, ha="center", va="center", color=on_colour(colour))
 
     def curves(self, values: np.ndarray, box: Box, low: float | None = None, high: float | None = None, **settings: Any) -> list[Any]:
         """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the values by default."""
@@ -125,8 +125,8 @@ def _signed(value: float, limit: float) -> Any:
     return colormaps[SIGNED]((value + limit) / (2 * limit))
 
 
-def _on(colour: Any) -> str:
-    """What is legible on a colour."""
+def on_colour(colour: Any) -> str:
+    """The ink that is legible on a colour (red, green, blue, alpha), each from 0 to 1."""
     red, green, blue, _ = colour
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else INK
 

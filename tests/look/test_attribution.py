@@ -8,7 +8,8 @@ import pytest
 
 import jaxconv
 from jaxconv.layers import Conv, Dense, max_pool
-from jaxconv.look.attribution import attribution_figure, grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.attribution import grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.overlays import attribution_figure
 from jaxconv.look.zeiler import strongest_patches
 from jaxconv.models import abstract_variables
 from tests.look.test_backward import ONE_OF_EACH
@@ -171,27 +172,6 @@ def test_every_family(name):
         lambda v, x: (guided_backpropagation(model, v, x, jnp.array([0, 1])), grad_cam(model, v, x, jnp.array([0, 1]))), variables, x
     )
     assert guided.shape == shape and cam.shape == shape[:-1]
-
-
-def test_figure():
-    image = np.full((6, 6, 3), 128, np.uint8)
-    signed, spread = np.zeros((6, 6, 3)), np.linspace(0, 1, 36).reshape(6, 6)
-    signed[0, 0], signed[5, 5] = 1, -2
-    figure = attribution_figure(image, {"a_$1$\nsays": signed, "b": spread, "nothing": np.zeros((6, 6))}, "cat $x$")
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in texts if text[:1].isalpha()] == ["cat $x$", "example", "a_$1$", "says", "b", "nothing"]
-    pictures = [drawn.get_array() for drawn in figure.axes[0].images]
-    # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the example, in faint grey.
-    assert (pictures[0] == 128).all() and [p.shape for p in pictures[1::2]] == [(6, 6, 3)] * 3
-    overlay = pictures[1]
-    assert overlay[0, 0, 0] > overlay[0, 0, 2] + 0.2 and overlay[5, 5, 2] > overlay[5, 5, 0] + 0.2
-    np.testing.assert_allclose(overlay[2, 2], 0.45 + 0.5 * 128 / 255)
-    assert np.allclose(pictures[5], 0.45 + 0.5 * 128 / 255)
-    # The scales: of what is for and against on both sides of 0, else from 0 on.
-    assert [p.min() == -p.max() for p in pictures[2::2]] == [True, False, False]
-    assert [round(float(p.max()), 2) for p in pictures[2::2]] == [5.47, 1.0, 1.0]
-    with pytest.raises(ValueError, match=r"the map 'c' is \(5, 6\); the example is \(6, 6\)"):
-        attribution_figure(image, {"c": np.zeros((5, 6))})
 
 
 class Own(nn.Module):

@@ -15,7 +15,7 @@ from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays
 from jaxconv.errors import UserError
 from jaxconv.look import network_sections, page, report, sections, zeiler
-from jaxconv.look.attribution import attribution_figure
+from jaxconv.look.overlays import attribution_figure
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.look.zeiler import patches_figure
 from jaxconv.results import over_seeds
@@ -438,7 +438,7 @@ def test_part_of_the_examples(run):
 
 def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, monkeypatch):
     titles, found = [], []
-    monkeypatch.setattr(network_sections, "attribution_figure", lambda *args: titles.append(args[2]) or attribution_figure(*args))
+    monkeypatch.setattr("jaxconv.look.opened.attribution_figure", lambda *args: titles.append(args[2]) or attribution_figure(*args))
     monkeypatch.setattr(zeiler, "patches_figure", lambda *args: found.append(args[0]) or patches_figure(*args))
     opened = sections.open_run(run, source=hostile_sources()[1], examples=5)
     network_sections.patches(opened)
