@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on two real runs.
+# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on three real runs.
 #
 #   docs/pictures.sh --photographs=DIR
 #
 # --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
-# --runs=DIR         where the two runs are, or are trained: X's and O's in 15 seconds, CIFAR-10 in six minutes (docs/runs)
+# --runs=DIR         where the runs are, or are trained: X's and O's in 15 seconds, sentences in 30, CIFAR-10 in six minutes (docs/runs)
 # --out=DIR          where the pictures go (docs)
 #
 # jaxconv must be installed with the extra playground, and Chromium for the pictures of the pages.
@@ -19,7 +19,7 @@ for argument in "$@"; do
     *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
-xo=$runs/xo cifar=$runs/cifar
+xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -37,6 +37,9 @@ if [ ! -e "$cifar/curves.png" ]; then
   [ -n "$photographs" ] || { echo "--photographs=DIR is missing" >&2 && exit 2; }
   jaxconv train --config="$root/experiments/cifar10_quick.py" --config.data.source="folder:$photographs" --workdir="$cifar"
 fi
+if [ ! -e "$texts/curves.png" ]; then
+  jaxconv train --config="$root/experiments/sentences.py" --workdir="$texts"
+fi
 cp "$xo/curves.png" "$out/xo.png"
 cp "$cifar/curves.png" "$out/cifar10_quick.png"
 
@@ -48,6 +51,7 @@ look cifar_confusions confusions --workdir="$cifar"
 look cifar_filters filters --workdir="$cifar"
 look cifar_activations activations --workdir="$cifar" --example=7
 look cifar_attribution attribution --workdir="$cifar" --example=7 --layer=conv4_1
+look letters attribution --workdir="$texts" --example=3
 look cifar_patches patches --workdir="$cifar" --layer=conv3_1
 look winners winners
 look story story --model=alexnet_2012 --model=zfnet --model=vgg16 --model=googlenet --model=resnet18 \

@@ -276,7 +276,7 @@ PICTURES = {
     "filters": Picture("filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")),
     "activations": Picture("what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")),
     "walk": Picture("an image on its way through the network, stage by stage, to the votes", _walk, (*EXAMPLE, "number")),
-    "attribution": Picture("which pixels of an image its most probable class comes from", _attribution, (*EXAMPLE, "layer")),
+    "attribution": Picture("which pixels, samples or letters the most probable class comes from", _attribution, (*EXAMPLE, "layer")),
     "patches": Picture(
         "what of a split excites the feature maps of --layer most, with its deconvnet projection",
         _patches,
