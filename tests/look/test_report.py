@@ -6,11 +6,14 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxconv import results
 from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays
 from jaxconv.errors import UserError
@@ -307,15 +310,148 @@ def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_pa
     second = next(pages).read_text()
     assert "finished, 24 steps" in second and "Load again" not in second
     lock.close()
-    assert list(pages) == []
+    assert [path.read_text().count("finished, 24 steps") for path in pages] == [2]  # the title and the page: once more, then never
+
+
+def test_page_of_a_run_that_was_ended_says_so(run, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
+    lock = locked(folder)
+    pages = report.watch(folder, every=0.01)
+    assert "going on at step 24" in next(pages).read_text()
+    lock.close()
+    assert "stopped at step 24" in next(pages).read_text() and list(pages) == []
+
+
+@pytest.fixture
+def same_drawings(monkeypatch):
+    """Nothing of a page is by the time or by chance."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "1")
+    monkeypatch.setattr(report, "_now", lambda: "now")
+
+
+def test_watch_evaluates_a_checkpoint_once(tmp_path, monkeypatch, same_drawings):
+    """However often the run logs meanwhile: and the page is that of a fresh look."""
+    folder, aside, done = tmp_path / "run", tmp_path / "24", Counter()
+
+    def count(module, name):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: done.update([name]) or made(*args, **kwargs))
+
+    train(tiny_config(steps=24), str(folder))
+    (folder / "checkpoints" / "24").rename(aside)
+    for module, name in ((sections, "evaluate_run"), (network_sections, "integrated_gradients"), (network_sections, "accuracy_of_classes")):
+        count(module, name)
+    with locked(folder):
+        pages = report.watch(folder, every=0.01)
+        text = next(pages).read_text()
+        assert "Checkpoint of step 20 on all" in text and "could not be made" not in text
+        for loss in (0.0625, 0.03125):
+            with open(folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": 24, "train/loss": loss, "eval/loss": loss, "eval/top1": 1 - loss}) + "\n")
+            text = next(pages).read_text()
+            # What was logged is new on it, beside the figures of the checkpoint too.
+            assert str(loss) in text and f"{100 - 100 * loss:.2f} %" in text
+        assert done == {"evaluate_run": 1, "integrated_gradients": 3, "accuracy_of_classes": 1}
+        assert text == report.report(folder, tmp_path / "page.html").read_text()
+        assert done["evaluate_run"] == 2
+        aside.rename(folder / "checkpoints" / "24")
+        text = next(pages).read_text()
+        assert "Checkpoint of step 24 on all" in text and done == {"evaluate_run": 3, "integrated_gradients": 9, "accuracy_of_classes": 3}
+        assert text == report.report(folder, tmp_path / "page.html").read_text()
+
+
+def test_what_was_kept_is_made_again_where_its_version_differs():
+    kept, made = sections.Kept(), []
+
+    def make():
+        made.append(1)
+        return len(made)
+
+    assert [kept.once("a", 1, make), kept.once("a", 1, make), kept.once("b", 1, make), kept.once("a", 2, make)] == [1, 1, 2, 3]
+
+    def fails():
+        raise ValueError("not now")
+
+    with pytest.raises(ValueError):
+        kept.once("c", 1, fails)
+    assert kept.once("c", 1, make) == 4
+
+
+def fake_sweep(folder, runs, rows, state="waiting", steps=0):
+    """A sweep over seeds, of runs that have logged so many rows."""
+    random = np.random.default_rng(0)
+    table = []
+    for seed in range(runs):
+        name = f"optimizer.learning_rate=0.01,seed={seed}"
+        if rows:
+            (folder / name).mkdir()
+            numbers = random.random((rows, 4)).tolist()
+            lines = [
+                {"step": 10 * n, "train/loss": a, "train/top1": b, "learning_rate": c, "images_per_second": 100 * d}
+                | ({"eval/loss": b, "eval/top1": seed / runs} if n % max(1, rows // 20) == 0 else {})
+                for n, (a, b, c, d) in enumerate(numbers, 1)
+            ]
+            (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        row = {"run": name, "values": {"optimizer.learning_rate": 0.01, "seed": seed}, "state": state, "step": 0, "steps": steps, "why": ""}
+        table.append(row | dict.fromkeys(("loss", "top1", "best_top1", "images_per_second")))
+    (folder / "sweep.json").write_text(json.dumps({"runs": table, "over_seeds": over_seeds(table)}))
+    return [folder / row["run"] for row in table]
+
+
+def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
+    """Slurm starts each run alone: it goes on until every one has finished or failed, whether one is trained just now or not."""
+    first, second = fake_sweep(tmp_path, 2, 0, steps=9)
+    pages = report.watch(tmp_path, every=0.01)
+    text = next(pages).read_text()
+    assert "2 waiting" in text and "Load again" in text
+    first.mkdir()
+    (first / "metrics.jsonl").write_text('{"step": 8, "train/loss": 0.0625}\n')
+    with locked(first):
+        text = next(pages).read_text()
+        assert "1 going on, 1 waiting" in text and "0.0625" in text
+    assert "2 waiting" in next(pages).read_text()  # preempted: it has saved nothing
+    (first / "metrics.jsonl").write_text('{"step": 9, "eval/loss": 0.0625, "eval/top1": 1.0}\n')
+    (first / "checkpoints" / "9").mkdir(parents=True)
+    text = next(pages).read_text()
+    assert "1 finished, 1 waiting" in text and "Load again" in text
+    second.with_name(f"{second.name}.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
+    [last] = [path.read_text() for path in pages]
+    assert "1 finished, 1 failed" in last and "the &lt;disk&gt; is full" in last and "Load again" not in last
+
+
+def test_watch_of_a_sweep_with_a_process_of_its_own_ends_with_it(tmp_path):
+    first, _ = fake_sweep(tmp_path, 2, 0, steps=9)
+    lock = locked(tmp_path)
+    pages = report.watch(tmp_path, every=0.01)
+    assert "Load again" in next(pages).read_text()
+    lock.close()
+    assert ["Load again" in path.read_text() for path in pages] == [False]
+    first.mkdir()
+    with locked(first):  # somebody goes on with one of its runs
+        pages = report.watch(tmp_path, every=0.01)
+        assert "Load again" in next(pages).read_text()
+    assert len(list(pages)) == 1
+
+
+def test_watch_of_a_sweep_reads_again_the_runs_that_have_logged(tmp_path, monkeypatch):
+    first, second = fake_sweep(tmp_path, 2, 5)
+    read = []
+    for module in (report, results):
+        monkeypatch.setattr(module, "read_metrics", lambda folder: read.append(folder) or read_metrics(folder))
+    pages = report.watch(tmp_path, every=0.01)
+    next(pages)
+    assert set(read) == {first, second}
+    read.clear()
+    with open(second / "metrics.jsonl", "a") as file:
+        file.write('{"step": 60, "train/loss": 0.03125}\n')
+    assert "0.03125" in next(pages).read_text() and set(read) == {second}
 
 
 def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
-    path = tmp_path / "seed=0" / "metrics.jsonl"
-    path.parent.mkdir()
-    path.write_text('{"step": 1, "train/loss": 2.5}\n')
-    row = {"run": "seed=0", "values": {"seed": 0}, "state": "running", "step": 1, "steps": 9, "why": "", "loss": None, "top1": None}
-    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [row | {"best_top1": None, "images_per_second": None}], "over_seeds": []}))
+    [folder] = fake_sweep(tmp_path, 1, 1)
+    path = folder / "metrics.jsonl"
     with locked(tmp_path):
         pages = report.watch(tmp_path, every=0.01)
         assert "0.0625" not in next(pages).read_text()
@@ -380,8 +516,55 @@ def test_points_keep_peaks_and_leave_out_what_is_no_number():
     ys = [0.0] * 100_000
     ys[77_777], ys[5] = 9.0, float("nan")
     drawn = page.points(Chart("Loss", "nats", "step", [Series("train", xs, ys)]))
-    assert len(drawn["x"]) <= page.MOST_POINTS and max(drawn["series"][0]["y"]) == 9.0 and 5 not in drawn["x"]
+    [line] = drawn["series"]
+    assert len(line["x"]) <= page.MOST_POINTS and (77_777, 9.0) in zip(line["x"], line["y"], strict=True) and 5 not in line["x"]
+    assert (line["x"][0], line["x"][-1]) == (0, 99_999)
     json.dumps(drawn, allow_nan=False)
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 8_000), (2, 4_000), (40, 200), (100, 200)])
+def test_series_share_the_points_of_a_chart_and_keep_their_peaks(count, each):
+    """Where they were logged at different steps too: no series has an entry for another's steps."""
+    lines = []
+    for number in range(count):
+        ys = [1.0] * 9_000
+        ys[50 * number + 7], ys[50 * number + 11] = 9.0, -9.0
+        lines.append(Series(str(number), range(number, 9_000 * 3 + number, 3), ys, number))
+    drawn = page.points(Chart("Loss", "nats", "step", lines))["series"]
+    assert all(each / 3 < len(line["x"]) == len(line["y"]) <= each for line in drawn)
+    assert all({9.0, -9.0} <= set(line["y"]) for line in drawn)
+    assert [line["x"][line["y"].index(9.0)] for line in drawn] == [3 * (50 * number + 7) + number for number in range(count)]
+
+
+def test_many_lines_are_said_in_short():
+    lines = [Series(f"seed={n}", [1, 2, 3], [3.0, n, 1.0 + n]) for n in range(50)]
+    chart = Chart("Loss", "nats", "step", [*lines, Series("empty", [], [])])
+    assert page.in_words(chart) == (
+        "Loss (nats) against step: 50 lines, which end from 1 (seed=0) to 50 (seed=49). The table below has each."
+    )
+    table = page.numbers(chart)
+    assert len(table.rows) == 51 and table.rows[0][:3] == ("line", "first", "last")
+    assert table.rows[10] == ("seed=9", "3", "10", "3", "3", "1", "10", "3")
+
+
+@pytest.mark.parametrize(("runs", "rows"), [(100, 1_000), (1_000, 100)])
+def test_page_of_a_large_sweep_is_small_and_opens(browser, tmp_path, runs, rows):
+    """Most of a page is its numbers, of which a line has as many of 400 rows as of 40,000."""
+    fake_sweep(tmp_path, runs, rows)
+    path = report.report(tmp_path)
+    assert path.stat().st_size < 10_000_000
+    browser.open(path.as_uri())
+    browser.wait("return document.querySelectorAll('.u-over').length == 6")
+    assert browser.errors() == []
+    assert ("The 100 runs with the highest top-1 so far, of 1,000 that have begun" in browser.find("body").text) == (runs > 100)
+    # The best of them, in the order of the table.
+    labels = browser.run(
+        "return [...document.querySelector('.u-legend').querySelectorAll('.u-series')].slice(1).map(row => row.textContent)"
+    )
+    assert [re.search(r"seed=\d+", label)[0] for label in labels] == [f"seed={n}" for n in range(runs - 100, runs)]
+    heights = browser.run("return [...document.querySelectorAll('.u-legend, .scroll')].map(box => box.clientHeight)")
+    assert len(heights) >= 8 and max(heights) < 500
+    assert len(browser.find_all("section:first-of-type table:first-of-type tbody tr")) >= runs
 
 
 def test_figure_becomes_a_drawing_or_pixels():
@@ -456,14 +639,17 @@ def test_sweep(browser, tmp_path):
     for seed in (0, 1):
         (tmp_path / f"seed={seed}").mkdir()
         (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        state = {"state": ("finished", "failed")[seed], "step": 3, "steps": 3, "why": "" if not seed else "the <disk> is full"}
+        state = {"state": "waiting", "step": 3, "steps": 3, "why": ""}
         figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
         runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
+    # The states are those of now, not those of sweep.json.
+    (tmp_path / "seed=0" / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "seed=1.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
     path = report.report(tmp_path)
     browser.open(path.as_uri())
     browser.wait("return document.querySelectorAll('.u-over').length == 3")
     assert browser.errors() == [] and browser.requests() == [path.as_uri()]
     text = browser.find("body").text
-    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Training loss"):
+    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Loss, train"):
         assert said in text
