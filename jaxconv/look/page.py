@@ -27,8 +27,9 @@ from jaxconv.version import __version__
 MOST_POINTS, FEWEST_POINTS, MOST_ROWS = 8_000, 200, 60
 # Lines up to which a chart is said line by line, and its table has a column for each; of more, a row for each.
 _FEW = 8
-# Bytes up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they take less.
-_SMALL = 150_000
+# Letters up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they take less. And up to which pixels
+# are stored without loss: more are of photographs, and are a third as WebP of this quality.
+_SMALL, _LARGE, _QUALITY = 150_000, 500_000, 95
 _DPI = 150
 
 
@@ -131,16 +132,19 @@ def picture(figure: Any, alt: str, folded: str = "") -> Picture:
     """A matplotlib figure as a picture: a drawing where it holds no images and is small, else pixels, if they take less."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
 
-    def saved(form: str, kind: str) -> str:
+    def saved(form: str, kind: str, **settings: Any) -> str:
         file = io.BytesIO()
         # Cropping is off: the size is what was said.
-        figure.savefig(file, format=form, dpi=_DPI)
+        figure.savefig(file, format=form, dpi=_DPI, **settings)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
     drawing = "" if any(axis.images or axis.collections and _crowded(axis) for axis in figure.axes) else saved("svg", "svg+xml")
     if drawing and len(drawing) <= _SMALL:
         return Picture(drawing, alt, width, height, folded)
-    return Picture(min(filter(None, (drawing, saved("png", "png"))), key=len), alt, width, height, folded)
+    source = min(filter(None, (drawing, saved("png", "png"))), key=len)
+    if len(source) > _LARGE:
+        source = saved("webp", "webp", pil_kwargs={"quality": _QUALITY})
+    return Picture(source, alt, width, height, folded)
 
 
 def _crowded(axis: Any) -> bool:

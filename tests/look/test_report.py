@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -15,13 +16,18 @@ from PIL import Image
 
 from jaxconv import results
 from jaxconv.config import load_config, small
-from jaxconv.data.interface import Arrays
+from jaxconv.data.interface import Arrays, describe
 from jaxconv.errors import UserError
+from jaxconv.evaluation.outcomes import Outcomes
+from jaxconv.evaluation.run import Evaluation
+from jaxconv.evaluation.views import View
 from jaxconv.look import network_sections, page, report, sections, zeiler
 from jaxconv.look.attribution import attribution_figure
+from jaxconv.look.opened import Looked
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.look.zeiler import patches_figure
 from jaxconv.results import over_seeds
+from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
 from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
@@ -79,7 +85,7 @@ def test_page_stands_by_itself(opened, run):
     for source in opened.run("return [...document.images].map(image => [image.src, image.alt, image.naturalWidth, image.complete])"):
         address, alt, width, complete = source
         assert complete and width > 50 and re.search(r"\d", alt), alt
-        if address.startswith("data:image/png"):
+        if not address.startswith("data:image/svg"):
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("L"))
             assert pixels.std() > 1, alt
     canvases = opened.run(
@@ -187,6 +193,28 @@ def test_light_and_dark(browser, run):
     assert browser.find("#theme").get_attribute("value") == "light" and colours()[:2] == light[:2]
     browser.run(choose, "light dark")
     assert colours()[:2] == dark[:2]
+
+
+def test_drawings_are_dark_in_the_dark_and_photographs_keep_their_colours(browser, run):
+    def filters():
+        return browser.run(
+            """const of = kind => getComputedStyle(document.querySelector(`img[src^="data:image/${kind}"]`)).filter
+               return [of("svg"), of("png")]"""
+        )
+
+    browser.open((run / "report.html").as_uri(), dark=False)
+    assert filters() == ["none", "none"]
+    browser.prefer(dark=True)
+    browser.wait("return document.documentElement.classList.contains('dark')")
+    drawing, photograph = filters()
+    assert "invert" in drawing and "brightness" in photograph and "invert" not in photograph
+    choose = "const box = document.querySelector('#theme'); box.value = arguments[0]; box.dispatchEvent(new Event('change'))"
+    browser.run(choose, "light")
+    assert filters() == ["none", "none"]
+    browser.prefer(dark=False)
+    browser.run(choose, "dark")
+    assert filters() == [drawing, photograph]
+    browser.run(choose, "light dark")
 
 
 def test_read_by_keyboard(opened):
@@ -483,6 +511,44 @@ def test_no_run(tmp_path):
         report.report(tmp_path)
 
 
+class Photographs(Arrays):
+    """So few images as a thousand's examples, with the spectrum of photographs, 1/f, which pictures of them take their size from."""
+
+    def read(self, i, key=(0, 0)):
+        return super().read(i % len(self.images), key)
+
+
+def photographs(count, size, classes):
+    random, f = np.random.default_rng(0), np.fft.fftfreq(size)
+    spectrum = 1 / np.maximum(np.hypot(f[:, None], f[None]), 1 / size)[None, :, :, None]
+    images = np.fft.ifft2(spectrum * np.fft.fft2(random.normal(size=(20, size, size, 3)), axes=(1, 2)), axes=(1, 2)).real
+    images = np.clip(128 + 50 * images / images.std(), 0, 255).astype(np.uint8)
+    return Photographs(images, np.arange(count, dtype=np.int32) % classes, tuple(f"n{k:08}, a class of things" for k in range(classes)))
+
+
+def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
+    """A network without training, and votes that are mostly right: what is drawn is as large as of ImageNet."""
+    source, config = photographs(2_000, 224, 1_000), load_config(str(ROOT / "experiments" / "imagenet_alexnet.py"), [])
+    with config.unlocked():
+        config.model.name, config.model.kwargs = "text:conv11-32/4 relu maxpool3/2 conv5-32 relu maxpool3/2 conv3-64 relu fc", {}
+    data = {**describe(source), "train_examples": 1_281_167, "eval_examples": 50_000}
+    model, (_, preprocess) = build_model(config.model, 1_000), make_transforms(config, data)
+    variables = model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32), train=False)
+    votes = np.random.default_rng(1).normal(size=(len(source), 1_000)).astype(np.float32)
+    votes[np.arange(len(source)), source.labels] += 4
+    outcomes = Outcomes(source.labels, votes, source.class_names)
+    rows = [{"step": 100 * n, "train/loss": 1 / n, "train/top1": 1 - 1 / n, "images_per_second": n % 7} for n in range(1, 20_000)]
+    run = sections.Reported(tmp_path, config, data, [*rows, rows[-1] | {"eval/loss": 1.0, "eval/top1": 0.75}], checkpoint=(1, 0))
+    run.once("looked", lambda: Looked("", model, variables, preprocess, source.class_names, config, data, tmp_path))
+    run.once("evaluation", lambda: Evaluation("", "test", 1, View(), {}, outcomes, {}, source, lambda: 0))
+    (tmp_path / "versions.json").write_text("[]")
+    text = report.render(run)
+    assert "could not be made" not in text and "Left out" not in text
+    assert 1_000_000 < len(text) < 10_000_000, len(text)
+    # The figures are of a part of the examples, and the best while training is of all: it says so.
+    assert "on 2,000 of 50,000, evenly spread, examples of test" in text and "at step 1,999,900, on all 50,000" in text
+
+
 def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
     """The mean as a line, its members as a band around it, the averaged prediction dashed; a chart for each metric of one's own."""
     rows = [
@@ -576,6 +642,11 @@ def test_figure_becomes_a_drawing_or_pixels():
     assert drawing.source.startswith("data:image/svg+xml") and (drawing.width, drawing.height) == (384, 288)
     figure.axes[0].imshow(np.zeros((3, 3)))
     assert page.picture(figure, "black").source.startswith("data:image/png")
+    # A large one, of a photograph, is stored with a loss, at the same size.
+    noise = np.random.default_rng(0).random((300, 400, 3))
+    figure.axes[0].imshow(noise)
+    kind, _, data = page.picture(figure, "noise").source.partition(",")
+    assert kind == "data:image/webp;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (600, 450)
 
 
 def test_empty_text_and_table_are_pages_too(browser, tmp_path):
