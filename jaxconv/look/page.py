@@ -59,6 +59,7 @@ class Table:
       marked: numbers of rows, the header being 0, that stand out.
       mark: what makes them stand out, in a word.
       folded: it is shown when asked for.
+      sortable: its header's cells sort it.
     """
 
     caption: str
@@ -67,6 +68,7 @@ class Table:
     marked: frozenset[int] = frozenset()
     mark: str = ""
     folded: bool = False
+    sortable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

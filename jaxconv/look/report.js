@@ -168,6 +168,28 @@
   for (const button of all("[data-zoom]")) button.addEventListener("click", () => move(button.dataset.zoom))
   if (charts.length) show(place.get()?.range ?? null)
 
+  // A click on a header's cell sorts by its column, another one the other way; what is no number, such as "-", comes last.
+  for (const table of all(".sortable")) {
+    const heads = [...table.tHead.rows[0].cells]
+    heads.forEach((head, column) => {
+      const button = document.createElement("button")
+      button.append(...head.childNodes)
+      head.append(button)
+      button.addEventListener("click", () => {
+        const sign = head.ariaSort == "ascending" ? -1 : 1
+        for (const other of heads) other.ariaSort = null
+        head.ariaSort = sign > 0 ? "ascending" : "descending"
+        const text = row => row.cells[column].textContent
+        const numbers = new Map([...table.tBodies[0].rows].map(row => [row, parseFloat(text(row).replaceAll(",", ""))]))
+        const compare = (a, b) => {
+          const [x, y] = [numbers.get(a), numbers.get(b)]
+          return isNaN(x) - isNaN(y) || sign * (isNaN(x) ? text(a).localeCompare(text(b)) : x - y)
+        }
+        table.tBodies[0].append(...[...numbers.keys()].sort(compare))
+      })
+    })
+  }
+
   // A page of a run that goes on is loaded again only where the person asks for it, with the zoom and the place kept:
   // what moves by itself takes a reader, and a screen reader, off what is being read.
   const follow = document.querySelector("#follow")

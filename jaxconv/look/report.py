@@ -18,7 +18,7 @@ from jaxconv.look import network_sections, page, sections
 from jaxconv.look.curves import PANELS
 from jaxconv.look.page import Chart, Section, Series, Table, Text
 from jaxconv.look.sections import Kept, LeftOutError, Reported, newest_checkpoint, open_run
-from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table
+from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table, share
 from jaxconv.train.workdir import expand, in_use, read_json, read_metrics
 
 log = logging.getLogger(__name__)
@@ -174,19 +174,26 @@ def render_sweep(sweep: Sweep) -> str:
 
 
 def _runs(sweep: Sweep) -> list[Any]:
-    keys, means = list(sweep.rows[0]["values"]), over_seeds(sweep.rows)
-    parts = [Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys))]
+    keys, means, ranked = list(sweep.rows[0]["values"]), over_seeds(sweep.rows), _ranked(sweep.rows)
+    parts: list[Any] = [Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)]
+    if ranked[0]["best_top1"] is not None:
+        parts.insert(0, Text(f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of {ranked[0]['run']}.", strong=True))
     if means:
-        parts.append(Table("Mean and deviation over the seeds", seed_table(means), texts=len(keys) - 1))
+        parts.append(Table("Mean and deviation over the seeds", seed_table(means), texts=len(keys) - 1, sortable=True))
     failed = [(row["run"], row["why"]) for row in sweep.rows if row["state"] == "failed"]
     return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
+
+
+def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs by their best top-1 so far, the highest first, those without one last."""
+    return sorted(rows, key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"], reverse=True)
 
 
 def _curves(sweep: Sweep) -> list[Any]:
     """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told apart, for the best."""
     begun = [row for row in sweep.rows if row["step"]]
-    drawn = sorted(begun, key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"], reverse=True)[:MOST_RUNS]
-    names = [row["run"] for row in begun if row in drawn]
+    drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
+    names = [row["run"] for row in begun if row["run"] in drawn]
     each = [_lines(sweep, name, number, page.points_of_each(len(names))) for number, name in enumerate(names)]
     charts = [
         Chart(f"{title}, {label}" if len(lines) > 1 else title, unit, "step", found)

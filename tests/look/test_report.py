@@ -238,12 +238,15 @@ def test_read_by_keyboard(opened):
     assert order == sorted(set(order))
 
 
+@pytest.mark.parametrize("what", ["run", "sweep"])
 @pytest.mark.parametrize("dark", [False, True])
-def test_no_violation_of_accessibility(browser, run, dark):
+def test_no_violation_of_accessibility(browser, run, tmp_path, dark, what):
     if not AXE.is_file():
         pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
     browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
-    browser.open((run / "report.html").as_uri(), dark=dark)
+    if what == "sweep":
+        fake_sweep(tmp_path, 70, 3)
+    browser.open((report.report(tmp_path) if what == "sweep" else run / "report.html").as_uri(), dark=dark)
     browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
     browser.run(AXE.read_text())
     found = browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
@@ -611,6 +614,37 @@ def test_many_lines_are_said_in_short():
     table = page.numbers(chart)
     assert len(table.rows) == 51 and table.rows[0][:3] == ("line", "first", "last")
     assert table.rows[10] == ("seed=9", "3", "10", "3", "3", "1", "10", "3")
+
+
+def test_tables_of_a_sweep_are_sorted_by_mouse_and_keys(browser, tmp_path):
+    from selenium.webdriver import Keys
+
+    fake_sweep(tmp_path, 12, 1)
+    (tmp_path / "optimizer.learning_rate=0.01,seed=7" / "metrics.jsonl").write_text("")  # it has no figures
+    path = report.report(tmp_path)
+    browser.open(path.as_uri())
+
+    def seeds():
+        return browser.run("return [...document.querySelector('.sortable').tBodies[0].rows].map(row => Number(row.cells[1].textContent))")
+
+    def head(name):
+        return browser.run(
+            "return [...document.querySelectorAll('.sortable button')].find(button => button.textContent == arguments[0])", name
+        )
+
+    assert seeds() == list(range(12))
+    browser.run("arguments[0].click()", head("seed"))
+    assert seeds() == list(range(12))
+    browser.run("arguments[0].click()", head("seed"))
+    assert seeds() == list(range(11, -1, -1))
+    browser.run("arguments[0].focus()", head("best top-1"))
+    browser.press(Keys.ENTER)
+    assert seeds() == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 7]
+    browser.press(" ")
+    assert seeds() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0, 7]
+    sorts = browser.run("return [...document.querySelectorAll('.sortable')[0].tHead.rows[0].cells].map(cell => cell.ariaSort)")
+    assert [sort for sort in sorts if sort] == ["descending"] and browser.errors() == []
+    assert "The highest top-1 so far is 91.67 %, of optimizer.learning_rate=0.01,seed=11." in browser.find("body").text
 
 
 @pytest.mark.parametrize(("runs", "rows"), [(100, 1_000), (1_000, 100)])
