@@ -154,6 +154,8 @@ def open_sweep(folder: Path, kept: Kept) -> Sweep:
 
     def stands(row: dict[str, Any]) -> dict[str, Any]:
         run = folder / row["run"]
+        if not run.exists() and not log_of(run).exists():
+            return row  # it has not begun, or its files were moved away
         now = kept.once(run, _traces(run), lambda: renewed(row, folder))
         return now | {"state": "going on"} if now["state"] != "finished" and in_use(run) else now
 

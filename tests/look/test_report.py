@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxconv import results
 from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays, describe
 from jaxconv.errors import UserError
@@ -26,7 +25,6 @@ from jaxconv.look.attribution import attribution_figure
 from jaxconv.look.opened import Looked
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.look.zeiler import patches_figure
-from jaxconv.results import over_seeds
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
@@ -36,7 +34,6 @@ pytestmark = pytest.mark.slow
 
 # Names that would be markup, script or mathematics if they were taken for it.
 NAMES = ("<script>alert(1)</script>", "$x$ & <img src=x onerror=alert(1)>")
-AXE = ROOT / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def hostile_sources():
@@ -238,20 +235,10 @@ def test_read_by_keyboard(opened):
     assert order == sorted(set(order))
 
 
-@pytest.mark.parametrize("what", ["run", "sweep"])
 @pytest.mark.parametrize("dark", [False, True])
-def test_no_violation_of_accessibility(browser, run, tmp_path, dark, what):
-    if not AXE.is_file():
-        pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
-    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
-    if what == "sweep":
-        fake_sweep(tmp_path, 70, 3)
-    browser.open((report.report(tmp_path) if what == "sweep" else run / "report.html").as_uri(), dark=dark)
-    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
-    browser.run(AXE.read_text())
-    found = browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
-    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
-    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in found] == []
+def test_no_violation_of_accessibility(browser, run, dark):
+    browser.open((run / "report.html").as_uri(), dark=dark)
+    assert browser.violations() == []
 
 
 def test_narrow_page_is_not_wider_than_the_window(browser, run):
@@ -410,87 +397,6 @@ def test_what_was_kept_is_made_again_where_its_version_differs():
     assert kept.once("c", 1, make) == 4
 
 
-def fake_sweep(folder, runs, rows, state="waiting", steps=0):
-    """A sweep over seeds, of runs that have logged so many rows."""
-    random = np.random.default_rng(0)
-    table = []
-    for seed in range(runs):
-        name = f"optimizer.learning_rate=0.01,seed={seed}"
-        if rows:
-            (folder / name).mkdir()
-            numbers = random.random((rows, 4)).tolist()
-            lines = [
-                {"step": 10 * n, "train/loss": a, "train/top1": b, "learning_rate": c, "images_per_second": 100 * d}
-                | ({"eval/loss": b, "eval/top1": seed / runs} if n % max(1, rows // 20) == 0 else {})
-                for n, (a, b, c, d) in enumerate(numbers, 1)
-            ]
-            (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        row = {"run": name, "values": {"optimizer.learning_rate": 0.01, "seed": seed}, "state": state, "step": 0, "steps": steps, "why": ""}
-        table.append(row | dict.fromkeys(("loss", "top1", "best_top1", "images_per_second")))
-    (folder / "sweep.json").write_text(json.dumps({"runs": table, "over_seeds": over_seeds(table)}))
-    return [folder / row["run"] for row in table]
-
-
-def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
-    """Slurm starts each run alone: it goes on until every one has finished or failed, whether one is trained just now or not."""
-    first, second = fake_sweep(tmp_path, 2, 0, steps=9)
-    pages = report.watch(tmp_path, every=0.01)
-    text = next(pages).read_text()
-    assert "2 waiting" in text and "Load again" in text
-    first.mkdir()
-    (first / "metrics.jsonl").write_text('{"step": 8, "train/loss": 0.0625}\n')
-    with locked(first):
-        text = next(pages).read_text()
-        assert "1 going on, 1 waiting" in text and "0.0625" in text
-    assert "2 waiting" in next(pages).read_text()  # preempted: it has saved nothing
-    (first / "metrics.jsonl").write_text('{"step": 9, "eval/loss": 0.0625, "eval/top1": 1.0}\n')
-    (first / "checkpoints" / "9").mkdir(parents=True)
-    text = next(pages).read_text()
-    assert "1 finished, 1 waiting" in text and "Load again" in text
-    second.with_name(f"{second.name}.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
-    [last] = [path.read_text() for path in pages]
-    assert "1 finished, 1 failed" in last and "the &lt;disk&gt; is full" in last and "Load again" not in last
-
-
-def test_watch_of_a_sweep_with_a_process_of_its_own_ends_with_it(tmp_path):
-    first, _ = fake_sweep(tmp_path, 2, 0, steps=9)
-    lock = locked(tmp_path)
-    pages = report.watch(tmp_path, every=0.01)
-    assert "Load again" in next(pages).read_text()
-    lock.close()
-    assert ["Load again" in path.read_text() for path in pages] == [False]
-    first.mkdir()
-    with locked(first):  # somebody goes on with one of its runs
-        pages = report.watch(tmp_path, every=0.01)
-        assert "Load again" in next(pages).read_text()
-    assert len(list(pages)) == 1
-
-
-def test_watch_of_a_sweep_reads_again_the_runs_that_have_logged(tmp_path, monkeypatch):
-    first, second = fake_sweep(tmp_path, 2, 5)
-    read = []
-    for module in (report, results):
-        monkeypatch.setattr(module, "read_metrics", lambda folder: read.append(folder) or read_metrics(folder))
-    pages = report.watch(tmp_path, every=0.01)
-    next(pages)
-    assert set(read) == {first, second}
-    read.clear()
-    with open(second / "metrics.jsonl", "a") as file:
-        file.write('{"step": 60, "train/loss": 0.03125}\n')
-    assert "0.03125" in next(pages).read_text() and set(read) == {second}
-
-
-def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
-    [folder] = fake_sweep(tmp_path, 1, 1)
-    path = folder / "metrics.jsonl"
-    with locked(tmp_path):
-        pages = report.watch(tmp_path, every=0.01)
-        assert "0.0625" not in next(pages).read_text()
-        with open(path, "a") as file:
-            file.write('{"step": 2, "train/loss": 0.0625}\n')
-        assert "0.0625" in next(pages).read_text()
-
-
 def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("the page before")
@@ -616,57 +522,6 @@ def test_many_lines_are_said_in_short():
     assert table.rows[10] == ("seed=9", "3", "10", "3", "3", "1", "10", "3")
 
 
-def test_tables_of_a_sweep_are_sorted_by_mouse_and_keys(browser, tmp_path):
-    from selenium.webdriver import Keys
-
-    fake_sweep(tmp_path, 12, 1)
-    (tmp_path / "optimizer.learning_rate=0.01,seed=7" / "metrics.jsonl").write_text("")  # it has no figures
-    path = report.report(tmp_path)
-    browser.open(path.as_uri())
-
-    def seeds():
-        return browser.run("return [...document.querySelector('.sortable').tBodies[0].rows].map(row => Number(row.cells[1].textContent))")
-
-    def head(name):
-        return browser.run(
-            "return [...document.querySelectorAll('.sortable button')].find(button => button.textContent == arguments[0])", name
-        )
-
-    assert seeds() == list(range(12))
-    browser.run("arguments[0].click()", head("seed"))
-    assert seeds() == list(range(12))
-    browser.run("arguments[0].click()", head("seed"))
-    assert seeds() == list(range(11, -1, -1))
-    browser.run("arguments[0].focus()", head("best top-1"))
-    browser.press(Keys.ENTER)
-    assert seeds() == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 7]
-    browser.press(" ")
-    assert seeds() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0, 7]
-    sorts = browser.run("return [...document.querySelectorAll('.sortable')[0].tHead.rows[0].cells].map(cell => cell.ariaSort)")
-    assert [sort for sort in sorts if sort] == ["descending"] and browser.errors() == []
-    assert "The highest top-1 so far is 91.67 %, of optimizer.learning_rate=0.01,seed=11." in browser.find("body").text
-
-
-@pytest.mark.parametrize(("runs", "rows"), [(100, 1_000), (1_000, 100)])
-def test_page_of_a_large_sweep_is_small_and_opens(browser, tmp_path, runs, rows):
-    """Most of a page is its numbers, of which a line has as many of 400 rows as of 40,000."""
-    fake_sweep(tmp_path, runs, rows)
-    path = report.report(tmp_path)
-    assert path.stat().st_size < 10_000_000
-    browser.open(path.as_uri())
-    browser.wait("return document.querySelectorAll('.u-over').length == 6")
-    assert browser.errors() == []
-    assert ("The 100 runs with the highest top-1 so far, of 1,000 that have begun" in browser.find("body").text) == (runs > 100)
-    # The best of them, in the order of the table.
-    labels = browser.run(
-        "return [...document.querySelector('.u-legend').querySelectorAll('.u-series')].slice(1).map(row => row.textContent)"
-    )
-    assert [re.search(r"seed=\d+", label)[0] for label in labels] == [f"seed={n}" for n in range(runs - 100, runs)]
-    heights = browser.run("return [...document.querySelectorAll('.u-legend, .scroll')].map(box => box.clientHeight)")
-    assert len(heights) >= 8 and max(heights) < 500
-    assert len(browser.find_all("section:first-of-type table:first-of-type tbody tr")) >= runs
-
-
 def test_figure_becomes_a_drawing_or_pixels():
     from matplotlib.figure import Figure
 
@@ -736,25 +591,3 @@ def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, mon
     object.__setattr__(outcomes, "labels", 1 - outcomes.predicted)
     network_sections.attribution(opened)
     assert len(titles) == 3 and all(f"(it is {NAMES[label]})" in title for title, label in zip(titles, outcomes.labels[1:4], strict=True))
-
-
-def test_sweep(browser, tmp_path):
-    rows = [{"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5} for step in (1, 2, 3)]
-    runs = []
-    for seed in (0, 1):
-        (tmp_path / f"seed={seed}").mkdir()
-        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        state = {"state": "waiting", "step": 3, "steps": 3, "why": ""}
-        figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
-        runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
-    (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
-    # The states are those of now, not those of sweep.json.
-    (tmp_path / "seed=0" / "checkpoints" / "3").mkdir(parents=True)
-    (tmp_path / "seed=1.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
-    path = report.report(tmp_path)
-    browser.open(path.as_uri())
-    browser.wait("return document.querySelectorAll('.u-over').length == 3")
-    assert browser.errors() == [] and browser.requests() == [path.as_uri()]
-    text = browser.find("body").text
-    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Loss, train"):
-        assert said in text
