@@ -8,7 +8,7 @@ from typing import Any
 from jaxconv.grid import Trial, name_of, text_of
 from jaxconv.look.curves import sweep_curves
 from jaxconv.train.build import total_steps
-from jaxconv.train.workdir import read_metrics, saved_data, write_json, write_lines
+from jaxconv.train.workdir import read_metrics, saved_config, saved_data, write_json, write_lines
 
 # The last line of the log of a run that failed begins with it; launch/common.sh writes it too.
 FAILED = "stopped with exit code"
@@ -21,21 +21,25 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
       `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the whole training, the newest `loss` and
       `top1` of an evaluation, the `best_top1`, the median of `images_per_second`, and `why` it failed. What is not known yet is None.
     """
-    folder = workdir / trial.name
+    return renewed({"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}, workdir)
+
+
+def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """A row of sweep.json, see `standing`, as the run stands now."""
+    folder, steps = workdir / row["run"], row["steps"]
     rows = read_metrics(folder)
     step = rows[-1]["step"] if rows else 0
-    steps = trial.config.steps or None
     if not steps and (folder / "config.json").exists():
-        steps = total_steps(trial.config, saved_data(folder)["train_examples"])
-    why = _why_failed(workdir / f"{trial.name}.log")
+        steps = total_steps(saved_config(folder), saved_data(folder)["train_examples"])
+    why = _why_failed(log_of(folder))
     # The last row is written before the last checkpoint, and a checkpoint's folder gets its name when it is whole.
     finished = step == steps and (folder / "checkpoints" / str(steps)).is_dir()
     state = "finished" if finished else "failed" if why else "unfinished" if (folder / "config.json").exists() else "waiting"
     evaluated = [row for row in rows if "eval/loss" in row]
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
-        "run": trial.name,
-        "values": trial.values,
+        "run": row["run"],
+        "values": row["values"],
         "state": state,
         "step": step,
         "steps": steps,
@@ -45,6 +49,11 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
         "images_per_second": statistics.median(rates) if rates else None,
         "why": "" if finished else why,
     }
+
+
+def log_of(folder: Path) -> Path:
+    """What a run of a sweep said: beside its workdir."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def _why_failed(path: Path) -> str:

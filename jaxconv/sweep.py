@@ -76,6 +76,8 @@ def sweep(
         return 0
     log.info("%d runs, %d of them finished; workdir %s", len(trials), len(trials) - len(left), folder)
     _make(folder)
+    if left and not table_only:
+        write_table(trials, folder)  # so that `jaxconv report` knows the sweep from its start
     if launcher == "slurm" and left and not table_only:
         submit(list(commands.values()), folder, slurm)
         log.info("the same command with --table shows how far they are")

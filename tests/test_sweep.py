@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxconv.config import flatten
 from jaxconv.errors import UserError
 from jaxconv.grid import MOST_RUNS, make_grid, make_trials, name_of, parse_grid, read_grid
-from jaxconv.results import markdown, over_seeds, standing
+from jaxconv.results import markdown, over_seeds, renewed, standing
 from jaxconv.sweep import Termination, run_once, sweep
 from tests.conftest import ROOT, TINY, assert_one_line_error, command, command_line, process_settings
 from tests.launch.stage import Stage
@@ -327,8 +327,11 @@ def test_slurm_launcher_submits_what_is_left(tmp_path):
     assert {"--array=1-2%1"} <= set(stage.calls("sbatch")[0])
     assert [call[-1] for call in stage.calls("srun")] == ["--config.seed=0", "--config.seed=1"]
     assert (tmp_path / "s" / "seed=0.log").read_text().startswith("$ srun ")
+    # `jaxconv report` finds a sweep there from its start.
+    assert [row["state"] for row in json.loads((tmp_path / "s" / "sweep.json").read_text())["runs"]] == ["waiting", "waiting"]
     (failed, waiting) = make_trials(EXPERIMENT, [*OVERRIDES, "steps=4"], make_grid("seed=0:2", ""))
     row = standing(failed, tmp_path / "s")
+    assert renewed({"run": "seed=0", "values": {"seed": 0}, "steps": 4}, tmp_path / "s") == row
     assert row["state"] == "failed" and row["why"] == "the loss became nan at step 7"
     assert standing(waiting, tmp_path / "s")["state"] == "waiting"
     refused = command(*options, "--slurm=--gpus=none", **environment)

@@ -11,7 +11,13 @@ def add(commands: Any) -> None:
     report = commands.add_parser("report", help="all that there is to see of a run, as one HTML page that opens from disk")
     report.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, which may be going on, or of a sweep")
     report.add_argument("--out", default="", metavar="FILE", help="the page; report.html in the workdir by default")
-    report.add_argument("--watch", action="store_true", help="write it again whenever the run has logged or saved something")
+    report.add_argument(
+        "--watch",
+        action="store_true",
+        help="write it again whenever the run has logged or saved something, until no process trains there; of a sweep whose runs Slurm "
+        "starts, until each has finished or failed, or Ctrl-C. That a process trains is told by its lock, which some file systems show on "
+        "its own machine alone",
+    )
     report.add_argument(
         "--examples", type=natural, default=10_000, metavar="N", help="of the test set to look at, at most, evenly spread; 0: all (10000)"
     )

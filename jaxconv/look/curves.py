@@ -6,7 +6,18 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-PANELS = (("loss", "loss (nats)"), ("top1", "accuracy"))
+# What of metrics.jsonl is worth a curve, by panel: its title, its unit, and the lines, (key, label, look).
+PANELS = (
+    ("Loss", "nats", (("train/loss", "train", "thin"), ("eval/loss", "eval", "thick"), ("eval/ensemble_loss", "averaged", "dashed"))),
+    ("Accuracy", "share", (("train/top1", "train", "thin"), ("eval/top1", "eval", "thick"), ("eval/ensemble_top1", "averaged", "dashed"))),
+    ("Top-5 accuracy", "share", (("eval/top5", "eval", "thick"), ("eval/ensemble_top5", "averaged", "dashed"))),
+    ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
+    ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
+    ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
+)
+# Those that are drawn where there is room for two: loss and accuracy.
+MAIN = PANELS[:2]
+_LOOKS = {"thin": {"linewidth": 0.8}, "thick": {"linewidth": 2.0}, "dashed": {"linestyle": "--"}}
 # A longer legend would hide the curves.
 _LEGEND = 10
 
@@ -53,23 +64,22 @@ def sweep_curves(
         colours = [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(runs)]
         _as_text(figure.legend(handles=colours, loc="outside lower center", ncols=2, frameon=False, fontsize="small"))
     if key:
-        for panel, column, (_, title) in zip(panels[1], (1, 2), PANELS, strict=True):
+        for panel, column, (title, unit, _) in zip(panels[1], (1, 2), MAIN, strict=True):
             _draw_against(panel, {name: [(point[0], point[column]) for point in points] for name, points in series.items()})
-            panel.set(title=f"final {title}")
+            panel.set(title=f"final {title.lower()} ({unit})")
             panel.set_xlabel(key, parse_math=False)
     return figure
 
 
 def _draw(panels: Sequence[Any], runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    for panel, (metric, title) in zip(panels, PANELS, strict=True):
+    for panel, (title, unit, lines) in zip(panels, MAIN, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             look = {"color": f"C{number % 10}", "markersize": 3}
             before = "" if len(runs) == 1 else f"{name}, "
-            for key, label, width in ((f"train/{metric}", "train", 0.8), (f"eval/{metric}", "eval", 2.0)):
+            for key, label, kind in lines:
                 _band(panel, rows, key, look["color"])
-                _line(panel, rows, key, label=before + label, linewidth=width, **look)
-            _line(panel, rows, f"eval/ensemble_{metric}", label=f"{before}eval, averaged prediction", linestyle="--", **look)
-        panel.set(title=title, xlabel="step")
+                _line(panel, rows, key, label=before + label, **_LOOKS[kind], **look)
+        panel.set(title=f"{title.lower()} ({unit})", xlabel="step")
         panel.grid(alpha=0.3)
 
 

@@ -21,10 +21,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from jaxconv.errors import UserError
-from jaxconv.look.curves import PANELS, loss_and_accuracy
+from jaxconv.look.curves import MAIN, loss_and_accuracy
 from jaxconv.train.workdir import expand, in_use, read_metrics, saved_config
 
 # Colours of the runs, as uniplot calls them, and letters in their place where there is no colour: for training, and for evaluation.
@@ -43,24 +43,25 @@ def text_curves(runs: Runs, width: int = 80, height: int = 24, colour: bool = Fa
       width, height: of the text, in characters; 40 by 16 at least.
       colour: tell runs apart by colour, and draw finer; else by letters.
     """
-    drawn = [_panel(runs, metric, title, max(width, 40), max(height, 16) // 2, colour) for metric, title in PANELS]
+    drawn = [_panel(runs, panel, max(width, 40), max(height, 16) // 2, colour) for panel in MAIN]
     return "\n".join(panel for panel in drawn if panel) or "no loss was logged yet"
 
 
-def _panel(runs: Runs, metric: str, title: str, width: int, height: int, colour: bool) -> str:
+def _panel(runs: Runs, panel: tuple[str, str, Any], width: int, height: int, colour: bool) -> str:
     import uniplot
 
+    title, unit, (*train_and_eval, _) = panel
     xs, ys, labels, colours, letters = [], [], [], [], []
     for number, (name, rows) in enumerate(runs.items()):
-        for eval_, split in enumerate(("train", "eval")):
-            points = [(row["step"], row[f"{split}/{metric}"]) for row in rows if math.isfinite(row.get(f"{split}/{metric}", math.nan))]
+        for which, (key, label, _) in enumerate(train_and_eval):
+            points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
             if points:
                 for line, values in zip((xs, ys), zip(*points, strict=True), strict=True):
                     line.append(values)
-                newest = f"{split} {points[-1][1]:.4f}"
+                newest = f"{label} {points[-1][1]:.4f}"
                 labels.append(newest if len(runs) == 1 else f"{name}, {newest}")
-                colours.append(_COLOURS[(2 * number + eval_ if len(runs) == 1 else number) % len(_COLOURS)])
-                letters.append(_LETTERS[number % len(_LETTERS)][eval_])
+                colours.append(_COLOURS[(2 * number + which if len(runs) == 1 else number) % len(_COLOURS)])
+                letters.append(_LETTERS[number % len(_LETTERS)][which])
     if not xs:
         return ""
     look = (
@@ -68,7 +69,14 @@ def _panel(runs: Runs, metric: str, title: str, width: int, height: int, colour:
         if colour
         else {"color": False, "character_set": "ascii", "force_ascii_characters": letters}
     )
-    look |= {"title": title, "legend_labels": labels, "lines": True, "x_gridlines": [], "y_gridlines": [], "line_length_hard_cap": width}
+    look |= {
+        "title": f"{title.lower()} ({unit})",
+        "legend_labels": labels,
+        "lines": True,
+        "x_gridlines": [],
+        "y_gridlines": [],
+        "line_length_hard_cap": width,
+    }
 
     def draw(inner: int) -> str:
         # Numbers stand beside the frame.

@@ -47,8 +47,9 @@ def result(run: Reported) -> list[Any]:
             low, high = map(show, intervals[key])
             rows.append((f"{name}, {unit}" if unit else name, show(figures[key]), low, high))
             items.append((name, show(figures[key]), f"{low} to {high} {unit}"))
+    of_more = f", on all {total:,}" if count < total else ""
     best = max(((row["eval/top1"], -row["step"]) for row in run.rows if "eval/top1" in row), default=None)
-    items += [("best top-1 while training", share(best[0]), f"at step {-best[1]:,}")] if best else []
+    items += [("best top-1 while training", share(best[0]), f"at step {-best[1]:,}{of_more}")] if best else []
     wrong = int((~outcomes.within(found.outcomes, 1)).sum())
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
@@ -136,7 +137,10 @@ def _classes(run: Reported) -> list[Any]:
         for k in ranked[:_CLASSES]
     ]
     header = ("class", "examples", "accuracy", "precision")
-    return [picture(accuracy_of_classes(each, names), alt), Table("Every class, the worst first", [header, *rows], folded=True)]
+    return [
+        picture(accuracy_of_classes(each, names), alt),
+        Table("Every class, the worst first", [header, *rows], folded=True, sortable=True),
+    ]
 
 
 def calibration(run: Reported) -> list[Any]:

@@ -19,13 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.data.interface import evenly
 from jaxconv.files import whole_file
 from jaxconv.version import __version__
 
-# Points of a series that a chart holds, and rows of the table behind it: more are thinned out evenly.
-MOST_POINTS, MOST_ROWS = 4_000, 60
-# Bytes up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they take less.
-_SMALL = 150_000
+# Points that the series of a chart share, at least so many each, and rows of the table behind it: more are thinned out evenly.
+MOST_POINTS, FEWEST_POINTS, MOST_ROWS = 8_000, 200, 60
+# Lines up to which a chart is said line by line, and its table has a column for each; of more, a row for each.
+_FEW = 8
+# Letters up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they take less. And up to which pixels
+# are stored without loss: more are of photographs, and are a third as WebP of this quality.
+_SMALL, _LARGE, _QUALITY = 150_000, 500_000, 95
 _DPI = 150
 
 
@@ -55,6 +59,7 @@ class Table:
       marked: numbers of rows, the header being 0, that stand out.
       mark: what makes them stand out, in a word.
       folded: it is shown when asked for.
+      sortable: its header's cells sort it.
     """
 
     caption: str
@@ -63,6 +68,7 @@ class Table:
     marked: frozenset[int] = frozenset()
     mark: str = ""
     folded: bool = False
+    sortable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +134,19 @@ def picture(figure: Any, alt: str, folded: str = "") -> Picture:
     """A matplotlib figure as a picture: a drawing where it holds no images and is small, else pixels, if they take less."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
 
-    def saved(form: str, kind: str) -> str:
+    def saved(form: str, kind: str, **settings: Any) -> str:
         file = io.BytesIO()
         # Cropping is off: the size is what was said.
-        figure.savefig(file, format=form, dpi=_DPI)
+        figure.savefig(file, format=form, dpi=_DPI, **settings)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
     drawing = "" if any(axis.images or axis.collections and _crowded(axis) for axis in figure.axes) else saved("svg", "svg+xml")
     if drawing and len(drawing) <= _SMALL:
         return Picture(drawing, alt, width, height, folded)
-    return Picture(min(filter(None, (drawing, saved("png", "png"))), key=len), alt, width, height, folded)
+    source = min(filter(None, (drawing, saved("png", "png"))), key=len)
+    if len(source) > _LARGE:
+        source = saved("webp", "webp", pil_kwargs={"quality": _QUALITY})
+    return Picture(source, alt, width, height, folded)
 
 
 def _crowded(axis: Any) -> bool:
@@ -187,47 +196,71 @@ def write(path: Path, text: str) -> None:
 
 
 def points(chart: Chart) -> dict[str, Any]:
-    """What report.js draws: `x`, of all series together, and the numbers of each there; for JSON, which has no infinity."""
-    thin = [_thinned(series.xs, series.ys) for series in chart.series]
-    xs = sorted({x for line in thin for x, _ in line})
+    """What report.js draws: `x` and `y` of each series; for JSON, which has no infinity."""
+    lines = [thinned(series, points_of_each(len(chart.series))) for series in chart.series]
     series = [
-        {"label": one.label, "number": one.number, "look": one.look, "y": [found.get(x) for x in xs]}
-        for one, found in zip(chart.series, map(dict, thin), strict=True)
+        {"label": one.label, "number": one.number, "look": one.look, "x": one.xs, "y": [_six_digits(y) for y in one.ys]} for one in lines
     ]
-    return {"title": chart.title, "unit": chart.unit, "xLabel": chart.x, "x": xs, "series": series}
+    return {"title": chart.title, "unit": chart.unit, "xLabel": chart.x, "series": series}
 
 
-def _thinned(xs: Sequence[float], ys: Sequence[float | None], most: int = MOST_POINTS) -> list[tuple[float, float | None]]:
-    """Of so many stretches of equal length the least and the greatest number: peaks are not lost."""
-    good = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None and math.isfinite(y)]
-    if len(good) <= most:
-        return good
-    size = -(-2 * len(good) // most)
-    kept = []
-    for start in range(0, len(good), size):
-        stretch = good[start : start + size]
-        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
-    return kept
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def points_of_each(count: int) -> int:
+    """Points that a series may have where a chart has so many series."""
+    return max(FEWEST_POINTS, MOST_POINTS // max(1, count))
+
+
+def thinned(series: Series, most: int) -> Series:
+    """At most so many points: the ends, and of stretches of equal length the least and the greatest number, so that peaks are not lost."""
+    good = _good(series)
+    if len(good) > most:
+        size = -(-2 * len(good) // (most - 2))
+        stretches = [good[start : start + size] for start in range(0, len(good), size)]
+        ends = {good[0], good[-1]}
+        good = sorted(ends.union(*({choose(stretch, key=lambda point: point[1]) for choose in (min, max)} for stretch in stretches)))
+    return dataclasses.replace(series, xs=[x for x, _ in good], ys=[y for _, y in good])
+
+
+def _good(series: Series) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(series.xs, series.ys, strict=True) if y is not None and math.isfinite(y)]
+
+
+def _ends(series: Series) -> list[tuple[float, float]]:
+    """The first point, the last, the least and the greatest; none of a series without numbers, or of the edge of a band."""
+    good = _good(series) if series.label else []
+    return good and [good[0], good[-1], *(choose(good, key=lambda point: point[1]) for choose in (min, max))]
 
 
 def numbers(chart: Chart) -> Table:
-    """The table behind a chart, at most `MOST_ROWS` rows of it, the first and the last among them."""
+    """The table behind a chart, at most `MOST_ROWS` rows of it, the first and the last among them; of many lines a row each."""
     named = [series for series in chart.series if series.label]
+    if len(named) > _FEW:
+        return _line_by_line(chart)
     found = [{x: y for x, y in zip(series.xs, series.ys, strict=True) if y is not None} for series in named]
     xs = sorted({x for line in found for x in line})
     # Where a series is sparse, as an evaluation is, its rows are the ones to keep.
     sparse = min(found, key=len, default={})
-    chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if len(sparse) > 1 else xs, MOST_ROWS - 2)
+    chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if len(sparse) > 1 else xs)
     chosen = sorted({*chosen, *xs[:1], *xs[-1:]})
     rows = [[f"{x:,}", *(short_number(line.get(x)) for line in found)] for x in chosen]
     left = f", {len(chosen)} of {len(xs):,} rows" if len(chosen) < len(xs) else ""
     return Table(f"{chart.title} in numbers ({chart.unit}){left}", [[chart.x, *(series.label for series in named)], *rows], folded=True)
 
 
-def _spread(values: Sequence[float], most: int) -> list[float]:
-    if len(values) <= most:
-        return list(values)
-    return [values[round(n * (len(values) - 1) / (most - 1))] for n in range(most)]
+def _spread(values: Sequence[float]) -> list[float]:
+    return [values[place] for place in evenly(len(values), MOST_ROWS - 2)]
+
+
+def _line_by_line(chart: Chart) -> Table:
+    rows = [("line", "first", "last", f"at {chart.x}", "least", f"at {chart.x}", "greatest", f"at {chart.x}")]
+    for series in chart.series:
+        if ends := _ends(series):
+            first, *others = ends
+            rows.append((series.label, short_number(first[1]), *(text for x, y in others for text in (short_number(y), f"{x:,}"))))
+    return Table(f"{chart.title} in numbers ({chart.unit}), line by line", rows, folded=True)
 
 
 def short_number(value: float | None) -> str:
@@ -237,15 +270,15 @@ def short_number(value: float | None) -> str:
 
 def in_words(chart: Chart) -> str:
     """What a chart shows, in a sentence with numbers, for whom cannot see it."""
-    said = []
-    for series in chart.series:
-        good = [(x, y) for x, y in zip(series.xs, series.ys, strict=True) if y is not None and math.isfinite(y)]
-        if not good or not series.label:
-            continue
-        (first, start), (last, end) = good[0], good[-1]
-        low, high = min(good, key=lambda point: point[1]), max(good, key=lambda point: point[1])
-        said.append(
-            f"{series.label} goes from {short_number(start)} at {chart.x} {first:,} to {short_number(end)} at {chart.x} {last:,}, "
-            f"least {short_number(low[1])} at {low[0]:,}, greatest {short_number(high[1])} at {high[0]:,}"
-        )
-    return f"{chart.title} ({chart.unit}) against {chart.x}: " + ("; ".join(said) or "no number yet") + "."
+    about = f"{chart.title} ({chart.unit}) against {chart.x}"
+    found = [(series.label, *ends) for series in chart.series if (ends := _ends(series))]
+    if len(found) > _FEW:
+        (least, _, (_, low), *_), *_, (greatest, _, (_, high), *_) = sorted(found, key=lambda line: line[2][1])
+        said = f"{len(found)} lines, which end from {short_number(low)} ({least}) to {short_number(high)} ({greatest})"
+        return f"{about}: {said}. The table below has each."
+    said = [
+        f"{label} goes from {short_number(first[1])} at {chart.x} {first[0]:,} to {short_number(last[1])} at {chart.x} {last[0]:,}, "
+        f"least {short_number(low[1])} at {low[0]:,}, greatest {short_number(high[1])} at {high[0]:,}"
+        for label, first, last, low, high in found
+    ]
+    return f"{about}: " + ("; ".join(said) or "no number yet") + "."

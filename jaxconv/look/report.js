@@ -20,9 +20,21 @@
     return found
   }
 
+  // The numbers of all series at all x together, as uPlot has them; undefined where a series has none.
+  function together(data) {
+    const x = [...new Set(data.series.flatMap(one => one.x))].sort((a, b) => a - b)
+    for (const one of data.series) {
+      const at = new Map(one.x.map((x, n) => [x, one.y[n]]))
+      one.y = x.map(x => at.get(x))
+    }
+    return { ...data, x }
+  }
+
   function options(data, box, logarithmic) {
-    const ink = name => colour(name)
+    const inks = {}
+    const ink = name => inks[name] ??= colour(name)
     const axis = more => ({ stroke: () => ink("quiet"), grid: { stroke: () => ink("line"), width: 1 }, ticks: { stroke: () => ink("line"), width: 1 }, ...more })
+    const many = data.series.length > 8 // lines: the one that the mouse is near stands out
     const bands = []
     const series = data.series.map((one, number) => {
       const stroke = () => ink(`series-${one.number % 6}`)
@@ -30,7 +42,7 @@
         return {
           label: one.label, stroke, spanGaps: true, value: (u, value) => value == null ? "–" : short(value),
           width: one.look == "thin" ? 1.25 : 2.5, dash: one.look == "dashed" ? [6, 4] : undefined,
-          points: { show: one.y.filter(y => y != null).length <= (one.look == "thin" ? 3 : 60), size: 6 },
+          points: { show: one.y.filter(y => y != null).length <= (many || one.look == "thin" ? 3 : 60), size: 6 },
         }
       if (data.series[number + 1]?.look == "edge" && data.series[number - 1]?.look != "edge")
         bands.push({ series: [number + 1, number + 2], fill: () => stroke().replace("rgb(", "rgba(").replace(")", ", 0.18)") })
@@ -43,13 +55,19 @@
       series: [{ label: data.xLabel, value: (u, value) => value == null ? "–" : value.toLocaleString("en") }, ...series],
       axes: [axis({ values: (u, ticks) => ticks.map(tick => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
         axis({ size: 60, values: (u, ticks) => ticks.map(tick => tick == null ? "" : short(tick)) })],
+      focus: { alpha: 0.2 },
       cursor: {
+        focus: { prox: many ? 16 : -1 },
         drag: { x: true, y: false, setScale: false },
         sync: { key: "steps", filters: { pub: kind => kind == "mousemove" || kind == "mouseleave" } },
         points: { size: 7 },
         bind: { dblclick: () => null },
       },
       hooks: {
+        setSeries: [(u, number) => {
+          const legend = u.root.querySelector(".u-legend")
+          if (many && number) legend.scrollTop = legend.querySelectorAll(".u-series")[number].offsetTop
+        }],
         setSelect: [u => {
           if (u.select.width < 2) return
           show([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")])
@@ -114,10 +132,24 @@
     show([min + shift, max + shift])
   }
 
+  const choice = document.querySelector("#theme")
+  const system = matchMedia("(prefers-color-scheme: dark)")
+  const paint = () => {
+    const root = document.documentElement
+    root.style.colorScheme = choice.value
+    root.classList.toggle("dark", choice.value == "dark" || choice.value != "light" && system.matches)
+    charts.forEach(draw)
+  }
+  choice.value = theme.get() ?? "light dark"
+  if (!choice.value) choice.value = "light dark"
+  paint()
+  choice.addEventListener("change", () => { theme.set(choice.value); paint() })
+  system.addEventListener("change", paint)
+
   const keys = { "+": "in", "=": "in", "-": "out", "0": "all", Escape: "all", ArrowLeft: "left", ArrowRight: "right" }
   for (const box of all(".plot")) {
     const figure = box.closest("figure")
-    const chart = { box, data: JSON.parse(figure.querySelector("script").textContent), log: figure.querySelector(".log") }
+    const chart = { box, data: together(JSON.parse(figure.querySelector("script").textContent)), log: figure.querySelector(".log") }
     charts.push(chart)
     chart.log.parentElement.hidden = false
     chart.log.addEventListener("change", () => draw(chart))
@@ -136,14 +168,27 @@
   for (const button of all("[data-zoom]")) button.addEventListener("click", () => move(button.dataset.zoom))
   if (charts.length) show(place.get()?.range ?? null)
 
-  const repaint = () => charts.forEach(draw)
-  const choice = document.querySelector("#theme")
-  const paint = value => { document.documentElement.style.colorScheme = value; repaint() }
-  choice.value = theme.get() ?? "light dark"
-  if (!choice.value) choice.value = "light dark"
-  if (choice.value != "light dark") paint(choice.value)
-  choice.addEventListener("change", () => { theme.set(choice.value); paint(choice.value) })
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint)
+  // A click on a header's cell sorts by its column, another one the other way; what is no number, such as "-", comes last.
+  for (const table of all(".sortable")) {
+    const heads = [...table.tHead.rows[0].cells]
+    heads.forEach((head, column) => {
+      const button = document.createElement("button")
+      button.append(...head.childNodes)
+      head.append(button)
+      button.addEventListener("click", () => {
+        const sign = head.ariaSort == "ascending" ? -1 : 1
+        for (const other of heads) other.ariaSort = null
+        head.ariaSort = sign > 0 ? "ascending" : "descending"
+        const text = row => row.cells[column].textContent
+        const numbers = new Map([...table.tBodies[0].rows].map(row => [row, parseFloat(text(row).replaceAll(",", ""))]))
+        const compare = (a, b) => {
+          const [x, y] = [numbers.get(a), numbers.get(b)]
+          return isNaN(x) - isNaN(y) || sign * (isNaN(x) ? text(a).localeCompare(text(b)) : x - y)
+        }
+        table.tBodies[0].append(...[...numbers.keys()].sort(compare))
+      })
+    })
+  }
 
   // A page of a run that goes on is loaded again only where the person asks for it, with the zoom and the place kept:
   // what moves by itself takes a reader, and a screen reader, off what is being read.

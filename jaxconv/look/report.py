@@ -3,8 +3,10 @@
 What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said there, and the others stand.
 """
 
+import dataclasses
 import datetime
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,26 +15,33 @@ from typing import Any
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
 from jaxconv.look import network_sections, page, sections
-from jaxconv.look.page import Chart, Section, Series, Table
-from jaxconv.look.sections import LeftOutError, Reported, open_run
-from jaxconv.results import run_table, seed_table
+from jaxconv.look.curves import PANELS
+from jaxconv.look.page import Chart, Section, Series, Table, Text
+from jaxconv.look.sections import Kept, LeftOutError, Reported, newest_checkpoint, open_run
+from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table, share
 from jaxconv.train.workdir import expand, in_use, read_json, read_metrics
 
 log = logging.getLogger(__name__)
 
 Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
 
+
+def _once(make: Callable[[Reported], list[Any]]) -> Callable[[Reported], list[Any]]:
+    """The same section, made once for a checkpoint however often the page is: what the run logs meanwhile is not on it."""
+    return lambda run: run.once(make, lambda: make(run))
+
+
 SECTIONS: Makers = (
     ("Result", network_sections.result),
     ("Curves", sections.curves),
-    ("Predictions", network_sections.predictions),
-    ("Mistakes", network_sections.mistakes),
-    ("Calibration", network_sections.calibration),
-    ("Filters", network_sections.first_filters),
-    ("Activations", network_sections.layers),
-    ("Patches", network_sections.patches),
-    ("Attribution", network_sections.attribution),
-    ("Network", sections.network),
+    ("Predictions", _once(network_sections.predictions)),
+    ("Mistakes", _once(network_sections.mistakes)),
+    ("Calibration", _once(network_sections.calibration)),
+    ("Filters", _once(network_sections.first_filters)),
+    ("Activations", _once(network_sections.layers)),
+    ("Patches", _once(network_sections.patches)),
+    ("Attribution", _once(network_sections.attribution)),
+    ("Network", _once(sections.network)),
     ("Data", sections.data),
     ("Config", sections.config),
     ("Versions", sections.versions),
@@ -41,9 +50,18 @@ SECTIONS: Makers = (
 EXAMPLES = 10_000
 # Seconds between two looks at a run that goes on.
 _EVERY = 2.0
+# Runs of a sweep whose curves are drawn.
+MOST_RUNS = 100
 
 
-def report(workdir: str | Path, out: str | Path = "", weights: bool = True, source: Source | None = None, examples: int = EXAMPLES) -> Path:
+def report(
+    workdir: str | Path,
+    out: str | Path = "",
+    weights: bool = True,
+    source: Source | None = None,
+    examples: int = EXAMPLES,
+    kept: Kept | None = None,
+) -> Path:
     """Write the page of a run, or of a sweep, whole or not at all.
 
     Args:
@@ -52,6 +70,7 @@ def report(workdir: str | Path, out: str | Path = "", weights: bool = True, sour
       weights: make the sections that need the network's weights too.
       source: the examples to evaluate on, where they are not those that the config names.
       examples: of them to look at, at most, evenly spread; 0: all.
+      kept: what the page before was made of, to be made again only where it has changed.
 
     Returns:
       The file.
@@ -60,11 +79,12 @@ def report(workdir: str | Path, out: str | Path = "", weights: bool = True, sour
       UserError: there is no run, and no sweep.
       OSError: the file cannot be written.
     """
-    folder = expand(str(workdir))
+    folder, kept = expand(str(workdir)), kept or Kept()
     path = expand(str(out), "--out") if out else folder / "report.html"
-    page.write(
-        path, render_sweep(folder) if is_sweep(folder) else render(open_run(folder, weights=weights, source=source, examples=examples))
-    )
+    if is_sweep(folder):
+        page.write(path, render_sweep(open_sweep(folder, kept)))
+    else:
+        page.write(path, render(open_run(folder, weights=weights, source=source, examples=examples, kept=kept)))
     return path
 
 
@@ -107,54 +127,106 @@ def is_sweep(folder: Path) -> bool:
     return (folder / "sweep.json").is_file() and not (folder / "config.json").is_file()
 
 
-def render_sweep(folder: Path) -> str:
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep as it stands.
+
+    Attributes:
+      folder: its workdir.
+      rows: of its runs, see `results.standing`; of those that a process trains now the state is `going on`.
+      kept: what was made of its runs' files.
+    """
+
+    folder: Path
+    rows: Sequence[dict[str, Any]]
+    kept: Kept
+
+    @property
+    def going_on(self) -> bool:
+        """Whether it is: its process goes on, or a run does; or, where it never had a process of its own, some run is left."""
+        states = {row["state"] for row in self.rows}
+        left = not (self.folder / ".lock").exists() and states & {"waiting", "unfinished"}
+        return in_use(self.folder) or "going on" in states or bool(left)
+
+
+def open_sweep(folder: Path, kept: Kept) -> Sweep:
+    """The sweep in a workdir as it stands; raises UserError where sweep.json is damaged."""
+
+    def stands(row: dict[str, Any]) -> dict[str, Any]:
+        run = folder / row["run"]
+        if not run.exists() and not log_of(run).exists():
+            return row  # it has not begun, or its files were moved away
+        now = kept.once(run, _traces(run), lambda: renewed(row, folder))
+        return now | {"state": "going on"} if now["state"] != "finished" and in_use(run) else now
+
+    return Sweep(folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept)
+
+
+def render_sweep(sweep: Sweep) -> str:
     """The page of a sweep as HTML: its table, and the curves of its runs."""
-    found = read_json(folder / "sweep.json", dict)
-    states = [row["state"] for row in found["runs"]]
+    states = [row["state"] for row in sweep.rows]
     return page.html(
-        folder.name,
-        _sections((("Runs", _runs), ("Curves", _curves)), (folder, found)),
-        subtitle=f"a sweep of {len(states)} runs",
-        state=", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
-        going_on=in_use(folder),
+        sweep.folder.name,
+        _sections((("Runs", _runs), ("Curves", _curves)), sweep),
+        subtitle=f"a sweep of {len(states):,} runs",
+        state=", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)),
+        going_on=sweep.going_on,
         written=_now(),
     )
 
 
-def _runs(sweep: tuple[Path, dict[str, Any]]) -> list[Any]:
-    _, found = sweep
-    keys = list(found["runs"][0]["values"])
-    parts = [Table("The runs, as they stand", run_table(found["runs"]), texts=len(keys))]
-    if found["over_seeds"]:
-        parts.append(Table("Mean and deviation over the seeds", seed_table(found["over_seeds"]), texts=len(keys) - 1))
-    failed = [(row["run"], row["why"]) for row in found["runs"] if row["state"] == "failed"]
+def _runs(sweep: Sweep) -> list[Any]:
+    keys, means, ranked = list(sweep.rows[0]["values"]), over_seeds(sweep.rows), _ranked(sweep.rows)
+    parts: list[Any] = [Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)]
+    if ranked[0]["best_top1"] is not None:
+        parts.insert(0, Text(f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of {ranked[0]['run']}.", strong=True))
+    if means:
+        parts.append(Table("Mean and deviation over the seeds", seed_table(means), texts=len(keys) - 1, sortable=True))
+    failed = [(row["run"], row["why"]) for row in sweep.rows if row["state"] == "failed"]
     return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
 
 
-def _curves(sweep: tuple[Path, dict[str, Any]]) -> list[Any]:
-    folder, found = sweep
-    runs = {row["run"]: read_metrics(folder / row["run"]) for row in found["runs"]}
-    charts = []
-    for title, unit, key, look in (
-        ("Training loss", "nats", "train/loss", "thin"),
-        ("Loss", "nats, evaluation", "eval/loss", "thick"),
-        ("Accuracy", "share, evaluation", "eval/top1", "thick"),
-    ):
-        each = {name: [row for row in rows if key in row] for name, rows in runs.items()}
-        lines = [
-            Series(name, [row["step"] for row in rows], [row[key] for row in rows], number, look)
-            for number, (name, rows) in enumerate(each.items())
-            if rows
-        ]
-        if lines:
-            charts.append(Chart(title, unit, "step", lines))
+def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs by their best top-1 so far, the highest first, those without one last."""
+    return sorted(rows, key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"], reverse=True)
+
+
+def _curves(sweep: Sweep) -> list[Any]:
+    """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told apart, for the best."""
+    begun = [row for row in sweep.rows if row["step"]]
+    drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
+    names = [row["run"] for row in begun if row["run"] in drawn]
+    each = [_lines(sweep, name, number, page.points_of_each(len(names))) for number, name in enumerate(names)]
+    charts = [
+        Chart(f"{title}, {label}" if len(lines) > 1 else title, unit, "step", found)
+        for title, unit, lines in PANELS
+        for key, label, _ in lines
+        if (found := [of_run[key] for of_run in each if key in of_run])
+    ]
     if not charts:
         raise LeftOutError("no run has logged a number yet")
-    return charts
+    said = f"The {len(names)} runs with the highest top-1 so far, of {len(begun):,} that have begun; the table above has all."
+    return [*([Text(said)] if len(names) < len(begun) else []), *charts]
+
+
+def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]:
+    """The lines of a run by key, of at most so many points each."""
+
+    def make() -> dict[str, Series]:
+        rows = read_metrics(sweep.folder / name)
+        keys = [(key, look) for *_, lines in PANELS for key, _, look in lines]
+        of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
+        return {
+            key: page.thinned(Series(name, [row["step"] for row in found], [row[key] for row in found], number, look), most)
+            for key, look, found in of_keys
+            if found
+        }
+
+    return sweep.kept.once(("lines", name), (_traces(sweep.folder / name), number, most), make)
 
 
 def watch(workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY) -> Iterator[Path]:
-    """Write the page now, and again whenever the run has logged or saved something, until it ends.
+    """Write the page now, and again whenever the run has logged or saved something, until it ends, and when it has.
 
     Args:
       workdir, out, examples: as for `report`.
@@ -163,21 +235,27 @@ def watch(workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, e
     Yields:
       The file, each time that it was written.
     """
-    folder, before, going_on = expand(str(workdir)), None, True
-    while True:
-        # Before the look, so that what comes after it is seen by the next.
-        going_on, now = in_use(folder), _traces(folder)
+    folder, before, going_on, kept = expand(str(workdir)), None, True, Kept()
+    while going_on:
+        # Before the page is made, so that what comes meanwhile is seen by the next look.
+        going_on, now = _looked_at(folder, kept)
         if now != before:
-            yield report(workdir, out, examples=examples)
+            yield report(workdir, out, examples=examples, kept=kept)
             before = now
-        if not going_on:
-            return
-        time.sleep(every)
+        if going_on:
+            time.sleep(every)
+
+
+def _looked_at(folder: Path, kept: Kept) -> tuple[bool, Any]:
+    """Whether a run or a sweep goes on, and all that changes with its page."""
+    if not is_sweep(folder):
+        going_on = in_use(folder)
+        return going_on, (going_on, _traces(folder))
+    sweep = open_sweep(folder, kept)
+    return sweep.going_on, (sweep.going_on, sweep.rows)
 
 
 def _traces(folder: Path) -> tuple[Any, ...]:
-    """What changes when a run, or one of a sweep, logs or saves."""
-    files, checkpoints = [folder / name for name in ("metrics.jsonl", "sweep.json")], folder / "checkpoints"
-    files += sorted(folder.glob("*/metrics.jsonl"))
-    sizes = [(file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else (0, 0) for file in files]
-    return *sizes, *sorted(place.name for place in (checkpoints.iterdir() if checkpoints.exists() else ()) if place.name.isdecimal())
+    """What changes when a run begins, logs, saves or fails."""
+    files = [file.stat() for file in (folder / "metrics.jsonl", folder / "config.json", log_of(folder)) if file.exists()]
+    return *((file.st_size, file.st_mtime_ns) for file in files), newest_checkpoint(folder)

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,28 @@ from jaxconv.data.interface import Part, Source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.run import Evaluation, evaluate_run
 from jaxconv.look import opened
+from jaxconv.look.curves import PANELS
 from jaxconv.look.opened import Looked
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.train.build import build_model, total_steps
 from jaxconv.train.workdir import expand, read_json, read_metrics, saved_config, saved_data
 
-# Panels of the curves: the title, its unit, and the lines, (key of metrics.jsonl, label, look).
-PANELS = (
-    ("Loss", "nats", (("train/loss", "train", "thin"), ("eval/loss", "eval", "thick"), ("eval/ensemble_loss", "averaged", "dashed"))),
-    ("Accuracy", "share", (("train/top1", "train", "thin"), ("eval/top1", "eval", "thick"), ("eval/ensemble_top1", "averaged", "dashed"))),
-    ("Top-5 accuracy", "share", (("eval/top5", "eval", "thick"), ("eval/ensemble_top5", "averaged", "dashed"))),
-    ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
-    ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
-    ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
-)
-
 
 class LeftOutError(Exception):
     """A section has no meaning for this run; the message says why."""
+
+
+class Kept:
+    """What was made, by name, and of which version of what it is made of: it is made again only where that has changed."""
+
+    def __init__(self) -> None:
+        self._found: dict[Any, tuple[Any, Any]] = {}
+
+    def once(self, name: Any, version: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or has returned for this version."""
+        if name not in self._found or self._found[name][0] != version:
+            self._found[name] = version, make()
+        return self._found[name][1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Reported:
       weights: whether what needs the weights can be had.
       source: the examples to evaluate on, where they are not those that the config names.
       examples: to look at, at most; 0: all.
+      checkpoint: the newest one's step, and when it was written; empty where there is none.
+      kept: what was made of a checkpoint, for another look at the same run.
     """
 
     folder: Path
@@ -57,6 +63,12 @@ class Reported:
     weights: bool = True
     source: Source | None = None
     examples: int = 0
+    checkpoint: tuple[int, ...] = ()
+    kept: Kept = dataclasses.field(default_factory=Kept)
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or has returned for the newest checkpoint."""
+        return self.kept.once(name, self.checkpoint, make)
 
     @property
     def step(self) -> int:
@@ -83,29 +95,31 @@ class Reported:
         """The network, without weights."""
         return build_model(self.config.model, len(self.data["class_names"]))
 
-    @functools.cached_property
+    @property
     def looked(self) -> Looked:
         """The network with the weights of the latest checkpoint; of an ensemble the first."""
         with self._weights():
-            return opened.open_run(str(self.folder))
+            return self.once("looked", lambda: opened.open_run(str(self.folder)))
 
-    @functools.cached_property
+    @property
     def evaluation(self) -> Evaluation:
         """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
         with self._weights():
-            source = self.source
-            if self.examples:
-                source = source or self.looked.source()
-                source = Part(source, self.examples) if len(source) > self.examples else self.source
-            return evaluate_run(str(self.folder), source=source)
+            return self.once("evaluation", self._evaluate)
+
+    def _evaluate(self) -> Evaluation:
+        source = self.source
+        if self.examples:
+            source = source or self.looked.source()
+            source = Part(source, self.examples) if len(source) > self.examples else self.source
+        return evaluate_run(str(self.folder), source=source)
 
     @contextlib.contextmanager
     def _weights(self) -> Iterator[None]:
         """Raise LeftOutError where there are no weights, or they or the examples cannot be had."""
         if not self.weights:
             raise LeftOutError("the run has several processes; jaxconv report adds it afterwards")
-        folder = self.folder / "checkpoints"
-        if not any(place.name.isdecimal() for place in (folder.iterdir() if folder.is_dir() else ())):
+        if not self.checkpoint:
             raise LeftOutError("the run has no checkpoint yet")
         try:
             yield
@@ -116,7 +130,14 @@ class Reported:
 def open_run(workdir: str | Path, **settings: Any) -> Reported:
     """The run in a workdir as it stands, see `Reported` for the settings; raises UserError where there is none."""
     folder = expand(str(workdir))
-    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), **settings)
+    newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
+    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), checkpoint=newest, **settings)
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, ...]:
+    """The step of a run's newest checkpoint, and when it was written; empty where there is none."""
+    step = max((int(place.name) for place in (folder / "checkpoints").glob("*") if place.name.isdecimal()), default=-1)
+    return (step, (folder / "checkpoints" / str(step)).stat().st_mtime_ns) if step >= 0 else ()
 
 
 def curves(run: Reported) -> list[Any]:

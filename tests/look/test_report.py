@@ -6,19 +6,26 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 
+import jax
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxconv.config import load_config, small
-from jaxconv.data.interface import Arrays
+from jaxconv.data.interface import Arrays, describe
 from jaxconv.errors import UserError
+from jaxconv.evaluation.outcomes import Outcomes
+from jaxconv.evaluation.run import Evaluation
+from jaxconv.evaluation.views import View
 from jaxconv.look import network_sections, page, report, sections, zeiler
+from jaxconv.look.opened import Looked
 from jaxconv.look.overlays import attribution_figure
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.look.zeiler import patches_figure
-from jaxconv.results import over_seeds
+from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked, read_metrics
 from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
@@ -27,7 +34,6 @@ pytestmark = pytest.mark.slow
 
 # Names that would be markup, script or mathematics if they were taken for it.
 NAMES = ("<script>alert(1)</script>", "$x$ & <img src=x onerror=alert(1)>")
-AXE = ROOT / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def hostile_sources():
@@ -76,7 +82,7 @@ def test_page_stands_by_itself(opened, run):
     for source in opened.run("return [...document.images].map(image => [image.src, image.alt, image.naturalWidth, image.complete])"):
         address, alt, width, complete = source
         assert complete and width > 50 and re.search(r"\d", alt), alt
-        if address.startswith("data:image/png"):
+        if not address.startswith("data:image/svg"):
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("L"))
             assert pixels.std() > 1, alt
     canvases = opened.run(
@@ -186,6 +192,28 @@ def test_light_and_dark(browser, run):
     assert colours()[:2] == dark[:2]
 
 
+def test_drawings_are_dark_in_the_dark_and_photographs_keep_their_colours(browser, run):
+    def filters():
+        return browser.run(
+            """const of = kind => getComputedStyle(document.querySelector(`img[src^="data:image/${kind}"]`)).filter
+               return [of("svg"), of("png")]"""
+        )
+
+    browser.open((run / "report.html").as_uri(), dark=False)
+    assert filters() == ["none", "none"]
+    browser.prefer(dark=True)
+    browser.wait("return document.documentElement.classList.contains('dark')")
+    drawing, photograph = filters()
+    assert "invert" in drawing and "brightness" in photograph and "invert" not in photograph
+    choose = "const box = document.querySelector('#theme'); box.value = arguments[0]; box.dispatchEvent(new Event('change'))"
+    browser.run(choose, "light")
+    assert filters() == ["none", "none"]
+    browser.prefer(dark=False)
+    browser.run(choose, "dark")
+    assert filters() == [drawing, photograph]
+    browser.run(choose, "light dark")
+
+
 def test_read_by_keyboard(opened):
     """The skip link comes first and leads to the content; then all that can be focused, in the order of the page, and seen to be."""
     from selenium.webdriver import Keys
@@ -209,15 +237,8 @@ def test_read_by_keyboard(opened):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_violation_of_accessibility(browser, run, dark):
-    if not AXE.is_file():
-        pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
-    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
     browser.open((run / "report.html").as_uri(), dark=dark)
-    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
-    browser.run(AXE.read_text())
-    found = browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"]
-    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
-    assert [(violation["id"], violation["nodes"][0]["html"]) for violation in found] == []
+    assert browser.violations() == []
 
 
 def test_narrow_page_is_not_wider_than_the_window(browser, run):
@@ -307,21 +328,73 @@ def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_pa
     second = next(pages).read_text()
     assert "finished, 24 steps" in second and "Load again" not in second
     lock.close()
-    assert list(pages) == []
+    assert [path.read_text().count("finished, 24 steps") for path in pages] == [2]  # the title and the page: once more, then never
 
 
-def test_watch_of_a_sweep_writes_when_one_of_its_runs_logs(tmp_path):
-    path = tmp_path / "seed=0" / "metrics.jsonl"
-    path.parent.mkdir()
-    path.write_text('{"step": 1, "train/loss": 2.5}\n')
-    row = {"run": "seed=0", "values": {"seed": 0}, "state": "running", "step": 1, "steps": 9, "why": "", "loss": None, "top1": None}
-    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [row | {"best_top1": None, "images_per_second": None}], "over_seeds": []}))
-    with locked(tmp_path):
-        pages = report.watch(tmp_path, every=0.01)
-        assert "0.0625" not in next(pages).read_text()
-        with open(path, "a") as file:
-            file.write('{"step": 2, "train/loss": 0.0625}\n')
-        assert "0.0625" in next(pages).read_text()
+def test_page_of_a_run_that_was_ended_says_so(run, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
+    lock = locked(folder)
+    pages = report.watch(folder, every=0.01)
+    assert "going on at step 24" in next(pages).read_text()
+    lock.close()
+    assert "stopped at step 24" in next(pages).read_text() and list(pages) == []
+
+
+@pytest.fixture
+def same_drawings(monkeypatch):
+    """Nothing of a page is by the time or by chance."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "1")
+    monkeypatch.setattr(report, "_now", lambda: "now")
+
+
+def test_watch_evaluates_a_checkpoint_once(tmp_path, monkeypatch, same_drawings):
+    """However often the run logs meanwhile: and the page is that of a fresh look."""
+    folder, aside, done = tmp_path / "run", tmp_path / "24", Counter()
+
+    def count(module, name):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: done.update([name]) or made(*args, **kwargs))
+
+    train(tiny_config(steps=24), str(folder))
+    (folder / "checkpoints" / "24").rename(aside)
+    for module, name in ((sections, "evaluate_run"), (network_sections, "integrated_gradients"), (network_sections, "accuracy_of_classes")):
+        count(module, name)
+    with locked(folder):
+        pages = report.watch(folder, every=0.01)
+        text = next(pages).read_text()
+        assert "Checkpoint of step 20 on all" in text and "could not be made" not in text
+        for loss in (0.0625, 0.03125):
+            with open(folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": 24, "train/loss": loss, "eval/loss": loss, "eval/top1": 1 - loss}) + "\n")
+            text = next(pages).read_text()
+            # What was logged is new on it, beside the figures of the checkpoint too.
+            assert str(loss) in text and f"{100 - 100 * loss:.2f} %" in text
+        assert done == {"evaluate_run": 1, "integrated_gradients": 3, "accuracy_of_classes": 1}
+        assert text == report.report(folder, tmp_path / "page.html").read_text()
+        assert done["evaluate_run"] == 2
+        aside.rename(folder / "checkpoints" / "24")
+        text = next(pages).read_text()
+        assert "Checkpoint of step 24 on all" in text and done == {"evaluate_run": 3, "integrated_gradients": 9, "accuracy_of_classes": 3}
+        assert text == report.report(folder, tmp_path / "page.html").read_text()
+
+
+def test_what_was_kept_is_made_again_where_its_version_differs():
+    kept, made = sections.Kept(), []
+
+    def make():
+        made.append(1)
+        return len(made)
+
+    assert [kept.once("a", 1, make), kept.once("a", 1, make), kept.once("b", 1, make), kept.once("a", 2, make)] == [1, 1, 2, 3]
+
+    def fails():
+        raise ValueError("not now")
+
+    with pytest.raises(ValueError):
+        kept.once("c", 1, fails)
+    assert kept.once("c", 1, make) == 4
 
 
 def test_page_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
@@ -345,6 +418,44 @@ def test_command(run, tmp_path):
 def test_no_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         report.report(tmp_path)
+
+
+class Photographs(Arrays):
+    """So few images as a thousand's examples, with the spectrum of photographs, 1/f, which pictures of them take their size from."""
+
+    def read(self, i, key=(0, 0)):
+        return super().read(i % len(self.images), key)
+
+
+def photographs(count, size, classes):
+    random, f = np.random.default_rng(0), np.fft.fftfreq(size)
+    spectrum = 1 / np.maximum(np.hypot(f[:, None], f[None]), 1 / size)[None, :, :, None]
+    images = np.fft.ifft2(spectrum * np.fft.fft2(random.normal(size=(20, size, size, 3)), axes=(1, 2)), axes=(1, 2)).real
+    images = np.clip(128 + 50 * images / images.std(), 0, 255).astype(np.uint8)
+    return Photographs(images, np.arange(count, dtype=np.int32) % classes, tuple(f"n{k:08}, a class of things" for k in range(classes)))
+
+
+def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
+    """A network without training, and votes that are mostly right: what is drawn is as large as of ImageNet."""
+    source, config = photographs(2_000, 224, 1_000), load_config(str(ROOT / "experiments" / "imagenet_alexnet.py"), [])
+    with config.unlocked():
+        config.model.name, config.model.kwargs = "text:conv11-32/4 relu maxpool3/2 conv5-32 relu maxpool3/2 conv3-64 relu fc", {}
+    data = {**describe(source), "train_examples": 1_281_167, "eval_examples": 50_000}
+    model, (_, preprocess) = build_model(config.model, 1_000), make_transforms(config, data)
+    variables = model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32), train=False)
+    votes = np.random.default_rng(1).normal(size=(len(source), 1_000)).astype(np.float32)
+    votes[np.arange(len(source)), source.labels] += 4
+    outcomes = Outcomes(source.labels, votes, source.class_names)
+    rows = [{"step": 100 * n, "train/loss": 1 / n, "train/top1": 1 - 1 / n, "images_per_second": n % 7} for n in range(1, 20_000)]
+    run = sections.Reported(tmp_path, config, data, [*rows, rows[-1] | {"eval/loss": 1.0, "eval/top1": 0.75}], checkpoint=(1, 0))
+    run.once("looked", lambda: Looked("", model, variables, preprocess, source.class_names, config, data, tmp_path))
+    run.once("evaluation", lambda: Evaluation("", "test", 1, View(), {}, outcomes, {}, source, lambda: 0))
+    (tmp_path / "versions.json").write_text("[]")
+    text = report.render(run)
+    assert "could not be made" not in text and "Left out" not in text
+    assert 1_000_000 < len(text) < 10_000_000, len(text)
+    # The figures are of a part of the examples, and the best while training is of all: it says so.
+    assert "on 2,000 of 50,000, evenly spread, examples of test" in text and "at step 1,999,900, on all 50,000" in text
 
 
 def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
@@ -380,8 +491,35 @@ def test_points_keep_peaks_and_leave_out_what_is_no_number():
     ys = [0.0] * 100_000
     ys[77_777], ys[5] = 9.0, float("nan")
     drawn = page.points(Chart("Loss", "nats", "step", [Series("train", xs, ys)]))
-    assert len(drawn["x"]) <= page.MOST_POINTS and max(drawn["series"][0]["y"]) == 9.0 and 5 not in drawn["x"]
+    [line] = drawn["series"]
+    assert len(line["x"]) <= page.MOST_POINTS and (77_777, 9.0) in zip(line["x"], line["y"], strict=True) and 5 not in line["x"]
+    assert (line["x"][0], line["x"][-1]) == (0, 99_999)
     json.dumps(drawn, allow_nan=False)
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 8_000), (2, 4_000), (40, 200), (100, 200)])
+def test_series_share_the_points_of_a_chart_and_keep_their_peaks(count, each):
+    """Where they were logged at different steps too: no series has an entry for another's steps."""
+    lines = []
+    for number in range(count):
+        ys = [1.0] * 9_000
+        ys[50 * number + 7], ys[50 * number + 11] = 9.0, -9.0
+        lines.append(Series(str(number), range(number, 9_000 * 3 + number, 3), ys, number))
+    drawn = page.points(Chart("Loss", "nats", "step", lines))["series"]
+    assert all(each / 3 < len(line["x"]) == len(line["y"]) <= each for line in drawn)
+    assert all({9.0, -9.0} <= set(line["y"]) for line in drawn)
+    assert [line["x"][line["y"].index(9.0)] for line in drawn] == [3 * (50 * number + 7) + number for number in range(count)]
+
+
+def test_many_lines_are_said_in_short():
+    lines = [Series(f"seed={n}", [1, 2, 3], [3.0, n, 1.0 + n]) for n in range(50)]
+    chart = Chart("Loss", "nats", "step", [*lines, Series("empty", [], [])])
+    assert page.in_words(chart) == (
+        "Loss (nats) against step: 50 lines, which end from 1 (seed=0) to 50 (seed=49). The table below has each."
+    )
+    table = page.numbers(chart)
+    assert len(table.rows) == 51 and table.rows[0][:3] == ("line", "first", "last")
+    assert table.rows[10] == ("seed=9", "3", "10", "3", "3", "1", "10", "3")
 
 
 def test_figure_becomes_a_drawing_or_pixels():
@@ -393,6 +531,11 @@ def test_figure_becomes_a_drawing_or_pixels():
     assert drawing.source.startswith("data:image/svg+xml") and (drawing.width, drawing.height) == (384, 288)
     figure.axes[0].imshow(np.zeros((3, 3)))
     assert page.picture(figure, "black").source.startswith("data:image/png")
+    # A large one, of a photograph, is stored with a loss, at the same size.
+    noise = np.random.default_rng(0).random((300, 400, 3))
+    figure.axes[0].imshow(noise)
+    kind, _, data = page.picture(figure, "noise").source.partition(",")
+    assert kind == "data:image/webp;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (600, 450)
 
 
 def test_empty_text_and_table_are_pages_too(browser, tmp_path):
@@ -409,7 +552,7 @@ def test_empty_text_and_table_are_pages_too(browser, tmp_path):
     [
         ("xo", ["ensemble.size=2"], set()),
         ("volume", [], {"Patches"}),
-        ("sentences", [], {"Patches", "Attribution"}),
+        ("sentences", [], {"Patches"}),
     ],
 )
 def test_runs_of_every_kind(tmp_path, caplog, one_device, name, changes, without):
@@ -448,22 +591,3 @@ def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, mon
     object.__setattr__(outcomes, "labels", 1 - outcomes.predicted)
     network_sections.attribution(opened)
     assert len(titles) == 3 and all(f"(it is {NAMES[label]})" in title for title, label in zip(titles, outcomes.labels[1:4], strict=True))
-
-
-def test_sweep(browser, tmp_path):
-    rows = [{"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5} for step in (1, 2, 3)]
-    runs = []
-    for seed in (0, 1):
-        (tmp_path / f"seed={seed}").mkdir()
-        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        state = {"state": ("finished", "failed")[seed], "step": 3, "steps": 3, "why": "" if not seed else "the <disk> is full"}
-        figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
-        runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
-    (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
-    path = report.report(tmp_path)
-    browser.open(path.as_uri())
-    browser.wait("return document.querySelectorAll('.u-over').length == 3")
-    assert browser.errors() == [] and browser.requests() == [path.as_uri()]
-    text = browser.find("body").text
-    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Training loss"):
-        assert said in text
