@@ -5,12 +5,15 @@ const $ = (selector) => document.querySelector(selector);
 const SVG = "http://www.w3.org/2000/svg";
 const THINNEST = 0.01; // of the canvas' width, between two points of a line
 const PEN = Math.SQRT1_2 / 9; // width of the source's stroke, see data/xo.py
+const ENDED = 1001, TOO_FAST = 1008, REFUSED = 1013; // codes that the server closes with
+const AGAIN = 2000; // milliseconds until a lost connection is tried again
+const LOST = "The connection to the playground is lost. This page tries again every 2 seconds; if the playground has ended, start it again.";
 const PATIENCE = 3000; // milliseconds until a picture is sent though the one before was never answered
 
 let socket, about, training;
 let strokes = [], line = null, points = 0;
 let sample = { figure: "x", number: 0 };
-let nextId = 1, waiting = null, pending = null, latest = null;
+let nextId = 1, waiting = null, pending = null, latest = null, shown = null;
 // For whoever measures: milliseconds from the event to the frame that shows its answer.
 window.playground = { latencies: [], answer: null, get training() { return training; }, get idle() { return !waiting && !pending && !latest; } };
 
@@ -21,18 +24,30 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? told(JSON.parse(event.data)) : answered(event.data));
   socket.onclose = (event) => {
-    const why = event.reason || "the playground has ended";
     $("#status").textContent = "";
-    problem("set", `${why}. ${event.code === 1013 || event.code === 1008 ? "Reload this page then." : "Start it again; this page will find it."}`);
-    if (event.code !== 1013 && event.code !== 1008) setTimeout(connect, 2000);
+    const refused = event.code === REFUSED || event.code === TOO_FAST, ended = event.code === ENDED;
+    const why = refused ? `${event.reason}. Reload this page then.` : ended ? `${event.reason}. Start it again; this page will find it.` : LOST;
+    if ($("#connection").textContent !== why) $("#connection").textContent = why;
+    if (!refused) setTimeout(connect, AGAIN);
   };
+}
+
+// Back after the connection was lost: the server has forgotten what this page looked at.
+function resume(before) {
+  if (JSON.stringify([before.run, before.shape, before.classes]) !== JSON.stringify([about.run, about.shape, about.classes])) { location.reload(); return; }
+  waiting = pending = null;
+  if (about.run) look($("#which :checked").value);
+  if (shown) ask(shown);
 }
 
 function say(message) {
   if (socket.readyState === WebSocket.OPEN) socket.send(message instanceof Blob || message instanceof Uint8Array ? message : JSON.stringify(message));
 }
 
-// Ask about a picture: one question at a time, and of those that come meanwhile the last.
+// Ask about another picture, which is asked about again after a lost connection.
+function askPicture(make) { shown = make; ask(make); }
+
+// One question at a time, and of those that come meanwhile the last.
 function ask(make) {
   const question = { make, since: performance.now() };
   if (waiting && performance.now() - waiting.sent < PATIENCE) pending = question;
@@ -109,15 +124,15 @@ function welcome(message) {
   shownValue($("#pen"));
   const megabytes = about.most.bytes / 1e6;
   $("#limits").textContent =
-    `Served by this machine to its own address alone unless it was told otherwise; other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
+    (about.alone ? `It listens on ${about.host}: this machine alone can open this page. ` : `It listens on ${about.host}: whoever reaches this machine on the network can open this page, without a password. `) +
+    `Other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
     `${about.most.pixels / 1e6} million pixels, drawings of up to ${about.most.points} points, and ${about.most.pages} open pages. Images are looked at in memory and never written to a disk. ` +
     "This page loads nothing from anywhere else.";
-  problem("set", "");
-  if (!before) {
-    if (about.xo) askSample();
-    else if (about.tests) askTest();
-    else look(about.run ? "run" : "trained");
-  }
+  $("#connection").textContent = "";
+  if (before) resume(before);
+  else if (about.xo) askSample();
+  else if (about.tests) askTest();
+  else look(about.run ? "run" : "trained");
 }
 
 // ---------- the picture
@@ -140,7 +155,7 @@ function extend(event) {
 }
 
 function askStrokes() {
-  ask((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
+  askPicture((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
 }
 
 function paintStrokes() {
@@ -171,16 +186,16 @@ function shownValue(input) {
   input.setAttribute("aria-valuetext", text);
 }
 
-function askSample() { clear(); ask((id) => ({ do: "sample", id, ...sample, variation: variation() })); }
+function askSample() { clear(); askPicture((id) => ({ do: "sample", id, ...sample, variation: variation() })); }
 
-function askTest() { clear(); ask((id) => ({ do: "test", id, number: Number($("#test-number").value) })); }
+function askTest() { clear(); askPicture((id) => ({ do: "test", id, number: Number($("#test-number").value) })); }
 
 function askFile(file) {
   if (!file) return;
   if (file.size > about.most.bytes) { problem("picture", `The file has ${file.size.toLocaleString("en")} bytes; at most ${about.most.bytes.toLocaleString("en")} are taken.`); return; }
   file.arrayBuffer().then((buffer) => {
     clear();
-    ask((id) => {
+    askPicture((id) => {
       const message = new Uint8Array(4 + buffer.byteLength);
       new DataView(message.buffer).setUint32(0, id, true);
       message.set(new Uint8Array(buffer), 4);
@@ -320,14 +335,17 @@ function draw(header, data) {
     drawStage(index++, stage, values);
   }
   while ($("#rows").children.length > index) $("#rows").lastChild.remove();
+  const left = $("#left-out");
+  left.hidden = header.stages.length === header.total;
+  if (!left.hidden) left.textContent = `${header.stages.length} of ${header.total} stages: norms are left out first, then what is inside of blocks.`;
   showVotes(header);
 }
 
-function drawFilters(index, { shape, peak }, values) {
+function drawFilters(index, { of, shape, peak }, values) {
   const [h, w, c, k] = shape;
   const element = row(index, `filters ${shape}`, (element) =>
-    makeRow(element, "filters", k ? `of the first layer, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "of the first layer: it has none that are pictures", k, w, h, 42, c === 1));
-  label(element, `the first layer's ${k} filters of ${w} by ${h}`, peak, values.subarray(0, h * w * c * k));
+    makeRow(element, "filters", k ? `of ${of || "the first convolution"}, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "the first convolution has none that are pictures", k, w, h, 42, c === 1));
+  label(element, `the first ${k} filters of ${w} by ${h} of ${of || "the first convolution"}`, peak, values.subarray(0, h * w * c * k));
   element.querySelectorAll("canvas").forEach((canvas, n) =>
     paint(canvas, w, h, c === 1 ? (i) => colours[values[i * k + n] + 127] : (i) => packed(...[0, 1, 2].map((channel) => values[(i * c + channel) * k + n] + 128))));
   return h * w * c * k;
@@ -430,6 +448,7 @@ function curve(svg, given, top, words, name) {
   }
   if (data.length > 1) parts.push(make("polyline", { class: "curve", points: data.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
   if (data.length) parts.push(make("circle", { cx: x(data.at(-1)[0]), cy: y(data.at(-1)[1]), r: 3.5 }));
+  else parts.push(make("text", { x: (left + right) / 2, y: (low + high) / 2 - 14, "text-anchor": "middle" }, "nothing yet: Start begins the training"));
   svg.setAttribute("viewBox", `0 0 ${width} 190`);
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", data.length ? `${name} ${words(data.at(-1)[1])} at step ${data.at(-1)[0]}` : `${name} against step, nothing yet`);

@@ -247,6 +247,54 @@ def test_bad_messages_are_answered_in_a_line_and_end_nothing(place):
     assert playground.trainer.settings == SMALL
 
 
+def test_whatever_an_action_raises_is_told_in_a_line(place, monkeypatch, caplog):
+    playground, address = place
+
+    async def fail(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out\nof memory")
+
+    async def conversation(say, hear, connection):
+        with monkeypatch.context() as patch:
+            patch.setattr(page.Page, "_answer", fail)
+            await say({"do": "look", "id": 3, "network": "trained"})
+            assert await hear("problem") == {
+                "kind": "problem",
+                "of": "look",
+                "id": 3,
+                "message": "RuntimeError: RESOURCE_EXHAUSTED: out of memory",
+            }
+            await say(struct.pack("<I", 4) + (Path(__file__).parents[2] / "docs/xo.png").read_bytes())
+            assert (await hear("problem"))["id"] == 4
+        with monkeypatch.context() as patch:  # while the training goes on, which tells the page by itself
+            patch.setattr(page.Page, "_answer", fail)
+            await say({"do": "train", "how": "step"})
+            message = await hear("problem")
+            assert message["of"] == "picture" and "out of memory" in message["message"]
+            until(lambda: playground.trainer.status == "paused")
+        await say({"do": "look", "id": 5, "network": "trained"})
+        while (await hear("answer"))[0]["id"] != 5:
+            pass
+        return connection.close_code
+
+    assert talk(address, conversation) is None
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in said] == ["look of a page failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory"]
+    assert not said[0].exc_info  # no traceback
+
+
+def test_a_page_is_told_where_it_is_served(place):
+    _, address = place
+
+    async def conversation(say, hear, _):
+        return await hear("welcome")
+
+    welcome = talk(address, conversation)
+    assert (welcome["host"], welcome["alone"]) == ("127.0.0.1", True)
+    with served(host="0.0.0.0") as (_, address):
+        welcome = talk(address, conversation)
+    assert (welcome["host"], welcome["alone"]) == ("0.0.0.0", False)
+
+
 def test_too_much_is_cut_off(place, monkeypatch):
     playground, address = place
 

@@ -86,7 +86,7 @@ def test_other_filters_make_another_network(trainer):
     assert trainer.parameters == (25 * 4 + 4) + (5 * 5 * 4 * 2 + 2)
     assert [(stage.name, stage.shape) for stage in trainer.network[0].stages] == [
         ("conv1_1", (16, 16, 4)),
-        ("relu1_1", (16, 16, 4)),
+        ("ReLU", (16, 16, 4)),
         ("pool1", (5, 5, 4)),
     ]
     assert not trainer.points
