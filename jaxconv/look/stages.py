@@ -75,7 +75,7 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
 
 
 def traced_stages(module: nn.Module, variables: Any, x: jax.Array) -> tuple[Any, list[Stage]]:
-    """What the module returns for x [N, *spatial, C], and the stages on the way, whose arrays but the weights have the batch axis; for `jit`."""
+    """What the module returns for x [N, *spatial, C], and the stages on the way, their values with the batch axis; for `jit`."""
     marks = Marks()
     with plain(), nn.intercept_methods(marks.intercept):
         program = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, {})))(variables, x)

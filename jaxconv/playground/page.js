@@ -117,7 +117,7 @@ function welcome(message) {
   $("#accuracy-title").textContent = `accuracy on the last ${about.window} test images`;
   for (const [name, [least, most, count]] of Object.entries(about.limits)) {
     const input = $(`#settings [name=${name}]`);
-    if (input.type === "number") { input.min = least; input.max = most; }
+    if (input.type === "number") { input.min = least; input.max = most; input.step = name === "filter_size" ? 2 : 1; }
     input.title = count > 1 ? `up to ${count} whole numbers from ${least} to ${most}, with commas between` : `a whole number from ${least} to ${most}`;
   }
   for (const [name, value] of Object.entries(about.variation)) { const input = $(`#samples [name=${name}]`); input.value = value; shownValue(input); }
@@ -311,7 +311,7 @@ function label(element, words, peak, values) {
 }
 
 function number(value) {
-  if (value === null || value === undefined) return "not a number";
+  if (value === null || value === undefined) return "NaN";
   const size = Math.abs(value);
   return (size !== 0 && (size >= 1000 || size < 0.01) ? value.toExponential(1) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2)).replace("-", "−");
 }
@@ -391,7 +391,7 @@ function showVotes(header) {
     line.children[3].textContent = number(vote.vote);
   });
   const verdict = $("#verdict"), name = named(header.best);
-  const text = best.probability === null ? "no vote: the weights are not numbers any more" : `${name}, ${(100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
+  const text = best.probability === null ? "no vote: the weights are not numbers any more" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
   if (verdict.firstChild?.textContent !== text || verdict.dataset.truth !== (header.truth ?? "")) {
     verdict.replaceChildren(text);
     verdict.dataset.truth = header.truth ?? "";
@@ -417,7 +417,7 @@ function showTraining(message) {
   const rate = $("#rate");
   if (first || document.activeElement !== rate) rate.value = Math.log10(message.rate);
   showRate(message.rate);
-  const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped" };
+  const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped, for what is said below" };
   const last = message.points.at(-1);
   $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : "", message.status === "paused" && !message.step && message.seconds ? `compiled in ${message.seconds.toFixed(1)} s` : ""].filter(Boolean).join(" · ");
   if (message.message) problem("train", message.message);
@@ -461,7 +461,7 @@ function showRate(rate) {
 }
 
 function numbers(text) {
-  const parts = text.trim() ? text.split(/[\s,;]+/).filter(Boolean) : [];
+  const parts = text.split(/[\s,;]+/).filter(Boolean);
   if (!parts.every((part) => /^\d{1,6}$/.test(part))) throw new Error(`“${text}” is no list of whole numbers, such as 8, 16`);
   return parts.map(Number);
 }
@@ -471,7 +471,7 @@ function sendSettings() {
     const elements = $("#settings").elements, settings = {};
     for (const name of Object.keys(training.settings)) {
       const value = elements[name].value;
-      settings[name] = Array.isArray(training.settings[name]) ? numbers(value) : name === "rounding" ? value : numbers(value)[0] ?? null;
+      settings[name] = Array.isArray(training.settings[name]) ? numbers(value) : name === "rounding" ? value : Number.isInteger(Number(value || NaN)) ? Number(value) : value;
     }
     problem("set", "");
     say({ do: "set", settings });

@@ -148,7 +148,8 @@ def _describe(row: Row) -> Maps:
 def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(int8 from -127 to 127, what 127 stands for)."""
     values = values.astype(jnp.float32)
-    peak = jnp.max(jnp.abs(values), initial=0)  # there may be none
+    # There may be none; and a maximum may pass over what is no number.
+    peak = jnp.where(jnp.isfinite(values).all(), jnp.max(jnp.abs(values), initial=0), jnp.nan)
     return jnp.round(127 * values / jnp.maximum(peak, 1e-30)).astype(jnp.int8), peak
 
 

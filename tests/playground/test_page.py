@@ -216,9 +216,9 @@ BAD = [
     ({"do": "train", "how": "sideways"}, "cannot 'sideways'"),
     ({"do": "set", "rate": float("nan")}, "rate is nan"),
     ({"do": "set", "settings": {"filters": [4]}}, "the settings are filters,"),
-    ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters is 3; it must be a list"),
-    ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons is 16; it must be a list"),
-    ({"do": "set", "settings": {**NETWORK, "batch_size": 9999}}, "batch_size is 9999"),
+    ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters: 3 is not a list"),
+    ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons: '16' is not a list"),
+    ({"do": "set", "settings": {**NETWORK, "batch_size": 9999}}, "batch size: 9999 is no whole number from 1 to 256"),
     (
         {"do": "set", "settings": {**SMALL.network, "batch_size": 32, "pool_window": 5, "pool_stride": 5, "filters": [4, 4]}},
         "pool2: (3 - 5)/5 + 1 = 0.60: a 5-wide window is larger than 3",
