@@ -10,8 +10,8 @@ from jaxconv.data.interface import evenly
 from jaxconv.look.stages import ACTIVATIONS, Stage
 from jaxconv.program import own_parameters
 
-# Rows of a page at most: what a drawing's answer still brings within a frame or two.
-MOST = 24
+# Rows of a page at most: a drawing's answer is sent and painted within a few frames.
+MOST = 18
 
 
 @dataclasses.dataclass(frozen=True)

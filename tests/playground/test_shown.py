@@ -130,10 +130,9 @@ def test_few_stages_are_all_shown_norms_too():
 
 def test_norms_and_what_is_inside_of_blocks_are_left_out_first():
     _, shown = shown_of(create_model("resnet20_cifar", 10))
-    # The stem, both ReLUs of each of 9 blocks and the mean; not the 19 norms, nor the convolutions inside of blocks.
+    # What the stem gives, each of 9 blocks, and the mean; not the 19 norms, nor what is inside of blocks.
     blocks = [f"conv{stage}_{n}" for stage in (2, 3, 4) for n in (1, 2, 3)]
-    inner = [name for block in blocks for name in (f"{block}/conv1", block)]
-    assert [row.name for row in shown.stages] == ["conv1/conv", "conv1", *inner, "pool"] and shown.total == 58
+    assert [row.name for row in shown.stages] == ["conv1", *blocks, "pool"] and shown.total == 58
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -141,7 +140,7 @@ def test_of_many_convolutions_some_are_shown_with_their_relu_and_pooling(batch_n
     model = create_model("chain", 10, filters=(4, 4, 4, 4), convs=6, batch_norm=batch_norm)
     _, shown = shown_of(model)
     names = [row.name for row in shown.stages]
-    assert shown.total == 4 * (6 * (2 + batch_norm) + 1) and 20 <= len(names) <= MOST
+    assert shown.total == 4 * (6 * (2 + batch_norm) + 1) and MOST - 3 <= len(names) <= MOST
     assert names[0] == "conv1_1" and names[-3:] == ["conv4_6", "ReLU", "pool4"]
     for n, row in enumerate(shown.stages):
         if row.name.startswith("conv"):
@@ -156,9 +155,9 @@ def test_blocks_are_not_left_out_where_too_little_would_be_left():
 
     rows = [row("stem", "convolution"), *(row(f"body/{kind[0]}{n}", kind) for n in range(30) for kind in ("convolution", "ReLU", "norm"))]
     found = chosen(rows)
-    assert 20 <= len(found) <= MOST and found[0].name == "stem" and found[-1].name == "body/R29"
+    assert MOST - 1 <= len(found) <= MOST and found[0].name == "stem" and found[-1].name == "body/R29"
     assert [row.kind for row in found[1:]] == ["convolution", "ReLU"] * (len(found) // 2)
-    assert chosen(rows[:24]) == rows[:24]
+    assert chosen(rows[:MOST]) == rows[:MOST]
 
 
 def test_a_drawing_has_the_picture_s_shape():
