@@ -7,7 +7,7 @@
 # --runs=DIR         where the runs are, or are trained: X's and O's in 15 seconds, sentences in 30, CIFAR-10 in six minutes (docs/runs)
 # --out=DIR          where the pictures go (docs)
 #
-# jaxconv must be installed with the extra playground, and Chromium for the pictures of the pages.
+# jaxconv must be installed with the extras playground and test, and Debian's chromium and chromium-driver for the pictures of the pages.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 photographs="" runs=$root/docs/runs out=$root/docs
@@ -65,4 +65,4 @@ exec 3< <(exec jaxconv playground --workdir="$xo" --port=0)
 playground=$!
 trap 'kill "$playground"' EXIT
 read -r address _ <&3 || { echo "the playground did not start" >&2 && exit 1; }
-screenshot playground "$address" 1300 1000
+python "$root/docs/playground.py" "$address" "$out/playground.png"

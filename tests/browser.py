@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to all of them.
+"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to all of them, and `window` for scripts.
 
 It is Debian's `chromium` with its `chromium-driver`, whose versions belong together, by Selenium. Nothing but this machine can be reached
 from it, and what a page asks for is kept. Tests that want it are skipped where it is not installed; not in continuous integration.
@@ -121,15 +121,9 @@ class Browser:
         return self.driver.execute_cdp_cmd(command, parameters)
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """A `Browser`; a page is opened in it by `browser.open(address)`."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        missing = "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
-        if os.environ.get("CI", "false") not in ("false", "0", ""):
-            pytest.fail(missing)
-        pytest.skip(missing)
+@contextlib.contextmanager
+def window(chromium, chromedriver):
+    """A `Browser` of these programs, which is ended with the block."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -154,3 +148,16 @@ def browser():
         driver.quit()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A `Browser`; a page is opened in it by `browser.open(address)`."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        missing = "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+        if os.environ.get("CI", "false") not in ("false", "0", ""):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with window(chromium, chromedriver) as found:
+        yield found

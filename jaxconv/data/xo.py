@@ -26,6 +26,8 @@ CLASS_NAMES = ("o", "x")
 _GRID = 9
 _REACH = 3.0
 _STROKE = 0.5**0.5
+# Straight pieces of a drawing that are drawn at a time.
+_PIECES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +112,24 @@ def draw_strokes(strokes: Sequence[np.ndarray], size: int = 32, weight: float = 
         lines = [(line - (low + high) / 2) * scale for line in lines]
     starts = np.concatenate([line[:-1] if len(line) > 1 else line for line in lines])
     ends = np.concatenate([line[1:] if len(line) > 1 else line for line in lines])
-    (wx, wy), (x, y) = (np.split((ends - starts)[..., None], 2, axis=1)), np.split(starts[..., None], 2, axis=1)
-    pixels = np.arange(size, dtype=np.float32) - (size - 1) / 2
-    tx, ty = pixels[None, None, :] - x, pixels[None, :, None] - y
+    stroke, middle = _STROKE * (1 + weight) * size / _GRID, (size - 1) / 2
+    distance = np.full((size, size), np.inf, np.float32)
+    # A few pieces of a line at a time lie close together: only the pixels around them are looked at.
+    for first in range(0, len(starts), _PIECES):
+        start, end = starts[first : first + _PIECES], ends[first : first + _PIECES]
+        low, high = np.minimum(start, end).min(0) - stroke - 1 + middle, np.maximum(start, end).max(0) + stroke + 1 + middle
+        (left, top), (right, bottom) = np.clip([low, high + 1], 0, size).astype(int).tolist()
+        near = distance[top:bottom, left:right]
+        np.minimum(near, _distance_to_lines(start, end, np.arange(top, bottom) - middle, np.arange(left, right) - middle), out=near)
+    return _to_bytes(_paint(distance, stroke))
+
+
+def _distance_to_lines(starts: np.ndarray, ends: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Distance [len(y), len(x)] in pixels from each position to the nearest of straight lines between points [P, 2], (x, y)."""
+    (wx, wy), (fromx, fromy) = (np.split(values.astype(np.float32)[..., None], 2, axis=1) for values in (ends - starts, starts))
+    tx, ty = x.astype(np.float32)[None, None, :] - fromx, y.astype(np.float32)[None, :, None] - fromy
     along = np.clip((tx * wx + ty * wy) / np.maximum(wx**2 + wy**2, 1e-9), 0, 1)
-    distance = np.sqrt(((tx - along * wx) ** 2 + (ty - along * wy) ** 2).min(0))
-    return _to_bytes(_paint(distance, _STROKE * (1 + weight) * size / _GRID))
+    return np.sqrt(((tx - along * wx) ** 2 + (ty - along * wy) ** 2).min(0))
 
 
 def _paint(distance: np.ndarray, stroke: float) -> np.ndarray:

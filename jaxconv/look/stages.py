@@ -59,13 +59,9 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
     met: list[tuple[str, str]] = []
 
     def run(variables: Any, x: jax.Array) -> list[Any]:
-        marks = Marks()
-        with plain(), nn.intercept_methods(marks.intercept):
-            program = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, {})))(variables, x)
-        walk = _Walk(marks, x, weighting(program.jaxpr))
-        walk.end(walk.run(program, jax.tree.leaves((variables, x)))[0])
-        met[:] = walk.names
-        return walk.arrays
+        _, found = traced_stages(module, variables, x)
+        met[:] = [(stage.name, stage.kind) for stage in found]
+        return [(stage.value, stage.weights, stage.given) for stage in found]
 
     arrays = jax.jit(run)(variables, jax.numpy.asarray(x)[None])
 
@@ -76,6 +72,17 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
         Stage(name, kind, one(value), None if weights is None else np.asarray(weights, np.float32), one(given))
         for (name, kind), (value, weights, given) in zip(met, arrays, strict=True)
     ]
+
+
+def traced_stages(module: nn.Module, variables: Any, x: jax.Array) -> tuple[Any, list[Stage]]:
+    """What the module returns for x [N, *spatial, C], and the stages on the way, their values with the batch axis; for `jit`."""
+    marks = Marks()
+    with plain(), nn.intercept_methods(marks.intercept):
+        program = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, {})))(variables, x)
+    walk = _Walk(marks, x, weighting(program.jaxpr))
+    output = walk.run(program, jax.tree.leaves((variables, x)))[0]
+    walk.end(output)
+    return output, [Stage(name, kind, *arrays) for (name, kind), arrays in zip(walk.names, walk.arrays, strict=True)]
 
 
 @dataclasses.dataclass

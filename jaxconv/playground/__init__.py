@@ -6,7 +6,8 @@
     page      one open page: a WebSocket, and what it takes
     guard     who is answered; message looks at what a page sends
     trainer   a network that learns in a thread, to be started, paused, stepped and rebuilt; network compiles it
-    shown     the jitted call from a picture to votes and maps, and what makes pictures: drawings, samples, files
+    shown     the jitted call from a picture to votes and maps, and what makes pictures: drawings, samples, files; rows says which
+              stages of a network have maps there
 
 The page is plain HTML, CSS and JavaScript over one WebSocket, and Tornado serves it (Apache 2.0; Jupyter, Bokeh and Streamlit stand on it).
 What else was looked at, late in 2026, with the packages that pip would install for each on Python 3.11:

@@ -49,14 +49,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (least, most, count) in LIMITS.items():
-            value = getattr(self, name)
+            value, words = getattr(self, name), name.replace("_", " ")
             numbers = value if isinstance(value, tuple) else (value,)
             if isinstance(value, tuple) is not (name in ("filters", "neurons")):
-                raise UserError(f"{name} is {value}; it must be {'a list of numbers' if name in ('filters', 'neurons') else 'one number'}")
-            if not all(type(number) is int and least <= number <= most for number in numbers):
-                raise UserError(f"{name} is {value}; it must be whole numbers from {least} to {most}")
+                raise UserError(f"{words}: {value!r} is not {'a list of numbers' if name in ('filters', 'neurons') else 'one number'}")
+            for number in numbers:
+                if type(number) is not int or not least <= number <= most:
+                    raise UserError(f"{words}: {number!r} is no whole number from {least} to {most}")
             if len(numbers) > count or (name == "filters" and not numbers):
-                raise UserError(f"{name} has {len(numbers)} numbers; it may have up to {count}, one a layer")
+                raise UserError(f"{words}: {len(numbers)} numbers; give {'1 to' if name == 'filters' else 'up to'} {count}, one a layer")
+        if self.filter_size % 2 == 0:
+            size = self.filter_size
+            raise UserError(
+                f"filter size: padding ({size} - 1)/2 = {(size - 1) / 2} is no whole number, which keeps the size: take an odd one"
+            )
 
     @property
     def network(self) -> dict[str, Any]:

@@ -5,12 +5,15 @@ const $ = (selector) => document.querySelector(selector);
 const SVG = "http://www.w3.org/2000/svg";
 const THINNEST = 0.01; // of the canvas' width, between two points of a line
 const PEN = Math.SQRT1_2 / 9; // width of the source's stroke, see data/xo.py
+const ENDED = 1001, TOO_FAST = 1008, REFUSED = 1013; // codes that the server closes with
+const AGAIN = 2000; // milliseconds until a lost connection is tried again
+const LOST = "The connection to the playground is lost. This page tries again every 2 seconds; if the playground has ended, start it again.";
 const PATIENCE = 3000; // milliseconds until a picture is sent though the one before was never answered
 
 let socket, about, training;
 let strokes = [], line = null, points = 0;
 let sample = { figure: "x", number: 0 };
-let nextId = 1, waiting = null, pending = null, latest = null;
+let nextId = 1, waiting = null, pending = null, latest = null, shown = null;
 // For whoever measures: milliseconds from the event to the frame that shows its answer.
 window.playground = { latencies: [], answer: null, get training() { return training; }, get idle() { return !waiting && !pending && !latest; } };
 
@@ -21,18 +24,30 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onmessage = (event) => (typeof event.data === "string" ? told(JSON.parse(event.data)) : answered(event.data));
   socket.onclose = (event) => {
-    const why = event.reason || "the playground has ended";
     $("#status").textContent = "";
-    problem("set", `${why}. ${event.code === 1013 || event.code === 1008 ? "Reload this page then." : "Start it again; this page will find it."}`);
-    if (event.code !== 1013 && event.code !== 1008) setTimeout(connect, 2000);
+    const refused = event.code === REFUSED || event.code === TOO_FAST, ended = event.code === ENDED;
+    const why = refused ? `${event.reason}. Reload this page then.` : ended ? `${event.reason}. Start it again; this page will find it.` : LOST;
+    if ($("#connection").textContent !== why) $("#connection").textContent = why;
+    if (!refused) setTimeout(connect, AGAIN);
   };
+}
+
+// Back after the connection was lost: the server has forgotten what this page looked at.
+function resume(before) {
+  if (JSON.stringify([before.run, before.shape, before.classes]) !== JSON.stringify([about.run, about.shape, about.classes])) { location.reload(); return; }
+  waiting = pending = null;
+  if (about.run) look($("#which :checked").value);
+  if (shown) ask(shown);
 }
 
 function say(message) {
   if (socket.readyState === WebSocket.OPEN) socket.send(message instanceof Blob || message instanceof Uint8Array ? message : JSON.stringify(message));
 }
 
-// Ask about a picture: one question at a time, and of those that come meanwhile the last.
+// Ask about another picture, which is asked about again after a lost connection.
+function askPicture(make) { shown = make; ask(make); }
+
+// One question at a time, and of those that come meanwhile the last.
 function ask(make) {
   const question = { make, since: performance.now() };
   if (waiting && performance.now() - waiting.sent < PATIENCE) pending = question;
@@ -102,22 +117,22 @@ function welcome(message) {
   $("#accuracy-title").textContent = `accuracy on the last ${about.window} test images`;
   for (const [name, [least, most, count]] of Object.entries(about.limits)) {
     const input = $(`#settings [name=${name}]`);
-    if (input.type === "number") { input.min = least; input.max = most; }
+    if (input.type === "number") { input.min = least; input.max = most; input.step = name === "filter_size" ? 2 : 1; }
     input.title = count > 1 ? `up to ${count} whole numbers from ${least} to ${most}, with commas between` : `a whole number from ${least} to ${most}`;
   }
   for (const [name, value] of Object.entries(about.variation)) { const input = $(`#samples [name=${name}]`); input.value = value; shownValue(input); }
   shownValue($("#pen"));
   const megabytes = about.most.bytes / 1e6;
   $("#limits").textContent =
-    `Served by this machine to its own address alone unless it was told otherwise; other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
+    (about.alone ? `It listens on ${about.host}: this machine alone can open this page. ` : `It listens on ${about.host}: whoever reaches this machine on the network can open this page, without a password. `) +
+    `Other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
     `${about.most.pixels / 1e6} million pixels, drawings of up to ${about.most.points} points, and ${about.most.pages} open pages. Images are looked at in memory and never written to a disk. ` +
     "This page loads nothing from anywhere else.";
-  problem("set", "");
-  if (!before) {
-    if (about.xo) askSample();
-    else if (about.tests) askTest();
-    else look(about.run ? "run" : "trained");
-  }
+  $("#connection").textContent = "";
+  if (before) resume(before);
+  else if (about.xo) askSample();
+  else if (about.tests) askTest();
+  else look(about.run ? "run" : "trained");
 }
 
 // ---------- the picture
@@ -140,7 +155,7 @@ function extend(event) {
 }
 
 function askStrokes() {
-  ask((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
+  askPicture((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
 }
 
 function paintStrokes() {
@@ -171,16 +186,16 @@ function shownValue(input) {
   input.setAttribute("aria-valuetext", text);
 }
 
-function askSample() { clear(); ask((id) => ({ do: "sample", id, ...sample, variation: variation() })); }
+function askSample() { clear(); askPicture((id) => ({ do: "sample", id, ...sample, variation: variation() })); }
 
-function askTest() { clear(); ask((id) => ({ do: "test", id, number: Number($("#test-number").value) })); }
+function askTest() { clear(); askPicture((id) => ({ do: "test", id, number: Number($("#test-number").value) })); }
 
 function askFile(file) {
   if (!file) return;
   if (file.size > about.most.bytes) { problem("picture", `The file has ${file.size.toLocaleString("en")} bytes; at most ${about.most.bytes.toLocaleString("en")} are taken.`); return; }
   file.arrayBuffer().then((buffer) => {
     clear();
-    ask((id) => {
+    askPicture((id) => {
       const message = new Uint8Array(4 + buffer.byteLength);
       new DataView(message.buffer).setUint32(0, id, true);
       message.set(new Uint8Array(buffer), 4);
@@ -296,7 +311,7 @@ function label(element, words, peak, values) {
 }
 
 function number(value) {
-  if (value === null || value === undefined) return "not a number";
+  if (value === null || value === undefined) return "NaN";
   const size = Math.abs(value);
   return (size !== 0 && (size >= 1000 || size < 0.01) ? value.toExponential(1) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2)).replace("-", "−");
 }
@@ -320,14 +335,17 @@ function draw(header, data) {
     drawStage(index++, stage, values);
   }
   while ($("#rows").children.length > index) $("#rows").lastChild.remove();
+  const left = $("#left-out");
+  left.hidden = header.stages.length === header.total;
+  if (!left.hidden) left.textContent = `${header.stages.length} of ${header.total} stages: norms are left out first, then what is inside of blocks.`;
   showVotes(header);
 }
 
-function drawFilters(index, { shape, peak }, values) {
+function drawFilters(index, { of, shape, peak }, values) {
   const [h, w, c, k] = shape;
   const element = row(index, `filters ${shape}`, (element) =>
-    makeRow(element, "filters", k ? `of the first layer, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "of the first layer: it has none that are pictures", k, w, h, 42, c === 1));
-  label(element, `the first layer's ${k} filters of ${w} by ${h}`, peak, values.subarray(0, h * w * c * k));
+    makeRow(element, "filters", k ? `of ${of || "the first convolution"}, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "the first convolution has none that are pictures", k, w, h, 42, c === 1));
+  label(element, `the first ${k} filters of ${w} by ${h} of ${of || "the first convolution"}`, peak, values.subarray(0, h * w * c * k));
   element.querySelectorAll("canvas").forEach((canvas, n) =>
     paint(canvas, w, h, c === 1 ? (i) => colours[values[i * k + n] + 127] : (i) => packed(...[0, 1, 2].map((channel) => values[(i * c + channel) * k + n] + 128))));
   return h * w * c * k;
@@ -373,7 +391,7 @@ function showVotes(header) {
     line.children[3].textContent = number(vote.vote);
   });
   const verdict = $("#verdict"), name = named(header.best);
-  const text = best.probability === null ? "no vote: the weights are not numbers any more" : `${name}, ${(100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
+  const text = best.probability === null ? "no vote: the weights are not numbers any more" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
   if (verdict.firstChild?.textContent !== text || verdict.dataset.truth !== (header.truth ?? "")) {
     verdict.replaceChildren(text);
     verdict.dataset.truth = header.truth ?? "";
@@ -399,7 +417,7 @@ function showTraining(message) {
   const rate = $("#rate");
   if (first || document.activeElement !== rate) rate.value = Math.log10(message.rate);
   showRate(message.rate);
-  const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped" };
+  const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped, for what is said below" };
   const last = message.points.at(-1);
   $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : "", message.status === "paused" && !message.step && message.seconds ? `compiled in ${message.seconds.toFixed(1)} s` : ""].filter(Boolean).join(" · ");
   if (message.message) problem("train", message.message);
@@ -430,6 +448,7 @@ function curve(svg, given, top, words, name) {
   }
   if (data.length > 1) parts.push(make("polyline", { class: "curve", points: data.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
   if (data.length) parts.push(make("circle", { cx: x(data.at(-1)[0]), cy: y(data.at(-1)[1]), r: 3.5 }));
+  else parts.push(make("text", { x: (left + right) / 2, y: (low + high) / 2 - 14, "text-anchor": "middle" }, "nothing yet: Start begins the training"));
   svg.setAttribute("viewBox", `0 0 ${width} 190`);
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", data.length ? `${name} ${words(data.at(-1)[1])} at step ${data.at(-1)[0]}` : `${name} against step, nothing yet`);
@@ -442,7 +461,7 @@ function showRate(rate) {
 }
 
 function numbers(text) {
-  const parts = text.trim() ? text.split(/[\s,;]+/).filter(Boolean) : [];
+  const parts = text.split(/[\s,;]+/).filter(Boolean);
   if (!parts.every((part) => /^\d{1,6}$/.test(part))) throw new Error(`“${text}” is no list of whole numbers, such as 8, 16`);
   return parts.map(Number);
 }
@@ -452,7 +471,7 @@ function sendSettings() {
     const elements = $("#settings").elements, settings = {};
     for (const name of Object.keys(training.settings)) {
       const value = elements[name].value;
-      settings[name] = Array.isArray(training.settings[name]) ? numbers(value) : name === "rounding" ? value : numbers(value)[0] ?? null;
+      settings[name] = Array.isArray(training.settings[name]) ? numbers(value) : name === "rounding" ? value : Number.isInteger(Number(value || NaN)) ? Number(value) : value;
     }
     problem("set", "");
     say({ do: "set", settings });

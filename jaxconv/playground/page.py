@@ -15,9 +15,10 @@ What is taken, from whom module guard lets in:
 import asyncio
 import contextlib
 import json
+import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,10 +28,12 @@ import tornado.websocket
 
 from jaxconv.data import xo
 from jaxconv.data.interface import DamagedError
-from jaxconv.errors import UserError
-from jaxconv.playground.guard import Guarded
+from jaxconv.errors import UserError, in_words
+from jaxconv.playground.guard import Guarded, is_loopback
 from jaxconv.playground.message import Message
 from jaxconv.playground.shown import decoded, drawn, sample
+
+log = logging.getLogger(__name__)
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
@@ -53,6 +56,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         self._about: dict[str, Any] = {}
         self.news, self._turn = asyncio.Event(), asyncio.Lock()
         self._follower: asyncio.Task | None = None
+        self._trouble = ""
 
     def prepare(self) -> None:
         """Refuse other sites' pages, and programs that do not say where they come from."""
@@ -71,7 +75,8 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             return
         self.set_nodelay(True)
         self._shared.pages.add(self)
-        self._say(self._shared.welcome())
+        host = self.settings["own"]
+        self._say(self._shared.welcome() | {"host": host, "alone": is_loopback(host)})
         self._say(self._shared.training())
         self._follower = asyncio.create_task(self._follow())
 
@@ -87,18 +92,35 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             self.close(_TOO_FAST, "too many messages")
             return
         problem: dict[str, Any] = {"kind": "problem", "of": "picture"}
+        await self._told(problem, self._act(message, problem))
+
+    async def _told(self, problem: dict[str, Any], action: Awaitable[None]) -> None:
+        """Do something, and tell the page of its trouble: a socket that an error ends says nothing to the person."""
         try:
-            if isinstance(message, bytes):
-                (problem["id"],) = struct.unpack("<I", message[:4].ljust(4, b"\0"))
-                await self._file(problem["id"], message[4:])
-                return
-            content = Message.read(message)
-            problem |= {"of": content.text("do"), "id": content.content.get("id")}
-            if content.text("do") not in _ACTIONS:
-                raise UserError(f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}")
-            await _ACTIONS[content.text("do")](self, content)
+            await action
         except UserError as error:
             self._say(problem | {"message": str(error)})
+        except Exception as error:  # what a network of a person's own raises, or a machine without memory
+            if self not in self._shared.pages:
+                return  # closed meanwhile, with what it works by
+            words, before = in_words(error), self._trouble
+            self._trouble = words
+            if words != before:  # a training that goes on would say it several times a second
+                log.error("%s of a page failed: %s", problem["of"], words)
+                log.debug("from where", exc_info=True)
+            self._say(problem | {"message": words})
+
+    async def _act(self, message: str | bytes, problem: dict[str, Any]) -> None:
+        """What a message asks for; fills in what its problem would be of."""
+        if isinstance(message, bytes):
+            (problem["id"],) = struct.unpack("<I", message[:4].ljust(4, b"\0"))
+            await self._file(problem["id"], message[4:])
+            return
+        content = Message.read(message)
+        problem |= {"of": content.text("do"), "id": content.content.get("id")}
+        if content.text("do") not in _ACTIONS:
+            raise UserError(f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}")
+        await _ACTIONS[content.text("do")](self, content)
 
     def _within_rate(self, cost: float) -> bool:
         now = time.monotonic()
@@ -114,7 +136,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
                 self.news.clear()
                 await self.write_message(json.dumps(self._shared.training()))
                 if self._which == "trained":
-                    await self._answer(0)
+                    await self._told({"kind": "problem", "of": "picture"}, self._answer(0))
 
     def _say(self, content: dict[str, Any]) -> None:
         with contextlib.suppress(tornado.websocket.WebSocketClosedError):

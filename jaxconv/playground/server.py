@@ -136,7 +136,8 @@ class Playground:
     def close(self) -> None:
         """End the training and the pages."""
         self.trainer.close()
-        for page in list(self.pages):
+        pages, self.pages = self.pages, set()
+        for page in pages:
             page.close(_GOING, "the playground has ended")
         self.workers.shutdown()
 

@@ -5,11 +5,10 @@ of which the browser makes colours. Zero is always 0.
 """
 
 import dataclasses
-import functools
 import io
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,13 +19,11 @@ from jaxconv.data import xo
 from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
-from jaxconv.layers import relu
-from jaxconv.look import inside
-from jaxconv.models import Network, features
-from jaxconv.models.chain import Chain
+from jaxconv.look.stages import Stage, traced_stages
+from jaxconv.playground.rows import Row, chosen, rows_of
 
-# At most, of what is sent and drawn: stages of the network, maps of each, pixels of each way of a map, classes.
-_STAGES, _MAPS, _PIXELS, _CLASSES = 12, 16, 64, 10
+# At most, of what is sent and drawn: maps of a stage, pixels of each way of a map, classes; of stages see module rows.
+_MAPS, _PIXELS, _CLASSES = 16, 64, 10
 # What a file may be, by its first bytes, and how many pixels it may have.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 MOST_PIXELS = 40_000_000
@@ -36,7 +33,7 @@ _OUTSIDE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Maps:
     """One row of maps.
 
     Attributes:
@@ -61,12 +58,16 @@ class Shown:
     Attributes:
       class_names: K names.
       stages: the rows of maps that `answer` gives.
+      total: stages that there are.
+      filters_of: the name of the first convolution.
       call: (variables, picture [H, W, C] uint8) -> (votes [K], maps [h, w, k] int8 of each stage, the largest magnitude of each stage, the
-        first layer's filters [F, F, C, K] int8, their largest magnitude).
+        first convolution's filters [F, F, C, K] int8, their largest magnitude).
     """
 
     class_names: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[Maps, ...]
+    total: int
+    filters_of: str
     call: Callable[[Any, np.ndarray], Any]
 
     def answer(self, variables: Any, picture: np.ndarray, about: Mapping[str, Any]) -> bytes:
@@ -89,7 +90,8 @@ class Shown:
             "votes": [{"class": self.class_names[k], "vote": _number(votes[k]), "probability": _number(shares[k])} for k in shown],
             "best": self.class_names[best[0]],
             "picture": picture.shape,
-            "filters": {"shape": filters.shape, "peak": _number(filters_peak)},
+            "filters": {"of": self.filters_of, "shape": filters.shape, "peak": _number(filters_peak)},
+            "total": self.total,
             "stages": [dataclasses.asdict(stage) | {"peak": _number(peak)} for stage, peak in zip(self.stages, peaks, strict=True)],
         }
         text = json.dumps(header).encode()
@@ -113,52 +115,23 @@ def make_shown(
       shape: of a picture, (H, W, C).
       class_names: one name a class.
     """
-    stages: list[Stage] = []
+    known: dict[str, Any] = {}
 
     def call(variables: Any, picture: jax.Array) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
-        image = preprocess({"image": picture[None]})["image"]
-        votes, rows = _look(model, variables, image)
-        found = _chosen(rows)
-        stages[:] = [_describe(name, what, maps) for name, what, maps in found]
-        quantised = [_quantise(_cut(maps)) for _, _, maps in found]
-        filters, peak = _quantise(_first_filters(variables["params"], shape[-1]))
-        return votes, [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
+        votes, stages = traced_stages(model, variables, preprocess({"image": picture[None]})["image"])
+        rows = rows_of(stages, variables, votes)
+        shown = chosen(rows)
+        name, kernel = _first_filters(stages)
+        known.update(stages=tuple(map(_describe, shown)), total=len(rows), filters_of=name)
+        quantised = [_quantise(_cut(row.value)) for row in shown]
+        filters, peak = _quantise(kernel)
+        return votes[0], [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     compiled = jax.jit(call).lower(abstract, jax.ShapeDtypeStruct(shape, jnp.uint8)).compile()
     # The first call takes longer than all others; it shall not be a person's first stroke.
     jax.block_until_ready(compiled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract), np.zeros(shape, np.uint8)))
-    return Shown(class_names, tuple(stages), compiled)
-
-
-def _look(model: Any, variables: Any, image: jax.Array) -> tuple[jax.Array, list[tuple[str, str, jax.Array]]]:
-    """The votes [K], and (name, what it is, values [h, w, k]) of each stage of a network: what it notes, or else all its layers."""
-    votes, layers = inside.apply(model, variables, image)
-    noted = jax.eval_shape(functools.partial(features, model), variables, image) if isinstance(model, Network) else layers
-    rows = []
-    for name, value in layers.items():
-        if name not in noted or value.ndim not in (2, 4) or name == "votes":
-            continue
-        rows.append((name, _what(name, value.ndim), value[0].reshape(1, 1, -1) if value.ndim == 2 else value[0]))
-        if isinstance(model, Chain) and name.startswith("conv"):
-            # The lecture's next picture, which has no layer of its own.
-            before = layers[name.replace("conv", "norm")] if model.batch_norm else value
-            rows.append((name.replace("conv", "relu"), "ReLU: negative values become 0", relu(before)[0]))
-    return votes[0], rows
-
-
-def _what(name: str, ndim: int) -> str:
-    for part, words in (("global_pool", "mean of each map"), ("pool", "pooled stack"), ("conv", "filter responses")):
-        if part in name:
-            return words
-    return "neurons, fully connected" if ndim == 2 else "feature maps"
-
-
-def _chosen(rows: list) -> list:
-    """At most `_STAGES` of them, the first and the last among them."""
-    if len(rows) <= _STAGES:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (_STAGES - 1))] for i in range(_STAGES)]
+    return Shown(class_names, call=compiled, **known)
 
 
 def _cut(maps: jax.Array) -> jax.Array:
@@ -168,21 +141,24 @@ def _cut(maps: jax.Array) -> jax.Array:
     return maps[::step, ::step, : _MAPS if maps.shape[0] > 1 else 16 * _MAPS]
 
 
-def _describe(name: str, what: str, maps: jax.Array) -> Stage:
-    return Stage(name, what, _cut(maps).shape, maps.shape[-1], maps.shape[:2])
+def _describe(row: Row) -> Maps:
+    return Maps(row.name, row.what, _cut(row.value).shape, row.value.shape[-1], row.value.shape[:2])
 
 
 def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(int8 from -127 to 127, what 127 stands for)."""
     values = values.astype(jnp.float32)
-    peak = jnp.max(jnp.abs(values))
+    # There may be none; and a maximum may pass over what is no number.
+    peak = jnp.where(jnp.isfinite(values).all(), jnp.max(jnp.abs(values), initial=0), jnp.nan)
     return jnp.round(127 * values / jnp.maximum(peak, 1e-30)).astype(jnp.int8), peak
 
 
-def _first_filters(params: Any, channels: int) -> jax.Array:
-    """The filters of the layer that sees the picture, [F, F, C, K]: the only ones with its few channels; empty where there are none."""
-    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4 and leaf.shape[2] == channels]
-    return kernels[0][..., :_MAPS] if kernels else jnp.zeros((0, 0, 0, 0))
+def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
+    """The first convolution's name and filters [F, F, C, K]; empty where they are no pictures, grey or in colour."""
+    first = next((stage for stage in stages if stage.kind == "convolution"), None)
+    if first is None or first.weights.ndim != 4 or first.weights.shape[2] not in (1, 3):
+        return "", jnp.zeros((0, 0, 0, 0))
+    return first.name, first.weights[..., :_MAPS]
 
 
 def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.ndarray:

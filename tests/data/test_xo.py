@@ -111,3 +111,12 @@ def test_a_drawing_stays_where_it_is_and_its_pen_has_a_weight():
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(UserError, match=message):
         xo.draw_split(**{"split": "train", "train_examples": 2, **settings})
+
+
+@pytest.mark.parametrize("weight", [-0.9, 0.0, 0.9])
+def test_a_long_drawing_is_all_of_its_pieces(weight):
+    """However many pieces are drawn at a time, and where they leave the canvas: ink is where any piece has ink."""
+    line = np.random.default_rng(0).normal(0, 0.15, (90, 2)).cumsum(0) * 0.3 + 0.4
+    assert line.min() < 0 or line.max() > 1
+    alone = np.max([xo.draw_strokes([pair], 40, weight) for pair in zip(line, line[1:], strict=False)], axis=0)
+    np.testing.assert_array_equal(xo.draw_strokes([line], 40, weight), alone)

@@ -27,12 +27,12 @@ SMALL = Settings(filters=(6, 8), neurons=(16,), batch_size=32)
 
 
 @contextlib.contextmanager
-def served(looked=None, config=None):
+def served(looked=None, config=None, host="127.0.0.1", port=0):
     """(playground, its address)."""
     playground = Playground(looked, config or xo_config())
-    listening = listen("127.0.0.1", 0)
+    listening = listen(host, port)
     loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(playground, "127.0.0.1", listening, ready.set, stop)))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(playground, host, listening, ready.set, stop)))
     thread.start()
     try:
         assert ready.wait(30)

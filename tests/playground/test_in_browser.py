@@ -1,12 +1,16 @@
 """The page in a browser: a network learns in it, a drawn X and O are told apart at every stroke, and nothing comes from elsewhere."""
 
 import base64
+import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxconv.data import xo
+from jaxconv.look.opened import open_model
+from jaxconv.models import create_model
 from jaxconv.playground.network import Settings
 from tests.playground.serving import served, until, xo_config
 
@@ -106,7 +110,8 @@ def pixels(page, selector, width, height):
 
 def test_the_maps_are_those_of_the_answer(page):
     names = [heading.text.split()[0] for heading in page.find_all("#rows h3")]
-    assert names == ["input", "filters", "conv1_1", "relu1_1", "pool1", "conv2_1", "relu2_1", "pool2", "fc1"]
+    assert names == ["input", "filters", "conv1_1", "ReLU", "pool1", "conv2_1", "ReLU", "pool2", "fc1", "fc1"]
+    assert not page.find("#left-out").is_displayed()
     page.run("playground.answer = null")
     page.find("#sample-o").click()
     assert answered(page)["truth"] == "o"
@@ -174,7 +179,7 @@ def test_what_does_not_fit_is_said_in_the_page(place, page):
     set_fields(page, filters="4, x")
     page.wait(f"{said}.includes('“4, x” is no list of whole numbers')")
     set_fields(page, pool_window="3", pool_stride="2", filters="5")
-    page.wait("return playground.answer.stages.length == 4 && playground.answer.stages[0].shape[2] == 5", 90)
+    page.wait("return playground.answer.stages.length == 5 && playground.answer.stages[0].shape[2] == 5", 90)
     assert page.run(said) == "" and playground.trainer.settings.filters == (5,)
     assert "pooled stack, 5 maps of 11×11" in page.find("#rows").text
     playground.trainer.set(SETTINGS)
@@ -239,3 +244,53 @@ def test_it_fits_dark_and_narrow(page, width, dark, place):
         "const c = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number); return c[0] + c[1] + c[2] > 382"
     )
     assert light is not dark
+
+
+def test_a_lost_connection_is_taken_up_again(page, place):
+    playground, _ = place
+    page.find("#clear").click()
+    page.drag("#canvas", *CROSS[0])
+    before = answered(page)
+    page.run("playground.answer = null")
+    said = "return document.querySelector('#connection').textContent"
+    for opened in list(playground.pages):
+        playground._loop.call_soon_threadsafe(opened.close, 1011, "an error")
+    page.wait(said)
+    assert "is lost" in page.run(said) and "ended" not in page.run(said).split(";")[0]
+    page.wait("return playground.answer")  # of the same drawing, asked for anew
+    assert page.run(said) == ""
+    again = answered(page)
+    assert [vote["vote"] for vote in again["votes"]] == [vote["vote"] for vote in before["votes"]]
+
+
+def test_a_page_finds_the_playground_that_is_started_again(browser):
+    said = "return document.querySelector('#connection').textContent"
+    with served(config=xo_config(24)) as (_, address):
+        browser.open(f"http://{address}/", 1200, 900)
+        browser.wait("return window.playground && playground.answer")
+    browser.wait(f"{said}.includes('the playground has ended. Start it again')")
+    browser.run("playground.answer = null")
+    with served(config=xo_config(24), port=int(address.split(":")[1])):
+        browser.wait("return playground.answer", 30)
+        assert browser.run(said) == ""
+    browser.wait(f"{said}.includes('the playground has ended')")
+    with served(config=xo_config(32), port=int(address.split(":")[1])):  # other pictures: the page begins anew
+        browser.wait("return window.playground && playground.answer?.picture[0] == 32", 30)
+    browser.open("about:blank")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_page_says_who_can_open_it_and_what_is_left_out(host, browser):
+    looked = open_model("chain")
+    model = create_model("chain", 2, filters=(4, 4), convs=10)
+    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32), train=False)
+    looked = dataclasses.replace(looked, model=model, variables=variables, class_names=("o", "x"))
+    with served(looked, xo_config(32), host) as (_, address):
+        browser.open(f"http://{address}/", 1200, 900)
+        browser.wait("return window.playground && playground.answer")
+        limits, left_out = browser.find("#limits").text, browser.find("#left-out")
+        assert limits.startswith(f"It listens on {host}: ")
+        assert ("whoever reaches this machine" in limits) is (host == "0.0.0.0") is not ("this machine alone" in limits)
+        shown = len(browser.find_all("#rows .stage")) - 2
+        assert left_out.is_displayed() and left_out.text.startswith(f"{shown} of 42 stages: ")
+        browser.open("about:blank")

@@ -216,9 +216,9 @@ BAD = [
     ({"do": "train", "how": "sideways"}, "cannot 'sideways'"),
     ({"do": "set", "rate": float("nan")}, "rate is nan"),
     ({"do": "set", "settings": {"filters": [4]}}, "the settings are filters,"),
-    ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters is 3; it must be a list"),
-    ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons is 16; it must be a list"),
-    ({"do": "set", "settings": {**NETWORK, "batch_size": 9999}}, "batch_size is 9999"),
+    ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters: 3 is not a list"),
+    ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons: '16' is not a list"),
+    ({"do": "set", "settings": {**NETWORK, "batch_size": 9999}}, "batch size: 9999 is no whole number from 1 to 256"),
     (
         {"do": "set", "settings": {**SMALL.network, "batch_size": 32, "pool_window": 5, "pool_stride": 5, "filters": [4, 4]}},
         "pool2: (3 - 5)/5 + 1 = 0.60: a 5-wide window is larger than 3",
@@ -245,6 +245,54 @@ def test_bad_messages_are_answered_in_a_line_and_end_nothing(place):
 
     talk(address, conversation)
     assert playground.trainer.settings == SMALL
+
+
+def test_whatever_an_action_raises_is_told_in_a_line(place, monkeypatch, caplog):
+    playground, address = place
+
+    async def fail(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out\nof memory")
+
+    async def conversation(say, hear, connection):
+        with monkeypatch.context() as patch:
+            patch.setattr(page.Page, "_answer", fail)
+            await say({"do": "look", "id": 3, "network": "trained"})
+            assert await hear("problem") == {
+                "kind": "problem",
+                "of": "look",
+                "id": 3,
+                "message": "RuntimeError: RESOURCE_EXHAUSTED: out of memory",
+            }
+            await say(struct.pack("<I", 4) + (Path(__file__).parents[2] / "docs/xo.png").read_bytes())
+            assert (await hear("problem"))["id"] == 4
+        with monkeypatch.context() as patch:  # while the training goes on, which tells the page by itself
+            patch.setattr(page.Page, "_answer", fail)
+            await say({"do": "train", "how": "step"})
+            message = await hear("problem")
+            assert message["of"] == "picture" and "out of memory" in message["message"]
+            until(lambda: playground.trainer.status == "paused")
+        await say({"do": "look", "id": 5, "network": "trained"})
+        while (await hear("answer"))[0]["id"] != 5:
+            pass
+        return connection.close_code
+
+    assert talk(address, conversation) is None
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in said] == ["look of a page failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory"]
+    assert not said[0].exc_info  # no traceback
+
+
+def test_a_page_is_told_where_it_is_served(place):
+    _, address = place
+
+    async def conversation(say, hear, _):
+        return await hear("welcome")
+
+    welcome = talk(address, conversation)
+    assert (welcome["host"], welcome["alone"]) == ("127.0.0.1", True)
+    with served(host="0.0.0.0") as (_, address):
+        welcome = talk(address, conversation)
+    assert (welcome["host"], welcome["alone"]) == ("0.0.0.0", False)
 
 
 def test_too_much_is_cut_off(place, monkeypatch):

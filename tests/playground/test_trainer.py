@@ -86,7 +86,7 @@ def test_other_filters_make_another_network(trainer):
     assert trainer.parameters == (25 * 4 + 4) + (5 * 5 * 4 * 2 + 2)
     assert [(stage.name, stage.shape) for stage in trainer.network[0].stages] == [
         ("conv1_1", (16, 16, 4)),
-        ("relu1_1", (16, 16, 4)),
+        ("ReLU", (16, 16, 4)),
         ("pool1", (5, 5, 4)),
     ]
     assert not trainer.points
@@ -106,16 +106,16 @@ def test_begin_anew_has_other_weights(trainer):
     [
         ({"filters": (4, 4), "pool_window": 5, "pool_stride": 5}, r"pool2: \(3 - 5\)/5 \+ 1 = 0.60: a 5-wide window is larger than 3"),
         ({"pool_window": 3, "rounding": "exact"}, r"pool1: \(16 - 3\)/2 \+ 1 = 7.50: a 3-wide window at stride 2 does not fit 16"),
-        ({"filter_size": 4}, r"\(4 - 1\)/2 = 1.5: no whole padding keeps the size"),
-        ({"filters": 3}, "filters is 3; it must be a list of numbers"),
-        ({"neurons": 3}, "neurons is 3; it must be a list of numbers"),
-        ({"pool_window": (2,)}, r"pool_window is \(2,\); it must be one number"),
-        ({"filters": (8, 100)}, r"filters is \(8, 100\); it must be whole numbers from 1 to 64"),
-        ({"filters": ()}, "filters has 0 numbers"),
-        ({"neurons": (8,) * 9}, "neurons has 9 numbers; it may have up to 3"),
-        ({"pool_stride": 2.5}, "pool_stride is 2.5"),
-        ({"pool_stride": None}, "pool_stride is None"),
-        ({"batch_size": True}, "batch_size is True"),
+        ({"filter_size": 4}, r"filter size: padding \(4 - 1\)/2 = 1.5 is no whole number, which keeps the size: take an odd one"),
+        ({"filters": 3}, "filters: 3 is not a list of numbers"),
+        ({"neurons": 3}, "neurons: 3 is not a list of numbers"),
+        ({"pool_window": (2,)}, r"pool window: \(2,\) is not one number"),
+        ({"filters": (8, 100)}, "filters: 100 is no whole number from 1 to 64"),
+        ({"filters": ()}, "filters: 0 numbers; give 1 to 4, one a layer"),
+        ({"neurons": (8,) * 9}, "neurons: 9 numbers; give up to 3, one a layer"),
+        ({"pool_stride": 2.5}, "pool stride: 2.5 is no whole number"),
+        ({"pool_stride": None}, "pool stride: None is no whole number from 1 to 5"),
+        ({"batch_size": True}, "batch size: True is no"),
         ({"rounding": "up"}, "rounding is 'up'"),
     ],
 )
@@ -135,6 +135,7 @@ def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
     assert trainer.message == "the loss is nan after step 1: the learning rate is too high; lower it, and begin anew"
     header, *_ = parts(trainer.network[0].answer(trainer.network[1], np.zeros((16, 16, 1), np.uint8), {}))
     assert all(vote["vote"] is None for vote in header["votes"])
+    assert all(part["peak"] is None for part in (header["filters"], *header["stages"]))
     trainer.begin()
     until(lambda: trainer.status == "paused" and trainer.step == 0)
     trainer.do_step()

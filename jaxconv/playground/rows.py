@@ -1,0 +1,91 @@
+"""Which stages of a network the page has a row for, and what each row says."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxconv.data.interface import evenly
+from jaxconv.look.stages import ACTIVATIONS, Stage
+from jaxconv.program import own_parameters
+
+# Rows of a page at most: a drawing's answer is sent and painted within a few frames.
+MOST = 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A stage that can be shown.
+
+    Attributes:
+      name: of the layer, or of what it does where it has none.
+      what: it is, for people.
+      value: [h, w, k]; neurons are maps of one pixel.
+      kind: see `look.stages.Stage`, and `norm`.
+      depth: of its layer in others: 0 is a layer of the network, 1 one of a block of it.
+    """
+
+    name: str
+    what: str
+    value: jax.Array
+    kind: str
+    depth: int
+
+
+def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[Row]:
+    """The rows of all stages [1, h, w, k] or [1, k] but the input and the votes [1, K], which have places of their own."""
+    rows, after = [], ""
+    last = stages[-1].value
+    for stage in stages[1:-1] if last.shape == votes.shape else stages[1:]:
+        after = stage.name or after
+        if stage.value.ndim not in (2, 4) or stage.value.shape[0] != 1:
+            continue
+        # The second call of a layer, and one output of several, have its path before these signs.
+        path = stage.name.split("#")[0].split("[")[0].split("/")
+        kind = stage.kind or ("norm" if own_parameters(variables, path) else "")
+        value = stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
+        rows.append(Row(stage.name or kind, _what(kind, stage.name, after, stage.value.ndim), value, kind, after.count("/")))
+    return rows
+
+
+def _what(kind: str, name: str, after: str, ndim: int) -> str:
+    if kind in ACTIVATIONS.values():
+        if kind == "ReLU":
+            return "ReLU: negative values become 0" if name else f"max(0, {after or 'x'})"
+        return kind if name else f"of {after}"
+    named = {"convolution": "filter responses", "fully connected": "neurons, fully connected", "norm": "normalised"}
+    pooled = "pooled stack" if ndim == 4 else "each map pooled to one value"
+    return pooled if kind == "pooling" else named.get(kind, "feature maps" if ndim == 4 else "neurons")
+
+
+def chosen(rows: Sequence[Row], most: int = MOST) -> list[Row]:
+    """At most so many rows of a network with more, in their order.
+
+    First the norms are left out, then what is inside of blocks, the innermost first; where that leaves too many or too few, what belongs
+    together stays together: a convolution with its activation and its pooling. The first and the last of these are always there.
+    """
+    if len(rows) <= most:
+        return list(rows)
+    kept = [row for row in rows if row.kind != "norm"]
+    while len(kept) > most:
+        innermost = max(row.depth for row in kept)
+        outer = [row for row in kept if row.depth < innermost]
+        if len(outer) < most / 2:
+            break
+        kept = outer
+    groups = _groups(kept)
+    count = len(groups)
+    while count > 1 and sum(len(groups[place]) for place in evenly(len(groups), count)) > most:
+        count -= 1
+    return [row for place in evenly(len(groups), count) for row in groups[place]]
+
+
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that belong together: a layer with weights begins a group, and so does what the group has already."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if not groups or row.kind in ("convolution", "fully connected") or row.kind in [other.kind for other in groups[-1]]:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
