@@ -9,7 +9,6 @@ A folder stands for all such files below it, sorted by path; `-` for standard in
 
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxconv.data.folder import KINDS, read_content
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
-from jaxconv.data.wordnet import synsets
+from jaxconv.data.wordnet import readable
 from jaxconv.errors import UserError
 from jaxconv.interop.export import Predictor
 
@@ -98,12 +97,6 @@ class Prediction:
         pairs = zip(self.classes, self.probabilities, strict=True)
         line = {"line": self.item.line} if self.item.line else {}
         return {"file": self.item.file, **line, "top": [{"class": name, "probability": p} for name, p in pairs]}
-
-
-def readable(class_name: str) -> str:
-    """The name, with the words of an id of ImageNet: `n02109961 Eskimo dog, husky`."""
-    known = synsets() if re.fullmatch(r"n\d{8}", class_name) else {}
-    return f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name
 
 
 def find_items(names: Sequence[str], kind: str) -> list[Item]:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.sources import open_given, open_source, reading_of
+from jaxconv.data.wordnet import readable
 from jaxconv.errors import UserError
 from jaxconv.evaluation.run import evaluate_workdir
 from jaxconv.interop.export import export_workdir, load_exported, load_run
-from jaxconv.predict import Given, Item, find_items, predictions, readable
+from jaxconv.predict import Given, Item, find_items, predictions
 from jaxconv.train.start import train
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 

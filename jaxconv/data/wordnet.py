@@ -167,6 +167,12 @@ def make(folder: Path, classes: Iterable[str]) -> str:
     return "\n".join([*licence, "#", "# id, class (-1: an ancestor), words, meaning, hypernyms", *rows]) + "\n"
 
 
+def readable(class_name: str) -> str:
+    """The name, with the words of an id of ImageNet: `n02109961 Eskimo dog, husky`."""
+    known = synsets() if re.fullmatch(r"n\d{8}", class_name) else {}
+    return f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name
+
+
 if __name__ == "__main__":
     import tensorflow_datasets
 

@@ -7,24 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.wordnet import wordnet_ids
+from jaxconv.data.wordnet import readable, wordnet_ids
 from jaxconv.errors import short
+from jaxconv.evaluation.intervals import CONFIDENCE, intervals, on_intervals
 from jaxconv.evaluation.outcomes import (
-    CONFIDENCE,
     Outcomes,
     calibration,
     confusion,
     figures,
     heights,
-    intervals,
     mean_and_spread,
     most_confused,
-    on_intervals,
     per_class,
 )  # fmt: skip
 from jaxconv.evaluation.run import Evaluation
 from jaxconv.files import whole_file
-from jaxconv.predict import readable
 
 # What the files may be, by the option that asks for them.
 SUFFIXES = {"predictions": (".npz", ".csv"), "confusion": (".csv", ".png"), "reliability": (".png",)}

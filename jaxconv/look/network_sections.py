@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from jaxconv.data.interface import evenly
-from jaxconv.evaluation import outcomes
+from jaxconv.data.wordnet import readable
+from jaxconv.evaluation import intervals, outcomes
 from jaxconv.look import examples, filters, zeiler
 from jaxconv.look.accuracy import accuracy_of_classes, reliability
 from jaxconv.look.attribution import integrated_gradients, occlusion
 from jaxconv.look.inside import activations
 from jaxconv.look.page import Figures, Table, Text, picture, short_number
 from jaxconv.look.sections import LeftOutError, Reported
-from jaxconv.predict import readable
 from jaxconv.results import share
 from jaxconv.train.ensemble import members_of
 
@@ -40,11 +40,11 @@ def result(run: Reported) -> list[Any]:
         return [*_logged(run), Text(f"There are no intervals: {error}.")]
     total = run.data.get("eval_examples", count)
     of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
-    figures, intervals = outcomes.figures(found.outcomes), outcomes.intervals(found.outcomes)
+    figures, between = outcomes.figures(found.outcomes), intervals.intervals(found.outcomes)
     rows, items = [("figure", "value", "from", "to")], []
     for key, (name, unit, show) in _FIGURES.items():
         if key in figures:
-            low, high = map(show, intervals[key])
+            low, high = map(show, between[key])
             rows.append((f"{name}, {unit}" if unit else name, show(figures[key]), low, high))
             items.append((name, show(figures[key]), f"{low} to {high} {unit}"))
     of_more = f", on all {total:,}" if count < total else ""
@@ -54,7 +54,7 @@ def result(run: Reported) -> list[Any]:
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % intervals (bootstrap): {wrong:,} are wrong"
     )
-    remarks = [Text(f"{text[0].upper()}{text[1:]}.") for text in outcomes.on_intervals(figures, intervals)]
+    remarks = [Text(f"{text[0].upper()}{text[1:]}.") for text in intervals.on_intervals(figures, between)]
     members = [
         (name, share(float(outcomes.within(one, 1).mean())), short_number(float(one.losses.mean()))) for name, one in found.members.items()
     ]

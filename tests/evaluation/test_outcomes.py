@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.data import wordnet
+from jaxconv.evaluation.intervals import intervals, on_intervals
 from jaxconv.evaluation.outcomes import (
     Outcomes,
     averaged,
@@ -16,11 +17,9 @@ from jaxconv.evaluation.outcomes import (
     confusion,
     figures,
     heights,
-    intervals,
     log_mean,
     mean_and_spread,
     most_confused,
-    on_intervals,
     per_class,
     within,
     worst,
