@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from jaxconv.data.folder import other_files
-from jaxconv.data.interface import Arrays, DamagedError, Source, Stored, describe, evenly
+from jaxconv.data.interface import Arrays, DamagedError, Source, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
+from jaxconv.data.stored import Stored
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
 from jaxconv.train.build import make_transforms

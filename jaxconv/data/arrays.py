@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.interface import Arrays, DamagedError, Element, Stored
+from jaxconv.data.interface import Arrays, DamagedError, Element
+from jaxconv.data.stored import Stored
 from jaxconv.errors import UserError, nearest
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}

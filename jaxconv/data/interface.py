@@ -1,7 +1,8 @@
 """What every source of examples offers: length, random access, class names, shapes.
 
     Arrays   examples in memory
-    Stored   examples that are read and decoded one by one, whenever they are asked for
+    Part     some of the examples of another source
+    Stored   examples that are read and decoded one by one, whenever they are asked for: stored.py
 
 An example's element is called `image` throughout, whatever it is. There are three kinds:
 
@@ -14,16 +15,12 @@ import abc
 import dataclasses
 import logging
 import math
-import os
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
-
-from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -198,138 +195,9 @@ class Part(Source):
         return zlib.crc32(len(self).to_bytes(8, "little"), self.source.checksum())
 
 
-class Records(Protocol):
-    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access.
-
-    Attributes:
-      has_labels: whether all labels are known without reading all records.
-    """
-
-    has_labels: bool
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> tuple[Any, int]: ...
-
-    def labels_of_all(self) -> np.ndarray:
-        """The labels [N] int32."""
-
-    def name(self, i: int) -> str:
-        """What record i is called in messages."""
-
-    def checksum(self) -> int:
-        """A CRC-32 that changes when the records do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored(Source):
-    """Labelled examples that are read and decoded when they are asked for.
-
-    Attributes:
-      records: payloads and labels.
-      decode: (payload, key) -> element; raises DamagedError. See `Source.read` for the key.
-      class_names: one name a class.
-      element: the form that every decoded element must have.
-      decoder: libraries and versions that `decode` uses.
-      random: whether `decode` draws by its key, so that no two passes are alike.
-    """
-
-    records: Records
-    decode: Callable[[Any, tuple[int, int]], np.ndarray]
-    class_names: tuple[str, ...]
-    element: Element
-    decoder: str = ""
-    random: bool = False
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Read and decode example i; raises DamagedError, or UserError where its form is not that of the others, or it has no class."""
-        payload, label = self.records[i]
-        element = self.decode(payload, key)
-        if element.shape != self.element.shape:
-            found, wanted = (size_in_words(shape, self.element.kind) for shape in (element.shape, self.element.shape))
-            advice = "; give one size to all by --config.data.image_size=N" if self.element.kind == "image" else ""
-            raise UserError(f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1)
-        if element.dtype != self.element.dtype:
-            raise UserError(
-                f"{self.name(i)}: has numbers of type {element.dtype}, where {self.name(0)} has {self.element.dtype}; save all as one type",
-                exit_code=1,
-            )
-        self.check_label(i, label)
-        return {"image": element, "label": np.int32(label)}
-
-    def check_label(self, i: int, label: int) -> None:
-        """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks what has no label."""
-        if self.class_names and not 0 <= label < len(self.class_names):
-            count = len(self.class_names)
-            raise UserError(
-                f"{self.name(i)}: has the label {label}, where the classes are 0 to {count - 1}; choose another split", exit_code=1
-            )
-
-    def labels_of_all(self) -> np.ndarray:
-        """The labels [N] int32."""
-        return self.records.labels_of_all()
-
-    def name(self, i: int) -> str:
-        """What example i is called in messages, such as its path."""
-        return self.records.name(i)
-
-    def checksum(self) -> int:
-        """CRC-32 of what tells the records apart; not of every byte of them."""
-        return self.records.checksum()
-
-
 def size_in_words(shape: tuple[int, ...], kind: str) -> str:
     """`640x480 pixels` of an image (480, 640, C); of other kinds every number, with `x` between."""
     return f"{shape[1]}x{shape[0]} pixels" if kind == "image" else " x ".join(map(str, shape))
-
-
-def load(source: Stored, skip_unreadable: bool = False, what: str = "the source") -> Arrays:
-    """Read all examples into memory.
-
-    Args:
-      source: what to read.
-      skip_unreadable: leave unreadable examples out, and log which, instead of stopping.
-      what: the source, in messages.
-
-    Raises:
-      UserError: examples cannot be read, or are of different sizes.
-    """
-
-    def read(i: int) -> dict[str, Any] | str:
-        try:
-            return source.read(i)
-        except DamagedError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        examples = list(pool.map(read, range(len(source))))
-    broken = [(i, why) for i, why in enumerate(examples) if isinstance(why, str)]
-    if broken and not skip_unreadable:
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise UserError(
-            f"{source.name(broken[0][0])}: {broken[0][1]}{more}; mend or remove it, "
-            "or leave such files out by --config.data.skip_unreadable=True",
-            exit_code=1,
-        )
-    if len(broken) == len(examples):
-        raise UserError(f"{what}: none of the {len(examples)} examples can be read; the first: {broken[0][1]}", exit_code=1)
-    if broken:
-        log.warning("%s: left out %d unreadable of %d examples:", what, len(broken), len(examples))
-        for i, why in broken:
-            log.warning("  %s: %s", source.name(i), why)
-    place = [i for i, example in enumerate(examples) if not isinstance(example, str)]
-    good = [examples[i] for i in place]
-    labels = np.array([example["label"] for example in good], np.int32)
-    # Labels that are only known by reading are those of what could be read.
-    gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels)) if source.records.has_labels else ()
-    if gone:
-        name = source.class_names[min(gone)]
-        raise UserError(f"{what}: no example of class {name!r} can be read; mend some, or remove the class", exit_code=1)
-    images = np.stack([example["image"] for example in good])
-    return Arrays(images, labels, source.class_names, source.element.kind, source.element.codes, lambda i: source.name(place[i]))
 
 
 def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generator:

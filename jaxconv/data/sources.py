@@ -19,7 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
-from jaxconv.data.interface import Arrays, DamagedError, Element, Records, Source, Stored, describe, generator, load, size_in_words
+from jaxconv.data.interface import Arrays, DamagedError, Element, Source, describe, generator, size_in_words
+from jaxconv.data.stored import Records, Stored, load
 from jaxconv.errors import UserError, nearest, short
 
 TOYS = ("tones", "sentences", "solids")

@@ -29,9 +29,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.data import decode
-from jaxconv.data.interface import Batch, Source, Stored
+from jaxconv.data.interface import Batch, Source
 from jaxconv.data.loading import Reader, Resident, Streamed, make_loader
 from jaxconv.data.sources import as_files, eval_size, open_source
+from jaxconv.data.stored import Stored
 from jaxconv.errors import UserError, nearest
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 

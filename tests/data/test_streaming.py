@@ -9,9 +9,10 @@ from PIL import Image
 
 from jaxconv.config import default_config
 from jaxconv.data import DamagedError, from_arrays, from_sequence
-from jaxconv.data.interface import Stored, describe, generator
+from jaxconv.data.interface import describe, generator
 from jaxconv.data.loading import Order, Reader, Resident, Streamed, take, train_indices
 from jaxconv.data.sources import open_source
+from jaxconv.data.stored import Stored
 from jaxconv.errors import UserError
 from jaxconv.evaluation.run import evaluate_workdir
 from jaxconv.train.parallel import make_parallel
