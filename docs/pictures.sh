@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on three real runs.
+# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on four real runs.
 #
 #   docs/pictures.sh --photographs=DIR
 #
 # --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
-# --runs=DIR         where the runs are, or are trained: X's and O's in 15 seconds, sentences in 30, CIFAR-10 in six minutes (docs/runs)
+# --runs=DIR         where the runs are, or are trained (docs/runs): X's and O's in 15 seconds, sentences in 30, CIFAR-10 in six minutes,
+#                    a tenth of ResNet-20's recipe in an hour
 # --out=DIR          where the pictures go (docs)
 #
 # jaxconv must be installed with the extras playground and test, and Debian's chromium and chromium-driver for the pictures of the pages.
@@ -16,10 +17,10 @@ for argument in "$@"; do
     --photographs=*) photographs=${argument#*=} ;;
     --runs=*) runs=${argument#*=} ;;
     --out=*) out=${argument#*=} ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
-xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences
+xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -37,11 +38,17 @@ if [ ! -e "$cifar/curves.png" ]; then
   [ -n "$photographs" ] || { echo "--photographs=DIR is missing" >&2 && exit 2; }
   jaxconv train --config="$root/experiments/cifar10_quick.py" --config.data.source="folder:$photographs" --workdir="$cifar"
 fi
+if [ ! -e "$resnet20/curves.png" ]; then
+  [ -n "$photographs" ] || { echo "--photographs=DIR is missing" >&2 && exit 2; }
+  jaxconv train --config="$root/experiments/cifar10_resnet20.py" --config.data.source="folder:$photographs" --workdir="$resnet20" \
+    --config.steps=6400 --config.optimizer.schedule.boundaries=3200,4800
+fi
 if [ ! -e "$texts/curves.png" ]; then
   jaxconv train --config="$root/experiments/sentences.py" --workdir="$texts"
 fi
 cp "$xo/curves.png" "$out/xo.png"
 cp "$cifar/curves.png" "$out/cifar10_quick.png"
+cp "$resnet20/curves.png" "$out/cifar10_resnet20.png"
 
 look lecture lecture
 look xo_walk walk --workdir="$xo"
