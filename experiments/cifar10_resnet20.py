@@ -23,7 +23,8 @@ Result      a tenth of it, 20 layers, by
                 step     391   782  1173  1564  1955  2346  2737  3128 | 3519  3910  4301  4692 | 5083  5474  5865  6256  6400
                 error   53.6  38.3  32.4  30.4  26.9  26.4  24.7  27.1 | 17.7  17.3  17.3  17.0 | 16.8  16.6  16.6  16.8  16.6 %
 
-            The whole, 64,000 steps, takes twelve hours there, and was not run to its end.
+            The whole, 64,000 steps, takes twelve hours there, and was not run to its end: 27.0% after 3,519 steps, 22.6% after 3,910, 22.7%
+            after 4,301.
 """
 
 from jaxconv import list_models
