@@ -1,4 +1,4 @@
-"""What the commands share: numbers as arguments, and what must be settled before JAX looks for devices."""
+"""What the commands share: numbers as arguments, JSON, and what must be settled before JAX looks for devices."""
 
 import argparse
 import json

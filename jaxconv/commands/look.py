@@ -217,15 +217,11 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     said = np.array([probabilities.argmax()])
     text = looked.kind == "text"
     # Of a letter no more can be said than that it is there.
-    methods = (
-        {}
-        if text
-        else {
-            "gradient\nhow much the vote moves with each pixel": gradient,
-            "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
-        }
-    )
-    methods |= {
+    of_values: dict[str, Any] = {
+        "gradient\nhow much the vote moves with each pixel": gradient,
+        "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
+    }
+    methods = ({} if text else of_values) | {
         f"integrated gradients\nshares of the vote, against {'an empty text' if text else 'a mean image'}": functools.partial(
             integrated_gradients, baseline=looked.nothing
         ),

@@ -64,9 +64,9 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
     return source
 
 
-def as_files(settings: Any, **changes: Any) -> ConfigDict:
-    """A copy of `config.data`, with changes, by which a set is not read into memory: its examples are read when they are asked for."""
-    return ConfigDict(settings.to_dict() | {"resident_limit": 0} | changes)
+def as_files(settings: Any) -> ConfigDict:
+    """A copy of `config.data` by which a set is not read into memory: its examples are read when they are asked for."""
+    return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
 
 def eval_size(config: Any) -> int:

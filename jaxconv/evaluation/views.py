@@ -141,16 +141,12 @@ def passes(view: View, config: Any, description: dict[str, Any], model: nn.Modul
             )
         settings = {"crop_ratio": 1.0, "eval_image_size": around}
     if source is None:
-        source = open_source(_with(config.data, **settings), split, like=description)
+        source = open_source(ConfigDict(config.data.to_dict() | settings), split, like=description)
     if view.name == "center":
         return [Pass(source, None, 1)]
     cut = mirrored if view.name == "flip" else functools.partial(ten_crops, size=size)
     apply = over_views(functools.partial(model.apply, train=False), cut)
     return [Pass(source, apply, 2 if view.name == "flip" else 10)]
-
-
-def _with(settings: Any, **changes: Any) -> ConfigDict:
-    return ConfigDict(settings.to_dict() | changes)
 
 
 def _check_files(view: View, config: Any, description: dict[str, Any], source: Source | None) -> None:
