@@ -1,12 +1,24 @@
-"""Files that a command is asked to write: looked at before the work, and written whole or not at all."""
+"""Paths as a person gives them, and files that are written: looked at before the work, and whole or not at all."""
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxconv.errors import UserError, nearest
-from jaxconv.train.workdir import expand
+
+
+def expand(path: str, option: str = "--workdir") -> Path:
+    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home that there is not."""
+    if not path:
+        raise UserError(f"{option}= is empty; give a folder")
+    if re.match(r"\w+://", str(path)):
+        raise UserError(f"{option}={path}: must be a folder of this machine's file system; a bucket can be mounted as one")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{option}={path}: {error}") from error
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.files import whole_file
 from jaxconv.grid import Trial, name_of, text_of
 from jaxconv.look.curves import sweep_curves
 from jaxconv.train.build import total_steps
@@ -162,7 +163,8 @@ def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
     curves = {trial.name: read_metrics(workdir / trial.name) for trial in trials}
     key = _number_key(rows)
     figure = sweep_curves(curves, key, _against(rows, key) if key else {})
-    figure.savefig(workdir / "sweep.png", dpi=120)
+    with whole_file(workdir / "sweep.png") as temporary:
+        figure.savefig(temporary, dpi=120)
     return rows
 
 

@@ -21,9 +21,10 @@ from types import FrameType, TracebackType
 
 from jaxconv.config import differing_keys, flatten
 from jaxconv.errors import PREEMPTED, UserError, nearest
+from jaxconv.files import expand
 from jaxconv.grid import Trial, make_trials
 from jaxconv.results import FAILED, markdown, share, standing, write_table
-from jaxconv.train.workdir import expand, locked, saved_config, write_lines
+from jaxconv.train.workdir import locked, saved_config, write_lines
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "PIL", "matplotlib", "ten
 
 LEVELS = [
     {"version", "errors"},
-    {"own"},
+    {"own", "files"},
     {"arithmetic"},
     {"layers"},
     {"models"},
@@ -36,7 +36,6 @@ LEVELS = [
         "predict",
         "summary",
         "survey",
-        "files",
         "grid",
         "results",
         "sweep",

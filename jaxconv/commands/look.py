@@ -102,7 +102,8 @@ def _open(args: argparse.Namespace) -> Any:
     if len(args.workdir) + len(args.model) != 1:
         raise UserError(f"{args.picture} looks into one network: give --workdir=RUN, or --model=NAME")
     from jaxconv.config import default_config
-    from jaxconv.train.workdir import expand, saved_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
 
     set_up_jax(saved_config(expand(args.workdir[0])) if args.workdir else default_config())
     from jaxconv.look.opened import open_model, open_run

@@ -30,7 +30,8 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     import asyncio
 
     from jaxconv.config import default_config
-    from jaxconv.train.workdir import expand, saved_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
 
     config = saved_config(expand(args.workdir)) if args.workdir else default_config()
     set_up_jax(config)

@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("report", overrides)
     from jaxconv.config import default_config
-    from jaxconv.files import check_file
-    from jaxconv.train.workdir import expand, in_use, saved_config
+    from jaxconv.files import check_file, expand
+    from jaxconv.train.workdir import in_use, saved_config
 
     folder = expand(args.workdir)
     if args.out:

@@ -98,9 +98,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     set_up_jax(config)
     import jax
 
+    from jaxconv.files import expand
     from jaxconv.train.start import train
     from jaxconv.train.watch import announce_to
-    from jaxconv.train.workdir import expand
 
     first = jax.process_index() == 0
     announce_to(level=logging.INFO if first else logging.WARNING)
@@ -119,7 +119,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
         raise UserError(f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it cannot be changed")
-    from jaxconv.train.workdir import expand, saved_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
 
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv.evaluation import tables

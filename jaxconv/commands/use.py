@@ -29,7 +29,8 @@ def add(commands: Any) -> None:
 
 def _export(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("export", overrides)
-    from jaxconv.train.workdir import expand, saved_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
 
     set_up_jax(saved_config(expand(args.workdir)))
     from jaxconv.interop.export import export_workdir
@@ -46,7 +47,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     if exported and args.checkpoint != "latest":
         raise UserError(f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes with --workdir")
     from jaxconv.config import default_config
-    from jaxconv.train.workdir import expand, saved_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
 
     set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
     from jaxconv.interop.export import load_exported, load_run

@@ -21,6 +21,7 @@ from jaxconv.data.sources import as_files, open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.outcomes import Outcomes, averaged, log_mean, mean_and_spread
 from jaxconv.evaluation.views import Grouped, View, passes
+from jaxconv.files import expand
 from jaxconv.train.build import Built, build, build_eval_step, build_model, make_transforms, own_metrics
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import Members, form_of_run, of_each
@@ -28,7 +29,7 @@ from jaxconv.train.losses import cross_entropy
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import make_measure
-from jaxconv.train.workdir import expand, saved_config, saved_data
+from jaxconv.train.workdir import saved_config, saved_data
 
 # Batches that the host may be ahead of the device.
 _AHEAD = 3

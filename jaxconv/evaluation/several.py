@@ -9,7 +9,8 @@ import numpy as np
 from jaxconv.errors import UserError, short
 from jaxconv.evaluation.outcomes import averaged, figures, mean_and_spread
 from jaxconv.evaluation.run import Evaluation, evaluate_run
-from jaxconv.train.workdir import expand, saved_config, saved_data
+from jaxconv.files import expand
+from jaxconv.train.workdir import saved_config, saved_data
 
 
 def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> Evaluation:

@@ -27,11 +27,12 @@ from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.evaluation.run import restore_run
+from jaxconv.files import expand
 from jaxconv.interop.weights import check_new, new_folder
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.losses import average_votes
-from jaxconv.train.workdir import expand, saved_config, saved_data, write_json
+from jaxconv.train.workdir import saved_config, saved_data, write_json
 from jaxconv.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -26,13 +26,14 @@ import orbax.checkpoint as ocp
 
 from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluation.run import restore_run
+from jaxconv.files import expand
 from jaxconv.interop.torchvision import load_torchvision
 from jaxconv.models import usual_task
 from jaxconv.models.network import LAYOUT
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.state import TrainState
-from jaxconv.train.workdir import expand, read_json, saved_config, write_json
+from jaxconv.train.workdir import read_json, saved_config, write_json
 from jaxconv.version import __version__
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jaxconv.errors import UserError
+from jaxconv.files import expand
 from jaxconv.look.curves import MAIN, loss_and_accuracy
-from jaxconv.train.workdir import expand, in_use, read_metrics, saved_config
+from jaxconv.train.workdir import in_use, read_metrics, saved_config
 
 # Colours of the runs, as uniplot calls them, and letters in their place where there is no colour: for training, and for evaluation.
 _COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow")

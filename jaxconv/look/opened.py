@@ -20,6 +20,7 @@ from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short
 from jaxconv.evaluation.run import restore_run
+from jaxconv.files import expand
 from jaxconv.interop.export import element_shape
 from jaxconv.interop.weights import fit, load_weights
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
@@ -28,7 +29,7 @@ from jaxconv.own import is_own
 from jaxconv.predict import Given, find_items
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.ensemble import members_of
-from jaxconv.train.workdir import expand, saved_config, saved_data
+from jaxconv.train.workdir import saved_config, saved_data
 
 # Of ImageNet's training images, as torchvision's weights and our recipes have them.
 _MEAN, _STD, _CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875

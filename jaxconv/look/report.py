@@ -14,12 +14,13 @@ from typing import Any
 
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
+from jaxconv.files import expand
 from jaxconv.look import network_sections, page, sections
 from jaxconv.look.curves import PANELS
 from jaxconv.look.page import Chart, Section, Series, Table, Text
 from jaxconv.look.sections import Kept, LeftOutError, Reported, newest_checkpoint, open_run
 from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table, share
-from jaxconv.train.workdir import expand, in_use, read_json, read_metrics
+from jaxconv.train.workdir import in_use, read_json, read_metrics
 
 log = logging.getLogger(__name__)
 

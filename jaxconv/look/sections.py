@@ -15,12 +15,13 @@ from jaxconv.config import default_config, flatten
 from jaxconv.data.interface import Part, Source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.run import Evaluation, evaluate_run
+from jaxconv.files import expand
 from jaxconv.look import opened
 from jaxconv.look.curves import PANELS
 from jaxconv.look.opened import Looked
 from jaxconv.look.page import Chart, Series, Table, Text
 from jaxconv.train.build import build_model, total_steps
-from jaxconv.train.workdir import expand, read_json, read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
 
 
 class LeftOutError(Exception):

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxconv.errors import UserError
+from jaxconv.files import expand
 from jaxconv.look.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
 from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.train.build import build_model
-from jaxconv.train.workdir import expand, read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import read_metrics, saved_config, saved_data
 
 # ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error in % on the test images (Russakovsky et
 # al. 2015, arXiv:1409.0575; He et al. 2015, arXiv:1512.03385), as the lecture's "Revolution of Depth" has them. From 2012 on each is of

@@ -13,6 +13,7 @@ import numpy as np
 from jaxconv.data.loading import Order, Resident, Streamed
 from jaxconv.errors import PREEMPTED, UserError, human_bytes
 from jaxconv.evaluation.run import evaluate
+from jaxconv.files import whole_file
 from jaxconv.interop.weights import start_from
 from jaxconv.train.build import Built
 from jaxconv.train.checkpoint import Checkpoints, higher_is_better
@@ -259,7 +260,8 @@ class Run:
     def _draw_curves(self) -> None:
         from jaxconv.look.curves import loss_and_accuracy
 
-        loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(self.folder / "curves.png", dpi=120)
+        with whole_file(self.folder / "curves.png") as temporary:
+            loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(temporary, dpi=120)
 
 
 class Outputs(NamedTuple):

@@ -14,13 +14,14 @@ from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, human_bytes, in_words
+from jaxconv.files import expand
 from jaxconv.interop.weights import fitted_weights
 from jaxconv.train.build import Built, build, build_model
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.watch import memory_said
-from jaxconv.train.workdir import begin_or_compare, expand, open_workdir
+from jaxconv.train.workdir import begin_or_compare, open_workdir
 
 log = logging.getLogger(__name__)
 

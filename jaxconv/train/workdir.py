@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config
 from jaxconv.config import MAY_DIFFER, default_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
+from jaxconv.files import expand, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums
 
@@ -236,13 +236,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
+    """Write a text file whole or not at all, also where the machine loses its power."""
+    with whole_file(path) as temporary, open(temporary, "w") as file:
         file.writelines(line + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
@@ -253,15 +251,3 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to]
-
-
-def expand(path: str, option: str = "--workdir") -> Path:
-    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home that there is not."""
-    if not path:
-        raise UserError(f"{option}= is empty; give a folder")
-    if re.match(r"\w+://", str(path)):
-        raise UserError(f"{option}={path}: must be a folder of this machine's file system; a bucket can be mounted as one")
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise UserError(f"{option}={path}: {error}") from error

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from jaxconv.errors import UserError
+from jaxconv.files import expand
 from jaxconv.train.watch import MetricsLog, Stopwatch
-from jaxconv.train.workdir import begin_or_compare, expand, in_use, locked, open_workdir, read_metrics, saved_config, saved_data, write_json
+from jaxconv.train.workdir import begin_or_compare, in_use, locked, open_workdir, read_metrics, saved_config, saved_data, write_json
 from tests.conftest import tiny_config
 
 DATA = {"image_shape": [8, 8, 1], "kind": "image", "cropped": False, "class_names": ["o", "x"], "train_examples": 10}
