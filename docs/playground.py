@@ -1,4 +1,5 @@
-"""Take the picture of the playground: an X is drawn into the page, and the network that it trains is let learn a while.
+"""Take the picture of the playground: an X is drawn into the page, and the network that it trains
+is let learn a while.
 
 python docs/playground.py ADDRESS FILE
 
@@ -15,7 +16,15 @@ from tests.browser import window
 # Two strokes of a hand, in shares of the canvas.
 STROKES = [
     [(0.22, 0.16), (0.3, 0.27), (0.4, 0.39), (0.51, 0.53), (0.62, 0.66), (0.72, 0.76), (0.8, 0.86)],
-    [(0.77, 0.18), (0.68, 0.3), (0.58, 0.41), (0.47, 0.55), (0.36, 0.68), (0.27, 0.78), (0.2, 0.84)],
+    [
+        (0.77, 0.18),
+        (0.68, 0.3),
+        (0.58, 0.41),
+        (0.47, 0.55),
+        (0.36, 0.68),
+        (0.27, 0.78),
+        (0.2, 0.84),
+    ],
 ]
 
 
@@ -23,15 +32,25 @@ def main(address: str, file: str) -> None:
     """Draw, train, and write the picture."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
-        raise SystemExit("chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")
+        raise SystemExit(
+            "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+        )
     with window(chromium, chromedriver) as page:
         page.open(address, 1300, 1000)
         page.wait("return window.playground && playground.answer", 60)
         page.find("[data-how=start]").click()
-        page.wait("const last = playground.training.points.at(-1); return last && last[0] >= 150 && last[2] >= 0.97", 300)
+        page.wait(
+            "const last = playground.training.points.at(-1); return last && last[0] >= 150 && "
+            "last[2] >= 0.97",
+            300,
+        )
         for stroke in STROKES:
             page.drag("#canvas", *stroke)
-        page.wait("return playground.idle && playground.answer.step >= 150 && playground.training.status == 'training'", 60)
+        page.wait(
+            "return playground.idle && playground.answer.step >= 150 && playground.training.status "
+            "== 'training'",
+            60,
+        )
         page.run("scrollTo(0, 0)")
         page.screenshot(Path(file))
 

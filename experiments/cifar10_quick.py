@@ -1,10 +1,14 @@
-"""CIFAR-10 on a CPU, before the coffee is cold: four stages of one 3x3 convolution with BatchNorm, then the mean of each feature map.
+"""CIFAR-10 on a CPU, before the coffee is cold: four stages of one 3x3 convolution with BatchNorm,
+then the mean of each feature map.
 
-    jaxconv train --config=experiments/cifar10_quick.py --config.data.source=folder:DIR --workdir=/tmp/cifar10
-    jaxconv train --config=experiments/cifar10_quick.py:small --workdir=/tmp/cifar10_small      seconds
+    jaxconv train --config=experiments/cifar10_quick.py --config.data.source=folder:DIR
+    --workdir=/tmp/cifar10
+    jaxconv train --config=experiments/cifar10_quick.py:small --workdir=/tmp/cifar10_small
+    seconds
 
-DIR holds train/<class>/*.jpg and test/<class>/*.jpg. 381,786 parameters, 5 passes over the 50,000 training images with random crops of
-2 pixels and flips, SGD with Nesterov momentum, cosine schedule, label smoothing 0.1.
+DIR holds train/<class>/*.jpg and test/<class>/*.jpg. 381,786 parameters, 5 passes over the 50,000
+training images with random crops of 2 pixels and flips, SGD with Nesterov momentum, cosine
+schedule, label smoothing 0.1.
 
 Machine   2 cores of an AMD EPYC, jax 0.10.2
 Time      6 min 15 s from command to finished, reading 60,000 JPEG files and compiling included

@@ -1,14 +1,19 @@
-"""ResNet-50 by recipe A2 of "ResNet strikes back" (Wightman, Touvron and Jegou 2021, arXiv:2110.00476, Table 2): 300 passes.
+"""ResNet-50 by recipe A2 of "ResNet strikes back" (Wightman, Touvron and Jegou 2021,
+arXiv:2110.00476, Table 2): 300 passes.
 
     jaxconv train --config=experiments/imagenet_resnet50_a2.py --workdir=/tmp/a2
-    jaxconv train --config=experiments/imagenet_resnet50_a2.py:small --workdir=/tmp/a2_small      a CPU, seconds
+    jaxconv train --config=experiments/imagenet_resnet50_a2.py:small --workdir=/tmp/a2_small      a
+    CPU, seconds
 
-The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight decay 0.02, cosine schedule after 5 passes of warm-up;
-            binary cross entropy, classes with more than a share of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5,
-            mixup 0.1, cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio of 0.95
-Here        the same in batches of 2,016, of which three is a divisor; gradients clipped to a norm of 1, as timm's LAMB does unless told
-            otherwise; bilinear where timm draws bilinear or bicubic; the cosine begins after the warm-up, which timm counts
-            in it; the last BatchNorm of each unit begins at 1, where timm begins it at 0
+The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight decay 0.02, cosine
+            schedule after 5 passes of warm-up; binary cross entropy, classes with more than a share
+            of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5, mixup 0.1,
+            cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio
+            of 0.95
+Here        the same in batches of 2,016, of which three is a divisor; gradients clipped to a norm
+            of 1, as timm's LAMB does unless told otherwise; bilinear where timm draws bilinear or
+            bicubic; the cosine begins after the warm-up, which timm counts in it; the last
+            BatchNorm of each unit begins at 1, where timm begins it at 0
 Error       20.2% top-1 on the validation images, one crop (79.8% accuracy)
 Result      not run here
 """
@@ -27,7 +32,9 @@ def get_config(argument=""):
     config.data.std = (0.229, 0.224, 0.225)
     config.augment.random_resized_crop.scale = (0.08, 1.0)
     config.augment.flip = True
-    config.augment.randaugment.update({"layers": 2, "level": 0.7, "deviation": 0.05, "probability": 0.5, "space": "timm"})
+    config.augment.randaugment.update(
+        {"layers": 2, "level": 0.7, "deviation": 0.05, "probability": 0.5, "space": "timm"}
+    )
     config.augment.interpolation = "bilinear"
     config.augment.mixup = 0.1
     config.augment.cutmix = 1.0

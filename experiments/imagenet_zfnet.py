@@ -1,16 +1,21 @@
-"""ZFNet on ImageNet (Zeiler and Fergus 2013, arXiv:1311.2901): AlexNet looked into and mended, 7x7 filters at stride 2 first.
+"""ZFNet on ImageNet (Zeiler and Fergus 2013, arXiv:1311.2901): AlexNet looked into and mended, 7x7
+filters at stride 2 first.
 
     jaxconv train --config=experiments/imagenet_zfnet.py --workdir=/tmp/zfnet
-    jaxconv train --config=experiments/imagenet_zfnet.py:small --workdir=/tmp/zfnet_small      a CPU, seconds
+    jaxconv train --config=experiments/imagenet_zfnet.py:small --workdir=/tmp/zfnet_small      a
+    CPU, seconds
 
-The paper   70 passes; images rescaled to a shorter side of 256, crops of 224 from corners and middle, flips; SGD, batches of 128, rate 0.01
-            annealed by hand when the validation error plateaus, momentum 0.9; dropout of a half in the fully connected layers; filters
-            whose root mean square exceeds 0.1 are scaled back to it; weights begin with a deviation of 0.01, biases at 0; the
-            mean of each pixel is taken off
-Here        the same with crops from anywhere in the whole rectangle, where the paper cuts out the middle 256x256 first, and the plateau
-            schedule; weight decay 5e-4 as AlexNet's, without the biases; filters are not scaled back, and begin as He's; mean and
-            deviation of each channel for the mean of each pixel
-Error       37.5% top-1, 16.0% top-5 on the validation images (Table 2, the single network with 512, 1024, 512 maps)
+The paper   70 passes; images rescaled to a shorter side of 256, crops of 224 from corners and
+            middle, flips; SGD, batches of 128, rate 0.01 annealed by hand when the validation error
+            plateaus, momentum 0.9; dropout of a half in the fully connected layers; filters whose
+            root mean square exceeds 0.1 are scaled back to it; weights begin with a deviation of
+            0.01, biases at 0; the mean of each pixel is taken off
+Here        the same with crops from anywhere in the whole rectangle, where the paper cuts out the
+            middle 256x256 first, and the plateau schedule; weight decay 5e-4 as AlexNet's, without
+            the biases; filters are not scaled back, and begin as He's; mean and deviation of each
+            channel for the mean of each pixel
+Error       37.5% top-1, 16.0% top-5 on the validation images (Table 2, the single network with 512,
+            1024, 512 maps)
 Result      not run here
 """
 

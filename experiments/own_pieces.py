@@ -1,11 +1,13 @@
-"""The lecture's X's and O's with a network, a loss, a metric and an augmentation of one's own, all in this file.
+"""The lecture's X's and O's with a network, a loss, a metric and an augmentation of one's own, all
+in this file.
 
     jaxconv train --config=experiments/own_pieces.py --workdir=/tmp/own
     jaxconv train --config=experiments/own_pieces.py:small --workdir=/tmp/own_small
 
 Result: it shows how, and is not tuned.
 
-The names in the config are FILE.py:NAME, or package.module.NAME of what can be imported; jaxconv/own.py says what each is called with.
+The names in the config are FILE.py:NAME, or package.module.NAME of what can be imported;
+jaxconv/own.py says what each is called with.
 """
 
 import flax.linen as nn
@@ -26,12 +28,16 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         for n in (1, 2):
-            x = nn.relu(nn.Conv(self.filters, (5, 5), strides=2, dtype=self.dtype, name=f"conv{n}")(x))
+            x = nn.relu(
+                nn.Conv(self.filters, (5, 5), strides=2, dtype=self.dtype, name=f"conv{n}")(x)
+            )
         return nn.Dense(self.num_classes, name="votes")(x.mean(axis=(1, 2))).astype(jnp.float32)
 
 
 def focal(votes, target):
-    """The focal loss (Lin et al. 2017, arXiv:1708.02002) with gamma 2: examples that are nearly right count little."""
+    """The focal loss (Lin et al. 2017, arXiv:1708.02002) with gamma 2: examples that are nearly
+    right count little.
+    """
     log_probability = jnp.take_along_axis(jax.nn.log_softmax(votes), target[:, None], axis=-1)[:, 0]
     return -((1 - jnp.exp(log_probability)) ** 2) * log_probability
 

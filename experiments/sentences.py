@@ -1,12 +1,16 @@
-"""What is it about? Bytes of a text as a signal in 1-D, by the text notation: eight words, of which one tells.
+"""What is it about? Bytes of a text as a signal in 1-D, by the text notation: eight words, of which
+one tells.
 
     jaxconv train --config=experiments/sentences.py --workdir=/tmp/sentences
-    jaxconv train --config=experiments/sentences.py:small --workdir=/tmp/sentences_small      seconds
+    jaxconv train --config=experiments/sentences.py:small --workdir=/tmp/sentences_small
+    seconds
 
-The first layer, `conv1-16`, embeds each of the 256 bytes in 16 numbers; the second sees five bytes at a time, a whole word. News, once
-`jaxconv prepare ag_news_subset` has prepared them, or DIR/<split>.tsv with a class, a tab and a text each line:
+The first layer, `conv1-16`, embeds each of the 256 bytes in 16 numbers; the second sees five bytes
+at a time, a whole word. News, once `jaxconv prepare ag_news_subset` has prepared them, or
+DIR/<split>.tsv with a class, a tab and a text each line:
 
-    jaxconv train --config=experiments/sentences.py --config.data.source=tfds:ag_news_subset --config.data.text.length=256 \\
+    jaxconv train --config=experiments/sentences.py --config.data.source=tfds:ag_news_subset
+    --config.data.text.length=256 \\
         --config.model.name='text:conv1-16nobias conv5-64 bn relu maxpool256 fc' --workdir=/tmp/news
 
 `--config=experiments/sentences.py:small` is the same on fewer and smaller examples.
@@ -32,5 +36,9 @@ def get_config(argument=""):
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 20
     if argument == "small":
-        config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = 1_200, 150, 2.0
+        config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = (
+            1_200,
+            150,
+            2.0,
+        )
     return config

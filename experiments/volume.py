@@ -3,9 +3,11 @@
     jaxconv train --config=experiments/volume.py --workdir=/tmp/volume
     jaxconv train --config=experiments/volume.py:small --workdir=/tmp/volume_small      seconds
 
-Volumes of your own, DIR/<split>/<class>/*.npy, are [D, H, W] or [D, H, W, C], uint8 or float32, all of one size:
+Volumes of your own, DIR/<split>/<class>/*.npy, are [D, H, W] or [D, H, W, C], uint8 or float32, all
+of one size:
 
-    jaxconv train --config=experiments/volume.py --config.data.source=folder:DIR --workdir=/tmp/scans
+    jaxconv train --config=experiments/volume.py --config.data.source=folder:DIR
+    --workdir=/tmp/scans
 
 `--config=experiments/volume.py:small` is the same on fewer and smaller examples.
 
@@ -29,5 +31,10 @@ def get_config(argument=""):
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 20
     if argument == "small":
-        config.data.toy.size, config.data.toy.train_examples, config.data.toy.test_examples, config.epochs = 12, 300, 150, 8.0
+        (
+            config.data.toy.size,
+            config.data.toy.train_examples,
+            config.data.toy.test_examples,
+            config.epochs,
+        ) = 12, 300, 150, 8.0
     return config

@@ -1,13 +1,16 @@
-"""Rising, falling or steady? A waveform in 1-D, by the text notation: tones in noise, drawn on the spot.
+"""Rising, falling or steady? A waveform in 1-D, by the text notation: tones in noise, drawn on the
+spot.
 
     jaxconv train --config=experiments/waveform.py --workdir=/tmp/waveform
     jaxconv train --config=experiments/waveform.py:small --workdir=/tmp/waveform_small      seconds
     jaxconv train --config=experiments/waveform.py:log_mel --workdir=/tmp/log_mel
 
-The second takes the logarithm of the mel spectrogram, which is a picture, and a 2-D network. Spoken words, once
-`jaxconv prepare speech_commands` has prepared them, or WAV files in folders named after their classes:
+The second takes the logarithm of the mel spectrogram, which is a picture, and a 2-D network. Spoken
+words, once `jaxconv prepare speech_commands` has prepared them, or WAV files in folders named after
+their classes:
 
-    jaxconv train --config=experiments/waveform.py:log_mel --config.data.source=tfds:speech_commands --config.data.audio.rate=16000 \\
+    jaxconv train --config=experiments/waveform.py:log_mel --config.data.source=tfds:speech_commands
+    --config.data.audio.rate=16000 \\
         --config.data.audio.seconds=1 --workdir=/tmp/words
 
 `--config=experiments/waveform.py:small` is the same on fewer and smaller examples.
@@ -33,7 +36,10 @@ def get_config(form="waveform"):
         config.model.name = "text:[conv3-16 bn relu maxpool2]*2 conv3-32 bn relu globalpool fc"
     else:
         config.data.mean, config.data.std = (0.0,), (0.3,)
-        config.model.name = "text:conv32-16/4p14 bn relu [conv9-32 bn relu maxpool4]*3 conv3-32 bn relu globalpool fc"
+        config.model.name = (
+            "text:conv32-16/4p14 bn relu [conv9-32 bn relu maxpool4]*3 conv3-32 bn relu globalpool "
+            "fc"
+        )
     config.epochs = 4.0
     config.batch_size = 50
     config.optimizer.learning_rate = 0.05

@@ -1,9 +1,11 @@
-"""X or O? The lecture's toy network, on pictures with all its trickier cases: moved, stretched, turned, thicker, noisy.
+"""X or O? The lecture's toy network, on pictures with all its trickier cases: moved, stretched,
+turned, thicker, noisy.
 
     jaxconv train --config=experiments/xo.py --workdir=/tmp/xo
     jaxconv train --config=experiments/xo.py:small --workdir=/tmp/xo_small      seconds
 
-[(CONV-RELU)-POOL]*3-(FC-RELU)-FC,SOFTMAX with 3x3 filters and 22,370 parameters, 3 passes over 10,000 images drawn on the spot.
+[(CONV-RELU)-POOL]*3-(FC-RELU)-FC,SOFTMAX with 3x3 filters and 22,370 parameters, 3 passes over
+10,000 images drawn on the spot.
 
 Machine   2 cores of an AMD EPYC, jax 0.10.2
 Time      15 s from command to finished, compiling included

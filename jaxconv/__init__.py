@@ -1,8 +1,18 @@
-"""jaxconv: convolutional networks in JAX and Flax, trained, measured and looked into with one command."""
+"""jaxconv: convolutional networks in JAX and Flax, trained, measured and looked into with one
+command.
+"""
 
 from jaxconv import arithmetic, layers
 from jaxconv.interop.torchvision import load_torchvision
-from jaxconv.models import ModelInfo, create_model, features, from_text, list_models, model_arguments, model_info
+from jaxconv.models import (
+    ModelInfo,
+    create_model,
+    features,
+    from_text,
+    list_models,
+    model_arguments,
+    model_info,
+)
 from jaxconv.summary import FeatureMap, Summary, feature_info, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step

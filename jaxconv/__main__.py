@@ -10,7 +10,9 @@ from jaxconv.version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong command or config."""
+    """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong
+    command or config.
+    """
     argv = sys.argv[1:] if argv is None else argv
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
@@ -28,14 +30,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = {"train": "; the same command goes on from the last checkpoint", "sweep": "; the same command goes on"}
+        goes_on = {
+            "train": "; the same command goes on from the last checkpoint",
+            "sweep": "; the same command goes on",
+        }
         after = goes_on | {"prepare": "; the same command starts again"}
         print(f"jaxconv: interrupted{after.get(argv[0], '')}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jaxconv", description="Convolutional networks in JAX: trained, measured and looked into.")
+    parser = argparse.ArgumentParser(
+        prog="jaxconv",
+        description="Convolutional networks in JAX: trained, measured and looked into.",
+    )
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (runs, use, look, report, playground, networks, data):

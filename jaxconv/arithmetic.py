@@ -7,8 +7,8 @@ The lecture's summary of a convolutional layer, for an input volume W1 x H1 x D1
     S  the stride               D2 = K
     P  the zero padding         weights = (F * F * D1) * K, biases = K
 
-Pooling is the same without weights. Every function here takes and returns plain Python numbers; nothing is imported
-but the standard library, so that a size can be asked for where there is no JAX.
+Pooling is the same without weights. Every function here takes and returns plain Python numbers;
+nothing is imported but the standard library, so that a size can be asked for where there is no JAX.
 """
 
 import itertools
@@ -19,7 +19,13 @@ ROUNDINGS = ("floor", "exact", "ceil")
 
 
 def output_size(
-    size: int, window: int, stride: int = 1, padding: int = 0, dilation: int = 1, rounding: str = "floor", layer: str = ""
+    size: int,
+    window: int,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    rounding: str = "floor",
+    layer: str = "",
 ) -> int:
     """How many positions a window takes along one axis: (W - F + 2P)/S + 1.
 
@@ -28,13 +34,16 @@ def output_size(
       window: F, the extent of the filter or pooling window, in pixels.
       stride: S, pixels between neighbouring positions.
       padding: P, pixels added on each side.
-      dilation: distance between neighbouring taps of the window; it then spans (F - 1) * dilation + 1 pixels.
-      rounding: what to do where the division leaves a rest. `floor` leaves the last pixels out, `exact` raises,
-        `ceil` lets the last window hang over the edge, as long as it begins inside the image or its left padding.
+      dilation: distance between neighbouring taps of the window; it then spans (F - 1) * dilation +
+        1 pixels.
+      rounding: what to do where the division leaves a rest. `floor` leaves the last pixels out,
+        `exact` raises, `ceil` lets the last window hang over the edge, as long as it begins inside
+        the image or its left padding.
       layer: name to put before the error message.
 
     Raises:
-      ValueError: an argument is out of range, the window is larger than the padded image, or `exact` does not divide.
+      ValueError: an argument is out of range, the window is larger than the padded image, or
+        `exact` does not divide.
     """
     check_window(window, stride, padding, dilation, rounding, layer)
     span = (window - 1) * dilation + 1
@@ -52,17 +61,24 @@ def output_size(
             f"a {span}-wide window at stride {stride} does not fit {_what(size, padding)}"
         )
     positions = -(-room // stride) + 1
-    # A window that begins in the padding on the right would see no pixel at all; Caffe and PyTorch drop it too.
+    # A window that begins in the padding on the right would see no pixel at all; Caffe and PyTorch
+    # drop it too.
     return positions - 1 if (positions - 1) * stride >= size + padding else positions
 
 
 def pad_widths(
-    size: int, window: int, stride: int = 1, padding: int = 0, dilation: int = 1, rounding: str = "floor", layer: str = ""
+    size: int,
+    window: int,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    rounding: str = "floor",
+    layer: str = "",
 ) -> tuple[int, int]:
     """Pixels to add before and after one axis so that exactly `output_size` windows fit.
 
-    Before is always `padding`. After is `padding`, and with `ceil` whatever the last, overhanging window needs.
-    Arguments and errors are those of `output_size`.
+    Before is always `padding`. After is `padding`, and with `ceil` whatever the last, overhanging
+    window needs. Arguments and errors are those of `output_size`.
     """
     positions = output_size(size, window, stride, padding, dilation, rounding, layer)
     needed = (positions - 1) * stride + (window - 1) * dilation + 1
@@ -72,8 +88,8 @@ def pad_widths(
 def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int, ...]:
     """Every padding P < F with which a filter steps over the image without a rest, smallest first.
 
-    The lecture's "F = 5, S = 2, P = ? (whatever fits)". Padding of F or more is not counted: the first window would
-    lie wholly in the padding.
+    The lecture's "F = 5, S = 2, P = ? (whatever fits)". Padding of F or more is not counted: the
+    first window would lie wholly in the padding.
 
     Raises:
       ValueError: no padding fits; the message says why.
@@ -91,9 +107,13 @@ def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int
         why = f"{rest} + 2P is odd for every P, and the stride is even"
     else:
         smallest = next(filter(fits, itertools.count(filter_size)))
-        why = f"the smallest P that divides is {smallest}, and with {filter_size} or more the first window sees no pixel"
+        why = (
+            f"the smallest P that divides is {smallest}, and with {filter_size} or more the first "
+            "window sees no pixel"
+        )
     raise ValueError(
-        f"no padding fits a {filter_size}-wide filter at stride {stride} on {size}: in ({size} - {filter_size} + 2P)/{stride} + 1, {why}"
+        f"no padding fits a {filter_size}-wide filter at stride {stride} on {size}: in ({size} - "
+        f"{filter_size} + 2P)/{stride} + 1, {why}"
     )
 
 
@@ -105,23 +125,32 @@ def same_padding(filter_size: int) -> int:
     """
     if filter_size < 1 or filter_size % 2 == 0:
         raise ValueError(
-            f"padding (F - 1)/2 = ({filter_size} - 1)/2 = {(filter_size - 1) / 2}: no whole padding keeps the size, give one in pixels"
+            f"padding (F - 1)/2 = ({filter_size} - 1)/2 = {(filter_size - 1) / 2}: no whole "
+            "padding keeps the size, give one in pixels"
         )
     return (filter_size - 1) // 2
 
 
 def conv_weights(window: Sequence[int], in_channels: int, filters: int, groups: int = 1) -> int:
-    """Weights of a convolution, biases not counted: (F * F * D1) * K, with D1/groups channels seen by each filter."""
+    """Weights of a convolution, biases not counted: (F * F * D1) * K, with D1/groups channels seen
+    by each filter.
+    """
     return math.prod(window) * (in_channels // groups) * filters
 
 
-def conv_connections(output: Sequence[int], window: Sequence[int], in_channels: int, filters: int, groups: int = 1) -> int:
-    """The lecture's "connections": multiply-adds of a convolution for one image, 6x6x1 x 3x3x1 on its 8x8 example."""
+def conv_connections(
+    output: Sequence[int], window: Sequence[int], in_channels: int, filters: int, groups: int = 1
+) -> int:
+    """The lecture's "connections": multiply-adds of a convolution for one image, 6x6x1 x 3x3x1 on
+    its 8x8 example.
+    """
     return math.prod(output) * conv_weights(window, in_channels, filters, groups)
 
 
 def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Pixels of the image that one value sees after layers of (window, stride), and the distance between neighbours."""
+    """Pixels of the image that one value sees after layers of (window, stride), and the distance
+    between neighbours.
+    """
     field, jump = 1, 1
     for window, stride in layers:
         field += (window - 1) * jump
@@ -129,13 +158,26 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return field, jump
 
 
-def check_window(window: int, stride: int, padding: int, dilation: int, rounding: str, layer: str) -> None:
-    """Raise ValueError unless window, stride and dilation are at least 1, padding is at least 0, rounding is known."""
-    for name, value, least in (("window", window, 1), ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+def check_window(
+    window: int, stride: int, padding: int, dilation: int, rounding: str, layer: str
+) -> None:
+    """Raise ValueError unless window, stride and dilation are at least 1, padding is at least 0,
+    rounding is known.
+    """
+    for name, value, least in (
+        ("window", window, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
         if value != int(value) or value < least:
-            raise ValueError(f"{_prefix(layer)}{name} is {value}; it must be a whole number of at least {least}")
+            raise ValueError(
+                f"{_prefix(layer)}{name} is {value}; it must be a whole number of at least {least}"
+            )
     if rounding not in ROUNDINGS:
-        raise ValueError(f"{_prefix(layer)}rounding is {rounding!r}; it must be one of {', '.join(ROUNDINGS)}")
+        raise ValueError(
+            f"{_prefix(layer)}rounding is {rounding!r}; it must be one of {', '.join(ROUNDINGS)}"
+        )
 
 
 def _prefix(layer: str) -> str:

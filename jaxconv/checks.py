@@ -10,7 +10,8 @@ from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own
 
 METRICS = ("eval/top1", "eval/loss")
-# How the members of an ensemble are computed, and the settings that they may differ in, since a step takes them as an array.
+# How the members of an ensemble are computed, and the settings that they may differ in, since a
+# step takes them as an array.
 FORMS = ("vmap", "map", "unroll")
 TRACED = {
     **{key: f"optimizer.{key}" for key in ("learning_rate", "l2", "weight_decay", "momentum")},
@@ -33,71 +34,126 @@ CHOICES = {
 }
 AT_LEAST = {
     0: (
-        "epochs", "steps", "eval.every", "checkpoint.every", "checkpoint.keep_best", "data.image_size", "data.eval_image_size",
-        "data.resident_limit",
-        "data.threads", "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate", "optimizer.momentum",
-        "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2", "optimizer.clip_norm", "optimizer.schedule.warmup_steps",
-        "loss.label_smoothing", "loss.threshold", "ema.decay",
+        "epochs", "steps", "eval.every", "checkpoint.every", "checkpoint.keep_best",
+        "data.image_size", "data.eval_image_size", "data.resident_limit", "data.threads",
+        "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate",
+        "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
+        "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
+        "loss.threshold", "ema.decay",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
-        "batch_size", "accumulate", "steps_per_call", "model.norm_groups", "ensemble.size", "eval.batch_size", "log.every",
-        "checkpoint.keep", "data.toy.train_examples", "data.toy.test_examples",
-        "data.audio.mels", "data.text.length", "data.xo.channels", "augment.repeats", "optimizer.schedule.patience",
+        "batch_size", "accumulate", "steps_per_call", "model.norm_groups", "ensemble.size",
+        "eval.batch_size", "log.every", "checkpoint.keep", "data.toy.train_examples",
+        "data.toy.test_examples", "data.audio.mels", "data.text.length", "data.xo.channels",
+        "augment.repeats", "optimizer.schedule.patience",
     ),
     8: ("data.toy.size",),
     100: ("data.audio.rate",),
 }  # fmt: skip
-MORE_THAN_0 = ("data.crop_ratio", "optimizer.epsilon", "optimizer.trust_coefficient", "optimizer.schedule.factor")
-LESS_THAN_1 = ("optimizer.momentum", "optimizer.beta2", "loss.label_smoothing", "loss.threshold", "ema.decay")
+MORE_THAN_0 = (
+    "data.crop_ratio",
+    "optimizer.epsilon",
+    "optimizer.trust_coefficient",
+    "optimizer.schedule.factor",
+)
+LESS_THAN_1 = (
+    "optimizer.momentum",
+    "optimizer.beta2",
+    "loss.label_smoothing",
+    "loss.threshold",
+    "ema.decay",
+)
 # Whole numbers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
-# Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off then.
-PAIRS = {"random_resized_crop.scale": 1, "random_resized_crop.ratio": math.inf, "scale_jitter": math.inf, "erasing.area": 1}
+# Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off
+# then.
+PAIRS = {
+    "random_resized_crop.scale": 1,
+    "random_resized_crop.ratio": math.inf,
+    "scale_jitter": math.inf,
+    "erasing.area": 1,
+}
 PAIRS |= {"erasing.ratio": math.inf}
 MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
 # Settings of `config.augment` that lie between 0 and this.
 AUGMENT_RANGES = {
-    **dict.fromkeys(("randaugment.level", "randaugment.deviation", "randaugment.probability", "erasing.probability"), 1),
-    **dict.fromkeys(("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1),
-    **{"colour_jitter.hue": 0.5, "randaugment.layers": 16, "pca_colour": 10, "mixup": 100, "cutmix": 100},
+    **dict.fromkeys(
+        (
+            "randaugment.level",
+            "randaugment.deviation",
+            "randaugment.probability",
+            "erasing.probability",
+        ),
+        1,
+    ),
+    **dict.fromkeys(
+        ("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1
+    ),
+    **{
+        "colour_jitter.hue": 0.5,
+        "randaugment.layers": 16,
+        "pca_colour": 10,
+        "mixup": 100,
+        "cutmix": 100,
+    },
 }
 # Of each of these, one at most may be on.
-ALTERNATIVES = (("random_resized_crop.scale", "scale_jitter", "pad_crop"), ("randaugment.layers", "trivial"))
+ALTERNATIVES = (
+    ("random_resized_crop.scale", "scale_jitter", "pad_crop"),
+    ("randaugment.layers", "trivial"),
+)
 
 
 def check_config(config: ConfigDict) -> None:
     """Check what can be checked before the data is read.
 
     Raises:
-      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is of another type or out of its range.
+      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is
+        of another type or out of its range.
     """
     given = flatten(config)
     _check_keys(given)
     for key, allowed in CHOICES.items():
         if given[key] not in allowed and not (key == "loss.name" and is_own(given[key])):
-            raise UserError(f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of {', '.join(allowed)}")
+            raise UserError(
+                f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of "
+                f"{', '.join(allowed)}"
+            )
     for least, keys in AT_LEAST.items():
         _check_all(given, keys, lambda value, least=least: value >= least, f"at least {least}")
     _check_all(given, MORE_THAN_0, lambda value: value > 0, "more than 0")
     _check_all(given, LESS_THAN_1, lambda value: value < 1, "less than 1")
     _check_all(given, AT_MOST_1, lambda value: value <= 1, "at most 1")
-    whole = tuple(key for key, value in given.items() if type(value) is int and key not in MAY_BE_LARGE)
+    whole = tuple(
+        key for key, value in given.items() if type(value) is int and key not in MAY_BE_LARGE
+    )
     _check_all(given, whole, lambda value: value < 2**31, f"less than {2**31}")
     # The members' seeds are this one and the next.
     largest = 2**32 - config.ensemble.size
     if not 0 <= config.seed <= largest:
         raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {largest}")
     if (config.epochs > 0) == (config.steps > 0):
-        raise UserError(f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of them must be more than 0")
+        raise UserError(
+            f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of "
+            "them must be more than 0"
+        )
     if config.loss.threshold and config.loss.name != "binary":
-        raise UserError(f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', not to {config.loss.name!r}")
+        raise UserError(
+            f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', "
+            f"not to {config.loss.name!r}"
+        )
     swept_values(config)
     _check_own(config)
     first, _, last = config.profile.partition(":")
-    if config.profile and not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise UserError(f"config.profile is {config.profile!r}; it must be FIRST:LAST, steps counted from 1, such as 10:20")
+    if config.profile and not (
+        first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
+    ):
+        raise UserError(
+            f"config.profile is {config.profile!r}; it must be FIRST:LAST, steps counted from 1, "
+            "such as 10:20"
+        )
     _check_data(config.data)
     _check_augment(config, given)
     _check_optimizer(config.optimizer)
@@ -115,7 +171,8 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
     key, colon, texts = over.partition(":")
     if key not in TRACED:
         raise UserError(
-            f"config.ensemble.over is {over!r}{nearest(key, TRACED)}; it must be KEY:VALUE,VALUE,... with KEY one of {', '.join(TRACED)}"
+            f"config.ensemble.over is {over!r}{nearest(key, TRACED)}; it must be "
+            f"KEY:VALUE,VALUE,... with KEY one of {', '.join(TRACED)}"
         )
     try:
         values = tuple(float(text) for text in texts.split(","))
@@ -124,24 +181,42 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
     least = math.ulp(0.0) if key == "learning_rate" else 0.0
     if not colon or len(values) < 2 or not all(least <= value < math.inf for value in values):
         what = "numbers above 0" if least else "numbers of at least 0"
-        raise UserError(f"config.ensemble.over is {over!r}; give two or more {what}, such as {key}:0.01,0.03")
+        raise UserError(
+            f"config.ensemble.over is {over!r}; give two or more {what}, such as {key}:0.01,0.03"
+        )
     if size not in (1, len(values)):
-        raise UserError(f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; leave the size at 1")
+        raise UserError(
+            f"config.ensemble.size is {size}, and config.ensemble.over has {len(values)} values; "
+            "leave the size at 1"
+        )
     if TRACED[key] in LESS_THAN_1 and max(values) >= 1:
         raise UserError(f"config.ensemble.over is {over!r}; {TRACED[key]} must be less than 1")
     if len(set(values)) < len(values):
-        raise UserError(f"config.ensemble.over is {over!r}, which has a value twice; give different ones")
+        raise UserError(
+            f"config.ensemble.over is {over!r}, which has a value twice; give different ones"
+        )
     if key == "label_smoothing" and is_own(config.loss.name):
-        raise UserError(f"config.ensemble.over is {over!r}, and config.loss.name {config.loss.name!r}, which has no such setting")
+        raise UserError(
+            f"config.ensemble.over is {over!r}, and config.loss.name {config.loss.name!r}, which "
+            "has no such setting"
+        )
     return key, values
 
 
 def _check_own(config: ConfigDict) -> None:
-    for key, name in (("augment.own", config.augment.own), *(("eval.metrics", name) for name in config.eval.metrics.split())):
+    for key, name in (
+        ("augment.own", config.augment.own),
+        *(("eval.metrics", name) for name in config.eval.metrics.split()),
+    ):
         if name and not is_own(name):
-            raise UserError(f"config.{key} is {name!r}; it must be FILE.py:NAME or package.module.NAME")
+            raise UserError(
+                f"config.{key} is {name!r}; it must be FILE.py:NAME or package.module.NAME"
+            )
     if is_own(config.loss.name) and (config.loss.label_smoothing or config.loss.threshold):
-        raise UserError(f"config.loss.name is {config.loss.name!r}; label_smoothing and threshold belong to other losses: leave them at 0")
+        raise UserError(
+            f"config.loss.name is {config.loss.name!r}; label_smoothing and threshold belong to "
+            "other losses: leave them at 0"
+        )
 
 
 def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: str) -> None:
@@ -154,7 +229,9 @@ def _check_keys(given: dict[str, Any]) -> None:
     known = flatten(default_config())
     for key in given:
         if key not in known and not key.startswith(("model.kwargs.", "optimizer.groups.")):
-            raise UserError(f"config.{key}: the config has no such key{nearest_key(default_config(), key)}")
+            raise UserError(
+                f"config.{key}: the config has no such key{nearest_key(default_config(), key)}"
+            )
     for key, default in known.items():
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
@@ -172,19 +249,33 @@ def _check_data(data: ConfigDict) -> None:
         raise UserError(f"config.data.std is {data.std}; every deviation must be more than 0")
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
-        raise UserError(f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different characters")
+        raise UserError(
+            f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different "
+            "characters"
+        )
 
 
 def _check_optimizer(config: ConfigDict) -> None:
     boundaries = config.schedule.boundaries
-    if list(boundaries) != sorted(set(boundaries)) or not all(isinstance(b, int) and 0 < b < 2**31 for b in boundaries):
-        raise UserError(f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising order, such as 32000,48000")
+    if list(boundaries) != sorted(set(boundaries)) or not all(
+        isinstance(b, int) and 0 < b < 2**31 for b in boundaries
+    ):
+        raise UserError(
+            f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising "
+            "order, such as 32000,48000"
+        )
     if config.schedule.name == "step" and not boundaries:
-        raise UserError("config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such as 32000,48000")
+        raise UserError(
+            "config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such "
+            "as 32000,48000"
+        )
     wanted = set(group(""))
     for name, settings in config.groups.items():
         if not isinstance(settings, ConfigDict) or set(settings) != wanted:
-            raise UserError(f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with {', '.join(sorted(wanted))}")
+            raise UserError(
+                f"config.optimizer.groups.{name} must be jaxconv.config.group(pattern, ...) with "
+                f"{', '.join(sorted(wanted))}"
+            )
         for key, example in group("conv").items():
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
 
@@ -194,15 +285,27 @@ def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
         pair = given[f"augment.{key}"]
         off = not pair and key in MAY_BE_EMPTY
         if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
-            raise UserError(f"config.augment.{key} is {pair}; it must be two numbers in rising order, more than 0, at most {most}")
+            raise UserError(
+                f"config.augment.{key} is {pair}; it must be two numbers in rising order, more "
+                f"than 0, at most {most}"
+            )
     for key, most in AUGMENT_RANGES.items():
         if not 0 <= given[f"augment.{key}"] <= most:
-            raise UserError(f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and {most}")
+            raise UserError(
+                f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and "
+                f"{most}"
+            )
     for alternatives in ALTERNATIVES:
         on = [key for key in alternatives if given[f"augment.{key}"]]
         if len(on) > 1:
             raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
     if not all(isinstance(side, int) for side in config.augment.scale_jitter):
-        raise UserError(f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole numbers, such as 256,512")
+        raise UserError(
+            f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole "
+            "numbers, such as 256,512"
+        )
     if config.batch_size % config.augment.repeats:
-        raise UserError(f"config.batch_size is {config.batch_size}, and config.augment.repeats {config.augment.repeats} does not divide it")
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, and config.augment.repeats "
+            f"{config.augment.repeats} does not divide it"
+        )

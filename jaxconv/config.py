@@ -1,4 +1,5 @@
-"""The default config: every key, each with a comment. An experiment changes a few of them; the rest stay as they are here.
+"""The default config: every key, each with a comment. An experiment changes a few of them; the rest
+stay as they are here.
 
     from jaxconv.config import default_config
 
@@ -8,8 +9,9 @@
         config.epochs = 5.0
         return config
 
-No default is None and nothing is a list, so that each key can be set from the command line: --config.optimizer.learning_rate=0.05,
---config.data.mean=0.49,0.48,0.45. An unknown key or a value of another type is an error that names the nearest key.
+No default is None and nothing is a list, so that each key can be set from the command line:
+--config.optimizer.learning_rate=0.05, --config.data.mean=0.49,0.48,0.45. An unknown key or a value
+of another type is an error that names the nearest key.
 """
 
 import ast
@@ -26,42 +28,69 @@ from jaxconv.errors import UserError, nearest
 
 
 def default_config() -> ConfigDict:
-    """Every key with its default, locked: an unknown key raises AttributeError, a value of another type TypeError."""
+    """Every key with its default, locked: an unknown key raises AttributeError, a value of another
+    type TypeError.
+    """
     config = ConfigDict()
     config.seed = 0  # every random draw of the run derives from it
     config.batch_size = 128  # images a step, over all devices
     config.epochs = 0.0  # length of the training in passes over the training split, or
     config.steps = 0  # in steps; exactly one of the two is set
-    config.parallel = "jit"  # how a step is spread over the devices: jit, pmap or fsdp, see train/parallel.py
-    config.accumulate = 1  # parts that each device works its share of a batch off in, one after another, for less memory
-    config.steps_per_call = 1  # steps that a device does at once before the host hears of them; for small networks on resident data
-    config.profile = ""  # FIRST:LAST, such as 10:20: write a trace of these steps to the workdir, for TensorBoard or xprof
-    config.deterministic = False  # on a GPU: only kernels that give the same bits again, at some speed
-    config.compilation_cache = "auto"  # folder that keeps compiled programs; auto: the user's cache folder; off: none
+    # how a step is spread over the devices: jit, pmap or fsdp, see train/parallel.py
+    config.parallel = "jit"
+    # parts that each device works its share of a batch off in, one after another, for less memory
+    config.accumulate = 1
+    # steps that a device does at once before the host hears of them; for small networks on resident
+    # data
+    config.steps_per_call = 1
+    # FIRST:LAST, such as 10:20: write a trace of these steps to the workdir, for TensorBoard or
+    # xprof
+    config.profile = ""
+    # on a GPU: only kernels that give the same bits again, at some speed
+    config.deterministic = False
+    # folder that keeps compiled programs; auto: the user's cache folder; off: none
+    config.compilation_cache = "auto"
 
     config.model = model = ConfigDict()
-    model.name = "chain"  # one of jaxconv.list_models(), text: and a text in the notation, or one's own, see own.py
+    # one of jaxconv.list_models(), text: and a text in the notation, or one's own, see own.py
+    model.name = "chain"
     model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
-    model.init_from = ""  # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
-    model.dtype = "float32"  # compute type: float32, bfloat16 or float16; parameters and losses are float32
-    model.norm_groups = 1  # parts of a batch that BatchNorm normalises by themselves; as many as devices: by each device
-    model.remat = False  # compute what is inside of the network's modules again on the way back: less memory on GPU and TPU
+    # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
+    model.init_from = ""
+    # compute type: float32, bfloat16 or float16; parameters and losses are float32
+    model.dtype = "float32"
+    # parts of a batch that BatchNorm normalises by themselves; as many as devices: by each device
+    model.norm_groups = 1
+    # compute what is inside of the network's modules again on the way back: less memory on GPU and
+    # TPU
+    model.remat = False
 
     config.data = data = ConfigDict()
-    data.source = "xo"  # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
+    # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see
+    # data/sources.py
+    data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
-    data.mean = (0.5,)  # of each channel, on a scale from 0 to 1 where it is uint8; one number serves all channels
+    # of each channel, on a scale from 0 to 1 where it is uint8; one number serves all channels
+    data.mean = (0.5,)
     data.std = (0.5,)
-    data.image_size = 0  # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    data.image_size = 0
     data.eval_image_size = 0  # the same while evaluating, where it differs; 0: data.image_size
-    data.crop_ratio = 1.0  # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of 256
-    data.decoder = "auto"  # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
-    data.resident_limit = 2_000_000_000  # bytes; a larger set is streamed instead of lying in the devices' memory
+    # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of
+    # 256
+    data.crop_ratio = 1.0
+    # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
+    data.decoder = "auto"
+    # bytes; a larger set is streamed instead of lying in the devices' memory
+    data.resident_limit = 2_000_000_000
     data.threads = 0  # that read and decode what is streamed; 0: twice as many as there are cores
     data.prefetch = 2  # batches that are sent to the devices ahead of the step that needs them
-    data.damaged_share = 0.001  # share of a streamed set's examples that may be unreadable; they are replaced by the next
-    data.skip_unreadable = False  # of a set in memory, leave unreadable files out instead of stopping; for streamed ones see above
+    # share of a streamed set's examples that may be unreadable; they are replaced by the next
+    data.damaged_share = 0.001
+    # of a set in memory, leave unreadable files out instead of stopping; for streamed ones see
+    # above
+    data.skip_unreadable = False
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
     xo.channels = 1  # all alike
@@ -87,18 +116,24 @@ def default_config() -> ConfigDict:
     text.length = 256  # codes of each text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
     data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
-    tfds.data_dir = ""  # where the sets lie; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
+    # where the sets lie; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
+    tfds.data_dir = ""
     tfds.input = ""  # the feature to learn from; empty: TFDS's own choice
     tfds.label = ""
     data.folder = folder = ConfigDict()  # settings of an unsplit folder:PATH
     folder.test_fraction = 0.1  # share of each class that is held out as the split test
     folder.seed = 0  # of that draw
 
-    config.augment = augment = ConfigDict()  # while training, in this order; each is off at 0, False or ()
+    # while training, in this order; each is off at 0, False or ()
+    config.augment = augment = ConfigDict()
     augment.random_resized_crop = crop = ConfigDict()
-    crop.scale = ()  # least and largest share of the area of a random crop, such as 0.08,1; it is resized to the image's size
+    # least and largest share of the area of a random crop, such as 0.08,1; it is resized to the
+    # image's size
+    crop.scale = ()
     crop.ratio = (3 / 4, 4 / 3)  # least and largest width over height of it
-    augment.scale_jitter = ()  # least and largest size of the shorter side before a random crop of data.image_size, such as 256,512
+    # least and largest size of the shorter side before a random crop of data.image_size, such as
+    # 256,512
+    augment.scale_jitter = ()
     augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
     augment.flip = False  # mirror every other image, left to right
     augment.colour_jitter = jitter = ConfigDict()  # each with a random strength up to this
@@ -108,7 +143,9 @@ def default_config() -> ConfigDict:
     jitter.hue = 0.0  # turn of the circle of colours, from -x to x; 0.5 is half of it
     augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
     rand.layers = 0  # operations an image, N of the paper
-    rand.level = 0.3  # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30, timm's m7 of 10)
+    # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30,
+    # timm's m7 of 10)
+    rand.level = 0.3
     rand.deviation = 0.0  # of the level, drawn for each operation (timm's mstd0.5 is 0.05)
     rand.probability = 1.0  # of each operation to be done (timm's is 0.5)
     rand.space = "torchvision"  # which operations, how strong: torchvision, wide, timm
@@ -121,13 +158,21 @@ def default_config() -> ConfigDict:
     erasing.area = (0.02, 1 / 3)  # least and largest share of the box
     erasing.ratio = (0.3, 3.3)  # least and largest width over height
     erasing.noise = False  # fill it by normal noise instead of the mean
-    augment.mixup = 0.0  # alpha of the Beta distribution of the shares of two images; 0.2 in the paper
-    augment.cutmix = 0.0  # the same for a box of one in the other; 1 in the paper. With both, a coin for each batch
-    augment.repeats = 1  # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of the examples
+    # alpha of the Beta distribution of the shares of two images; 0.2 in the paper
+    augment.mixup = 0.0
+    # the same for a box of one in the other; 1 in the paper. With both, a coin for each batch
+    augment.cutmix = 0.0
+    # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of
+    # the examples
+    augment.repeats = 1
 
     config.loss = loss = ConfigDict()
-    loss.name = "softmax"  # softmax or binary: cross entropy over all classes together or of each by itself; or one's own, see own.py
-    loss.threshold = 0.0  # binary: classes with more than this share of the target count as wholly there; 0: by their share
+    # softmax or binary: cross entropy over all classes together or of each by itself; or one's own,
+    # see own.py
+    loss.name = "softmax"
+    # binary: classes with more than this share of the target count as wholly there; 0: by their
+    # share
+    loss.threshold = 0.0
     loss.label_smoothing = 0.0  # share of the target spread over all classes
 
     config.optimizer = optimizer = ConfigDict()
@@ -135,33 +180,48 @@ def default_config() -> ConfigDict:
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
-    optimizer.beta2 = 0.999  # rmsprop, adamw, lamb: of the running mean of squared gradients; rmsprop wants about 0.9
-    optimizer.epsilon = 1e-8  # rmsprop, adamw, lamb: added to it (rmsprop) or to its root, which rmsprop wants larger, 1e-3 to 1
-    optimizer.trust_coefficient = 0.001  # lars: share of its weights' norm that a layer moves at a learning rate of 1
-    optimizer.clip_norm = 0.0  # the largest norm of all gradients together; larger ones are scaled down to it; 0: any
+    # rmsprop, adamw, lamb: of the running mean of squared gradients; rmsprop wants about 0.9
+    optimizer.beta2 = 0.999
+    # rmsprop, adamw, lamb: added to it (rmsprop) or to its root, which rmsprop wants larger, 1e-3
+    # to 1
+    optimizer.epsilon = 1e-8
+    # lars: share of its weights' norm that a layer moves at a learning rate of 1
+    optimizer.trust_coefficient = 0.001
+    # the largest norm of all gradients together; larger ones are scaled down to it; 0: any
+    optimizer.clip_norm = 0.0
     optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
-    optimizer.weight_decay = 0.0  # decoupled: learning rate x this x weight is taken off apart from the gradient
-    optimizer.undecayed = r"(^|/)(bias|scale)$"  # parameters (a regular expression on their path) that neither of the two decays
+    # decoupled: learning rate x this x weight is taken off apart from the gradient
+    optimizer.weight_decay = 0.0
+    # parameters (a regular expression on their path) that neither of the two decays
+    optimizer.undecayed = r"(^|/)(bias|scale)$"
     optimizer.groups = ConfigDict()  # parameter groups by name, each a group() of this file
     optimizer.schedule = schedule = ConfigDict()
     schedule.name = "constant"  # constant, step, cosine, plateau
-    schedule.warmup_steps = 0  # the rate climbs from 0 in a straight line over these first steps, whatever the schedule
+    # the rate climbs from 0 in a straight line over these first steps, whatever the schedule
+    schedule.warmup_steps = 0
     schedule.factor = 0.1  # step, plateau: the rate is multiplied by it
     schedule.boundaries = ()  # step: after these steps, such as 32000,48000
     schedule.metric = "eval/top1"  # plateau: what should improve
     schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
 
     config.ema = ema = ConfigDict()
-    ema.decay = 0.0  # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this share a step; 0: none
+    # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this
+    # share a step; 0: none
+    ema.decay = 0.0
 
-    config.ensemble = ensemble = ConfigDict()  # several networks in one program, see train/ensemble.py
+    # several networks in one program, see train/ensemble.py
+    config.ensemble = ensemble = ConfigDict()
     ensemble.size = 1  # networks, with the seeds seed, seed + 1, ...
-    ensemble.batches = "own"  # of seeds, whether each sees the examples in an order of its own, or all in the same
+    # of seeds, whether each sees the examples in an order of its own, or all in the same
+    ensemble.batches = "own"
     ensemble.by = "auto"  # how: vmap, map, unroll, or auto for the fastest here, measured once
-    ensemble.over = ""  # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1; see TRACED in checks.py for what else
+    # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1; see TRACED in checks.py
+    # for what else
+    ensemble.over = ""
 
     config.eval = eval_ = ConfigDict()
-    eval_.every = 0  # steps between evaluations; 0: once an epoch. The last step is always evaluated
+    # steps between evaluations; 0: once an epoch. The last step is always evaluated
+    eval_.every = 0
     eval_.metrics = ""  # of one's own, see own.py; with spaces between
     eval_.batch_size = 500  # images, over all devices
 
@@ -172,7 +232,8 @@ def default_config() -> ConfigDict:
     log.report = True  # write report.html at the end, see look/report.py
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 0  # steps between checkpoints; 0: once an epoch. The last step is always kept
+    # steps between checkpoints; 0: once an epoch. The last step is always kept
+    checkpoint.every = 0
     checkpoint.keep = 2  # how many of the latest to keep
     checkpoint.keep_best = 1  # how many of the best to keep besides
     checkpoint.metric = "eval/top1"  # best by this
@@ -183,8 +244,11 @@ def default_config() -> ConfigDict:
     return config
 
 
-def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False) -> ConfigDict:
-    """A parameter group: the parameters whose path, such as `conv1_1/kernel`, the regular expression matches.
+def group(
+    pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False
+) -> ConfigDict:
+    """A parameter group: the parameters whose path, such as `conv1_1/kernel`, the regular
+    expression matches.
 
     Args:
       pattern: searched for in the path.
@@ -193,14 +257,18 @@ def group(pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, f
       frozen: leave the parameters as they are.
     """
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
-    numbers = {name: float(value) if type(value) is int else value for name, value in numbers.items()}
+    numbers = {
+        name: float(value) if type(value) is int else value for name, value in numbers.items()
+    }
     return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
 
 
 def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
-    """An experiment shrunk to run on a CPU in seconds: four steps on a few X's and O's, by a thinner network.
+    """An experiment shrunk to run on a CPU in seconds: four steps on a few X's and O's, by a
+    thinner network.
 
-    What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule, averages.
+    What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule,
+    averages.
 
     Args:
       config: the experiment's, changed in place and returned.
@@ -210,10 +278,17 @@ def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs:
     """
     data, schedule = config.data, config.optimizer.schedule
     if config.augment.scale_jitter:
-        config.augment.scale_jitter = tuple(side * image_size // data.image_size for side in config.augment.scale_jitter)
+        config.augment.scale_jitter = tuple(
+            side * image_size // data.image_size for side in config.augment.scale_jitter
+        )
     data.source, data.train_split, data.eval_split, data.image_size = "xo", "train", "test", 0
     data.eval_image_size = 0
-    data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = image_size, channels, 24, 12
+    data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = (
+        image_size,
+        channels,
+        24,
+        12,
+    )
     config.model.kwargs.update(kwargs)
     config.batch_size, config.eval.batch_size = 4 * config.augment.repeats, 6
     config.epochs, config.steps = 0.0, 4
@@ -224,27 +299,45 @@ def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs:
 
 
 def thinner(text: str, times: int) -> str:
-    """A network in the notation with so many times fewer filters and neurons: `conv3-64` by 16 is `conv3-4`."""
+    """A network in the notation with so many times fewer filters and neurons: `conv3-64` by 16 is
+    `conv3-4`.
+    """
     counts = r"(?<=conv\d-)\d+|(?<=conv\d\d-)\d+|(?<=fc)\d+"
     return re.sub(counts, lambda count: str(max(2, int(count[0]) // times)), text)
 
 
 def check_argument(argument: str, *known: str) -> None:
-    """Raise UserError, with the nearest, where an experiment is asked for by `FILE.py:ARGUMENT` with none of the arguments that it has."""
+    """Raise UserError, with the nearest, where an experiment is asked for by `FILE.py:ARGUMENT`
+    with none of the arguments that it has.
+    """
     if argument and argument not in known:
-        raise UserError(f"there is no argument {argument!r}{nearest(argument, known)}; there are {', '.join(known)}")
+        raise UserError(
+            f"there is no argument {argument!r}{nearest(argument, known)}; there are "
+            f"{', '.join(known)}"
+        )
 
 
 # Keys that may differ when a run is resumed: they change how it is run, not what it computes.
-MAY_DIFFER = ("parallel", "profile", "compilation_cache", "log", "checkpoint.keep", "checkpoint.keep_best", "data.threads", "data.prefetch")
+MAY_DIFFER = (
+    "parallel",
+    "profile",
+    "compilation_cache",
+    "log",
+    "checkpoint.keep",
+    "checkpoint.keep_best",
+    "data.threads",
+    "data.prefetch",
+)
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     """The config of an experiment file, with overrides from the command line.
 
     Args:
-      spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each. Another `model.name` leaves the experiment's `model.kwargs` behind.
+      spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
+        `get_config(ARGUMENT)`.
+      overrides: `key.of.config=value` each. Another `model.name` leaves the experiment's
+        `model.kwargs` behind.
 
     Raises:
       UserError: there is no such file, it fails, or an override does not fit.
@@ -255,13 +348,20 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except KeyError as error:
-        raise UserError(f"{path}: {_where(path, error)}KeyError: {error}; a config file defines get_config()") from error
+        raise UserError(
+            f"{path}: {_where(path, error)}KeyError: {error}; a config file defines get_config()"
+        ) from error
     except UserError as error:
         raise UserError(f"--config={spec}: {error}") from error
     except Exception as error:  # a person's own file may raise anything
-        raise UserError(f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(config).__name__}; it must return default_config(), changed")
+        raise UserError(
+            f"{path}: get_config() returned {type(config).__name__}; it must return "
+            "default_config(), changed"
+        )
     settings = [override.partition("=") for override in overrides]
     for key, equals, text in settings:
         if not equals:
@@ -306,10 +406,20 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
 
 
 def check_type(key: str, value: Any, example: Any) -> None:
-    """Raise UserError unless the value is of the example's type; a whole number will do for a number."""
+    """Raise UserError unless the value is of the example's type; a whole number will do for a
+    number.
+    """
     fits = type(value) is type(example) or (type(example) is float and type(value) is int)
-    if not fits or (isinstance(value, tuple) and not all(type(item) in (int, float) for item in value)):
-        names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "numbers with commas between"}
+    if not fits or (
+        isinstance(value, tuple) and not all(type(item) in (int, float) for item in value)
+    ):
+        names = {
+            bool: "True or False",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            tuple: "numbers with commas between",
+        }
         shown = ",".join(map(str, example)) or "1,2" if isinstance(example, tuple) else example
         raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
 
@@ -318,7 +428,11 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and their values; an empty group of keys counts for nothing."""
     flat = {}
     for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, ConfigDict)
+            else {prefix + key: value}
+        )
     return flat
 
 
@@ -349,5 +463,9 @@ def nearest_key(config: ConfigDict, key: str) -> str:
 
 def _where(path: str, error: Exception) -> str:
     """`line 7: ` for the innermost line of the person's file that the error passed through."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
     return f"line {lines[-1]}: " if lines else ""

@@ -1,17 +1,22 @@
-"""What a person did that cannot work: the command line prints the message alone, without a traceback. And the words of messages."""
+"""What a person did that cannot work: the command line prints the message alone, without a
+traceback. And the words of messages.
+"""
 
 import difflib
 from collections.abc import Iterable
 
-# Exit code of a run that was told to give its machine back, has saved, and wants to be started again: sysexits.h's EX_TEMPFAIL.
+# Exit code of a run that was told to give its machine back, has saved, and wants to be started
+# again: sysexits.h's EX_TEMPFAIL.
 PREEMPTED = 75
 
 
 class UserError(ValueError):
-    """Something to be mended by the person: the message says what was wrong, with its value, and what to do.
+    """Something to be mended by the person: the message says what was wrong, with its value, and
+    what to do.
 
     Attributes:
-      exit_code: 2 for a wrong command or config, 1 for what went wrong with data, files or numbers, `PREEMPTED`.
+      exit_code: 2 for a wrong command or config, 1 for what went wrong with data, files or numbers,
+        `PREEMPTED`.
     """
 
     def __init__(self, message: str, exit_code: int = 2):

@@ -1,4 +1,6 @@
-"""Paths as a person gives them, and files that are written: looked at before the work, and whole or not at all."""
+"""Paths as a person gives them, and files that are written: looked at before the work, and whole or
+not at all.
+"""
 
 import contextlib
 import os
@@ -10,11 +12,16 @@ from jaxconv.errors import UserError, nearest
 
 
 def expand(path: str, option: str = "--workdir") -> Path:
-    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home that there is not."""
+    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home
+    that there is not.
+    """
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
     if re.match(r"\w+://", str(path)):
-        raise UserError(f"{option}={path}: must be a folder of this machine's file system; a bucket can be mounted as one")
+        raise UserError(
+            f"{option}={path}: must be a folder of this machine's file system; a bucket can be "
+            "mounted as one"
+        )
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
@@ -34,17 +41,24 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
     """
     file = expand(path, f"--{option}")
     if file.suffix.lower() not in suffixes:
-        raise UserError(f"--{option}={path}: ends in {file.suffix!r}{nearest(file.suffix.lower(), suffixes)}; give {' or '.join(suffixes)}")
+        raise UserError(
+            f"--{option}={path}: ends in {file.suffix!r}{nearest(file.suffix.lower(), suffixes)}; "
+            f"give {' or '.join(suffixes)}"
+        )
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or file.is_dir():
         raise UserError(
-            f"--{option}={path}: cannot be written; give a file in a folder that is there, and that you may write to", exit_code=1
+            f"--{option}={path}: cannot be written; give a file in a folder that is there, and "
+            "that you may write to",
+            exit_code=1,
         )
     return file
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, which takes the file's place when the context ends well, and is gone when it does not."""
+    """A temporary name beside a file, which takes the file's place when the context ends well, and
+    is gone when it does not.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary

@@ -1,4 +1,6 @@
-"""The grid of a sweep: which keys of the config take which values, and the runs that they make together."""
+"""The grid of a sweep: which keys of the config take which values, and the runs that they make
+together.
+"""
 
 import dataclasses
 import hashlib
@@ -25,7 +27,8 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-      name: of its workdir: what differs, sorted by key, so that a larger grid or another order finds it again.
+      name: of its workdir: what differs, sorted by key, so that a larger grid or another order
+        finds it again.
       values: what differs, by key.
       settings: the same as overrides, `KEY=TEXT`.
       config: the whole config.
@@ -38,7 +41,8 @@ class Trial:
 
 
 def parse_grid(text: str) -> dict[str, list[str]]:
-    """Texts by key, from `KEY=VALUE,VALUE KEY=FIRST:END`; a range of whole numbers leaves its end out.
+    """Texts by key, from `KEY=VALUE,VALUE KEY=FIRST:END`; a range of whole numbers leaves its end
+    out.
 
     Raises:
       UserError: it is written otherwise.
@@ -47,7 +51,10 @@ def parse_grid(text: str) -> dict[str, list[str]]:
     for part in text.split():
         key, _, values = part.partition("=")
         if not key or not all(values.split(",")):
-            raise UserError(f"--grid: {part!r} is not KEY=VALUE,VALUE or KEY=FIRST:END; values with spaces or commas go into --grid_file")
+            raise UserError(
+                f"--grid: {part!r} is not KEY=VALUE,VALUE or KEY=FIRST:END; values with spaces or "
+                "commas go into --grid_file"
+            )
         if key in grid:
             raise UserError(f"--grid: {key} is there twice; write its values with commas between")
         grid[key] = [value for item in values.split(",") for value in _range(key, item)]
@@ -61,13 +68,15 @@ def _range(key: str, item: str) -> Iterable[str]:
     first, end = int(ends[1]), int(ends[2])
     if not 0 < end - first <= MOST_RUNS:
         raise UserError(
-            f"--grid: {key}={item} is {max(0, end - first)} values; FIRST:END leaves END out, and may be 1 to {MOST_RUNS} values"
+            f"--grid: {key}={item} is {max(0, end - first)} values; FIRST:END leaves END out, and "
+            f"may be 1 to {MOST_RUNS} values"
         )
     return map(str, range(first, end))
 
 
 def read_grid(path: str) -> dict[str, list[str]]:
-    """The same from a file of JSON, `{"KEY": [VALUE, ...]}`: a value is a number, a text, true or false, or a list of numbers.
+    """The same from a file of JSON, `{"KEY": [VALUE, ...]}`: a value is a number, a text, true or
+    false, or a list of numbers.
 
     Raises:
       UserError: it cannot be read, or holds something else.
@@ -77,21 +86,31 @@ def read_grid(path: str) -> dict[str, list[str]]:
     except (OSError, ValueError) as error:
         raise UserError(f"--grid_file={path}: cannot be read ({error})") from error
     if not isinstance(found, dict):
-        raise UserError(f'--grid_file={path}: must be {{"KEY": [VALUE, ...]}}; it is {short(found)}')
+        raise UserError(
+            f'--grid_file={path}: must be {{"KEY": [VALUE, ...]}}; it is {short(found)}'
+        )
     for key, values in found.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f'--grid_file={path}: {key} is {short(values)}; it must be a list of values, "{key}": [VALUE, ...]')
+            raise UserError(
+                f"--grid_file={path}: {key} is {short(values)}; it must be a list of values, "
+                f'"{key}": [VALUE, ...]'
+            )
         for value in values:
             numbers = value if isinstance(value, list) else []
-            if not isinstance(value, (bool, int, float, str, list)) or not all(type(item) in (int, float) for item in numbers):
+            if not isinstance(value, (bool, int, float, str, list)) or not all(
+                type(item) in (int, float) for item in numbers
+            ):
                 raise UserError(
-                    f"--grid_file={path}: {key} has {short(value)}; a value is a number, a text, true, false or a list of numbers"
+                    f"--grid_file={path}: {key} has {short(value)}; a value is a number, a text, "
+                    "true, false or a list of numbers"
                 )
     return {key: [text_of(value) for value in values] for key, values in found.items()}
 
 
 def make_grid(text: str, path: str) -> dict[str, list[str]]:
-    """What `--grid` and `--grid_file` say together; an empty path is no file. Raises UserError for a key that is in both."""
+    """What `--grid` and `--grid_file` say together; an empty path is no file. Raises UserError for
+    a key that is in both.
+    """
     grid, more = parse_grid(text), read_grid(path) if path else {}
     for key in grid.keys() & more.keys():
         raise UserError(f"--grid_file={path}: {key} is in --grid too; give it once")
@@ -105,8 +124,11 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def make_trials(spec: str, overrides: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """Every combination, the last key of the grid changing first; each config is loaded and checked.
+def make_trials(
+    spec: str, overrides: Sequence[str], grid: Mapping[str, Sequence[str]]
+) -> list[Trial]:
+    """Every combination, the last key of the grid changing first; each config is loaded and
+    checked.
 
     Args:
       spec: the experiment, see `load_config`.
@@ -123,7 +145,9 @@ def make_trials(spec: str, overrides: Sequence[str], grid: Mapping[str, Sequence
     count = math.prod(map(len, grid.values()))
     if not grid or count > MOST_RUNS:
         raise UserError(
-            f"the grid has {count} runs, the most are {MOST_RUNS}" if grid else "give --grid='KEY=VALUE,VALUE ...' or --grid_file"
+            f"the grid has {count} runs, the most are {MOST_RUNS}"
+            if grid
+            else "give --grid='KEY=VALUE,VALUE ...' or --grid_file"
         )
     trials: dict[str, Trial] = {}
     for texts in itertools.product(*grid.values()):
@@ -143,7 +167,8 @@ def make_trials(spec: str, overrides: Sequence[str], grid: Mapping[str, Sequence
 def name_of(values: Mapping[str, Any]) -> str:
     """A name for a folder: `KEY=VALUE,KEY=VALUE`, in the keys' order of the alphabet.
 
-    What a file system may not take becomes `_`, and long names are cut; a checksum then keeps them apart.
+    What a file system may not take becomes `_`, and long names are cut; a checksum then keeps them
+    apart.
     """
     text = ",".join(f"{key}={text_of(values[key])}" for key in sorted(values))
     safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)

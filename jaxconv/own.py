@@ -1,9 +1,14 @@
-"""A person's own pieces, named in the config: `package.module.name` of what can be imported, or `FILE.py:name`.
+"""A person's own pieces, named in the config: `package.module.name` of what can be imported, or
+`FILE.py:name`.
 
---config.model.name=nets.py:Net            called as Net(num_classes=, dtype=, **config.model.kwargs); gives a Linen module
---config.loss.name=losses.py:focal         (votes [N, K], target [N] int32 or [N, K] float32) -> [N] float32
---config.eval.metrics=metrics.py:top5      (votes [N, K], label [N] int32) -> [N] float32; several with spaces between
---config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a scale from 0 to 1
+--config.model.name=nets.py:Net            called as Net(num_classes=, dtype=,
+                                           **config.model.kwargs); gives a Linen module
+--config.loss.name=losses.py:focal         (votes [N, K], target [N] int32 or [N, K] float32) -> [N]
+                                           float32
+--config.eval.metrics=metrics.py:top5      (votes [N, K], label [N] int32) -> [N] float32; several
+                                           with spaces between
+--config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
+                                           scale from 0 to 1
 """
 
 import functools
@@ -33,7 +38,8 @@ def own(name: str, key: str) -> Callable[..., Any]:
       key: of the config, for messages.
 
     Raises:
-      UserError: there is no such file, module or name in it, the file fails, or it cannot be called.
+      UserError: there is no such file, module or name in it, the file fails, or it cannot be
+        called.
     """
     place, _, attribute = name.rpartition(":" if ".py:" in name else ".")
     if place.endswith(".py"):
@@ -44,17 +50,27 @@ def own(name: str, key: str) -> Callable[..., Any]:
         try:
             found = vars(importlib.import_module(place))
         except Exception as error:  # a person's own module may raise anything
-            raise UserError(f"{key} is {name!r}: {place} cannot be imported: {in_words(error)}") from error
+            raise UserError(
+                f"{key} is {name!r}: {place} cannot be imported: {in_words(error)}"
+            ) from error
     if attribute not in found:
         names = [known for known in found if not known.startswith("_")]
-        raise UserError(f"{key} is {name!r}: {place} has no {attribute!r}{nearest(attribute, names)}")
+        raise UserError(
+            f"{key} is {name!r}: {place} has no {attribute!r}{nearest(attribute, names)}"
+        )
     if not callable(found[attribute]):
-        raise UserError(f"{key} is {name!r}, which is {found[attribute]!r}; it must be a function or a class")
+        raise UserError(
+            f"{key} is {name!r}, which is {found[attribute]!r}; it must be a function or a class"
+        )
     return found[attribute]
 
 
 def tried(
-    name: str, key: str, shape: tuple[int, ...], *arguments: Any, of: Callable[[Any], Any] = lambda found: found
+    name: str,
+    key: str,
+    shape: tuple[int, ...],
+    *arguments: Any,
+    of: Callable[[Any], Any] = lambda found: found,
 ) -> Callable[..., Any]:
     """What the name stands for, tried on arguments of which the shapes alone are given.
 
@@ -74,7 +90,10 @@ def tried(
         raise UserError(f"{key} is {name!r}, which fails: {in_words(error)}") from error
     if getattr(found, "shape", None) != shape:
         shown = getattr(found, "shape", type(found).__name__)
-        raise UserError(f"{key} is {name!r}; of {shape[0]} examples it must return an array of shape {shape}, and it returns {shown}")
+        raise UserError(
+            f"{key} is {name!r}; of {shape[0]} examples it must return an array of shape {shape}, "
+            f"and it returns {shown}"
+        )
     return function
 
 
@@ -89,7 +108,11 @@ def _run(path: str, key: str) -> dict[str, Any]:
 
 def names_in(config: Any) -> dict[str, str]:
     """Key and name of each own piece that a config has."""
-    names = {"config.model.name": config.model.name, "config.loss.name": config.loss.name, "config.augment.own": config.augment.own}
+    names = {
+        "config.model.name": config.model.name,
+        "config.loss.name": config.loss.name,
+        "config.augment.own": config.augment.own,
+    }
     names |= {f"config.eval.metrics, {name}": name for name in config.eval.metrics.split()}
     return {key: name for key, name in names.items() if is_own(name)}
 
@@ -98,6 +121,10 @@ def checksums(config: Any) -> dict[str, str]:
     """A checksum of the file that each own piece of a config comes from."""
     sums = {}
     for name in names_in(config).values():
-        place = name.rpartition(":")[0] if ".py:" in name else importlib.import_module(name.rpartition(".")[0]).__file__
+        place = (
+            name.rpartition(":")[0]
+            if ".py:" in name
+            else importlib.import_module(name.rpartition(".")[0]).__file__
+        )
         sums[name] = f"{zlib.crc32(Path(place).read_bytes()):08x}"
     return sums

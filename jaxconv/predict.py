@@ -1,10 +1,12 @@
-"""Predictions for files, by a run's network or an exported one: decoded, resized and cropped as in evaluation, by the same code.
+"""Predictions for files, by a run's network or an exported one: decoded, resized and cropped as in
+evaluation, by the same code.
 
     image    .jpg, .jpeg, .png
     signal   .wav, .npy
     text     .txt: a text each line
 
-A folder stands for all such files below it, sorted by path; `-` for standard input, which holds one file.
+A folder stands for all such files below it, sorted by path; `-` for standard input, which holds one
+file.
 """
 
 import dataclasses
@@ -81,22 +83,35 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an item, falling: their names as the run has them, and probabilities."""
+    """The most probable classes of an item, falling: their names as the run has them, and
+    probabilities.
+    """
 
     item: Item
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
 
     def rows(self) -> str:
-        """A line for the item and one for each class, for reading; ImageNet's ids with their words."""
+        """A line for the item and one for each class, for reading; ImageNet's ids with their
+        words.
+        """
         pairs = zip(self.classes, self.probabilities, strict=True)
-        return "\n".join([str(self.item), *(f"  {100 * probability:6.2f} %  {readable(name)}" for name, probability in pairs)])
+        return "\n".join(
+            [
+                str(self.item),
+                *(f"  {100 * probability:6.2f} %  {readable(name)}" for name, probability in pairs),
+            ]
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: `file`, `line` of a text, and `top`, with `class` and `probability` each."""
         pairs = zip(self.classes, self.probabilities, strict=True)
         line = {"line": self.item.line} if self.item.line else {}
-        return {"file": self.item.file, **line, "top": [{"class": name, "probability": p} for name, p in pairs]}
+        return {
+            "file": self.item.file,
+            **line,
+            "top": [{"class": name, "probability": p} for name, p in pairs],
+        }
 
 
 def find_items(names: Sequence[str], kind: str) -> list[Item]:
@@ -113,7 +128,11 @@ def find_items(names: Sequence[str], kind: str) -> list[Item]:
             continue
         files = _files_below(name, SUFFIXES[kind]) if os.path.isdir(name) else [name]
         if not files:
-            raise UserError(f"{name}: has no {', '.join(SUFFIXES[kind])} file, which the network's {kind}s come from", exit_code=1)
+            raise UserError(
+                f"{name}: has no {', '.join(SUFFIXES[kind])} file, which the network's {kind}s "
+                "come from",
+                exit_code=1,
+            )
         for file in files:
             items += _items_of(Item(file, Path(file)), kind)
     return items
@@ -126,12 +145,18 @@ def _files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     found = []
     for place, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+        found += [
+            os.path.join(place, name)
+            for name in names
+            if name.lower().endswith(suffixes) and not name.startswith(".")
+        ]
     return sorted(found)
 
 
 def _items_of(item: Item, kind: str) -> list[Item]:
-    """The item itself, or of a text its lines; a file without one stays, to be complained of when it is read."""
+    """The item itself, or of a text its lines; a file without one stays, to be complained of when
+    it is read.
+    """
     if kind != "text":
         return [item]
     try:
@@ -139,7 +164,9 @@ def _items_of(item: Item, kind: str) -> list[Item]:
     except DamagedError:
         return [item]
     lines = [(number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1)]
-    return [Item(item.file, line, number) for number, line in lines if line.strip()] or [Item(item.file, b"")]
+    return [Item(item.file, line, number) for number, line in lines if line.strip()] or [
+        Item(item.file, b"")
+    ]
 
 
 def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iterator[Prediction]:
@@ -153,11 +180,17 @@ def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iter
     Raises:
       UserError: the decoder is not installed.
     """
-    source = open_given(Given(items), network.description["reading"], network.kind, network.input_shape)
+    source = open_given(
+        Given(items), network.description["reading"], network.kind, network.input_shape
+    )
     # All batches have one size, filled up at the end, so that the network is compiled once.
     for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
         probabilities = network.predict(batch["image"])
         for row in np.flatnonzero(batch["mask"]):
             best = np.argsort(-probabilities[row], kind="stable")[:top]
             names = tuple(network.class_names[k] for k in best)
-            yield Prediction(items[int(batch["label"][row])], names, tuple(float(probabilities[row][k]) for k in best))
+            yield Prediction(
+                items[int(batch["label"][row])],
+                names,
+                tuple(float(probabilities[row][k]) for k in best),
+            )

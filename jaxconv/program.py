@@ -1,4 +1,6 @@
-"""A Linen module's program, read without running it: which modules are called, which feature maps are named, what each does and sees."""
+"""A Linen module's program, read without running it: which modules are called, which feature maps
+are named, what each does and sees.
+"""
 
 import dataclasses
 import inspect
@@ -16,7 +18,17 @@ from jaxconv.layers.conv import plain
 from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
 # Equations that move values without working on them.
-_MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "stop_gradient", "jit")
+_MOVES = (
+    "reshape",
+    "squeeze",
+    "broadcast_in_dim",
+    "transpose",
+    "convert_element_type",
+    "copy",
+    "name",
+    "stop_gradient",
+    "jit",
+)
 # What a module does without a module of its own, and is named by nothing else.
 _OPS = {
     "conv_general_dilated": "convolution",
@@ -36,7 +48,8 @@ class Call:
       path: the module's.
       input: shape of its first input without the batch axis.
       is_block: it calls other modules.
-      touched, worked: whether its own code has computed anything since its last event, and anything that is not elementwise.
+      touched, worked: whether its own code has computed anything since its last event, and anything
+        that is not elementwise.
       multiply_adds: of its own code.
     """
 
@@ -55,7 +68,8 @@ class Event(NamedTuple):
       kind: an `op` in a module's own code, a `note` of a feature map, or the `end` of a call.
       call, name: whose, and the op's or the feature map's name.
       output, seen: shape and dtype of what came out, and what it sees of the image.
-      touched, worked: whether anything was computed since the last event of this call, and anything that is not elementwise.
+      touched, worked: whether anything was computed since the last event of this call, and anything
+        that is not elementwise.
       multiply_adds: of an op, or of a whole call that calls no other.
     """
 
@@ -70,10 +84,11 @@ class Event(NamedTuple):
 
 
 class Tracer:
-    """Marks in a program where modules begin and end and which feature maps they name, and reads the marks back as events.
+    """Marks in a program where modules begin and end and which feature maps they name, and reads
+    the marks back as events.
 
-    A mark is `checkpoint_name`, an identity that carries a name; those of calls begin with a character that no name has. `Network.note`
-    leaves the others.
+    A mark is `checkpoint_name`, an identity that carries a name; those of calls begin with a
+    character that no name has. `Network.note` leaves the others.
     """
 
     def __init__(self) -> None:
@@ -121,11 +136,14 @@ class Tracer:
         if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
             return self.walk(inner[0], operands)
         if inner and name in ("scan", "while"):
-            # Of what goes round nothing better is known than what it depends on; how often a `while` does cannot be known: it counts once.
+            # Of what goes round nothing better is known than what it depends on; how often a
+            # `while` does cannot be known: it counts once.
             body, length = inner[-1], eqn.params["length"] if name == "scan" else 1
             given = zip(body.invars, operands[-len(body.invars) :], strict=True)
             self._times *= length
-            self.walk(body, [everything([seen], var.aval.ndim) if seen else None for var, seen in given])
+            self.walk(
+                body, [everything([seen], var.aval.ndim) if seen else None for var, seen in given]
+            )
             self._times //= length
         self._note_work(eqn, operands, (out := seen_by(eqn, operands)))
         return [out] * len(eqn.outvars)
@@ -134,7 +152,9 @@ class Tracer:
         name, call, output = eqn.primitive.name, self._open[-1], eqn.outvars[0].aval
         if name in _MOVES or seen is None:
             return
-        elementwise = all(broadcasts(var.aval.shape, output.shape) for var in eqn.invars) and not name.startswith("reduce_window")
+        elementwise = all(
+            broadcasts(var.aval.shape, output.shape) for var in eqn.invars
+        ) and not name.startswith("reduce_window")
         call.touched = True
         call.worked |= not elementwise
         before = next(seen for seen in operands if seen is not None)
@@ -142,7 +162,18 @@ class Tracer:
         multiply_adds = _multiply_adds(eqn) * self._times
         call.multiply_adds += multiply_adds
         if pooled or multiply_adds or (name in _OPS and seen.extents != before.extents):
-            self.events.append(Event("op", call, _OPS.get(name, "global_pool"), output, seen, True, True, multiply_adds))
+            self.events.append(
+                Event(
+                    "op",
+                    call,
+                    _OPS.get(name, "global_pool"),
+                    output,
+                    seen,
+                    True,
+                    True,
+                    multiply_adds,
+                )
+            )
 
     def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
         """Meet a mark while walking."""
@@ -165,11 +196,15 @@ class Tracer:
     def end(self, call: Call, aval: Any, seen: Seen | None) -> None:
         """Note the end of a call, with what came out of it."""
         multiply_adds = 0 if call.is_block else call.multiply_adds
-        self.events.append(Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds))
+        self.events.append(
+            Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds)
+        )
 
 
 def _mark(tree: Any, name: str) -> Any:
-    return jax.tree.map(lambda leaf: checkpoint_name(leaf, name) if isinstance(leaf, jax.Array) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: checkpoint_name(leaf, name) if isinstance(leaf, jax.Array) else leaf, tree
+    )
 
 
 def _multiply_adds(eqn: Any) -> int:
@@ -177,7 +212,9 @@ def _multiply_adds(eqn: Any) -> int:
     output = eqn.outvars[0].aval
     if eqn.primitive.name == "conv_general_dilated":
         kernel = eqn.invars[1].aval
-        return output.size * (kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]])
+        return output.size * (
+            kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        )
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return output.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
@@ -185,14 +222,18 @@ def _multiply_adds(eqn: Any) -> int:
 
 
 def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for a module's call: `train`, `training` or `deterministic` where it takes them, and those that are given."""
+    """Keyword arguments for a module's call: `train`, `training` or `deterministic` where it takes
+    them, and those that are given.
+    """
     takes = inspect.signature(type(module).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}
     return {name: value for name, value in modes.items() if name in takes} | given
 
 
 def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:
-    """Trace `module.apply(variables, x, **call)` on shapes, and return the tracer with the events in it."""
+    """Trace `module.apply(variables, x, **call)` on shapes, and return the tracer with the events
+    in it.
+    """
     tracer = Tracer()
     with plain(), nn.intercept_methods(tracer.intercept):
         program = jax.make_jaxpr(partial(module.apply, **call))(variables, x).jaxpr
@@ -202,26 +243,36 @@ def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: An
 
 
 def own_parameters(variables: Any, path: Sequence[str]) -> dict[str, Any]:
-    """The parameters that lie at a module's path itself, by their names; those of its submodules are not among them."""
+    """The parameters that lie at a module's path itself, by their names; those of its submodules
+    are not among them.
+    """
     own = variables.get("params", {})
     for name in path:
         own = own.get(name, {})
     return {name: leaf for name, leaf in own.items() if not isinstance(leaf, dict)}
 
 
-def kept_for_gradient(apply: Callable[..., Any], variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> int:
-    """Bytes that differentiating `module.apply` keeps from the forward to the backward pass, before XLA fuses any of it away."""
+def kept_for_gradient(
+    apply: Callable[..., Any], variables: Any, x: jax.ShapeDtypeStruct, **call: Any
+) -> int:
+    """Bytes that differentiating `module.apply` keeps from the forward to the backward pass, before
+    XLA fuses any of it away.
+    """
     params = variables.get("params", {})
     state = {name: tree for name, tree in variables.items() if name != "params"}
 
     def kept(params: Any, state: Any, x: jax.Array, key: jax.Array) -> list[jax.Array]:
         def outputs(params: Any) -> tuple[Any, Any]:
-            return apply({"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call)
+            return apply(
+                {"params": params, **state}, x, rngs={"dropout": key}, mutable=[*state], **call
+            )
 
         _, backward, _ = jax.vjp(outputs, params, has_aux=True)
         return jax.tree.leaves(backward)
 
     with plain():
         program = jax.make_jaxpr(kept)(params, state, x, jax.random.key(0)).jaxpr
-    outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(program.invars)
+    outputs = {var for var in program.outvars if not isinstance(var, jex.Literal)} - set(
+        program.invars
+    )
     return sum(var.aval.size * var.aval.dtype.itemsize for var in outputs)

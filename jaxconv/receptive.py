@@ -1,15 +1,17 @@
 """What each value of a program sees of its input: receptive fields, read off the program itself.
 
-A value at index i along an axis sees the pixels jump * i + low ... jump * i + high of one axis of the image. Convolution, pooling, slicing
-and padding each turn such a triple into another:
+A value at index i along an axis sees the pixels jump * i + low ... jump * i + high of one axis of
+the image. Convolution, pooling, slicing and padding each turn such a triple into another:
 
-    window F at stride S, dilation D, padding P    jump * S, low - jump * P, high + jump * ((F - 1) * D - P)
-    slice from B in steps of S                     jump * S, low + jump * B, high + jump * B
+    window F at stride S, dilation D, padding P    jump * S, low - jump * P, high + jump * ((F - 1)
+    * D - P) slice from B in steps of S                     jump * S, low + jump * B, high + jump *
+      B
     sum, mean or maximum over n positions          no jump,  low,            high + jump * (n - 1)
     sum of two values                              the wider of both
 
-so that the rules hold for whatever way a layer is written. `jump` is the stride of the feature map, high - low + 1 its receptive field
-(Araujo et al. 2019, doi:10.23915/distill.00021), not cut at the image's edges.
+so that the rules hold for whatever way a layer is written. `jump` is the stride of the feature map,
+high - low + 1 its receptive field (Araujo et al. 2019, doi:10.23915/distill.00021), not cut at the
+image's edges.
 """
 
 import dataclasses
@@ -21,7 +23,17 @@ from typing import Any
 EVERYWHERE = (-math.inf, math.inf)
 
 # Of the shape of their operand, and yet each value depends on all others along an axis.
-_ALONG_AN_AXIS = ("cum", "sort", "fft", "cholesky", "triangular", "scatter", "dynamic_update", "while", "scan")
+_ALONG_AN_AXIS = (
+    "cum",
+    "sort",
+    "fft",
+    "cholesky",
+    "triangular",
+    "scatter",
+    "dynamic_update",
+    "while",
+    "scan",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +41,28 @@ class Seen:
     """What an array sees of the image.
 
     Attributes:
-      axes: for each axis of the array (axis of the image, jump), or None where all indices see the same.
-      extents: for each axis of the image that is seen, (low, high) in pixels for index 0; `EVERYWHERE` where positions see all.
+      axes: for each axis of the array (axis of the image, jump), or None where all indices see the
+        same.
+      extents: for each axis of the image that is seen, (low, high) in pixels for index 0;
+        `EVERYWHERE` where positions see all.
     """
 
     axes: tuple[tuple[int, Fraction] | None, ...]
     extents: dict[int, tuple[float, float]]
 
     def field(self) -> tuple[float, ...]:
-        """The receptive field along each axis of the image, in pixels; infinite where it is everything."""
+        """The receptive field along each axis of the image, in pixels; infinite where it is
+        everything.
+        """
         return tuple(
-            math.floor(high) - math.ceil(low) + 1 if high < math.inf else math.inf for _, (low, high) in sorted(self.extents.items())
+            math.floor(high) - math.ceil(low) + 1 if high < math.inf else math.inf
+            for _, (low, high) in sorted(self.extents.items())
         )
 
     def stride(self) -> tuple[float, ...]:
-        """Pixels between neighbouring values along each axis of the image; 0 where one value sees the whole axis."""
+        """Pixels between neighbouring values along each axis of the image; 0 where one value sees
+        the whole axis.
+        """
         jumps = {entry[0]: entry[1] for entry in self.axes if entry}
         return tuple(_whole(abs(jumps.get(axis, Fraction(0)))) for axis in sorted(self.extents))
 
@@ -51,13 +70,20 @@ class Seen:
 def image(shape: Sequence[int]) -> Seen:
     """The image itself, [N, *spatial, C]: each position sees itself."""
     ndim = len(shape) - 2
-    return Seen((None, *((axis, Fraction(1)) for axis in range(ndim)), None), dict.fromkeys(range(ndim), (0, 0)))
+    return Seen(
+        (None, *((axis, Fraction(1)) for axis in range(ndim)), None),
+        dict.fromkeys(range(ndim), (0, 0)),
+    )
 
 
 def seen_by(eqn: Any, operands: Sequence[Seen | None]) -> Seen | None:
-    """What the output of one equation of a jaxpr sees, from what its operands see; None sees nothing, as a weight does."""
+    """What the output of one equation of a jaxpr sees, from what its operands see; None sees
+    nothing, as a weight does.
+    """
     shapes = [getattr(var.aval, "shape", ()) for var in eqn.invars]
-    seeing = [(seen, shape) for seen, shape in zip(operands, shapes, strict=True) if seen is not None]
+    seeing = [
+        (seen, shape) for seen, shape in zip(operands, shapes, strict=True) if seen is not None
+    ]
     if not seeing:
         return None
     out, name, params = eqn.outvars[0].aval.shape, eqn.primitive.name, eqn.params
@@ -76,15 +102,27 @@ def seen_by(eqn: Any, operands: Sequence[Seen | None]) -> Seen | None:
         axis = params["dimension"]
         return union([_collapse(seen, shape, [axis]) for seen, shape in seeing])
     if name == "pad" and len(seeing) == 2:  # what is padded with depends on the image too
-        return union([_pad(seeing[0][0], shapes, params, out), Seen((None,) * len(out), seeing[1][0].extents)])
-    if any(word in name for word in _ALONG_AN_AXIS) or not all(broadcasts(shape, out) for _, shape in seeing):
+        return union(
+            [
+                _pad(seeing[0][0], shapes, params, out),
+                Seen((None,) * len(out), seeing[1][0].extents),
+            ]
+        )
+    if any(word in name for word in _ALONG_AN_AXIS) or not all(
+        broadcasts(shape, out) for _, shape in seeing
+    ):
         return everything([seen for seen, _ in seeing], len(out))
     return union([seen for seen, _ in seeing])
 
 
 def broadcasts(shape: Sequence[int], out: Sequence[int]) -> bool:
-    """Whether an operand of an elementwise equation may have this shape: a scalar, or axes as long as the output's, or 1."""
-    return not shape or (len(shape) == len(out) and all(size in (1, whole) for size, whole in zip(shape, out, strict=True)))
+    """Whether an operand of an elementwise equation may have this shape: a scalar, or axes as long
+    as the output's, or 1.
+    """
+    return not shape or (
+        len(shape) == len(out)
+        and all(size in (1, whole) for size, whole in zip(shape, out, strict=True))
+    )
 
 
 def union(seeing: Sequence[Seen]) -> Seen:
@@ -105,11 +143,15 @@ def union(seeing: Sequence[Seen]) -> Seen:
 
 def everything(seeing: Sequence[Seen], ndim: int) -> Seen:
     """An array of which nothing better is known than that it depends on those."""
-    return Seen((None,) * ndim, dict.fromkeys(set().union(*(seen.extents for seen in seeing)), EVERYWHERE))
+    return Seen(
+        (None,) * ndim, dict.fromkeys(set().union(*(seen.extents for seen in seeing)), EVERYWHERE)
+    )
 
 
 def _maps(seen: Seen, axis: int) -> dict[int, Fraction]:
-    return {position: entry[1] for position, entry in enumerate(seen.axes) if entry and entry[0] == axis}
+    return {
+        position: entry[1] for position, entry in enumerate(seen.axes) if entry and entry[0] == axis
+    }
 
 
 def _whole(jump: Fraction) -> float:
@@ -129,8 +171,20 @@ def _collapse(seen: Seen, shape: Sequence[int], positions: Sequence[int]) -> See
     return Seen(tuple(axes), extents)
 
 
-def _window(seen: Seen, position: int, out: int, axes: list, extents: dict, stride: int, low: int, reach: int, spread: int = 1) -> None:
-    """Slide a window along one axis: it begins `low` before the array and reaches over `reach` more; `spread` dilates the input."""
+def _window(
+    seen: Seen,
+    position: int,
+    out: int,
+    axes: list,
+    extents: dict,
+    stride: int,
+    low: int,
+    reach: int,
+    spread: int = 1,
+) -> None:
+    """Slide a window along one axis: it begins `low` before the array and reaches over `reach`
+    more; `spread` dilates the input.
+    """
     if entry := seen.axes[position]:
         axis, jump = entry[0], entry[1] / spread
         before, after = extents[axis]
@@ -147,7 +201,17 @@ def _conv(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> See
     for k, (position, out_position) in enumerate(zip(spatial, out_spatial, strict=True)):
         reach = (shapes[1][numbers.rhs_spec[2 + k]] - 1) * params["rhs_dilation"][k]
         stride, low = params["window_strides"][k], params["padding"][k][0]
-        _window(seen, position, out_position, axes, extents, stride, low, reach, params["lhs_dilation"][k])
+        _window(
+            seen,
+            position,
+            out_position,
+            axes,
+            extents,
+            stride,
+            low,
+            reach,
+            params["lhs_dilation"][k],
+        )
     return Seen(tuple(axes), extents)
 
 
@@ -156,13 +220,26 @@ def _reduce_window(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int
     for position, size in enumerate(params["window_dimensions"]):
         stride, low = params["window_strides"][position], params["padding"][position][0]
         reach = (size - 1) * params["window_dilation"][position]
-        _window(seen, position, position, axes, extents, stride, low, reach, params["base_dilation"][position])
+        _window(
+            seen,
+            position,
+            position,
+            axes,
+            extents,
+            stride,
+            low,
+            reach,
+            params["base_dilation"][position],
+        )
     return Seen(tuple(axes), extents)
 
 
 def _reduce(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Seen:
     seen = _collapse(seen, shapes[0], params["axes"])
-    return Seen(tuple(entry for position, entry in enumerate(seen.axes) if position not in params["axes"]), seen.extents)
+    return Seen(
+        tuple(entry for position, entry in enumerate(seen.axes) if position not in params["axes"]),
+        seen.extents,
+    )
 
 
 def _slice(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Seen:
@@ -203,7 +280,11 @@ def _broadcast(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -
 
 
 def _dynamic_slice(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Seen:
-    return _collapse(seen, shapes[0], [position for position, size in enumerate(out) if size != shapes[0][position]])
+    return _collapse(
+        seen,
+        shapes[0],
+        [position for position, size in enumerate(out) if size != shapes[0][position]],
+    )
 
 
 def _split(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Seen:
@@ -215,19 +296,25 @@ def _reshape(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> 
     shape = shapes[0]
     old = [position for position, size in enumerate(shape) if size != 1]
     new = [position for position, size in enumerate(out) if size != 1]
-    seen = _collapse(seen, shape, [position for position in range(len(shape)) if position not in old])
+    seen = _collapse(
+        seen, shape, [position for position in range(len(shape)) if position not in old]
+    )
     axes: list = [None] * len(out)
     while old and new:
         merged, split = [old.pop(0)], [new.pop(0)]
-        while (have := math.prod(shape[p] for p in merged)) != (want := math.prod(out[p] for p in split)):
+        while (have := math.prod(shape[p] for p in merged)) != (
+            want := math.prod(out[p] for p in split)
+        ):
             if have < want:
                 merged.append(old.pop(0))
             else:
                 split.append(new.pop(0))
         entries = [seen.axes[p] for p in merged]
-        # Merged axes step evenly where each steps over all of the next; then so do the parts that they are split into.
+        # Merged axes step evenly where each steps over all of the next; then so do the parts that
+        # they are split into.
         even = all(entries) and all(
-            left[0] == right[0] and left[1] == right[1] * shape[p] for left, right, p in zip(entries, entries[1:], merged[1:], strict=False)
+            left[0] == right[0] and left[1] == right[1] * shape[p]
+            for left, right, p in zip(entries, entries[1:], merged[1:], strict=False)
         )
         if even:
             axis, jump = entries[-1]

@@ -1,4 +1,6 @@
-"""How far the runs of a sweep are, by the files in their workdirs, and what came of them: a table and a plot."""
+"""How far the runs of a sweep are, by the files in their workdirs, and what came of them: a table
+and a plot.
+"""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +21,13 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
     """How far a run is, by the files in its workdir: a row of the table.
 
     Returns:
-      `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the whole training, the newest `loss` and
-      `top1` of an evaluation, the `best_top1`, the median of `images_per_second`, and `why` it failed. What is not known yet is None.
+      `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the
+      whole training, the newest `loss` and `top1` of an evaluation, the `best_top1`, the median of
+      `images_per_second`, and `why` it failed. What is not known yet is None.
     """
-    return renewed({"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}, workdir)
+    return renewed(
+        {"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}, workdir
+    )
 
 
 def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -33,9 +38,18 @@ def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     if not steps and (folder / "config.json").exists():
         steps = total_steps(saved_config(folder), saved_data(folder)["train_examples"])
     why = _why_failed(log_of(folder))
-    # The last row is written before the last checkpoint, and a checkpoint's folder gets its name when it is whole.
+    # The last row is written before the last checkpoint, and a checkpoint's folder gets its name
+    # when it is whole.
     finished = step == steps and (folder / "checkpoints" / str(steps)).is_dir()
-    state = "finished" if finished else "failed" if why else "unfinished" if (folder / "config.json").exists() else "waiting"
+    state = (
+        "finished"
+        if finished
+        else "failed"
+        if why
+        else "unfinished"
+        if (folder / "config.json").exists()
+        else "waiting"
+    )
     evaluated = [row for row in rows if "eval/loss" in row]
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
@@ -63,16 +77,19 @@ def _why_failed(path: Path) -> str:
     if not lines or not lines[-1].startswith(FAILED):
         return ""
     start = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=0)
-    said = [line.removeprefix("jaxconv: ") for line in lines[start:] if line.startswith("jaxconv: ")]
+    said = [
+        line.removeprefix("jaxconv: ") for line in lines[start:] if line.startswith("jaxconv: ")
+    ]
     return said[-1] if said else lines[-1]
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and deviation (of a sample) of the finished runs that differ in the seed alone; empty where the grid has no seeds.
+    """Mean and deviation (of a sample) of the finished runs that differ in the seed alone; empty
+    where the grid has no seeds.
 
     Returns:
-      Rows with `values` but the seed, `runs` and `finished`, and of `loss`, `top1` and `best_top1` pairs of mean and deviation, None where
-      there are too few runs for it.
+      Rows with `values` but the seed, `runs` and `finished`, and of `loss`, `top1` and `best_top1`
+      pairs of mean and deviation, None where there are too few runs for it.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -81,7 +98,11 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for group in groups.values():
         finished = [row for row in group if row["state"] == "finished"]
-        mean = {"values": _but_seed(group[0]["values"]), "runs": len(group), "finished": len(finished)}
+        mean = {
+            "values": _but_seed(group[0]["values"]),
+            "runs": len(group),
+            "finished": len(finished),
+        }
         for key in ("loss", "top1", "best_top1"):
             numbers = [row[key] for row in finished]
             mean[key] = (
@@ -114,19 +135,40 @@ def run_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     keys = list(rows[0]["values"])
     table = [[*keys, "steps", "eval loss", "top-1", "best top-1", "images/s", "state"]]
     for row in rows:
-        steps = f"{row['step']:,}" + (f" of {row['steps']:,}" if row["steps"] and row["step"] < row["steps"] else "")
-        figures = [_figure(row["loss"]), share(row["top1"]), share(row["best_top1"]), _figure(row["images_per_second"], ",.0f")]
-        table.append([*(text_of(row["values"][key]) for key in keys), steps, *figures, row["state"]])
+        steps = f"{row['step']:,}" + (
+            f" of {row['steps']:,}" if row["steps"] and row["step"] < row["steps"] else ""
+        )
+        figures = [
+            _figure(row["loss"]),
+            share(row["top1"]),
+            share(row["best_top1"]),
+            _figure(row["images_per_second"], ",.0f"),
+        ]
+        table.append(
+            [*(text_of(row["values"][key]) for key in keys), steps, *figures, row["state"]]
+        )
     return table
 
 
 def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and one row of texts for each of the means of `over_seeds`; the keys of the grid but the seed come first."""
+    """Header and one row of texts for each of the means of `over_seeds`; the keys of the grid but
+    the seed come first.
+    """
     others = list(means[0]["values"])
     table = [[*others, "seeds finished", "eval loss", "top-1", "best top-1"]]
     for mean in means:
-        figures = [_spread(*mean["loss"], _figure), _spread(*mean["top1"], share), _spread(*mean["best_top1"], share)]
-        table.append([*(text_of(mean["values"][key]) for key in others), f"{mean['finished']} of {mean['runs']}", *figures])
+        figures = [
+            _spread(*mean["loss"], _figure),
+            _spread(*mean["top1"], share),
+            _spread(*mean["best_top1"], share),
+        ]
+        table.append(
+            [
+                *(text_of(mean["values"][key]) for key in others),
+                f"{mean['finished']} of {mean['runs']}",
+                *figures,
+            ]
+        )
     return table
 
 
@@ -139,7 +181,9 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def _spread(mean: float | None, deviation: float | None, show: Callable[[float | None], str]) -> str:
+def _spread(
+    mean: float | None, deviation: float | None, show: Callable[[float | None], str]
+) -> str:
     return show(mean) + (f" ± {show(deviation)}" if deviation is not None else "")
 
 
@@ -147,16 +191,24 @@ def _lines(table: Sequence[Sequence[str]], texts: int) -> str:
     """A table in Markdown, aligned for a terminal too; the first `texts` columns to the left."""
     table = [[cell.replace("|", r"\|") for cell in cells] for cells in table]
     widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
-    rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    rule = [
+        "-" * width if column < texts else "-" * (width - 1) + ":"
+        for column, width in enumerate(widths)
+    ]
     aligned = [
-        [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in enumerate(zip(cells, widths, strict=True))]
+        [
+            cell.ljust(width) if column < texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
         for cells in table
     ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (aligned[0], rule, *aligned[1:]))
 
 
 def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
-    """Write sweep.json, sweep.md and sweep.png as the runs stand now; returns the rows, one a run."""
+    """Write sweep.json, sweep.md and sweep.png as the runs stand now; returns the rows, one a
+    run.
+    """
     rows = [standing(trial, workdir) for trial in trials]
     write_json(workdir / "sweep.json", {"runs": rows, "over_seeds": over_seeds(rows)})
     write_lines(workdir / "sweep.md", [markdown(rows)])
@@ -172,16 +224,28 @@ def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
     """The first key of the grid whose values are several numbers, the seed apart; or nothing."""
     for key in rows[0]["values"]:
         values = {row["values"][key] for row in rows}
-        if key != "seed" and len(values) > 1 and all(type(value) in (int, float) for value in values):
+        if (
+            key != "seed"
+            and len(values) > 1
+            and all(type(value) in (int, float) for value in values)
+        ):
             return key
     return ""
 
 
-def _against(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[tuple[float, float, float]]]:
-    """The value of a key, the loss and the accuracy of each finished run, by what differs besides this key and the seed."""
+def _against(
+    rows: Sequence[Mapping[str, Any]], key: str
+) -> dict[str, list[tuple[float, float, float]]]:
+    """The value of a key, the loss and the accuracy of each finished run, by what differs besides
+    this key and the seed.
+    """
     series: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
         if row["state"] == "finished":
-            others = {name: value for name, value in row["values"].items() if name not in (key, "seed")}
-            series.setdefault(name_of(others), []).append((row["values"][key], row["loss"], row["top1"]))
+            others = {
+                name: value for name, value in row["values"].items() if name not in (key, "seed")
+            }
+            series.setdefault(name_of(others), []).append(
+                (row["values"][key], row["loss"], row["top1"])
+            )
     return series

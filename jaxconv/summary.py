@@ -4,9 +4,10 @@
     CONV3-64: [224x224x64]  memory: 224*224*64=3.2M   params: (3*3*3)*64 = 1,728
     ...
 
-The network is traced on shapes: no weight is ever allocated, nothing is computed. Rows are the modules that it calls, in the order in
-which it calls them, and the feature maps that it names. What is counted is counted in the program itself, so that it holds for any Linen
-module: multiply-adds of every convolution and matrix product, and receptive fields by the rules of receptive.py.
+The network is traced on shapes: no weight is ever allocated, nothing is computed. Rows are the
+modules that it calls, in the order in which it calls them, and the feature maps that it names. What
+is counted is counted in the program itself, so that it holds for any Linen module: multiply-adds of
+every convolution and matrix product, and receptive fields by the rules of receptive.py.
 """
 
 import collections
@@ -36,13 +37,16 @@ class Row:
     Attributes:
       name: the module's path, or the name of its feature map.
       volume: shape of the output without the batch axis, such as (55, 55, 96).
-      values: activations that it adds; 0 for what needs no memory of its own, such as ReLU and dropout.
+      values: activations that it adds; 0 for what needs no memory of its own, such as ReLU and
+        dropout.
       bytes: of those values.
       weights, biases: parameters of its own.
       multiply_adds: the lecture's "connections".
-      dense_multiply_adds: what a fully connected layer between the same two volumes would need; 0 where there are no multiply-adds.
-      field, stride: receptive field in pixels (infinite: everything), and the pixels between neighbouring values (0: there is but one), for
-        each axis of the image; empty for what does not depend on it.
+      dense_multiply_adds: what a fully connected layer between the same two volumes would need; 0
+        where there are no multiply-adds.
+      field, stride: receptive field in pixels (infinite: everything), and the pixels between
+        neighbouring values (0: there is but one), for each axis of the image; empty for what does
+        not depend on it.
     """
 
     name: str
@@ -59,7 +63,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMap:
-    """A named feature map: its shape without the batch axis, its channels, and for each axis of the image stride and field in pixels."""
+    """A named feature map: its shape without the batch axis, its channels, and for each axis of the
+    image stride and field in pixels.
+    """
 
     shape: tuple[int, ...]
     channels: int
@@ -75,11 +81,14 @@ class Summary:
       title: the network and its input.
       rows: the first is the input.
       blocks: modules that call others, by path, as one row each.
-      parameters, statistics: values that are learnt, and those that are only kept (running means and variances).
+      parameters, statistics: values that are learnt, and those that are only kept (running means
+        and variances).
       batch: images of the training step that the following bytes are for.
-      training: bytes by what they are for: parameters, gradients, optimizer state, statistics, activations that the gradient needs.
+      training: bytes by what they are for: parameters, gradients, optimizer state, statistics,
+        activations that the gradient needs.
       features: the feature maps that the network names, see `jaxconv.features`.
-      compiled: what XLA says of the compiled training step, if asked: bytes, and its compile time in seconds.
+      compiled: what XLA says of the compiled training step, if asked: bytes, and its compile time
+        in seconds.
     """
 
     title: str
@@ -97,17 +106,32 @@ class Summary:
         return sum(getattr(row, column) for row in self.rows)
 
     def at_depth(self, depth: int) -> "Summary":
-        """The same with the modules below `depth` added up, such as one row for each inception module at depth 1; 0 leaves all rows."""
+        """The same with the modules below `depth` added up, such as one row for each inception
+        module at depth 1; 0 leaves all rows.
+        """
         if not depth:
             return self
         groups: dict[str, list[Row]] = collections.defaultdict(list)
         for row in self.rows:
             groups["/".join(row.name.split("/")[:depth])].append(row)
-        return dataclasses.replace(self, rows=tuple(_merged(name, rows, self.blocks.get(name)) for name, rows in groups.items()))
+        return dataclasses.replace(
+            self,
+            rows=tuple(_merged(name, rows, self.blocks.get(name)) for name, rows in groups.items()),
+        )
 
     def table(self) -> list[tuple[str, ...]]:
         """Header and rows as texts."""
-        header = ("layer", "output", "memory", "weights", "biases", "multiply-adds", "if fully connected", "field", "stride")
+        header = (
+            "layer",
+            "output",
+            "memory",
+            "weights",
+            "biases",
+            "multiply-adds",
+            "if fully connected",
+            "field",
+            "stride",
+        )
         body = [
             (
                 row.name,
@@ -125,20 +149,33 @@ class Summary:
 
     def notes(self) -> list[str]:
         """What stands below the table: totals, and the memory of a training step."""
-        total, elsewhere = sum(self.training.values()), self.parameters - self.total("weights") - self.total("biases")
+        total, elsewhere = (
+            sum(self.training.values()),
+            self.parameters - self.total("weights") - self.total("biases"),
+        )
         lines = [
             f"{self.parameters:,} parameters"
             + (f", {elsewhere:,} of them in parts that only training calls" if elsewhere else "")
             + (f", and {self.statistics:,} running statistics" if self.statistics else ""),
-            f"an image forward: {self.total('values'):,} activations, {human_bytes(self.total('bytes'))}, "
+            f"an image forward: {self.total('values'):,} activations, "
+            f"{human_bytes(self.total('bytes'))}, "
             f"and {self.total('multiply_adds'):,} multiply-adds",
             f"training a batch of {self.batch}: "
-            + ", ".join(f"{what} {human_bytes(size)}" for what, size in self.training.items() if size)
+            + ", ".join(
+                f"{what} {human_bytes(size)}" for what, size in self.training.items() if size
+            )
             + f"; together {human_bytes(total)}",
         ]
         if self.compiled:
-            sizes = ", ".join(f"{what} {human_bytes(size)}" for what, size in self.compiled.items() if what != "seconds")
-            lines.append(f"XLA's figures for the compiled step: {sizes} (compiled in {self.compiled['seconds']:.1f} s)")
+            sizes = ", ".join(
+                f"{what} {human_bytes(size)}"
+                for what, size in self.compiled.items()
+                if what != "seconds"
+            )
+            lines.append(
+                f"XLA's figures for the compiled step: {sizes} (compiled in "
+                f"{self.compiled['seconds']:.1f} s)"
+            )
         return lines
 
     def markdown(self) -> str:
@@ -153,12 +190,28 @@ class Summary:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
-                [f"{cells[0]:<{widths[0]}}", f"{cells[1]:<{widths[1]}}", *(f"{c:>{w}}" for c, w in zip(cells[2:], widths[2:], strict=True))]
+                [
+                    f"{cells[0]:<{widths[0]}}",
+                    f"{cells[1]:<{widths[1]}}",
+                    *(f"{c:>{w}}" for c, w in zip(cells[2:], widths[2:], strict=True)),
+                ]
             )
             for cells in table
         ]
         rule = "-" * max(map(len, lines))
-        return "\n".join([self.title, "", lines[0], rule, *lines[1:-1], rule, lines[-1].rstrip(), "", *self.notes()])
+        return "\n".join(
+            [
+                self.title,
+                "",
+                lines[0],
+                rule,
+                *lines[1:-1],
+                rule,
+                lines[-1].rstrip(),
+                "",
+                *self.notes(),
+            ]
+        )
 
 
 def summarize(
@@ -173,12 +226,14 @@ def summarize(
     """Explain any Linen module, allocating nothing.
 
     Args:
-      module: called as `module(x)`; `train=False` is given where it takes `train`, `deterministic=True` where it takes that.
+      module: called as `module(x)`; `train=False` is given where it takes `train`,
+        `deterministic=True` where it takes that.
       input_shape: of one example, such as (224, 224, 3).
       batch: examples of a training step, for its memory.
       dtype: of the input.
       optimizer: for the memory of its state; by default SGD with momentum.
-      compile_step: compile a training step too, and add XLA's own figures; for modules that return votes [N, K].
+      compile_step: compile a training step too, and add XLA's own figures; for modules that return
+        votes [N, K].
       **call: further keyword arguments for the module's call.
 
     Raises:
@@ -186,8 +241,13 @@ def summarize(
     """
     x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
     evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)
-    variables = dict(jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x))
-    params, state = variables.get("params", {}), {name: tree for name, tree in variables.items() if name != "params"}
+    variables = dict(
+        jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x)
+    )
+    params, state = (
+        variables.get("params", {}),
+        {name: tree for name, tree in variables.items() if name != "params"},
+    )
     tracer = trace(module, variables, x, **evaluating)
     rows, blocks = _rows(tracer.events, tracer.root, variables)
     first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
@@ -197,7 +257,9 @@ def summarize(
         "gradients": _bytes(params),
         "optimizer state": _bytes(jax.eval_shape(optimizer.init, params)),
         "statistics": _bytes(state),
-        "activations": kept_for_gradient(module.apply, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), **training),
+        "activations": kept_for_gradient(
+            module.apply, variables, jax.ShapeDtypeStruct((batch, *input_shape), dtype), **training
+        ),
     }
     return Summary(
         title=f"{type(module).__name__} on {_by(input_shape)}, {jnp.dtype(dtype).name}",
@@ -207,8 +269,14 @@ def summarize(
         statistics=sum(leaf.size for leaf in jax.tree.leaves(state)),
         batch=batch,
         training=sizes,
-        features={e.name: _feature_map(e) for e in tracer.events if e.kind == "note" and e.call is tracer.root},
-        compiled=_compile(module, optimizer, (batch, *input_shape), dtype) if compile_step else None,
+        features={
+            e.name: _feature_map(e)
+            for e in tracer.events
+            if e.kind == "note" and e.call is tracer.root
+        },
+        compiled=_compile(module, optimizer, (batch, *input_shape), dtype)
+        if compile_step
+        else None,
     )
 
 
@@ -218,50 +286,83 @@ def _feature_map(event: Event) -> FeatureMap:
 
 
 def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, FeatureMap]:
-    """The named feature maps of a network for images of `input_shape`, in its order: of what `jaxconv.features` returns, before it runs."""
+    """The named feature maps of a network for images of `input_shape`, in its order: of what
+    `jaxconv.features` returns, before it runs.
+    """
     return summarize(model, input_shape).features
 
 
 def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row], dict[str, Row]]:
     """The rows that events make, and the blocks (modules that call others) by their path.
 
-    The module itself has a row only where it is a layer, or has parameters of its own: named `module`.
+    The module itself has a row only where it is a layer, or has parameters of its own: named
+    `module`.
     """
     rows: list[Row] = []
     blocks: dict[str, Row] = {}
     modules = {event.call.path for event in events if event.kind == "end"}
     counted: set[tuple[str, ...]] = set()
     for event, after in zip(events, [*events[1:], events[-1]], strict=True):
-        call, path = event.call, "/".join((*event.call.path, event.name) if event.name else event.call.path)
+        call, path = (
+            event.call,
+            "/".join((*event.call.path, event.name) if event.name else event.call.path),
+        )
         if event.kind == "op":
             noted = after.kind == "note" and after.call is call and not event.multiply_adds
-            # A layer's own row has its work, and a feature map that is named right after a pooling is its row.
+            # A layer's own row has its work, and a feature map that is named right after a pooling
+            # is its row.
             if not call.is_block or noted:
                 continue
             rows.append(_row(path, event, call.input))
         elif event.kind == "note":
-            # A module's own row has its map already, and a second name for the same map is no second row.
+            # A module's own row has its map already, and a second name for the same map is no
+            # second row.
             if (*call.path, event.name) not in modules and event.touched:
                 rows.append(_row(path, event, ()))
         else:
-            weights, biases = (0, 0) if call.path in counted else _weights_and_biases(variables, call.path)
+            weights, biases = (
+                (0, 0) if call.path in counted else _weights_and_biases(variables, call.path)
+            )
             counted.add(call.path)
             if call is root and call.is_block and not weights + biases:
                 continue
-            row = _row(path or "module", event._replace(worked=event.worked or weights + biases > 0), call.input, weights, biases)
+            row = _row(
+                path or "module",
+                event._replace(worked=event.worked or weights + biases > 0),
+                call.input,
+                weights,
+                biases,
+            )
             if call.is_block and call is not root:
-                blocks[path] = dataclasses.replace(row, dense_multiply_adds=math.prod(call.input) * math.prod(row.volume))
+                blocks[path] = dataclasses.replace(
+                    row, dense_multiply_adds=math.prod(call.input) * math.prod(row.volume)
+                )
             if not call.is_block or row.values:
                 rows.append(row)
     return rows, blocks
 
 
-def _row(name: str, event: Event, volume_before: tuple[int, ...], weights: int = 0, biases: int = 0) -> Row:
+def _row(
+    name: str, event: Event, volume_before: tuple[int, ...], weights: int = 0, biases: int = 0
+) -> Row:
     volume = event.output.shape[1:]
     values = math.prod(volume) if event.worked else 0
-    dense = math.prod(volume_before) * math.prod(volume) if event.multiply_adds and volume_before else 0
+    dense = (
+        math.prod(volume_before) * math.prod(volume) if event.multiply_adds and volume_before else 0
+    )
     field, stride = (event.seen.field(), event.seen.stride()) if event.seen else ((), ())
-    return Row(name, volume, values, values * event.output.dtype.itemsize, weights, biases, event.multiply_adds, dense, field, stride)
+    return Row(
+        name,
+        volume,
+        values,
+        values * event.output.dtype.itemsize,
+        weights,
+        biases,
+        event.multiply_adds,
+        dense,
+        field,
+        stride,
+    )
 
 
 def _weights_and_biases(variables: Any, path: tuple[str, ...]) -> tuple[int, int]:
@@ -273,7 +374,10 @@ def _weights_and_biases(variables: Any, path: tuple[str, ...]) -> tuple[int, int
 def _merged(name: str, rows: Sequence[Row], block: Row | None) -> Row:
     """Rows of one block added up; volume, field and stride are the block's."""
     last = block or rows[-1]
-    sums = {column: sum(getattr(row, column) for row in rows) for column in ("values", "bytes", "weights", "biases", "multiply_adds")}
+    sums = {
+        column: sum(getattr(row, column) for row in rows)
+        for column in ("values", "bytes", "weights", "biases", "multiply_adds")
+    }
     return dataclasses.replace(last, name=name, **sums)
 
 
@@ -281,11 +385,17 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _compile(module: nn.Module, optimizer: optax.GradientTransformation, shape: tuple[int, ...], dtype: Any) -> dict[str, float]:
+def _compile(
+    module: nn.Module, optimizer: optax.GradientTransformation, shape: tuple[int, ...], dtype: Any
+) -> dict[str, float]:
     """XLA's figures for one training step of a batch."""
     images, labels = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     key = jax.random.key(0)
-    state = jax.eval_shape(functools.partial(create_state, module, optimizer), key, jax.ShapeDtypeStruct((1, *shape[1:]), dtype))
+    state = jax.eval_shape(
+        functools.partial(create_state, module, optimizer),
+        key,
+        jax.ShapeDtypeStruct((1, *shape[1:]), dtype),
+    )
     step = make_train_step(module, optimizer, lambda step: jnp.float32(0.1))
     lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
     began = time.perf_counter()
@@ -304,6 +414,8 @@ def _by(volume: Sequence[int]) -> str:
 
 
 def _sizes(sizes: Sequence[float]) -> str:
-    """One number where all axes agree; `all` for what sees everything, `-` for a stride where there is but one position."""
+    """One number where all axes agree; `all` for what sees everything, `-` for a stride where there
+    is but one position.
+    """
     shown = ["all" if size == math.inf else "-" if not size else f"{size:g}" for size in sizes]
     return (shown[0] if len(set(shown)) == 1 else "x".join(shown)) if shown else "-"

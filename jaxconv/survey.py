@@ -25,15 +25,20 @@ _SECONDS = 3.0  # that the rate is measured for
 _SHOWN = 36  # samples in the picture
 
 
-def show(config: Any, split: str, examples: int, png: Path) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """All that `jaxconv data` tells of a split, as rows for people and as one object; draws augmented samples into a PNG file.
+def show(
+    config: Any, split: str, examples: int, png: Path
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """All that `jaxconv data` tells of a split, as rows for people and as one object; draws
+    augmented samples into a PNG file.
 
     Raises:
       UserError: there is no such source or split.
     """
     # Not read into memory: what cannot make a batch can be looked at all the same.
     found = survey(open_source(as_files(config.data), split), examples)
-    if config.data.source.startswith("folder:") and (others := other_files(config.data.source.removeprefix("folder:"))):
+    if config.data.source.startswith("folder:") and (
+        others := other_files(config.data.source.removeprefix("folder:"))
+    ):
         found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
     try:
@@ -43,10 +48,16 @@ def show(config: Any, split: str, examples: int, png: Path) -> tuple[list[tuple[
         return [*rows, ("batches", f"none: {error}")], found
     draw_samples(source, images, labels, config, png)
     way = "resident" if isinstance(source, Arrays) else "streamed"
-    return [*rows, ("examples/s", f"{rate:,.0f}, {way}, augmented"), ("samples", str(png))], found | {"examples_per_second": rate}
+    return [
+        *rows,
+        ("examples/s", f"{rate:,.0f}, {way}, augmented"),
+        ("samples", str(png)),
+    ], found | {"examples_per_second": rate}
 
 
-def draw_samples(source: Source, images: np.ndarray, labels: np.ndarray, config: Any, png: Path) -> None:
+def draw_samples(
+    source: Source, images: np.ndarray, labels: np.ndarray, config: Any, png: Path
+) -> None:
     """Draw the first of a batch, as the network gets it, into a PNG file."""
     from jaxconv.look.samples import sample_grid, text_grid
 
@@ -68,9 +79,10 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
       examples: how many, evenly spread, are read for what only their content tells.
 
     Returns:
-      `examples`; `classes`, {name: count}, of all examples or, where labels are only known by reading, of the sample; `sample`, how many
-      were read; `damaged`, {name: why} of those of them that cannot be; `sizes`, {"WxH": count} of the sample as it is stored;
-      `mean` and `std` of each channel of the sample, on the scale of `config.data.mean`; none for texts.
+      `examples`; `classes`, {name: count}, of all examples or, where labels are only known by
+      reading, of the sample; `sample`, how many were read; `damaged`, {name: why} of those of them
+      that cannot be; `sizes`, {"WxH": count} of the sample as it is stored; `mean` and `std` of
+      each channel of the sample, on the scale of `config.data.mean`; none for texts.
     """
     sample = evenly(len(source), examples)
     with ThreadPoolExecutor() as pool:
@@ -83,31 +95,58 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
         sizes[size] = sizes.get(size, 0) + 1
     result: dict[str, Any] = {
         "examples": len(source),
-        "classes": dict(zip(source.class_names, np.bincount(labels, minlength=len(source.class_names)).tolist(), strict=True)),
+        "classes": dict(
+            zip(
+                source.class_names,
+                np.bincount(labels, minlength=len(source.class_names)).tolist(),
+                strict=True,
+            )
+        ),
         "sample": len(sample),
-        "damaged": {source.name(int(i)): why for i, why in zip(sample, looked, strict=True) if isinstance(why, str)},
+        "damaged": {
+            source.name(int(i)): why
+            for i, why in zip(sample, looked, strict=True)
+            if isinstance(why, str)
+        },
         "sizes": dict(sorted(sizes.items(), key=lambda item: -item[1])),
     }
     if source.element.kind != "text" and good:
         # Sums over every pixel of the sample: an image counts by its size.
-        count, total, squares = (np.sum([sums[part] for _, _, sums in good], axis=0) for part in range(3))
+        count, total, squares = (
+            np.sum([sums[part] for _, _, sums in good], axis=0) for part in range(3)
+        )
         mean = total / count
-        result |= {"mean": mean.tolist(), "std": np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist()}
+        result |= {
+            "mean": mean.tolist(),
+            "std": np.sqrt(np.maximum(squares / count - mean**2, 0)).tolist(),
+        }
     return result
 
 
 def _look(source: Source, i: int) -> tuple[int, str, tuple[Any, ...]] | str:
-    """Label, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it cannot be read."""
+    """Label, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it
+    cannot be read.
+    """
     try:
         # Around the source's own check of the form, so that sizes may differ.
-        payload, label = source.records[i] if isinstance(source, Stored) else source.read(i).values()
+        payload, label = (
+            source.records[i] if isinstance(source, Stored) else source.read(i).values()
+        )
         element = source.decode(payload, (0, i)) if isinstance(source, Stored) else payload
     except DamagedError as error:
         return str(error)
     if isinstance(source, Stored):
         source.check_label(i, label)
-    values = (element / 255 if element.dtype == np.uint8 else element).reshape(-1, element.shape[-1]).astype(np.float64)
-    return int(label), _size(payload, element), (len(values), values.sum(axis=0), (values**2).sum(axis=0))
+    values = (
+        (element / 255 if element.dtype == np.uint8 else element)
+        .reshape(-1, element.shape[-1])
+        .astype(np.float64)
+    )
+    return (
+        int(label),
+        _size(payload, element),
+        (len(values), values.sum(axis=0), (values**2).sum(axis=0)),
+    )
 
 
 def _size(payload: Any, element: np.ndarray) -> str:
@@ -120,14 +159,17 @@ def _size(payload: Any, element: np.ndarray) -> str:
             return "x".join(map(str, image.size))
     if element.ndim == 3 and element.dtype == np.uint8:
         return f"{element.shape[1]}x{element.shape[0]}"
-    return "x".join(map(str, np.shape(payload) if isinstance(payload, np.ndarray) else element.shape))
+    return "x".join(
+        map(str, np.shape(payload) if isinstance(payload, np.ndarray) else element.shape)
+    )
 
 
 def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """Read, send and augment batches as a training on the source does, for a few seconds.
 
     Returns:
-      Elements [B, ...] and labels [B] of the first batch, as a network would get them, and examples/s after it.
+      Elements [B, ...] and labels [B] of the first batch, as a network would get them, and
+      examples/s after it.
 
     Raises:
       UserError: an augmentation does not fit the examples, or they are of different sizes.
@@ -135,7 +177,11 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
     parallel = make_parallel("jit", jax.devices()[:1])
     loader = make_loader(source, parallel, config.data)
     augment, _ = make_transforms(config, describe(source))
-    step = jax.jit(lambda data, batch, key: (lambda new: (new["image"], new["label"]))(augment(key, take(data, batch))))
+    step = jax.jit(
+        lambda data, batch, key: (lambda new: (new["image"], new["label"]))(
+            augment(key, take(data, batch))
+        )
+    )
     first, count, start, ahead = None, 0, 0.0, None
     order = Order((config.seed,), config.batch_size, config.augment.repeats)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
@@ -159,9 +205,21 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
     if "not_read" in found:
-        rows.append(("not read", f"{found['not_read']['files']:,} files of other kinds, such as {found['not_read']['such_as']}"))
-    rows += [("sizes", f"{len(found['sizes']):,}")] + [(f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]]
-    rows += [(name, ",".join(f"{value:.4f}" for value in found[name])) for name in ("mean", "std") if name in found]
+        rows.append(
+            (
+                "not read",
+                f"{found['not_read']['files']:,} files of other kinds, such as "
+                f"{found['not_read']['such_as']}",
+            )
+        )
+    rows += [("sizes", f"{len(found['sizes']):,}")] + [
+        (f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]
+    ]
+    rows += [
+        (name, ",".join(f"{value:.4f}" for value in found[name]))
+        for name in ("mean", "std")
+        if name in found
+    ]
     return rows
 
 

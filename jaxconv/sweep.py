@@ -1,12 +1,15 @@
-"""Sweeps: runs that differ in a few keys of the config, each in a workdir of its own, ending in one table and one plot.
+"""Sweeps: runs that differ in a few keys of the config, each in a workdir of its own, ending in one
+table and one plot.
 
     jaxconv sweep --config=FILE.py --workdir=DIR --grid='optimizer.learning_rate=0.01,0.1 seed=0:3'
 
 In DIR:
-NAME/          the workdir of one run; NAME is what differs, such as optimizer.learning_rate=0.01,seed=0
+NAME/          the workdir of one run; NAME is what differs, such as
+               optimizer.learning_rate=0.01,seed=0
 NAME.log       what that run said
 sweep.md       the table: one row a run, and means over seeds; sweep.json holds the same as data
-sweep.png      the curves of all runs, and the final loss and accuracy against a key that is a number
+sweep.png      the curves of all runs, and the final loss and accuracy against a key that is a
+               number
 commands.txt   for Slurm: the command of each run, one a line
 """
 
@@ -49,24 +52,30 @@ def sweep(
       workdir: folder of the sweep.
       grid: texts by key, of `parse_grid` and `read_grid`.
       overrides: `KEY=TEXT` for all runs.
-      launcher: `local` runs one after another, each in a process of its own; `slurm` hands them to Slurm by launch/slurm.sh as one array;
-        `print` prints their commands alone.
+      launcher: `local` runs one after another, each in a process of its own; `slurm` hands them to
+        Slurm by launch/slurm.sh as one array; `print` prints their commands alone.
       slurm: options for launch/slurm.sh.
       table_only: start nothing.
 
     Returns:
-      The exit code: 0; 1 where a run failed; 75 where this process was told to stop (SIGTERM), for the same command to go on.
+      The exit code: 0; 1 where a run failed; 75 where this process was told to stop (SIGTERM), for
+      the same command to go on.
 
     Raises:
       UserError: a config cannot be, a folder holds another run, or Slurm refuses.
     """
     if launcher not in LAUNCHERS:
-        raise UserError(f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it is {', '.join(LAUNCHERS)}")
+        raise UserError(
+            f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it "
+            f"is {', '.join(LAUNCHERS)}"
+        )
     if slurm and launcher != "slurm":
         raise UserError(f"--slurm={slurm}: is for --launcher=slurm, and the launcher is {launcher}")
     folder = expand(workdir)
     if table_only and not folder.is_dir():
-        raise UserError(f"--workdir={folder}: there is no such folder, and --table starts nothing", exit_code=1)
+        raise UserError(
+            f"--workdir={folder}: there is no such folder, and --table starts nothing", exit_code=1
+        )
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)
     left = [trial for trial in trials if standing(trial, folder)["state"] != "finished"]
@@ -75,7 +84,9 @@ def sweep(
         for arguments in commands.values():
             print(shlex.join(["jaxconv", *arguments]))
         return 0
-    log.info("%d runs, %d of them finished; workdir %s", len(trials), len(trials) - len(left), folder)
+    log.info(
+        "%d runs, %d of them finished; workdir %s", len(trials), len(trials) - len(left), folder
+    )
     _make(folder)
     if left and not table_only:
         write_table(trials, folder)  # so that `jaxconv report` knows the sweep from its start
@@ -97,10 +108,13 @@ def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
     """Raise UserError where a folder holds a run of another config."""
     for trial in trials:
         if (workdir / trial.name / "config.json").exists():
-            differing = differing_keys(flatten(saved_config(workdir / trial.name)), flatten(trial.config))
+            differing = differing_keys(
+                flatten(saved_config(workdir / trial.name)), flatten(trial.config)
+            )
             if differing:
                 raise UserError(
-                    f"--workdir={workdir}: {trial.name} there is a run with another {', '.join(differing)}; give another folder, or move "
+                    f"--workdir={workdir}: {trial.name} there is a run with another "
+                    f"{', '.join(differing)}; give another folder, or move "
                     "that run away",
                     exit_code=1,
                 )
@@ -116,7 +130,10 @@ def _make(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}); give a folder that can", exit_code=1) from error
+        raise UserError(
+            f"--workdir={workdir}: cannot be written ({error.strerror}); give a folder that can",
+            exit_code=1,
+        ) from error
 
 
 class Termination:
@@ -135,7 +152,9 @@ class Termination:
         self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -145,14 +164,18 @@ class Termination:
 
 
 def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], workdir: Path) -> bool:
-    """Run one after another, each in a process of its own, whatever becomes of the others; returns whether it was told to stop."""
+    """Run one after another, each in a process of its own, whatever becomes of the others; returns
+    whether it was told to stop.
+    """
     with locked(workdir), Termination() as termination:
         for number, trial in enumerate(trials, 1):
             path = workdir / f"{trial.name}.log"
             log.info("%d/%d %s: see %s", number, len(trials), trial.name, path)
             run_once([sys.executable, "-m", "jaxconv", *commands[trial.name]], path, termination)
             row = standing(trial, workdir)
-            result = row["why"] or f"{row['state']} at step {row['step']:,}, top-1 {share(row['top1'])}"
+            result = (
+                row["why"] or f"{row['state']} at step {row['step']:,}, top-1 {share(row['top1'])}"
+            )
             log.info("%d/%d %s: %s", number, len(trials), trial.name, result)
             if termination.asked:
                 return True
@@ -160,11 +183,15 @@ def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], work
 
 
 def run_once(command: Sequence[str], path: Path, termination: Termination) -> int:
-    """Run a command, its output added to the file at `path`; again where it alone was told to stop. Returns its exit code."""
+    """Run a command, its output added to the file at `path`; again where it alone was told to stop.
+    Returns its exit code.
+    """
     with open(path, "a", buffering=1) as file:
         for _ in range(1 + MOST_RESTARTS):
             file.write(f"$ {shlex.join(command)}\n")
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file) as process:
+            with subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            ) as process:
                 termination.child = process
                 if termination.asked:  # between two runs
                     process.terminate()
@@ -191,11 +218,22 @@ def _wait(process: subprocess.Popen) -> int:
 
 
 def submit(commands: Sequence[Sequence[str]], workdir: Path, options: str) -> None:
-    """Hand the runs to Slurm as one array, by launch/slurm.sh; raises UserError where it refuses."""
+    """Hand the runs to Slurm as one array, by launch/slurm.sh; raises UserError where it
+    refuses.
+    """
     script = Path(__file__).resolve().parent.parent / "launch" / "slurm.sh"
     if not script.is_file():
-        raise UserError("--launcher=slurm: needs jaxconv's checkout, for launch/slurm.sh; or take --launcher=print")
-    write_lines(workdir / "commands.txt", [shlex.join(["jaxconv", *arguments]) for arguments in commands])
-    code = subprocess.run([str(script), f"--array={workdir / 'commands.txt'}", *shlex.split(options)], check=False).returncode
+        raise UserError(
+            "--launcher=slurm: needs jaxconv's checkout, for launch/slurm.sh; or take "
+            "--launcher=print"
+        )
+    write_lines(
+        workdir / "commands.txt", [shlex.join(["jaxconv", *arguments]) for arguments in commands]
+    )
+    code = subprocess.run(
+        [str(script), f"--array={workdir / 'commands.txt'}", *shlex.split(options)], check=False
+    ).returncode
     if code:
-        raise UserError(f"--launcher=slurm: launch/slurm.sh ended with exit code {code}", exit_code=1)
+        raise UserError(
+            f"--launcher=slurm: launch/slurm.sh ended with exit code {code}", exit_code=1
+        )

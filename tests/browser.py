@@ -1,7 +1,9 @@
-"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to all of them, and `window` for scripts.
+"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to
+all of them, and `window` for scripts.
 
-It is Debian's `chromium` with its `chromium-driver`, whose versions belong together, by Selenium. Nothing but this machine can be reached
-from it, and what a page asks for is kept. Tests that want it are skipped where it is not installed; not in continuous integration.
+It is Debian's `chromium` with its `chromium-driver`, whose versions belong together, by Selenium.
+Nothing but this machine can be reached from it, and what a page asks for is kept. Tests that want
+it are skipped where it is not installed; not in continuous integration.
 """
 
 import base64
@@ -28,8 +30,16 @@ class Browser:
         self.driver = driver
 
     def open(self, address, width=1200, height=900, dark=False):
-        """Load a page into a window of so many pixels, whose person prefers dark pages or light ones; forgets what was before."""
-        self._cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        """Load a page into a window of so many pixels, whose person prefers dark pages or light
+        ones; forgets what was before.
+        """
+        self._cdp(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.prefer(dark)
         self.driver.get("about:blank")
         self.errors()
@@ -38,18 +48,41 @@ class Browser:
 
     def prefer(self, dark):
         """What the page's `prefers-color-scheme` is from now on."""
-        self._cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self._cdp(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     def errors(self):
         """Errors and warnings that the console has shown since the last call."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
     def requests(self):
-        """Addresses that pages have asked for since the last call, other than data and blobs: they come from no network."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        sockets = [event["params"]["url"] for event in events if event["method"] == "Network.webSocketCreated"]
-        return [address for address in sent + sockets if not address.startswith(("data:", "blob:", "about:"))]
+        """Addresses that pages have asked for since the last call, other than data and blobs: they
+        come from no network.
+        """
+        events = [
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+        ]
+        sent = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        sockets = [
+            event["params"]["url"]
+            for event in events
+            if event["method"] == "Network.webSocketCreated"
+        ]
+        return [
+            address
+            for address in sent + sockets
+            if not address.startswith(("data:", "blob:", "about:"))
+        ]
 
     def run(self, script, *arguments):
         """What a JavaScript function's body returns; promises are waited for."""
@@ -64,17 +97,21 @@ class Browser:
         return self.driver.find_elements("css selector", selector)
 
     def drag(self, selector, *points):
-        """Press the mouse's button at the first point of an element, move along all others, and let go.
+        """Press the mouse's button at the first point of an element, move along all others, and let
+        go.
 
         Args:
           selector: of the element, which is scrolled to the middle of the window.
           *points: (x, y), shares of its width and height.
         """
         box = self.run(
-            "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return arguments[0].getBoundingClientRect().toJSON()",
+            "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'}); return "
+            "arguments[0].getBoundingClientRect().toJSON()",
             self.find(selector),
         )
-        places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
+        places = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points
+        ]
         self._mouse("mouseMoved", places[0])
         self._mouse("mousePressed", places[0], button="left", clickCount=1)
         for place in places[1:]:
@@ -97,10 +134,14 @@ class Browser:
         """Wait until the body of a JavaScript function returns something true; returns it."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: self.run(script), f"never came true: {script}")
+        return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(
+            lambda _: self.run(script), f"never came true: {script}"
+        )
 
     def violations(self):
-        """What axe-core finds against accessibility, all folds open: (rule, element) of each; the test is skipped where it is not there."""
+        """What axe-core finds against accessibility, all folds open: (rule, element) of each; the
+        test is skipped where it is not there.
+        """
         if not AXE.is_file():
             pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
         self._cdp("Page.setBypassCSP", enabled=True)  # from the next page on
@@ -115,7 +156,11 @@ class Browser:
 
     def screenshot(self, path, whole=True):
         """Write a PNG file of the page, or of the part of it that is in the window."""
-        path.write_bytes(base64.b64decode(self._cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self._cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+            )
+        )
 
     def _cdp(self, command, **parameters):
         return self.driver.execute_cdp_cmd(command, parameters)
@@ -155,7 +200,9 @@ def browser():
     """A `Browser`; a page is opened in it by `browser.open(address)`."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
-        missing = "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+        missing = (
+            "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+        )
         if os.environ.get("CI", "false") not in ("false", "0", ""):
             pytest.fail(missing)
         pytest.skip(missing)

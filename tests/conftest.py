@@ -1,4 +1,6 @@
-"""What all tests share: four forced CPU devices, rank promotion as an error, one cache of compiled programs, the reference data."""
+"""What all tests share: four forced CPU devices, rank promotion as an error, one cache of compiled
+programs, the reference data.
+"""
 
 import json
 import os
@@ -7,7 +9,9 @@ import sys
 import tarfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -50,8 +54,15 @@ def strict_dtypes():
 
 
 def command(*args, devices=1, timeout=300, **kwargs):
-    """Run `python -m jaxconv ARGS` in a process of its own; returns the completed process, with text output."""
-    return subprocess.run(command_line(*args), **process_settings(devices) | kwargs, capture_output=True, timeout=timeout)
+    """Run `python -m jaxconv ARGS` in a process of its own; returns the completed process, with
+    text output.
+    """
+    return subprocess.run(
+        command_line(*args),
+        **process_settings(devices) | kwargs,
+        capture_output=True,
+        timeout=timeout,
+    )
 
 
 def command_line(*args):
@@ -70,7 +81,9 @@ def process_settings(devices=1):
 
 def assert_same_result(evaluated, trained):
     """The last line of `evaluate` says what that of `train` says, and more."""
-    found, wanted = (json.loads(process.stdout.splitlines()[-1]) for process in (evaluated, trained))
+    found, wanted = (
+        json.loads(process.stdout.splitlines()[-1]) for process in (evaluated, trained)
+    )
     assert {name: found.get(name) for name in wanted} == wanted, evaluated.stderr
 
 
@@ -78,7 +91,11 @@ def assert_one_line_error(process, code, *words):
     """The process ended by `code` and said why in one line of its own, with these words in it."""
     assert process.returncode == code, process.stderr
     assert "Traceback" not in process.stderr
-    errors = [line for line in process.stderr.splitlines() if line.startswith("jaxconv: ") or " error: " in line]
+    errors = [
+        line
+        for line in process.stderr.splitlines()
+        if line.startswith("jaxconv: ") or " error: " in line
+    ]
     assert len(errors) == 1, process.stderr
     for word in words:
         assert str(word) in errors[0], errors[0]
@@ -109,16 +126,32 @@ def tiny_config(**changes):
 
     from jaxconv.config import load_config, set_key
 
-    config = load_config(str(ROOT / "experiments/xo.py"), [arg.removeprefix("--config.") for arg in TINY[1:]])
+    config = load_config(
+        str(ROOT / "experiments/xo.py"), [arg.removeprefix("--config.") for arg in TINY[1:]]
+    )
     if "model__name" in changes:
         config.model.kwargs = ConfigDict()
     for key, value in {"steps": 10, "log__progress": False, **changes}.items():
-        set_key(config, key.replace("__", "."), ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        set_key(
+            config,
+            key.replace("__", "."),
+            ",".join(map(str, value)) if isinstance(value, tuple) else str(value),
+        )
     return config
 
 
-def write_images(root, splits=("train", "test"), classes=("cat", "dog"), count=6, size=(8, 8), mode="RGB", suffix="png"):
-    """An image folder of noise: `root/<split>/<class>/N.suffix`, or `root/<class>/N.suffix` where splits is ("",)."""
+def write_images(
+    root,
+    splits=("train", "test"),
+    classes=("cat", "dog"),
+    count=6,
+    size=(8, 8),
+    mode="RGB",
+    suffix="png",
+):
+    """An image folder of noise: `root/<split>/<class>/N.suffix`, or `root/<class>/N.suffix` where
+    splits is ("",).
+    """
     random = np.random.default_rng(0)
     for split in splits:
         for name in classes:
@@ -126,7 +159,9 @@ def write_images(root, splits=("train", "test"), classes=("cat", "dog"), count=6
             folder.mkdir(parents=True)
             for n in range(count):
                 shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
-                Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / f"{n:03}.{suffix}")
+                Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(
+                    folder / f"{n:03}.{suffix}"
+                )
     return root
 
 

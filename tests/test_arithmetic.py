@@ -30,11 +30,19 @@ def test_sizes_of_the_lecture(size, window, stride, padding, expected):
 
 
 def test_what_does_not_fit_shows_the_arithmetic():
-    with pytest.raises(ValueError, match=r"^conv1: \(7 - 3\)/3 \+ 1 = 2\.33: a 3-wide window at stride 3 does not fit 7$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^conv1: \(7 - 3\)/3 \+ 1 = 2\.33: a 3-wide window at stride 3 does not fit 7$",
+    ):
         arithmetic.output_size(7, 3, 3, rounding="exact", layer="conv1")
     assert arithmetic.output_size(7, 3, 3) == 2
     assert arithmetic.output_size(7, 3, 3, rounding="ceil") == 3
-    with pytest.raises(ValueError, match=r"\(8 - 3 \+ 2\*1\)/2 \+ 1 = 4\.50: a 3-wide window at stride 2 does not fit 8 padded by 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"\(8 - 3 \+ 2\*1\)/2 \+ 1 = 4\.50: a 3-wide window at stride 2 does not fit 8 "
+        r"padded "
+        r"by 1",
+    ):
         arithmetic.output_size(8, 3, 2, 1, rounding="exact")
     with pytest.raises(ValueError, match="a 5-wide window is larger than 4"):
         arithmetic.output_size(4, 5)
@@ -59,13 +67,22 @@ def test_bad_arguments_are_named(argument, value, message):
 sizes = st.integers(1, 40)
 
 
-@given(sizes, st.integers(1, 9), st.integers(1, 5), st.integers(0, 4), st.integers(1, 3), st.sampled_from(arithmetic.ROUNDINGS))
+@given(
+    sizes,
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(0, 4),
+    st.integers(1, 3),
+    st.sampled_from(arithmetic.ROUNDINGS),
+)
 def test_padded_image_holds_exactly_the_windows(size, window, stride, padding, dilation, rounding):
     span = (window - 1) * dilation + 1
     try:
         positions = arithmetic.output_size(size, window, stride, padding, dilation, rounding)
     except ValueError:
-        assert size + 2 * padding < span or (rounding == "exact" and (size + 2 * padding - span) % stride)
+        assert size + 2 * padding < span or (
+            rounding == "exact" and (size + 2 * padding - span) % stride
+        )
         return
     low, high = arithmetic.pad_widths(size, window, stride, padding, dilation, rounding)
     assert low == padding and high >= padding
@@ -74,7 +91,9 @@ def test_padded_image_holds_exactly_the_windows(size, window, stride, padding, d
     assert (positions - 1) * stride < size + padding or rounding != "ceil" or high == padding
     if rounding == "ceil":
         assert (
-            positions >= arithmetic.output_size(size, window, stride, padding, dilation) if size + 2 * padding >= span else positions == 1
+            positions >= arithmetic.output_size(size, window, stride, padding, dilation)
+            if size + 2 * padding >= span
+            else positions == 1
         )
 
 
@@ -98,9 +117,16 @@ def test_padding_that_fits_is_every_one_that_fits(size, filter_size, stride):
 def test_whatever_fits():
     """The lecture's "F = 5, S = 2, P = ? (whatever fits)"."""
     assert arithmetic.padding_that_fits(7, 5, 2) == (0, 1, 2, 3, 4)
-    with pytest.raises(ValueError, match=r"on 32: in \(32 - 5 \+ 2P\)/2 \+ 1, 27 \+ 2P is odd for every P, and the stride is even"):
+    with pytest.raises(
+        ValueError,
+        match=r"on 32: in \(32 - 5 \+ 2P\)/2 \+ 1, 27 \+ 2P is odd for every P, and the stride is "
+        r"even",
+    ):
         arithmetic.padding_that_fits(32, 5, 2)
-    with pytest.raises(ValueError, match="the smallest P that divides is 2, and with 2 or more the first window sees no pixel"):
+    with pytest.raises(
+        ValueError,
+        match="the smallest P that divides is 2, and with 2 or more the first window sees no pixel",
+    ):
         arithmetic.padding_that_fits(7, 2, 9)
 
 
@@ -124,5 +150,8 @@ def test_counts_of_the_lecture():
 
 
 def test_receptive_field():
-    assert arithmetic.receptive_field([(3, 1), (3, 1), (3, 1)]) == (7, 1)  # three 3x3 see as much as one 7x7
+    assert arithmetic.receptive_field([(3, 1), (3, 1), (3, 1)]) == (
+        7,
+        1,
+    )  # three 3x3 see as much as one 7x7
     assert arithmetic.receptive_field([(11, 4), (3, 2), (5, 1), (3, 2)]) == (99 - 32, 16)

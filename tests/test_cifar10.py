@@ -1,4 +1,6 @@
-"""The main job on real photographs: the quick CIFAR-10 network on part of the set, for a short while."""
+"""The main job on real photographs: the quick CIFAR-10 network on part of the set, for a short
+while.
+"""
 
 import json
 
@@ -10,7 +12,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_real_photographs(tmp_path, cifar10):
-    """Well above the 10% of guessing after half a minute on 4,000 of them; and the picture count is exact."""
+    """Well above the 10% of guessing after half a minute on 4,000 of them; and the picture count is
+    exact.
+    """
     for split, count in (("train", 400), ("test", 100)):
         for folder in (cifar10 / split).iterdir():
             place = tmp_path / "some" / split / folder.name
@@ -30,4 +34,8 @@ def test_real_photographs(tmp_path, cifar10):
     result = json.loads(process.stdout.splitlines()[-1])
     assert result["examples"] == 1000
     assert result["top1"] > 0.3
-    assert json.loads((tmp_path / "run" / "data.json").read_text())["class_names"][:3] == ["airplane", "automobile", "bird"]
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["class_names"][:3] == [
+        "airplane",
+        "automobile",
+        "bird",
+    ]

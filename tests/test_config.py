@@ -41,7 +41,11 @@ def test_overrides(key, text, value):
         ("learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
         ("seed.x", "1", "no such key"),
         ("seed", "{[1]:2}", "must be a whole number"),
-        ("batch_size", "many", "--config.batch_size is 'many'; it must be a whole number, such as 128"),
+        (
+            "batch_size",
+            "many",
+            "--config.batch_size is 'many'; it must be a whole number, such as 128",
+        ),
         ("batch_size", "1.5", "must be a whole number"),
         ("augment.flip", "2", "must be True or False"),
         ("optimizer.learning_rate", "True", "must be a number"),
@@ -69,9 +73,15 @@ def valid(**changes):
         ({"seed": "-1"}, "config.seed is -1; it must lie between 0 and 4294967295"),
         ({"steps": "3000000000000"}, "config.steps is 3000000000000; it must be less than"),
         ({"seed": "4294967295", "ensemble__size": "2"}, "it must lie between 0 and 4294967294"),
-        ({"optimizer__schedule__warmup_steps": "3000000000000"}, "warmup_steps is 3000000000000; it must be less than"),
+        (
+            {"optimizer__schedule__warmup_steps": "3000000000000"},
+            "warmup_steps is 3000000000000; it must be less than",
+        ),
         ({"optimizer__schedule__boundaries": "5,3000000000000"}, "steps in rising order"),
-        ({"optimizer__schedule__factor": "-0.1"}, "config.optimizer.schedule.factor is -0.1; it must be more than 0"),
+        (
+            {"optimizer__schedule__factor": "-0.1"},
+            "config.optimizer.schedule.factor is -0.1; it must be more than 0",
+        ),
         ({"epochs": "1e999"}, "config.epochs is inf; it must be finite"),
         ({"steps": "0"}, "exactly one of them must be more than 0"),
         ({"epochs": "2"}, "exactly one of them"),
@@ -87,19 +97,37 @@ def valid(**changes):
         ({"data__mean": "0.5,1e999"}, r"config.data.mean is \(0.5, inf\); it must be finite"),
         ({"data__std": "0"}, "every deviation must be more than 0"),
         ({"loss__label_smoothing": "-0.1"}, "must be at least 0"),
-        ({"augment__random_resized_crop__scale": "0.5,0.1"}, r"scale is \(0.5, 0.1\); it must be two numbers in rising order"),
+        (
+            {"augment__random_resized_crop__scale": "0.5,0.1"},
+            r"scale is \(0.5, 0.1\); it must be two numbers in rising order",
+        ),
         ({"augment__random_resized_crop__scale": "0.5"}, "must be two numbers"),
         ({"augment__random_resized_crop__ratio": "()"}, "must be two numbers"),
         ({"augment__scale_jitter": "256.5,512"}, "must be whole numbers, such as 256,512"),
-        ({"augment__scale_jitter": "256,512", "augment__random_resized_crop__scale": "0.08,1"}, "give one of them"),
-        ({"augment__scale_jitter": "256,512", "augment__pad_crop": "4"}, "both scale_jitter and pad_crop"),
-        ({"augment__randaugment__layers": "2", "augment__trivial": "True"}, "both randaugment.layers and trivial"),
+        (
+            {"augment__scale_jitter": "256,512", "augment__random_resized_crop__scale": "0.08,1"},
+            "give one of them",
+        ),
+        (
+            {"augment__scale_jitter": "256,512", "augment__pad_crop": "4"},
+            "both scale_jitter and pad_crop",
+        ),
+        (
+            {"augment__randaugment__layers": "2", "augment__trivial": "True"},
+            "both randaugment.layers and trivial",
+        ),
         ({"augment__randaugment__space": "timn"}, "did you mean 'timm'"),
-        ({"augment__randaugment__level": "9"}, "config.augment.randaugment.level is 9.0; it must lie between 0 and 1"),
+        (
+            {"augment__randaugment__level": "9"},
+            "config.augment.randaugment.level is 9.0; it must lie between 0 and 1",
+        ),
         ({"augment__erasing__area": "0.3,0.1"}, "must be two numbers in rising order"),
         ({"augment__colour_jitter__hue": "0.6"}, "must lie between 0 and 0.5"),
         ({"augment__mixup": "-1"}, "must lie between 0 and 100"),
-        ({"augment__repeats": "3"}, "config.batch_size is 128, and config.augment.repeats 3 does not divide it"),
+        (
+            {"augment__repeats": "3"},
+            "config.batch_size is 128, and config.augment.repeats 3 does not divide it",
+        ),
         ({"loss__name": "hinge"}, "must be one of softmax, binary"),
         ({"loss__threshold": "0.2"}, "it belongs to the loss 'binary'"),
         ({"optimizer__name": "adam"}, "did you mean 'adamw'"),
@@ -126,7 +154,9 @@ def test_groups_have_their_shape():
             check_config(config)
     config.optimizer.groups.first = group("conv1")
     config.optimizer.groups.last = {"pattern": "x"}
-    with pytest.raises(UserError, match="config.optimizer.groups.last must be jaxconv.config.group"):
+    with pytest.raises(
+        UserError, match="config.optimizer.groups.last must be jaxconv.config.group"
+    ):
         check_config(config)
 
 
@@ -142,11 +172,15 @@ def experiment(tmp_path, body):
 
 
 def test_experiment_files(tmp_path):
-    path = experiment(tmp_path, "def get_config(size='8'):\n  c = default_config()\n  c.batch_size = int(size)\n  return c")
+    path = experiment(
+        tmp_path,
+        "def get_config(size='8'):\n  c = default_config()\n  c.batch_size = int(size)\n  return c",
+    )
     assert load_config(path).batch_size == 8
     config = load_config(f"{path}:16", ["seed=3", "model.kwargs.filters=4,8"])
     assert (config.batch_size, config.seed, config.model.kwargs.filters) == (16, 3, (4, 8))
-    # Another network leaves the arguments of the experiment's own behind, not those of the command line.
+    # Another network leaves the arguments of the experiment's own behind, not those of the command
+    # line.
     other = load_config("experiments/xo.py", ["model.kwargs.units=1,1", "model.name=resnet18"])
     assert other.model.kwargs.to_dict() == {"units": (1, 1)}
 
@@ -158,7 +192,10 @@ def test_experiment_files(tmp_path):
             "def get_config():\n  c = default_config()\n  c.optimizer.learning_rat = 1\n  return c",
             "line 4: AttributeError: .*learning_rate",
         ),
-        ("def get_config():\n  c = default_config()\n  c.batch_size = 'x'\n  return c", "line 4: TypeError"),
+        (
+            "def get_config():\n  c = default_config()\n  c.batch_size = 'x'\n  return c",
+            "line 4: TypeError",
+        ),
         ("def get_config():\n  return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("def get_config(:", "SyntaxError"),
         ("x = 1", "KeyError: 'get_config'; a config file defines get_config"),
@@ -178,7 +215,22 @@ def test_what_may_differ_on_resuming():
     def differing(**changes):
         return differing_keys(old, flatten(valid(**changes)))
 
-    assert differing(parallel="pmap", log__every="7", log__tensorboard="False", checkpoint__keep="9", steps="20") == []
-    assert differing(optimizer__learning_rate="0.3", seed="1") == ["optimizer.learning_rate", "seed"]
+    assert (
+        differing(
+            parallel="pmap",
+            log__every="7",
+            log__tensorboard="False",
+            checkpoint__keep="9",
+            steps="20",
+        )
+        == []
+    )
+    assert differing(optimizer__learning_rate="0.3", seed="1") == [
+        "optimizer.learning_rate",
+        "seed",
+    ]
     assert differing(model__kwargs__filters="8,8") == ["model.kwargs.filters"]
-    assert differing(optimizer__schedule__name="cosine", steps="20") == ["optimizer.schedule.name", "steps"]
+    assert differing(optimizer__schedule__name="cosine", steps="20") == [
+        "optimizer.schedule.name",
+        "steps",
+    ]

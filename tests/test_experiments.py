@@ -19,7 +19,11 @@ from tests.conftest import ROOT
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 # The images that the whole experiment trains on.
 SIZES = {"xo": (32, 1, 2), "mnist": (28, 1, 10), "cifar10": (32, 3, 10), "imagenet": (224, 3, 1000)}
-ARGUMENTS = {"cifar10_resnet20": ("resnet56", "resnet110"), "imagenet_vgg": ("vgg11", "vgg19"), "imagenet_resnet50": ("resnet152_v1",)}
+ARGUMENTS = {
+    "cifar10_resnet20": ("resnet56", "resnet110"),
+    "imagenet_vgg": ("vgg11", "vgg19"),
+    "imagenet_resnet50": ("resnet152_v1",),
+}
 
 
 def path_of(name):
@@ -44,9 +48,15 @@ def described(name, config):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_whole(name):
-    """The config is valid, its network takes its images, and the docstring gives the commands and what came of it."""
+    """The config is valid, its network takes its images, and the docstring gives the commands and
+    what came of it.
+    """
     text = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
-    assert f"--config=experiments/{name}.py " in text and f"--config=experiments/{name}.py:small" in text and "Result" in text
+    assert (
+        f"--config=experiments/{name}.py " in text
+        and f"--config=experiments/{name}.py:small" in text
+        and "Result" in text
+    )
     for argument in ("", *ARGUMENTS.get(name, ())):
         config = load_config(f"{path_of(name)}:{argument}" if argument else path_of(name))
         check_config(config)
@@ -56,7 +66,10 @@ def test_whole(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_argument_that_there_is_not_trains_nothing(name):
-    with pytest.raises(UserError, match=rf"{name}.py:smal: there is no argument 'smal', did you mean 'small'\?; there are"):
+    with pytest.raises(
+        UserError,
+        match=rf"{name}.py:smal: there is no argument 'smal', did you mean 'small'\?; there are",
+    ):
         load_config(f"{path_of(name)}:smal")
 
 
@@ -64,7 +77,10 @@ def test_an_argument_that_there_is_not_trains_nothing(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.partition("_")[0] in SIZES])
 def test_small(name, tmp_path, one_device):
-    config = load_config(f"{path_of(name)}:small", ["log.progress=False", "log.tensorboard=False", "log.report=False"])
+    config = load_config(
+        f"{path_of(name)}:small",
+        ["log.progress=False", "log.tensorboard=False", "log.report=False"],
+    )
     result = train(config, str(tmp_path), devices=one_device)
     assert result["examples"] == 12 and np.isfinite(result["loss"])
     rows = read_metrics(tmp_path)
@@ -73,9 +89,9 @@ def test_small(name, tmp_path, one_device):
 
 
 def test_thinner():
-    assert thinner("conv11-96/4p0 lrn maxpool3/2 conv5-256g2 conv1-16 conv3 dropout0.5 fc4096 fc", 16) == (
-        "conv11-6/4p0 lrn maxpool3/2 conv5-16g2 conv1-2 conv3 dropout0.5 fc256 fc"
-    )
+    assert thinner(
+        "conv11-96/4p0 lrn maxpool3/2 conv5-256g2 conv1-16 conv3 dropout0.5 fc4096 fc", 16
+    ) == ("conv11-6/4p0 lrn maxpool3/2 conv5-16g2 conv1-2 conv3 dropout0.5 fc256 fc")
 
 
 def test_the_shortened_schedules_still_change_the_rate():

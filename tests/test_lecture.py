@@ -1,7 +1,9 @@
-"""The lecture's printed numbers, from these very layers: filter responses, pooled maps, the ReLU row, the X itself.
+"""The lecture's printed numbers, from these very layers: filter responses, pooled maps, the ReLU
+row, the X itself.
 
-The tables stand here as the lecture prints them, values cut (not rounded) to two decimals. Where the lecture itself is at hand, every
-table of it is compared too, but for those that were misread when it was turned into text.
+The tables stand here as the lecture prints them, values cut (not rounded) to two decimals. Where
+the lecture itself is at hand, every table of it is compared too, but for those that were misread
+when it was turned into text.
 """
 
 import re
@@ -15,7 +17,9 @@ from jaxconv.layers import convolve, max_pool, relu
 
 
 def table(text):
-    return np.array([[float(value) for value in line.split()] for line in text.strip().splitlines()])
+    return np.array(
+        [[float(value) for value in line.split()] for line in text.strip().splitlines()]
+    )
 
 
 X = 2 * (np.eye(9) + np.eye(9)[::-1] > 0) - 1.0
@@ -53,9 +57,15 @@ RESPONSES = {
         0.77 -0.11  0.11  0.33  0.55 -0.11  0.33"""),
 }
 POOLED = {
-    "down": table("1.00 0.33 0.55 0.33\n0.33 1.00 0.33 0.55\n0.55 0.33 1.00 0.11\n0.33 0.55 0.11 0.77"),
-    "cross": table("0.55 0.33 0.55 0.33\n0.33 1.00 0.55 0.11\n0.55 0.55 0.55 0.11\n0.33 0.11 0.11 0.33"),
-    "up": table("0.33 0.55 1.00 0.77\n0.55 0.55 1.00 0.33\n1.00 1.00 0.11 0.55\n0.77 0.33 0.55 0.33"),
+    "down": table(
+        "1.00 0.33 0.55 0.33\n0.33 1.00 0.33 0.55\n0.55 0.33 1.00 0.11\n0.33 0.55 0.11 0.77"
+    ),
+    "cross": table(
+        "0.55 0.33 0.55 0.33\n0.33 1.00 0.55 0.11\n0.55 0.55 0.55 0.11\n0.33 0.11 0.11 0.33"
+    ),
+    "up": table(
+        "0.33 0.55 1.00 0.77\n0.55 0.55 1.00 0.33\n1.00 1.00 0.11 0.55\n0.77 0.33 0.55 0.33"
+    ),
 }
 RELU_ROW = table("0.77 0 0.11 0.33 0.55 0 0.33")
 
@@ -68,7 +78,9 @@ def cut(values):
 def respond(name, image=X):
     """The lecture's filtering: multiply, add up, divide by the number of pixels in the feature."""
     kernel = FEATURES[name].reshape(3, 3, 1, 1) / FEATURES[name].size
-    return np.asarray(convolve(jnp.float32(image).reshape(1, 9, 9, 1), jnp.float32(kernel)))[0, :, :, 0]
+    return np.asarray(convolve(jnp.float32(image).reshape(1, 9, 9, 1), jnp.float32(kernel)))[
+        0, :, :, 0
+    ]
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -79,7 +91,9 @@ def test_filter_responses(name):
 @pytest.mark.parametrize("name", FEATURES)
 def test_pooled_maps(name):
     """Windows of 2 at stride 2 over 7 pixels give 4: the last ones hang over the edge."""
-    pooled = max_pool(jnp.float32(respond(name)).reshape(1, 7, 7, 1), window=2, stride=2, rounding="ceil")
+    pooled = max_pool(
+        jnp.float32(respond(name)).reshape(1, 7, 7, 1), window=2, stride=2, rounding="ceil"
+    )
     np.testing.assert_array_equal(cut(pooled)[0, :, :, 0], POOLED[name])
 
 
@@ -88,7 +102,9 @@ def test_relu_row():
 
 
 def test_patch_products():
-    """ "Line up the feature and the image patch, multiply": at the arm's middle all agree, at the X's centre two do not."""
+    """ "Line up the feature and the image patch, multiply": at the arm's middle all agree, at the
+    X's centre two do not.
+    """
     np.testing.assert_array_equal(FEATURES["down"] * X[1:4, 1:4], np.ones((3, 3)))
     np.testing.assert_array_equal(FEATURES["down"] * X[3:6, 3:6], table("1 1 -1\n1 1 1\n-1 1 1"))
     assert cut(respond("down"))[1, 1] == 1.00
@@ -142,11 +158,12 @@ PRINTED = {
     "patch where two do not": FEATURES["down"] * X[3:6, 3:6],
     "one response in an empty image": np.ones((9, 9)),
 }
-# Misread when the slides were turned into text: the X at lines 773, 805 and 843; two cells of the stacked maps at line 857,
-# row 9 column 1 and row 19 column 1.
+# Misread when the slides were turned into text: the X at lines 773, 805 and 843; two cells of the
+# stacked maps at line 857, row 9 column 1 and row 19 column 1.
 MISREAD = {773, 805, 843}
 MISREAD_CELLS = {(857, 8, 0), (857, 18, 0)}
-# The deformed X, and the map of where it differs. After the toy ConvNet come customers' data, padding pictures and architectures.
+# The deformed X, and the map of where it differs. After the toy ConvNet come customers' data,
+# padding pictures and architectures.
 OTHER = {98, 112}
 LAST = 1200
 
@@ -169,4 +186,7 @@ def test_every_printed_table(lecture):
 
 def shows(values, cells):
     """Whether every filled cell of a printed table is the value there."""
-    return all(i < values.shape[0] and j < values.shape[1] and values[i, j] == cell for (i, j), cell in cells.items())
+    return all(
+        i < values.shape[0] and j < values.shape[1] and values[i, j] == cell
+        for (i, j), cell in cells.items()
+    )

@@ -43,7 +43,11 @@ def pieces(tmp_path):
 def test_the_experiment_with_own_pieces(tmp_path, one_device):
     config = load_config(str(ROOT / "experiments" / "own_pieces.py:small"), ["log.report=False"])
     result = train(config, str(tmp_path), devices=one_device)
-    assert 0.5 <= result["confidence"] <= 1 and evaluate_workdir(str(tmp_path), devices=one_device)["confidence"] == result["confidence"]
+    assert (
+        0.5 <= result["confidence"] <= 1
+        and evaluate_workdir(str(tmp_path), devices=one_device)["confidence"]
+        == result["confidence"]
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["eval/confidence"] == result["confidence"]
 
@@ -56,9 +60,17 @@ def test_an_own_loss_metric_and_augmentation_are_used(pieces, tmp_path, one_devi
         "steps": 2,
         "optimizer__schedule__name": "constant",
     }
-    result = train(tiny_config(loss__name=f"{pieces}:margin", **changes), str(tmp_path / "a"), devices=one_device)
+    result = train(
+        tiny_config(loss__name=f"{pieces}:margin", **changes),
+        str(tmp_path / "a"),
+        devices=one_device,
+    )
     assert result["always"] == 0.25
-    train(tiny_config(loss__name=f"{pieces}:margin", augment__own=f"{pieces}:black", **changes), str(tmp_path / "b"), devices=one_device)
+    train(
+        tiny_config(loss__name=f"{pieces}:margin", augment__own=f"{pieces}:black", **changes),
+        str(tmp_path / "b"),
+        devices=one_device,
+    )
     first, black = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in "ab")
     # Of black images alone the loss is the same in every batch, but for the classes.
     assert json.loads(first[0])["train/loss"] != json.loads(black[0])["train/loss"]
@@ -83,16 +95,28 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ({"augment__own": "black"}, "must be FILE.py:NAME or package.module.NAME"),
         ({"eval__metrics": "{}:always top5"}, "config.eval.metrics is 'top5'"),
         ({"model__name": "{}:Net"}, "has no 'Net'"),
-        ({"loss__name": "{}:mean_of_all"}, r"must return an array of shape \(3,\), and it returns \(\)"),
+        (
+            {"loss__name": "{}:mean_of_all"},
+            r"must return an array of shape \(3,\), and it returns \(\)",
+        ),
         ({"loss__name": "{}:wants_shares"}, "config.loss.name is .* which fails"),
         ({"eval__metrics": "optax.sgd"}, "config.eval.metrics is 'optax.sgd', which fails"),
-        ({"augment__own": "{}:cut"}, r"must return an array of shape \(2, 16, 16, 1\), and it returns \(2, 15, 16, 1\)"),
-        ({"model__name": "{}:no_network"}, "which fails: AttributeError: 'int' object has no attribute 'init'"),
+        (
+            {"augment__own": "{}:cut"},
+            r"must return an array of shape \(2, 16, 16, 1\), and it returns \(2, 15, 16, 1\)",
+        ),
+        (
+            {"model__name": "{}:no_network"},
+            "which fails: AttributeError: 'int' object has no attribute 'init'",
+        ),
         ({"model__name": "optax.sgd"}, "config.model.name is 'optax.sgd', which fails"),
     ],
 )
 def test_what_cannot_be_found_is_said(pieces, tmp_path, one_device, changes, words):
-    changes = {key: value.format(pieces) if isinstance(value, str) else value for key, value in changes.items()}
+    changes = {
+        key: value.format(pieces) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
         train(tiny_config(**changes), str(tmp_path / "run"), devices=one_device)
     assert not (tmp_path / "run" / "config.json").exists()
@@ -110,8 +134,17 @@ def test_a_changed_file_is_told_on_resume(pieces, tmp_path, one_device, caplog):
 @pytest.mark.slow
 def test_a_file_that_fails_is_one_line(tmp_path):
     (tmp_path / "bad.py").write_text("1 / 0")
-    process = command("train", f"--workdir={tmp_path / 'run'}", "--config=experiments/xo.py", f"--config.loss.name={tmp_path / 'bad.py'}:x")
-    assert process.returncode == 2 and "ZeroDivisionError" in process.stderr and "Traceback" not in process.stderr
+    process = command(
+        "train",
+        f"--workdir={tmp_path / 'run'}",
+        "--config=experiments/xo.py",
+        f"--config.loss.name={tmp_path / 'bad.py'}:x",
+    )
+    assert (
+        process.returncode == 2
+        and "ZeroDivisionError" in process.stderr
+        and "Traceback" not in process.stderr
+    )
 
 
 def test_versions_of_own_pieces_are_numbers_of_their_files(pieces):

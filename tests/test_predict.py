@@ -1,4 +1,6 @@
-"""Predictions for files: what evaluation saw and counted, by a run and by what was exported of it, and files that cannot be read."""
+"""Predictions for files: what evaluation saw and counted, by a run and by what was exported of it,
+and files that cannot be read.
+"""
 
 import io
 import json
@@ -24,17 +26,27 @@ CLASSES = ("cat", "dog", "hen", "owl", "pig", "rat")
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """PNG and JPEG files, trained on at 8 pixels with the middle 3/4 kept; 42 of them in each split, more than a batch."""
+    """PNG and JPEG files, trained on at 8 pixels with the middle 3/4 kept; 42 of them in each
+    split, more than a batch.
+    """
     root = tmp_path_factory.mktemp("photographs")
     write_images(root / "images", classes=CLASSES, count=4, size=(21, 16))
     random = np.random.default_rng(1)
     for split in ("train", "test"):
         for name in CLASSES:
             for n in range(3):
-                pixels = np.kron(random.integers(0, 256, (4, 5, 3), np.uint8), np.ones((9, 9, 1), np.uint8))
-                Image.fromarray(pixels).save(root / "images" / split / name / f"photo{n}.jpg", quality=90)
+                pixels = np.kron(
+                    random.integers(0, 256, (4, 5, 3), np.uint8), np.ones((9, 9, 1), np.uint8)
+                )
+                Image.fromarray(pixels).save(
+                    root / "images" / split / name / f"photo{n}.jpg", quality=90
+                )
     config = tiny_config(
-        data__source=f"folder:{root}/images", data__image_size=8, data__crop_ratio=0.75, model__kwargs__filters=(4,), steps=30
+        data__source=f"folder:{root}/images",
+        data__image_size=8,
+        data__crop_ratio=0.75,
+        model__kwargs__filters=(4,),
+        steps=30,
     )
     train(config, str(root / "run"), devices=jax.devices()[:1])
     export_workdir(str(root / "run"), str(root / "out"), platforms=("cpu",))
@@ -50,9 +62,13 @@ def networks(photographs):
 def sentences(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sentences")
     config = tiny_config(
-        data__source="sentences", data__toy__train_examples=24, data__toy__test_examples=6, data__text__length=48,
-        model__name="text:conv1-6 conv5-8 relu globalpool fc", steps=3,
-    )  # fmt: skip
+        data__source="sentences",
+        data__toy__train_examples=24,
+        data__toy__test_examples=6,
+        data__text__length=48,
+        model__name="text:conv1-6 conv5-8 relu globalpool fc",
+        steps=3,
+    )
     train(config, str(folder / "run"), devices=jax.devices()[:1])
     return folder / "run"
 
@@ -63,23 +79,36 @@ def test_predictions_are_what_evaluation_counts(photographs, networks):
     for network in networks:
         items = find_items([str(photographs / "images" / "train")], "image")
         found = list(predictions(network, items, top=6))
-        assert [prediction.item for prediction in found] == items and len(items) == evaluated["examples"] == 42
+        assert [prediction.item for prediction in found] == items and len(items) == evaluated[
+            "examples"
+        ] == 42
         true = [prediction.item.file.split("/")[-2] for prediction in found]
-        assert np.mean([p.classes[0] == name for p, name in zip(found, true, strict=True)]) == pytest.approx(evaluated["top1"], abs=1e-12)
-        of_true = [p.probabilities[p.classes.index(name)] for p, name in zip(found, true, strict=True)]
+        assert np.mean(
+            [p.classes[0] == name for p, name in zip(found, true, strict=True)]
+        ) == pytest.approx(evaluated["top1"], abs=1e-12)
+        of_true = [
+            p.probabilities[p.classes.index(name)] for p, name in zip(found, true, strict=True)
+        ]
         assert -np.mean(np.log(of_true)) == pytest.approx(evaluated["loss"], rel=1e-5)
         for prediction in found:
-            assert set(prediction.classes) == set(CLASSES) and list(prediction.probabilities) == sorted(prediction.probabilities)[::-1]
+            assert (
+                set(prediction.classes) == set(CLASSES)
+                and list(prediction.probabilities) == sorted(prediction.probabilities)[::-1]
+            )
             assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-6)
 
 
 def test_probabilities_are_the_network_s_on_the_source_s_examples(photographs, networks):
     network, _ = networks
-    config = tiny_config(data__source=f"folder:{photographs}/images", data__image_size=8, data__crop_ratio=0.75)
+    config = tiny_config(
+        data__source=f"folder:{photographs}/images", data__image_size=8, data__crop_ratio=0.75
+    )
     source = open_source(config.data, "test")
     images = np.stack([source[i]["image"] for i in range(len(source))])
     expected = network.predict(images)
-    found = list(predictions(network, find_items([str(photographs / "images" / "test")], "image"), top=6))
+    found = list(
+        predictions(network, find_items([str(photographs / "images" / "test")], "image"), top=6)
+    )
     for row, prediction in zip(expected, found, strict=True):
         ordered = [prediction.probabilities[prediction.classes.index(name)] for name in CLASSES]
         np.testing.assert_allclose(ordered, row, atol=1e-6)
@@ -88,7 +117,9 @@ def test_probabilities_are_the_network_s_on_the_source_s_examples(photographs, n
 def given(paths, config, source):
     element = source.element
     files = [Item(str(path), path) for path in paths]
-    return open_given(Given(files), reading_of(config, element.kind, element.shape), element.kind, element.shape)
+    return open_given(
+        Given(files), reading_of(config, element.kind, element.shape), element.kind, element.shape
+    )
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
@@ -98,9 +129,14 @@ def test_images_are_the_same_pixels(tmp_path, decoder, image_size, crop_ratio):
         pytest.importorskip("simplejpeg")
         pytest.importorskip("cv2")
     for suffix in ("png", "jpg"):
-        write_images(tmp_path / suffix, size=(24, 24) if not image_size else (37, 29), count=2, suffix=suffix)
+        write_images(
+            tmp_path / suffix, size=(24, 24) if not image_size else (37, 29), count=2, suffix=suffix
+        )
         config = tiny_config(
-            data__source=f"folder:{tmp_path / suffix}", data__decoder=decoder, data__image_size=image_size, data__crop_ratio=crop_ratio
+            data__source=f"folder:{tmp_path / suffix}",
+            data__decoder=decoder,
+            data__image_size=image_size,
+            data__crop_ratio=crop_ratio,
         ).data
         source = open_source(config, "test")
         found = given(sorted((tmp_path / suffix / "test").rglob("*.*")), config, source)
@@ -110,19 +146,27 @@ def test_images_are_the_same_pixels(tmp_path, decoder, image_size, crop_ratio):
 
 
 def test_images_of_another_size(tmp_path):
-    """They are brought to a square of the set's own size, and refused by a network for oblong ones."""
+    """They are brought to a square of the set's own size, and refused by a network for oblong
+    ones.
+    """
     write_images(tmp_path / "square", size=(8, 8), count=2)
     write_images(tmp_path / "oblong", size=(12, 8), count=2)
-    picture = np.repeat(np.array([[[10]], [[200]]], np.uint8), [32, 32], axis=0) * np.ones((64, 96, 3), np.uint8)
+    picture = np.repeat(np.array([[[10]], [[200]]], np.uint8), [32, 32], axis=0) * np.ones(
+        (64, 96, 3), np.uint8
+    )
     Image.fromarray(picture).save(tmp_path / "large.png")
     for name in ("square", "oblong"):
         config = tiny_config(data__source=f"folder:{tmp_path / name}").data
         found = given([tmp_path / "large.png"], config, open_source(config, "test"))
         if name == "square":
             pixels = found[0]["image"]
-            assert pixels.shape == (8, 8, 3) and (pixels[:3] == 10).all() and (pixels[5:] == 200).all()
+            assert (
+                pixels.shape == (8, 8, 3) and (pixels[:3] == 10).all() and (pixels[5:] == 200).all()
+            )
         else:
-            with pytest.raises(DamagedError, match="is 96x64 pixels, where the network takes 12x8 pixels"):
+            with pytest.raises(
+                DamagedError, match="is 96x64 pixels, where the network takes 12x8 pixels"
+            ):
                 found[0]
 
 
@@ -147,25 +191,37 @@ def test_sounds_and_volumes_are_the_same_numbers(tmp_path):
                     (place / "a.wav").write_bytes(wav(random.integers(-9999, 9999, 420)))
                 else:
                     volume = random.integers(0, 256, (3, 4, 5))
-                    np.save(place / "a.npy", volume.astype(np.uint8) if kind == "grey" else volume.astype(np.float32))
+                    np.save(
+                        place / "a.npy",
+                        volume.astype(np.uint8) if kind == "grey" else volume.astype(np.float32),
+                    )
         config = tiny_config(
-            data__source=f"folder:{tmp_path / kind}", data__audio__rate=8000, data__audio__seconds=0.05, data__audio__mels=8
+            data__source=f"folder:{tmp_path / kind}",
+            data__audio__rate=8000,
+            data__audio__seconds=0.05,
+            data__audio__mels=8,
         ).data
         source = open_source(config, "test")
         found = given(sorted((tmp_path / kind / "test").rglob("*.*")), config, source)
         for i in range(2):
             assert found[i]["image"].dtype == np.float32
             scale = 255 if kind == "grey" else 1
-            np.testing.assert_allclose(found[i]["image"], source[i]["image"] / np.float32(scale), rtol=1e-6)
+            np.testing.assert_allclose(
+                found[i]["image"], source[i]["image"] / np.float32(scale), rtol=1e-6
+            )
     with pytest.raises(DamagedError, match="is 3 x 8 x 1, where the network takes 3 x 4 x 5 x 1"):
         given([tmp_path / "sounds" / "test" / "low" / "a.wav"], config, source)[0]
-    with pytest.raises(DamagedError, match="is 3 x 4 x 4 x 1, where the network takes 3 x 4 x 5 x 1"):
+    with pytest.raises(
+        DamagedError, match="is 3 x 4 x 4 x 1, where the network takes 3 x 4 x 5 x 1"
+    ):
         np.save(tmp_path / "other.npy", np.zeros((3, 4, 4)))
         given([tmp_path / "other.npy"], config, source)[0]
 
 
 def test_texts_are_the_same_codes(tmp_path, sentences):
-    (tmp_path / "train.tsv").write_text("good\tfine\nbad\tpoor ñ\r\ngood\tlonger than twelve bytes\n", encoding="utf-8")
+    (tmp_path / "train.tsv").write_text(
+        "good\tfine\nbad\tpoor ñ\r\ngood\tlonger than twelve bytes\n", encoding="utf-8"
+    )
     config = tiny_config(data__source=f"text:{tmp_path}", data__text__length=12).data
     source = open_source(config, "train")
     (tmp_path / "lines.txt").write_bytes("fine\n\npoor ñ\r\nlonger than twelve bytes".encode())
@@ -175,17 +231,28 @@ def test_texts_are_the_same_codes(tmp_path, sentences):
     for i in range(3):
         np.testing.assert_array_equal(found[i]["image"], source[i]["image"])
     network = load_run(str(sentences))
-    for prediction, text in zip(predictions(network, items), ("fine", "poor ñ", "longer than twelve bytes"), strict=True):
+    for prediction, text in zip(
+        predictions(network, items), ("fine", "poor ñ", "longer than twelve bytes"), strict=True
+    ):
         codes = np.frombuffer(text.encode().ljust(48, b"\0"), np.uint8)
-        assert prediction.probabilities[0] == pytest.approx(network.predict(codes[None]).max(), abs=1e-6)
+        assert prediction.probabilities[0] == pytest.approx(
+            network.predict(codes[None]).max(), abs=1e-6
+        )
 
 
 def test_volumes_are_predicted_as_they_are_evaluated(tmp_path):
-    """From .npy files, of a run on volumes in bfloat16; by the run, and by what was exported of it."""
+    """From .npy files, of a run on volumes in bfloat16; by the run, and by what was exported of
+    it.
+    """
     config = tiny_config(
-        data__source="solids", data__toy__size=8, data__toy__train_examples=24, data__toy__test_examples=9,
-        model__name="text:conv3-4 relu globalpool fc", model__dtype="bfloat16", steps=3,
-    )  # fmt: skip
+        data__source="solids",
+        data__toy__size=8,
+        data__toy__train_examples=24,
+        data__toy__test_examples=9,
+        model__name="text:conv3-4 relu globalpool fc",
+        model__dtype="bfloat16",
+        steps=3,
+    )
     run, out = str(tmp_path / "run"), str(tmp_path / "out")
     evaluated = train(config, run, devices=jax.devices()[:1])
     export_workdir(run, out)
@@ -193,28 +260,57 @@ def test_volumes_are_predicted_as_they_are_evaluated(tmp_path):
     for i in range(9):
         np.save(tmp_path / f"{i}.npy", source[i]["image"][..., 0])
     for network in (load_run(run), load_exported(out)):
-        found = list(predictions(network, find_items([str(tmp_path / f"{i}.npy") for i in range(9)], "signal")))
-        of_true = [p.probabilities[p.classes.index(source.class_names[source[i]["label"]])] for i, p in enumerate(found)]
+        found = list(
+            predictions(
+                network, find_items([str(tmp_path / f"{i}.npy") for i in range(9)], "signal")
+            )
+        )
+        of_true = [
+            p.probabilities[p.classes.index(source.class_names[source[i]["label"]])]
+            for i, p in enumerate(found)
+        ]
         # bfloat16 has 8 bits.
         assert -np.mean(np.log(of_true)) == pytest.approx(evaluated["loss"], rel=1e-2)
         volumes = np.stack([source[i]["image"] for i in range(9)])
-        np.testing.assert_allclose(network.predict(volumes), network.predict(volumes / 255), atol=1e-2)
+        np.testing.assert_allclose(
+            network.predict(volumes), network.predict(volumes / 255), atol=1e-2
+        )
 
 
 def test_what_a_folder_stands_for(tmp_path):
-    for name in ("b.JPG", "a.png", "z/c.jpeg", "z/.hidden.png", ".git/d.png", "notes.txt", "sound.wav", "numbers.npy"):
+    for name in (
+        "b.JPG",
+        "a.png",
+        "z/c.jpeg",
+        "z/.hidden.png",
+        ".git/d.png",
+        "notes.txt",
+        "sound.wav",
+        "numbers.npy",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x\ny")
     (tmp_path / "empty").mkdir()
 
     def found(kind, *names):
-        return [str(item).removeprefix(f"{tmp_path}/") for item in find_items([str(tmp_path / name) for name in names], kind)]
+        return [
+            str(item).removeprefix(f"{tmp_path}/")
+            for item in find_items([str(tmp_path / name) for name in names], kind)
+        ]
 
     assert found("image", "") == ["a.png", "b.JPG", "z/c.jpeg"]
     assert found("signal", "") == ["numbers.npy", "sound.wav"]
     assert found("text", "") == ["notes.txt, line 1", "notes.txt, line 2"]
-    assert found("image", "z", "notes.txt", "a.png", "nowhere") == ["z/c.jpeg", "notes.txt", "a.png", "nowhere"]
-    with pytest.raises(UserError, match="empty: has no .jpg, .jpeg, .png file, which the network's images come from"):
+    assert found("image", "z", "notes.txt", "a.png", "nowhere") == [
+        "z/c.jpeg",
+        "notes.txt",
+        "a.png",
+        "nowhere",
+    ]
+    with pytest.raises(
+        UserError,
+        match="empty: has no .jpg, .jpeg, .png file, which the network's images come from",
+    ):
         found("image", "a.png", "empty")
 
 
@@ -228,20 +324,34 @@ def test_the_command(photographs, networks, tmp_path):
     image = photographs / "images" / "test" / "cat" / "000.png"
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_bytes(b"no image")
-    (tmp_path / "cut.jpg").write_bytes((photographs / "images" / "test" / "owl" / "photo0.jpg").read_bytes()[:60])
+    (tmp_path / "cut.jpg").write_bytes(
+        (photographs / "images" / "test" / "owl" / "photo0.jpg").read_bytes()[:60]
+    )
     run = command("predict", image, f"--workdir={photographs / 'run'}")
     assert run.returncode == 0 and run.stderr == "", run.stderr
     expected = next(iter(predictions(networks[0], [Item(str(image), image)])))
     assert run.stdout == expected.rows() + "\n"
     assert len(run.stdout.splitlines()) == 6 and run.stdout.splitlines()[0] == str(image)
-    exported = command("predict", "--json", "--top=2", f"--exported={photographs / 'out'}", tmp_path, image, tmp_path / "none.png", image)
+    exported = command(
+        "predict",
+        "--json",
+        "--top=2",
+        f"--exported={photographs / 'out'}",
+        tmp_path,
+        image,
+        tmp_path / "none.png",
+        image,
+    )
     assert exported.returncode == 1 and "Traceback" not in exported.stderr
     lines = [json.loads(line) for line in exported.stdout.splitlines()]
     assert [line["file"] for line in lines] == [str(image)] * 2
     assert [row["class"] for row in lines[0]["top"]] == list(expected.classes[:2])
-    assert [row["probability"] for row in lines[0]["top"]] == pytest.approx(expected.probabilities[:2], abs=1e-5)
+    assert [row["probability"] for row in lines[0]["top"]] == pytest.approx(
+        expected.probabilities[:2], abs=1e-5
+    )
     for name, why in (
-        ("empty.png", "the file is empty"), ("text.jpg", "cannot be read as an image (cannot identify image file)"),
+        ("empty.png", "the file is empty"),
+        ("text.jpg", "cannot be read as an image (cannot identify image file)"),
         ("cut.jpg", "cannot be read"), ("none.png", "No such file"),
     ):  # fmt: skip
         (line,) = [line for line in exported.stderr.splitlines() if f"{tmp_path}/{name}" in line]
@@ -259,10 +369,14 @@ def test_standard_input(photographs, sentences, networks):
     assert json.loads(process.stdout) == expected | {
         "top": [row | {"probability": pytest.approx(row["probability"])} for row in expected["top"]]
     }
-    lines = command("predict", "-", f"--workdir={sentences}", input="a horse\n\nbread and onion\n", stdin=None)
+    lines = command(
+        "predict", "-", f"--workdir={sentences}", input="a horse\n\nbread and onion\n", stdin=None
+    )
     assert lines.returncode == 0, lines.stderr
     rows = lines.stdout.splitlines()
-    assert rows[0] == "-, line 1" and rows[4] == "-, line 3" and len(rows) == 8  # three classes each
+    assert (
+        rows[0] == "-, line 1" and rows[4] == "-, line 3" and len(rows) == 8
+    )  # three classes each
     assert all(row.endswith(("animals", "kitchen", "weather")) for row in rows[1:4])
     nothing = command("predict", "-", f"--exported={photographs / 'out'}")
     assert nothing.returncode == 1 and nothing.stdout == "" and "-: is empty" in nothing.stderr
@@ -274,6 +388,10 @@ def test_wrong_commands(photographs, tmp_path):
     assert_one_line_error(command("predict", "x.png"), 2, "--workdir --exported is required")
     assert_one_line_error(command("predict", "x.png", run, out), 2, "not allowed with")
     assert_one_line_error(command("predict", run), 2, "FILE")
-    assert_one_line_error(command("predict", "x.png", out, "--checkpoint=best"), 2, "it goes with --workdir")
+    assert_one_line_error(
+        command("predict", "x.png", out, "--checkpoint=best"), 2, "it goes with --workdir"
+    )
     assert_one_line_error(command("predict", "x.png", f"--workdir={tmp_path}"), 2, "holds no run")
-    assert_one_line_error(command("predict", "x.png", run, "--top=0"), 2, "whole number of at least 1")
+    assert_one_line_error(
+        command("predict", "x.png", run, "--top=0"), 2, "whole number of at least 1"
+    )

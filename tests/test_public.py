@@ -1,4 +1,6 @@
-"""What is promised to those who take a piece: light imports, one direction, every public name explained."""
+"""What is promised to those who take a piece: light imports, one direction, every public name
+explained.
+"""
 
 import ast
 import importlib
@@ -16,7 +18,17 @@ from jaxconv.checks import check_config
 from tests.conftest import ROOT
 
 # What jaxconv needs to train, and a plain JAX image does not have.
-HEAVY = ("tensorflow", "tensorflow_datasets", "grain", "PIL", "matplotlib", "tensorboardX", "ml_collections", "tqdm", "torch")
+HEAVY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "grain",
+    "PIL",
+    "matplotlib",
+    "tensorboardX",
+    "ml_collections",
+    "tqdm",
+    "torch",
+)
 
 LEVELS = [
     {"version", "errors"},
@@ -65,24 +77,36 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import jax.numpy as jnp, jax, jaxconv
-import jaxconv.layers, jaxconv.models, jaxconv.train.step, jaxconv.look.attribution, jaxconv.look.zeiler
+import jaxconv.layers, jaxconv.models, jaxconv.train.step
+import jaxconv.look.attribution, jaxconv.look.zeiler
 model = jaxconv.create_model("chain", 3, filters=(4,))
-print(jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))["params"]["votes"]["kernel"].shape)
+variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+print(variables["params"]["votes"]["kernel"].shape)
 """
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT
+    )
     assert process.stdout.strip() == "(64, 3)", process.stderr
 
 
 def modules():
     names = [module.name for module in pkgutil.walk_packages(jaxconv.__path__, "jaxconv.")]
-    return [importlib.import_module(name) for name in ["jaxconv", *names] if not name.endswith("__main__")]
+    return [
+        importlib.import_module(name)
+        for name in ["jaxconv", *names]
+        if not name.endswith("__main__")
+    ]
 
 
 def public_names():
     for module in modules():
         for name, value in vars(module).items():
             ours = inspect.isclass(value) or inspect.isfunction(value)
-            if ours and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+            if (
+                ours
+                and not name.startswith("_")
+                and getattr(value, "__module__", "") == module.__name__
+            ):
                 yield f"{module.__name__}.{name}", value
 
 
@@ -94,7 +118,10 @@ def test_every_public_name_is_explained():
 
 def level(name):
     parts = name.split(".")
-    return next((number for number, level in enumerate(LEVELS) if len(parts) > 1 and parts[1] in level), None)
+    return next(
+        (number for number, level in enumerate(LEVELS) if len(parts) > 1 and parts[1] in level),
+        None,
+    )
 
 
 def imports(path):
@@ -102,10 +129,16 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ([f"{node.module}.{alias.name}" for alias in node.names] if node.module == "jaxconv" else [node.module])
+            yield from (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "jaxconv"
+                else [node.module]
+            )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jaxconv").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jaxconv").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_imports_go_one_way(path):
     own = level(".".join(path.relative_to(ROOT).with_suffix("").parts))
     for name in imports(path):
@@ -117,14 +150,18 @@ def test_imports_go_one_way(path):
 
 
 def test_readme_s_python_runs():
-    """Every Python block of the README, one after the other in one program, with batches for the loop."""
+    """Every Python block of the README, one after the other in one program, with batches for the
+    loop.
+    """
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 4
     space = {"my_batches": [(np.ones((4, 32, 32, 3), np.float32), np.arange(4))]}
     for block in blocks:
         if "# ValueError" in block:
             call = next(line for line in block.splitlines() if "exact" in line)
-            block = block.replace(call, f"try:\n    {call}\nexcept ValueError as error:\n    print(error)")
+            block = block.replace(
+                call, f"try:\n    {call}\nexcept ValueError as error:\n    print(error)"
+            )
         exec(block.replace("    ...\n", "    config.steps = 10\n    return config\n"), space)
     check_config(space["get_config"]())
     assert int(space["state"].step) == 1 and space["votes"].shape == (2, 10)
@@ -136,7 +173,9 @@ def test_readme_s_nnx_bridge():
     import jax.numpy as jnp
     from flax import nnx
 
-    model = nnx.bridge.ToNNX(jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)).lazy_init(jnp.ones((1, 8, 8, 1)))
+    model = nnx.bridge.ToNNX(
+        jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)
+    ).lazy_init(jnp.ones((1, 8, 8, 1)))
     assert model(jnp.ones((2, 8, 8, 1))).shape == (2, 3)
 
 
@@ -144,7 +183,11 @@ def test_readme_s_nnx_bridge():
 def test_links_of_a_page_lead_somewhere(page):
     """Those to files of the checkout; and every picture has words for those who cannot see it."""
     text = (ROOT / page).read_text()
-    links = [(words, link) for words, link in re.findall(r"!?\[([^\]]*)\]\(([^)#]+)\)", text) if "://" not in link]
+    links = [
+        (words, link)
+        for words, link in re.findall(r"!?\[([^\]]*)\]\(([^)#]+)\)", text)
+        if "://" not in link
+    ]
     assert all((ROOT / page).parent.joinpath(link).exists() for _, link in links), links
     assert all(words for words in re.findall(r"!\[([^\]]*)\]", text))
     assert links or page == "CONTRIBUTING.md"
@@ -153,4 +196,6 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_the_gallery_s_pictures_are_made_by_its_script():
     script = (ROOT / "docs/pictures.sh").read_text()
     for picture in (ROOT / "docs").glob("*.png"):
-        assert re.search(rf"(look|screenshot) {picture.stem} |/{picture.stem}\.png", script), picture
+        assert re.search(rf"(look|screenshot) {picture.stem} |/{picture.stem}\.png", script), (
+            picture
+        )

@@ -1,4 +1,6 @@
-"""The summary table: the lecture's rows, published multiply-adds, receptive fields against what really happens, and anyone's modules."""
+"""The summary table: the lecture's rows, published multiply-adds, receptive fields against what
+really happens, and anyone's modules.
+"""
 
 import math
 import re
@@ -21,14 +23,17 @@ from tests.models.facts import GMACS
 
 def summary_of(name, input_shape=None, classes=None, **settings):
     shape, usual = jaxconv.models.usual_task(name)
-    return jaxconv.summarize(jaxconv.create_model(name, classes or usual), input_shape or shape, **settings)
+    return jaxconv.summarize(
+        jaxconv.create_model(name, classes or usual), input_shape or shape, **settings
+    )
 
 
 def row_of(summary, name):
     return next(row for row in summary.rows if row.name == name)
 
 
-# The lecture's VGG-16, as printed: volume, values ("3.2M" of them) and weights. `3*3*128` in its first CONV3-256 row and 294,912 agree.
+# The lecture's VGG-16, as printed: volume, values ("3.2M" of them) and weights. `3*3*128` in its
+# first CONV3-256 row and 294,912 agree.
 VGG16 = [
     ("input", "224x224x3", "150K", 0),
     ("conv1_1", "224x224x64", "3.2M", 1_728),
@@ -56,7 +61,9 @@ VGG16 = [
 
 
 def printed(text):
-    """2.7K -> 2700; the lecture counts thousands loosely, so that 3% between print and truth are no difference."""
+    """2.7K -> 2700; the lecture counts thousands loosely, so that 3% between print and truth are no
+    difference.
+    """
     number, unit = re.fullmatch(r"([\d.]+)([KM]?)", text).groups()
     return float(number) * {"": 1, "K": 1e3, "M": 1e6}[unit]
 
@@ -66,7 +73,9 @@ def test_vgg16_is_the_lectures_table():
     # ReLU and dropout have rows, but no memory and no parameters.
     with_memory = [row for row in summary.rows if row.values]
     assert [row.name for row in with_memory] == [name for name, *_ in VGG16]
-    assert {row.name.partition("_")[0].rstrip("0123456789") for row in summary.rows if not row.values} == {"relu", "dropout"}
+    assert {
+        row.name.partition("_")[0].rstrip("0123456789") for row in summary.rows if not row.values
+    } == {"relu", "dropout"}
     for row, (_, volume, values, weights) in zip(with_memory, VGG16, strict=True):
         assert "x".join(map(str, row.volume)) == volume
         assert row.weights == weights
@@ -75,16 +84,21 @@ def test_vgg16_is_the_lectures_table():
 
 def test_what_the_lecture_prints_otherwise_for_vgg16():
     summary = summary_of("vgg16")
-    # "TOTAL memory: 24M * 4 bytes ~= 93MB / image" is not the sum of its rows; "138M parameters" is, biases or not.
+    # "TOTAL memory: 24M * 4 bytes ~= 93MB / image" is not the sum of its rows; "138M parameters"
+    # is, biases or not.
     assert summary.total("values") == 15_237_608 and summary.total("bytes") == 4 * 15_237_608
     assert summary.total("weights") == 138_344_128
     assert summary.parameters == 138_357_544
 
 
 def test_vgg16_in_the_lecture_itself(lecture):
-    rows = [re.search(r"\[([\dx]+)\].*params:.*?([\d,]+)\$? *$", line) for line in lecture[2289:2333]]
+    rows = [
+        re.search(r"\[([\dx]+)\].*params:.*?([\d,]+)\$? *$", line) for line in lecture[2289:2333]
+    ]
     rows = [(row[1], int(row[2].replace(",", ""))) for row in rows if row]
-    expected = [(volume if "x" in volume else f"1x1x{volume}", weights) for _, volume, _, weights in VGG16]
+    expected = [
+        (volume if "x" in volume else f"1x1x{volume}", weights) for _, volume, _, weights in VGG16
+    ]
     assert rows == expected
 
 
@@ -108,14 +122,34 @@ ALEXNET = [
 
 def test_alexnet_is_the_lectures_table(lecture):
     summary = summary_of("alexnet")
-    names = ["input", "conv1", "pool1", "norm1", "conv2", "pool2", "norm2", "conv3", "conv4", "conv5", "pool3", "fc6", "fc7", "fc8"]
-    assert [(row.name, "x".join(map(str, row.volume))) for row in summary.rows if row.values] == list(zip(names, ALEXNET, strict=True))
-    assert [m[1] for m in (re.match(r"\[([\dx]+)\]", line) for line in lecture[2155:2183]) if m] == ALEXNET
+    names = [
+        "input",
+        "conv1",
+        "pool1",
+        "norm1",
+        "conv2",
+        "pool2",
+        "norm2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "pool3",
+        "fc6",
+        "fc7",
+        "fc8",
+    ]
+    assert [
+        (row.name, "x".join(map(str, row.volume))) for row in summary.rows if row.values
+    ] == list(zip(names, ALEXNET, strict=True))
+    assert [
+        m[1] for m in (re.match(r"\[([\dx]+)\]", line) for line in lecture[2155:2183]) if m
+    ] == ALEXNET
     # "each filter 11x11x3": (11 * 11 * 3) * 96 = 35K parameters.
     assert row_of(summary, "conv1").weights == 34_848
 
 
-# Type, output, params in units of 1,024 and multiply-adds in millions as the lecture's table prints them (Szegedy et al. 2014, Table 1).
+# Type, output, params in units of 1,024 and multiply-adds in millions as the lecture's table prints
+# them (Szegedy et al. 2014, Table 1).
 GOOGLENET = [
     (["conv1"], "112x112x64", 2.7, 34),
     (["conv2_reduce", "conv2"], "56x56x192", 112, 360),
@@ -138,7 +172,10 @@ def test_googlenet_is_the_lectures_table_but_for_what_is_misprinted():
     for names, volume, params, operations in GOOGLENET:
         rows = [row_of(summary, name) for name in names]
         assert "x".join(map(str, rows[-1].volume)) == volume
-        weights, multiply_adds = sum(row.weights for row in rows) / 1024, sum(row.multiply_adds for row in rows) / 1e6
+        weights, multiply_adds = (
+            sum(row.weights for row in rows) / 1024,
+            sum(row.multiply_adds for row in rows) / 1e6,
+        )
         agrees = params in (math.floor(weights), math.ceil(weights), round(weights, 1))
         if not agrees:
             differing[f"{names[-1]} params"] = (round(weights, 1), params)
@@ -157,13 +194,15 @@ def test_googlenet_is_the_lectures_table_but_for_what_is_misprinted():
         "inception5a ops": (51, 54),
         "inception5b params": (1409.0, 1388),
     }
-    # "Only 5 million params!": without the two auxiliary classifiers, which the table leaves out, it is seven.
+    # "Only 5 million params!": without the two auxiliary classifiers, which the table leaves out,
+    # it is seven.
     assert summary.total("weights") == 6_990_272
     assert "of them in parts that only training calls" in summary.notes()[0]
 
 
 def test_the_lectures_connections():
-    # Its 8x8 image under one 3x3 filter: 6 * 6 * 9 connections, where a fully connected layer would need 64 * 36.
+    # Its 8x8 image under one 3x3 filter: 6 * 6 * 9 connections, where a fully connected layer would
+    # need 64 * 36.
     row = row_of(jaxconv.summarize(jaxconv.from_text("conv3-1p0"), (8, 8, 1)), "conv1")
     assert (row.multiply_adds, row.dense_multiply_adds) == (324, 2304)
 
@@ -177,7 +216,8 @@ def test_multiply_adds_as_published(name):
 
 
 def test_receptive_fields_as_known():
-    # Araujo et al. 2019, table of common networks: VGG-16's last map 212 at stride 32, ResNet-50 (stride on the 1x1) 483 at 32.
+    # Araujo et al. 2019, table of common networks: VGG-16's last map 212 at stride 32, ResNet-50
+    # (stride on the 1x1) 483 at 32.
     vgg = row_of(summary_of("vgg16"), "pool5")
     assert (vgg.field, vgg.stride) == ((212, 212), (32, 32))
     resnet = jaxconv.feature_info(jaxconv.create_model("resnet50_v1", 0), (224, 224, 3))["conv5"]
@@ -256,7 +296,9 @@ def test_any_linen_module():
             y = nn.remat(nn.Conv)(8, (3, 3), strides=2, name="conv")(x)
             y = nn.Dropout(0.5)(y, deterministic=deterministic)
             mix = self.param("mix", nn.initializers.ones, (8, 8))
-            return jnp.einsum("nhwc,cd->nhwd", y, mix) + nn.Conv(8, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
+            return jnp.einsum("nhwc,cd->nhwd", y, mix) + nn.Conv(
+                8, (1, 1), strides=2, use_bias=False, name="shortcut"
+            )(x)
 
     class Net(nn.Module):
         @nn.compact
@@ -266,7 +308,11 @@ def test_any_linen_module():
             return jnp.mean(shared(shared(x)), axis=(1, 2))
 
     summary = jaxconv.summarize(Net(), (16, 16, 3), batch=4)
-    assert summary.parameters == sum(row.weights + row.biases for row in summary.rows) == 9 * 3 * 8 + 8 + 64 + 24 + 8 * 8 + 8
+    assert (
+        summary.parameters
+        == sum(row.weights + row.biases for row in summary.rows)
+        == 9 * 3 * 8 + 8 + 64 + 24 + 8 * 8 + 8
+    )
     assert row_of(summary, "block/conv").multiply_adds == 8 * 8 * 9 * 3 * 8
     assert row_of(summary, "block/matrix_product").multiply_adds == 8 * 8 * 64
     shared = [row for row in summary.rows if row.name == "shared"]
@@ -289,13 +335,23 @@ def test_loops_are_counted_as_often_as_they_go_round():
 
     summary = jaxconv.summarize(Looped(), (6, 6, 4))
     assert summary.total("multiply_adds") == 3 * 36 * 9 * 4 * 4 + 4 * 2
-    assert summary.parameters == summary.total("weights") + summary.total("biases") == 3 * 9 * 4 * 4 + 4 * 2 + 2
+    assert (
+        summary.parameters
+        == summary.total("weights") + summary.total("biases")
+        == 3 * 9 * 4 * 4 + 4 * 2 + 2
+    )
     assert row_of(summary, "votes").field == (np.inf, np.inf)
 
 
 def test_a_module_that_is_a_layer_itself_and_one_that_returns_nothing():
     row = jaxconv.summarize(nn.Dense(3), (5,)).rows[-1]
-    assert (row.name, row.volume, row.weights, row.biases, row.multiply_adds) == ("module", (3,), 15, 3, 15)
+    assert (row.name, row.volume, row.weights, row.biases, row.multiply_adds) == (
+        "module",
+        (3,),
+        15,
+        3,
+        15,
+    )
 
     class Silent(nn.Module):
         @nn.compact
@@ -317,18 +373,28 @@ def test_a_module_that_is_a_layer_itself_and_one_that_returns_nothing():
 
 
 def test_squeeze_and_excite_sees_everything():
-    info = jaxconv.feature_info(jaxconv.create_model("se_resnet50", 10, units=(1, 1, 1, 1)), (64, 64, 3))
+    info = jaxconv.feature_info(
+        jaxconv.create_model("se_resnet50", 10, units=(1, 1, 1, 1)), (64, 64, 3)
+    )
     assert info["conv2"].field == (np.inf, np.inf) and info["conv2"].stride == (4, 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["chain", "googlenet", "resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name", ["chain", "googlenet", "resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"]
+)
 def test_feature_info_is_of_the_features(name):
     model, shape = jaxconv.create_model(name, 10), (97, 97, 3)
     variables = jaxconv.models.abstract_variables(model, (1, *shape))
-    maps = jax.eval_shape(lambda v, x: jaxconv.features(model, v, x), variables, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    maps = jax.eval_shape(
+        lambda v, x: jaxconv.features(model, v, x),
+        variables,
+        jax.ShapeDtypeStruct((1, *shape), jnp.float32),
+    )
     info = jaxconv.feature_info(model, shape)
-    assert {name: (1, *feature.shape) for name, feature in info.items()} == {name: value.shape for name, value in maps.items()}
+    assert {name: (1, *feature.shape) for name, feature in info.items()} == {
+        name: value.shape for name, value in maps.items()
+    }
     assert all(feature.channels == feature.shape[-1] for feature in info.values())
 
 
@@ -338,13 +404,16 @@ def test_no_weight_is_allocated_and_types_count():
     assert sum(array.nbytes for array in jax.live_arrays() if id(array) not in before) < 1e6
     conv = row_of(full, "conv1_1")
     assert conv.bytes == 4 * conv.values
-    # The network computes in float32 unless it is built with another dtype; its input alone is smaller.
+    # The network computes in float32 unless it is built with another dtype; its input alone is
+    # smaller.
     assert row_of(half, "input").bytes == 2 * row_of(half, "input").values
     assert full.training["gradients"] == full.training["optimizer state"] == 4 * full.parameters
 
 
 def test_training_memory_grows_with_the_batch():
-    small, large = (summary_of("resnet20_cifar", batch=batch).training["activations"] for batch in (2, 8))
+    small, large = (
+        summary_of("resnet20_cifar", batch=batch).training["activations"] for batch in (2, 8)
+    )
     assert 3.9 * small < large < 4.1 * small
 
 
@@ -356,9 +425,19 @@ def test_compiled_figures():
 
 
 def test_human_bytes():
-    assert [human_bytes(n) for n in (0, 999, 1000, 99_949, 99_960, 999_499, 999_501, 5e9, 3e12)] == [
-        "0 B", "999 B", "1.0 kB", "99.9 kB", "100 kB", "999 kB", "1.0 MB", "5.0 GB", "3000 GB",
-    ]  # fmt: skip
+    assert [
+        human_bytes(n) for n in (0, 999, 1000, 99_949, 99_960, 999_499, 999_501, 5e9, 3e12)
+    ] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "99.9 kB",
+        "100 kB",
+        "999 kB",
+        "1.0 MB",
+        "5.0 GB",
+        "3000 GB",
+    ]
 
 
 def test_errors():
@@ -373,8 +452,12 @@ def test_the_command():
     process = command("summary", "vgg16", "--batch=2", "--markdown")
     assert process.returncode == 0, process.stderr
     assert "| conv1_2 | 224x224x64 | 12.8 MB | 36,864 | 64 | 1,849,688,064 |" in process.stdout
-    process = command("summary", "text:conv3-4/2 relu globalpool fc3", "--input=100,2", "--dtype=bfloat16")
+    process = command(
+        "summary", "text:conv3-4/2 relu globalpool fc3", "--input=100,2", "--dtype=bfloat16"
+    )
     assert process.returncode == 0 and "50x4" in process.stdout and "bfloat16" in process.stdout
     assert_one_line_error(command("summary", "resnet5"), 2, "did you mean", "resnet50")
-    assert_one_line_error(command("summary", "alexnet", "--input=30,30,3"), 2, "(2 - 3)/2 + 1 = 0.50")
+    assert_one_line_error(
+        command("summary", "alexnet", "--input=30,30,3"), 2, "(2 - 3)/2 + 1 = 0.50"
+    )
     assert_one_line_error(command("summary", "alexnet", "--input=227"), 2, "--input=227")

@@ -19,11 +19,22 @@ def quick(monkeypatch):
 def test_folder(tmp_path):
     write_images(tmp_path, count=5, size=(10, 8))
     (tmp_path / "train/cat/000.png").write_bytes(b"")
-    config = tiny_config(data__source=f"folder:{tmp_path}", data__image_size=6, data__skip_unreadable=True, augment__flip=True)
+    config = tiny_config(
+        data__source=f"folder:{tmp_path}",
+        data__image_size=6,
+        data__skip_unreadable=True,
+        augment__flip=True,
+    )
     rows, found = show(config, "train", 100, tmp_path / "out.png")
-    assert found["examples"] == 10 and found["classes"] == {"cat": 5, "dog": 5} and found["sizes"] == {"10x8": 9}
+    assert (
+        found["examples"] == 10
+        and found["classes"] == {"cat": 5, "dog": 5}
+        and found["sizes"] == {"10x8": 9}
+    )
     assert list(found["damaged"]) == [str(tmp_path / "train/cat/000.png")]
-    assert found["examples_per_second"] > 0 and dict(rows)["examples/s"].endswith("resident, augmented")
+    assert found["examples_per_second"] > 0 and dict(rows)["examples/s"].endswith(
+        "resident, augmented"
+    )
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width > 100
 
@@ -40,17 +51,29 @@ def test_mean_and_deviation_are_those_of_all_pixels(tmp_path):
 def test_sizes_that_make_no_batch(tmp_path):
     write_images(tmp_path, count=2, size=(10, 8))
     Image.new("RGB", (30, 20)).save(tmp_path / "train/dog/900.png")
-    rows, found = show(tiny_config(data__source=f"folder:{tmp_path}"), "train", 100, tmp_path / "out.png")
-    assert found["sizes"] == {"10x8": 4, "30x20": 1} and "--config.data.image_size=N" in dict(rows)["batches"]
+    rows, found = show(
+        tiny_config(data__source=f"folder:{tmp_path}"), "train", 100, tmp_path / "out.png"
+    )
+    assert (
+        found["sizes"] == {"10x8": 4, "30x20": 1}
+        and "--config.data.image_size=N" in dict(rows)["batches"]
+    )
     assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize("source", ["tones", "sentences", "solids", "xo"])
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_every_kind_is_drawn(tmp_path, source, limit):
-    config = tiny_config(data__source=source, data__resident_limit=limit, data__toy__train_examples=12, data__audio__rate=4000)
+    config = tiny_config(
+        data__source=source,
+        data__resident_limit=limit,
+        data__toy__train_examples=12,
+        data__audio__rate=4000,
+    )
     _, found = show(config, "train", 8, tmp_path / "out.png")
-    assert sum(found["classes"].values()) == found["examples"] and (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert sum(found["classes"].values()) == found["examples"] and (
+        tmp_path / "out.png"
+    ).read_bytes().startswith(b"\x89PNG")
 
 
 def test_all_damaged():
@@ -70,7 +93,21 @@ def test_all_damaged():
 @pytest.mark.slow
 def test_command(tmp_path):
     write_images(tmp_path / "set", count=5)
-    process = command("data", f"folder:{tmp_path / 'set'}", "--split=test", f"--png={tmp_path / 'a.png'}", "--config.batch_size=4")
+    process = command(
+        "data",
+        f"folder:{tmp_path / 'set'}",
+        "--split=test",
+        f"--png={tmp_path / 'a.png'}",
+        "--config.batch_size=4",
+    )
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout.splitlines()[-1])["classes"] == {"cat": 5, "dog": 5} and (tmp_path / "a.png").exists()
-    assert_one_line_error(command("data", "xo", "--examples=0"), 2, "--examples", "'0' is not a whole number of at least 1")
+    assert (
+        json.loads(process.stdout.splitlines()[-1])["classes"] == {"cat": 5, "dog": 5}
+        and (tmp_path / "a.png").exists()
+    )
+    assert_one_line_error(
+        command("data", "xo", "--examples=0"),
+        2,
+        "--examples",
+        "'0' is not a whole number of at least 1",
+    )

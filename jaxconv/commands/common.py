@@ -1,4 +1,6 @@
-"""What the commands share: numbers as arguments, JSON, and what must be settled before JAX looks for devices."""
+"""What the commands share: numbers as arguments, JSON, and what must be settled before JAX looks
+for devices.
+"""
 
 import argparse
 import json
@@ -30,7 +32,9 @@ def no_overrides(command: str, overrides: list[str]) -> None:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinite, and what is no number, is null, as JSON has no word for it."""
+    """Print one line of JSON for programs; infinite, and what is no number, is null, as JSON has no
+    word for it.
+    """
 
     def sayable(value: Any) -> Any:
         if isinstance(value, dict):
@@ -43,7 +47,9 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 def set_up_jax(config: Any) -> None:
-    """What must be settled before JAX looks for devices: messages, determinism, and the cache of compiled programs."""
+    """What must be settled before JAX looks for devices: messages, determinism, and the cache of
+    compiled programs.
+    """
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
@@ -56,13 +62,22 @@ def set_up_jax(config: Any) -> None:
         return
     folder = config.compilation_cache
     if folder == "auto":
-        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled")
+        folder = os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled"
+        )
     try:
         Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if config.compilation_cache != "auto":
-            raise UserError(f"config.compilation_cache is {folder}: cannot be written ({error.strerror})", exit_code=1) from error
-        print(f"jaxconv: compiled programs are not kept: {folder} cannot be written ({error.strerror})", file=sys.stderr)
+            raise UserError(
+                f"config.compilation_cache is {folder}: cannot be written ({error.strerror})",
+                exit_code=1,
+            ) from error
+        print(
+            f"jaxconv: compiled programs are not kept: {folder} cannot be written "
+            f"({error.strerror})",
+            file=sys.stderr,
+        )
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
     # Small programs too: a run compiles dozens of them.

@@ -12,25 +12,72 @@ def add(commands: Any) -> None:
     data = commands.add_parser(
         "data",
         help="what a source of examples holds, how augmented examples look, and how fast they come",
-        epilog="Any key of the config is set by --config.KEY=VALUE, such as --config.data.image_size=224.",
+        epilog="Any key of the config is set by --config.KEY=VALUE, such as "
+        "--config.data.image_size=224.",
     )
-    data.add_argument("source", metavar="SOURCE", help="as in config.data.source: folder:DIR, tfds:NAME, arrays:FILE.npz ...")
-    data.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's train_split by default")
-    data.add_argument("--config", default="", metavar="FILE.py[:ARGUMENT]", help="an experiment, for its augmentation and settings")
-    data.add_argument("--png", default="samples.png", metavar="FILE", help="where to draw a grid of augmented samples (samples.png)")
-    data.add_argument("--examples", type=positive, default=2000, metavar="N", help="how many to look at for sizes, mean and std (2000)")
+    data.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="as in config.data.source: folder:DIR, tfds:NAME, arrays:FILE.npz ...",
+    )
+    data.add_argument(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="split of the data; the config's train_split by default",
+    )
+    data.add_argument(
+        "--config",
+        default="",
+        metavar="FILE.py[:ARGUMENT]",
+        help="an experiment, for its augmentation and settings",
+    )
+    data.add_argument(
+        "--png",
+        default="samples.png",
+        metavar="FILE",
+        help="where to draw a grid of augmented samples (samples.png)",
+    )
+    data.add_argument(
+        "--examples",
+        type=positive,
+        default=2000,
+        metavar="N",
+        help="how many to look at for sizes, mean and std (2000)",
+    )
     data.set_defaults(run=_data)
 
-    prepare = commands.add_parser("prepare", help="prepare a set of TensorFlow Datasets, for the source tfds:NAME")
-    prepare.add_argument("name", metavar="NAME", help="TFDS's name, such as cifar10 or imagenet2012")
-    prepare.add_argument("--data_dir", default="", metavar="DIR", help="where to put it; TFDS's own folder by default")
-    prepare.add_argument("--manual_dir", default="", metavar="DIR", help="folder of files that you fetched, such as ImageNet's two tars")
-    prepare.add_argument("--partial", action="store_true", help="accept tars of ImageNet that lack classes or images")
+    prepare = commands.add_parser(
+        "prepare", help="prepare a set of TensorFlow Datasets, for the source tfds:NAME"
+    )
+    prepare.add_argument(
+        "name", metavar="NAME", help="TFDS's name, such as cifar10 or imagenet2012"
+    )
+    prepare.add_argument(
+        "--data_dir",
+        default="",
+        metavar="DIR",
+        help="where to put it; TFDS's own folder by default",
+    )
+    prepare.add_argument(
+        "--manual_dir",
+        default="",
+        metavar="DIR",
+        help="folder of files that you fetched, such as ImageNet's two tars",
+    )
+    prepare.add_argument(
+        "--partial", action="store_true", help="accept tars of ImageNet that lack classes or images"
+    )
     prepare.set_defaults(run=_prepare)
 
-    wordnet = commands.add_parser("wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity")
+    wordnet = commands.add_parser(
+        "wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity"
+    )
     wordnet.add_argument(
-        "names", nargs="+", metavar="NAME", help="an id such as n02109961, or a word; of two, what they have in common too"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="an id such as n02109961, or a word; of two, what they have in common too",
     )
     wordnet.set_defaults(run=_wordnet)
 
@@ -78,5 +125,8 @@ def _wordnet(args: argparse.Namespace, overrides: list[str]) -> int:
     ids = [wordnet.find(name).id for name in args.names]
     for a, b in itertools.pairwise(ids):
         lowest = wordnet.lowest_common_ancestor(a, b)
-        print(f"\n{a} and {b}: {lowest}  {wordnet.synsets()[lowest]}, at height {wordnet.heights()[lowest]}")
+        print(
+            f"\n{a} and {b}: {lowest}  {wordnet.synsets()[lowest]}, at height "
+            f"{wordnet.heights()[lowest]}"
+        )
     return 0

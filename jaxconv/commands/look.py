@@ -20,7 +20,8 @@ class Picture:
     Attributes:
       says: what it shows, for the help.
       draw: (arguments, the opened network or None) -> a matplotlib figure.
-      takes: options beside --out. With `checkpoint` it looks into one network, by --workdir or --model; others take any number, or none.
+      takes: options beside --out. With `checkpoint` it looks into one network, by --workdir or
+        --model; others take any number, or none.
     """
 
     says: str
@@ -48,18 +49,71 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"PICTURE is one of\n{rows}",
     )
-    look.add_argument("picture", metavar="PICTURE", choices=PICTURES, help="what to draw, see below")
-    look.add_argument("--workdir", action="append", default=[], metavar="DIR", help="folder of a run; for story any number of them")
-    look.add_argument("--model", action="append", default=[], metavar="NAME", help="instead, a network of jaxconv.list_models()")
-    look.add_argument("--weights", default="", metavar="DIR", help="of --model, a folder of jaxconv convert; random weights without it")
-    look.add_argument("--checkpoint", default="latest", metavar="WHICH", help="of the run: latest (the default), best, or a step")
-    look.add_argument("--member", type=natural, default=0, metavar="N", help="of an ensemble, which network (0)")
-    look.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
-    look.add_argument("--example", type=natural, default=0, metavar="N", help="example of the split to look at (0)")
+    look.add_argument(
+        "picture", metavar="PICTURE", choices=PICTURES, help="what to draw, see below"
+    )
+    look.add_argument(
+        "--workdir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of a run; for story any number of them",
+    )
+    look.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="instead, a network of jaxconv.list_models()",
+    )
+    look.add_argument(
+        "--weights",
+        default="",
+        metavar="DIR",
+        help="of --model, a folder of jaxconv convert; random weights without it",
+    )
+    look.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="of the run: latest (the default), best, or a step",
+    )
+    look.add_argument(
+        "--member", type=natural, default=0, metavar="N", help="of an ensemble, which network (0)"
+    )
+    look.add_argument(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="split of the data; the config's eval_split by default",
+    )
+    look.add_argument(
+        "--example",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="example of the split to look at (0)",
+    )
     look.add_argument("--image", default="", metavar="FILE", help="a file to look at instead")
-    look.add_argument("--layer", default="", metavar="NAME", help="layer to look at; each picture that takes one has its own default")
-    look.add_argument("--number", type=positive, default=0, metavar="N", help="how many to draw, at most; each picture has its own default")
-    look.add_argument("--out", default="", metavar="FILE", help="the .png, .svg or .pdf file to write; PICTURE.png by default")
+    look.add_argument(
+        "--layer",
+        default="",
+        metavar="NAME",
+        help="layer to look at; each picture that takes one has its own default",
+    )
+    look.add_argument(
+        "--number",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="how many to draw, at most; each picture has its own default",
+    )
+    look.add_argument(
+        "--out",
+        default="",
+        metavar="FILE",
+        help="the .png, .svg or .pdf file to write; PICTURE.png by default",
+    )
     look.set_defaults(run=_look, defaults={option: look.get_default(option) for option in OPTIONS})
 
 
@@ -93,14 +147,22 @@ def _check(args: argparse.Namespace) -> None:
         if name not in takes:
             choices = ", ".join(f"--{option}" for option in (*takes, "out"))
             raise UserError(f"--{name}: {args.picture} has no use for it; it takes {choices}")
-    for name, other in (("weights", "workdir"), ("checkpoint", "model"), ("member", "model"), ("example", "image"), ("split", "image")):
+    for name, other in (
+        ("weights", "workdir"),
+        ("checkpoint", "model"),
+        ("member", "model"),
+        ("example", "image"),
+        ("split", "image"),
+    ):
         if name in given and other in given:
             raise UserError(f"--{name} and --{other}: give one of them")
 
 
 def _open(args: argparse.Namespace) -> Any:
     if len(args.workdir) + len(args.model) != 1:
-        raise UserError(f"{args.picture} looks into one network: give --workdir=RUN, or --model=NAME")
+        raise UserError(
+            f"{args.picture} looks into one network: give --workdir=RUN, or --model=NAME"
+        )
     from jaxconv.config import default_config
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config
@@ -108,7 +170,11 @@ def _open(args: argparse.Namespace) -> Any:
     set_up_jax(saved_config(expand(args.workdir[0])) if args.workdir else default_config())
     from jaxconv.look.opened import open_model, open_run
 
-    return open_run(args.workdir[0], args.checkpoint, args.member) if args.workdir else open_model(args.model[0], args.weights)
+    return (
+        open_run(args.workdir[0], args.checkpoint, args.member)
+        if args.workdir
+        else open_model(args.model[0], args.weights)
+    )
 
 
 def _filters(args: argparse.Namespace, looked: Any) -> Any:
@@ -126,12 +192,18 @@ def _activations(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.opened import element_of
 
     element, _ = element_of(looked, args.image, args.example, args.split)
-    layers = jax.eval_shape(lambda x: activations(looked.model, looked.variables, x), looked.inputs(element[None]))
+    layers = jax.eval_shape(
+        lambda x: activations(looked.model, looked.variables, x), looked.inputs(element[None])
+    )
     layer = args.layer or find_kernel(looked.model, looked.variables, looked.input_shape)[0]
     layer_of(layers, layer)
-    value = jax.jit(lambda v, x: activations(looked.model, v, x)[layer])(looked.variables, looked.inputs(element[None]))[0]
+    value = jax.jit(lambda v, x: activations(looked.model, v, x)[layer])(
+        looked.variables, looked.inputs(element[None])
+    )[0]
     names = looked.class_names if value.shape == (len(looked.class_names),) else ()
-    return activation_maps(value, looked.shown(element), layer, names, args.number or 64, looked.title)
+    return activation_maps(
+        value, looked.shown(element), layer, names, args.number or 64, looked.title
+    )
 
 
 def _walk(args: argparse.Namespace, looked: Any) -> Any:
@@ -140,7 +212,15 @@ def _walk(args: argparse.Namespace, looked: Any) -> Any:
 
     element, _ = element_of(looked, args.image, args.example, args.split)
     inputs = looked.inputs(element[None])[0]
-    return walk(looked.model, looked.variables, inputs, looked.shown(element), looked.class_names, args.number or 8, title=looked.title)
+    return walk(
+        looked.model,
+        looked.variables,
+        inputs,
+        looked.shown(element),
+        looked.class_names,
+        args.number or 8,
+        title=looked.title,
+    )
 
 
 def _lecture(args: argparse.Namespace, looked: Any) -> Any:
@@ -159,12 +239,22 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     if args.image:
         elements, labels = [element_of(looked, args.image)[0]], [-1]
     else:
-        total = max(len(looked.source(args.split)), args.example + 1)  # `example` complains of a number that there is not
+        total = max(
+            len(looked.source(args.split)), args.example + 1
+        )  # `example` complains of a number that there is not
         # Evenly spread: a folder's examples come class by class.
         places = evenly(total, args.number or 16, args.example)
-        elements, labels = zip(*(looked.example(int(place), args.split) for place in places), strict=True)
+        elements, labels = zip(
+            *(looked.example(int(place), args.split) for place in places), strict=True
+        )
     shown = [looked.shown(element) for element in elements]
-    return predictions(shown, labels, looked.probabilities(np.stack(elements)), looked.class_names, title=looked.title)
+    return predictions(
+        shown,
+        labels,
+        looked.probabilities(np.stack(elements)),
+        looked.class_names,
+        title=looked.title,
+    )
 
 
 def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
@@ -173,12 +263,17 @@ def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
     from jaxconv.train.ensemble import members_of
 
     looked.source(args.split)  # says what is missing, where it is
-    evaluation, members = evaluate_run(args.workdir[0], args.split, args.checkpoint), members_of(looked.config)
+    evaluation, members = (
+        evaluate_run(args.workdir[0], args.split, args.checkpoint),
+        members_of(looked.config),
+    )
     if members is None:
         return evaluation.outcomes, evaluation.source
     name = members.names[args.member]
     if name not in evaluation.members:
-        raise UserError(f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1)
+        raise UserError(
+            f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1
+        )
     return evaluation.members[name], evaluation.source
 
 
@@ -190,7 +285,10 @@ def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
     places = worst(found, args.number or 12)
     shown = [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
     wrong = int((found.predicted != found.labels).sum())
-    below = f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes their numbers"
+    below = (
+        f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes "
+        "their numbers"
+    )
     names = [f"#{found.index[place]}" for place in places]
     return mistakes(shown, found, places, names, looked.title, below if wrong else "")
 
@@ -202,14 +300,23 @@ def _confusions(args: argparse.Namespace, looked: Any) -> Any:
     found, source = _outcomes(args, looked)
     counts, most = confusion(found), args.number or 10
     pairs = confused_examples(found, most_confused(counts, most))
-    shown = [[looked.shown(source.read(int(found.index[place]))["image"]) for place in places] for places in pairs]
+    shown = [
+        [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
+        for places in pairs
+    ]
     return confusions(counts, looked.class_names, shown, most, looked.title)
 
 
 def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
-    from jaxconv.look.attribution import grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+    from jaxconv.look.attribution import (
+        grad_cam,
+        gradient,
+        guided_backpropagation,
+        integrated_gradients,
+        occlusion,
+    )
     from jaxconv.look.opened import element_of
     from jaxconv.look.samples import short_name
 
@@ -222,20 +329,23 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
         "gradient\nhow much the vote moves with each pixel": gradient,
         "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
     }
+    baseline = "an empty text" if text else "a mean image"
+    speaks = f"{args.layer} speaks" if args.layer else "the last feature maps speak"
+    hidden = "without some letters" if text else "under a grey square"
+    integrated = functools.partial(integrated_gradients, baseline=looked.nothing)
     methods = ({} if text else of_values) | {
-        f"integrated gradients\nshares of the vote, against {'an empty text' if text else 'a mean image'}": functools.partial(
-            integrated_gradients, baseline=looked.nothing
-        ),
-        f"Grad-CAM\nwhere {args.layer + ' speaks' if args.layer else 'the last feature maps speak'} for it": functools.partial(
-            grad_cam, layer=args.layer
-        ),
-        f"occlusion\nprobability lost {'without some letters' if text else 'under a grey square'}": functools.partial(
-            occlusion, **looked.hiding
-        ),
+        f"integrated gradients\nshares of the vote, against {baseline}": integrated,
+        f"Grad-CAM\nwhere {speaks} for it": functools.partial(grad_cam, layer=args.layer),
+        f"occlusion\nprobability lost {hidden}": functools.partial(occlusion, **looked.hiding),
     }
-    maps = {name: np.asarray(method(looked.model, looked.variables, inputs, said))[0] for name, method in methods.items()}
+    maps = {
+        name: np.asarray(method(looked.model, looked.variables, inputs, said))[0]
+        for name, method in methods.items()
+    }
     answer = f"{short_name(looked.class_names[said[0]])}, {probabilities[said[0]]:.1%}"
-    truth = f" (it is {short_name(looked.class_names[label])})" if label not in (-1, said[0]) else ""
+    truth = (
+        f" (it is {short_name(looked.class_names[label])})" if label not in (-1, said[0]) else ""
+    )
     return looked.explained(element, maps, f"{looked.title}: {answer}{truth}")
 
 
@@ -248,7 +358,9 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
         raise UserError(f"patches are of images; this network reads {looked.kind}s")
     inputs = jax.jit(looked.inputs)
     batches = (inputs(elements) for elements in looked.elements(args.split))
-    found = strongest_patches(looked.model, looked.variables, batches, args.layer, first=args.number or 9)
+    found = strongest_patches(
+        looked.model, looked.variables, batches, args.layer, first=args.number or 9
+    )
     return patches_figure(found, looked.config.data.mean, looked.config.data.std, looked.title)
 
 
@@ -259,8 +371,12 @@ def _story(args: argparse.Namespace, looked: Any) -> Any:
     names = list(LECTURE) if not args.model and not args.workdir else []
     for pattern in args.model:
         # Of many, those of which an error is known; of one, it is said that none is.
-        names += [name for name in list_models(pattern) if name == pattern or MODELS[name].errors] or [pattern]
-    return story([*(published(name) for name in names), *(of_run(workdir) for workdir in args.workdir)])
+        names += [
+            name for name in list_models(pattern) if name == pattern or MODELS[name].errors
+        ] or [pattern]
+    return story(
+        [*(published(name) for name in names), *(of_run(workdir) for workdir in args.workdir)]
+    )
 
 
 def _winners(args: argparse.Namespace, looked: Any) -> Any:
@@ -270,20 +386,43 @@ def _winners(args: argparse.Namespace, looked: Any) -> Any:
 
 
 PICTURES = {
-    "filters": Picture("filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")),
-    "activations": Picture("what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")),
-    "walk": Picture("an image on its way through the network, stage by stage, to the votes", _walk, (*EXAMPLE, "number")),
-    "attribution": Picture("which pixels, samples or letters the most probable class comes from", _attribution, (*EXAMPLE, "layer")),
+    "filters": Picture(
+        "filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")
+    ),
+    "activations": Picture(
+        "what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")
+    ),
+    "walk": Picture(
+        "an image on its way through the network, stage by stage, to the votes",
+        _walk,
+        (*EXAMPLE, "number"),
+    ),
+    "attribution": Picture(
+        "which pixels, samples or letters the most probable class comes from",
+        _attribution,
+        (*EXAMPLE, "layer"),
+    ),
     "patches": Picture(
         "what of a split excites the feature maps of --layer most, with its deconvnet projection",
         _patches,
         (*NETWORK, "split", "layer", "number"),
     ),
-    "predictions": Picture("examples with their three most probable classes", _predictions, (*EXAMPLE, "number")),
-    "mistakes": Picture("the mistakes with the highest loss", _mistakes, (*NETWORK, "split", "number")),
-    "confusions": Picture("which classes are taken for which, with examples", _confusions, (*NETWORK, "split", "number")),
+    "predictions": Picture(
+        "examples with their three most probable classes", _predictions, (*EXAMPLE, "number")
+    ),
+    "mistakes": Picture(
+        "the mistakes with the highest loss", _mistakes, (*NETWORK, "split", "number")
+    ),
+    "confusions": Picture(
+        "which classes are taken for which, with examples",
+        _confusions,
+        (*NETWORK, "split", "number"),
+    ),
     "story": Picture(
-        "error against year, depth, weights and multiply-adds, of any --workdir and --model, such as 'vgg*'", _story, ("workdir", "model")
+        "error against year, depth, weights and multiply-adds, of any --workdir and --model, such "
+        "as 'vgg*'",
+        _story,
+        ("workdir", "model"),
     ),
     "winners": Picture("ILSVRC's winners (and VGG, second in 2014), with their depth", _winners),
     "lecture": Picture("the lecture's X, its three features and its votes", _lecture),

@@ -10,25 +10,65 @@ from jaxconv.errors import UserError
 
 def add(commands: Any) -> None:
     """Add convert and summary."""
-    convert = commands.add_parser("convert", help="turn weights of PyTorch into a folder to start from")
-    convert.add_argument("file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch")
-    convert.add_argument("--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()")
-    convert.add_argument("--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR")
+    convert = commands.add_parser(
+        "convert", help="turn weights of PyTorch into a folder to start from"
+    )
+    convert.add_argument(
+        "file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch"
+    )
+    convert.add_argument(
+        "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"
+    )
+    convert.add_argument(
+        "--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR"
+    )
     convert.set_defaults(run=_convert)
 
-    summary = commands.add_parser("summary", help="explain a network, layer by layer, before it runs")
-    summary.add_argument("model", metavar="NAME", help="one of jaxconv.list_models(), or text: and a text in the notation")
-    summary.add_argument("--input", default="", metavar="H,W,C", help="shape of one example; the network's own by default")
-    summary.add_argument("--batch", type=positive, default=32, metavar="N", help="images of a training step, for its memory (32)")
-    summary.add_argument(
-        "--classes", type=positive, default=0, metavar="K", help="classes to tell apart; those it was published for by default"
+    summary = commands.add_parser(
+        "summary", help="explain a network, layer by layer, before it runs"
     )
-    summary.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="compute type")
     summary.add_argument(
-        "--depth", type=natural, default=0, metavar="D", help="add up what lies below D levels of modules; 0: show every layer"
+        "model",
+        metavar="NAME",
+        help="one of jaxconv.list_models(), or text: and a text in the notation",
+    )
+    summary.add_argument(
+        "--input",
+        default="",
+        metavar="H,W,C",
+        help="shape of one example; the network's own by default",
+    )
+    summary.add_argument(
+        "--batch",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="images of a training step, for its memory (32)",
+    )
+    summary.add_argument(
+        "--classes",
+        type=positive,
+        default=0,
+        metavar="K",
+        help="classes to tell apart; those it was published for by default",
+    )
+    summary.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="compute type",
+    )
+    summary.add_argument(
+        "--depth",
+        type=natural,
+        default=0,
+        metavar="D",
+        help="add up what lies below D levels of modules; 0: show every layer",
     )
     summary.add_argument("--markdown", action="store_true", help="print Markdown")
-    summary.add_argument("--compile", action="store_true", help="compile a training step too, and add XLA's figures")
+    summary.add_argument(
+        "--compile", action="store_true", help="compile a training step too, and add XLA's figures"
+    )
     summary.set_defaults(run=_summary)
 
 
@@ -39,7 +79,10 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
     sizes = args.input.split(",") if args.input else []
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes) or len(sizes) == 1:
-        raise UserError(f"--input={args.input}: give the sizes of one example with commas between, channels last, such as 224,224,3")
+        raise UserError(
+            f"--input={args.input}: give the sizes of one example with commas between, channels "
+            "last, such as 224,224,3"
+        )
     try:
         usual_shape, usual_classes = usual_task(args.model)
         model = create_model(args.model, args.classes or usual_classes, args.dtype)
@@ -51,7 +94,9 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         summary = summarize(model, shape, args.batch, args.dtype, compile_step=args.compile)
     except ValueError as error:
         raise UserError(f"{args.model} cannot take images of {size}: {error}") from error
-    summary = dataclasses.replace(summary.at_depth(args.depth), title=f"{args.model} on {size}, {args.dtype}")
+    summary = dataclasses.replace(
+        summary.at_depth(args.depth), title=f"{args.model} on {size}, {args.dtype}"
+    )
     print(summary.markdown() if args.markdown else summary)
     return 0
 

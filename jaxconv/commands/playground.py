@@ -13,11 +13,35 @@ _PORT = 8400
 
 def add(commands: Any) -> None:
     """Add playground."""
-    playground = commands.add_parser("playground", help="a page to draw X's and O's, see the network's maps and votes, and train it live")
-    playground.add_argument("--workdir", default="", metavar="DIR", help="folder of a run on images; without one, an untrained network")
-    playground.add_argument("--checkpoint", default="latest", metavar="WHICH", help="of the run: latest (the default), best, or a step")
-    playground.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to listen on; this machine alone by default")
-    playground.add_argument("--port", type=natural, default=_PORT, metavar="N", help=f"port to listen on ({_PORT}); 0: any that is free")
+    playground = commands.add_parser(
+        "playground",
+        help="a page to draw X's and O's, see the network's maps and votes, and train it live",
+    )
+    playground.add_argument(
+        "--workdir",
+        default="",
+        metavar="DIR",
+        help="folder of a run on images; without one, an untrained network",
+    )
+    playground.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="of the run: latest (the default), best, or a step",
+    )
+    playground.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="NAME",
+        help="address to listen on; this machine alone by default",
+    )
+    playground.add_argument(
+        "--port",
+        type=natural,
+        default=_PORT,
+        metavar="N",
+        help=f"port to listen on ({_PORT}); 0: any that is free",
+    )
     playground.set_defaults(run=_playground)
 
 
@@ -26,7 +50,11 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.port > 65535:
         raise UserError(f"--port={args.port}: ports go up to 65535")
     if importlib.util.find_spec("tornado") is None:
-        raise UserError("the playground needs tornado, which is not installed: pip install 'jaxconv[playground]'", exit_code=1)
+        raise UserError(
+            "the playground needs tornado, which is not installed: pip install "
+            "'jaxconv[playground]'",
+            exit_code=1,
+        )
     import asyncio
 
     from jaxconv.config import default_config
@@ -43,7 +71,8 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     looked = open_run(args.workdir, args.checkpoint) if args.workdir else None
     if not is_loopback(args.host):
         print(
-            f"jaxconv: --host={args.host}: whoever reaches this machine on the network can use the page, without a password; "
+            f"jaxconv: --host={args.host}: whoever reaches this machine on the network can use the "
+            "page, without a password; "
             "without --host it is this machine alone",
             file=sys.stderr,
         )

@@ -8,24 +8,45 @@ from jaxconv.commands.common import natural, no_overrides, set_up_jax
 
 def add(commands: Any) -> None:
     """Add report and curves."""
-    report = commands.add_parser("report", help="all that there is to see of a run, as one HTML page that opens from disk")
-    report.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, which may be going on, or of a sweep")
-    report.add_argument("--out", default="", metavar="FILE", help="the page; report.html in the workdir by default")
+    report = commands.add_parser(
+        "report", help="all that there is to see of a run, as one HTML page that opens from disk"
+    )
+    report.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="folder of the run, which may be going on, or of a sweep",
+    )
+    report.add_argument(
+        "--out", default="", metavar="FILE", help="the page; report.html in the workdir by default"
+    )
     report.add_argument(
         "--watch",
         action="store_true",
-        help="write it again whenever the run has logged or saved something, until no process trains there; of a sweep whose runs Slurm "
-        "starts, until each has finished or failed, or Ctrl-C. That a process trains is told by its lock, which some file systems show on "
+        help="write it again whenever the run has logged or saved something, until no process "
+        "trains there; of a sweep whose runs Slurm "
+        "starts, until each has finished or failed, or Ctrl-C. That a process trains is told by "
+        "its lock, which some file systems show on "
         "its own machine alone",
     )
     report.add_argument(
-        "--examples", type=natural, default=10_000, metavar="N", help="of the test set to look at, at most, evenly spread; 0: all (10000)"
+        "--examples",
+        type=natural,
+        default=10_000,
+        metavar="N",
+        help="of the test set to look at, at most, evenly spread; 0: all (10000)",
     )
     report.set_defaults(run=_report)
 
-    curves = commands.add_parser("curves", help="loss and accuracy of runs as text, in the terminal")
-    curves.add_argument("--workdir", required=True, nargs="+", metavar="DIR", help="folders of the runs")
-    curves.add_argument("--watch", action="store_true", help="draw them as they grow, until the runs have ended")
+    curves = commands.add_parser(
+        "curves", help="loss and accuracy of runs as text, in the terminal"
+    )
+    curves.add_argument(
+        "--workdir", required=True, nargs="+", metavar="DIR", help="folders of the runs"
+    )
+    curves.add_argument(
+        "--watch", action="store_true", help="draw them as they grow, until the runs have ended"
+    )
     curves.set_defaults(run=_curves)
 
 

@@ -22,14 +22,27 @@ def _add_runs(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a network as a config says, or go on where a run was left",
-        epilog="Any key of the config is set by --config.KEY=VALUE, such as --config.optimizer.learning_rate=0.05.",
+        epilog="Any key of the config is set by --config.KEY=VALUE, such as "
+        "--config.optimizer.learning_rate=0.05.",
     )
-    train.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment: a file with get_config()")
-    train.add_argument("--workdir", required=True, metavar="DIR", help="folder for everything that the run writes")
-    train.add_argument("--restart", action="store_true", help="move a run that is in the folder aside, and begin anew")
+    train.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARGUMENT]",
+        help="the experiment: a file with get_config()",
+    )
+    train.add_argument(
+        "--workdir", required=True, metavar="DIR", help="folder for everything that the run writes"
+    )
+    train.add_argument(
+        "--restart",
+        action="store_true",
+        help="move a run that is in the folder aside, and begin anew",
+    )
     train.add_argument(
         "--distributed", default="auto", metavar="HOW",
-        help="one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the default), or HOST:PORT,N,I",
+        help="one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the default), "
+            "or HOST:PORT,N,I",
     )  # fmt: skip
     train.set_defaults(run=_train)
 
@@ -41,24 +54,67 @@ def _add_evaluate(commands: Any) -> None:
         epilog="It runs in one process, on all devices of this machine.",
     )
     evaluate.add_argument(
-        "--workdir", required=True, nargs="+", action="extend", metavar="DIR", help="folder of the run; of several, each and their average"
+        "--workdir",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="folder of the run; of several, each and their average",
     )
-    evaluate.add_argument("--split", default="", metavar="NAME", help="split of the data; the config's eval_split by default")
-    evaluate.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
+    evaluate.add_argument(
+        "--split",
+        default="",
+        metavar="NAME",
+        help="split of the data; the config's eval_split by default",
+    )
+    evaluate.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="latest (the default), best, or a step",
+    )
     evaluate.add_argument(
         "--views", default="center", metavar="HOW",
-        help="what is seen of each image: center (the default), flip, 10-crop, or dense for the whole image; probabilities are averaged",
+        help="what is seen of each image: center (the default), flip, 10-crop, or dense for the "
+            "whole image; probabilities are averaged",
     )  # fmt: skip
-    evaluate.add_argument("--scales", default="", metavar="N,N,...", help="for dense: pixels of the shorter side, such as 256,384,512")
     evaluate.add_argument(
-        "--crop_ratio", type=float, default=0.0, metavar="SHARE", help="of the shorter side that a crop is; the run's own by default"
+        "--scales",
+        default="",
+        metavar="N,N,...",
+        help="for dense: pixels of the shorter side, such as 256,384,512",
     )
-    evaluate.add_argument("--bootstrap", type=natural, default=1000, metavar="N", help="resamples for 95 %% intervals (1000); 0 for none")
-    evaluate.add_argument("--per_class", action="store_true", help="print a table of all classes, the worst first")
-    evaluate.add_argument("--predictions", default="", metavar="FILE", help="write what is predicted of every example: .npz or .csv")
-    evaluate.add_argument("--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png")
     evaluate.add_argument(
-        "--reliability", default="", metavar="FILE", help="draw how often predictions are right against how sure they are: .png"
+        "--crop_ratio",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the shorter side that a crop is; the run's own by default",
+    )
+    evaluate.add_argument(
+        "--bootstrap",
+        type=natural,
+        default=1000,
+        metavar="N",
+        help="resamples for 95 %% intervals (1000); 0 for none",
+    )
+    evaluate.add_argument(
+        "--per_class", action="store_true", help="print a table of all classes, the worst first"
+    )
+    evaluate.add_argument(
+        "--predictions",
+        default="",
+        metavar="FILE",
+        help="write what is predicted of every example: .npz or .csv",
+    )
+    evaluate.add_argument(
+        "--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png"
+    )
+    evaluate.add_argument(
+        "--reliability",
+        default="",
+        metavar="FILE",
+        help="draw how often predictions are right against how sure they are: .png",
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -66,21 +122,57 @@ def _add_evaluate(commands: Any) -> None:
 def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser(
         "sweep",
-        help="train every combination of some keys of the config, and compare them in a table and a plot",
-        epilog="The same command goes on with what is not finished. Any key is set for all runs by --config.KEY=VALUE.",
+        help="train every combination of some keys of the config, and compare them in a table and "
+        "a "
+        "plot",
+        epilog="The same command goes on with what is not finished. Any key is set for all runs by "
+        "--config.KEY=VALUE.",
     )
-    sweep.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment, as for train")
-    sweep.add_argument("--workdir", required=True, metavar="DIR", help="folder for the runs, each in one of its own, and the table")
-    sweep.add_argument("--grid", default="", metavar="GRID", help="what is tried, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2")
-    sweep.add_argument("--grid_file", default="", metavar="FILE.json", help='more of it, {"KEY": [VALUE, ...]}, for spaces and commas')
-    sweep.add_argument("--launcher", default="local", metavar="HOW", help="local: one after another, slurm: as jobs, print: not at all")
-    sweep.add_argument("--slurm", default="", metavar="OPTIONS", help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'")
-    sweep.add_argument("--table", action="store_true", help="start nothing; make the table and the plot of what there is")
+    sweep.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARGUMENT]", help="the experiment, as for train"
+    )
+    sweep.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="folder for the runs, each in one of its own, and the table",
+    )
+    sweep.add_argument(
+        "--grid",
+        default="",
+        metavar="GRID",
+        help="what is tried, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2",
+    )
+    sweep.add_argument(
+        "--grid_file",
+        default="",
+        metavar="FILE.json",
+        help='more of it, {"KEY": [VALUE, ...]}, for spaces and commas',
+    )
+    sweep.add_argument(
+        "--launcher",
+        default="local",
+        metavar="HOW",
+        help="local: one after another, slurm: as jobs, print: not at all",
+    )
+    sweep.add_argument(
+        "--slurm",
+        default="",
+        metavar="OPTIONS",
+        help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'",
+    )
+    sweep.add_argument(
+        "--table",
+        action="store_true",
+        help="start nothing; make the table and the plot of what there is",
+    )
     sweep.set_defaults(run=_sweep)
 
 
 def _stop_at_once(*_: Any) -> None:
-    """For SIGTERM before the first step and after the last, when there is nothing to save; between them `Preemption` takes over."""
+    """For SIGTERM before the first step and after the last, when there is nothing to save; between
+    them `Preemption` takes over.
+    """
     os.write(2, b"jaxconv: stopped by SIGTERM, with nothing to save; the same command goes on\n")
     os._exit(PREEMPTED)
 
@@ -118,7 +210,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
-        raise UserError(f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it cannot be changed")
+        raise UserError(
+            f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it "
+            "cannot be changed"
+        )
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config
 
@@ -129,7 +224,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.files import check_file
 
     files = {
-        option: check_file(option, getattr(args, option), allowed) for option, allowed in tables.SUFFIXES.items() if getattr(args, option)
+        option: check_file(option, getattr(args, option), allowed)
+        for option, allowed in tables.SUFFIXES.items()
+        if getattr(args, option)
     }
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
     evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)

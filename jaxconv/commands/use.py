@@ -9,21 +9,55 @@ from jaxconv.errors import UserError
 
 def add(commands: Any) -> None:
     """Add export and predict."""
-    export = commands.add_parser("export", help="write a trained network as one program, with weights and preprocessing inside")
+    export = commands.add_parser(
+        "export",
+        help="write a trained network as one program, with weights and preprocessing inside",
+    )
     export.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
-    export.add_argument("--out", required=True, metavar="DIR", help="a new folder, for predict --exported=DIR and for other programs")
-    export.add_argument("--checkpoint", default="latest", metavar="WHICH", help="latest (the default), best, or a step")
-    export.add_argument("--platforms", default="cpu,cuda,tpu", metavar="NAMES", help="cpu, cuda, tpu, rocm; the first three by default")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="a new folder, for predict --exported=DIR and for other programs",
+    )
+    export.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="latest (the default), best, or a step",
+    )
+    export.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        metavar="NAMES",
+        help="cpu, cuda, tpu, rocm; the first three by default",
+    )
     export.set_defaults(run=_export)
 
-    predict = commands.add_parser("predict", help="the most probable classes of files, by a trained network")
-    predict.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder for all files below it, or - for standard input")
+    predict = commands.add_parser(
+        "predict", help="the most probable classes of files, by a trained network"
+    )
+    predict.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a file, a folder for all files below it, or - for standard input",
+    )
     network = predict.add_mutually_exclusive_group(required=True)
     network.add_argument("--workdir", metavar="DIR", help="folder of the run, or")
     network.add_argument("--exported", metavar="DIR", help="folder of jaxconv export")
-    predict.add_argument("--checkpoint", default="latest", metavar="WHICH", help="of the run: latest (the default), best, or a step")
-    predict.add_argument("--top", type=positive, default=5, metavar="N", help="classes to show of each file (5)")
-    predict.add_argument("--json", action="store_true", help="print one JSON object a line for each file")
+    predict.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="of the run: latest (the default), best, or a step",
+    )
+    predict.add_argument(
+        "--top", type=positive, default=5, metavar="N", help="classes to show of each file (5)"
+    )
+    predict.add_argument(
+        "--json", action="store_true", help="print one JSON object a line for each file"
+    )
     predict.set_defaults(run=_predict)
 
 
@@ -36,8 +70,12 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.interop.export import export_workdir
 
     written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
-    shown = {key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")}
-    print_json({"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]})
+    shown = {
+        key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")
+    }
+    print_json(
+        {"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}
+    )
     return 0
 
 
@@ -45,7 +83,10 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("predict", overrides)
     exported = args.exported is not None
     if exported and args.checkpoint != "latest":
-        raise UserError(f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes with --workdir")
+        raise UserError(
+            f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes "
+            "with --workdir"
+        )
     from jaxconv.config import default_config
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config

@@ -1,4 +1,6 @@
-"""Data: sources (what an example is), loading (how batches reach the device), augmentation (jitted, on the device)."""
+"""Data: sources (what an example is), loading (how batches reach the device), augmentation (jitted,
+on the device).
+"""
 
 from jaxconv.data.arrays import from_arrays, from_sequence
 from jaxconv.data.interface import DamagedError, Source

@@ -1,10 +1,14 @@
-"""Arrays that are there already: .npz files, the idx files of MNIST's family, and any Python sequence.
+"""Arrays that are there already: .npz files, the idx files of MNIST's family, and any Python
+sequence.
 
-    FILE.npz   `<split>_images` and `<split>_labels`, or `x_<split>` and `y_<split>`; `class_names` if there are any
-    FOLDER     `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...` for the split test, or the same with .gz
-               (LeCun, Cortes and Burges, "The MNIST database of handwritten digits": the format)
+    FILE.npz   `<split>_images` and `<split>_labels`, or `x_<split>` and `y_<split>`; `class_names`
+               if there are any
+    FOLDER     `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...` for the split
+               test, or the same with .gz (LeCun, Cortes and Burges, "The MNIST database of
+               handwritten digits": the format)
 
-uint8 of [N, H, W] or [N, H, W, C] are images; everything else with a last axis of channels is a signal.
+uint8 of [N, H, W] or [N, H, W, C] are images; everything else with a last axis of channels is a
+signal.
 """
 
 import contextlib
@@ -29,23 +33,33 @@ def read_arrays(path: str, split: str) -> Arrays:
     """Read one split of a .npz file, or of a folder of idx files, into memory.
 
     Raises:
-      UserError: the file or the split is not there, is damaged, or its arrays do not fit one another.
+      UserError: the file or the split is not there, is damaged, or its arrays do not fit one
+        another.
     """
     place = Path(path).expanduser()
     if place.is_dir():
         prefix = _IDX_PREFIX.get(split, split)
-        images, labels = (read_idx(_find_idx(place, f"{prefix}-{what}", split)) for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+        images, labels = (
+            read_idx(_find_idx(place, f"{prefix}-{what}", split))
+            for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        )
         names: tuple[str, ...] = ()
     else:
         images, labels, names = _read_npz(place, split)
     return from_arrays(images, labels, names, what=f"arrays:{path}")
 
 
-def from_arrays(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = (), what: str = "the arrays") -> Arrays:
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str] = (),
+    what: str = "the arrays",
+) -> Arrays:
     """A source in memory.
 
     Args:
-      images: [N, H, W] or [N, H, W, C] uint8, or a signal [N, ..., C] of uint8 or floating point numbers.
+      images: [N, H, W] or [N, H, W, C] uint8, or a signal [N, ..., C] of uint8 or floating point
+        numbers.
       labels: [N] whole numbers from 0.
       class_names: one a class; by default the numbers.
       what: the source, in messages.
@@ -55,18 +69,34 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     """
     if images.dtype == np.uint8 and images.ndim == 3:
         images = images[..., None]
-    if images.ndim < 3 or (images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating)):
-        raise UserError(f"{what}: the examples are {images.dtype} {images.shape}; they must be uint8 or float32 [N, ..., C]", exit_code=1)
+    if images.ndim < 3 or (
+        images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating)
+    ):
+        raise UserError(
+            f"{what}: the examples are {images.dtype} {images.shape}; they must be uint8 or "
+            "float32 [N, ..., C]",
+            exit_code=1,
+        )
     if not len(labels):
         raise UserError(f"{what}: holds no examples", exit_code=1)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images):
+    if (
+        labels.ndim != 1
+        or not np.issubdtype(labels.dtype, np.integer)
+        or len(labels) != len(images)
+    ):
         raise UserError(
-            f"{what}: the labels are {labels.dtype} {labels.shape}; they must be whole numbers [{len(images)}], one an example", exit_code=1
+            f"{what}: the labels are {labels.dtype} {labels.shape}; they must be whole numbers "
+            f"[{len(images)}], one an example",
+            exit_code=1,
         )
     names = tuple(map(str, class_names)) or tuple(map(str, range(max(2, int(labels.max()) + 1))))
     if labels.min() < 0 or labels.max() >= len(names):
-        raise UserError(f"{what}: the labels go from {labels.min()} to {labels.max()}, where there are {len(names)} classes", exit_code=1)
+        raise UserError(
+            f"{what}: the labels go from {labels.min()} to {labels.max()}, where there are "
+            f"{len(names)} classes",
+            exit_code=1,
+        )
     kind = "image" if images.dtype == np.uint8 and images.ndim == 4 else "signal"
     images = images if images.dtype == np.uint8 else images.astype(np.float32)
     return Arrays(images, labels.astype(np.int32), names, kind)
@@ -78,18 +108,36 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it is no .npz file")
-            for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+            for images, labels in (
+                (f"{split}_images", f"{split}_labels"),
+                (f"x_{split}", f"y_{split}"),
+            ):
                 if images in file and labels in file:
                     names = tuple(map(str, file["class_names"])) if "class_names" in file else ()
                     return file[images], file[labels], names
             found = ", ".join(sorted(file))
     except FileNotFoundError as error:
-        raise UserError(f"arrays:{path}: there is no such file; give --config.data.source=arrays:FILE.npz", exit_code=1) from error
-    except (OSError, ValueError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"arrays:{path}: cannot be read ({' '.join(str(error).split())})", exit_code=1) from error
+        raise UserError(
+            f"arrays:{path}: there is no such file; give --config.data.source=arrays:FILE.npz",
+            exit_code=1,
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(
+            f"arrays:{path}: cannot be read ({' '.join(str(error).split())})", exit_code=1
+        ) from error
     raise UserError(
-        f"arrays:{path}: has no split {split!r}{nearest(f'{split}_images', found.split(', '))}; it needs {split}_images and {split}_labels "
-        f"(or x_{split} and y_{split}), and has {found}: set --config.data.train_split and --config.data.eval_split",
+        f"arrays:{path}: has no split {split!r}{nearest(f'{split}_images', found.split(', '))}; it "
+        f"needs {split}_images and {split}_labels "
+        f"(or x_{split} and y_{split}), and has {found}: set --config.data.train_split and "
+        "--config.data.eval_split",
         exit_code=1,
     )
 
@@ -100,7 +148,10 @@ def _find_idx(folder: Path, name: str, split: str) -> Path:
         for path in (folder / other, folder / f"{other}.gz"):
             if path.is_file():
                 return path
-    raise UserError(f"arrays:{folder}: has no file {name} (nor {name}.gz), which the split {split!r} needs", exit_code=1)
+    raise UserError(
+        f"arrays:{folder}: has no file {name} (nor {name}.gz), which the split {split!r} needs",
+        exit_code=1,
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -114,7 +165,9 @@ def read_idx(path: Path) -> np.ndarray:
         values = np.frombuffer(content, _IDX_TYPES[kind], offset=4 + 4 * rank)
         return values.reshape(shape).astype(values.dtype.newbyteorder("="))
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read as an idx file ({error}); fetch it again", exit_code=1) from error
+        raise UserError(
+            f"{path}: cannot be read as an idx file ({error}); fetch it again", exit_code=1
+        ) from error
 
 
 class Items:
@@ -163,11 +216,13 @@ def _first_good(records: "Items") -> np.ndarray:
 
 
 def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored:
-    """A source of any Python sequence, which is read item by item when a batch needs it, from several threads at once.
+    """A source of any Python sequence, which is read item by item when a batch needs it, from
+    several threads at once.
 
     Args:
-      sequence: `len` and `[i]`; an item is (element, label) or {"image": element, "label": label}. Elements are arrays of one shape:
-        [H, W, C] uint8 images, or signals of uint8 or float32. An item that raises `jaxconv.data.DamagedError` is replaced by the next.
+      sequence: `len` and `[i]`; an item is (element, label) or {"image": element, "label": label}.
+        Elements are arrays of one shape: [H, W, C] uint8 images, or signals of uint8 or float32. An
+        item that raises `jaxconv.data.DamagedError` is replaced by the next.
       class_names: one name a class.
 
     Raises:
@@ -179,9 +234,17 @@ def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored
     first = _first_good(records)
     images = first.dtype == np.uint8 and first.ndim == 3
     if first.ndim < 2 or (first.dtype != np.uint8 and first.dtype != np.float32):
-        raise UserError(f"the sequence's first element is {first.dtype} {first.shape}; it must be uint8 or float32 [..., C]")
+        raise UserError(
+            f"the sequence's first element is {first.dtype} {first.shape}; it must be uint8 or "
+            "float32 [..., C]"
+        )
 
     def as_it_is(element: np.ndarray, key: tuple[int, int]) -> np.ndarray:
         return element
 
-    return Stored(records, as_it_is, tuple(class_names), Element(first.shape, "image" if images else "signal", str(first.dtype)))
+    return Stored(
+        records,
+        as_it_is,
+        tuple(class_names),
+        Element(first.shape, "image" if images else "signal", str(first.dtype)),
+    )

@@ -1,22 +1,29 @@
-"""Augmentation, jitted and on the device: functions of (key, batch), each off by its setting, in this order.
+"""Augmentation, jitted and on the device: functions of (key, batch), each off by its setting, in
+this order.
 
     random_resized_crop | scale_jitter | pad_crop
-                     a part of the image, see data/boxes.py; what is streamed from files is cut on the host, as it is read
+                     a part of the image, see data/boxes.py; what is streamed from files is cut on
+                     the host, as it is read
     flip             mirror left to right, with probability 1/2
-    colour_jitter    brightness, contrast, saturation, hue by random factors, in an order drawn for the batch (torchvision's ColorJitter)
+    colour_jitter    brightness, contrast, saturation, hue by random factors, in an order drawn for
+                     the batch (torchvision's ColorJitter)
     randaugment | trivial
-                     random operations of data/colour.py (Cubuk et al. 2020, arXiv:1909.13719; Mueller and Hutter 2021,
-                     arXiv:2103.10158)
-    pca_colour       shift the colours along their principal components (Krizhevsky et al. 2012, section 4.1)
+                     random operations of data/colour.py (Cubuk et al. 2020, arXiv:1909.13719;
+                     Mueller and Hutter 2021, arXiv:2103.10158)
+    pca_colour       shift the colours along their principal components (Krizhevsky et al. 2012,
+                     section 4.1)
     own              a person's own, see jaxconv/own.py
     normalise        (x/255 - mean) / std, float32; while evaluating too
-    erasing          replace a random box by the mean or by noise (Zhong et al. 2020, arXiv:1708.04896)
-    mixup | cutmix   mix the image, and the target, with another one of the batch (Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019,
-                     arXiv:1905.04899); with both on, a coin for each batch
+    erasing          replace a random box by the mean or by noise (Zhong et al. 2020,
+                     arXiv:1708.04896)
+    mixup | cutmix   mix the image, and the target, with another one of the batch (Zhang et al.
+                     2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899); with both on, a
+                     coin for each batch
 
-The randomness belongs to an example: its key is folded with its position in the global batch, so that any number of devices draws the same.
-What is drawn once a batch, the mixing and the order of colour jitter, is the same on all devices; the example at position p is mixed with
-that at B - 1 - p of the global batch.
+The randomness belongs to an example: its key is folded with its position in the global batch, so
+that any number of devices draws the same. What is drawn once a batch, the mixing and the order of
+colour jitter, is the same on all devices; the example at position p is mixed with that at B - 1 - p
+of the global batch.
 """
 
 import zlib
@@ -36,10 +43,14 @@ Range = Sequence[float]
 Step = Callable[[jax.Array, Batch], Batch]
 
 
-def _uniform(keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> jax.Array:
+def _uniform(
+    keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()
+) -> jax.Array:
     """[B, *shape] uniform draws, for one use of the examples' keys."""
     number = zlib.crc32(name.encode())
-    return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, number), shape, minval=low, maxval=high))(keys)
+    return jax.vmap(
+        lambda k: jax.random.uniform(jax.random.fold_in(k, number), shape, minval=low, maxval=high)
+    )(keys)
 
 
 def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
@@ -47,53 +58,81 @@ def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
     return jnp.minimum(jnp.floor(share * count), count - 1)
 
 
-def _draw_boxes(keys: jax.Array, height: int, width: int, scale: Range, ratio: Range) -> tuple[jax.Array, jax.Array]:
-    """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten tries fits [B]; as `boxes.crop_box`."""
+def _draw_boxes(
+    keys: jax.Array, height: int, width: int, scale: Range, ratio: Range
+) -> tuple[jax.Array, jax.Array]:
+    """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten
+    tries fits [B]; as `boxes.crop_box`.
+    """
     area = height * width * _uniform(keys, "area", *scale, shape=(TRIES,))
     log_ratio = jnp.log(jnp.array(ratio, jnp.float32))
-    aspect = jnp.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * _uniform(keys, "aspect", shape=(TRIES,)))
+    aspect = jnp.exp(
+        log_ratio[0] + (log_ratio[1] - log_ratio[0]) * _uniform(keys, "aspect", shape=(TRIES,))
+    )
     w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits, axis=1)[:, None]
     w, h = (jnp.take_along_axis(size, first, axis=1)[:, 0] for size in (w, h))
-    top, left = _whole(_uniform(keys, "top"), height - h + 1), _whole(_uniform(keys, "left"), width - w + 1)
+    top, left = (
+        _whole(_uniform(keys, "top"), height - h + 1),
+        _whole(_uniform(keys, "left"), width - w + 1),
+    )
     return jnp.stack([top, left, h, w], axis=1), jnp.any(fits, axis=1)
 
 
 def _cut_out(image: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Cut out one box [B, 4] an image [B, H, W, C] uint8 and stretch it to the image's size, linearly."""
+    """Cut out one box [B, 4] an image [B, H, W, C] uint8 and stretch it to the image's size,
+    linearly.
+    """
     size = jnp.array(image.shape[1:3], jnp.float32)
 
     def one(pixels: jax.Array, box: jax.Array) -> jax.Array:
         scale = size / box[2:]
-        return jax.image.scale_and_translate(pixels, pixels.shape, (0, 1), scale, -box[:2] * scale, "linear", antialias=False)
+        return jax.image.scale_and_translate(
+            pixels, pixels.shape, (0, 1), scale, -box[:2] * scale, "linear", antialias=False
+        )
 
     stretched = jax.vmap(one)(image.astype(jnp.float32), boxes)
     return jnp.clip(jnp.round(stretched), 0, 255).astype(image.dtype)
 
 
 def random_resized_crop(key: jax.Array, batch: Batch, scale: Range, ratio: Range) -> Batch:
-    """Stretch a random part of each image [B, H, W, C] to its whole size; see `boxes.crop_box` for `scale` and `ratio`."""
+    """Stretch a random part of each image [B, H, W, C] to its whole size; see `boxes.crop_box` for
+    `scale` and `ratio`.
+    """
     h, w = batch["image"].shape[1:3]
     boxes, fits = _draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
     middle = jnp.array(middle_box(h, w, ratio), jnp.float32)
-    return batch | {"image": _cut_out(batch["image"], jnp.where(fits[:, None], boxes, middle.reshape(1, 4)))}
+    return batch | {
+        "image": _cut_out(batch["image"], jnp.where(fits[:, None], boxes, middle.reshape(1, 4)))
+    }
 
 
 def scale_jitter(key: jax.Array, batch: Batch, sides: Sequence[int]) -> Batch:
-    """Enlarge each image [B, H, W, C] so that its shorter side is a random one in `sides`, and crop it to its old size at random."""
+    """Enlarge each image [B, H, W, C] so that its shorter side is a random one in `sides`, and crop
+    it to its old size at random.
+    """
     h, w = batch["image"].shape[1:3]
     keys = example_keys(key, batch["position"])
     side = jnp.minimum(sides[0] + _whole(_uniform(keys, "side"), sides[1] - sides[0] + 1), sides[1])
     height, width = (jnp.round(length * min(h, w) / side) for length in (h, w))
-    top, left = _whole(_uniform(keys, "top"), h - height + 1), _whole(_uniform(keys, "left"), w - width + 1)
-    return batch | {"image": _cut_out(batch["image"], jnp.stack([top, left, height, width], axis=1))}
+    top, left = (
+        _whole(_uniform(keys, "top"), h - height + 1),
+        _whole(_uniform(keys, "left"), w - width + 1),
+    )
+    return batch | {
+        "image": _cut_out(batch["image"], jnp.stack([top, left, height, width], axis=1))
+    }
 
 
 def pad_crop(key: jax.Array, batch: Batch, pixels: int) -> Batch:
-    """Move every image by up to `pixels` each way; what comes in from outside is black. `image` is [B, H, W, C]."""
+    """Move every image by up to `pixels` each way; what comes in from outside is black. `image` is
+    [B, H, W, C].
+    """
     image = batch["image"]
-    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(example_keys(key, batch["position"]))
+    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
+        example_keys(key, batch["position"])
+    )
     padded = jnp.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
 
     def crop(padded_image: jax.Array, corner: jax.Array) -> jax.Array:
@@ -110,16 +149,20 @@ def flip(key: jax.Array, batch: Batch) -> Batch:
 
 
 def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
-    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components by normal draws of this deviation.
+    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components by normal
+    draws of this deviation.
 
     What comes out is float32, about 0 to 1.
     """
-    amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(example_keys(key, batch["position"]))
+    amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(
+        example_keys(key, batch["position"])
+    )
     return batch | {"image": colour.pca_shift(batch["image"].astype(jnp.float32) / 255, amounts)}
 
 
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first; one number serves all channels.
+    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first; one
+    number serves all channels.
 
     Raises:
       ValueError: there are several numbers, but not one a channel.
@@ -127,36 +170,60 @@ def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batc
     image = batch["image"]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, image.shape[-1]):
-            raise ValueError(f"data.{name} has {len(values)} numbers; the images have {image.shape[-1]} channels")
+            raise ValueError(
+                f"data.{name} has {len(values)} numbers; the images have {image.shape[-1]} channels"
+            )
     scale = 1 / ((255 if image.dtype == jnp.uint8 else 1) * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     last = (1,) * (image.ndim - 1) + (-1,)
     return batch | {"image": image.astype(jnp.float32) * scale.reshape(last) - offset.reshape(last)}
 
 
-def erase(key: jax.Array, batch: Batch, probability: float, area: Range, ratio: Range, noise: bool) -> Batch:
-    """Replace a box of a share of the images [B, H, W, C] float32 by 0, the mean of normalised images, or by normal noise."""
+def erase(
+    key: jax.Array, batch: Batch, probability: float, area: Range, ratio: Range, noise: bool
+) -> Batch:
+    """Replace a box of a share of the images [B, H, W, C] float32 by 0, the mean of normalised
+    images, or by normal noise.
+    """
     image = batch["image"]
     h, w = image.shape[1:3]
     keys = example_keys(key, batch["position"])
     boxes, fits = _draw_boxes(keys, h, w, area, ratio)
-    inside = _box_mask(boxes, h, w) & (fits & (_uniform(keys, "coin") < probability)).reshape(-1, 1, 1)
-    value = jax.vmap(lambda k: jax.random.normal(k, image.shape[1:]))(keys) if noise else jnp.zeros_like(image)
+    inside = _box_mask(boxes, h, w) & (fits & (_uniform(keys, "coin") < probability)).reshape(
+        -1, 1, 1
+    )
+    value = (
+        jax.vmap(lambda k: jax.random.normal(k, image.shape[1:]))(keys)
+        if noise
+        else jnp.zeros_like(image)
+    )
     return batch | {"image": jnp.where(inside[..., None], value, image)}
 
 
 def _box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
     """Whether a pixel lies in the box [B, 4]: [B, H, W]."""
     top, left, h, w = (boxes[:, n].reshape(-1, 1, 1) for n in range(4))
-    y, x = jnp.arange(height, dtype=jnp.float32).reshape(1, -1, 1), jnp.arange(width, dtype=jnp.float32).reshape(1, 1, -1)
+    y, x = (
+        jnp.arange(height, dtype=jnp.float32).reshape(1, -1, 1),
+        jnp.arange(width, dtype=jnp.float32).reshape(1, 1, -1),
+    )
     return (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
 
 
-def mix(key: jax.Array, batch: Batch, num_classes: int, mixup: float, cutmix: float, axis_name: str | None = None) -> Batch:
-    """Mix each image [B, H, W, C] float32 with that of the opposite position; adds `target` [B, K] float32, the shares of the classes.
+def mix(
+    key: jax.Array,
+    batch: Batch,
+    num_classes: int,
+    mixup: float,
+    cutmix: float,
+    axis_name: str | None = None,
+) -> Batch:
+    """Mix each image [B, H, W, C] float32 with that of the opposite position; adds `target` [B, K]
+    float32, the shares of the classes.
 
-    The share that is kept, lambda ~ Beta(alpha, alpha), is drawn once a batch: of every pixel for mixup, of the pixels outside of one box
-    for cutmix, where the box is clipped at the border and the share is what is left.
+    The share that is kept, lambda ~ Beta(alpha, alpha), is drawn once a batch: of every pixel for
+    mixup, of the pixels outside of one box for cutmix, where the box is clipped at the border and
+    the share is what is left.
 
     Args:
       key, batch: with `label` [B].
@@ -173,7 +240,10 @@ def mix(key: jax.Array, batch: Batch, num_classes: int, mixup: float, cutmix: fl
     if cutmix:
         cut = jnp.sqrt(1 - jax.random.beta(keys[1], cutmix, cutmix))
         middle = jax.random.uniform(keys[2], (2,))
-        sides = [(jnp.floor(share * length), jnp.floor(cut * length)) for share, length in zip(middle, (height, width), strict=True)]
+        sides = [
+            (jnp.floor(share * length), jnp.floor(cut * length))
+            for share, length in zip(middle, (height, width), strict=True)
+        ]
         (y, h), (x, w) = sides
         box = jnp.stack([y - jnp.floor(h / 2), x - jnp.floor(w / 2), h, w]).reshape(1, 4)
         outside = 1 - _box_mask(box, height, width).astype(jnp.float32)
@@ -181,19 +251,27 @@ def mix(key: jax.Array, batch: Batch, num_classes: int, mixup: float, cutmix: fl
     opposite = partial(_opposite, axis_name=axis_name)
     share, label = jnp.mean(kept), jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
     kept = kept[..., None]
-    return batch | {"image": kept * image + (1 - kept) * opposite(image), "target": share * label + (1 - share) * opposite(label)}
+    return batch | {
+        "image": kept * image + (1 - kept) * opposite(image),
+        "target": share * label + (1 - share) * opposite(label),
+    }
 
 
 def _opposite(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """For each example of the global batch, the one as far from its end as this is from its beginning."""
+    """For each example of the global batch, the one as far from its end as this is from its
+    beginning.
+    """
     if axis_name is not None:
         last = jax.lax.axis_size(axis_name) - 1
         x = jax.lax.ppermute(x, axis_name, [(n, last - n) for n in range(last + 1)])
     return x[::-1]
 
 
-def make_augment(config: Any, num_classes: int, axis_name: str | None = None, cropped: bool = False) -> Step:
-    """The (key, batch) -> batch of training that the settings of `config.augment` and `config.data` ask for.
+def make_augment(
+    config: Any, num_classes: int, axis_name: str | None = None, cropped: bool = False
+) -> Step:
+    """The (key, batch) -> batch of training that the settings of `config.augment` and `config.data`
+    ask for.
 
     Args:
       config: the whole config.
@@ -229,7 +307,15 @@ def _steps(
     if any(settings.colour_jitter.values()):
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)
     if settings.randaugment.layers:
-        yield "randaugment", partial(randaugment.randaugment, mean=mean, interpolation=settings.interpolation, **settings.randaugment)
+        yield (
+            "randaugment",
+            partial(
+                randaugment.randaugment,
+                mean=mean,
+                interpolation=settings.interpolation,
+                **settings.randaugment,
+            ),
+        )
     if settings.trivial:
         yield "trivial", partial(randaugment.trivial, interpolation=settings.interpolation)
     if settings.pca_colour:
@@ -240,13 +326,25 @@ def _steps(
     if settings.erasing.probability:
         yield "erasing", partial(erase, **settings.erasing)
     if settings.mixup or settings.cutmix:
-        yield "mix", partial(mix, num_classes=num_classes, mixup=settings.mixup, cutmix=settings.cutmix, axis_name=axis_name)
+        yield (
+            "mix",
+            partial(
+                mix,
+                num_classes=num_classes,
+                mixup=settings.mixup,
+                cutmix=settings.cutmix,
+                axis_name=axis_name,
+            ),
+        )
 
 
 def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
     """On a scale from 0 to 1, whatever came before: bytes, or what pca_colour has made of them."""
     image = batch["image"]
-    batch = function(key, batch | {"image": image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image})
+    batch = function(
+        key,
+        batch | {"image": image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image},
+    )
     return batch | {"image": batch["image"].astype(jnp.float32)}
 
 

@@ -1,11 +1,14 @@
-"""Operations on the pixels of a batch: Pillow's definitions, a value an example, all examples at once.
+"""Operations on the pixels of a batch: Pillow's definitions, a value an example, all examples at
+once.
 
-Images are [B, H, W, C] float32 with whole numbers from 0 to 255, as bytes hold them, and so is what comes out, rounded off where
-`ImageEnhance` and `ImageOps` do. Each example may want another operation, and computing all of them for each would cost as much as fourteen
-passes; so they are three families, and an example picks its part of each:
+Images are [B, H, W, C] float32 with whole numbers from 0 to 255, as bytes hold them, and so is what
+comes out, rounded off where `ImageEnhance` and `ImageOps` do. Each example may want another
+operation, and computing all of them for each would cost as much as fourteen passes; so they are
+three families, and an example picks its part of each:
 
     MATRICES   one affine resampling: shear, translation, rotation
-    BASES      one blend, base + (1 + value) * (image - base): brightness, contrast, saturation ("Color"), sharpness
+    BASES      one blend, base + (1 + value) * (image - base): brightness, contrast, saturation
+               ("Color"), sharpness
     DIRECT     the odd ones: posterize, solarize, autocontrast, equalize, invert
 
 Besides these, hue and AlexNet's colour shift.
@@ -16,8 +19,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-# Of the colours (0 to 1) of ImageNet's pixels: a column an eigenvector of their covariance, and the sizes of the shift along each
-# (Krizhevsky et al. 2012, section 4.1; the numbers are those of facebook/fb.resnet.torch).
+# Of the colours (0 to 1) of ImageNet's pixels: a column an eigenvector of their covariance, and the
+# sizes of the shift along each (Krizhevsky et al. 2012, section 4.1; the numbers are those of
+# facebook/fb.resnet.torch).
 PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 
@@ -28,7 +32,9 @@ def each(value: jax.Array) -> jax.Array:
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """Luminance [B, H, W, 1], ITU-R 601 in Pillow's fixed point; of one channel the channel itself."""
+    """Luminance [B, H, W, 1], ITU-R 601 in Pillow's fixed point; of one channel the channel
+    itself.
+    """
     if image.shape[-1] == 1:
         return image
     red, green, blue = jnp.split(image.astype(jnp.int32), 3, axis=-1)
@@ -49,7 +55,9 @@ def smooth(image: jax.Array) -> jax.Array:
 
 
 def blend(base: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """base + factor * (image - base), clipped: 0 is the base, 1 the image, more is more of what sets it apart."""
+    """base + factor * (image - base), clipped: 0 is the base, 1 the image, more is more of what
+    sets it apart.
+    """
     return jnp.floor(jnp.clip(base + factor * (image - base), 0, 255))
 
 
@@ -79,38 +87,53 @@ def autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
 def equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     """Make each channel's values as evenly frequent as can be."""
     b, _, _, c = image.shape
-    # One histogram for all: a scatter by one index is twice as fast on a CPU as one of each channel by itself.
+    # One histogram for all: a scatter by one index is twice as fast on a CPU as one of each channel
+    # by itself.
     index = image.astype(jnp.int32) + 256 * jnp.arange(b * c).reshape(b, 1, 1, c)
     histogram = jnp.zeros(b * c * 256, jnp.int32).at[index.reshape(-1)].add(1).reshape(-1, 256)
-    # Pixels darker than each level, as a product: XLA on the CPU would compute jnp.cumsum anew for each pixel that looks into the table.
-    darker = jnp.matmul(histogram.astype(jnp.float32), jnp.triu(jnp.ones((256, 256)), 1), precision="highest")
-    step = jnp.floor((jnp.max(jnp.where(histogram > 0, darker, 0), axis=1, keepdims=True) + 0.5) / 255)
+    # Pixels darker than each level, as a product: XLA on the CPU would compute jnp.cumsum anew for
+    # each pixel that looks into the table.
+    darker = jnp.matmul(
+        histogram.astype(jnp.float32), jnp.triu(jnp.ones((256, 256)), 1), precision="highest"
+    )
+    step = jnp.floor(
+        (jnp.max(jnp.where(histogram > 0, darker, 0), axis=1, keepdims=True) + 0.5) / 255
+    )
     # The half makes the quotient of whole numbers safe to round down.
     table = jnp.minimum(jnp.floor((jnp.floor(step / 2) + darker + 0.5) / jnp.maximum(step, 1)), 255)
-    return jnp.where(step > 0, table, jnp.arange(256, dtype=jnp.float32).reshape(1, -1)).reshape(-1)[index]
+    return jnp.where(step > 0, table, jnp.arange(256, dtype=jnp.float32).reshape(1, -1)).reshape(
+        -1
+    )[index]
 
 
 def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turn the colours [B, H, W, 3] on by a share [B, 1, 1, 1] of their circle; brightest and darkest channel keep their values."""
+    """Turn the colours [B, H, W, 3] on by a share [B, 1, 1, 1] of their circle; brightest and
+    darkest channel keep their values.
+    """
     high, low = jnp.max(image, axis=-1, keepdims=True), jnp.min(image, axis=-1, keepdims=True)
     red, green, blue = jnp.split(image, 3, axis=-1)
     # Sixths of the circle, from red.
     from_red, from_green, from_blue = green - blue, blue - red, red - green
-    nearest = jnp.where(red == high, from_red, jnp.where(green == high, from_green, from_blue)) / jnp.maximum(high - low, 1)
+    nearest = jnp.where(
+        red == high, from_red, jnp.where(green == high, from_green, from_blue)
+    ) / jnp.maximum(high - low, 1)
     sixths = nearest + jnp.where(red == high, 0.0, jnp.where(green == high, 2.0, 4.0)) + 6 * shift
     turned = jnp.concatenate([sixths + 5, sixths + 3, sixths + 1], axis=-1) % 6
     return jnp.round(high - (high - low) * jnp.clip(jnp.minimum(turned, 4 - turned), 0, 1))
 
 
 def pca_shift(image: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Add the principal components of ImageNet's colours to [B, H, W, 3], from 0 to 1: `amounts` [B, 3] of each; not clipped."""
+    """Add the principal components of ImageNet's colours to [B, H, W, 3], from 0 to 1: `amounts`
+    [B, 3] of each; not clipped.
+    """
     vectors, values = jnp.array(PCA_VECTORS, jnp.float32), jnp.array(PCA_VALUES, jnp.float32)
     shift = (amounts * values.reshape(1, 3)) @ vectors.T
     return image + shift.reshape(-1, 1, 1, 3)
 
 
 def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: str) -> jax.Array:
-    """Affine resampling, as Pillow's `Image.transform`: what is at (x, y) comes from A (x, y, 1); the first pixel's middle is (0.5, 0.5).
+    """Affine resampling, as Pillow's `Image.transform`: what is at (x, y) comes from A (x, y, 1);
+    the first pixel's middle is (0.5, 0.5).
 
     Args:
       image: [B, H, W, C].
@@ -127,8 +150,12 @@ def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: st
     flat = image.reshape(b, h * w, c)
 
     def at(rows: jax.Array, columns: jax.Array) -> jax.Array:
-        index = jnp.clip(rows, 0, h - 1).astype(jnp.int32) * w + jnp.clip(columns, 0, w - 1).astype(jnp.int32)
-        return jax.vmap(lambda pixels, i: pixels[i])(flat, index.reshape(b, -1)).reshape(image.shape)
+        index = jnp.clip(rows, 0, h - 1).astype(jnp.int32) * w + jnp.clip(columns, 0, w - 1).astype(
+            jnp.int32
+        )
+        return jax.vmap(lambda pixels, i: pixels[i])(flat, index.reshape(b, -1)).reshape(
+            image.shape
+        )
 
     if interpolation == "nearest":
         out = at(jnp.floor(from_y), jnp.floor(from_x))
@@ -142,7 +169,9 @@ def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: st
     return jnp.where(inside[..., None], out, fill.reshape(1, 1, 1, -1))
 
 
-def _affine(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array) -> jax.Array:
+def _affine(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array
+) -> jax.Array:
     """[B, 2, 3] of six entries [B]."""
     return jnp.stack([jnp.stack([a, b, c], -1), jnp.stack([d, e, f], -1)], 1)
 
@@ -164,7 +193,8 @@ def _one_entry(place: int) -> Callable[[jax.Array, int, int], jax.Array]:
     return matrix
 
 
-# Of a value [B]: a share for shear, whole pixels for translation, degrees counterclockwise for rotation.
+# Of a value [B]: a share for shear, whole pixels for translation, degrees counterclockwise for
+# rotation.
 MATRICES = {
     "shear_x": _one_entry(1),
     "shear_y": _one_entry(3),
@@ -172,7 +202,12 @@ MATRICES = {
     "translate_y": lambda value, height, width: _one_entry(5)(-jnp.trunc(value), height, width),
     "rotate": _rotation,
 }
-BASES = {"brightness": jnp.zeros_like, "contrast": mean_grey, "saturation": grey, "sharpness": smooth}
+BASES = {
+    "brightness": jnp.zeros_like,
+    "contrast": mean_grey,
+    "saturation": grey,
+    "sharpness": smooth,
+}
 DIRECT = {
     "posterize": posterize,
     "solarize": solarize,
@@ -184,7 +219,12 @@ DIRECT = {
 
 
 def apply(
-    image: jax.Array, names: Sequence[str], choice: jax.Array, value: jax.Array, fill: jax.Array, interpolation: str = "nearest"
+    image: jax.Array,
+    names: Sequence[str],
+    choice: jax.Array,
+    value: jax.Array,
+    fill: jax.Array,
+    interpolation: str = "nearest",
 ) -> jax.Array:
     """One operation an example.
 
@@ -208,7 +248,9 @@ def apply(
         if name in BASES:
             base = jnp.where(each(chosen[name]), BASES[name](image), base)
     if blending := [chosen[name] for name in names if name in BASES]:
-        out = jnp.where(each(jnp.any(jnp.stack(blending), axis=0)), blend(base, image, 1 + each(value)), out)
+        out = jnp.where(
+            each(jnp.any(jnp.stack(blending), axis=0)), blend(base, image, 1 + each(value)), out
+        )
     for name in names:
         if name in DIRECT:
             out = jnp.where(each(chosen[name]), DIRECT[name](image, each(value)), out)

@@ -2,11 +2,12 @@
 
 Two decoders, which choose the same boxes, but do not give the same bits:
 
-    simplejpeg   JPEG by simplejpeg, everything else by Pillow; resized by OpenCV. For speed (the extra `fast`)
+    simplejpeg   JPEG by simplejpeg, everything else by Pillow; resized by OpenCV. For speed (the
+                 extra `fast`)
     pillow       all by Pillow
 
-An image that is resized to less than half is decoded at 1/2, 1/4 or 1/8 of its size where it is a JPEG: libjpeg does that faster than
-it decodes the whole, and it smooths what would alias.
+An image that is resized to less than half is decoded at 1/2, 1/4 or 1/8 of its size where it is a
+JPEG: libjpeg does that faster than it decodes the whole, and it smooths what would alias.
 """
 
 import contextlib
@@ -27,12 +28,15 @@ from jaxconv.errors import UserError
 
 DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
 
-# Bytes that hold the beginning of the EXIF block of a JPEG, if there is one: it is the first segment, or the second after JFIF's.
+# Bytes that hold the beginning of the EXIF block of a JPEG, if there is one: it is the first
+# segment, or the second after JFIF's.
 _EXIF_WITHIN = 1 << 12
-# Markers of a JPEG: the header of a frame that is decoded from top to bottom, and those of all other kinds.
+# Markers of a JPEG: the header of a frame that is decoded from top to bottom, and those of all
+# other kinds.
 _BASELINE = 0xC0
 _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Rows that are decoded together, at most: four blocks of 8, where there are a quarter as many colours.
+# Rows that are decoded together, at most: four blocks of 8, where there are a quarter as many
+# colours.
 _LARGEST_BLOCK = 32
 _own = threading.local()
 # Pixels that a thread keeps memory for.
@@ -49,7 +53,11 @@ def choose_decoder(name: str) -> str:
     """
     there = all(importlib.util.find_spec(module) for module in ("simplejpeg", "cv2"))
     if name == "simplejpeg" and not there:
-        raise UserError("config.data.decoder is simplejpeg, which is not installed: pip install 'jaxconv[fast]'", exit_code=1)
+        raise UserError(
+            "config.data.decoder is simplejpeg, which is not installed: pip install "
+            "'jaxconv[fast]'",
+            exit_code=1,
+        )
     if name == "auto":
         return "simplejpeg" if there else "pillow"
     return name
@@ -69,7 +77,12 @@ def _version(package: str) -> str:
 
 
 def decode_image(
-    data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str, fast: bool = False
+    data: bytes,
+    image_size: int,
+    channels: int,
+    choose_box: Callable[[int, int], Box],
+    decoder: str,
+    fast: bool = False,
 ) -> np.ndarray:
     """Decode an image file to [H, W, C] uint8, turned as its EXIF data says.
 
@@ -77,18 +90,22 @@ def decode_image(
       data: the file's content.
       image_size: pixels each way of the result; 0 leaves the whole image as it is.
       channels: 1 for grey, 3 for colour, 0 for what the file has.
-      choose_box: (height, width) -> the part to keep, in pixels of the upright image; used where there is an `image_size`.
+      choose_box: (height, width) -> the part to keep, in pixels of the upright image; used where
+        there is an `image_size`.
       decoder: `simplejpeg` or `pillow`.
-      fast: let simplejpeg repeat the colours of a JPEG, of which there are half as many each way, instead of interpolating them, and
-        stop below the box: together they save a quarter of the time; and shrink to no less than half by a linear kernel.
+      fast: let simplejpeg repeat the colours of a JPEG, of which there are half as many each way,
+        instead of interpolating them, and stop below the box: together they save a quarter of the
+        time; and shrink to no less than half by a linear kernel.
 
     Raises:
-      DamagedError: it is no image, a damaged one, or one that is too large (Pillow's limit, about 179 million pixels).
+      DamagedError: it is no image, a damaged one, or one that is too large (Pillow's limit, about
+        179 million pixels).
     """
     if not data:
         raise DamagedError("the file is empty")
     if decoder == "simplejpeg":
-        # What it refuses, Pillow may read, as other programs do; if not, Pillow says best what is wrong.
+        # What it refuses, Pillow may read, as other programs do; if not, Pillow says best what is
+        # wrong.
         with contextlib.suppress(Exception):
             pixels = _decode_jpeg(data, image_size, channels, choose_box, fast)
             if pixels is not None:
@@ -96,49 +113,72 @@ def decode_image(
     try:
         return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
     except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
-        why = re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+        why = (
+            re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
+        )
         raise DamagedError(f"cannot be read as an image ({why})") from error
 
 
-def _decode_jpeg(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool) -> np.ndarray | None:
-    """The pixels, or None for what only Pillow can do: other formats, CMYK, turned images, huge ones."""
+def _decode_jpeg(
+    data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool
+) -> np.ndarray | None:
+    """The pixels, or None for what only Pillow can do: other formats, CMYK, turned images, huge
+    ones.
+    """
     import simplejpeg
     from PIL import Image
 
     if not simplejpeg.is_jpeg(data):
         return None
     height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
-    if colourspace in ("CMYK", "YCCK") or height * width > (Image.MAX_IMAGE_PIXELS or np.inf) or _orientation(data) != _UPRIGHT:
+    if (
+        colourspace in ("CMYK", "YCCK")
+        or height * width > (Image.MAX_IMAGE_PIXELS or np.inf)
+        or _orientation(data) != _UPRIGHT
+    ):
         return None
     box = choose_box(height, width) if image_size else (0, 0, height, width)
     factor = _reduction(box, image_size)
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
-    # What is resized is copied by that; what is not must not be overwritten by the thread's next image.
+    # What is resized is copied by that; what is not must not be overwritten by the thread's next
+    # image.
     settings = {
         "colorspace": "GRAY" if grey else "RGB",
-        "buffer": _scratch(height * width * 3) if image_size and height * width <= _SCRATCH else None,
+        "buffer": _scratch(height * width * 3)
+        if image_size and height * width <= _SCRATCH
+        else None,
     }
     if fast and factor == 1:
         rows = _cut_below(data, box[0] + box[2], height)
         if rows is not None:
             pixels = simplejpeg.decode_jpeg(rows, fastupsample=True, strict=False, **settings)
             return _cut_and_resize(pixels, box, image_size, "simplejpeg", fast)
-    least = {"min_height": -(-height // factor), "min_width": -(-width // factor), "min_factor": factor}
+    least = {
+        "min_height": -(-height // factor),
+        "min_width": -(-width // factor),
+        "min_factor": factor,
+    }
     pixels = simplejpeg.decode_jpeg(data, fastupsample=fast, **least, **settings)
-    return _cut_and_resize(pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, "simplejpeg", fast)
+    return _cut_and_resize(
+        pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, "simplejpeg", fast
+    )
 
 
 def _scratch(size: int) -> np.ndarray:
-    """Memory of this thread's own: images of ever other sizes would leave holes in what all threads share."""
+    """Memory of this thread's own: images of ever other sizes would leave holes in what all threads
+    share.
+    """
     if len(getattr(_own, "memory", ())) < size:
         _own.memory = np.empty(size, np.uint8)
     return _own.memory
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> bytes | None:
-    """The JPEG with its height set to just below row `bottom`, so that libjpeg stops there: its pixels above are the same bits.
+    """The JPEG with its height set to just below row `bottom`, so that libjpeg stops there: its
+    pixels above are the same bits.
 
-    None for what cannot be cut so: progressive files, and those that do not end as they should, which may be cut off already.
+    None for what cannot be cut so: progressive files, and those that do not end as they should,
+    which may be cut off already.
     """
     rows = -(-bottom // _LARGEST_BLOCK) * _LARGEST_BLOCK
     if rows >= height or data[-2:] != b"\xff\xd9":
@@ -164,7 +204,9 @@ def _orientation(data: bytes) -> int:
         return image.getexif().get(0x0112, _UPRIGHT)
 
 
-def _decode_by_pillow(data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str) -> np.ndarray:
+def _decode_by_pillow(
+    data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str
+) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as image:
@@ -184,27 +226,46 @@ def _decode_by_pillow(data: bytes, image_size: int, channels: int, choose_box: C
         grey = channels == 1 or (channels == 0 and image.mode in _GREY_MODES)
         pixels = np.asarray(image.convert("L" if grey else "RGB"))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return _cut_and_resize(pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder)
+    return _cut_and_resize(
+        pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder
+    )
 
 
 def _reduction(box: Box, image_size: int) -> int:
-    """The largest of 8, 4, 2, 1 by which the box can be made smaller and still have `image_size` pixels each way."""
-    return next((factor for factor in (8, 4, 2) if image_size and min(box[2:]) >= factor * image_size), 1)
+    """The largest of 8, 4, 2, 1 by which the box can be made smaller and still have `image_size`
+    pixels each way.
+    """
+    return next(
+        (factor for factor in (8, 4, 2) if image_size and min(box[2:]) >= factor * image_size), 1
+    )
 
 
 def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[float, ...]:
     """The box in pixels of an image that was decoded to another size."""
     if size == decoded:
         return box
-    (y, x), (top, left, height, width) = (new / old for new, old in zip(decoded, size, strict=True)), box
+    (y, x), (top, left, height, width) = (
+        (new / old for new, old in zip(decoded, size, strict=True)),
+        box,
+    )
     return top * y, left * x, height * y, width * x
 
 
-def _cut_and_resize(pixels: np.ndarray, box: tuple[float, ...], image_size: int, decoder: str, fast: bool = False) -> np.ndarray:
-    return _resize_part(pixels, box, (image_size, image_size), decoder, fast) if image_size else pixels
+def _cut_and_resize(
+    pixels: np.ndarray, box: tuple[float, ...], image_size: int, decoder: str, fast: bool = False
+) -> np.ndarray:
+    return (
+        _resize_part(pixels, box, (image_size, image_size), decoder, fast) if image_size else pixels
+    )
 
 
-def _resize_part(pixels: np.ndarray, box: tuple[float, ...], size: tuple[int, int], decoder: str, fast: bool = False) -> np.ndarray:
+def _resize_part(
+    pixels: np.ndarray,
+    box: tuple[float, ...],
+    size: tuple[int, int],
+    decoder: str,
+    fast: bool = False,
+) -> np.ndarray:
     top, left = round(box[0]), round(box[1])
     part = pixels[top : top + max(1, round(box[2])), left : left + max(1, round(box[3]))]
     if decoder == "pillow":
@@ -215,14 +276,20 @@ def _resize_part(pixels: np.ndarray, box: tuple[float, ...], size: tuple[int, in
     else:
         import cv2
 
-        # What shrinks, by the mean of its pixels, nearest to Pillow; the faster linear kernel passes some over, most beyond one half.
-        area = all(old >= (2 if fast else 1) * new for old, new in zip(part.shape, size, strict=False))
-        pixels = cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+        # What shrinks, by the mean of its pixels, nearest to Pillow; the faster linear kernel
+        # passes some over, most beyond one half.
+        area = all(
+            old >= (2 if fast else 1) * new for old, new in zip(part.shape, size, strict=False)
+        )
+        pixels = cv2.resize(
+            part, size[::-1], interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
+        )
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def is_grey(data: bytes | Any) -> bool:
-    """Whether an image file has one channel, by its header alone; raises OSError where it is no image.
+    """Whether an image file has one channel, by its header alone; raises OSError where it is no
+    image.
 
     Args:
       data: the file's content, or an open file.
@@ -233,12 +300,15 @@ def is_grey(data: bytes | Any) -> bool:
         return image.mode in _GREY_MODES or image.mode.startswith("I")
 
 
-def read_image(file: Path | str, image_size: int = 0, channels: int = 0, decoder: str = "auto") -> np.ndarray:
+def read_image(
+    file: Path | str, image_size: int = 0, channels: int = 0, decoder: str = "auto"
+) -> np.ndarray:
     """Read one image file to [H, W, C] uint8, turned as its EXIF data says.
 
     Args:
       file: its path.
-      image_size: the shorter side is resized to this and the middle square kept; 0 leaves the image as it is.
+      image_size: the shorter side is resized to this and the middle square kept; 0 leaves the image
+        as it is.
       channels: 1 for grey, 3 for colour, 0 for what the file has.
       decoder: see `choose_decoder`.
 
@@ -248,8 +318,12 @@ def read_image(file: Path | str, image_size: int = 0, channels: int = 0, decoder
     return decode_middle(Path(file).read_bytes(), image_size, channels, choose_decoder(decoder))
 
 
-def decode_middle(data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0) -> np.ndarray:
-    """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and `boxes.eval_box` for `crop_ratio`."""
+def decode_middle(
+    data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0
+) -> np.ndarray:
+    """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and
+    `boxes.eval_box` for `crop_ratio`.
+    """
 
     def middle(height: int, width: int) -> Box:
         return eval_box(height, width, image_size, crop_ratio)
@@ -257,8 +331,12 @@ def decode_middle(data: bytes, image_size: int, channels: int, decoder: str, cro
     return decode_image(data, image_size, channels, middle, decoder)
 
 
-def decode_whole(data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str) -> np.ndarray:
-    """An image file as dense evaluation sees it: [H, W, C] uint8, of the size that `boxes.whole_box` says."""
+def decode_whole(
+    data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str
+) -> np.ndarray:
+    """An image file as dense evaluation sees it: [H, W, C] uint8, of the size that
+    `boxes.whole_box` says.
+    """
     pixels = decode_image(data, 0, channels, lambda height, width: (0, 0, height, width), decoder)
     box, size = whole_box(*pixels.shape[:2], scale, step, longest)
     return _resize_part(pixels, box, size, decoder)

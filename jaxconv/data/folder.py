@@ -1,12 +1,15 @@
-"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split here by a seeded draw.
+"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split here by a seeded
+draw.
 
     images    .jpg, .jpeg, .png    [H, W, C] uint8, see data/decode.py
-    sounds    .wav                 a waveform [L, 1] or a spectrogram [T, mels, 1], see data/signals.py
+    sounds    .wav                 a waveform [L, 1] or a spectrogram [T, mels, 1], see
+              data/signals.py
     volumes   .npy                 [D, H, W] or [D, H, W, C], uint8 or float32
 
-Everything that could stop a training is looked for before it begins, where the set is read into memory: unreadable and empty files,
-folders without a class, splits with different classes, images of different sizes. `data.skip_unreadable=True` leaves unreadable files out
-instead, and says which. Of a set that is streamed, the tree is looked at before, and the files when their turn comes.
+Everything that could stop a training is looked for before it begins, where the set is read into
+memory: unreadable and empty files, folders without a class, splits with different classes, images
+of different sizes. `data.skip_unreadable=True` leaves unreadable files out instead, and says which.
+Of a set that is streamed, the tree is looked at before, and the files when their turn comes.
 """
 
 import os
@@ -71,12 +74,16 @@ class Files:
         found = {kinds[os.path.splitext(name)[1].lower()]: name for name in self._names}
         if len(found) > 1:
             both = " and ".join(f"{name} ({kind})" for kind, name in sorted(found.items()))
-            raise UserError(f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1)
+            raise UserError(
+                f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1
+            )
         return next(iter(found))
 
 
 def _size(path: Path) -> int:
-    """Bytes; -1 of what is not there, such as a link that leads nowhere, which is a damaged file when its turn comes."""
+    """Bytes; -1 of what is not there, such as a link that leads nowhere, which is a damaged file
+    when its turn comes.
+    """
     try:
         return os.stat(path).st_size
     except OSError:
@@ -106,24 +113,36 @@ def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ..
     Raises:
       UserError: whatever the module's docstring names, with the path and what to do.
     """
-    classes, files, labels = list_split(path, split, config.folder.test_fraction, config.folder.seed)
+    classes, files, labels = list_split(
+        path, split, config.folder.test_fraction, config.folder.seed
+    )
     return Files(os.path.expanduser(path), files, labels), classes
 
 
-def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[tuple[str, ...], list[Path], list[int]]:
+def list_split(
+    path: str, split: str, test_fraction: float, seed: int
+) -> tuple[tuple[str, ...], list[Path], list[int]]:
     """Class names, files and labels of one split; classes and files are sorted by name.
 
-    An unsplit tree is drawn apart class by class: a share `test_fraction` of each, rounded, goes to `test`.
+    An unsplit tree is drawn apart class by class: a share `test_fraction` of each, rounded, goes to
+    `test`.
 
     Raises:
       UserError: the folder, the split or its classes are not there, or differ between splits.
     """
     root = Path(os.path.expanduser(path))
     if not path or not root.is_dir():
-        raise UserError(f"folder:{path}: there is no such folder; give --config.data.source=folder:PATH", exit_code=1)
+        raise UserError(
+            f"folder:{path}: there is no such folder; give --config.data.source=folder:PATH",
+            exit_code=1,
+        )
     top = _subfolders(root)
     if not top:
-        raise UserError(f"{root}: has no folders; it must hold <split>/<class>/ or <class>/ with {_suffixes()} files", exit_code=1)
+        raise UserError(
+            f"{root}: has no folders; it must hold <split>/<class>/ or <class>/ with {_suffixes()} "
+            "files",
+            exit_code=1,
+        )
     splits = [folder for folder in top if _subfolders(folder)]
     if not splits:
         classes, files, labels = _list_classes(root)
@@ -131,7 +150,8 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[
     for folder in top:
         if folder not in splits:
             raise UserError(
-                f"{folder}: has no class folders, where {splits[0]} has; give every split a folder for each class, or move it away",
+                f"{folder}: has no class folders, where {splits[0]} has; give every split a folder "
+                "for each class, or move it away",
                 exit_code=1,
             )
     names = [folder.name for folder in splits]
@@ -146,7 +166,8 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[
         if classes != listed[split][0]:
             differing = sorted(set(classes) ^ set(listed[split][0]))
             raise UserError(
-                f"{root}: splits {split!r} and {name!r} have different classes; only one has {', '.join(differing[:5])}"
+                f"{root}: splits {split!r} and {name!r} have different classes; only one has "
+                f"{', '.join(differing[:5])}"
                 f"{' ...' if len(differing) > 5 else ''}: give both the same class folders",
                 exit_code=1,
             )
@@ -154,7 +175,9 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> tuple[
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def _suffixes() -> str:
@@ -166,46 +189,81 @@ def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]
     classes = _subfolders(folder)
     for class_folder in classes:
         if not class_folder.name.isprintable():
-            raise UserError(f"{folder}: the name of the class folder {class_folder.name!r} cannot be shown; give it another", exit_code=1)
+            raise UserError(
+                f"{folder}: the name of the class folder {class_folder.name!r} cannot be shown; "
+                "give it another",
+                exit_code=1,
+            )
     for label, class_folder in enumerate(classes):
         with os.scandir(class_folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."))
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+            )
         if not names:
-            raise UserError(f"{class_folder}: has no {_suffixes()} file; put images of the class there, or remove the folder", exit_code=1)
+            raise UserError(
+                f"{class_folder}: has no {_suffixes()} file; put images of the class there, or "
+                "remove the folder",
+                exit_code=1,
+            )
         files += [class_folder / name for name in names]
         labels += [label] * len(names)
     if len(classes) < 2:
-        raise UserError(f"{folder}: has one class folder, {classes[0].name!r}; a network needs at least two classes", exit_code=1)
+        raise UserError(
+            f"{folder}: has one class folder, {classes[0].name!r}; a network needs at least two "
+            "classes",
+            exit_code=1,
+        )
     return tuple(folder.name for folder in classes), files, labels
 
 
 def other_files(path: str) -> list[str]:
-    """Paths below a folder, sorted, of files of other kinds than those that are read; hidden ones apart."""
+    """Paths below a folder, sorted, of files of other kinds than those that are read; hidden ones
+    apart.
+    """
     found = []
     for place, folders, names in os.walk(os.path.expanduser(path)):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in names if not name.startswith(".") and not name.lower().endswith(SUFFIXES)]
+        found += [
+            os.path.join(place, name)
+            for name in names
+            if not name.startswith(".") and not name.lower().endswith(SUFFIXES)
+        ]
     return sorted(found)
 
 
 def _draw_apart(
-    root: Path, files: Sequence[Path], labels: Sequence[int], split: str, test_fraction: float, seed: int
+    root: Path,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    split: str,
+    test_fraction: float,
+    seed: int,
 ) -> tuple[list[Path], list[int]]:
     if split not in ("train", "test"):
-        raise UserError(f"{root}: is one unsplit tree, drawn apart into train and test; it has no split {split!r}", exit_code=1)
+        raise UserError(
+            f"{root}: is one unsplit tree, drawn apart into train and test; it has no split "
+            f"{split!r}",
+            exit_code=1,
+        )
     if not 0 < test_fraction < 1:
-        raise UserError(f"data.folder.test_fraction is {test_fraction}; it must lie between 0 and 1")
+        raise UserError(
+            f"data.folder.test_fraction is {test_fraction}; it must lie between 0 and 1"
+        )
     in_test = np.zeros(len(files), bool)
     for label in range(max(labels) + 1):
         members = np.flatnonzero(np.equal(labels, label))
-        # The draw depends on the class's name and size alone, so that a class added later leaves the others as they were.
+        # The draw depends on the class's name and size alone, so that a class added later leaves
+        # the others as they were.
         name = files[members[0]].parent.name
         order = generator(seed, name).permutation(len(members))
         in_test[members[order[: round(test_fraction * len(members))]]] = True
     chosen = np.flatnonzero(in_test == (split == "test"))
     if not len(chosen):
         raise UserError(
-            f"{root}: a share of {test_fraction} of each class leaves the split {split!r} empty; change --config.data.folder.test_fraction",
+            f"{root}: a share of {test_fraction} of each class leaves the split {split!r} empty; "
+            "change --config.data.folder.test_fraction",
             exit_code=1,
         )
     return [files[i] for i in chosen], [labels[i] for i in chosen]

@@ -7,7 +7,8 @@
 An example's element is called `image` throughout, whatever it is. There are three kinds:
 
     image    [H, W, C] uint8; augmented and normalised on the device
-    signal   a waveform [L, C], a spectrogram [T, F, C], a volume [D, H, W, C] ...: normalised on the device, not augmented
+    signal   a waveform [L, C], a spectrogram [T, F, C], a volume [D, H, W, C] ...: normalised on
+             the device, not augmented
     text     codes [L] uint8, which the device makes one-hot [L, V]
 """
 
@@ -66,8 +67,10 @@ class Source(abc.ABC):
     Attributes:
       class_names: one name a class.
       element: the form of the examples.
-      random: whether random crops of `config.augment` are made as examples are read, so that no two passes are alike.
-      decoder: what made the elements from files, with versions; nothing where `checksum` covers the elements themselves.
+      random: whether random crops of `config.augment` are made as examples are read, so that no two
+        passes are alike.
+      decoder: what made the elements from files, with versions; nothing where `checksum` covers the
+        elements themselves.
     """
 
     class_names: tuple[str, ...]
@@ -84,7 +87,8 @@ class Source(abc.ABC):
 
         Args:
           i: from 0.
-          key: a seed and a position in the run's endless sequence of examples, of which random crops are a function.
+          key: a seed and a position in the run's endless sequence of examples, of which random
+            crops are a function.
 
         Raises:
           DamagedError: it cannot be read.
@@ -160,7 +164,9 @@ class Arrays(Source):
 
     def checksum(self) -> int:
         """CRC-32 of all images and labels."""
-        return zlib.crc32(np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images)))
+        return zlib.crc32(
+            np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images))
+        )
 
 
 def evenly(count: int, most: int, first: int = 0) -> np.ndarray:
@@ -173,7 +179,12 @@ class Part(Source):
 
     def __init__(self, source: Source, count: int):
         self.source, self.places = source, evenly(len(source), count)
-        self.class_names, self.element, self.decoder, self.random = source.class_names, source.element, source.decoder, source.random
+        self.class_names, self.element, self.decoder, self.random = (
+            source.class_names,
+            source.element,
+            source.decoder,
+            source.random,
+        )
 
     def __len__(self) -> int:
         return len(self.places)
@@ -210,7 +221,10 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
     """
     number = zlib.crc32(stream.encode()) if isinstance(stream, str) else stream
     # The index is the counter's highest word: the draws of two examples never meet.
-    key, counter = np.array([seed % 2**64, number], np.uint64), np.array([0, 0, 0, index], np.uint64)
+    key, counter = (
+        np.array([seed % 2**64, number], np.uint64),
+        np.array([0, 0, 0, index], np.uint64),
+    )
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -220,7 +234,9 @@ def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: shape and kind of its input, whether it was cropped, and the classes, for JSON."""
+    """What a network depends on: shape and kind of its input, whether it was cropped, and the
+    classes, for JSON.
+    """
     return {
         "image_shape": list(source.image_shape),
         "kind": source.element.kind,

@@ -27,21 +27,38 @@ class Lines:
         self._file = root / f"{split}.tsv"
         if not self._file.is_file():
             there = ", ".join(sorted(file.stem for file in root.glob("*.tsv"))) or "none"
-            raise UserError(f"text:{path}: there is no file {self._file}; the folder's splits are: {there}", exit_code=1)
+            raise UserError(
+                f"text:{path}: there is no file {self._file}; the folder's splits are: {there}",
+                exit_code=1,
+            )
         try:
             lines = self._file.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{self._file}: is not UTF-8 ({error})", exit_code=1) from error
-        found = [(number, line.rstrip("\r").split("\t", 1)) for number, line in enumerate(lines, 1) if line.strip()]
+        found = [
+            (number, line.rstrip("\r").split("\t", 1))
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
         found = [(number, [parts[0].strip(), *parts[1:]]) for number, parts in found]
         for number, parts in found:
             if len(parts) != 2 or not parts[0] or (class_names and parts[0] not in class_names):
                 allowed = f"; the classes are {', '.join(class_names)}" if class_names else ""
-                raise UserError(f"{self._file}, line {number}: {short(parts)} is not a class, a tab and a text{allowed}", exit_code=1)
+                raise UserError(
+                    f"{self._file}, line {number}: {short(parts)} is not a class, a tab and a "
+                    f"text{allowed}",
+                    exit_code=1,
+                )
         self.class_names = class_names or tuple(sorted({parts[0] for _, parts in found}))
         if len(self.class_names) < 2:
-            raise UserError(f"{self._file}: has {len(self.class_names)} classes; a network needs at least two", exit_code=1)
-        self._numbers, self._texts = [number for number, _ in found], [parts[1] for _, parts in found]
+            raise UserError(
+                f"{self._file}: has {len(self.class_names)} classes; a network needs at least two",
+                exit_code=1,
+            )
+        self._numbers, self._texts = (
+            [number for number, _ in found],
+            [parts[1] for _, parts in found],
+        )
         self._labels = np.array([self.class_names.index(parts[0]) for _, parts in found], np.int32)
 
     def __len__(self) -> int:

@@ -1,11 +1,14 @@
 """Loading: how batches reach the device.
 
-    Resident   the whole set lies in device memory, and a batch is a list of indices, gathered on the device
-    Streamed   examples are read and decoded by threads, and batches are sent ahead of the step that needs them
+    Resident   the whole set lies in device memory, and a batch is a list of indices, gathered on
+               the device
+    Streamed   examples are read and decoded by threads, and batches are sent ahead of the step that
+               needs them
 
-The order is the same either way: the position in the data is a function of (seed, step). Step n trains on examples n * B ...
-(n + 1) * B - 1 of an endless sequence of shuffled epochs, whatever came before. Epochs run on into one another, so that every batch is
-full and every example comes once an epoch. Of p processes, process i has the i-th part of every batch.
+The order is the same either way: the position in the data is a function of (seed, step). Step n
+trains on examples n * B ... (n + 1) * B - 1 of an endless sequence of shuffled epochs, whatever
+came before. Epochs run on into one another, so that every batch is full and every example comes
+once an epoch. Of p processes, process i has the i-th part of every batch.
 """
 
 import collections
@@ -47,33 +50,45 @@ def _orders(seed: int, examples: int) -> Callable[[int], np.ndarray]:
     return order
 
 
-def train_indices(seed: int, step: int, batch_size: int, examples: int, repeats: int = 1) -> np.ndarray:
+def train_indices(
+    seed: int, step: int, batch_size: int, examples: int, repeats: int = 1
+) -> np.ndarray:
     """Indices [batch_size] int32 of the examples of one training step, counted from 0.
 
-    With `repeats`, which divides the batch, it holds batch_size / repeats examples, each so many times: repeated augmentation (Hoffer et
-    al. 2020, arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
+    With `repeats`, which divides the batch, it holds batch_size / repeats examples, each so many
+    times: repeated augmentation (Hoffer et al. 2020, arXiv:1901.09335; Berman et al. 2019,
+    arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
     """
     different = batch_size // repeats
     position = np.arange(step * different, (step + 1) * different)
     epochs = position // examples
-    parts = [epoch_order(seed, int(e), examples)[position[epochs == e] % examples] for e in range(epochs[0], epochs[-1] + 1)]
+    parts = [
+        epoch_order(seed, int(e), examples)[position[epochs == e] % examples]
+        for e in range(epochs[0], epochs[-1] + 1)
+    ]
     # One round after the other, so that the devices' parts hold different examples.
     return np.tile(np.concatenate(parts), repeats)
 
 
 def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
-    """Batches that hold every example exactly once: `index` [batch_size] int32 and `mask` [batch_size] float32.
+    """Batches that hold every example exactly once: `index` [batch_size] int32 and `mask`
+    [batch_size] float32.
 
     The last batch is filled up with example 0, masked out by 0.
     """
     padded = -(-examples // batch_size) * batch_size
     index = np.where(np.arange(padded) < examples, np.arange(padded), 0).astype(np.int32)
     mask = (np.arange(padded) < examples).astype(np.float32)
-    return [{"index": i, "mask": m} for i, m in zip(index.reshape(-1, batch_size), mask.reshape(-1, batch_size), strict=True)]
+    return [
+        {"index": i, "mask": m}
+        for i, m in zip(index.reshape(-1, batch_size), mask.reshape(-1, batch_size), strict=True)
+    ]
 
 
 def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with its `image` [B, ...] and `label` [B] int32: as they were sent, or gathered from the resident set by `index`."""
+    """The batch with its `image` [B, ...] and `label` [B] int32: as they were sent, or gathered
+    from the resident set by `index`.
+    """
     if "image" in batch:
         return batch
     index = batch["index"]
@@ -104,7 +119,10 @@ class Order:
 
     def indices(self, step: int, examples: int) -> np.ndarray:
         """Indices [B] or [K, B] int32 of one step, counted from 0."""
-        rows = [train_indices(seed, step, self.batch_size, examples, self.repeats) for seed in self.seeds]
+        rows = [
+            train_indices(seed, step, self.batch_size, examples, self.repeats)
+            for seed in self.seeds
+        ]
         return np.stack(rows) if self.axis else rows[0]
 
 
@@ -125,27 +143,45 @@ class Resident:
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
         self.data = parallel.replicate({"images": source.images, "labels": source.labels})
 
-    def train_batches(self, order: Order, first: int, last: int, calls: Iterable[int] | None = None) -> Iterator[Batch]:
-        """The batches of steps first ... last - 1: `index` and `position`, a function of (seed, step).
+    def train_batches(
+        self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
+    ) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `index` and `position`, a function of (seed,
+        step).
 
         Args:
           order: of the run.
           first, last: steps, counted from 0.
-          calls: how many steps each call takes, by default 1; the batches of several come as one, with the steps' axis in front.
+          calls: how many steps each call takes, by default 1; the batches of several come as one,
+            with the steps' axis in front.
         """
         axis, step = order.axis, first
-        position = np.broadcast_to(np.arange(order.batch_size, dtype=np.int32), order.indices(first, self.examples).shape)
+        position = np.broadcast_to(
+            np.arange(order.batch_size, dtype=np.int32), order.indices(first, self.examples).shape
+        )
         for count in itertools.repeat(1, last - first) if calls is None else calls:
-            steps = [{"index": order.indices(step + n, self.examples), "position": position} for n in range(count)]
-            batch = steps[0] if count == 1 else {name: np.stack([batch[name] for batch in steps]) for name in steps[0]}
+            steps = [
+                {"index": order.indices(step + n, self.examples), "position": position}
+                for n in range(count)
+            ]
+            batch = (
+                steps[0]
+                if count == 1
+                else {name: np.stack([batch[name] for batch in steps]) for name in steps[0]}
+            )
             where = axis + (count > 1)
-            yield self._parallel.shard({name: self._parallel.own_part(value, where) for name, value in batch.items()}, where)
+            yield self._parallel.shard(
+                {name: self._parallel.own_part(value, where) for name, value in batch.items()},
+                where,
+            )
             step += count
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `index` and `mask`."""
         for batch in eval_batches(self.examples, batch_size):
-            yield self._parallel.shard({name: self._parallel.own_part(value) for name, value in batch.items()})
+            yield self._parallel.shard(
+                {name: self._parallel.own_part(value) for name, value in batch.items()}
+            )
 
 
 class Streamed:
@@ -171,16 +207,28 @@ class Streamed:
         """Damaged examples met so far, which an evaluation cannot count."""
         return self._parallel.total(len(self._reader.damaged))
 
-    def train_batches(self, order: Order, first: int, last: int, calls: Iterable[int] | None = None) -> Iterator[Batch]:
-        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of (seed, step); `calls` are all 1."""
-        each = [self._reader.train_batches(seed, first, last, order.batch_size, order.repeats) for seed in order.seeds]
+    def train_batches(
+        self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
+    ) -> Iterator[Batch]:
+        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of
+        (seed, step); `calls` are all 1.
+        """
+        each = [
+            self._reader.train_batches(seed, first, last, order.batch_size, order.repeats)
+            for seed in order.seeds
+        ]
         if not order.axis:
             return self._ahead(each[0])
-        together = ({name: np.stack([batch[name] for batch in members]) for name in members[0]} for members in zip(*each, strict=True))
+        together = (
+            {name: np.stack([batch[name] for batch in members]) for name in members[0]}
+            for members in zip(*each, strict=True)
+        )
         return self._ahead(together, order.axis)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once: `image`, `label`, `index` and `mask`, which is 0 for damaged ones too."""
+        """Every example once: `image`, `label`, `index` and `mask`, which is 0 for damaged ones
+        too.
+        """
         return self._ahead(self._reader.eval_batches(batch_size))
 
     def _ahead(self, batches: Iterator[Batch], axis: int = 0) -> Iterator[Batch]:
@@ -206,13 +254,27 @@ class Reader:
       damaged: names of the damaged examples met so far.
     """
 
-    def __init__(self, source: Source, threads: int = 0, damaged_share: float = 0.001, process: tuple[int, int] = (0, 1)):
-        self.source, self.threads, self.damaged_share, self.process = source, threads or 2 * (os.cpu_count() or 1), damaged_share, process
+    def __init__(
+        self,
+        source: Source,
+        threads: int = 0,
+        damaged_share: float = 0.001,
+        process: tuple[int, int] = (0, 1),
+    ):
+        self.source, self.threads, self.damaged_share, self.process = (
+            source,
+            threads or 2 * (os.cpu_count() or 1),
+            damaged_share,
+            process,
+        )
         self.damaged: set[str] = set()
         self._lock = threading.Lock()
 
-    def train_batches(self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1) -> Iterator[Batch]:
-        """This process' part of the batches of steps first ... last - 1: `image`, `label` and `position` in the global batch.
+    def train_batches(
+        self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1
+    ) -> Iterator[Batch]:
+        """This process' part of the batches of steps first ... last - 1: `image`, `label` and
+        `position` in the global batch.
 
         A damaged example is replaced by the next good one.
         """
@@ -225,7 +287,10 @@ class Reader:
             step, position = self._place(local, batch_size)
             index = indices(first + step)[position]
             for other in range(len(self.source)):
-                example = self._try_to_read((index + other) % len(self.source), (seed, (first + step) * batch_size + position))
+                example = self._try_to_read(
+                    (index + other) % len(self.source),
+                    (seed, (first + step) * batch_size + position),
+                )
                 if example is not None:
                     return example | {"position": np.int32(position)}
             raise UserError("no example can be read", exit_code=1)
@@ -233,7 +298,9 @@ class Reader:
         return self._read((last - first) * self._local(batch_size), read, self._local(batch_size))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """This process' part of batches of every example once: `image`, `label`, `index` and `mask`, 0 for fillers and damaged ones."""
+        """This process' part of batches of every example once: `image`, `label`, `index` and
+        `mask`, 0 for fillers and damaged ones.
+        """
         image = np.zeros(self.source.element.shape, self.source.element.dtype)
         empty = {"image": image, "label": np.int32(0), "index": np.int32(0), "mask": np.float32(0)}
 
@@ -241,14 +308,26 @@ class Reader:
             step, position = self._place(local, batch_size)
             i = step * batch_size + position
             example = self._try_to_read(i, (0, i)) if i < len(self.source) else None
-            return empty if example is None else example | {"index": np.int32(i), "mask": np.float32(1)}
+            return (
+                empty
+                if example is None
+                else example | {"index": np.int32(i), "mask": np.float32(1)}
+            )
 
-        return self._read(-(-len(self.source) // batch_size) * self._local(batch_size), read, self._local(batch_size))
+        return self._read(
+            -(-len(self.source) // batch_size) * self._local(batch_size),
+            read,
+            self._local(batch_size),
+        )
 
     def examples(self) -> Iterator[Batch]:
-        """Every example that can be read, one by one and in order: `image`, `label` and `index`; in one process."""
+        """Every example that can be read, one by one and in order: `image`, `label` and `index`; in
+        one process.
+        """
         count = len(self.source)
-        for examples in self._chunks(count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0):
+        for examples in self._chunks(
+            count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0
+        ):
             for example, i in examples:
                 if example is not None:
                     yield example | {"index": np.int32(i)}
@@ -256,35 +335,49 @@ class Reader:
     def _local(self, batch_size: int) -> int:
         number, processes = self.process
         if batch_size % processes:
-            raise UserError(f"{batch_size} examples a batch / {processes} processes = {batch_size / processes:.2f} is not whole")
+            raise UserError(
+                f"{batch_size} examples a batch / {processes} processes = "
+                f"{batch_size / processes:.2f} is not whole"
+            )
         return batch_size // processes
 
     def _place(self, local: int, batch_size: int) -> tuple[int, int]:
-        """Of this process' example number `local`: the step, and the position in the global batch."""
+        """Of this process' example number `local`: the step, and the position in the global
+        batch.
+        """
         step, offset = divmod(local, self._local(batch_size))
         return step, self.process[0] * self._local(batch_size) + offset
 
     def _read(self, count: int, read: Any, batch_size: int) -> Iterator[Batch]:
-        # A thread reads several examples at a time: handing each over alone costs a sixth of what it takes to decode a photograph.
+        # A thread reads several examples at a time: handing each over alone costs a sixth of what
+        # it takes to decode a photograph.
         chunks = self._chunks(count, read, _chunk_size(batch_size), 2 * batch_size)
         try:
             for _ in range(count // batch_size):
                 examples: list[Batch] = []
                 while len(examples) < batch_size:
                     examples += next(chunks)
-                yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+                yield {
+                    name: np.stack([example[name] for example in examples]) for name in examples[0]
+                }
         finally:
             chunks.close()
 
     def _chunks(self, count: int, read: Any, size: int, ahead: int) -> Iterator[list[Any]]:
-        """What threads read, in order, as lists of `size`, which divides `count`; at least `ahead` of them before they are asked for."""
+        """What threads read, in order, as lists of `size`, which divides `count`; at least `ahead`
+        of them before they are asked for.
+        """
         import grain
 
         def read_chunk(chunk: int) -> list[Any]:
             return [read(local) for local in range(chunk * size, (chunk + 1) * size)]
 
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(ahead // size, 2 * self.threads))
-        chunks = iter(grain.MapDataset.range(count // size).map(read_chunk).to_iter_dataset(options))
+        options = grain.ReadOptions(
+            num_threads=self.threads, prefetch_buffer_size=max(ahead // size, 2 * self.threads)
+        )
+        chunks = iter(
+            grain.MapDataset.range(count // size).map(read_chunk).to_iter_dataset(options)
+        )
         try:
             yield from chunks
         finally:
@@ -307,7 +400,8 @@ class Reader:
         # Each process sees a part of the examples, and may find a part of what is allowed.
         if count > self.damaged_share * len(self.source) / self.process[1]:
             raise UserError(
-                f"{count} of {len(self.source)} examples are damaged, more than a share of {self.damaged_share}; the last: {name}: {why}; "
+                f"{count} of {len(self.source)} examples are damaged, more than a share of "
+                f"{self.damaged_share}; the last: {name}: {why}; "
                 "mend them, or allow more by --config.data.damaged_share",
                 exit_code=1,
             )
@@ -318,5 +412,11 @@ def _chunk_size(examples: int) -> int:
 
 
 def make_loader(source: Source, parallel: Any, settings: Any) -> Resident | Streamed:
-    """The resident way for a source in memory, the streamed way for any other; `settings` is `config.data`."""
-    return Resident(source, parallel) if isinstance(source, Arrays) else Streamed(source, parallel, settings)
+    """The resident way for a source in memory, the streamed way for any other; `settings` is
+    `config.data`.
+    """
+    return (
+        Resident(source, parallel)
+        if isinstance(source, Arrays)
+        else Streamed(source, parallel, settings)
+    )

@@ -1,6 +1,8 @@
-"""`jaxconv prepare NAME`: has TensorFlow Datasets prepare a set as array_record, which needs TensorFlow (the extra `prepare`).
+"""`jaxconv prepare NAME`: has TensorFlow Datasets prepare a set as array_record, which needs
+TensorFlow (the extra `prepare`).
 
-TFDS prepares in a folder `incomplete.*` and renames it when all is done: a set is there whole or not at all.
+TFDS prepares in a folder `incomplete.*` and renames it when all is done: a set is there whole or
+not at all.
 """
 
 import contextlib
@@ -39,10 +41,15 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
       The folder of the prepared set.
 
     Raises:
-      UserError: TensorFlow is not installed, there is no such set, its files are not there or damaged, or TFDS cannot prepare it.
+      UserError: TensorFlow is not installed, there is no such set, its files are not there or
+        damaged, or TFDS cannot prepare it.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError("preparing a set needs TensorFlow, reading it later does not: pip install 'jaxconv[prepare]'", exit_code=1)
+        raise UserError(
+            "preparing a set needs TensorFlow, reading it later does not: pip install "
+            "'jaxconv[prepare]'",
+            exit_code=1,
+        )
     if name.partition(":")[0].partition("/")[0] == "imagenet2012":
         check_imagenet(manual_dir, partial)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -54,7 +61,9 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
         builder = tfds.builder(name, file_format="array_record", **places)
     except tfds.core.DatasetNotFoundError as error:
         known = nearest(name, tfds.list_builders(with_community_datasets=False))
-        raise UserError(f"tfds:{name}: TensorFlow Datasets has no such set{known}", exit_code=1) from error
+        raise UserError(
+            f"tfds:{name}: TensorFlow Datasets has no such set{known}", exit_code=1
+        ) from error
     except (ValueError, ImportError) as error:
         raise UserError(f"tfds:{name}: {' '.join(str(error).split())}", exit_code=1) from error
     folder = Path(builder.data_dir)
@@ -67,10 +76,14 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
         _clean_up(folder.parent)
         try:
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**manual))
-        except Exception as error:  # downloads, archives and every set's own code may raise anything
+        except (
+            Exception
+        ) as error:  # downloads, archives and every set's own code may raise anything
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"tfds:{name}: cannot be prepared: {why}", exit_code=1) from error
-    splits = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
+    splits = ", ".join(
+        f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items()
+    )
     log.info("%s is prepared in %s: %s", name, folder, splits)
     return folder
 
@@ -83,13 +96,17 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{folder}: another process is preparing this set; wait for it", exit_code=1) from error
+            raise UserError(
+                f"{folder}: another process is preparing this set; wait for it", exit_code=1
+            ) from error
         yield
 
 
 def _clean_up(folder: Path) -> None:
     for rest in folder.glob("incomplete.*"):
-        log.warning("a preparation was interrupted: removing its rest, %s, and starting again", rest)
+        log.warning(
+            "a preparation was interrupted: removing its rest, %s, and starting again", rest
+        )
         shutil.rmtree(rest)
 
 
@@ -100,58 +117,110 @@ def check_imagenet(manual_dir: str, partial: bool = False) -> None:
       UserError: they are not there, damaged, of other members, or not complete and not `partial`.
     """
     if not manual_dir:
-        raise UserError(f"imagenet2012 is prepared from {' and '.join(IMAGENET_TARS)}: give their folder by --manual_dir=DIR")
+        raise UserError(
+            f"imagenet2012 is prepared from {' and '.join(IMAGENET_TARS)}: give their folder by "
+            "--manual_dir=DIR"
+        )
     folder = Path(manual_dir).expanduser()
     for name in IMAGENET_TARS:
         if not (folder / name).is_file():
-            there = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) if folder.is_dir() else "no such folder"
-            raise UserError(f"--manual_dir={manual_dir}: has no {name}; there is: {there or 'nothing'}", exit_code=1)
+            there = (
+                ", ".join(sorted(path.name for path in folder.glob("*"))[:5])
+                if folder.is_dir()
+                else "no such folder"
+            )
+            raise UserError(
+                f"--manual_dir={manual_dir}: has no {name}; there is: {there or 'nothing'}",
+                exit_code=1,
+            )
     for name, check in zip(IMAGENET_TARS, (_check_train, _check_validation), strict=True):
         try:
             with tarfile.open(folder / name, "r:") as tar:
                 members = tar.getmembers()
-                if members and members[-1].offset_data + members[-1].size > (folder / name).stat().st_size:
+                if (
+                    members
+                    and members[-1].offset_data + members[-1].size > (folder / name).stat().st_size
+                ):
                     raise tarfile.ReadError("unexpected end of data")
                 check(folder / name, tar, members, partial)
         except tarfile.TarError as error:
-            raise UserError(f"{folder / name}: is damaged ({error}); fetch it again", exit_code=1) from error
+            raise UserError(
+                f"{folder / name}: is damaged ({error}); fetch it again", exit_code=1
+            ) from error
 
 
-def _check_train(path: Path, tar: tarfile.TarFile, members: list[tarfile.TarInfo], partial: bool) -> None:
+def _check_train(
+    path: Path, tar: tarfile.TarFile, members: list[tarfile.TarInfo], partial: bool
+) -> None:
     import tensorflow_datasets as tfds
 
     labels = Path(tfds.core.tfds_path("datasets/imagenet2012/labels.txt"))
-    known, found = set(labels.read_text().split()), {member.name.removesuffix(".tar") for member in members}
-    strange = sorted(member.name for member in members if not member.name.endswith(".tar") or member.name[:-4] not in known)
+    known, found = (
+        set(labels.read_text().split()),
+        {member.name.removesuffix(".tar") for member in members},
+    )
+    strange = sorted(
+        member.name
+        for member in members
+        if not member.name.endswith(".tar") or member.name[:-4] not in known
+    )
     if strange:
-        raise UserError(f"{path}: holds {strange[0]!r}, which is no class of ImageNet 2012; it must hold n01440764.tar ...", exit_code=1)
+        raise UserError(
+            f"{path}: holds {strange[0]!r}, which is no class of ImageNet 2012; it must hold "
+            "n01440764.tar ...",
+            exit_code=1,
+        )
     _check_count(path, len(found), IMAGENET_CLASSES, "classes", partial)
     for member in _spread(members):
         with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
             images = inner.getmembers()
-            wrong = [image.name for image in images if not re.fullmatch(rf"{member.name[:-4]}_\d+\.JPEG", image.name)]
+            wrong = [
+                image.name
+                for image in images
+                if not re.fullmatch(rf"{member.name[:-4]}_\d+\.JPEG", image.name)
+            ]
             if wrong or not images:
-                raise UserError(f"{path}, {member.name}: holds {wrong[0] if wrong else 'nothing'!r}, where images must be", exit_code=1)
+                raise UserError(
+                    f"{path}, {member.name}: holds {wrong[0] if wrong else 'nothing'!r}, where "
+                    "images must be",
+                    exit_code=1,
+                )
             _check_image(f"{path}, {member.name}, {images[0].name}", inner.extractfile(images[0]))
-    log.info("%s: %s classes, of which %d were looked into", path, f"{len(found):,}", len(_spread(members)))
+    log.info(
+        "%s: %s classes, of which %d were looked into",
+        path,
+        f"{len(found):,}",
+        len(_spread(members)),
+    )
 
 
-def _check_validation(path: Path, tar: tarfile.TarFile, members: list[tarfile.TarInfo], partial: bool) -> None:
+def _check_validation(
+    path: Path, tar: tarfile.TarFile, members: list[tarfile.TarInfo], partial: bool
+) -> None:
     names = sorted(member.name for member in members)
-    # TFDS gives the labels to the sorted names, one after the other: a gap would shift all labels behind it.
+    # TFDS gives the labels to the sorted names, one after the other: a gap would shift all labels
+    # behind it.
     for number, name in enumerate(names, 1):
         if name != f"ILSVRC2012_val_{number:08}.JPEG":
-            raise UserError(f"{path}: holds {name!r} in the place of ILSVRC2012_val_{number:08}.JPEG; fetch it again", exit_code=1)
+            raise UserError(
+                f"{path}: holds {name!r} in the place of ILSVRC2012_val_{number:08}.JPEG; fetch it "
+                "again",
+                exit_code=1,
+            )
     _check_count(path, len(names), IMAGENET_VALIDATION, "images", partial)
     for member in _spread(members):
         _check_image(f"{path}, {member.name}", tar.extractfile(member))
-    log.info("%s: %s images, of which %d were decoded", path, f"{len(names):,}", len(_spread(members)))
+    log.info(
+        "%s: %s images, of which %d were decoded", path, f"{len(names):,}", len(_spread(members))
+    )
 
 
 def _check_count(path: Path, found: int, wanted: int, what: str, partial: bool) -> None:
     if not found or (found != wanted and not partial):
         raise UserError(
-            f"{path}: holds {found:,} {what}, where ImageNet has {wanted:,}; fetch it again, or accept it by --partial", exit_code=1
+            f"{path}: holds {found:,} {what}, where ImageNet has {wanted:,}; fetch it again, or "
+            "accept it by --partial",
+            exit_code=1,
         )
 
 
@@ -162,7 +231,9 @@ def _check_image(name: str, file: Any) -> None:
         with Image.open(io.BytesIO(file.read())) as image:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read as an image ({error}); fetch the tar again", exit_code=1) from error
+        raise UserError(
+            f"{name}: cannot be read as an image ({error}); fetch the tar again", exit_code=1
+        ) from error
 
 
 def _spread(members: list[tarfile.TarInfo]) -> list[tarfile.TarInfo]:

@@ -1,13 +1,18 @@
-"""Random operations on colours and shapes: colour jitter, RandAugment, TrivialAugment. All are (key, batch) -> batch on uint8 images.
+"""Random operations on colours and shapes: colour jitter, RandAugment, TrivialAugment. All are
+(key, batch) -> batch on uint8 images.
 
 Which operations there are, and what they do at the weakest and at the strongest, level 0 to 1:
 
                     torchvision        wide (TrivialAugment)   timm ("increasing")     unit
-    shear           0 to 0.3           0 to 0.99               0 to 0.3                pixels a pixel, either way
-    translate       0 to 150/331       0 to 32 pixels          0 to 0.45               of the side, in whole pixels, either way
-    rotate          0 to 30            0 to 135                0 to 30                 degrees, either way
+    shear           0 to 0.3           0 to 0.99               0 to 0.3                pixels a
+                    pixel, either way
+    translate       0 to 150/331       0 to 32 pixels          0 to 0.45               of the side,
+                    in whole pixels, either way
+    rotate          0 to 30            0 to 135                0 to 30                 degrees,
+                    either way
     brightness, contrast, saturation, sharpness
-                    0 to 0.9           0 to 0.99               0 to 0.9                factor 1 plus or minus it
+                    0 to 0.9           0 to 0.99               0 to 0.9                factor 1 plus
+                                       or minus it
     posterize       8 to 4             8 to 2                  4 to 0                  bits
     solarize        255 to 0           255 to 0                256 to 0                threshold
     solarize_add    -                  -                       0 to 110                levels
@@ -28,26 +33,49 @@ LEVELS = 31  # of TrivialAugment
 
 
 def space(name: str, height: int, width: int) -> dict[str, tuple[float, float]]:
-    """Operations of a space, and their values at level 0 and level 1: `torchvision`, `wide` or `timm`; see the module's table."""
+    """Operations of a space, and their values at level 0 and level 1: `torchvision`, `wide` or
+    `timm`; see the module's table.
+    """
     shear, turn, factor, shift = {
         "torchvision": (0.3, 30.0, 0.9, (150 / 331 * width, 150 / 331 * height)),
         "wide": (0.99, 135.0, 0.99, (32.0, 32.0)),
         "timm": (0.3, 30.0, 0.9, (0.45 * width, 0.45 * height)),
     }[name]
-    table = {"shear_x": (0, shear), "shear_y": (0, shear), "translate_x": (0, shift[0]), "translate_y": (0, shift[1]), "rotate": (0, turn)}
+    table = {
+        "shear_x": (0, shear),
+        "shear_y": (0, shear),
+        "translate_x": (0, shift[0]),
+        "translate_y": (0, shift[1]),
+        "rotate": (0, turn),
+    }
     table |= dict.fromkeys(("brightness", "saturation", "contrast", "sharpness"), (0, factor))
     table |= dict.fromkeys(("autocontrast", "equalize"), (0, 0))
     if name == "timm":
         # Its bits are 4 - int(4 x level), where ours are rounded.
-        return table | {"posterize": (4.499, 0.499), "solarize": (256, 0), "solarize_add": (0, 110), "invert": (0, 0)}
-    return table | {"posterize": (8, 4 if name == "torchvision" else 2), "solarize": (255, 0), "identity": (0, 0)}
+        return table | {
+            "posterize": (4.499, 0.499),
+            "solarize": (256, 0),
+            "solarize_add": (0, 110),
+            "invert": (0, 0),
+        }
+    return table | {
+        "posterize": (8, 4 if name == "torchvision" else 2),
+        "solarize": (255, 0),
+        "identity": (0, 0),
+    }
 
 
 SIGNED = (*colour.MATRICES, *colour.BASES)
 
 
 def _one_operation(
-    keys: jax.Array, image: jax.Array, level: jax.Array, probability: float, name: str, fill: jax.Array, interpolation: str
+    keys: jax.Array,
+    image: jax.Array,
+    level: jax.Array,
+    probability: float,
+    name: str,
+    fill: jax.Array,
+    interpolation: str,
 ) -> jax.Array:
     """A random operation of a space on each example [B, H, W, C] float32, at its level [B]."""
     table = space(name, *image.shape[1:3])
@@ -56,7 +84,11 @@ def _one_operation(
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         which, sign, coin = (jax.random.fold_in(key, n) for n in range(3))
-        return jax.random.randint(which, (), 0, len(table)), jax.random.rademacher(sign, (), jnp.float32), jax.random.uniform(coin)
+        return (
+            jax.random.randint(which, (), 0, len(table)),
+            jax.random.rademacher(sign, (), jnp.float32),
+            jax.random.uniform(coin),
+        )
 
     choice, sign, coin = jax.vmap(draw)(keys)
     value = first[choice] + level * (last - first)[choice]
@@ -102,17 +134,27 @@ def randaugment(
 
 
 def trivial(key: jax.Array, batch: Batch, interpolation: str) -> Batch:
-    """TrivialAugment: one random operation at one of 31 random levels on each image [B, H, W, C] uint8."""
+    """TrivialAugment: one random operation at one of 31 random levels on each image [B, H, W, C]
+    uint8.
+    """
     image, keys = batch["image"].astype(jnp.float32), example_keys(key, batch["position"])
-    level = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 3), (), 0, LEVELS))(keys).astype(jnp.float32) / (LEVELS - 1)
-    image = _one_operation(keys, image, level, 1.0, "wide", jnp.zeros(image.shape[-1]), interpolation)
+    level = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 3), (), 0, LEVELS))(
+        keys
+    ).astype(jnp.float32) / (LEVELS - 1)
+    image = _one_operation(
+        keys, image, level, 1.0, "wide", jnp.zeros(image.shape[-1]), interpolation
+    )
     return batch | {"image": image.astype(jnp.uint8)}
 
 
-def colour_jitter(key: jax.Array, batch: Batch, brightness: float, contrast: float, saturation: float, hue: float) -> Batch:
-    """Blend each image [B, H, W, C] uint8 by factors from [1 - x, 1 + x], not below 0, of the first three; turn its hue by [-x, x].
+def colour_jitter(
+    key: jax.Array, batch: Batch, brightness: float, contrast: float, saturation: float, hue: float
+) -> Batch:
+    """Blend each image [B, H, W, C] uint8 by factors from [1 - x, 1 + x], not below 0, of the first
+    three; turn its hue by [-x, x].
 
-    The order of those that are on is drawn once for the whole batch (torchvision draws it for each image), so that each is computed once.
+    The order of those that are on is drawn once for the whole batch (torchvision draws it for each
+    image), so that each is computed once.
     """
     keys = example_keys(key, batch["position"])
 
@@ -122,10 +164,16 @@ def colour_jitter(key: jax.Array, batch: Batch, brightness: float, contrast: flo
 
     def draw(name: str, low: float, high: float) -> jax.Array:
         n = ("brightness", "contrast", "saturation", "hue").index(name)
-        return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, n), minval=low, maxval=high))(keys)
+        return jax.vmap(
+            lambda k: jax.random.uniform(jax.random.fold_in(k, n), minval=low, maxval=high)
+        )(keys)
 
     operations = []
-    for name, most in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+    for name, most in (
+        ("brightness", brightness),
+        ("contrast", contrast),
+        ("saturation", saturation),
+    ):
         if most:
             operations.append(lambda image, name=name, most=most: blended(name, most, image))
     if hue:

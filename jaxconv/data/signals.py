@@ -1,11 +1,14 @@
 """What is not an image, but has its locality: sound, text, volumes.
 
-    sound    16-bit PCM; a waveform [L, 1] float32 from -1 to 1, or the logarithm of its mel spectrogram [T, mels, 1] float32
-    text     characters or bytes as codes [L] uint8, made one-hot on the device; a network's first layer `conv1-K` embeds them
+    sound    16-bit PCM; a waveform [L, 1] float32 from -1 to 1, or the logarithm of its mel
+             spectrogram [T, mels, 1] float32
+    text     characters or bytes as codes [L] uint8, made one-hot on the device; a network's first
+             layer `conv1-K` embeds them
     volume   [D, H, W, C] uint8 or float32
 
-A spectrogram's frames are 25 ms long and 10 ms apart, with a Hann window; the mel scale is m = 2595 log10(1 + f/700) (O'Shaughnessy 1987,
-Speech Communication, page 150), with triangular filters from 0 to half the rate.
+A spectrogram's frames are 25 ms long and 10 ms apart, with a Hann window; the mel scale is m = 2595
+log10(1 + f/700) (O'Shaughnessy 1987, Speech Communication, page 150), with triangular filters from
+0 to half the rate.
 """
 
 import functools
@@ -37,7 +40,9 @@ def read_wav(data: bytes, rate: int) -> np.ndarray:
             channels, width, found = file.getnchannels(), file.getsampwidth(), file.getframerate()
             content = file.readframes(file.getnframes())
     except (wave.Error, EOFError, ValueError, RuntimeError) as error:
-        raise DamagedError(f"cannot be read as a WAV file of PCM samples ({str(error) or 'it ends too early'})") from error
+        raise DamagedError(
+            f"cannot be read as a WAV file of PCM samples ({str(error) or 'it ends too early'})"
+        ) from error
     if width != 2:
         raise DamagedError(f"has {8 * width} bits a sample; save it with 16")
     if found != rate:
@@ -57,7 +62,9 @@ def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
 
 
 def _simple(data: bytes) -> bytes:
-    """A WAV file whose extensible header says no more than the simple one would, with the simple one's tag: Python 3.11 reads no other."""
+    """A WAV file whose extensible header says no more than the simple one would, with the simple
+    one's tag: Python 3.11 reads no other.
+    """
     place = data.find(b"fmt ", 12) + 8
     if data[place : place + 2] == b"\xfe\xff" and data[place + 24 : place + 26] == b"\x01\x00":
         return data[:place] + b"\x01\x00" + data[place + 2 :]
@@ -65,19 +72,26 @@ def _simple(data: bytes) -> bytes:
 
 
 def log_mel(samples: np.ndarray, rate: int, mels: int) -> np.ndarray:
-    """The mel spectrogram's natural logarithm [T, mels] float32 of samples [L], T = 1 + (L - window)/hop."""
+    """The mel spectrogram's natural logarithm [T, mels] float32 of samples [L], T = 1 + (L -
+    window)/hop.
+    """
     window, hop = round(_WINDOW * rate), round(_HOP * rate)
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     points = 1 << (window - 1).bit_length()
     spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32), points)
     power = (np.abs(spectrum) ** 2).astype(np.float32) / window
-    # Not by a matrix product: its threads would wait for cores that the training keeps busy, a hundred times as long.
-    return np.log(np.einsum("tf,fm->tm", power, mel_filters(points, rate, mels)) + _FLOOR).astype(np.float32)
+    # Not by a matrix product: its threads would wait for cores that the training keeps busy, a
+    # hundred times as long.
+    return np.log(np.einsum("tf,fm->tm", power, mel_filters(points, rate, mels)) + _FLOOR).astype(
+        np.float32
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def mel_filters(points: int, rate: int, mels: int) -> np.ndarray:
-    """Triangles [points/2 + 1, mels] float32 over the frequencies of a Fourier transform; neighbours cross at one half."""
+    """Triangles [points/2 + 1, mels] float32 over the frequencies of a Fourier transform;
+    neighbours cross at one half.
+    """
     top = 2595 * np.log10(1 + rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
     frequency = np.linspace(0, rate / 2, points // 2 + 1)[:, None]
@@ -92,7 +106,8 @@ def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
     Args:
       text: any.
       length: of the result.
-      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order, all others 0.
+      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order, all
+        others 0.
     """
     if alphabet:
         codes = {character: number for number, character in enumerate(alphabet, 1)}
@@ -103,14 +118,18 @@ def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
 
 
 def decode_text(codes: np.ndarray, alphabet: str) -> str:
-    """The text of codes [L], as far as they hold it: what fills it up is left out, an unknown character is U+FFFD."""
+    """The text of codes [L], as far as they hold it: what fills it up is left out, an unknown
+    character is U+FFFD.
+    """
     if not alphabet:
         return bytes(codes.tolist()).rstrip(b"\0").decode(errors="replace")
     return "".join(("\ufffd" + alphabet)[code] for code in np.trim_zeros(codes, "b"))
 
 
 def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
-    """What stands at each of the codes [L] of a text, as far as it goes: of a letter of several bytes all of it at the first."""
+    """What stands at each of the codes [L] of a text, as far as it goes: of a letter of several
+    bytes all of it at the first.
+    """
     if alphabet:
         return list(decode_text(codes, alphabet))
     letters = []
@@ -146,9 +165,13 @@ def read_numbers(data: bytes) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy's readers raise many kinds of errors at damaged bytes
-        raise DamagedError(f"cannot be read as a .npy file ({' '.join(str(error).split())})") from error
+        raise DamagedError(
+            f"cannot be read as a .npy file ({' '.join(str(error).split())})"
+        ) from error
     if not isinstance(array, np.ndarray) or not array.size or not array.ndim:
-        raise DamagedError(f"has shape {getattr(array, 'shape', None)}; it must be one array of numbers")
+        raise DamagedError(
+            f"has shape {getattr(array, 'shape', None)}; it must be one array of numbers"
+        )
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         raise DamagedError("holds numbers that are infinite or NaN")
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
@@ -158,4 +181,6 @@ def read_numbers(data: bytes) -> np.ndarray:
 
 def to_unit(values: np.ndarray) -> np.ndarray:
     """float32 on the scale that `config.data.mean` and `std` are on: uint8 is divided by 255."""
-    return values.astype(np.float32) / 255 if values.dtype == np.uint8 else values.astype(np.float32)
+    return (
+        values.astype(np.float32) / 255 if values.dtype == np.uint8 else values.astype(np.float32)
+    )

@@ -7,7 +7,8 @@
     text:PATH      PATH/<split>.tsv, a class, a tab and a text each line (data/lines.py)
     tfds:NAME      a set of TensorFlow Datasets (data/tfds_sets.py)
 
-A source that is no larger than `data.resident_limit`, and that no random crop makes different in every pass, is read into memory.
+A source that is no larger than `data.resident_limit`, and that no random crop makes different in
+every pass, is read into memory.
 """
 
 import dataclasses
@@ -19,7 +20,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
-from jaxconv.data.interface import Arrays, DamagedError, Element, Source, describe, generator, size_in_words
+from jaxconv.data.interface import (
+    Arrays,
+    DamagedError,
+    Element,
+    Source,
+    describe,
+    generator,
+    size_in_words,
+)
 from jaxconv.data.stored import Records, Stored, load
 from jaxconv.errors import UserError, nearest, short
 
@@ -27,21 +36,30 @@ TOYS = ("tones", "sentences", "solids")
 PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
 
 
-def open_source(config: Any, split: str, like: Source | dict | None = None, augment: Any = None) -> Source:
+def open_source(
+    config: Any, split: str, like: Source | dict | None = None, augment: Any = None
+) -> Source:
     """Open one split of the source that `config` (the `data` part of a config) names.
 
     Args:
       config: `config.data`.
       split: the split's name.
-      like: a `description` that this split must agree with, so that a test split is read as its training split was.
-      augment: `config.augment`, for a split that is trained on: its random crops are the source's. Otherwise the middle is kept.
+      like: a `description` that this split must agree with, so that a test split is read as its
+        training split was.
+      augment: `config.augment`, for a split that is trained on: its random crops are the source's.
+        Otherwise the middle is kept.
 
     Raises:
       UserError: no such source or split, or files that cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
-    if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (f"{kind}:" in " ".join(PATTERNS)):
-        raise UserError(f"no source is called {config.source!r}{nearest(kind, PATTERNS)}; there are {', '.join(PATTERNS)}")
+    if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (
+        f"{kind}:" in " ".join(PATTERNS)
+    ):
+        raise UserError(
+            f"no source is called {config.source!r}{nearest(kind, PATTERNS)}; there are "
+            f"{', '.join(PATTERNS)}"
+        )
     if kind == "xo":
         source: Source = _draw_xo(config, split)
     elif kind == "arrays":
@@ -55,7 +73,8 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
         for what in ("class_names", "image_shape", "kind"):
             if found[what] != like[what]:
                 raise UserError(
-                    f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are {short(found[what])}, "
+                    f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
+                    f"{short(found[what])}, "
                     f"where the network was trained with {short(like[what])}",
                     exit_code=1,
                 )
@@ -65,7 +84,9 @@ def open_source(config: Any, split: str, like: Source | dict | None = None, augm
 
 
 def as_files(settings: Any) -> ConfigDict:
-    """A copy of `config.data` by which a set is not read into memory: its examples are read when they are asked for."""
+    """A copy of `config.data` by which a set is not read into memory: its examples are read when
+    they are asked for.
+    """
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
 
@@ -75,23 +96,34 @@ def eval_size(config: Any) -> int:
 
 
 def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What in `config` (the `data` part of a config) makes an element of this kind and shape of a file while evaluating; for JSON."""
+    """What in `config` (the `data` part of a config) makes an element of this kind and shape of a
+    file while evaluating; for JSON.
+    """
     if kind == "image":
-        # A set that is not resized has whole images of one size. Others are brought to it, which needs a square.
+        # A set that is not resized has whole images of one size. Others are brought to it, which
+        # needs a square.
         size = shape[0] if shape[0] == shape[1] else 0
-        return {"image_size": size, "crop_ratio": config.crop_ratio if eval_size(config) else 1.0, "decoder": config.decoder}
+        return {
+            "image_size": size,
+            "crop_ratio": config.crop_ratio if eval_size(config) else 1.0,
+            "decoder": config.decoder,
+        }
     return {"text": config.text.to_dict()} if kind == "text" else {"audio": config.audio.to_dict()}
 
 
-def open_given(records: Records, reading: dict[str, Any], kind: str, shape: tuple[int, ...]) -> Stored:
+def open_given(
+    records: Records, reading: dict[str, Any], kind: str, shape: tuple[int, ...]
+) -> Stored:
     """Files or texts that belong to no set, decoded as the examples of a run are while evaluating.
 
-    A signal comes out of a .wav file as the run's sounds do, or out of a .npy file, whose uint8 is divided by 255.
+    A signal comes out of a .wav file as the run's sounds do, or out of a .npy file, whose uint8 is
+    divided by 255.
 
     Args:
       records: their payloads are contents of files, or texts.
       reading: see `reading_of`.
-      kind, shape: of the elements, see `interface.Element`. To read a record that gives another shape raises DamagedError.
+      kind, shape: of the elements, see `interface.Element`. To read a record that gives another
+        shape raises DamagedError.
 
     Raises:
       UserError: the decoder is not installed.
@@ -102,7 +134,9 @@ def open_given(records: Records, reading: dict[str, Any], kind: str, shape: tupl
     elif kind == "text":
         source = _texts(records, (), config)
     else:
-        source = _sounds(records, (), config, lambda content: signals.read_wav(content, config.audio.rate))
+        source = _sounds(
+            records, (), config, lambda content: signals.read_wav(content, config.audio.rate)
+        )
 
     def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
         if kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
@@ -111,10 +145,17 @@ def open_given(records: Records, reading: dict[str, Any], kind: str, shape: tupl
         else:
             element = source.decode(payload, key)
         if element.shape != shape:
-            raise DamagedError(f"is {size_in_words(element.shape, kind)}, where the network takes {size_in_words(shape, kind)}")
+            raise DamagedError(
+                f"is {size_in_words(element.shape, kind)}, where the network takes "
+                f"{size_in_words(shape, kind)}"
+            )
         return element
 
-    return dataclasses.replace(source, decode=decode_one, element=Element(shape, kind, "float32" if kind == "signal" else "uint8"))
+    return dataclasses.replace(
+        source,
+        decode=decode_one,
+        element=Element(shape, kind, "float32" if kind == "signal" else "uint8"),
+    )
 
 
 def _middles(records: Records, config: Any, channels: int) -> Stored:
@@ -123,17 +164,24 @@ def _middles(records: Records, config: Any, channels: int) -> Stored:
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
         return decode.decode_middle(content, size, channels, decoder, config.crop_ratio)
 
-    return Stored(records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder))
+    return Stored(
+        records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder)
+    )
 
 
 def _draw_xo(config: Any, split: str) -> Arrays:
     for key in ("image_size", "eval_image_size"):
         if config[key]:
-            raise UserError(f"config.data.{key} is {config[key]}; the size of X's and O's is config.data.xo.size")
+            raise UserError(
+                f"config.data.{key} is {config[key]}; the size of X's and O's is "
+                "config.data.xo.size"
+            )
     return xo.draw_split(split, **config.xo)
 
 
-def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | None, augment: Any) -> Stored:
+def _open_stored(
+    kind: str, rest: str, config: Any, split: str, like: dict | None, augment: Any
+) -> Stored:
     if kind in TOYS:
         return _open_toy(kind, config, split)
     if kind == "text":
@@ -144,7 +192,9 @@ def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | Non
         files, classes = folder.open_files(rest, split, config)
         what = files.kind()
         if what == "sound":
-            return _sounds(files, classes, config, lambda content: signals.read_wav(content, config.audio.rate))
+            return _sounds(
+                files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
+            )
         if what == "volume":
             return _volumes(files, classes)
         return _images(files, classes, config, augment, channels)
@@ -156,34 +206,60 @@ def _open_stored(kind: str, rest: str, config: Any, split: str, like: dict | Non
     if prepared.kind == "sound":
         rate = prepared.sample_rate
         if rate not in (0, config.audio.rate):
-            raise UserError(f"{config.source}: has {rate} samples a second; set --config.data.audio.rate={rate}", exit_code=1)
+            raise UserError(
+                f"{config.source}: has {rate} samples a second; set "
+                f"--config.data.audio.rate={rate}",
+                exit_code=1,
+            )
         return _sounds(prepared, prepared.class_names, config, _as_sound)
     return _images(prepared, prepared.class_names, config, augment, channels or prepared.channels)
 
 
-def _images(records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int) -> Stored:
+def _images(
+    records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int
+) -> Stored:
     size = config.image_size if augment is not None else eval_size(config)
     decoder = decode.choose_decoder(config.decoder)
-    # Images of one size are cropped on the device; those that are brought to one size, as they are read, out of all their pixels.
-    random = bool(size) and augment is not None and bool(augment.random_resized_crop.scale or augment.scale_jitter)
+    # Images of one size are cropped on the device; those that are brought to one size, as they are
+    # read, out of all their pixels.
+    random = (
+        bool(size)
+        and augment is not None
+        and bool(augment.random_resized_crop.scale or augment.scale_jitter)
+    )
     if random and augment.scale_jitter and augment.scale_jitter[0] < size:
-        raise UserError(f"config.augment.scale_jitter begins at {augment.scale_jitter[0]}; it must be at least data.image_size, {size}")
+        raise UserError(
+            f"config.augment.scale_jitter begins at {augment.scale_jitter[0]}; it must be at least "
+            f"data.image_size, {size}"
+        )
     channels = channels or (1 if _all(decode.is_grey, records) else 3)
 
     def choose_box(height: int, width: int, key: tuple[int, int]) -> boxes.Box:
         if augment is None:
             return boxes.eval_box(height, width, size, config.crop_ratio)
         # A generator costs 10 microseconds, which an image without a random crop need not pay.
-        return boxes.train_box(generator(key[0], "crop", key[1]) if random else None, height, width, size, augment)
+        return boxes.train_box(
+            generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
+        )
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_image(content, size, channels, functools.partial(choose_box, key=key), decoder, fast=random)
+        return decode.decode_image(
+            content, size, channels, functools.partial(choose_box, key=key), decoder, fast=random
+        )
 
-    shape = (size, size, channels) if size else _first(records, lambda content: decode_one(content, (0, 0))).shape
-    return Stored(records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random)
+    shape = (
+        (size, size, channels)
+        if size
+        else _first(records, lambda content: decode_one(content, (0, 0))).shape
+    )
+    return Stored(
+        records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random
+    )
 
 
-def _sounds(records: Records, classes: tuple[str, ...], config: Any, read: Callable[[Any], np.ndarray]) -> Stored:
+def _sounds(
+    records: Records, classes: tuple[str, ...], config: Any, read: Callable[[Any], np.ndarray]
+) -> Stored:
     audio = config.audio
     length = round(audio.rate * audio.seconds)
 
@@ -196,7 +272,9 @@ def _sounds(records: Records, classes: tuple[str, ...], config: Any, read: Calla
         return form(signals.fit_length(read(payload), length))
 
     shape = form(np.zeros(length, np.float32)).shape
-    return Stored(records, decode_one, classes, Element(shape, "signal", "float32"), f"numpy {np.__version__}")
+    return Stored(
+        records, decode_one, classes, Element(shape, "signal", "float32"), f"numpy {np.__version__}"
+    )
 
 
 def _as_sound(samples: np.ndarray) -> np.ndarray:
@@ -210,29 +288,59 @@ def _texts(records: Records, classes: tuple[str, ...], config: Any) -> Stored:
     text = config.text
 
     def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
-        return signals.encode_text(payload.decode(errors="replace") if isinstance(payload, bytes) else payload, text.length, text.alphabet)
+        return signals.encode_text(
+            payload.decode(errors="replace") if isinstance(payload, bytes) else payload,
+            text.length,
+            text.alphabet,
+        )
 
-    return Stored(records, decode_one, classes, Element((text.length,), "text", "uint8", signals.count_codes(text.alphabet)))
+    return Stored(
+        records,
+        decode_one,
+        classes,
+        Element((text.length,), "text", "uint8", signals.count_codes(text.alphabet)),
+    )
 
 
 def _volumes(records: Records, classes: tuple[str, ...]) -> Stored:
     first = _first(records, signals.read_volume)
-    return Stored(records, lambda content, key: signals.read_volume(content), classes, Element(first.shape, "signal", str(first.dtype)))
+    return Stored(
+        records,
+        lambda content, key: signals.read_volume(content),
+        classes,
+        Element(first.shape, "signal", str(first.dtype)),
+    )
 
 
 def _open_toy(kind: str, config: Any, split: str) -> Stored:
     toy, audio = config.toy, config.audio
     if kind == "tones":
-        tones = toys.Drawn(lambda random, label: toys.draw_tone(random, label, audio.rate, audio.seconds), len(toys.TONES), split, toy)
+        tones = toys.Drawn(
+            lambda random, label: toys.draw_tone(random, label, audio.rate, audio.seconds),
+            len(toys.TONES),
+            split,
+            toy,
+        )
         return _sounds(tones, toys.TONES, config, lambda samples: samples)
     if kind == "sentences":
-        return _texts(toys.Drawn(toys.draw_sentence, len(toys.TOPICS), split, toy), tuple(toys.TOPICS), config)
-    solids = toys.Drawn(lambda random, label: toys.draw_solid(random, label, toy.size), len(toys.SOLIDS), split, toy)
-    return Stored(solids, lambda volume, key: volume, toys.SOLIDS, Element((toy.size,) * 3 + (1,), "signal", "uint8"))
+        return _texts(
+            toys.Drawn(toys.draw_sentence, len(toys.TOPICS), split, toy), tuple(toys.TOPICS), config
+        )
+    solids = toys.Drawn(
+        lambda random, label: toys.draw_solid(random, label, toy.size), len(toys.SOLIDS), split, toy
+    )
+    return Stored(
+        solids,
+        lambda volume, key: volume,
+        toys.SOLIDS,
+        Element((toy.size,) * 3 + (1,), "signal", "uint8"),
+    )
 
 
 def _all(test: Callable[[Any], bool], records: Records) -> bool:
-    """Whether the test holds for every record that can be read; stops at the first that fails it."""
+    """Whether the test holds for every record that can be read; stops at the first that fails
+    it.
+    """
     for i in range(len(records)):
         try:
             if not test(records[i][0]):
@@ -250,4 +358,6 @@ def _first(records: Records, decode_one: Callable[[Any], np.ndarray]) -> np.ndar
             return decode_one(records[i][0])
         except DamagedError as error:
             why = why or f"{records.name(i)}: {error}"
-    raise UserError(f"none of the {len(records)} examples can be read; the first: {why}", exit_code=1)
+    raise UserError(
+        f"none of the {len(records)} examples can be read; the first: {why}", exit_code=1
+    )

@@ -1,4 +1,6 @@
-"""Examples in files or records: read and decoded one by one, whenever they are asked for, or all of them into memory."""
+"""Examples in files or records: read and decoded one by one, whenever they are asked for, or all of
+them into memory.
+"""
 
 import dataclasses
 import logging
@@ -16,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Records(Protocol):
-    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random access.
+    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random
+    access.
 
     Attributes:
       has_labels: whether all labels are known without reading all records.
@@ -62,27 +65,43 @@ class Stored(Source):
         return len(self.records)
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Read and decode example i; raises DamagedError, or UserError where its form is not that of the others, or it has no class."""
+        """Read and decode example i; raises DamagedError, or UserError where its form is not that
+        of the others, or it has no class.
+        """
         payload, label = self.records[i]
         element = self.decode(payload, key)
         if element.shape != self.element.shape:
-            found, wanted = (size_in_words(shape, self.element.kind) for shape in (element.shape, self.element.shape))
-            advice = "; give one size to all by --config.data.image_size=N" if self.element.kind == "image" else ""
-            raise UserError(f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1)
+            found, wanted = (
+                size_in_words(shape, self.element.kind)
+                for shape in (element.shape, self.element.shape)
+            )
+            advice = (
+                "; give one size to all by --config.data.image_size=N"
+                if self.element.kind == "image"
+                else ""
+            )
+            raise UserError(
+                f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1
+            )
         if element.dtype != self.element.dtype:
             raise UserError(
-                f"{self.name(i)}: has numbers of type {element.dtype}, where {self.name(0)} has {self.element.dtype}; save all as one type",
+                f"{self.name(i)}: has numbers of type {element.dtype}, where {self.name(0)} has "
+                f"{self.element.dtype}; save all as one type",
                 exit_code=1,
             )
         self.check_label(i, label)
         return {"image": element, "label": np.int32(label)}
 
     def check_label(self, i: int, label: int) -> None:
-        """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks what has no label."""
+        """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks
+        what has no label.
+        """
         if self.class_names and not 0 <= label < len(self.class_names):
             count = len(self.class_names)
             raise UserError(
-                f"{self.name(i)}: has the label {label}, where the classes are 0 to {count - 1}; choose another split", exit_code=1
+                f"{self.name(i)}: has the label {label}, where the classes are 0 to {count - 1}; "
+                "choose another split",
+                exit_code=1,
             )
 
     def labels_of_all(self) -> np.ndarray:
@@ -127,7 +146,10 @@ def load(source: Stored, skip_unreadable: bool = False, what: str = "the source"
             exit_code=1,
         )
     if len(broken) == len(examples):
-        raise UserError(f"{what}: none of the {len(examples)} examples can be read; the first: {broken[0][1]}", exit_code=1)
+        raise UserError(
+            f"{what}: none of the {len(examples)} examples can be read; the first: {broken[0][1]}",
+            exit_code=1,
+        )
     if broken:
         log.warning("%s: left out %d unreadable of %d examples:", what, len(broken), len(examples))
         for i, why in broken:
@@ -136,9 +158,23 @@ def load(source: Stored, skip_unreadable: bool = False, what: str = "the source"
     good = [examples[i] for i in place]
     labels = np.array([example["label"] for example in good], np.int32)
     # Labels that are only known by reading are those of what could be read.
-    gone = set(np.unique(source.labels_of_all())) - set(np.unique(labels)) if source.records.has_labels else ()
+    gone = (
+        set(np.unique(source.labels_of_all())) - set(np.unique(labels))
+        if source.records.has_labels
+        else ()
+    )
     if gone:
         name = source.class_names[min(gone)]
-        raise UserError(f"{what}: no example of class {name!r} can be read; mend some, or remove the class", exit_code=1)
+        raise UserError(
+            f"{what}: no example of class {name!r} can be read; mend some, or remove the class",
+            exit_code=1,
+        )
     images = np.stack([example["image"] for example in good])
-    return Arrays(images, labels, source.class_names, source.element.kind, source.element.codes, lambda i: source.name(place[i]))
+    return Arrays(
+        images,
+        labels,
+        source.class_names,
+        source.element.kind,
+        source.element.codes,
+        lambda i: source.name(place[i]),
+    )

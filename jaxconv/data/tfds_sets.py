@@ -1,4 +1,5 @@
-"""Sets of TensorFlow Datasets, read without TensorFlow: `tfds:NAME` or `tfds:NAME/CONFIG:VERSION`, splits in TFDS's own syntax.
+"""Sets of TensorFlow Datasets, read without TensorFlow: `tfds:NAME` or `tfds:NAME/CONFIG:VERSION`,
+splits in TFDS's own syntax.
 
 The set must be prepared as array_record, which `jaxconv prepare NAME` does (data/prepare.py).
 """
@@ -24,7 +25,8 @@ _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
 
 
 class Prepared:
-    """Records of a prepared set: the payload is what the file holds, such as the bytes of a JPEG, numbers, or bytes of a text.
+    """Records of a prepared set: the payload is what the file holds, such as the bytes of a JPEG,
+    numbers, or bytes of a text.
 
     Args:
       name: TFDS's name, with config and version if need be.
@@ -53,16 +55,28 @@ class Prepared:
         self.kind = _kind_of(feature, self._input)
         self.channels = (feature.shape[-1] or 0) if self.kind == "image" else 0
         self.sample_rate = self._view.sample_rate if self._view else 0
-        # The bytes of images: the pictures are decoded elsewhere, and those that nobody asks for, such as masks, not at all.
-        pictures = {key: tfds.decode.SkipDecoding() for key, each in info.features.items() if isinstance(each, tfds.features.Image)}
-        self._full_name, self._split, self._has_names = info.full_name, split, "file_name" in info.features
+        # The bytes of images: the pictures are decoded elsewhere, and those that nobody asks for,
+        # such as masks, not at all.
+        pictures = {
+            key: tfds.decode.SkipDecoding()
+            for key, each in info.features.items()
+            if isinstance(each, tfds.features.Image)
+        }
+        self._full_name, self._split, self._has_names = (
+            info.full_name,
+            split,
+            "file_name" in info.features,
+        )
         try:
             self._records = builder.as_data_source(split, decoders=pictures)
         except NotImplementedError as error:
             raise cannot_be_shuffled(name, builder) from error
         except ValueError as error:
             splits, why = ", ".join(info.splits), " ".join(str(error).split())
-            raise UserError(f"tfds:{name}: cannot give the split {split!r} ({why}); it has {splits}", exit_code=1) from error
+            raise UserError(
+                f"tfds:{name}: cannot give the split {split!r} ({why}); it has {splits}",
+                exit_code=1,
+            ) from error
         if not _count(self._records):
             raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
 
@@ -72,7 +86,10 @@ class Prepared:
     def __getitem__(self, i: int) -> tuple[Any, int]:
         try:
             record = self._records[i]
-        except (RuntimeError, OSError) as error:  # array_record's, of a file that is damaged or gone
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # array_record's, of a file that is damaged or gone
             raise DamagedError(f"cannot be read ({short(error)})") from error
         return record[self._input], int(record[self._label])
 
@@ -89,12 +106,16 @@ class Prepared:
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
     def checksum(self) -> int:
-        """CRC-32 of the set's name and version, the number of examples, and the first and the last of them."""
+        """CRC-32 of the set's name and version, the number of examples, and the first and the last
+        of them.
+        """
         ends = [self._end(i) for i in (0, len(self) - 1)]
         return zlib.crc32(repr((self._full_name, len(self), ends)).encode())
 
     def _end(self, i: int) -> tuple[int, int]:
-        """Label and CRC-32 of an example; of a damaged one, which no checksum can cover, two zeros."""
+        """Label and CRC-32 of an example; of a damaged one, which no checksum can cover, two
+        zeros.
+        """
         try:
             payload, label = self[i]
         except DamagedError:
@@ -103,7 +124,9 @@ class Prepared:
 
 
 def _count(records: Any) -> int:
-    """How many there are; none of a slice that ends before it begins, whose length array_record gives as less than 0."""
+    """How many there are; none of a slice that ends before it begins, whose length array_record
+    gives as less than 0.
+    """
     try:
         return len(records)
     except ValueError:
@@ -115,7 +138,9 @@ def _as_bytes(payload: Any) -> bytes:
 
 
 class _WithoutAudio:
-    """A folder that shows a prepared set with its sounds as plain numbers: TFDS's own feature for sound needs TensorFlow to be named."""
+    """A folder that shows a prepared set with its sounds as plain numbers: TFDS's own feature for
+    sound needs TensorFlow to be named.
+    """
 
     def __init__(self, folder: Path, features: dict[str, Any]):
         temporary = tempfile.mkdtemp(prefix="jaxconv-")
@@ -133,8 +158,13 @@ class _WithoutAudio:
         if feature["pythonClassName"] == _AUDIO:
             audio = feature.pop("audio")
             self.sample_rate = int(audio["sampleRate"]) if "sampleRate" in audio else 0
-            feature |= {"pythonClassName": _TENSOR, "tensor": {name: audio[name] for name in ("shape", "dtype")} | {"encoding": "none"}}
-        for inner in feature["featuresDict"]["features"].values() if "featuresDict" in feature else ():
+            feature |= {
+                "pythonClassName": _TENSOR,
+                "tensor": {name: audio[name] for name in ("shape", "dtype")} | {"encoding": "none"},
+            }
+        for inner in (
+            feature["featuresDict"]["features"].values() if "featuresDict" in feature else ()
+        ):
             self._replace(inner)
 
 
@@ -142,14 +172,18 @@ def cannot_be_shuffled(name: str, builder: Any) -> UserError:
     """The error for a set that was prepared in a format without random access."""
     folder = shlex.quote(str(builder.data_dir))
     return UserError(
-        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which cannot be read in any order; convert it: pip install "
-        f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record",
+        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which cannot be read in "
+        "any order; convert it: pip install "
+        f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} "
+        "--out_file_format=array_record",
         exit_code=1,
     )
 
 
 def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
-    """The builder, without the code that made the set, and the folder it reads from where that is not the set's own."""
+    """The builder, without the code that made the set, and the folder it reads from where that is
+    not the set's own.
+    """
     import tensorflow_datasets as tfds
 
     folder = _find_folder(name, Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
@@ -169,22 +203,36 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
         return tfds.builder_from_directory(folder), None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = " ".join(str(error).split())
-        raise UserError(f"tfds:{name}: {folder} is damaged ({why}); remove it and prepare it again", exit_code=1) from error
+        raise UserError(
+            f"tfds:{name}: {folder} is damaged ({why}); remove it and prepare it again", exit_code=1
+        ) from error
 
 
 def _find_folder(name: str, root: Path) -> Path | None:
-    """ROOT/NAME[/CONFIG]/VERSION: the newest version where none is given; None where it is not there.
+    """ROOT/NAME[/CONFIG]/VERSION: the newest version where none is given; None where it is not
+    there.
 
     TFDS's own search imports the code that made the set, and some of that needs TensorFlow.
     """
     path, _, version = name.partition(":")
     if not path:
         raise UserError("tfds: needs the name of a set, such as tfds:cifar10")
-    versions = {file.parent for depth in ("*", "*/*") for file in (root / path).glob(f"{depth}/dataset_info.json")}
-    versions = {folder for folder in versions if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and version in ("", folder.name)}
+    versions = {
+        file.parent
+        for depth in ("*", "*/*")
+        for file in (root / path).glob(f"{depth}/dataset_info.json")
+    }
+    versions = {
+        folder
+        for folder in versions
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and version in ("", folder.name)
+    }
     configs = sorted({str(folder.parent.relative_to(root)) for folder in versions})
     if len(configs) > 1:
-        raise UserError(f"tfds:{name}: several configs are prepared, {', '.join(configs)}: choose one", exit_code=1)
+        raise UserError(
+            f"tfds:{name}: several configs are prepared, {', '.join(configs)}: choose one",
+            exit_code=1,
+        )
     return max(versions, key=lambda folder: tuple(map(int, folder.name.split("."))), default=None)
 
 
@@ -194,12 +242,17 @@ def _input_and_label(info: Any, settings: Any) -> tuple[str, str]:
     for what, key in zip(("input", "label"), chosen, strict=True):
         if key not in info.features:
             raise UserError(
-                f"tfds:{info.full_name}: has no feature {key!r} to be the {what}; it has {', '.join(info.features)}: "
+                f"tfds:{info.full_name}: has no feature {key!r} to be the {what}; it has "
+                f"{', '.join(info.features)}: "
                 f"set --config.data.tfds.{what}",
                 exit_code=1,
             )
     if not hasattr(info.features[chosen[1]], "num_classes"):
-        raise UserError(f"tfds:{info.full_name}: the feature {chosen[1]!r} is no class; set --config.data.tfds.label", exit_code=1)
+        raise UserError(
+            f"tfds:{info.full_name}: the feature {chosen[1]!r} is no class; set "
+            "--config.data.tfds.label",
+            exit_code=1,
+        )
     return chosen
 
 
@@ -213,6 +266,7 @@ def _kind_of(feature: Any, name: str) -> str:
     if type(feature) is tfds.features.Tensor and len(feature.shape) == 1:
         return "sound"
     raise UserError(
-        f"the feature {name!r} is {type(feature).__name__}; it must be an image, a text or a sound: set --config.data.tfds.input",
+        f"the feature {name!r} is {type(feature).__name__}; it must be an image, a text or a "
+        "sound: set --config.data.tfds.input",
         exit_code=1,
     )

@@ -1,4 +1,5 @@
-"""Sets drawn on the spot that are not images: for tests, and to try a network in 1-D and 3-D before there are data.
+"""Sets drawn on the spot that are not images: for tests, and to try a network in 1-D and 3-D before
+there are data.
 
     tones      rising, falling and steady tones in noise: sound, see data/signals.py
     sentences  lines of words that nobody knows, and one that says what they are about: text
@@ -39,7 +40,13 @@ class Drawn:
 
     has_labels = True
 
-    def __init__(self, draw: Callable[[np.random.Generator, int], Any], classes: int, split: str, settings: Any):
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator, int], Any],
+        classes: int,
+        split: str,
+        settings: Any,
+    ):
         examples = {"train": settings.train_examples, "test": settings.test_examples}
         if split not in examples:
             raise UserError(f"there is no split {split!r}; there are train and test")
@@ -67,11 +74,15 @@ class Drawn:
 
 
 def draw_tone(random: np.random.Generator, label: int, rate: int, seconds: float) -> np.ndarray:
-    """Samples [L] float32 from -1 to 1 of one tone in noise: its frequency falls or rises by a half to an octave, or stays."""
+    """Samples [L] float32 from -1 to 1 of one tone in noise: its frequency falls or rises by a half
+    to an octave, or stays.
+    """
     time = np.arange(round(rate * seconds)) / rate
     start = random.uniform(0.03, 0.06) * rate
     octaves = random.uniform(0.5, 1) * (-1, 1, 0)[label]
-    phase = 2 * np.pi * (np.cumsum(start * 2 ** (octaves * time / seconds)) / rate + random.uniform())
+    phase = (
+        2 * np.pi * (np.cumsum(start * 2 ** (octaves * time / seconds)) / rate + random.uniform())
+    )
     tone = random.uniform(0.2, 0.6) * np.sin(phase) + 0.1 * random.standard_normal(len(time))
     return np.clip(tone, -1, 1).astype(np.float32)
 
@@ -85,11 +96,15 @@ def draw_sentence(random: np.random.Generator, label: int) -> str:
 
 
 def draw_solid(random: np.random.Generator, label: int, size: int) -> np.ndarray:
-    """One solid [size, size, size, 1] uint8, moved, of any size between a half and almost all, in noise."""
+    """One solid [size, size, size, 1] uint8, moved, of any size between a half and almost all, in
+    noise.
+    """
     reach = random.uniform(0.25, 0.42) * size
     centre = (size - 1) / 2 + random.uniform(-0.08, 0.08, 3) * size
     z, y, x = (np.abs(np.arange(size) - c) for c in centre)
-    away = np.stack(np.broadcast_arrays(z[:, None, None], y[None, :, None], x[None, None, :])) / reach
+    away = (
+        np.stack(np.broadcast_arrays(z[:, None, None], y[None, :, None], x[None, None, :])) / reach
+    )
     solid = (
         np.sum(away**2, axis=0) <= 1,
         np.sum(away <= 0.3, axis=0) >= 2,

@@ -1,11 +1,14 @@
-"""ImageNet's classes in WordNet: the lecture's path from "Eskimo dog, husky" to "entity", and how far a mistake is off.
+"""ImageNet's classes in WordNet: the lecture's path from "Eskimo dog, husky" to "entity", and how
+far a mistake is off.
 
-wordnet.tsv holds the 1,000 classes of ILSVRC 2012 and all their ancestors, out of WordNet 3.0 (Fellbaum 1998), whose licence stands in the
-file. It is made anew from Debian's package wordnet-base by
+wordnet.tsv holds the 1,000 classes of ILSVRC 2012 and all their ancestors, out of WordNet 3.0
+(Fellbaum 1998), whose licence stands in the file. It is made anew from Debian's package
+wordnet-base by
 
     python -m jaxconv.data.wordnet /usr/share/wordnet > jaxconv/data/wordnet.tsv
 
-WordNet is a graph, not a tree: a dog is a canine and a domestic animal. Where a path is wanted, there may be several.
+WordNet is a graph, not a tree: a dog is a canine and a domestic animal. Where a path is wanted,
+there may be several.
 """
 
 import dataclasses
@@ -48,7 +51,12 @@ class Synset:
 def synsets() -> dict[str, Synset]:
     """All synsets of wordnet.tsv by id, the classes first."""
     rows = [line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#")]
-    return {row[0]: Synset(row[0], tuple(row[2].split(", ")), row[3], tuple(row[4].split()), int(row[1])) for row in rows}
+    return {
+        row[0]: Synset(
+            row[0], tuple(row[2].split(", ")), row[3], tuple(row[4].split()), int(row[1])
+        )
+        for row in rows
+    }
 
 
 def find(name: str) -> Synset:
@@ -65,12 +73,15 @@ def find(name: str) -> Synset:
         return by_word[name.lower()]
     choices = known if re.fullmatch(r"n\d+", name) else by_word
     raise UserError(
-        f"{name!r} is no class of ImageNet 2012 nor above one{nearest(name.lower(), choices)}; give an id such as n02109961, or a word"
+        f"{name!r} is no class of ImageNet 2012 nor above one{nearest(name.lower(), choices)}; "
+        "give an id such as n02109961, or a word"
     )
 
 
 def paths(id: str) -> list[tuple[str, ...]]:
-    """All ways from a synset up to `entity`, as ids; first the one along every first hypernym, which is the lecture's."""
+    """All ways from a synset up to `entity`, as ids; first the one along every first hypernym,
+    which is the lecture's.
+    """
     parents = synsets()[id].parents
     return [(id, *rest) for parent in parents for rest in paths(parent)] or [(id,)]
 
@@ -99,9 +110,11 @@ def lowest_common_ancestor(a: str, b: str) -> str:
 
 
 def mistake_heights(ids: Sequence[str]) -> np.ndarray:
-    """How far off each mistake is: [K, K] int32, the height of the lowest common ancestor of classes i and j; 0 on the diagonal.
+    """How far off each mistake is: [K, K] int32, the height of the lowest common ancestor of
+    classes i and j; 0 on the diagonal.
 
-    ILSVRC's hierarchical error is its mean over the predictions (Russakovsky et al. 2015, arXiv:1409.0575; Deng et al. 2010).
+    ILSVRC's hierarchical error is its mean over the predictions (Russakovsky et al. 2015,
+    arXiv:1409.0575; Deng et al. 2010).
 
     Raises:
       UserError: an id is not in WordNet's part that is known here.
@@ -121,7 +134,9 @@ def mistake_heights(ids: Sequence[str]) -> np.ndarray:
 
 
 def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000 classes in their order; else nothing."""
+    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000
+    classes in their order; else nothing.
+    """
     known = synsets()
     if all(name in known for name in class_names):
         return tuple(class_names)
@@ -129,23 +144,34 @@ def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
     if len(class_names) != len(imagenet):
         return ()
     firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
-    if all(first in map(str.lower, synset.words) for first, synset in zip(firsts, imagenet, strict=True)):
+    if all(
+        first in map(str.lower, synset.words)
+        for first, synset in zip(firsts, imagenet, strict=True)
+    ):
         return tuple(synset.id for synset in imagenet)
     return ()
 
 
 def show(name: str) -> str:
-    """All paths of a synset, indented by one step each, as WordNet's own browser and the lecture show them."""
+    """All paths of a synset, indented by one step each, as WordNet's own browser and the lecture
+    show them.
+    """
     blocks = []
     ways = paths(find(name).id)
     for number, way in enumerate(ways, 1):
         title = [f"path {number} of {len(ways)}"] if len(ways) > 1 else []
-        blocks.append("\n".join([*title, *(f"{'  ' * depth}{id}  {synsets()[id]}" for depth, id in enumerate(way))]))
+        blocks.append(
+            "\n".join(
+                [*title, *(f"{'  ' * depth}{id}  {synsets()[id]}" for depth, id in enumerate(way))]
+            )
+        )
     return "\n\n".join(blocks)
 
 
 def make(folder: Path, classes: Iterable[str]) -> str:
-    """The text of wordnet.tsv, from the files `data.noun` of WordNet 3.0 and the ids of the classes."""
+    """The text of wordnet.tsv, from the files `data.noun` of WordNet 3.0 and the ids of the
+    classes.
+    """
     lines = (folder / "data.noun").read_text(encoding="latin-1").splitlines()
     by_id = {f"n{line[:8]}": line for line in lines if not line.startswith(" ")}
     order = {id: number for number, id in enumerate(sorted(classes))}
@@ -156,21 +182,36 @@ def make(folder: Path, classes: Iterable[str]) -> str:
         count = int(fields[3], 16)
         words = [word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2]]
         pointers = fields[5 + 2 * count :]
-        above = [f"n{offset}" for symbol, offset in zip(pointers[::4], pointers[1::4], strict=False) if symbol in ("@", "@i")]
+        above = [
+            f"n{offset}"
+            for symbol, offset in zip(pointers[::4], pointers[1::4], strict=False)
+            if symbol in ("@", "@i")
+        ]
         wanted += [parent for parent in dict.fromkeys(above) if parent not in wanted]
         meaning = gloss.strip().split('; "')[0]
-        rows.append("\t".join([id, str(order.get(id, -1)), ", ".join(words), meaning, " ".join(above)]))
+        rows.append(
+            "\t".join([id, str(order.get(id, -1)), ", ".join(words), meaning, " ".join(above)])
+        )
     # The licence opens the file; its lines begin with a space and their number.
     licence = [
-        f"# {line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else ''}".rstrip() for line in lines if line.startswith(" ")
+        f"# {line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else ''}".rstrip()
+        for line in lines
+        if line.startswith(" ")
     ]
-    return "\n".join([*licence, "#", "# id, class (-1: an ancestor), words, meaning, hypernyms", *rows]) + "\n"
+    return (
+        "\n".join(
+            [*licence, "#", "# id, class (-1: an ancestor), words, meaning, hypernyms", *rows]
+        )
+        + "\n"
+    )
 
 
 def readable(class_name: str) -> str:
     """The name, with the words of an id of ImageNet: `n02109961 Eskimo dog, husky`."""
     known = synsets() if re.fullmatch(r"n\d{8}", class_name) else {}
-    return f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name
+    return (
+        f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name
+    )
 
 
 if __name__ == "__main__":

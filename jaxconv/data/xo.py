@@ -6,9 +6,11 @@ The lecture's trickier cases, each a setting that is off at 0:
     scaling      each axis is stretched or shrunk by up to this share
     rotation     the figure is turned by up to this many degrees
     weight       the stroke is thicker or thinner by up to this share
-    noise        normal noise of this deviation is added, on the lecture's scale from -1 (paper) to 1 (ink)
+    noise        normal noise of this deviation is added, on the lecture's scale from -1 (paper) to
+                 1 (ink)
 
-Example i of a split is a function of (seed, split, i) alone. At size 9 with everything off, an X is the lecture's nine-by-nine X.
+Example i of a split is a function of (seed, split, i) alone. At size 9 with everything off, an X is
+the lecture's nine-by-nine X.
 """
 
 import dataclasses
@@ -21,8 +23,9 @@ from jaxconv.errors import UserError
 
 CLASS_NAMES = ("o", "x")
 
-# On the lecture's nine-by-nine grid the figure reaches from pixel 1 to pixel 7, and a diagonal stroke covers one pixel: ink is full on the
-# line, and gone at sqrt(1/2), the distance of the diagonal's neighbours.
+# On the lecture's nine-by-nine grid the figure reaches from pixel 1 to pixel 7, and a diagonal
+# stroke covers one pixel: ink is full on the line, and gone at sqrt(1/2), the distance of the
+# diagonal's neighbours.
 _GRID = 9
 _REACH = 3.0
 _STROKE = 0.5**0.5
@@ -32,7 +35,9 @@ _PIECES = 32
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """How much examples differ; see the module's docstring. Raises UserError for a value out of its range."""
+    """How much examples differ; see the module's docstring. Raises UserError for a value out of its
+    range.
+    """
 
     translation: float = 0.0
     scaling: float = 0.0
@@ -41,7 +46,13 @@ class Variation:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in (("translation", 1), ("scaling", 0.9), ("rotation", 360), ("weight", 0.9), ("noise", 10)):
+        for name, most in (
+            ("translation", 1),
+            ("scaling", 0.9),
+            ("rotation", 360),
+            ("weight", 0.9),
+            ("noise", 10),
+        ):
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise UserError(f"xo.{name} is {value}; it must lie between 0 and {most}")
@@ -56,7 +67,8 @@ def draw_split(
     channels: int = 1,
     **variation: float,
 ) -> Arrays:
-    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, all channels alike; 0 is the lecture's -1, 255 its 1.
+    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, all channels alike;
+    0 is the lecture's -1, 255 its 1.
 
     Raises:
       UserError: no such split, or a setting out of its range.
@@ -74,8 +86,12 @@ def draw_split(
     return Arrays(images, np.array([label for _, label in drawn], np.int32), CLASS_NAMES)
 
 
-def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()) -> tuple[np.ndarray, int]:
-    """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O and 1 for an X."""
+def draw(
+    seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()
+) -> tuple[np.ndarray, int]:
+    """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O and 1 for an
+    X.
+    """
     random = generator(seed, split, index)
     label = int(random.integers(2))
     shift = random.uniform(-variation.translation, variation.translation, 2) * size
@@ -85,27 +101,39 @@ def draw(seed: int, split: str, index: int, size: int = 32, variation: Variation
 
     pixels = np.arange(size) - (size - 1) / 2
     y, x = pixels[:, None] - shift[0], pixels[None, :] - shift[1]
-    turned_y, turned_x = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
+    turned_y, turned_x = (
+        np.cos(angle) * y - np.sin(angle) * x,
+        np.sin(angle) * y + np.cos(angle) * x,
+    )
     # In the figure's own coordinates it reaches from -reach to reach, whatever its scale.
     distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
     image = _paint(distance, stroke) + variation.noise * random.standard_normal((size, size))
     return _to_bytes(image), label
 
 
-def draw_strokes(strokes: Sequence[np.ndarray], size: int = 32, weight: float = 0.0, fit: bool = False) -> np.ndarray:
+def draw_strokes(
+    strokes: Sequence[np.ndarray], size: int = 32, weight: float = 0.0, fit: bool = False
+) -> np.ndarray:
     """Draw lines with the pen of the examples: an image [size, size, 1] uint8.
 
     Args:
-      strokes: lines of points [P, 2] each, (x, y) from the upper left corner as shares of the width; a single point is a dot.
+      strokes: lines of points [P, 2] each, (x, y) from the upper left corner as shares of the
+        width; a single point is a dot.
       size: pixels each way.
       weight: the pen is thicker by this share.
-      fit: move what is drawn to the middle, and size it so that its longer side is that of an example without any variation.
+      fit: move what is drawn to the middle, and size it so that its longer side is that of an
+        example without any variation.
     """
-    lines = [(np.asarray(line, np.float32).reshape(-1, 2) - 0.5) * size for line in strokes if len(line)]
+    lines = [
+        (np.asarray(line, np.float32).reshape(-1, 2) - 0.5) * size for line in strokes if len(line)
+    ]
     if not lines:
         return _to_bytes(np.full((size, size), -1.0))
     if fit:
-        low, high = np.min([line.min(0) for line in lines], 0), np.max([line.max(0) for line in lines], 0)
+        low, high = (
+            np.min([line.min(0) for line in lines], 0),
+            np.max([line.max(0) for line in lines], 0),
+        )
         extent = float((high - low).max())
         # A dot has no size to be changed.
         scale = 2 * _REACH * size / _GRID / extent if extent > 0 else 1.0
@@ -114,27 +142,50 @@ def draw_strokes(strokes: Sequence[np.ndarray], size: int = 32, weight: float = 
     ends = np.concatenate([line[1:] if len(line) > 1 else line for line in lines])
     stroke, middle = _STROKE * (1 + weight) * size / _GRID, (size - 1) / 2
     distance = np.full((size, size), np.inf, np.float32)
-    # A few pieces of a line at a time lie close together: only the pixels around them are looked at.
+    # A few pieces of a line at a time lie close together: only the pixels around them are looked
+    # at.
     for first in range(0, len(starts), _PIECES):
         start, end = starts[first : first + _PIECES], ends[first : first + _PIECES]
-        low, high = np.minimum(start, end).min(0) - stroke - 1 + middle, np.maximum(start, end).max(0) + stroke + 1 + middle
+        low, high = (
+            np.minimum(start, end).min(0) - stroke - 1 + middle,
+            np.maximum(start, end).max(0) + stroke + 1 + middle,
+        )
         (left, top), (right, bottom) = np.clip([low, high + 1], 0, size).astype(int).tolist()
         near = distance[top:bottom, left:right]
-        np.minimum(near, _distance_to_lines(start, end, np.arange(top, bottom) - middle, np.arange(left, right) - middle), out=near)
+        np.minimum(
+            near,
+            _distance_to_lines(
+                start, end, np.arange(top, bottom) - middle, np.arange(left, right) - middle
+            ),
+            out=near,
+        )
     return _to_bytes(_paint(distance, stroke))
 
 
-def _distance_to_lines(starts: np.ndarray, ends: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Distance [len(y), len(x)] in pixels from each position to the nearest of straight lines between points [P, 2], (x, y)."""
-    (wx, wy), (fromx, fromy) = (np.split(values.astype(np.float32)[..., None], 2, axis=1) for values in (ends - starts, starts))
-    tx, ty = x.astype(np.float32)[None, None, :] - fromx, y.astype(np.float32)[None, :, None] - fromy
+def _distance_to_lines(
+    starts: np.ndarray, ends: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+    """Distance [len(y), len(x)] in pixels from each position to the nearest of straight lines
+    between points [P, 2], (x, y).
+    """
+    (wx, wy), (fromx, fromy) = (
+        np.split(values.astype(np.float32)[..., None], 2, axis=1)
+        for values in (ends - starts, starts)
+    )
+    tx, ty = (
+        x.astype(np.float32)[None, None, :] - fromx,
+        y.astype(np.float32)[None, :, None] - fromy,
+    )
     along = np.clip((tx * wx + ty * wy) / np.maximum(wx**2 + wy**2, 1e-9), 0, 1)
     return np.sqrt(((tx - along * wx) ** 2 + (ty - along * wy) ** 2).min(0))
 
 
 def _paint(distance: np.ndarray, stroke: float) -> np.ndarray:
-    """-1 for paper and 1 for ink, by the distance to the middle of a stroke of this width, both in pixels."""
-    # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle line alone.
+    """-1 for paper and 1 for ink, by the distance to the middle of a stroke of this width, both in
+    pixels.
+    """
+    # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle
+    # line alone.
     return 2 * np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1) - 1
 
 
@@ -144,10 +195,13 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def _distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Distance in pixels from each position to the middle of the stroke; `reach` is the figure's half height and half width."""
+    """Distance in pixels from each position to the middle of the stroke; `reach` is the figure's
+    half height and half width.
+    """
     ry, rx = reach
     if label == 0:
-        # Along the ray from the centre, the ellipse is crossed at (y, x) / radius; the centre itself has no such ray.
+        # Along the ray from the centre, the ellipse is crossed at (y, x) / radius; the centre
+        # itself has no such ray.
         radius = np.hypot(y / ry, x / rx)
         crossing = np.where(radius > 0, np.hypot(y, x) / np.maximum(radius, 1e-9), min(ry, rx))
         return np.abs(np.hypot(y, x) - crossing)

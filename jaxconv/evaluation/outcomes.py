@@ -1,9 +1,11 @@
 """What a network's predictions of a set say: error rates, the classes behind them, calibration.
 
-    top-k         the true class has one of the k highest votes; of equal votes the first class is higher
+    top-k         the true class has one of the k highest votes; of equal votes the first class is
+                  higher
     loss          -log of the true class's probability, in nats
     confusion     how many examples of each class were taken for each class
-    calibration   whether of those predicted with a probability of 80% four out of five are right (Guo et al. 2017, arXiv:1706.04599)
+    calibration   whether of those predicted with a probability of 80% four out of five are right
+                  (Guo et al. 2017, arXiv:1706.04599)
     height        how far off a prediction is in WordNet (Russakovsky et al. 2015, arXiv:1409.0575)
 
 Plain numpy on arrays, wherever they come from.
@@ -29,7 +31,8 @@ class Outcomes:
       labels: [N] the true classes.
       votes: [N, K] logits, or logarithms of probabilities: their softmax are the probabilities.
       class_names: K names.
-      index: [N] the examples' places in their source; those that could not be read are missing. By default 0 ... N - 1.
+      index: [N] the examples' places in their source; those that could not be read are missing. By
+        default 0 ... N - 1.
 
     Raises:
       ValueError: the shapes do not fit one another, or a label is no class.
@@ -45,12 +48,20 @@ class Outcomes:
         index = np.asarray(self.index) if len(self.index) else np.arange(count)
         if votes.shape != (count, len(self.class_names)) or index.shape != (count,) or not count:
             raise ValueError(
-                f"votes {list(votes.shape)} and index {list(index.shape)} do not fit {count} labels and {len(self.class_names)} classes"
+                f"votes {list(votes.shape)} and index {list(index.shape)} do not fit {count} "
+                f"labels and {len(self.class_names)} classes"
             )
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             wrong = labels.min() if labels.min() < 0 else labels.max()
-            raise ValueError(f"there is a label {wrong}; the {len(self.class_names)} classes are numbered from 0")
-        for name, value in (("labels", labels), ("votes", votes), ("index", index), ("class_names", tuple(self.class_names))):
+            raise ValueError(
+                f"there is a label {wrong}; the {len(self.class_names)} classes are numbered from 0"
+            )
+        for name, value in (
+            ("labels", labels),
+            ("votes", votes),
+            ("index", index),
+            ("class_names", tuple(self.class_names)),
+        ):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -95,7 +106,9 @@ def within(outcomes: Outcomes, k: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerClass:
-    """Examples of each class [K], how many of them are right, and how many examples are predicted to be of it."""
+    """Examples of each class [K], how many of them are right, and how many examples are predicted
+    to be of it.
+    """
 
     examples: np.ndarray
     right: np.ndarray
@@ -103,16 +116,22 @@ class PerClass:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """[K] the share that is right of each class's examples (its recall); NaN where there are none."""
+        """[K] the share that is right of each class's examples (its recall); NaN where there are
+        none.
+        """
         return _share(self.right, self.examples)
 
     @property
     def precision(self) -> np.ndarray:
-        """[K] the share that is right of what is predicted to be of the class; NaN where nothing is."""
+        """[K] the share that is right of what is predicted to be of the class; NaN where nothing
+        is.
+        """
         return _share(self.right, self.predicted)
 
     def ranked(self) -> np.ndarray:
-        """Classes that have examples, the worst first; of equal accuracy the one with more examples."""
+        """Classes that have examples, the worst first; of equal accuracy the one with more
+        examples.
+        """
         known = np.flatnonzero(self.examples)
         return known[np.lexsort((known, -self.examples[known], self.accuracy[known]))]
 
@@ -125,17 +144,28 @@ def per_class(outcomes: Outcomes) -> PerClass:
     """Counts of each class."""
     classes = len(outcomes.class_names)
     right = outcomes.labels[within(outcomes, 1)]
-    return PerClass(*(np.bincount(values, minlength=classes) for values in (outcomes.labels, right, outcomes.predicted)))
+    return PerClass(
+        *(
+            np.bincount(values, minlength=classes)
+            for values in (outcomes.labels, right, outcomes.predicted)
+        )
+    )
 
 
 def confusion(outcomes: Outcomes) -> np.ndarray:
-    """[K, K] int64: examples of class i that were taken for class j. Rows add up to the classes' examples, the diagonal is right."""
+    """[K, K] int64: examples of class i that were taken for class j. Rows add up to the classes'
+    examples, the diagonal is right.
+    """
     classes = len(outcomes.class_names)
-    return np.bincount(outcomes.labels * classes + outcomes.predicted, minlength=classes**2).reshape(classes, classes)
+    return np.bincount(
+        outcomes.labels * classes + outcomes.predicted, minlength=classes**2
+    ).reshape(classes, classes)
 
 
 def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken for, count), falling."""
+    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken
+    for, count), falling.
+    """
     mistaken = counts - np.diag(np.diag(counts))
     order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
     pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
@@ -144,12 +174,14 @@ def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """The reliability diagram: examples by the probability of their prediction, in bins of equal width.
+    """The reliability diagram: examples by the probability of their prediction, in bins of equal
+    width.
 
     Attributes:
       edges: [B + 1] of the bins, from 0 to 1; a bin holds its upper edge.
       examples: [B] in each bin.
-      confidence, accuracy: [B] the mean probability of the predictions, and the share of them that is right; NaN in empty bins.
+      confidence, accuracy: [B] the mean probability of the predictions, and the share of them that
+        is right; NaN in empty bins.
     """
 
     edges: np.ndarray
@@ -159,7 +191,9 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean over all examples of how far their bin's accuracy is off its confidence."""
+        """The expected calibration error: the mean over all examples of how far their bin's
+        accuracy is off its confidence.
+        """
         filled = self.examples > 0
         gaps = np.abs(self.accuracy - self.confidence)[filled]
         return float(np.sum(gaps * self.examples[filled]) / self.examples.sum())
@@ -169,7 +203,9 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
     """The points of the reliability diagram (Guo et al. 2017, section 2); 15 bins are theirs."""
     edges, place = np.arange(bins + 1) / bins, bin_of(outcomes, bins)
     examples = np.bincount(place, minlength=bins)
-    confidence, right = (np.bincount(place, values, bins) for values in (outcomes.confidence, within(outcomes, 1)))
+    confidence, right = (
+        np.bincount(place, values, bins) for values in (outcomes.confidence, within(outcomes, 1))
+    )
     return Calibration(edges, examples, _share(confidence, examples), _share(right, examples))
 
 
@@ -178,9 +214,14 @@ def bin_of(outcomes: Outcomes, bins: int = BINS) -> np.ndarray:
     return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
 
 
-def confused_examples(outcomes: Outcomes, pairs: Sequence[tuple[int, int, int]], most: int = 4) -> list[np.ndarray]:
+def confused_examples(
+    outcomes: Outcomes, pairs: Sequence[tuple[int, int, int]], most: int = 4
+) -> list[np.ndarray]:
     """The first examples of each of the pairs of `most_confused`, by their row in the outcomes."""
-    return [np.flatnonzero((outcomes.labels == true) & (outcomes.predicted == said))[:most] for true, said, _ in pairs]
+    return [
+        np.flatnonzero((outcomes.labels == true) & (outcomes.predicted == said))[:most]
+        for true, said, _ in pairs
+    ]
 
 
 def worst(outcomes: Outcomes, most: int) -> np.ndarray:
@@ -190,14 +231,17 @@ def worst(outcomes: Outcomes, most: int) -> np.ndarray:
 
 
 def heights(outcomes: Outcomes) -> np.ndarray:
-    """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it shares with the truth; 0 where it is right.
+    """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it
+    shares with the truth; 0 where it is right.
 
     Raises:
       ValueError: the classes are not WordNet's, see `wordnet_ids`.
     """
     ids = wordnet_ids(outcomes.class_names)
     if not ids:
-        raise ValueError(f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ...")
+        raise ValueError(
+            f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ..."
+        )
     return _costs(ids)[outcomes.labels, outcomes.predicted]
 
 
@@ -212,7 +256,9 @@ def _costs(ids: tuple[str, ...]) -> np.ndarray:
 
 
 def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
-    """`loss`, `top1`, of more than 5 classes `top5`, `ece`, and of WordNet's classes `height`, the mean of `heights`."""
+    """`loss`, `top1`, of more than 5 classes `top5`, `ece`, and of WordNet's classes `height`, the
+    mean of `heights`.
+    """
     means = {name: float(np.mean(values)) for name, values in per_example(outcomes).items()}
     return means | {"ece": calibration(outcomes, bins).ece}
 
@@ -235,14 +281,19 @@ def averaged(each: Sequence[Outcomes]) -> Outcomes:
     """
     first = each[0]
     for other in each[1:]:
-        same = [np.array_equal(getattr(first, name), getattr(other, name)) for name in ("labels", "index", "class_names")]
+        same = [
+            np.array_equal(getattr(first, name), getattr(other, name))
+            for name in ("labels", "index", "class_names")
+        ]
         if not all(same):
             raise ValueError("the outcomes are of other examples or other classes")
     return dataclasses.replace(first, votes=log_mean([outcomes.votes for outcomes in each]))
 
 
 def log_mean(votes: Sequence[np.ndarray]) -> np.ndarray:
-    """The logarithms [N, K] float32 of the mean of the probabilities of several votes [N, K]; of one, these themselves."""
+    """The logarithms [N, K] float32 of the mean of the probabilities of several votes [N, K]; of
+    one, these themselves.
+    """
     if len(votes) == 1:
         return votes[0]
     total = functools.reduce(np.logaddexp, (_log_softmax(x) for x in votes))
@@ -256,10 +307,15 @@ def _log_softmax(votes: np.ndarray) -> np.ndarray:
 
 
 def mean_and_spread(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """`loss` and `loss_spread`, the mean and the standard deviation, and so on, of figures that all have; of one the spread is 0."""
+    """`loss` and `loss_spread`, the mean and the standard deviation, and so on, of figures that all
+    have; of one the spread is 0.
+    """
     shared = [name for name in each[0] if all(name in other for other in each)]
     result: dict[str, float] = {}
     for name in shared:
         values = [figures[name] for figures in each]
-        result |= {name: float(np.mean(values)), f"{name}_spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+        result |= {
+            name: float(np.mean(values)),
+            f"{name}_spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        }
     return result

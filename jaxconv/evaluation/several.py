@@ -1,4 +1,6 @@
-"""Several runs evaluated together: each, their mean and spread, and the mean of their probabilities, as of the lecture's seven AlexNets."""
+"""Several runs evaluated together: each, their mean and spread, and the mean of their
+probabilities, as of the lecture's seven AlexNets.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,14 +19,17 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
     """One run, or several `together`; the further arguments are those of `evaluate_run`.
 
     Raises:
-      UserError: as `evaluate_run` and `together`; what can be seen before the work, such as other classes, is looked for first.
+      UserError: as `evaluate_run` and `together`; what can be seen before the work, such as other
+        classes, is looked for first.
     """
     folders = [expand(workdir).resolve() for workdir in workdirs]
     for number, (folder, workdir) in enumerate(zip(folders, workdirs, strict=True)):
         if folder in folders[:number]:
             raise UserError(f"--workdir={workdir}: is given twice; its vote would count twice")
         saved_config(folder)
-        difference = _other_classes(saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0])
+        difference = _other_classes(
+            saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0]
+        )
         if difference:
             raise _other_data(workdir, difference)
     return together([evaluate_run(workdir, *arguments, **settings) for workdir in workdirs])
@@ -33,14 +38,16 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
 def together(runs: Sequence[Evaluation]) -> Evaluation:
     """Several runs as one: their mean and spread, and the mean of their probabilities.
 
-    `result` is that of an ensemble, whose members are the runs, each by its workdir; of a run that is an ensemble itself, by its averaged
-    prediction. Metrics of one's own have no `ensemble_` of theirs.
+    `result` is that of an ensemble, whose members are the runs, each by its workdir; of a run that
+    is an ensemble itself, by its averaged prediction. Metrics of one's own have no `ensemble_` of
+    theirs.
 
     Args:
       runs: of the same split.
 
     Raises:
-      UserError: they were not evaluated on the same examples of the same classes; the message says where they differ.
+      UserError: they were not evaluated on the same examples of the same classes; the message says
+        where they differ.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -52,8 +59,12 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
     own = [_of_itself(run.result) for run in runs]
     joint = averaged([run.outcomes for run in runs])
     result = {"split": first.split, "examples": len(joint)} | mean_and_spread(own)
-    result |= {f"ensemble_{name}": value for name, value in figures(joint).items() if name in own[0]}
-    members = [{"name": run.name, "step": run.step, **one} for run, one in zip(runs, own, strict=True)]
+    result |= {
+        f"ensemble_{name}": value for name, value in figures(joint).items() if name in own[0]
+    }
+    members = [
+        {"name": run.name, "step": run.step, **one} for run, one in zip(runs, own, strict=True)
+    ]
     step = max(run.step for run in runs)
     result |= {"members": members, "step": step}
     return dataclasses.replace(
@@ -64,19 +75,30 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
 
 def _of_itself(result: Mapping[str, Any]) -> dict[str, float]:
     """A run's own figures; of an ensemble those of its averaged prediction."""
-    joint = {name.removeprefix("ensemble_"): value for name, value in result.items() if name.startswith("ensemble_")}
-    return joint or {name: value for name, value in result.items() if name not in ("split", "examples", "step")}
+    joint = {
+        name.removeprefix("ensemble_"): value
+        for name, value in result.items()
+        if name.startswith("ensemble_")
+    }
+    return joint or {
+        name: value for name, value in result.items() if name not in ("split", "examples", "step")
+    }
 
 
 def _other_data(workdir: str, difference: str) -> UserError:
-    return UserError(f"--workdir={workdir}: {difference}; only runs on the same data can be averaged", exit_code=1)
+    return UserError(
+        f"--workdir={workdir}: {difference}; only runs on the same data can be averaged",
+        exit_code=1,
+    )
 
 
 def _other_classes(ours: Sequence[str], its: Sequence[str], name: str) -> str:
     for number, (mine, theirs) in enumerate(zip(ours, its, strict=False)):
         if mine != theirs:
             return f"its class {number} is {short(theirs)!r}, where {name} has {short(mine)!r}"
-    return "" if len(its) == len(ours) else f"it has {len(its)} classes, where {name} has {len(ours)}"
+    return (
+        "" if len(its) == len(ours) else f"it has {len(its)} classes, where {name} has {len(ours)}"
+    )
 
 
 def _difference(one: Evaluation, other: Evaluation) -> str:
@@ -86,12 +108,21 @@ def _difference(one: Evaluation, other: Evaluation) -> str:
     if classes:
         return classes
     if len(its) != len(ours) or not np.array_equal(its.index, ours.index):
-        return f"it was evaluated on {len(its):,} examples, where {one.name} was on {len(ours):,} or on others"
+        return (
+            f"it was evaluated on {len(its):,} examples, where {one.name} was on {len(ours):,} or "
+            "on others"
+        )
     wrong = np.flatnonzero(its.labels != ours.labels)
     if len(wrong):
         place = int(wrong[0])
         mine, theirs = (ours.class_names[outcomes.labels[place]] for outcomes in (ours, its))
-        return f"{other.source.name(int(its.index[place]))} is {theirs}, where {one.name} has {mine} there"
+        return (
+            f"{other.source.name(int(its.index[place]))} is {theirs}, where {one.name} has {mine} "
+            "there"
+        )
     if one.checksum() != other.checksum():
-        return f"its examples have the checksum {other.checksum()}, where those of {one.name} have {one.checksum()}"
+        return (
+            f"its examples have the checksum {other.checksum()}, where those of {one.name} have "
+            f"{one.checksum()}"
+        )
     return ""

@@ -1,6 +1,8 @@
-"""A network slid over images that are larger than those it was trained on, its fully connected layers as convolutions.
+"""A network slid over images that are larger than those it was trained on, its fully connected
+layers as convolutions.
 
-Sermanet et al. 2013, arXiv:1312.6229, section 3.5; Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.2.
+Sermanet et al. 2013, arXiv:1312.6229, section 3.5; Simonyan and Zisserman 2014, arXiv:1409.1556,
+section 3.2.
 """
 
 import functools
@@ -30,17 +32,27 @@ def images_of(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> int:
-    """Pixels between neighbouring values of the network's coarsest feature maps, for images of a shape (H, W, C)."""
+    """Pixels between neighbouring values of the network's coarsest feature maps, for images of a
+    shape (H, W, C).
+    """
     events = trace(model, variables, images_of(shape), train=False).events
-    return math.ceil(max((jump for event in events if event.seen is not None for jump in event.seen.stride()), default=1) or 1)
+    return math.ceil(
+        max(
+            (jump for event in events if event.seen is not None for jump in event.seen.stride()),
+            default=1,
+        )
+        or 1
+    )
 
 
 def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
-    """The network for larger images than it was trained on: (variables, images [N, H, W, C]) -> votes [N, K], the mean over positions.
+    """The network for larger images than it was trained on: (variables, images [N, H, W, C]) ->
+    votes [N, K], the mean over positions.
 
-    A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the training size becomes a convolution with
-    h x w filters, of the same parameters, and those after it become 1x1 convolutions. Adaptive pooling that changes nothing at the training
-    size is left out. A network that ends in global pooling stays as it is.
+    A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the
+    training size becomes a convolution with h x w filters, of the same parameters, and those after
+    it become 1x1 convolutions. Adaptive pooling that changes nothing at the training size is left
+    out. A network that ends in global pooling stays as it is.
 
     Args:
       model: any Linen module.
@@ -76,18 +88,26 @@ def _is_dense(context: Any) -> bool:
 
 
 def _convolved(layer: Dense, x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """A fully connected layer for a `window` of positions, slid over feature maps [N, *spatial, C] -> [N, *output, K]."""
+    """A fully connected layer for a `window` of positions, slid over feature maps [N, *spatial, C]
+    -> [N, *output, K].
+    """
     params = layer.variables["params"]
     x, kernel, bias = promote_dtype(x, params["kernel"], params["bias"], dtype=layer.dtype)
     window = window or (1,) * (x.ndim - 2)
     kernel = kernel.reshape(*window, x.shape[-1], kernel.shape[-1])
-    return convolve(x, kernel, layer="/".join(layer.path)) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return convolve(x, kernel, layer="/".join(layer.path)) + bias.reshape(
+        (1,) * (x.ndim - 1) + (-1,)
+    )
 
 
-def _without_adaptive_pooling(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> nn.Module:
+def _without_adaptive_pooling(
+    model: nn.Module, variables: Any, shape: tuple[int, ...]
+) -> nn.Module:
     if not isinstance(model, Text):
         return model
-    _, noted = jax.eval_shape(functools.partial(model.apply, train=False, mutable=[FEATURES]), variables, images_of(shape))
+    _, noted = jax.eval_shape(
+        functools.partial(model.apply, train=False, mutable=[FEATURES]), variables, images_of(shape)
+    )
     kept, before = [], (1, *shape)
     names = [name for name, _ in name_layers(parse(model.text), model.by_stage)]
     for name, layer in zip(names, expand(parse(model.text)), strict=True):

@@ -1,14 +1,19 @@
-"""Programs out: a trained network as one StableHLO program, with its weights and its preprocessing, for any batch size and platform.
+"""Programs out: a trained network as one StableHLO program, with its weights and its preprocessing,
+for any batch size and platform.
 
     jaxconv export --workdir=RUN --out=DIR
     load_exported("DIR").predict(images)    # [N, H, W, C] uint8 -> probabilities [N, K] float32
 
-DIR/program.bin   elements [b, ...] -> {"probabilities": [b, K], "votes": [b, K]} float32, serialized by jax.export. JAX alone runs it:
-                  jax.export.deserialize(bytearray(open("DIR/program.bin", "rb").read())).call(images)["probabilities"]
-DIR/model.json    class names; kind, shape and dtype of an element, and how a file becomes one; platforms; step, versions, config
+DIR/program.bin   elements [b, ...] -> {"probabilities": [b, K], "votes": [b, K]} float32,
+                  serialized by jax.export. JAX alone runs it:
+                  jax.export.deserialize(bytearray(open("DIR/program.bin",
+                  "rb").read())).call(images)["probabilities"]
+DIR/model.json    class names; kind, shape and dtype of an element, and how a file becomes one;
+                  platforms; step, versions, config
 
-An element is an image [H, W, C] uint8 as it was decoded and cropped, a signal float32 (of uint8, a 255th), or a text's codes [L] uint8.
-The weights are the averaged ones where the run kept any. Probabilities are the softmax of the votes, whatever loss the run had.
+An element is an image [H, W, C] uint8 as it was decoded and cropped, a signal float32 (of uint8, a
+255th), or a text's codes [L] uint8. The weights are the averaged ones where the run kept any.
+Probabilities are the softmax of the votes, whatever loss the run had.
 """
 
 import dataclasses
@@ -50,7 +55,8 @@ class Predictor:
 
     Attributes:
       description: what model.json says.
-      program: elements [N, *input_shape] -> {"probabilities": [N, K], "votes": [N, K]} float32, compiled for each N anew.
+      program: elements [N, *input_shape] -> {"probabilities": [N, K], "votes": [N, K]} float32,
+        compiled for each N anew.
     """
 
     description: dict[str, Any]
@@ -77,22 +83,34 @@ class Predictor:
         return self.description["dtype"]
 
     def predict(self, elements: Any) -> np.ndarray:
-        """Probabilities [N, K] float32 of elements [N, *input_shape]; a signal's may be of any floating type, or uint8.
+        """Probabilities [N, K] float32 of elements [N, *input_shape]; a signal's may be of any
+        floating type, or uint8.
 
         Raises:
           UserError: they are of another shape or dtype.
         """
         elements = np.asarray(elements)
-        if self.kind == "signal" and (elements.dtype == np.uint8 or np.issubdtype(elements.dtype, np.floating)):
+        if self.kind == "signal" and (
+            elements.dtype == np.uint8 or np.issubdtype(elements.dtype, np.floating)
+        ):
             elements = to_unit(elements)
-        if elements.shape[1:] != self.input_shape or elements.dtype != self.dtype or not len(elements):
+        if (
+            elements.shape[1:] != self.input_shape
+            or elements.dtype != self.dtype
+            or not len(elements)
+        ):
             wanted = ", ".join(map(str, ("N", *self.input_shape)))
-            raise UserError(f"the {self.kind}s are {elements.dtype} {list(elements.shape)}; the network takes {self.dtype} [{wanted}]")
+            raise UserError(
+                f"the {self.kind}s are {elements.dtype} {list(elements.shape)}; the network takes "
+                f"{self.dtype} [{wanted}]"
+            )
         return np.asarray(self.program(elements)["probabilities"])
 
 
 def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
-    """The shape of one element as a run evaluates it, by its config and what `saved_data` says: (H, W, C) for images, (L,) for texts."""
+    """The shape of one element as a run evaluates it, by its config and what `saved_data` says: (H,
+    W, C) for images, (L,) for texts.
+    """
     shape = tuple(data["image_shape"])
     if data["kind"] == "text":
         return shape[:-1]  # the device makes codes one-hot
@@ -126,7 +144,9 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
         if members_of(config) is None:
             votes = votes_of(variables, images)
         else:
-            votes = average_votes(over_members(votes_of, form_of_run(config, folder), (0, None))(variables, images))
+            votes = average_votes(
+                over_members(votes_of, form_of_run(config, folder), (0, None))(variables, images)
+            )
         return {"probabilities": jax.nn.softmax(votes), "votes": votes}
 
     compiled = jax.jit(apply)
@@ -145,7 +165,9 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     return Predictor(description, lambda elements: compiled(state.variables, elements))
 
 
-def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms: Sequence[str] = PLATFORMS) -> dict[str, Any]:
+def export_workdir(
+    workdir: str, out: str, checkpoint: str = "latest", platforms: Sequence[str] = PLATFORMS
+) -> dict[str, Any]:
     """Write the network of a run as one program; returns what model.json says.
 
     Args:
@@ -155,13 +177,15 @@ def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms
       platforms: to lower for: cpu, cuda, tpu, rocm. None of them needs to be here.
 
     Raises:
-      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, the program is too large, or the folder
-        cannot be written.
+      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, the
+        program is too large, or the folder cannot be written.
     """
     for platform in platforms:
         if platform not in _ALL_PLATFORMS:
             choices = f"{nearest(platform, _ALL_PLATFORMS)}; there are {', '.join(_ALL_PLATFORMS)}"
-            raise UserError(f"--platforms={','.join(platforms)}: there is no platform {platform!r}{choices}")
+            raise UserError(
+                f"--platforms={','.join(platforms)}: there is no platform {platform!r}{choices}"
+            )
     platforms = tuple(dict.fromkeys(platforms))
     check_new(out)
     predictor = load_run(workdir, checkpoint)
@@ -169,7 +193,8 @@ def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms
     size = len(program.mlir_module_serialized)
     if size > _MOST_BYTES:
         raise UserError(
-            f"--workdir={workdir}: the program has {size:,} bytes, and the format holds {_MOST_BYTES:,}; train a smaller network"
+            f"--workdir={workdir}: the program has {size:,} bytes, and the format holds "
+            f"{_MOST_BYTES:,}; train a smaller network"
         )
     content = bytes(program.serialize())
     description = predictor.description | {
@@ -183,11 +208,15 @@ def export_workdir(workdir: str, out: str, checkpoint: str = "latest", platforms
 
 
 def lower(
-    program: Callable[[jax.Array], Any], shape: Sequence[int], dtype: str, platforms: Sequence[str] = PLATFORMS
+    program: Callable[[jax.Array], Any],
+    shape: Sequence[int],
+    dtype: str,
+    platforms: Sequence[str] = PLATFORMS,
 ) -> jax.export.Exported:
     """Lower a function of elements [b, *shape] for any b, and for several platforms at once.
 
-    The forms of convolution for the CPU (layers/forms.py) stay in it: which one is taken is settled when it is compiled.
+    The forms of convolution for the CPU (layers/forms.py) stay in it: which one is taken is settled
+    when it is compiled.
 
     Raises:
       UserError: a layer computes with the batch's size in Python; the message names it.
@@ -213,14 +242,19 @@ def _name_the_layer(call: Callable, args: tuple, kwargs: dict[str, Any], context
 
 
 def load_exported(path: str) -> Predictor:
-    """The network in a folder of `export_workdir`; its config and the code of its model are not needed.
+    """The network in a folder of `export_workdir`; its config and the code of its model are not
+    needed.
 
     Raises:
       UserError: it is no such folder, damaged, of a later version, or not for this platform.
     """
     folder = expand(path, "--exported")
     if not (folder / "model.json").is_file():
-        raise UserError(f"{folder}: holds no exported network (there is no model.json); `jaxconv export` makes such a folder", exit_code=1)
+        raise UserError(
+            f"{folder}: holds no exported network (there is no model.json); `jaxconv export` makes "
+            "such a folder",
+            exit_code=1,
+        )
     try:
         description, program = _read(folder)
         _check_platform(folder, program.platforms)
@@ -231,7 +265,8 @@ def load_exported(path: str) -> Predictor:
         raise
     except Exception as error:  # damaged files can raise anything
         raise UserError(
-            f"{folder}: the exported network cannot be read ({in_words(error)}); export it again, or take the versions in its model.json",
+            f"{folder}: the exported network cannot be read ({in_words(error)}); export it again, "
+            "or take the versions in its model.json",
             exit_code=1,
         ) from error
     return Predictor(description, call)
@@ -241,7 +276,8 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
     here = jax.default_backend()
     if not {"gpu": {"cuda", "rocm"}}.get(here, {here}) & set(platforms):
         raise UserError(
-            f"{folder}: was exported for {', '.join(platforms)}, and this is {here}; export it with --platforms, "
+            f"{folder}: was exported for {', '.join(platforms)}, and this is {here}; export it "
+            "with --platforms, "
             "or choose another by the environment's JAX_PLATFORMS",
             exit_code=1,
         )
@@ -250,7 +286,10 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
 def _read(folder: Path) -> tuple[dict[str, Any], jax.export.Exported]:
     description = json.loads((folder / "model.json").read_text())
     if description["format"] > _FORMAT:
-        raise ValueError(f"it has format {description['format']}, and this version knows up to {_FORMAT}: update jaxconv")
+        raise ValueError(
+            f"it has format {description['format']}, and this version knows up to {_FORMAT}: "
+            "update jaxconv"
+        )
     missing = _KEYS - description.keys()
     if missing:
         raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")

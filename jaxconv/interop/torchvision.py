@@ -1,8 +1,10 @@
-"""Weights in torchvision's layout: which of its names each of our parameters has, and how the arrays are turned.
+"""Weights in torchvision's layout: which of its names each of our parameters has, and how the
+arrays are turned.
 
 PyTorch                                ours
 convolution weight [K, C, H, W]        kernel [H, W, C, K]
-linear weight [K, D]                   kernel [D, K]; after a volume, D is read as C, H, W there and as H, W, C here
+linear weight [K, D]                   kernel [D, K]; after a volume, D is read as C, H, W there and
+                                       as H, W, C here
 batch and layer norm weight, bias      scale, bias
 running_mean, running_var              batch_stats mean, var
 """
@@ -19,8 +21,8 @@ from jaxconv.models import abstract_variables, create_model, model_arguments, us
 from jaxconv.models.notation import parse
 from jaxconv.models.text import name_layers
 
-# Our module's path -> torchvision's, by family; the first pattern that fits is taken. {0}, {1} are what the pattern found,
-# as `_fill` writes it: {0-1} one less, {0=} as it is, and so on.
+# Our module's path -> torchvision's, by family; the first pattern that fits is taken. {0}, {1} are
+# what the pattern found, as `_fill` writes it: {0-1} one less, {0=} as it is, and so on.
 _RESNET = {
     r"conv1/conv": "conv1",
     r"conv1/norm": "bn1",
@@ -73,7 +75,13 @@ _GOOGLENET = {
     r"fc": "fc",
 }
 _SEQUENCE = {"conv": "0", "norm": "1", "reduce": "fc1", "expand": "fc2"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 def _fill(template: str, found: tuple[str, ...]) -> str:
@@ -101,7 +109,9 @@ def _by_table(table: dict[str, str], modules: list[str]) -> dict[str, str]:
 
 
 def _text_names(name: str) -> dict[str, str]:
-    """A chain is two of torchvision's sequences, `features` and, after the adaptive pooling, `classifier`, numbered by layer."""
+    """A chain is two of torchvision's sequences, `features` and, after the adaptive pooling,
+    `classifier`, numbered by layer.
+    """
     arguments, named, part, number = model_arguments(name), {}, "features", 0
     for path, layer in name_layers(parse(arguments["text"]), arguments["by_stage"]):
         if layer.kind == "adaptpool":
@@ -112,13 +122,17 @@ def _text_names(name: str) -> dict[str, str]:
     return named
 
 
-def _inverted_residual_names(modules: list[str], first: str, last: str, head: dict[str, str], block: str) -> dict[str, str]:
-    """MobileNets and EfficientNets: units numbered in order, and inside them the parts that there are.
+def _inverted_residual_names(
+    modules: list[str], first: str, last: str, head: dict[str, str], block: str
+) -> dict[str, str]:
+    """MobileNets and EfficientNets: units numbered in order, and inside them the parts that there
+    are.
 
     Args:
       first, last: our names of the convolutions before and after the units.
       head: our fully connected layers and theirs.
-      block: the template of a unit's part: {unit} counts units from 1, {stage} and {n} are those of our name, {part} counts parts from 0.
+      block: the template of a unit's part: {unit} counts units from 1, {stage} and {n} are those of
+        our name, {part} counts parts from 0.
     """
     named = {f"{first}/{part}": f"features.0.{_SEQUENCE[part]}" for part in ("conv", "norm")} | head
     units: dict[str, list[str]] = {}
@@ -138,27 +152,49 @@ def _inverted_residual_names(modules: list[str], first: str, last: str, head: di
             prefix = block.format(unit=count, stage=stage, n=n, part=number)
             inner = ("reduce", "expand") if part == "se" else ("conv", "norm")
             for position, name in enumerate(inner):
-                # Version 2's last 1x1 and its norm are no sequence of their own, but the unit's next two parts.
+                # Version 2's last 1x1 and its norm are no sequence of their own, but the unit's
+                # next two parts.
                 flat = block.startswith("features.{unit}.conv") and part == "project"
                 named[f"{unit}/{part}/{name}"] = (
-                    block.format(unit=count, stage=stage, n=n, part=number + position) if flat else f"{prefix}.{_SEQUENCE[name]}"
+                    block.format(unit=count, stage=stage, n=n, part=number + position)
+                    if flat
+                    else f"{prefix}.{_SEQUENCE[name]}"
                 )
     after = len(units) + 1 if "{unit}" in block else len(stages) + 1
-    return named | {f"{last}/{part}": f"features.{after}.{_SEQUENCE[part]}" for part in ("conv", "norm")}
+    return named | {
+        f"{last}/{part}": f"features.{after}.{_SEQUENCE[part]}" for part in ("conv", "norm")
+    }
 
 
 def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
-    """torchvision's name of each of our modules; raises ValueError where torchvision has no such network."""
-    if name.startswith(("alexnet_torchvision", "vgg")) and "lrn" not in name and "conv1" not in name:
+    """torchvision's name of each of our modules; raises ValueError where torchvision has no such
+    network.
+    """
+    if (
+        name.startswith(("alexnet_torchvision", "vgg"))
+        and "lrn" not in name
+        and "conv1" not in name
+    ):
         return _text_names(name)
     if name.startswith("mobilenet_v2"):
-        return _inverted_residual_names(modules, "conv1", "conv2", {"fc": "classifier.1"}, "features.{unit}.conv.{part}")
+        return _inverted_residual_names(
+            modules, "conv1", "conv2", {"fc": "classifier.1"}, "features.{unit}.conv.{part}"
+        )
     if name.startswith("mobilenet_v3"):
         head = {"fc1": "classifier.0", "fc2": "classifier.3"}
-        return _inverted_residual_names(modules, "conv1", "conv2", head, "features.{unit}.block.{part}")
+        return _inverted_residual_names(
+            modules, "conv1", "conv2", head, "features.{unit}.block.{part}"
+        )
     if name.startswith("efficientnet"):
-        return _inverted_residual_names(modules, "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}")
-    tables = {"densenet": _DENSENET, "regnet": _REGNET, "convnext": _CONVNEXT, "googlenet_torchvision": _GOOGLENET}
+        return _inverted_residual_names(
+            modules, "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}"
+        )
+    tables = {
+        "densenet": _DENSENET,
+        "regnet": _REGNET,
+        "convnext": _CONVNEXT,
+        "googlenet_torchvision": _GOOGLENET,
+    }
     resnets = ("resnet", "resnext", "wide_resnet")
     if name.startswith(resnets) and not name.endswith(("_v2", "_cifar")):
         return _by_table(_RESNET, modules)
@@ -168,7 +204,9 @@ def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
     raise ValueError(f"torchvision has no network in the layout of {name!r}")
 
 
-def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int = 0) -> dict[str, Any]:
+def load_torchvision(
+    name: str, state_dict: Mapping[str, Any], num_classes: int = 0
+) -> dict[str, Any]:
     """Our variables from torchvision's state dict.
 
     Args:
@@ -180,9 +218,14 @@ def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int 
       `params` and, where there is BatchNorm, `batch_stats`, as numpy arrays, float32.
 
     Raises:
-      ValueError: entries are missing, left over or of another shape; the message lists them by name, and nothing is loaded.
+      ValueError: entries are missing, left over or of another shape; the message lists them by
+        name, and nothing is loaded.
     """
-    arrays = {key: np.asarray(value, np.float32) for key, value in state_dict.items() if not key.endswith("num_batches_tracked")}
+    arrays = {
+        key: np.asarray(value, np.float32)
+        for key, value in state_dict.items()
+        if not key.endswith("num_batches_tracked")
+    }
     extra_arguments = {}
     if name == "googlenet_torchvision" and not any(key.startswith("aux") for key in arrays):
         extra_arguments["auxiliary"] = False
@@ -192,7 +235,12 @@ def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int 
     loaded, missing, misshapen, used = {}, [], [], set()
     for path, leaf in flat.items():
         module, kind = path.split("/", 1)[1].rsplit("/", 1)
-        in_block = module.count("/") == 0 and kind == "scale" and name.startswith("convnext") and module.startswith("res")
+        in_block = (
+            module.count("/") == 0
+            and kind == "scale"
+            and name.startswith("convnext")
+            and module.startswith("res")
+        )
         key = f"{names.get(module, module)}.{'layer_scale' if in_block else _LEAVES[kind]}"
         used.add(key)
         if key not in arrays:
@@ -200,19 +248,25 @@ def load_torchvision(name: str, state_dict: Mapping[str, Any], num_classes: int 
             continue
         value = _turned(arrays[key], leaf.shape, _flattened_channels(name, module))
         if value is None:
-            misshapen.append(f"{key} is {arrays[key].shape}, where {path} {leaf.shape} was expected")
+            misshapen.append(
+                f"{key} is {arrays[key].shape}, where {path} {leaf.shape} was expected"
+            )
         else:
             loaded[path] = value
     left_over = sorted(arrays.keys() - used)
     if missing or left_over or misshapen:
         parts = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
-        raise ValueError(f"{name}: " + "; ".join(f"{what}: {', '.join(found)}" for what, found in parts if found))
+        raise ValueError(
+            f"{name}: " + "; ".join(f"{what}: {', '.join(found)}" for what, found in parts if found)
+        )
     return unflatten_dict(loaded, sep="/")
 
 
 def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of our variables by path, such as `params/conv1/conv/kernel`."""
-    variables = abstract_variables(create_model(name, classes, **arguments), (1, *usual_task(name)[0]))
+    variables = abstract_variables(
+        create_model(name, classes, **arguments), (1, *usual_task(name)[0])
+    )
     return flatten_dict(variables, sep="/")
 
 
@@ -221,10 +275,16 @@ def _modules(leaves: Mapping[str, Any]) -> list[str]:
 
 
 def _votes(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
-    """How many classes the weights tell apart: the length of the bias of the layer that has one vote in a network of one class."""
+    """How many classes the weights tell apart: the length of the bias of the layer that has one
+    vote in a network of one class.
+    """
     leaves = _leaves(name, 1, arguments)
     modules = _modules(leaves)
-    votes = [path.split("/") for path, leaf in leaves.items() if leaf.shape == (1,) and path.endswith("/bias")]
+    votes = [
+        path.split("/")
+        for path, leaf in leaves.items()
+        if leaf.shape == (1,) and path.endswith("/bias")
+    ]
     head = next("/".join(module) for _, *module, _ in votes if not module[0].startswith("aux"))
     bias = f"{torchvision_modules(name, modules)[head]}.bias"
     if bias not in arrays:
@@ -245,7 +305,9 @@ def _turned(value: np.ndarray, shape: tuple[int, ...], flattened: int) -> np.nda
     """The array in our layout, or None where it does not have the shape in any."""
     if flattened and value.ndim == 2 and value.shape[1] % flattened == 0:
         # [K, C * positions] -> [positions * C, K]
-        value = value.reshape(len(value), flattened, -1).transpose(2, 1, 0).reshape(-1, len(value)).T
+        value = (
+            value.reshape(len(value), flattened, -1).transpose(2, 1, 0).reshape(-1, len(value)).T
+        )
     if value.ndim == 4 and len(shape) == 4:
         value = value.transpose(2, 3, 1, 0)
     elif value.ndim == 2 and len(shape) == 4:  # a linear layer that we write as 1x1 convolution

@@ -1,12 +1,15 @@
-"""Weights from outside: read a file, turn it into ours, keep it in a folder, and start a training from it.
+"""Weights from outside: read a file, turn it into ours, keep it in a folder, and start a training
+from it.
 
 jaxconv convert resnet50.pth --model=resnet50 --out=DIR
 jaxconv train ... --config.model.name=resnet50 --config.model.init_from=DIR
 
-DIR/weights.json   network, classes, channels, where it came from, the layout of parameter paths, and a fingerprint of the values
+DIR/weights.json   network, classes, channels, where it came from, the layout of parameter paths,
+                   and a fingerprint of the values
 DIR/variables      the network's variables, by Orbax
 
-Parameter paths are public. When one changes, `LAYOUT` (models/network.py) grows by one, and `CONVERSIONS` gets what leads there.
+Parameter paths are public. When one changes, `LAYOUT` (models/network.py) grows by one, and
+`CONVERSIONS` gets what leads there.
 """
 
 import contextlib
@@ -38,16 +41,19 @@ from jaxconv.version import __version__
 
 log = logging.getLogger(__name__)
 
-# Layout -> what turns variables by path ("params/conv1/conv/kernel") of that layout into those of the next, given the network's name.
+# Layout -> what turns variables by path ("params/conv1/conv/kernel") of that layout into those of
+# the next, given the network's name.
 CONVERSIONS: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
 
-# Under which key files of well-known training scripts keep the state dict, and what they put before its names.
+# Under which key files of well-known training scripts keep the state dict, and what they put before
+# its names.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
-    """Arrays by name from a `.safetensors` file, or, where torch is installed, from a `.pth` or `.pt` file.
+    """Arrays by name from a `.safetensors` file, or, where torch is installed, from a `.pth` or
+    `.pt` file.
 
     Raises:
       UserError: there is no such file, it is none of these, it is damaged, or torch is not there.
@@ -61,15 +67,19 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         try:
             return load_file(file)
         except (SafetensorError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: cannot be read as safetensors ({in_words(error)})", exit_code=1) from error
+            raise UserError(
+                f"{file}: cannot be read as safetensors ({in_words(error)})", exit_code=1
+            ) from error
     if file.suffix not in (".pth", ".pt"):
         raise UserError(f"{file}: must end in .safetensors, .pth or .pt", exit_code=1)
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{file}: reading it needs torch, which is not installed here. Where it is, this writes a file that needs none: "
-            f'python -c "import torch, safetensors.torch as s; s.save_file(torch.load({file.name!r}, weights_only=True), '
+            f"{file}: reading it needs torch, which is not installed here. Where it is, this "
+            "writes a file that needs none: "
+            'python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load({file.name!r}, weights_only=True), "
             f"'{file.stem}.safetensors')\"",
             exit_code=1,
         ) from error
@@ -80,7 +90,10 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
             f"{file}: cannot be read as weights of PyTorch ({in_words(error)})",
             exit_code=1,
         ) from error
-    return {name: value.float().numpy() for name, value in _state_dict_in(file, loaded, torch.Tensor).items()}
+    return {
+        name: value.float().numpy()
+        for name, value in _state_dict_in(file, loaded, torch.Tensor).items()
+    }
 
 
 def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
@@ -88,8 +101,15 @@ def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, tensor) for value in loaded.values()):
-        raise UserError(f"{file}: holds {short(type(loaded).__name__)}, not a state dict of tensors", exit_code=1)
+    if (
+        not isinstance(loaded, Mapping)
+        or not loaded
+        or not all(isinstance(value, tensor) for value in loaded.values())
+    ):
+        raise UserError(
+            f"{file}: holds {short(type(loaded).__name__)}, not a state dict of tensors",
+            exit_code=1,
+        )
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in loaded):
             loaded = {name.removeprefix(prefix): value for name, value in loaded.items()}
@@ -97,10 +117,12 @@ def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
 
 
 def convert(file: str, model: str, out: str) -> dict[str, Any]:
-    """Turn a file of torchvision's weights into a folder that `config.model.init_from` takes; returns what weights.json says.
+    """Turn a file of torchvision's weights into a folder that `config.model.init_from` takes;
+    returns what weights.json says.
 
     Raises:
-      UserError: the file or the folder cannot be used, or entries are missing, left over or misshapen; then nothing is written.
+      UserError: the file or the folder cannot be used, or entries are missing, left over or
+        misshapen; then nothing is written.
     """
     try:
         usual_task(model)
@@ -112,11 +134,14 @@ def convert(file: str, model: str, out: str) -> dict[str, Any]:
         variables = load_torchvision(model, state_dict)
     except ValueError as error:
         raise UserError(f"{file}: {error}", exit_code=1) from error
-    return save_weights(out, model, variables, f"{path.name}, CRC-32 {zlib.crc32(path.read_bytes()):08x}")
+    return save_weights(
+        out, model, variables, f"{path.name}, CRC-32 {zlib.crc32(path.read_bytes()):08x}"
+    )
 
 
 def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Write a network's variables to a folder that is not there yet, or empty; returns what weights.json says.
+    """Write a network's variables to a folder that is not there yet, or empty; returns what
+    weights.json says.
 
     Raises:
       UserError: the folder holds something, or cannot be written.
@@ -146,7 +171,8 @@ def check_new(out: str) -> Path:
 
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[Path]:
-    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole or not at all.
+    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole
+    or not at all.
 
     Raises:
       UserError: `out` holds something, or cannot be written.
@@ -154,39 +180,60 @@ def new_folder(out: str) -> Iterator[Path]:
     try:
         folder = check_new(out)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as temporary:
             whole = Path(temporary) / "whole"
             whole.mkdir()
             yield whole
             whole.replace(folder)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
-        raise UserError(f"--out={out}: cannot be written ({in_words(error)}); give a folder that can", exit_code=1) from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
+        raise UserError(
+            f"--out={out}: cannot be written ({in_words(error)}); give a folder that can",
+            exit_code=1,
+        ) from error
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables in a folder of `save_weights`, in the layout of today, as numpy arrays; and what weights.json says.
+    """The variables in a folder of `save_weights`, in the layout of today, as numpy arrays; and
+    what weights.json says.
 
     Raises:
       UserError: it is no such folder, damaged, or of a layout that this version does not know.
     """
     if not (folder / "weights.json").is_file():
-        raise UserError(f"{folder}: holds no weights (there is no weights.json); `jaxconv convert` makes such a folder", exit_code=1)
+        raise UserError(
+            f"{folder}: holds no weights (there is no weights.json); `jaxconv convert` makes such "
+            "a folder",
+            exit_code=1,
+        )
     description = read_json(folder / "weights.json", dict)
     with _damage_said(folder), ocp.StandardCheckpointer() as checkpointer:
         # Without a target Orbax would look for the devices that the weights were saved from.
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = checkpointer.metadata(folder / "variables").item_metadata.tree
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+        )
         variables = checkpointer.restore(folder / "variables", target)
         if int(fingerprint(variables)) != description["fingerprint"]:
             raise ValueError("the values are not those that were saved (their fingerprints differ)")
-        flat = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(variables, sep="/").items()}
+        flat = {
+            name: np.asarray(value)
+            for name, value in flax.traverse_util.flatten_dict(variables, sep="/").items()
+        }
         layout, model = int(description["layout"]), description["model"]
     if layout > LAYOUT:
         raise UserError(
-            f"{folder}: has layout {layout} of parameter paths, and this version knows up to {LAYOUT}; update jaxconv", exit_code=1
+            f"{folder}: has layout {layout} of parameter paths, and this version knows up to "
+            f"{LAYOUT}; update jaxconv",
+            exit_code=1,
         )
     for version in range(layout, LAYOUT):
         flat = CONVERSIONS[version](model, flat)
@@ -198,14 +245,17 @@ def _damage_said(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # damaged files can raise anything
-        raise UserError(f"{folder}: the weights cannot be read ({in_words(error)})", exit_code=1) from error
+        raise UserError(
+            f"{folder}: the weights cannot be read ({in_words(error)})", exit_code=1
+        ) from error
 
 
 def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState, list[str]]:
     """A state before its first step whose network has the weights of a folder; see `fit`.
 
     Args:
-      place: a folder of `jaxconv convert`, or the workdir of a run, of which the averaged weights are taken where it kept any.
+      place: a folder of `jaxconv convert`, or the workdir of a run, of which the averaged weights
+        are taken where it kept any.
       state: the state as initialised.
       classes: that the network tells apart.
 
@@ -219,15 +269,22 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
     fitted = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), fitted, _variables(state))
     params = fitted.pop("params")
     state = state.replace(params=params, model_state=fitted)
-    return (state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state), said
+    return (
+        state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state
+    ), said
 
 
 def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[str, Any], list[str]]:
-    """The variables for `start_from`, and what was done; the state's shapes will do. Raises what `start_from` does."""
+    """The variables for `start_from`, and what was done; the state's shapes will do. Raises what
+    `start_from` does.
+    """
     folder = expand(place, "--config.model.init_from")
     if (folder / "config.json").is_file():
         if members_of(saved_config(folder)):
-            raise UserError(f"--config.model.init_from={place}: holds an ensemble; start from the workdir of one network")
+            raise UserError(
+                f"--config.model.init_from={place}: holds an ensemble; start from the workdir of "
+                "one network"
+            )
         trained, step = restore_run(folder)
         variables, what = trained.variables, f"step {step} of the run"
     else:
@@ -236,7 +293,10 @@ def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[st
     try:
         fitted, said = fit(variables, _variables(state), classes)
     except ValueError as error:
-        raise UserError(f"--config.model.init_from={place}: the weights do not fit the network: {error}", exit_code=1) from error
+        raise UserError(
+            f"--config.model.init_from={place}: the weights do not fit the network: {error}",
+            exit_code=1,
+        ) from error
     return fitted, [f"started from {what} in {folder}", *said]
 
 
@@ -244,12 +304,16 @@ def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, **state.model_state}
 
 
-def fit(variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int) -> tuple[dict[str, Any], list[str]]:
-    """Variables for a network that may tell other classes apart, and see other channels, than the one they come from.
+def fit(
+    variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Variables for a network that may tell other classes apart, and see other channels, than the
+    one they come from.
 
-    The last layer is fresh where its number of votes differs. A first layer that saw other channels is adapted, so that a grey image gives
-    what it gave with its channel three times: for one channel the filters' channels are summed; for more they are repeated in order, and
-    scaled by old / new.
+    The last layer is fresh where its number of votes differs. A first layer that saw other channels
+    is adapted, so that a grey image gives what it gave with its channel three times: for one
+    channel the filters' channels are summed; for more they are repeated in order, and scaled by old
+    / new.
 
     Args:
       variables: `params` and other collections.
@@ -263,9 +327,16 @@ def fit(variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int) ->
       ValueError: something is missing, left over or of another shape; the message lists it by name.
     """
     have, want = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (variables, fresh))
-    heads = [layer for layer in {path.rsplit("/", 1)[0]: None for path in want} if _votes_otherwise(layer, have, want, classes)]
+    heads = [
+        layer
+        for layer in {path.rsplit("/", 1)[0]: None for path in want}
+        if _votes_otherwise(layer, have, want, classes)
+    ]
     taken, misshapen = {}, []
-    said = [f"{head} is fresh: {classes} classes instead of {have[f'{head}/bias'].shape[-1]}" for head in heads]
+    said = [
+        f"{head} is fresh: {classes} classes instead of {have[f'{head}/bias'].shape[-1]}"
+        for head in heads
+    ]
     for path, leaf in want.items():
         if path.rsplit("/", 1)[0] in heads:
             taken[path] = leaf
@@ -273,9 +344,15 @@ def fit(variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int) ->
             continue
         elif have[path].shape == leaf.shape:
             taken[path] = have[path]
-        elif path.endswith("/kernel") and len(leaf.shape) > 2 and _but_channels(have[path].shape) == _but_channels(leaf.shape):
+        elif (
+            path.endswith("/kernel")
+            and len(leaf.shape) > 2
+            and _but_channels(have[path].shape) == _but_channels(leaf.shape)
+        ):
             taken[path], how = adapt_channels(have[path], leaf.shape[-2])
-            said.append(f"{path} sees {leaf.shape[-2]} channels instead of {have[path].shape[-2]}: {how}")
+            said.append(
+                f"{path} sees {leaf.shape[-2]} channels instead of {have[path].shape[-2]}: {how}"
+            )
         else:
             misshapen.append(f"{path} is {have[path].shape}, where {leaf.shape} was expected")
     wrong = {
@@ -284,12 +361,20 @@ def fit(variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int) ->
         "of another shape": misshapen,
     }
     if any(wrong.values()):
-        raise ValueError("; ".join(f"{what}: {short(', '.join(found), 400)}" for what, found in wrong.items() if found))
+        raise ValueError(
+            "; ".join(
+                f"{what}: {short(', '.join(found), 400)}" for what, found in wrong.items() if found
+            )
+        )
     return flax.traverse_util.unflatten_dict({path: taken[path] for path in want}, sep="/"), said
 
 
-def _votes_otherwise(layer: str, have: Mapping[str, Any], want: Mapping[str, Any], classes: int) -> bool:
-    """Whether a layer votes for `classes`, and voted for another number where the weights come from: its inputs are the same."""
+def _votes_otherwise(
+    layer: str, have: Mapping[str, Any], want: Mapping[str, Any], classes: int
+) -> bool:
+    """Whether a layer votes for `classes`, and voted for another number where the weights come
+    from: its inputs are the same.
+    """
     kernel, bias = f"{layer}/kernel", f"{layer}/bias"
     if not all(path in tree for path in (kernel, bias) for tree in (have, want)):
         return False
@@ -302,7 +387,9 @@ def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
-    """A first layer's kernel [*window, C, K] for another number of channels, and how it was done; see `fit`."""
+    """A first layer's kernel [*window, C, K] for another number of channels, and how it was done;
+    see `fit`.
+    """
     kernel, old = np.asarray(kernel), kernel.shape[-2]
     if channels == 1:
         return kernel.sum(axis=-2, keepdims=True), f"the filters' {old} channels are summed"

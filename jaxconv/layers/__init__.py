@@ -1,4 +1,6 @@
-"""Reusable Linen modules: what every network of jaxconv is made of, and what other JAX code may take."""
+"""Reusable Linen modules: what every network of jaxconv is made of, and what other JAX code may
+take.
+"""
 
 from flax.linen import relu
 

@@ -5,8 +5,9 @@
     produces  W2 x H2 x K, with W2 = (W1 - F + 2P)/S + 1
     learns    F * F * D1 weights a filter, and K biases
 
-What networks call a convolution is a correlation: it is the mathematical convolution with the kernel flipped.
-Every network convolves through `convolve`, and nothing else does, so that there is one place to make it fast: see `layers/forms.py`.
+What networks call a convolution is a correlation: it is the mathematical convolution with the
+kernel flipped. Every network convolves through `convolve`, and nothing else does, so that there is
+one place to make it fast: see `layers/forms.py`.
 """
 
 import contextlib
@@ -38,20 +39,35 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
     """
     values = (value,) * ndim if isinstance(value, int) else tuple(value)
     if len(values) != ndim:
-        raise ValueError(f"{name} {values} has {len(values)} numbers; the input has {ndim} spatial axes")
+        raise ValueError(
+            f"{name} {values} has {len(values)} numbers; the input has {ndim} spatial axes"
+        )
     return values
 
 
 def check_count(layer: str, name: str, value: object) -> None:
-    """Raise ValueError unless there is a whole number, at least one, of something; `layer` goes before the message."""
+    """Raise ValueError unless there is a whole number, at least one, of something; `layer` goes
+    before the message.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{layer + ': ' if layer else ''}{name} is {value!r}; it must be a whole number of at least 1")
+        raise ValueError(
+            f"{layer + ': ' if layer else ''}{name} is {value!r}; it must be a whole number of at "
+            "least 1"
+        )
 
 
 def pads_of(
-    shape: Sequence[int], window: Sequence[int], stride: Ints, padding: Ints, dilation: Ints, rounding: str, layer: str
+    shape: Sequence[int],
+    window: Sequence[int],
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    rounding: str,
+    layer: str,
 ) -> tuple[tuple[int, int], ...]:
-    """Explicit (before, after) pads for the spatial axes of `shape` [N, *spatial, C]; see `arithmetic.pad_widths`."""
+    """Explicit (before, after) pads for the spatial axes of `shape` [N, *spatial, C]; see
+    `arithmetic.pad_widths`.
+    """
     ndim = len(shape) - 2
     return tuple(
         pad_widths(size, f, s, p, d, rounding, layer)
@@ -83,7 +99,8 @@ def convolve(
       kernel: [*window, C // groups, K], of the dtype of `x`.
       stride, padding, dilation: pixels; one int for all axes, or one for each.
       groups: the channels and the filters are split into this many groups, each convolved apart.
-      rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more zeros after the image.
+      rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more
+        zeros after the image.
       layer: name to put before an error message.
 
     Returns:
@@ -96,7 +113,8 @@ def convolve(
     window, (seen, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if x.shape[-1] != seen * groups or filters % groups:
         raise ValueError(
-            f"{layer + ': ' if layer else ''}{x.shape[-1]} channels in {groups} groups do not match {filters} filters that see {seen} each"
+            f"{layer + ': ' if layer else ''}{x.shape[-1]} channels in {groups} groups do not "
+            f"match {filters} filters that see {seen} each"
         )
     geometry = (
         per_axis(stride, ndim, "stride"),
@@ -107,12 +125,15 @@ def convolve(
     form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, geometry, groups)
     if form is None:
         return plain_form(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=functools.partial(form, geometry=geometry), default=plain_form)
+    return lax.platform_dependent(
+        x, kernel, cpu=functools.partial(form, geometry=geometry), default=plain_form
+    )
 
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Inside this context, what is traced has XLA's one convolution on every platform, as who counts operations wants it.
+    """Inside this context, what is traced has XLA's one convolution on every platform, as who
+    counts operations wants it.
 
     A function that was jitted and called before keeps the form it was traced with.
     """
@@ -128,7 +149,8 @@ class Conv(nn.Module):
 
     Attributes:
       filters: K.
-      filter_size: F, one int for all spatial axes or one for each. How many axes there are, the input tells.
+      filter_size: F, one int for all spatial axes or one for each. How many axes there are, the
+        input tells.
       stride, padding, dilation, groups, rounding: see `convolve`.
       use_bias: whether each filter has a bias.
       dtype: the compute type.
@@ -154,9 +176,16 @@ class Conv(nn.Module):
         check_count(layer, "filters", self.filters)
         check_count(layer, "groups", self.groups)
         if x.shape[-1] % self.groups:
-            raise ValueError(f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is not whole")
-        kernel = self.param("kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters))
+            raise ValueError(
+                f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is "
+                "not whole"
+            )
+        kernel = self.param(
+            "kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters)
+        )
         bias = self.param("bias", self.bias_init, (self.filters,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolve(x, kernel, self.stride, self.padding, self.dilation, self.groups, self.rounding, layer)
+        x = convolve(
+            x, kernel, self.stride, self.padding, self.dilation, self.groups, self.rounding, layer
+        )
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,4 +1,6 @@
-"""Normalisation. BatchNorm is Linen's, with the settings that networks share (Ioffe and Szegedy 2015, arXiv:1502.03167)."""
+"""Normalisation. BatchNorm is Linen's, with the settings that networks share (Ioffe and Szegedy
+2015, arXiv:1502.03167).
+"""
 
 import flax.linen as nn
 import jax
@@ -7,14 +9,17 @@ from jax import lax
 
 
 class BatchNorm(nn.BatchNorm):
-    """Linen's BatchNorm, whose statistics may be those of parts of the batch, each normalised by its own.
+    """Linen's BatchNorm, whose statistics may be those of parts of the batch, each normalised by
+    its own.
 
-    The running statistics are the mean over the parts. Parameters, statistics and what is not told here are Linen's.
+    The running statistics are the mean over the parts. Parameters, statistics and what is not told
+    here are Linen's.
 
     Attributes:
-      momentum: weight of the old running statistics; PyTorch writes the same setting as 0.1. Statistics stay float32.
-      groups: so many consecutive parts of the batch; it must divide the examples, or, under an `axis_name`, divide or be a multiple of
-        the devices.
+      momentum: weight of the old running statistics; PyTorch writes the same setting as 0.1.
+        Statistics stay float32.
+      groups: so many consecutive parts of the batch; it must divide the examples, or, under an
+        `axis_name`, divide or be a multiple of the devices.
     """
 
     momentum: float = 0.9
@@ -28,20 +33,29 @@ class BatchNorm(nn.BatchNorm):
         Raises:
           ValueError: the batch, or the devices, cannot be cut into so many parts.
         """
-        running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        running = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
         if running or self.groups == 1 or self.is_initializing():
             return super().__call__(x, use_running_average)
         devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
         if devices % self.groups == 0:
             return self._of_parts(x, 1, devices // self.groups)
         if self.groups % devices:
-            raise ValueError(f"BatchNorm: {self.groups} groups on {devices} devices; give a number that divides them, or a multiple")
+            raise ValueError(
+                f"BatchNorm: {self.groups} groups on {devices} devices; give a number that divides "
+                "them, or a multiple"
+            )
         return self._of_parts(x, self.groups // devices, 1)
 
     def _of_parts(self, x: jax.Array, parts: int, devices: int) -> jax.Array:
-        """Normalise each of so many consecutive parts of `x` by itself, or with those of the devices of its group."""
+        """Normalise each of so many consecutive parts of `x` by itself, or with those of the
+        devices of its group.
+        """
         if len(x) % parts:
-            raise ValueError(f"BatchNorm: {len(x)} examples / {parts} groups = {len(x) / parts:.2f} is not whole")
+            raise ValueError(
+                f"BatchNorm: {len(x)} examples / {parts} groups = {len(x) / parts:.2f} is not whole"
+            )
         split = x.reshape(parts, len(x) // parts, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, split.ndim - 1))
         mean, square = jnp.mean(split, axes), jnp.mean(jnp.square(split), axes)
@@ -53,21 +67,29 @@ class BatchNorm(nn.BatchNorm):
         features = (x.shape[-1],)
         for name, value, start in (("mean", mean, jnp.zeros), ("var", variance, jnp.ones)):
             running = self.variable("batch_stats", name, start, features, jnp.float32)
-            running.value = self.momentum * running.value + (1 - self.momentum) * jnp.mean(value, axis=0)
+            running.value = self.momentum * running.value + (1 - self.momentum) * jnp.mean(
+                value, axis=0
+            )
         factor = lax.rsqrt(variance + self.epsilon)
         if self.use_scale:
             factor *= self.param("scale", self.scale_init, features, self.param_dtype)[None]
         around = (parts, *(1,) * len(axes), *features)
         y = (split - mean.reshape(around)) * factor.reshape(around)
         if self.use_bias:
-            y += self.param("bias", self.bias_init, features, self.param_dtype).reshape((1,) * (y.ndim - 1) + features)
+            y += self.param("bias", self.bias_init, features, self.param_dtype).reshape(
+                (1,) * (y.ndim - 1) + features
+            )
         return y.reshape(x.shape).astype(self.dtype or x.dtype)
 
 
-def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
-    """AlexNet's norm: x / (k + alpha * the sum of squares over `size` neighbouring feature maps)^beta; [N, ..., C], same dtype.
+def local_response_norm(
+    x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """AlexNet's norm: x / (k + alpha * the sum of squares over `size` neighbouring feature
+    maps)^beta; [N, ..., C], same dtype.
 
-    Krizhevsky et al. 2012, section 3.3. Caffe and PyTorch divide alpha by the size, the paper does not.
+    Krizhevsky et al. 2012, section 3.3. Caffe and PyTorch divide alpha by the size, the paper does
+    not.
     """
     squares = jnp.square(x.astype(jnp.float32))
     before = (size - 1) // 2

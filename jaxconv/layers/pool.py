@@ -5,9 +5,10 @@
     produces  W2 x H2 x D1, with W2 = (W1 - F)/S + 1
     learns    nothing
 
-The maximum (or sum) is taken over the F * F shifted, strided views of the image. XLA's own window reduction gives the same values,
-but its gradient is 7 to 25 times slower on a CPU (32x32x32, batch 64: 34 ms against 1.6 for 2x2 windows, 40 against 5.6 for 3x3).
-Where several pixels of a window tie for the maximum, the gradient is shared among them.
+The maximum (or sum) is taken over the F * F shifted, strided views of the image. XLA's own window
+reduction gives the same values, but its gradient is 7 to 25 times slower on a CPU (32x32x32, batch
+64: 34 ms against 1.6 for 2x2 windows, 40 against 5.6 for 3x3). Where several pixels of a window tie
+for the maximum, the gradient is shared among them.
 """
 
 import functools
@@ -22,16 +23,28 @@ from jaxconv.layers import forms
 from jaxconv.layers.conv import Ints, pads_of, per_axis
 
 
-def max_pool(x: jax.Array, window: Ints = 2, stride: Ints = 2, padding: Ints = 0, rounding: str = "floor", layer: str = "") -> jax.Array:
+def max_pool(
+    x: jax.Array,
+    window: Ints = 2,
+    stride: Ints = 2,
+    padding: Ints = 0,
+    rounding: str = "floor",
+    layer: str = "",
+) -> jax.Array:
     """The maximum of each window: [N, *spatial, C] -> [N, *output, C].
 
-    Padding never wins: it counts as minus infinity. `rounding` is `floor`, `exact` or `ceil`, see `arithmetic.output_size`.
+    Padding never wins: it counts as minus infinity. `rounding` is `floor`, `exact` or `ceil`, see
+    `arithmetic.output_size`.
 
     Raises:
       ValueError: the window does not fit; `layer` is the name put before the message.
     """
-    lowest = jnp.array(-jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)
-    return functools.reduce(jnp.maximum, _views(x, lowest, window, stride, padding, rounding, layer))
+    lowest = jnp.array(
+        -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype
+    )
+    return functools.reduce(
+        jnp.maximum, _views(x, lowest, window, stride, padding, rounding, layer)
+    )
 
 
 def average_pool(
@@ -46,54 +59,79 @@ def average_pool(
     """The mean of each window: [N, *spatial, C] -> [N, *output, C].
 
     Args:
-      count_padding: whether `padding`'s zeros count in the mean, as in PyTorch and Caffe. What `ceil` adds beyond never counts.
+      count_padding: whether `padding`'s zeros count in the mean, as in PyTorch and Caffe. What
+        `ceil` adds beyond never counts.
 
     Raises:
       ValueError: the window does not fit; `layer` is the name put before the message.
     """
     ndim = x.ndim - 2
-    if per_axis(window, ndim, "window") == x.shape[1:-1] and not any(per_axis(padding, ndim, "padding")):
+    if per_axis(window, ndim, "window") == x.shape[1:-1] and not any(
+        per_axis(padding, ndim, "padding")
+    ):
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
-    total = functools.reduce(jnp.add, _views(x, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer))
+    total = functools.reduce(
+        jnp.add, _views(x, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer)
+    )
     # How many pixels each window holds: the same sum over an image of ones.
     counted = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
     if count_padding:
         sides = [(p, p) for p in per_axis(padding, ndim, "padding")]
         counted = jnp.pad(counted, [(0, 0), *sides, (0, 0)], constant_values=1)
         padding = 0
-    held = functools.reduce(jnp.add, _views(counted, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer))
+    held = functools.reduce(
+        jnp.add, _views(counted, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer)
+    )
     # `ceil` can drop a window that begins in the right padding; the padded ones still have it.
     return total / lax.slice(held, (0,) * x.ndim, (1, *total.shape[1:-1], 1))
 
 
 def adaptive_average_pool(x: jax.Array, size: Ints) -> jax.Array:
-    """Means over windows that cut each axis into `size` parts as even as they come: [N, *spatial, C] -> [N, *size, C].
+    """Means over windows that cut each axis into `size` parts as even as they come: [N, *spatial,
+    C] -> [N, *size, C].
 
-    Part i of n reaches from floor(i * W / n) to ceil((i + 1) * W / n), as in PyTorch: where W < n, pixels are repeated.
+    Part i of n reaches from floor(i * W / n) to ceil((i + 1) * W / n), as in PyTorch: where W < n,
+    pixels are repeated.
     """
     for axis, parts in enumerate(per_axis(size, x.ndim - 2, "size"), 1):
         width = x.shape[axis]
         if width != parts:
             edges = [(i * width // parts, -(-(i + 1) * width // parts)) for i in range(parts)]
             x = jnp.concatenate(
-                [jnp.mean(lax.slice_in_dim(x, start, end, axis=axis), axis=axis, keepdims=True) for start, end in edges], axis=axis
+                [
+                    jnp.mean(lax.slice_in_dim(x, start, end, axis=axis), axis=axis, keepdims=True)
+                    for start, end in edges
+                ],
+                axis=axis,
             )
     return x
 
 
-def _views(x: jax.Array, filler: jax.Array, window: Ints, stride: Ints, padding: Ints, rounding: str, layer: str) -> Sequence[jax.Array]:
+def _views(
+    x: jax.Array,
+    filler: jax.Array,
+    window: Ints,
+    stride: Ints,
+    padding: Ints,
+    rounding: str,
+    layer: str,
+) -> Sequence[jax.Array]:
     """One view of the padded image for each position inside the window, [N, *output, C] each."""
     ndim = x.ndim - 2
     window, stride = per_axis(window, ndim, "window"), per_axis(stride, ndim, "stride")
     for f, p in zip(window, per_axis(padding, ndim, "padding"), strict=True):
         if p >= f:
-            raise ValueError(f"{layer + ': ' if layer else ''}a padding of {p} shows the first {f}-wide window no pixel")
+            raise ValueError(
+                f"{layer + ': ' if layer else ''}a padding of {p} shows the first {f}-wide window "
+                "no pixel"
+            )
     pads = pads_of(x.shape, window, stride, padding, 1, rounding, layer)
     return forms.views(x, filler, window, (stride, pads, (1,) * ndim))
 
 
 class Pool(nn.Module):
-    """A pooling layer without weights: `kind` is `max`, `average`, or `global` (the mean over all positions, [N, C]).
+    """A pooling layer without weights: `kind` is `max`, `average`, or `global` (the mean over all
+    positions, [N, C]).
 
     Attributes:
       window, stride, padding, rounding: see `max_pool`; `global` uses none of them.
@@ -112,5 +150,8 @@ class Pool(nn.Module):
             return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         pool = {"max": max_pool, "average": average_pool}.get(self.kind)
         if pool is None:
-            raise ValueError(f"{'/'.join(self.path)}: pooling is {self.kind!r}; it must be max, average or global")
+            raise ValueError(
+                f"{'/'.join(self.path)}: pooling is {self.kind!r}; it must be max, average or "
+                "global"
+            )
         return pool(x, self.window, self.stride, self.padding, self.rounding, "/".join(self.path))

@@ -1,4 +1,6 @@
-"""Pictures of what a network's predictions of a set say: the reliability diagram, and the accuracy of each class."""
+"""Pictures of what a network's predictions of a set say: the reliability diagram, and the accuracy
+of each class.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +15,8 @@ _MOST = 40
 
 
 def reliability(calibration: Calibration, title: str = "") -> Figure:
-    """Draw how often predictions are right against how sure they are (Guo et al. 2017, arXiv:1706.04599, Figure 1), and how many there are.
+    """Draw how often predictions are right against how sure they are (Guo et al. 2017,
+    arXiv:1706.04599, Figure 1), and how many there are.
 
     Args:
       calibration: see `outcomes.calibration`.
@@ -24,15 +27,50 @@ def reliability(calibration: Calibration, title: str = "") -> Figure:
     edges, filled = calibration.edges, calibration.examples > 0
     left, width = edges[:-1][filled], np.diff(edges)[filled]
     accuracy, confidence = calibration.accuracy[filled], calibration.confidence[filled]
-    above.plot((0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, zorder=3, label="as sure as right")
-    above.bar(left, accuracy, width, align="edge", color="#8fbbdd", edgecolor="white", label="share that is right")
+    above.plot(
+        (0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, zorder=3, label="as sure as right"
+    )
+    above.bar(
+        left,
+        accuracy,
+        width,
+        align="edge",
+        color="#8fbbdd",
+        edgecolor="white",
+        label="share that is right",
+    )
     # From the bar to the diagonal, at the bin's mean confidence.
     low, high = np.minimum(accuracy, confidence), np.maximum(accuracy, confidence)
-    above.bar(left, high - low, width, low, align="edge", color="#d6272855", edgecolor="C3", hatch="//", label="gap to the mean confidence")
+    above.bar(
+        left,
+        high - low,
+        width,
+        low,
+        align="edge",
+        color="#d6272855",
+        edgecolor="C3",
+        hatch="//",
+        label="gap to the mean confidence",
+    )
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     above.set_title(title or "reliability", fontsize="medium", parse_math=False)
-    above.text(0.97, 0.03, f"ECE {100 * calibration.ece:.2f} %", ha="right", va="bottom", transform=above.transAxes, bbox=_box())
-    below.bar(edges[:-1], calibration.examples, np.diff(edges), align="edge", color="0.6", edgecolor="white")
+    above.text(
+        0.97,
+        0.03,
+        f"ECE {100 * calibration.ece:.2f} %",
+        ha="right",
+        va="bottom",
+        transform=above.transAxes,
+        bbox=_box(),
+    )
+    below.bar(
+        edges[:-1],
+        calibration.examples,
+        np.diff(edges),
+        align="edge",
+        color="0.6",
+        edgecolor="white",
+    )
     below.set(ylabel="examples", xlabel="confidence: probability of the prediction")
     for panel in (above, below):
         panel.grid(alpha=0.3)
@@ -46,7 +84,8 @@ def _box() -> dict[str, object]:
 
 
 def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw the accuracy of each class as a bar, the worst on top; of more than 40 classes that have examples, the 20 worst and the 20 best.
+    """Draw the accuracy of each class as a bar, the worst on top; of more than 40 classes that have
+    examples, the 20 worst and the 20 best.
 
     Args:
       found: see `outcomes.per_class`.
@@ -64,13 +103,33 @@ def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str 
     for place, value, k in zip(places, accuracy, shown, strict=True):
         inside = value > 30
         text, color = f"{value:.1f} % of {found.examples[k]:,}", "white" if inside else "black"
-        panel.text(1 if inside else value + 1, place, text, va="center", fontsize="small", color=color)
+        panel.text(
+            1 if inside else value + 1, place, text, va="center", fontsize="small", color=color
+        )
     overall = 100 * found.right.sum() / found.examples.sum()
     panel.axvline(overall, color="C3", linewidth=1)
-    panel.text(overall, -0.8, f"all {overall:.1f} %", color="C3", ha="center", va="bottom", fontsize="small")
+    panel.text(
+        overall,
+        -0.8,
+        f"all {overall:.1f} %",
+        color="C3",
+        ha="center",
+        va="bottom",
+        fontsize="small",
+    )
     if cut:
-        panel.text(50, _MOST // 2, f"{len(ranked) - _MOST:,} classes between", ha="center", va="center", fontsize="small", style="italic")
-    panel.set_yticks(places, [short_name(class_names[k], 28) for k in shown], fontsize="small", parse_math=False)
+        panel.text(
+            50,
+            _MOST // 2,
+            f"{len(ranked) - _MOST:,} classes between",
+            ha="center",
+            va="center",
+            fontsize="small",
+            style="italic",
+        )
+    panel.set_yticks(
+        places, [short_name(class_names[k], 28) for k in shown], fontsize="small", parse_math=False
+    )
     panel.set(xlim=(0, 100), ylim=(places[-1] + 0.6, -0.6), xlabel="accuracy, %")
     if title:
         panel.set_title(title, fontsize="medium", pad=18, parse_math=False)

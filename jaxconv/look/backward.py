@@ -1,13 +1,16 @@
 """Backward rules that show what a network looks for, in place of the gradient's.
 
-Where the signal from above comes down to a rectifier, y = f(x), these pass on (Springenberg et al. 2015, arXiv:1412.6806, Figure 1)
+Where the signal from above comes down to a rectifier, y = f(x), these pass on (Springenberg et al.
+2015, arXiv:1412.6806, Figure 1)
 
     gradient    f'(x) * signal                               backpropagation
-    deconvnet   max(signal, 0)                               Zeiler and Fergus 2014, arXiv:1311.2901, section 2.1
+    deconvnet   max(signal, 0)                               Zeiler and Fergus 2014,
+                arXiv:1311.2901, section 2.1
     guided      f'(x) * max(signal, 0) where x > 0, or 0     guided backpropagation
 
-of which the last two go beyond ReLU, for which they were written, as they stand here. A maximum hands the signal to a single one of its
-operands, the first that is the maximum (the deconvnet's switch), where the gradient shares it among those that tie.
+of which the last two go beyond ReLU, for which they were written, as they stand here. A maximum
+hands the signal to a single one of its operands, the first that is the maximum (the deconvnet's
+switch), where the gradient shares it among those that tie.
 """
 
 import functools
@@ -34,13 +37,36 @@ def _guided(x: jax.Array, slope: jax.Array, signal: jax.Array) -> jax.Array:
 
 RULES = {"gradient": _gradient, "deconvnet": _deconvnet, "guided": _guided}
 
-# Functions of jax.nn that rectify, by the names of their programs. Others are found by what they compute: max(x, 0), and x times
-# a sigmoid of x, as GELU is.
-_NAMED = ("relu", "relu6", "silu", "hard_silu", "mish", "elu", "celu", "selu", "leaky_relu", "softplus", "squareplus")
+# Functions of jax.nn that rectify, by the names of their programs. Others are found by what they
+# compute: max(x, 0), and x times a sigmoid of x, as GELU is.
+_NAMED = (
+    "relu",
+    "relu6",
+    "silu",
+    "hard_silu",
+    "mish",
+    "elu",
+    "celu",
+    "selu",
+    "leaky_relu",
+    "softplus",
+    "squareplus",
+)
 # A sigmoid that is written by a rectifier and is none.
 _OPAQUE = ("hard_sigmoid",)
 _SIGMOIDS = ("erf", "erfc", "tanh", "logistic")
-_ELEMENTWISE = (*_SIGMOIDS, "add", "sub", "mul", "div", "neg", "integer_pow", "square", "convert_element_type", "copy")
+_ELEMENTWISE = (
+    *_SIGMOIDS,
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "neg",
+    "integer_pow",
+    "square",
+    "convert_element_type",
+    "copy",
+)
 _COPIES = ("broadcast_in_dim", "convert_element_type", "copy")
 
 
@@ -50,13 +76,21 @@ def rectified(rule: str, x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Ar
     return y
 
 
-def _forward(rule: str, x: jax.Array, y: jax.Array, slope: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    rule: str, x: jax.Array, y: jax.Array, slope: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return y, (x, slope)
 
 
-def _backward(rule: str, kept: tuple[jax.Array, jax.Array], signal: jax.Array) -> tuple[jax.Array, ...]:
+def _backward(
+    rule: str, kept: tuple[jax.Array, jax.Array], signal: jax.Array
+) -> tuple[jax.Array, ...]:
     x, slope = kept
-    return RULES[rule](x, slope, signal).astype(x.dtype), jnp.zeros_like(signal), jnp.zeros_like(slope)
+    return (
+        RULES[rule](x, slope, signal).astype(x.dtype),
+        jnp.zeros_like(signal),
+        jnp.zeros_like(slope),
+    )
 
 
 rectified.defvjp(_forward, _backward)
@@ -80,7 +114,9 @@ def opaque(eqn: Any) -> bool:
 
 
 def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
-    """Where a program rectifies: an equation's number -> (the variable that goes in, the equations from it to what comes out)."""
+    """Where a program rectifies: an equation's number -> (the variable that goes in, the equations
+    from it to what comes out).
+    """
     found: dict[int, tuple[Any, list[Any]]] = {}
     zeros: set[Any] = set()
     variances = _variances(jaxpr)
@@ -94,22 +130,32 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
             found[number] = (others[0], [eqn])
         elif eqn.primitive.name in _ELEMENTWISE or opaque(eqn):
             parts = [made.get(var, (var, {}, False)) for var in others]
-            if len({id(root) for root, _, _ in parts}) != 1 or any(var.aval.shape != eqn.outvars[0].aval.shape for var in others):
+            if len({id(root) for root, _, _ in parts}) != 1 or any(
+                var.aval.shape != eqn.outvars[0].aval.shape for var in others
+            ):
                 continue
             root, bends = parts[0][0], [bends for _, _, bends in parts]
             steps = {n: step for _, steps, _ in parts for n, step in steps.items()} | {number: eqn}
             if eqn.primitive.name == "mul" and sorted(bends) == [False, True]:
                 found[number] = (root, [steps[n] for n in sorted(steps)])
             else:
-                made[eqn.outvars[0]] = (root, steps, any(bends) or eqn.primitive.name in _SIGMOIDS or opaque(eqn))
+                made[eqn.outvars[0]] = (
+                    root,
+                    steps,
+                    any(bends) or eqn.primitive.name in _SIGMOIDS or opaque(eqn),
+                )
     return found
 
 
 def _variances(jaxpr: Any) -> set[Any]:
-    """What becomes a divisor by its root alone, as a variance does, which Linen's norms cut off below 0 as ReLU would."""
+    """What becomes a divisor by its root alone, as a variance does, which Linen's norms cut off
+    below 0 as ReLU would.
+    """
     found: set[Any] = set()
     for eqn in reversed(jaxpr.eqns):
-        if eqn.primitive.name in ("rsqrt", "sqrt") or (eqn.primitive.name in ("add", "reshape", *_COPIES) and eqn.outvars[0] in found):
+        if eqn.primitive.name in ("rsqrt", "sqrt") or (
+            eqn.primitive.name in ("add", "reshape", *_COPIES) and eqn.outvars[0] in found
+        ):
             found.update(var for var in eqn.invars if not isinstance(var, jex.Literal))
     return found
 
@@ -120,7 +166,9 @@ def _is_rectifier(eqn: Any, zeros: set[Any]) -> bool:
         return False
     if eqn.primitive.name == "max":
         return any(_is_zero(var, zeros) for var in eqn.invars) and not _all_zero(eqn, zeros)
-    if eqn.primitive.name == "custom_jvp_call":  # jax.nn.relu and its like, or one that is written in the same way
+    if (
+        eqn.primitive.name == "custom_jvp_call"
+    ):  # jax.nn.relu and its like, or one that is written in the same way
         inner = next(jex.jaxprs_in_params(eqn.params))
         return len(inner.eqns) == 1 and _is_rectifier(inner.eqns[0], set())
     return "jaxpr" in eqn.params and "name" in eqn.params and eqn.params["name"] in _NAMED

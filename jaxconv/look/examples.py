@@ -1,6 +1,8 @@
-"""Example predictions, as the lecture's ConvNetJS demo shows them: test images, each with its three most probable classes; mistakes; pairs.
+"""Example predictions, as the lecture's ConvNetJS demo shows them: test images, each with its three
+most probable classes; mistakes; pairs.
 
-What is right is green and has a tick, what is wrong is red and has a cross. Images are anything that `samples.draw_example` draws.
+What is right is green and has a tick, what is wrong is red and has a cross. Images are anything
+that `samples.draw_example` draws.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,12 @@ _NUMBERED, _NAMED = 20, 60
 
 
 def predictions(
-    images: Sequence[Any], labels: Sequence[int], probabilities: np.ndarray, class_names: Sequence[str], top: int = 3, title: str = ""
+    images: Sequence[Any],
+    labels: Sequence[int],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    top: int = 3,
+    title: str = "",
 ) -> Figure:
     """A grid of examples, each with its most probable classes as bars.
 
@@ -40,7 +47,11 @@ def predictions(
     below = f"{right} of these {known} are right" if known else ""
     columns = min(_COLUMNS, len(images))
     height = _IMAGE + 0.2
-    sheet = new_sheet(max(5.8, 0.2 + columns * (_IMAGE + _BARS + _GAP)), _TOP + -(-len(images) // columns) * height, heading)
+    sheet = new_sheet(
+        max(5.8, 0.2 + columns * (_IMAGE + _BARS + _GAP)),
+        _TOP + -(-len(images) // columns) * height,
+        heading,
+    )
     sheet.text(0.2, 0.38, below, 8, color=FAINT)
     for n, image in enumerate(images):
         x, y = 0.2 + (n % columns) * (_IMAGE + _BARS + _GAP), _TOP + (n // columns) * height
@@ -49,16 +60,37 @@ def predictions(
     return sheet.figure
 
 
-def _bars(sheet: Sheet, x: float, y: float, label: int, shares: np.ndarray, class_names: Sequence[str], top: int) -> None:
-    """The most probable classes of one example; where none of them is the true one, it is named below."""
+def _bars(
+    sheet: Sheet,
+    x: float,
+    y: float,
+    label: int,
+    shares: np.ndarray,
+    class_names: Sequence[str],
+    top: int,
+) -> None:
+    """The most probable classes of one example; where none of them is the true one, it is named
+    below.
+    """
     best = np.argsort(-shares, kind="stable")[:top]
     step = _IMAGE / (top + 1) if label >= 0 and label not in best else _IMAGE / max(3, top)
     for row, k in enumerate(best):
         colour = RIGHT if k == label else WRONG if row == 0 and label >= 0 else OTHER
         place = y + row * step
-        sheet.frame((x, place + 0.15, _BARS * float(shares[k]), min(0.09, step - 0.17)), fill=True, facecolor=colour, edgecolor="none")
+        sheet.frame(
+            (x, place + 0.15, _BARS * float(shares[k]), min(0.09, step - 0.17)),
+            fill=True,
+            facecolor=colour,
+            edgecolor="none",
+        )
         mark = "✓ " if k == label else "✗ " if row == 0 and label >= 0 else ""
-        sheet.text(x, place, f"{mark}{short_name(class_names[k], 15)}", 8, color=colour if mark else "#555555")
+        sheet.text(
+            x,
+            place,
+            f"{mark}{short_name(class_names[k], 15)}",
+            8,
+            color=colour if mark else "#555555",
+        )
         sheet.text(x + _BARS, place, f"{100 * shares[k]:.0f} %", 8, ha="right", color=FAINT)
     if label >= 0 and label not in best:
         place = y + len(best) * step
@@ -67,9 +99,15 @@ def _bars(sheet: Sheet, x: float, y: float, label: int, shares: np.ndarray, clas
 
 
 def mistakes(
-    images: Sequence[Any], found: Outcomes, places: Sequence[int], names: Sequence[str] = (), title: str = "", below: str = ""
+    images: Sequence[Any],
+    found: Outcomes,
+    places: Sequence[int],
+    names: Sequence[str] = (),
+    title: str = "",
+    below: str = "",
 ) -> Figure:
-    """Mistakes: each image with what it is, what it was taken for, how probable that was, and the loss.
+    """Mistakes: each image with what it is, what it was taken for, how probable that was, and the
+    loss.
 
     Args:
       images: of N mistakes, in the order to be drawn.
@@ -81,7 +119,9 @@ def mistakes(
     heading = f"{title}{': ' if title else ''}the worst mistakes"
     columns = min(6, max(2, len(images)))
     width, height = 1.45 + _GAP, 1.45 + 0.75
-    sheet = new_sheet(max(6.0, 0.2 + columns * width), _TOP + max(1, -(-len(images) // columns)) * height, heading)
+    sheet = new_sheet(
+        max(6.0, 0.2 + columns * width), _TOP + max(1, -(-len(images) // columns)) * height, heading
+    )
     sheet.text(0.2, 0.38, below or ("" if len(images) else "there is none"), 8, color=FAINT)
     for n, (image, place) in enumerate(zip(images, places, strict=True)):
         x, y = 0.2 + (n % columns) * width, _TOP + (n // columns) * height
@@ -98,7 +138,11 @@ def mistakes(
 
 
 def confusions(
-    counts: np.ndarray, class_names: Sequence[str], examples: Sequence[Sequence[Any]] = (), most: int = 10, title: str = ""
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    examples: Sequence[Sequence[Any]] = (),
+    most: int = 10,
+    title: str = "",
 ) -> Figure:
     """The most confused pairs of classes, with the matrix beside them.
 
@@ -115,7 +159,9 @@ def confusions(
     row = 0.62 if len(examples) else 0.36
     beside = row * max(len(pairs), 0 if few else most)
     sheet = new_sheet(
-        side + 7.0, max(side + 1.8 if few else 0.0, _TOP + 0.5 + beside), f"{title}{': ' if title else ''}what was taken for what"
+        side + 7.0,
+        max(side + 1.8 if few else 0.0, _TOP + 0.5 + beside),
+        f"{title}{': ' if title else ''}what was taken for what",
     )
     right, total = int(np.trace(counts)), int(counts.sum())
     rows = "; rows are the true classes, columns what was said" if few else ""
@@ -128,7 +174,9 @@ def confusions(
     return sheet.figure
 
 
-def _worst_classes(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], most: int, height: float) -> None:
+def _worst_classes(
+    sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], most: int, height: float
+) -> None:
     """Of more classes than a matrix can show, those that are least often right."""
     totals = counts.sum(axis=1)
     shares = np.diag(counts) / np.maximum(totals, 1)
@@ -145,8 +193,15 @@ def _share(sheet: Sheet, x: float, y: float, share: float, text: str, colour: st
     sheet.text(x + 1.8 * share + 0.06, y + 0.215, text, 8, va="center", color=FAINT)
 
 
-def _matrix(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], box: tuple[float, float, float, float]) -> None:
-    """Shares of each row: green on the diagonal, and red beside it on a scale of its own, or mistakes could not be seen."""
+def _matrix(
+    sheet: Sheet,
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    box: tuple[float, float, float, float],
+) -> None:
+    """Shares of each row: green on the diagonal, and red beside it on a scale of its own, or
+    mistakes could not be seen.
+    """
     x, y, side, _ = box
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     right = np.eye(len(counts), dtype=bool)
@@ -159,14 +214,29 @@ def _matrix(sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], box: t
         for k, name in enumerate(class_names):
             middle = (k + 0.5) * step
             sheet.text(x - 0.06, y + middle, short_name(name, 16), size, ha="right", va="center")
-            sheet.text(x + middle, y - 0.06, short_name(name, 16), size, ha="left" if step < 0.6 else "center", va="bottom",
-                       rotation=45 if step < 0.6 else 0, rotation_mode="anchor")  # fmt: skip
+            sheet.text(
+                x + middle,
+                y - 0.06,
+                short_name(name, 16),
+                size,
+                ha="left" if step < 0.6 else "center",
+                va="bottom",
+                rotation=45 if step < 0.6 else 0,
+                rotation_mode="anchor",
+            )
     if len(counts) <= _NUMBERED:
         for (true, said), count in np.ndenumerate(counts):
             if count:
                 dark = strength[true, said, 0] > 0.6
                 place = (x + (said + 0.5) * step, y + (true + 0.5) * step)
-                sheet.text(*place, f"{count:,}", min(8, 22 * step), ha="center", va="center", color="white" if dark else "#333333")
+                sheet.text(
+                    *place,
+                    f"{count:,}",
+                    min(8, 22 * step),
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "#333333",
+                )
 
 
 def _pairs(
@@ -182,7 +252,13 @@ def _pairs(
     for n, (true, said, count) in enumerate(pairs):
         y = _TOP + 0.35 + n * height
         share = 100 * count / counts[true].sum()
-        sheet.text(x, y, f"{short_name(class_names[true], 16)} → {short_name(class_names[said], 16)}", 8)
+        sheet.text(
+            x, y, f"{short_name(class_names[true], 16)} → {short_name(class_names[said], 16)}", 8
+        )
         _share(sheet, x, y, count / pairs[0][2], f"{count:,}, {share:.0f} %", WRONG)
         for column, image in enumerate(examples[n][:4] if len(examples) else ()):
-            draw_example(sheet, image, (x + 2.5 + column * (height - 0.08), y - 0.06, height - 0.12, height - 0.12))
+            draw_example(
+                sheet,
+                image,
+                (x + 2.5 + column * (height - 0.08), y - 0.06, height - 0.12, height - 0.12),
+            )

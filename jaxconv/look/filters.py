@@ -1,4 +1,5 @@
-"""The filters of a convolution as a grid, as Krizhevsky et al. 2012 show AlexNet's (Figure 3), and what a layer makes of an image.
+"""The filters of a convolution as a grid, as Krizhevsky et al. 2012 show AlexNet's (Figure 3), and
+what a layer makes of an image.
 
     filters that see RGB    colour tiles, grey where a weight is 0
     other channels          a tile for each: red is positive, blue negative
@@ -40,27 +41,43 @@ def filters(kernel: np.ndarray, most: int = 96, title: str = "filters") -> Figur
     """
     *window, channels, count = kernel.shape
     if not 1 <= len(window) <= 3:
-        raise ValueError(f"filters are drawn in 1-D, 2-D and 3-D; the kernel is {list(kernel.shape)}")
+        raise ValueError(
+            f"filters are drawn in 1-D, 2-D and 3-D; the kernel is {list(kernel.shape)}"
+        )
     size = "x".join(map(str, (*window, channels)))
     if all(extent == 1 for extent in window):
-        return _matrix(kernel.reshape(channels, count)[:, : 4 * most], f"{title}: {count} of {size}")
+        return _matrix(
+            kernel.reshape(channels, count)[:, : 4 * most], f"{title}: {count} of {size}"
+        )
     parts = [_tiles(kernel[..., k]) for k in range(count)]
     shown = max(1, min(count, most // len(parts[0])))
     seen = len(window) == 2 and 3 != channels > _CHANNELS or len(window) == 3 and channels > 1
     details = [f"the first {shown} of them"] if shown < count else []
-    details += [f"the first {len(parts[0]) if len(window) == 2 else 1} of {channels} channels"] if seen else []
-    return _grid(f"{title}: {count} of {size}{', ' if details else ''}{' and '.join(details)}", parts[:shown])
+    details += (
+        [f"the first {len(parts[0]) if len(window) == 2 else 1} of {channels} channels"]
+        if seen
+        else []
+    )
+    return _grid(
+        f"{title}: {count} of {size}{', ' if details else ''}{' and '.join(details)}", parts[:shown]
+    )
 
 
 def _tiles(kernel: np.ndarray) -> list[np.ndarray]:
-    """The tiles of one filter [*window, C], its largest weight 1: signed [H, W], colours [H, W, 3], or curves as [L, 1, C]."""
+    """The tiles of one filter [*window, C], its largest weight 1: signed [H, W], colours [H, W, 3],
+    or curves as [L, 1, C].
+    """
     *window, channels = kernel.shape
     scaled = kernel / (np.abs(kernel).max() or 1)
     if len(window) == 1:
         return [scaled[:, None]] if channels <= _CURVES else [scaled.T]
     if len(window) == 3:
         return list(scaled[..., 0])
-    return [(scaled + 1) / 2] if channels == 3 else [scaled[..., c] for c in range(min(channels, _CHANNELS))]
+    return (
+        [(scaled + 1) / 2]
+        if channels == 3
+        else [scaled[..., c] for c in range(min(channels, _CHANNELS))]
+    )
 
 
 def _grid(title: str, parts: Sequence[Sequence[np.ndarray]]) -> Figure:
@@ -102,7 +119,9 @@ def _matrix(values: np.ndarray, title: str) -> Figure:
     return sheet.figure
 
 
-def find_kernel(module: nn.Module, variables: Any, input_shape: Sequence[int], layer: str = "") -> tuple[str, np.ndarray]:
+def find_kernel(
+    module: nn.Module, variables: Any, input_shape: Sequence[int], layer: str = ""
+) -> tuple[str, np.ndarray]:
     """The path and the weights [*window, C, K] of a convolution of any Linen module.
 
     Args:
@@ -110,10 +129,15 @@ def find_kernel(module: nn.Module, variables: Any, input_shape: Sequence[int], l
       layer: the path, such as `block1/conv1`; by default the first that is called.
 
     Raises:
-      ValueError: the module has no convolution, or none of that path; the message names the nearest.
+      ValueError: the module has no convolution, or none of that path; the message names the
+        nearest.
     """
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-    calls = [event.call.path for event in trace(module, variables, x, **call_arguments(module, False, {})).events if event.kind == "end"]
+    calls = [
+        event.call.path
+        for event in trace(module, variables, x, **call_arguments(module, False, {})).events
+        if event.kind == "end"
+    ]
     found = {}
     for path in calls:
         for leaf in own_parameters(variables, path).values():
@@ -122,16 +146,27 @@ def find_kernel(module: nn.Module, variables: Any, input_shape: Sequence[int], l
     if not found:
         raise ValueError(f"{type(module).__name__} has no convolution")
     if layer and layer not in found:
-        raise ValueError(f"no convolution is called {layer!r}{nearest(layer, found)}; there are {_listed(found)}")
+        raise ValueError(
+            f"no convolution is called {layer!r}{nearest(layer, found)}; there are {_listed(found)}"
+        )
     layer = layer or next(iter(found))
     return layer, np.asarray(found[layer], np.float32)
 
 
 def _listed(names: Mapping[str, Any], most: int = 12) -> str:
-    return ", ".join([*names][:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join([*names][:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
-def activation_maps(value: np.ndarray, example: Any, layer: str, names: Sequence[str] = (), most: int = 64, title: str = "") -> Figure:
+def activation_maps(
+    value: np.ndarray,
+    example: Any,
+    layer: str,
+    names: Sequence[str] = (),
+    most: int = 64,
+    title: str = "",
+) -> Figure:
     """What a layer makes of one image, with the image beside it.
 
     Args:
@@ -144,8 +179,15 @@ def activation_maps(value: np.ndarray, example: Any, layer: str, names: Sequence
     """
     value = np.asarray(value, np.float32)
     count = value.shape[-1]
-    what = f"{count} values" if value.ndim == 1 else f"{count} maps of {'x'.join(map(str, value.shape[:-1]))}"
-    heading = f"{title}{': ' if title else ''}{layer}, {what}{f', the {most} strongest' if value.ndim > 1 and most < count else ''}"
+    what = (
+        f"{count} values"
+        if value.ndim == 1
+        else f"{count} maps of {'x'.join(map(str, value.shape[:-1]))}"
+    )
+    heading = (
+        f"{title}{': ' if title else ''}{layer}, "
+        f"{what}{f', the {most} strongest' if value.ndim > 1 and most < count else ''}"
+    )
     if value.ndim == 1:
         sheet = _vector(value, names, heading)
     else:
@@ -163,11 +205,15 @@ def _vector(value: np.ndarray, names: Sequence[str], heading: str) -> Sheet:
     if len(value) <= 20:
         for k, number in enumerate(value):
             name = short_name(names[k], int(12 * step)) if len(names) else str(k)
-            sheet.text(left + (k + 0.5) * step, 2.6, f"{name}\n{number:.3g}", 7, ha="center", color=FAINT)
+            sheet.text(
+                left + (k + 0.5) * step, 2.6, f"{name}\n{number:.3g}", 7, ha="center", color=FAINT
+            )
     else:
         sheet.text(left, 2.6, "0", 8, color=FAINT)
         sheet.text(left + across, 2.6, f"{len(value) - 1}", 7, color=FAINT, ha="right")
-        sheet.text(left + across / 2, 2.6, f"the largest is {limit:.3g}", 8, color=FAINT, ha="center")
+        sheet.text(
+            left + across / 2, 2.6, f"the largest is {limit:.3g}", 8, color=FAINT, ha="center"
+        )
     return sheet
 
 
@@ -188,10 +234,16 @@ def _map_grid(value: np.ndarray, places: np.ndarray, heading: str) -> Sheet:
     return sheet
 
 
-def draw_map(sheet: Sheet, values: np.ndarray, box: tuple[float, float, float, float], limit: float) -> None:
-    """Draw one feature map [L] as a curve, [H, W] by colours from -limit to limit, [D, H, W] as its middle slice."""
+def draw_map(
+    sheet: Sheet, values: np.ndarray, box: tuple[float, float, float, float], limit: float
+) -> None:
+    """Draw one feature map [L] as a curve, [H, W] by colours from -limit to limit, [D, H, W] as its
+    middle slice.
+    """
     if values.ndim == 1:
         limit = limit or 1.0
-        sheet.curves(values[:, None], box, -limit if values.min() < 0 else 0.0, limit, color="#b2182b")
+        sheet.curves(
+            values[:, None], box, -limit if values.min() < 0 else 0.0, limit, color="#b2182b"
+        )
     else:
         sheet.image(values[len(values) // 2] if values.ndim == 3 else values, box, limit or 1.0)

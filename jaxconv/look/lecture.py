@@ -1,4 +1,6 @@
-"""The lecture's own example, as a network that can be walked through: its nine-by-nine X, its three features, the numbers of its slides."""
+"""The lecture's own example, as a network that can be walked through: its nine-by-nine X, its three
+features, the numbers of its slides.
+"""
 
 from typing import Any
 
@@ -11,31 +13,55 @@ from jaxconv.look.stages import stages
 from jaxconv.look.walk import walk
 from jaxconv.models import from_text
 
-# The lecture's three features, and what it does with them: filtering, ReLU, pooling, pooling, and votes.
+# The lecture's three features, and what it does with them: filtering, ReLU, pooling, pooling, and
+# votes.
 FEATURES = np.array(
-    [[[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], [[1, -1, 1], [-1, 1, -1], [1, -1, 1]], [[-1, -1, 1], [-1, 1, -1], [1, -1, -1]]]
+    [
+        [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]],
+        [[1, -1, 1], [-1, 1, -1], [1, -1, 1]],
+        [[-1, -1, 1], [-1, 1, -1], [1, -1, -1]],
+    ]
 )
 _LECTURE = "conv3-3p0nobias relu maxpool2ceil maxpool2 fc2"
 
 
 def lecture_network() -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """The lecture's toy ConvNet with its nine-by-nine X: module, variables and the image [9, 9, 1] of -1 and 1.
+    """The lecture's toy ConvNet with its nine-by-nine X: module, variables and the image [9, 9, 1]
+    of -1 and 1.
 
-    Filters, responses and pooled maps are the lecture's. The voting weights, which its slides draw as lines, are ours: the values that are
-    highest for an X have equal weights for it, all others for an O.
+    Filters, responses and pooled maps are the lecture's. The voting weights, which its slides draw
+    as lines, are ours: the values that are highest for an X have equal weights for it, all others
+    for an O.
     """
     module = from_text(_LECTURE)
     image = xo.draw_split("test", size=9, test_examples=20)
-    x = next(np.float32(image.images[n]) for n in range(len(image)) if image.labels[n] == xo.CLASS_NAMES.index("x")) / 127.5 - 1
+    x = (
+        next(
+            np.float32(image.images[n])
+            for n in range(len(image))
+            if image.labels[n] == xo.CLASS_NAMES.index("x")
+        )
+        / 127.5
+        - 1
+    )
     kernel = np.float32(FEATURES).transpose(1, 2, 0)[:, :, None] / 9
-    variables = {"params": {"conv1": {"kernel": kernel}, "fc2": {"kernel": np.zeros((12, 2), np.float32), "bias": np.zeros(2, np.float32)}}}
+    variables = {
+        "params": {
+            "conv1": {"kernel": kernel},
+            "fc2": {"kernel": np.zeros((12, 2), np.float32), "bias": np.zeros(2, np.float32)},
+        }
+    }
     pooled = stages(module, variables, x)[-1].given
     for_x = pooled > 0.99
-    variables["params"]["fc2"]["kernel"] = np.stack([~for_x / (~for_x).sum(), for_x / for_x.sum()], axis=1).astype(np.float32)
+    variables["params"]["fc2"]["kernel"] = np.stack(
+        [~for_x / (~for_x).sum(), for_x / for_x.sum()], axis=1
+    ).astype(np.float32)
     return module, variables, x
 
 
 def lecture_walk() -> Figure:
-    """The lecture's own example: its X, its three features, responses, ReLU, pooled stacks and votes, with the numbers of its slides."""
+    """The lecture's own example: its X, its three features, responses, ReLU, pooled stacks and
+    votes, with the numbers of its slides.
+    """
     module, variables, x = lecture_network()
     return walk(module, variables, x, class_names=xo.CLASS_NAMES, title="the lecture's X")

@@ -1,4 +1,5 @@
-"""Loss and accuracy while runs go on: as text in a terminal, as a picture that changes in a notebook.
+"""Loss and accuracy while runs go on: as text in a terminal, as a picture that changes in a
+notebook.
 
     jaxconv curves --workdir=RUN --watch
 
@@ -7,8 +8,8 @@
         train(config, "RUN")
     live.follow("RUN")                 # while another process does
 
-Text is drawn by uniplot: a function from numbers to a string that needs NumPy alone. Plotext draws as well, but through one global figure,
-and its version 6 has just left the names of version 5.
+Text is drawn by uniplot: a function from numbers to a string that needs NumPy alone. Plotext draws
+as well, but through one global figure, and its version 6 has just left the names of version 5.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ from jaxconv.files import expand
 from jaxconv.look.curves import MAIN, loss_and_accuracy
 from jaxconv.train.workdir import in_use, read_metrics, saved_config
 
-# Colours of the runs, as uniplot calls them, and letters in their place where there is no colour: for training, and for evaluation.
+# Colours of the runs, as uniplot calls them, and letters in their place where there is no colour:
+# for training, and for evaluation.
 _COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow")
 _LETTERS = tuple(zip(".,:'`-", "oxabcd", strict=True))
 _CLEAR, _ENTER, _LEAVE = "\x1b[H\x1b[J", "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -55,13 +57,17 @@ def _panel(runs: Runs, panel: tuple[str, str, Any], width: int, height: int, col
     xs, ys, labels, colours, letters = [], [], [], [], []
     for number, (name, rows) in enumerate(runs.items()):
         for which, (key, label, _) in enumerate(train_and_eval):
-            points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+            points = [
+                (row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))
+            ]
             if points:
                 for line, values in zip((xs, ys), zip(*points, strict=True), strict=True):
                     line.append(values)
                 newest = f"{label} {points[-1][1]:.4f}"
                 labels.append(newest if len(runs) == 1 else f"{name}, {newest}")
-                colours.append(_COLOURS[(2 * number + which if len(runs) == 1 else number) % len(_COLOURS)])
+                colours.append(
+                    _COLOURS[(2 * number + which if len(runs) == 1 else number) % len(_COLOURS)]
+                )
                 letters.append(_LETTERS[number % len(_LETTERS)][which])
     if not xs:
         return ""
@@ -81,7 +87,9 @@ def _panel(runs: Runs, panel: tuple[str, str, Any], width: int, height: int, col
 
     def draw(inner: int) -> str:
         # Numbers stand beside the frame.
-        return uniplot.plot_to_string(ys, xs, width=max(20, width - 12), height=max(3, inner), **look)
+        return uniplot.plot_to_string(
+            ys, xs, width=max(20, width - 12), height=max(3, inner), **look
+        )
 
     # Five lines for title, frame, numbers below and the legend, which may need more of them.
     text = draw(height - 5)
@@ -95,16 +103,21 @@ def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
     for folder in folders:
         saved_config(folder)
     names = [folder.name for folder in folders]
-    return {folder.name if names.count(folder.name) == 1 else str(folder): folder for folder in folders}
+    return {
+        folder.name if names.count(folder.name) == 1 else str(folder): folder for folder in folders
+    }
 
 
-def frames(folders: Mapping[str, Path], every: float, ended: Callable[[float], bool]) -> Iterator[Runs]:
+def frames(
+    folders: Mapping[str, Path], every: float, ended: Callable[[float], bool]
+) -> Iterator[Runs]:
     """The rows of the runs, now and each time that there are more.
 
     Args:
       folders: of the runs by name.
       every: seconds between two looks.
-      ended: waits so many seconds, less where it is over before, and says whether it is. What was logged before it is over is shown.
+      ended: waits so many seconds, less where it is over before, and says whether it is. What was
+        logged before it is over is shown.
     """
     before, over = None, False
     while True:
@@ -124,10 +137,13 @@ def all_ended(folders: Mapping[str, Path], seconds: float) -> bool:
     return not any(in_use(folder) for folder in folders.values())
 
 
-def in_terminal(workdirs: Sequence[str], watch: bool = False, every: float = 1.0, stream: TextIO | None = None) -> None:
+def in_terminal(
+    workdirs: Sequence[str], watch: bool = False, every: float = 1.0, stream: TextIO | None = None
+) -> None:
     """Draw the curves as text; with `watch` again as they grow, until all runs have ended.
 
-    A terminal is redrawn in place, in a screen of its own, and left with the last picture. Elsewhere one picture comes below the other.
+    A terminal is redrawn in place, in a screen of its own, and left with the last picture.
+    Elsewhere one picture comes below the other.
     """
     stream = stream or sys.stdout
     folders = open_runs(workdirs)
@@ -136,9 +152,15 @@ def in_terminal(workdirs: Sequence[str], watch: bool = False, every: float = 1.0
     inside = watch and terminal
     try:
         stream.write(_ENTER if inside else "")
-        for runs in frames(folders, every, ended) if watch else [{name: read_metrics(folder) for name, folder in folders.items()}]:
+        for runs in (
+            frames(folders, every, ended)
+            if watch
+            else [{name: read_metrics(folder) for name, folder in folders.items()}]
+        ):
             size = shutil.get_terminal_size()
-            text = text_curves(runs, size.columns, size.lines - 1, terminal and not os.environ.get("NO_COLOR"))
+            text = text_curves(
+                runs, size.columns, size.lines - 1, terminal and not os.environ.get("NO_COLOR")
+            )
             stream.write(f"{_CLEAR}{text}" if inside else f"{text}\n")
             stream.flush()
     finally:
@@ -154,7 +176,10 @@ class Drawing:
             from IPython import get_ipython
             from IPython.display import display
         except ImportError as error:
-            raise UserError("IPython is not installed, so that this is no notebook; jaxconv curves draws in a terminal") from error
+            raise UserError(
+                "IPython is not installed, so that this is no notebook; jaxconv curves draws in a "
+                "terminal"
+            ) from error
         if get_ipython() is None:
             raise UserError("this is no notebook; jaxconv curves draws in a terminal")
         self._display, self._handle, self.drawn = display, None, 0
@@ -175,7 +200,8 @@ class Drawing:
 
 @contextlib.contextmanager
 def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
-    """Draw the curves below the cell, again and again as they grow, while the block runs, which trains; a last time at its end.
+    """Draw the curves below the cell, again and again as they grow, while the block runs, which
+    trains; a last time at its end.
 
     Args:
       *workdirs: of the runs, which need not have begun.
@@ -202,7 +228,8 @@ def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
 
 
 def follow(*workdirs: str, every: float = 2.0) -> None:
-    """Draw the curves of runs that other processes train below the cell, until they have ended or the cell is interrupted.
+    """Draw the curves of runs that other processes train below the cell, until they have ended or
+    the cell is interrupted.
 
     Raises:
       UserError: there is no such run, or this is no notebook.

@@ -1,4 +1,6 @@
-"""A network opened to be looked into: module, variables, how an element becomes its input, and the examples that it is tested on."""
+"""A network opened to be looked into: module, variables, how an element becomes its input, and the
+examples that it is tested on.
+"""
 
 import dataclasses
 import functools
@@ -43,10 +45,12 @@ class Looked:
       title: what it is, for the top of a picture.
       model: a Linen module, called as (x, train=False).
       variables: what to apply it with; of an ensemble, one member's.
-      preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32; for `jit`.
+      preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32; for
+        `jit`.
       class_names: K names, as the run has them.
       config: the run's.
-      data: what the data looked like: `image_shape` of an input, `kind` (image, signal or text), `class_names`.
+      data: what the data looked like: `image_shape` of an input, `kind` (image, signal or text),
+        `class_names`.
       folder: the workdir; None where no run was opened.
     """
 
@@ -76,17 +80,32 @@ class Looked:
 
     @functools.cached_property
     def nothing(self) -> Any:
-        """An input in which there is nothing to see, [1, *spatial, C] or one value for all of it: a mean image, an empty text."""
-        return self.inputs(np.zeros((1, self.input_shape[0]), np.uint8)) if self.kind == "text" else 0.0
+        """An input in which there is nothing to see, [1, *spatial, C] or one value for all of it: a
+        mean image, an empty text.
+        """
+        return (
+            self.inputs(np.zeros((1, self.input_shape[0]), np.uint8))
+            if self.kind == "text"
+            else 0.0
+        )
 
     @property
     def hiding(self) -> dict[str, Any]:
-        """How `occlusion` hides a part of an input: by a grey square of a quarter of the image, or by a gap of five letters in a text."""
-        return {"fill": self.nothing, "window": min(5, self.input_shape[0]) if self.kind == "text" else 0}
+        """How `occlusion` hides a part of an input: by a grey square of a quarter of the image, or
+        by a gap of five letters in a text.
+        """
+        return {
+            "fill": self.nothing,
+            "window": min(5, self.input_shape[0]) if self.kind == "text" else 0,
+        }
 
     @functools.cached_property
     def _probabilities(self) -> Callable[[Any, jax.Array], jax.Array]:
-        return jax.jit(lambda variables, x: jax.nn.softmax(self.model.apply(variables, self.inputs(x), train=False)))
+        return jax.jit(
+            lambda variables, x: jax.nn.softmax(
+                self.model.apply(variables, self.inputs(x), train=False)
+            )
+        )
 
     def probabilities(self, elements: np.ndarray) -> np.ndarray:
         """Elements [N, ...] -> probabilities [N, K] float32; compiled for each N anew."""
@@ -94,29 +113,43 @@ class Looked:
 
     def shown(self, element: np.ndarray) -> Any:
         """An element as a picture shows it: a text as a string, all else as it is."""
-        return decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
+        return (
+            decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
+        )
 
     def explained(self, element: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> Figure:
         """A figure of an element with maps of what speaks for a class over it, see `overlays`."""
         if self.kind == "text":
-            return text_attribution_figure(letters_of(element, self.config.data.text.alphabet), maps, title)
+            return text_attribution_figure(
+                letters_of(element, self.config.data.text.alphabet), maps, title
+            )
         return attribution_figure(element, maps, title)
 
     def source(self, split: str = "") -> Source:
-        """The examples of a split, by default the config's `data.eval_split`; those in files are read when they are asked for.
+        """The examples of a split, by default the config's `data.eval_split`; those in files are
+        read when they are asked for.
 
         Raises:
           UserError: there is no run, or its data cannot be read.
         """
         if self.folder is None:
-            raise UserError(f"{self.title} has no examples of its own; give --image=FILE, or a run by --workdir")
-        return open_source(as_files(self.config.data), split or self.config.data.eval_split, like=self.data)
+            raise UserError(
+                f"{self.title} has no examples of its own; give --image=FILE, or a run by --workdir"
+            )
+        return open_source(
+            as_files(self.config.data), split or self.config.data.eval_split, like=self.data
+        )
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
-        """Element [...] and label of one example of a split; raises UserError where there is none such, or it cannot be read."""
+        """Element [...] and label of one example of a split; raises UserError where there is none
+        such, or it cannot be read.
+        """
         source = self.source(split)
         if not 0 <= number < len(source):
-            raise UserError(f"--example={number}: the split has {len(source):,} examples, 0 to {len(source) - 1}")
+            raise UserError(
+                f"--example={number}: the split has {len(source):,} examples, 0 to "
+                f"{len(source) - 1}"
+            )
         try:
             example = source[number]
         except DamagedError as error:
@@ -124,7 +157,8 @@ class Looked:
         return example["image"], int(example["label"])
 
     def read(self, file: str) -> np.ndarray:
-        """The element [...] of a file, made as the run's examples are while evaluating; of a text file its first line.
+        """The element [...] of a file, made as the run's examples are while evaluating; of a text
+        file its first line.
 
         Raises:
           UserError: it cannot be read, or is of another form than the network takes.
@@ -132,7 +166,12 @@ class Looked:
         if Path(file).is_dir():
             raise UserError(f"{file}: is a folder; give one file")
         shape = element_shape(self.config, self.data)
-        source = open_given(Given(find_items([file], self.kind)), reading_of(self.config.data, self.kind, shape), self.kind, shape)
+        source = open_given(
+            Given(find_items([file], self.kind)),
+            reading_of(self.config.data, self.kind, shape),
+            self.kind,
+            shape,
+        )
         try:
             return source[0]["image"]
         except DamagedError as error:
@@ -162,14 +201,23 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looke
     members = members_of(config)
     count = len(members.names) if members else 1
     if not 0 <= member < count:
-        has = f"the ensemble has {count} members, 0 to {count - 1}" if members else "the run has one network, not an ensemble"
+        has = (
+            f"the ensemble has {count} members, 0 to {count - 1}"
+            if members
+            else "the run has one network, not an ensemble"
+        )
         raise UserError(f"--member={member}: {has}")
     state, step = restore_run(folder, checkpoint)
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     model = build_model(config.model, len(data["class_names"]))
     _, preprocess = make_transforms(config, data)
-    title = f"{folder.name}: {short(config.model.name, 32)}, {members.names[member] + ', ' if members else ''}step {step:,}"
-    return Looked(title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder)
+    title = (
+        f"{folder.name}: {short(config.model.name, 32)}, "
+        f"{members.names[member] + ', ' if members else ''}step {step:,}"
+    )
+    return Looked(
+        title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder
+    )
 
 
 def open_model(name: str, weights: str = "") -> Looked:
@@ -193,16 +241,26 @@ def open_model(name: str, weights: str = "") -> Looked:
             raise
         raise UserError(f"--model={name}: fails: {in_words(error)}") from error
     if weights:
-        variables, title = _of_folder(weights, name, fresh, classes), f"{short(name, 32)}, weights of {Path(weights).name}"
+        variables, title = (
+            _of_folder(weights, name, fresh, classes),
+            f"{short(name, 32)}, weights of {Path(weights).name}",
+        )
     else:
         init = jax.jit(functools.partial(model.init, train=False))
-        variables, title = init(jax.random.key(0), jnp.zeros((1, *shape))), f"{short(name, 32)}, random weights"
+        variables, title = (
+            init(jax.random.key(0), jnp.zeros((1, *shape))),
+            f"{short(name, 32)}, random weights",
+        )
     config = default_config()
     config.model.name = name
     if shape[-1] == 3 and shape[0] > 32:
         config.data.mean, config.data.std, config.data.crop_ratio = _MEAN, _STD, _CROP_RATIO
     config.data.image_size = shape[0]
-    names = [", ".join(synset.words) for synset in sorted(synsets().values(), key=lambda synset: synset.label) if synset.label >= 0]
+    names = [
+        ", ".join(synset.words)
+        for synset in sorted(synsets().values(), key=lambda synset: synset.label)
+        if synset.label >= 0
+    ]
     names = names if classes == len(names) else [f"class {k}" for k in range(classes)]
     data = {"image_shape": list(shape), "kind": "image", "cropped": False, "class_names": names}
     _, preprocess = make_transforms(config, data)
@@ -216,12 +274,18 @@ def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
         if said:
             raise ValueError("; ".join(said))
     except ValueError as error:
-        raise UserError(f"--weights={weights}: holds weights of {description['model']}, which do not fit {name}: {error}") from error
+        raise UserError(
+            f"--weights={weights}: holds weights of {description['model']}, which do not fit "
+            f"{name}: {error}"
+        ) from error
     return jax.tree.map(jnp.asarray, fitted)
 
 
-def element_of(looked: Looked, file: str = "", example: int = 0, split: str = "") -> tuple[np.ndarray, int]:
-    """The element [...] of a file, or without one of an example of a split; and its label, -1 of a file.
+def element_of(
+    looked: Looked, file: str = "", example: int = 0, split: str = ""
+) -> tuple[np.ndarray, int]:
+    """The element [...] of a file, or without one of an example of a split; and its label, -1 of a
+    file.
 
     Raises:
       UserError: there is no such file or example.

@@ -1,6 +1,7 @@
 """`jaxconv report --workdir=RUN`: all that there is to see of a run, or of a sweep, as one page.
 
-What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said there, and the others stand.
+What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said
+there, and the others stand.
 """
 
 import dataclasses
@@ -28,7 +29,9 @@ Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
 
 
 def _once(make: Callable[[Reported], list[Any]]) -> Callable[[Reported], list[Any]]:
-    """The same section, made once for a checkpoint however often the page is: what the run logs meanwhile is not on it."""
+    """The same section, made once for a checkpoint however often the page is: what the run logs
+    meanwhile is not on it.
+    """
     return lambda run: run.once(make, lambda: make(run))
 
 
@@ -85,7 +88,10 @@ def report(
     if is_sweep(folder):
         page.write(path, render_sweep(open_sweep(folder, kept)))
     else:
-        page.write(path, render(open_run(folder, weights=weights, source=source, examples=examples, kept=kept)))
+        page.write(
+            path,
+            render(open_run(folder, weights=weights, source=source, examples=examples, kept=kept)),
+        )
     return path
 
 
@@ -115,11 +121,20 @@ def _sections(makers: Makers, what: Any) -> list[Section]:
             made.append(Section(title, make(what)))
         except LeftOutError as error:
             left_out.append((title, str(error)))
-        except Exception as error:  # the other sections stand, and a training that has finished has finished
+        except (
+            Exception
+        ) as error:  # the other sections stand, and a training that has finished has finished
             log.warning("report.html: %s: %s", title.lower(), in_words(error))
-            made.append(Section(title, (), why=f"This section could not be made: {in_words(error)}"))
+            made.append(
+                Section(title, (), why=f"This section could not be made: {in_words(error)}")
+            )
     if left_out:
-        made.append(Section("Left out", [Table("What this page does not have", [("section", "why"), *left_out], texts=2)]))
+        made.append(
+            Section(
+                "Left out",
+                [Table("What this page does not have", [("section", "why"), *left_out], texts=2)],
+            )
+        )
     return made
 
 
@@ -134,7 +149,8 @@ class Sweep:
 
     Attributes:
       folder: its workdir.
-      rows: of its runs, see `results.standing`; of those that a process trains now the state is `going on`.
+      rows: of its runs, see `results.standing`; of those that a process trains now the state is
+        `going on`.
       kept: what was made of its runs' files.
     """
 
@@ -144,7 +160,9 @@ class Sweep:
 
     @property
     def going_on(self) -> bool:
-        """Whether it is: its process goes on, or a run does; or, where it never had a process of its own, some run is left."""
+        """Whether it is: its process goes on, or a run does; or, where it never had a process of
+        its own, some run is left.
+        """
         states = {row["state"] for row in self.rows}
         left = not (self.folder / ".lock").exists() and states & {"waiting", "unfinished"}
         return in_use(self.folder) or "going on" in states or bool(left)
@@ -160,7 +178,9 @@ def open_sweep(folder: Path, kept: Kept) -> Sweep:
         now = kept.once(run, _traces(run), lambda: renewed(row, folder))
         return now | {"state": "going on"} if now["state"] != "finished" and in_use(run) else now
 
-    return Sweep(folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept)
+    return Sweep(
+        folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept
+    )
 
 
 def render_sweep(sweep: Sweep) -> str:
@@ -178,26 +198,51 @@ def render_sweep(sweep: Sweep) -> str:
 
 def _runs(sweep: Sweep) -> list[Any]:
     keys, means, ranked = list(sweep.rows[0]["values"]), over_seeds(sweep.rows), _ranked(sweep.rows)
-    parts: list[Any] = [Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)]
+    parts: list[Any] = [
+        Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)
+    ]
     if ranked[0]["best_top1"] is not None:
-        parts.insert(0, Text(f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of {ranked[0]['run']}.", strong=True))
+        parts.insert(
+            0,
+            Text(
+                f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of "
+                f"{ranked[0]['run']}.",
+                strong=True,
+            ),
+        )
     if means:
-        parts.append(Table("Mean and deviation over the seeds", seed_table(means), texts=len(keys) - 1, sortable=True))
+        parts.append(
+            Table(
+                "Mean and deviation over the seeds",
+                seed_table(means),
+                texts=len(keys) - 1,
+                sortable=True,
+            )
+        )
     failed = [(row["run"], row["why"]) for row in sweep.rows if row["state"] == "failed"]
     return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
 
 
 def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs by their best top-1 so far, the highest first, those without one last."""
-    return sorted(rows, key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"], reverse=True)
+    return sorted(
+        rows,
+        key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"],
+        reverse=True,
+    )
 
 
 def _curves(sweep: Sweep) -> list[Any]:
-    """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told apart, for the best."""
+    """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told
+    apart, for the best.
+    """
     begun = [row for row in sweep.rows if row["step"]]
     drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
     names = [row["run"] for row in begun if row["run"] in drawn]
-    each = [_lines(sweep, name, number, page.points_of_each(len(names))) for number, name in enumerate(names)]
+    each = [
+        _lines(sweep, name, number, page.points_of_each(len(names)))
+        for number, name in enumerate(names)
+    ]
     charts = [
         Chart(f"{title}, {label}" if len(lines) > 1 else title, unit, "step", found)
         for title, unit, lines in PANELS
@@ -206,7 +251,10 @@ def _curves(sweep: Sweep) -> list[Any]:
     ]
     if not charts:
         raise LeftOutError("no run has logged a number yet")
-    said = f"The {len(names)} runs with the highest top-1 so far, of {len(begun):,} that have begun; the table above has all."
+    said = (
+        f"The {len(names)} runs with the highest top-1 so far, of {len(begun):,} that have begun; "
+        "the table above has all."
+    )
     return [*([Text(said)] if len(names) < len(begun) else []), *charts]
 
 
@@ -218,7 +266,12 @@ def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]
         keys = [(key, look) for *_, lines in PANELS for key, _, look in lines]
         of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
         return {
-            key: page.thinned(Series(name, [row["step"] for row in found], [row[key] for row in found], number, look), most)
+            key: page.thinned(
+                Series(
+                    name, [row["step"] for row in found], [row[key] for row in found], number, look
+                ),
+                most,
+            )
             for key, look, found in of_keys
             if found
         }
@@ -226,8 +279,11 @@ def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]
     return sweep.kept.once(("lines", name), (_traces(sweep.folder / name), number, most), make)
 
 
-def watch(workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY) -> Iterator[Path]:
-    """Write the page now, and again whenever the run has logged or saved something, until it ends, and when it has.
+def watch(
+    workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY
+) -> Iterator[Path]:
+    """Write the page now, and again whenever the run has logged or saved something, until it ends,
+    and when it has.
 
     Args:
       workdir, out, examples: as for `report`.
@@ -258,5 +314,9 @@ def _looked_at(folder: Path, kept: Kept) -> tuple[bool, Any]:
 
 def _traces(folder: Path) -> tuple[Any, ...]:
     """What changes when a run begins, logs, saves or fails."""
-    files = [file.stat() for file in (folder / "metrics.jsonl", folder / "config.json", log_of(folder)) if file.exists()]
+    files = [
+        file.stat()
+        for file in (folder / "metrics.jsonl", folder / "config.json", log_of(folder))
+        if file.exists()
+    ]
     return *((file.st_size, file.st_mtime_ns) for file in files), newest_checkpoint(folder)

@@ -1,4 +1,6 @@
-"""What a network is shown: how one example is drawn, whatever it is, and a grid of examples as they leave the augmentation."""
+"""What a network is shown: how one example is drawn, whatever it is, and a grid of examples as they
+leave the augmentation.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,8 +19,9 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
     """Draw one example into a box.
 
     Args:
-      example: an image [H, W, C] uint8, or float on a scale from 0 to 1 where it has colours; of a volume [D, H, W, C] the middle slice is
-        drawn, a waveform [L, C] as its curves, a spectrogram [T, F, 1] with time going down, a text (str) as far as the box holds it.
+      example: an image [H, W, C] uint8, or float on a scale from 0 to 1 where it has colours; of a
+        volume [D, H, W, C] the middle slice is drawn, a waveform [L, C] as its curves, a
+        spectrogram [T, F, 1] with time going down, a text (str) as far as the box holds it.
     """
     x, y, width, height = box
     if isinstance(example, str):
@@ -42,7 +45,11 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
 
 
 def sample_grid(
-    images: np.ndarray, labels: Sequence[int], class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
+    images: np.ndarray,
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Figure:
     """A figure of examples, each with the name of its class.
 
@@ -55,7 +62,9 @@ def sample_grid(
     columns = max(1, round(len(images) ** 0.5))
     rows = -(-len(images) // columns)
     sheet = new_sheet(1.5 * columns + 0.1, 1.7 * rows + 0.1)
-    for n, (image, label) in enumerate(zip(np.asarray(images) * np.array(std) + np.array(mean), labels, strict=True)):
+    for n, (image, label) in enumerate(
+        zip(np.asarray(images) * np.array(std) + np.array(mean), labels, strict=True)
+    ):
         x, y = 0.1 + 1.5 * (n % columns), 0.1 + 1.7 * (n // columns)
         sheet.text(x + 0.7, y, short_name(class_names[label]), 7, ha="center")
         draw_example(sheet, image, (x, y + 0.17, 1.4, 1.4))
@@ -66,7 +75,12 @@ def text_grid(texts: Sequence[str], labels: Sequence[int], class_names: Sequence
     """A figure of texts, one a line, each after the name of its class."""
     sheet = new_sheet(10, 0.3 * len(texts) + 0.3)
     for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        sheet.text(0.2, 0.2 + 0.3 * row, f"{short_name(class_names[label]):18}  {text[:90]}", family="monospace")
+        sheet.text(
+            0.2,
+            0.2 + 0.3 * row,
+            f"{short_name(class_names[label]):18}  {text[:90]}",
+            family="monospace",
+        )
     return sheet.figure
 
 

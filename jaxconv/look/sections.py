@@ -1,6 +1,8 @@
-"""The sections of a run's page that its files tell: functions from the run to what stands below a heading.
+"""The sections of a run's page that its files tell: functions from the run to what stands below a
+heading.
 
-What a run cannot have, such as filters of a network without convolutions, is left out and said: `LeftOutError`.
+What a run cannot have, such as filters of a network without convolutions, is left out and said:
+`LeftOutError`.
 """
 
 import contextlib
@@ -29,7 +31,9 @@ class LeftOutError(Exception):
 
 
 class Kept:
-    """What was made, by name, and of which version of what it is made of: it is made again only where that has changed."""
+    """What was made, by name, and of which version of what it is made of: it is made again only
+    where that has changed.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Any, tuple[Any, Any]] = {}
@@ -104,7 +108,9 @@ class Reported:
 
     @property
     def evaluation(self) -> Evaluation:
-        """What the latest checkpoint makes of the test set, or of as many of its examples as were asked for."""
+        """What the latest checkpoint makes of the test set, or of as many of its examples as were
+        asked for.
+        """
         with self._weights():
             return self.once("evaluation", self._evaluate)
 
@@ -129,15 +135,27 @@ class Reported:
 
 
 def open_run(workdir: str | Path, **settings: Any) -> Reported:
-    """The run in a workdir as it stands, see `Reported` for the settings; raises UserError where there is none."""
+    """The run in a workdir as it stands, see `Reported` for the settings; raises UserError where
+    there is none.
+    """
     folder = expand(str(workdir))
     newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
-    return Reported(folder, saved_config(folder), saved_data(folder), read_metrics(folder), checkpoint=newest, **settings)
+    return Reported(
+        folder,
+        saved_config(folder),
+        saved_data(folder),
+        read_metrics(folder),
+        checkpoint=newest,
+        **settings,
+    )
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, ...]:
     """The step of a run's newest checkpoint, and when it was written; empty where there is none."""
-    step = max((int(place.name) for place in (folder / "checkpoints").glob("*") if place.name.isdecimal()), default=-1)
+    step = max(
+        (int(place.name) for place in (folder / "checkpoints").glob("*") if place.name.isdecimal()),
+        default=-1,
+    )
     return (step, (folder / "checkpoints" / str(step)).stat().st_mtime_ns) if step >= 0 else ()
 
 
@@ -151,8 +169,17 @@ def curves(run: Reported) -> list[Any]:
         if series:
             charts.append(Chart(title, unit, "step", series))
     known = {key for _, _, lines in PANELS for key, _, _ in lines}
-    own = sorted(key for key in {key for row in run.rows for key in row} - known if re.fullmatch("eval/(?!ensemble_)[^/]+", key))
-    charts += [Chart(key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")) for key in own]
+    own = sorted(
+        key
+        for key in {key for row in run.rows for key in row} - known
+        if re.fullmatch("eval/(?!ensemble_)[^/]+", key)
+    )
+    charts += [
+        Chart(
+            key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")
+        )
+        for key in own
+    ]
     return charts
 
 
@@ -166,7 +193,10 @@ def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) ->
     each = [[value for name, value in row.items() if name.startswith(key + "/")] for row in found]
     edges = []
     if all(each):
-        edges = [Series("", steps, [edge(values) for values in each], number, "edge") for edge in (max, min)]
+        edges = [
+            Series("", steps, [edge(values) for values in each], number, "edge")
+            for edge in (max, min)
+        ]
     return [*edges, Series(label, steps, [row[key] for row in found], number, look)]
 
 
@@ -174,11 +204,16 @@ def network(run: Reported) -> list[Any]:
     """The table of `jaxconv summary`."""
     from jaxconv.summary import summarize
 
-    summary = summarize(run.model, tuple(run.data["image_shape"]), run.config.batch_size, run.config.model.dtype)
+    summary = summarize(
+        run.model, tuple(run.data["image_shape"]), run.config.batch_size, run.config.model.dtype
+    )
     table = summary.table()
     shape = " x ".join(map(str, run.data["image_shape"]))
     caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
-    return [Table(caption, table, texts=2, marked=frozenset({len(table) - 1})), *map(Text, summary.notes())]
+    return [
+        Table(caption, table, texts=2, marked=frozenset({len(table) - 1})),
+        *map(Text, summary.notes()),
+    ]
 
 
 def data(run: Reported) -> list[Any]:
@@ -189,7 +224,10 @@ def data(run: Reported) -> list[Any]:
         ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
         ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
         ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
-        ("classes", f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")),
+        (
+            "classes",
+            f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""),
+        ),
     ]
     return [Table("What the network learns from", [("what", "value"), *rows], texts=2)]
 
@@ -197,7 +235,9 @@ def data(run: Reported) -> list[Any]:
 def config(run: Reported) -> list[Any]:
     """The config, what is not the default first."""
     defaults, given = flatten(default_config()), flatten(run.config)
-    differing = [key for key, value in given.items() if key not in defaults or value != defaults[key]]
+    differing = [
+        key for key, value in given.items() if key not in defaults or value != defaults[key]
+    ]
 
     def row(key: str) -> tuple[str, str, str]:
         return key, _value(given[key]), _value(defaults[key]) if key in defaults else "-"
@@ -206,20 +246,46 @@ def config(run: Reported) -> list[Any]:
     whole = [row(key) for key in given]
     marked = frozenset(number for number, (key, *_) in enumerate(whole, 1) if key in differing)
     return [
-        Table(f"What differs from the default, {len(differing)} of {len(given)} keys", [header, *map(row, differing)], texts=3),
+        Table(
+            f"What differs from the default, {len(differing)} of {len(given)} keys",
+            [header, *map(row, differing)],
+            texts=3,
+        ),
         Table("All keys", [header, *whole], texts=3, marked=marked, mark="differs", folded=True),
     ]
 
 
 def _value(value: Any) -> str:
-    return (",".join(map(str, value)) or "()") if isinstance(value, tuple) else repr(value) if value == "" else str(value)
+    return (
+        (",".join(map(str, value)) or "()")
+        if isinstance(value, tuple)
+        else repr(value)
+        if value == ""
+        else str(value)
+    )
 
 
 def versions(run: Reported) -> list[Any]:
     """With what the run was made, a column for each start."""
-    entries = [entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)]
-    names = list(dict.fromkeys(name for entry in entries for name in entry if name not in ("config", "from_step")))
+    entries = [
+        entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)
+    ]
+    names = list(
+        dict.fromkeys(
+            name for entry in entries for name in entry if name not in ("config", "from_step")
+        )
+    )
     rows = [(name, *(str(entry.get(name, "-")) for entry in entries)) for name in names]
-    marked = frozenset(number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1)
+    marked = frozenset(
+        number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1
+    )
     header = ("what", *(f"from step {entry.get('from_step', 0):,}" for entry in entries))
-    return [Table("Versions and devices at each start", [header, *rows], texts=len(header), marked=marked, mark="differs")]
+    return [
+        Table(
+            "Versions and devices at each start",
+            [header, *rows],
+            texts=len(header),
+            marked=marked,
+            mark="differs",
+        )
+    ]

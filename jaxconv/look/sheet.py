@@ -1,6 +1,8 @@
-"""A sheet of paper: a figure that is drawn on in inches from its top left corner, so that what is written stays legible at any size.
+"""A sheet of paper: a figure that is drawn on in inches from its top left corner, so that what is
+written stays legible at any size.
 
-What all pictures of a network are made of: images, maps of signed values by colour, curves, numbers in cells, bars, texts.
+What all pictures of a network are made of: images, maps of signed values by colour, curves, numbers
+in cells, bars, texts.
 """
 
 import dataclasses
@@ -33,7 +35,9 @@ class Sheet:
     axis: Any
 
     def text(self, x: float, y: float, text: str, size: float = 8, **settings: Any) -> Any:
-        """Write a text with its top left corner at (x, y), unless `ha` and `va` say otherwise; dollar signs are no mathematics."""
+        """Write a text with its top left corner at (x, y), unless `ha` and `va` say otherwise;
+        dollar signs are no mathematics.
+        """
         settings = {"ha": "left", "va": "top", "color": INK} | settings
         return self.axis.text(x, y, text, fontsize=size, parse_math=False, **settings)
 
@@ -44,12 +48,19 @@ class Sheet:
         return self.axis.add_patch(Rectangle((x, y), width, height, **settings))
 
     def image(self, picture: np.ndarray, box: Box, limit: float = 0.0, **settings: Any) -> Any:
-        """Draw [H, W] or [H, W, 3] into the middle of a box, undistorted; with a limit, by colours from -limit to limit."""
+        """Draw [H, W] or [H, W, 3] into the middle of a box, undistorted; with a limit, by colours
+        from -limit to limit.
+        """
         x, y, width, height = self.fitted(picture.shape, box)
         if limit:
             settings = {"cmap": SIGNED, "vmin": -limit, "vmax": limit} | settings
         drawn = self.axis.imshow(
-            picture, extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest", resample=False, **settings
+            picture,
+            extent=(x, x + width, y + height, y),
+            aspect="auto",
+            interpolation="nearest",
+            resample=False,
+            **settings,
         )
         self.frame((x, y, width, height))
         return drawn
@@ -62,7 +73,9 @@ class Sheet:
         return x + (width - w) / 2, y + (height - h) / 2, w, h
 
     def numbers(self, values: np.ndarray, box: Box, limit: float = 0.0) -> None:
-        """Write values [H, W] into the cells of an image in this box; with its limit, light where the colour is dark."""
+        """Write values [H, W] into the cells of an image in this box; with its limit, light where
+        the colour is dark.
+        """
         x, y, width, height = self.fitted(values.shape, box)
         cell = width / values.shape[1]
         texts, low, high = as_printed(values), float(values.min()), float(values.max())
@@ -70,17 +83,41 @@ class Sheet:
             shade = colormaps["gray"]((value - low) / (high - low) if high > low else 0.5)
             colour = on_colour(_signed(value, limit) if limit else shade)
             place = (x + (column + 0.5) * cell, y + (row + 0.5) * cell)
-            self.text(*place, texts[row, column], min(9.0, 25 * cell), ha="center", va="center", color=colour)
+            self.text(
+                *place,
+                texts[row, column],
+                min(9.0, 25 * cell),
+                ha="center",
+                va="center",
+                color=colour,
+            )
 
     def cell(self, value: float, box: Box, limit: float) -> None:
         """Draw one value as a cell with its number."""
         x, y, width, height = box
         colour = _signed(value, limit)
         self.frame(box, fill=True, facecolor=colour)
-        self.text(x + width / 2, y + height / 2, printed(value), 8, ha="center", va="center", color=on_colour(colour))
+        self.text(
+            x + width / 2,
+            y + height / 2,
+            printed(value),
+            8,
+            ha="center",
+            va="center",
+            color=on_colour(colour),
+        )
 
-    def curves(self, values: np.ndarray, box: Box, low: float | None = None, high: float | None = None, **settings: Any) -> list[Any]:
-        """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the values by default."""
+    def curves(
+        self,
+        values: np.ndarray,
+        box: Box,
+        low: float | None = None,
+        high: float | None = None,
+        **settings: Any,
+    ) -> list[Any]:
+        """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the
+        values by default.
+        """
         x, y, width, height = box
         low = float(values.min()) if low is None else low
         high = float(values.max()) if high is None else high
@@ -92,21 +129,43 @@ class Sheet:
         middle = 0.0 if scale else height / 2
         lines = y + middle + (high - values) * scale
         colour = [{"color": f"C{c % 10}"} for c in range(values.shape[1])]
-        look = {"linewidth": 0.8 if len(values) < 200 else 0.3, "marker": "o" if len(values) == 1 else "", "markersize": 3}
-        return [self.axis.plot(across, lines[:, c], **(look | colour[c] | settings))[0] for c in range(values.shape[1])]
+        look = {
+            "linewidth": 0.8 if len(values) < 200 else 0.3,
+            "marker": "o" if len(values) == 1 else "",
+            "markersize": 3,
+        }
+        return [
+            self.axis.plot(across, lines[:, c], **(look | colour[c] | settings))[0]
+            for c in range(values.shape[1])
+        ]
 
     def bars(self, values: np.ndarray, box: Box, limit: float) -> None:
-        """Draw a list of values [L] as bars from left to right, up where they are positive, on a scale from -limit to limit or from 0."""
+        """Draw a list of values [L] as bars from left to right, up where they are positive, on a
+        scale from -limit to limit or from 0.
+        """
         x, y, width, height = box
         low = -limit if values.min() < 0 else 0.0
-        zero, scale, step = y + height * limit / (limit - low), height / (limit - low), width / len(values)
+        zero, scale, step = (
+            y + height * limit / (limit - low),
+            height / (limit - low),
+            width / len(values),
+        )
         colours = np.where(values < 0, "#2166ac", "#b2182b")
-        self.axis.bar(x + step * (np.arange(len(values)) + 0.5), -values * scale, 0.85 * step, zero, color=colours, linewidth=0)
+        self.axis.bar(
+            x + step * (np.arange(len(values)) + 0.5),
+            -values * scale,
+            0.85 * step,
+            zero,
+            color=colours,
+            linewidth=0,
+        )
         self.axis.plot([x, x + width], [zero, zero], color=FAINT, linewidth=0.6)
 
 
 def new_sheet(width: float, height: float, title: str = "") -> Sheet:
-    """An empty sheet; a title stands at the top, in the first 0.4 inches, in letters so small that it fits."""
+    """An empty sheet; a title stands at the top, in the first 0.4 inches, in letters so small that
+    it fits.
+    """
     figure = Figure(figsize=(width, height), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(height, 0))
@@ -117,7 +176,9 @@ def new_sheet(width: float, height: float, title: str = "") -> Sheet:
         # A bold letter is 0.0095 inches wide for each point of its size, on the average.
         size = min(11.0, max(7.0, (width - 0.4) / 0.0095 / len(title)))
         most = int((width - 0.4) / 0.0095 / size)
-        sheet.text(0.2, 0.12, title if len(title) <= most else title[: most - 1] + "…", size, weight="bold")
+        sheet.text(
+            0.2, 0.12, title if len(title) <= most else title[: most - 1] + "…", size, weight="bold"
+        )
     return sheet
 
 
@@ -135,7 +196,9 @@ def as_printed(values: np.ndarray) -> np.ndarray:
     """Values as the lecture prints them, see `printed`; where all are whole, as whole numbers."""
     values = np.asarray(values, np.float64)
     whole = bool(np.all(values == np.round(values)))
-    return np.vectorize(lambda value: f"{value:.0f}" if whole else printed(value), otypes=[str])(values)
+    return np.vectorize(lambda value: f"{value:.0f}" if whole else printed(value), otypes=[str])(
+        values
+    )
 
 
 def printed(value: float) -> str:

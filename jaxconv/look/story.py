@@ -1,7 +1,9 @@
-"""The story of depth, as the lecture's charts tell it: ILSVRC's winners by year, and error against year, depth, weights and multiply-adds.
+"""The story of depth, as the lecture's charts tell it: ILSVRC's winners by year, and error against
+year, depth, weights and multiply-adds.
 
-What the errors were measured on stands in every panel's title, and errors of different sets never share a panel: published ones come from
-the registry, those of one's own runs from their workdirs. Depth, weights and multiply-adds are counted in the program of each network.
+What the errors were measured on stands in every panel's title, and errors of different sets never
+share a panel: published ones come from the registry, those of one's own runs from their workdirs.
+Depth, weights and multiply-adds are counted in the program of each network.
 """
 
 import dataclasses
@@ -24,8 +26,9 @@ from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.train.build import build_model
 from jaxconv.train.workdir import read_metrics, saved_config, saved_data
 
-# ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error in % on the test images (Russakovsky et
-# al. 2015, arXiv:1409.0575; He et al. 2015, arXiv:1512.03385), as the lecture's "Revolution of Depth" has them. From 2012 on each is of
+# ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error
+# in % on the test images (Russakovsky et al. 2015, arXiv:1409.0575; He et al. 2015,
+# arXiv:1512.03385), as the lecture's "Revolution of Depth" has them. From 2012 on each is of
 # several networks together. VGG came second.
 WINNERS = (
     (2010, "NEC-UIUC", "", 28.2),
@@ -37,8 +40,25 @@ WINNERS = (
     (2015, "ResNet", "resnet152_v1", 3.57),
 )
 # Networks of the lecture.
-LECTURE = ("alexnet_2012", "zfnet", "vgg11", "vgg16", "vgg19", "googlenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-PANELS = (("year", "year"), ("depth", "layers with weights"), ("weights", "parameters"), ("multiply_adds", "multiply-adds an image"))
+LECTURE = (
+    "alexnet_2012",
+    "zfnet",
+    "vgg11",
+    "vgg16",
+    "vgg19",
+    "googlenet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+)
+PANELS = (
+    ("year", "year"),
+    ("depth", "layers with weights"),
+    ("weights", "parameters"),
+    ("multiply_adds", "multiply-adds an image"),
+)
 _MARKERS = "osD^vPX*"
 
 
@@ -48,7 +68,8 @@ class Point:
 
     Attributes:
       name: of the network, or of the run.
-      data: what the errors were measured on; the part before the first comma is the set, what follows is how.
+      data: what the errors were measured on; the part before the first comma is the set, what
+        follows is how.
       errors: (top-1, top-5) in %, None where it is not known.
       year: of the network's publication; 0 where it has none.
       depth: layers with weights on the longest way, see `depth.weighted_depth`.
@@ -67,13 +88,24 @@ class Point:
 
 
 def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Depth, parameters, and multiply-adds for one image of any Linen module, allocating nothing; without what only training calls."""
-    x, call = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32), call_arguments(module, False, {})
+    """Depth, parameters, and multiply-adds for one image of any Linen module, allocating nothing;
+    without what only training calls.
+    """
+    x, call = (
+        jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
+        call_arguments(module, False, {}),
+    )
     variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), jax.random.key(0), x)
     events = trace(module, variables, x, **call).events
     called = {event.call.path for event in events if event.kind == "end"}
-    parameters = sum(leaf.size for path in called for leaf in own_parameters(variables, path).values())
-    return weighted_depth(module, input_shape), parameters, sum(event.multiply_adds for event in events if event.kind == "op")
+    parameters = sum(
+        leaf.size for path in called for leaf in own_parameters(variables, path).values()
+    )
+    return (
+        weighted_depth(module, input_shape),
+        parameters,
+        sum(event.multiply_adds for event in events if event.kind == "op"),
+    )
 
 
 def published(name: str) -> Point:
@@ -90,7 +122,8 @@ def published(name: str) -> Point:
 
 
 def of_run(workdir: str) -> Point:
-    """A run, with the error of its last evaluation, as metrics.jsonl has it; of an ensemble the mean over its members.
+    """A run, with the error of its last evaluation, as metrics.jsonl has it; of an ensemble the
+    mean over its members.
 
     Raises:
       UserError: there is no run, or it has not been evaluated.
@@ -105,20 +138,31 @@ def of_run(workdir: str) -> Point:
     year = MODELS[name].year if name in MODELS else 0
     measured = f"{config.data.source}, split {config.data.eval_split}, own run"
     facts = counted(build_model(config.model, len(data["class_names"])), data["image_shape"])
-    return Point(f"{folder.name} ({name})", measured, (100 - 100 * last["eval/top1"], top5), year, *facts, own=True)
+    return Point(
+        f"{folder.name} ({name})",
+        measured,
+        (100 - 100 * last["eval/top1"], top5),
+        year,
+        *facts,
+        own=True,
+    )
 
 
 def story(points: Sequence[Point]) -> Figure:
-    """Error against year, depth, parameters and multiply-adds: a row of four panels for each set that errors were measured on.
+    """Error against year, depth, parameters and multiply-adds: a row of four panels for each set
+    that errors were measured on.
 
-    The error is top-5 where it is known of as many networks as top-1, as ILSVRC has it; who lacks it is named. One's own runs are hollow.
+    The error is top-5 where it is known of as many networks as top-1, as ILSVRC has it; who lacks
+    it is named. One's own runs are hollow.
     """
     sets = {point.data.partition(",")[0]: None for point in points}
     figure = Figure(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
     parts = np.atleast_1d(figure.subfigures(len(sets), 1, hspace=0.04))
     to_label = []
     for part, name in zip(parts, sets, strict=True):
-        to_label += _draw_set(part, name, [point for point in points if point.data.partition(",")[0] == name])
+        to_label += _draw_set(
+            part, name, [point for point in points if point.data.partition(",")[0] == name]
+        )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels stay where they fit
     for axis, labels in to_label:
@@ -126,14 +170,23 @@ def story(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _draw_set(part: Any, name: str, points: Sequence[Point]) -> list[tuple[Any, list[tuple[float, float, str]]]]:
+def _draw_set(
+    part: Any, name: str, points: Sequence[Point]
+) -> list[tuple[Any, list[tuple[float, float, str]]]]:
     """The four panels of one set; returns what is to be labelled in each."""
     known = [sum(point.errors[metric] is not None for point in points) for metric in (0, 1)]
     metric = int(known[1] >= known[0])
     shown = [point for point in points if point.errors[metric] is not None]
     lacking = ", ".join(point.name for point in points if point.errors[metric] is None)
     note = f" (not known of {lacking})" if lacking else ""
-    part.suptitle(f"{name}: top-{(1, 5)[metric]} error in %{note}", fontsize=11, weight="bold", x=0.01, ha="left", parse_math=False)
+    part.suptitle(
+        f"{name}: top-{(1, 5)[metric]} error in %{note}",
+        fontsize=11,
+        weight="bold",
+        x=0.01,
+        ha="left",
+        parse_math=False,
+    )
     ways = list(dict.fromkeys(point.data for point in points))
     to_label = []
     for number, (axis, (column, title)) in enumerate(zip(part.subplots(1, 4), PANELS, strict=True)):
@@ -145,14 +198,28 @@ def _draw_set(part: Any, name: str, points: Sequence[Point]) -> list[tuple[Any, 
             face = {"facecolors": "none"} if own else {}
             color = "#cf222e" if own else f"C{ways.index(way) % 10}"
             axis.scatter(
-                [getattr(point, column) for point in of_way], [point.errors[metric] for point in of_way],
-                marker=marker, s=34, edgecolors=color, color=None if own else color, label=label or None, zorder=3, **face,
-            )  # fmt: skip
+                [getattr(point, column) for point in of_way],
+                [point.errors[metric] for point in of_way],
+                marker=marker,
+                s=34,
+                edgecolors=color,
+                color=None if own else color,
+                label=label or None,
+                zorder=3,
+                **face,
+            )
         axis.margins(0.14)
-        _scale(axis, column, [getattr(point, column) for point in there], [point.errors[metric] for point in shown])
+        _scale(
+            axis,
+            column,
+            [getattr(point, column) for point in there],
+            [point.errors[metric] for point in shown],
+        )
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
-        to_label.append((axis, [(getattr(point, column), point.errors[metric], point.name) for point in there]))
+        to_label.append(
+            (axis, [(getattr(point, column), point.errors[metric], point.name) for point in there])
+        )
     legend = part.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -195,9 +262,11 @@ _SPOTS = [(reach * dx, reach * dy) for reach in (7, 14, 23, 34, 48, 64) for dx, 
 
 
 def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: float = 7.0) -> None:
-    """Write a text beside each point (x, y, text), where it covers no point, no text and no edge; one far off has a line to its point.
+    """Write a text beside each point (x, y, text), where it covers no point, no text and no edge;
+    one far off has a line to its point.
 
-    The axes must have their final place and limits. Where there is no room for a text, it is left out.
+    The axes must have their final place and limits. Where there is no room for a text, it is left
+    out.
     """
     figure = axis.get_figure(root=True)
     scale = figure.dpi / 72
@@ -205,24 +274,51 @@ def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: fl
     at = [axis.transData.transform((x, y)) for x, y, _ in labels]
     taken = [(px - 4 * scale, py - 4 * scale, px + 4 * scale, py + 4 * scale) for px, py in at]
     for x, y, text in sorted(labels, key=lambda label: -label[1]):
-        written = axis.annotate(text, (x, y), (0, 0), textcoords="offset points", fontsize=size, parse_math=False, color="#333333")
+        written = axis.annotate(
+            text,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            fontsize=size,
+            parse_math=False,
+            color="#333333",
+        )
         for dx, dy in _SPOTS:
             written.set_position((dx, dy))
-            written.set(ha="left" if dx > 0 else "right" if dx < 0 else "center", va="bottom" if dy > 0 else "top" if dy < 0 else "center")
+            written.set(
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                va="bottom" if dy > 0 else "top" if dy < 0 else "center",
+            )
             box = written.get_window_extent().padded(1.5 * scale)
-            inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-            if inside and not any(box.x0 < right and left < box.x1 and box.y0 < top and low < box.y1 for left, low, right, top in taken):
+            inside = (
+                box.x0 >= frame.x0
+                and box.x1 <= frame.x1
+                and box.y0 >= frame.y0
+                and box.y1 <= frame.y1
+            )
+            if inside and not any(
+                box.x0 < right and left < box.x1 and box.y0 < top and low < box.y1
+                for left, low, right, top in taken
+            ):
                 taken.append((box.x0, box.y0, box.x1, box.y1))
                 break
         else:
             written.remove()
             continue
         if max(abs(dx), abs(dy)) > 14:
-            axis.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "lw": 0.5})
+            axis.annotate(
+                "",
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "lw": 0.5},
+            )
 
 
 def winners() -> Figure:
-    """ILSVRC's winners by year: top-5 error as bars, with the depth of the network over each, counted in its program."""
+    """ILSVRC's winners by year: top-5 error as bars, with the depth of the network over each,
+    counted in its program.
+    """
     figure = Figure(figsize=(9, 4.4), layout="constrained", facecolor="white")
     axis = figure.subplots()
     for place, (_, _, name, error) in enumerate(WINNERS):
@@ -230,9 +326,18 @@ def winners() -> Figure:
         axis.bar(place, error, 0.62, color="#2166ac" if depth else "#b8bec5")
         over = f"{depth} layers" if depth else "shallow"
         axis.text(place, error + 0.5, over, ha="center", va="bottom", fontsize=9, weight="bold")
-        axis.text(place, error / 2, f"{error:g}", ha="center", va="center", color="white", fontsize=10)
-    axis.set_xticks(range(len(WINNERS)), [f"{team}\n{year}" for year, team, _, _ in WINNERS], fontsize=9)
-    axis.set_title("ILSVRC classification: top-5 error in % on the test images, as submitted", fontsize=11, weight="bold", loc="left")
+        axis.text(
+            place, error / 2, f"{error:g}", ha="center", va="center", color="white", fontsize=10
+        )
+    axis.set_xticks(
+        range(len(WINNERS)), [f"{team}\n{year}" for year, team, _, _ in WINNERS], fontsize=9
+    )
+    axis.set_title(
+        "ILSVRC classification: top-5 error in % on the test images, as submitted",
+        fontsize=11,
+        weight="bold",
+        loc="left",
+    )
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_ylim(0, 32)
     return figure

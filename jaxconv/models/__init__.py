@@ -15,7 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.errors import nearest
-from jaxconv.models import chain, convnext, densenet, efficientnet, googlenet, mobilenet, regnet, resnet, text
+from jaxconv.models import (
+    chain,
+    convnext,
+    densenet,
+    efficientnet,
+    googlenet,
+    mobilenet,
+    regnet,
+    resnet,
+    text,
+)
 from jaxconv.models.network import FEATURES, Network
 from jaxconv.models.registry import Entry
 from jaxconv.models.text import from_text
@@ -23,7 +33,17 @@ from jaxconv.own import is_own, own
 
 MODELS: dict[str, Entry] = {
     name: entry
-    for family in (chain, text, googlenet, resnet, densenet, mobilenet, efficientnet, regnet, convnext)
+    for family in (
+        chain,
+        text,
+        googlenet,
+        resnet,
+        densenet,
+        mobilenet,
+        efficientnet,
+        regnet,
+        convnext,
+    )
     for name, entry in family.MODELS.items()
 }
 
@@ -43,21 +63,30 @@ def model_arguments(name: str) -> dict[str, Any]:
       ValueError: no such network; the message names the nearest.
     """
     entry = _lookup(name)
-    defaults = {name: default for name, default in _fields(entry.module).items() if name not in _GIVEN}
+    defaults = {
+        name: default for name, default in _fields(entry.module).items() if name not in _GIVEN
+    }
     return defaults | entry.arguments
 
 
 def create_model(
-    name: str, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, norm_groups: int = 1, **overrides: Any
+    name: str,
+    num_classes: int,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+    norm_groups: int = 1,
+    **overrides: Any,
 ) -> Network:
     """Build a network by its name.
 
     Args:
-      name: one of `list_models()`, `text:` and a text in the notation, or one's own, see jaxconv/own.py.
+      name: one of `list_models()`, `text:` and a text in the notation, or one's own, see
+        jaxconv/own.py.
       num_classes: votes to return; 0 returns the features that would have voted.
       dtype: the compute type; parameters, BatchNorm statistics and votes stay float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
-      norm_groups: parts of the batch that BatchNorm takes statistics of by itself, see `layers.BatchNorm`.
+      norm_groups: parts of the batch that BatchNorm takes statistics of by itself, see
+        `layers.BatchNorm`.
       **overrides: the network's own arguments, see `model_arguments`.
 
     Raises:
@@ -66,12 +95,23 @@ def create_model(
     known = model_arguments(name)
     for key in overrides:
         if key not in known:
-            raise ValueError(f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}"
+            )
     entry = _lookup(name)
-    fields = {"num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name, "norm_groups": norm_groups}
+    fields = {
+        "num_classes": num_classes,
+        "dtype": jnp.dtype(dtype),
+        "axis_name": axis_name,
+        "norm_groups": norm_groups,
+    }
     if is_own(name):
         # A network of one's own need not know of devices.
-        fields = {key: value for key, value in fields.items() if key in ("num_classes", "dtype") or key in _fields(entry.module)}
+        fields = {
+            key: value
+            for key, value in fields.items()
+            if key in ("num_classes", "dtype") or key in _fields(entry.module)
+        }
     if entry.module is text.Text:
         return from_text(**{**entry.arguments, **overrides, **fields})
     return entry.module(**{**entry.arguments, **overrides, **fields})
@@ -79,7 +119,9 @@ def create_model(
 
 def _fields(make: Any) -> dict[str, Any]:
     """What a module's class, or a function that makes one, takes, and the defaults."""
-    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+    return {
+        name: parameter.default for name, parameter in inspect.signature(make).parameters.items()
+    }
 
 
 def _lookup(name: str) -> Entry:
@@ -88,13 +130,18 @@ def _lookup(name: str) -> Entry:
     if name.startswith("text:"):
         return Entry(text.Text, {"text": name.removeprefix("text:")}, 0, "")
     if name not in MODELS:
-        raise ValueError(f"no network is called {name!r}{nearest(name, MODELS)}; `jaxconv.list_models()` lists all {len(MODELS)}")
+        raise ValueError(
+            f"no network is called {name!r}{nearest(name, MODELS)}; `jaxconv.list_models()` lists "
+            f"all {len(MODELS)}"
+        )
     return MODELS[name]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a network, as published: see `registry.Entry`; and `parameters`, with 1,000 classes (10 for small images)."""
+    """What is known of a network, as published: see `registry.Entry`; and `parameters`, with 1,000
+    classes (10 for small images).
+    """
 
     name: str
     input_size: tuple[int, ...]
@@ -115,11 +162,14 @@ def model_info(name: str) -> ModelInfo:
     input_size, classes = usual_task(name)
     variables = abstract_variables(create_model(name, classes), (1, *input_size))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return ModelInfo(name, entry.input_size, entry.year, entry.paper, parameters, entry.errors, entry.data)
+    return ModelInfo(
+        name, entry.input_size, entry.year, entry.paper, parameters, entry.errors, entry.data
+    )
 
 
 def usual_task(name: str) -> tuple[tuple[int, ...], int]:
-    """The input (H, W, C) and the number of classes that a network was published for; a text may say its own number of classes.
+    """The input (H, W, C) and the number of classes that a network was published for; a text may
+    say its own number of classes.
 
     Raises:
       ValueError: no such network, or a mistake in a text.
@@ -130,13 +180,16 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C]; nothing is allocated."""
+    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C]; nothing is
+    allocated.
+    """
     images = jax.ShapeDtypeStruct(input_shape, dtype)
     return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
 def features(model: Network, variables: Any, x: jax.Array) -> dict[str, jax.Array]:
-    """The named feature maps of images [N, H, W, C], in inference mode, in the order of the network; names as the paper has them.
+    """The named feature maps of images [N, H, W, C], in inference mode, in the order of the
+    network; names as the paper has them.
 
     Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
     """

@@ -3,9 +3,11 @@
     N  convolutions between two poolings     `convs`
     M  stages, each with its filters         `filters`, one number a stage
     K  fully connected layers                `neurons`, one number a layer
-    SOFTMAX                                  the votes ("logits") are returned; the loss takes the softmax
+    SOFTMAX                                  the votes ("logits") are returned; the loss takes the
+                                             softmax
 
-The lecture's hyperparameters are the fields: number and size of features; window and stride of pooling; number of neurons.
+The lecture's hyperparameters are the fields: number and size of features; window and stride of
+pooling; number of neurons.
 """
 
 from collections.abc import Sequence
@@ -31,7 +33,8 @@ class Chain(Network):
       padding: P of every convolution; -1 is the lecture's (F - 1)/2.
       pool: `max`, `average` or `none`, after each stage.
       pool_window, pool_stride: F and S of the pooling.
-      global_pool: the mean of every feature map, instead of all its values, goes to the fully connected layers.
+      global_pool: the mean of every feature map, instead of all its values, goes to the fully
+        connected layers.
       neurons: neurons of each fully connected layer (K layers) before the votes.
       batch_norm: normalise between CONV and RELU; the convolutions then have no bias.
       dropout: share of values dropped before each fully connected layer while training.
@@ -54,7 +57,9 @@ class Chain(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes],
+        float32.
+        """
         if self.pool not in ("max", "average", "none"):
             raise ValueError(f"pool is {self.pool!r}; it must be max, average or none")
         if not 0 <= self.dropout < 1:
@@ -64,13 +69,22 @@ class Chain(Network):
         conv, norm = self.tools(train)
         for m, filters in enumerate(self.filters, 1):
             for n in range(1, self.convs + 1):
-                settings = {"rounding": self.rounding, "use_bias": not self.batch_norm, "name": f"conv{m}_{n}"}
-                x = self.note(f"conv{m}_{n}", conv(filters, self.filter_size, self.stride, padding, **settings)(x))
+                settings = {
+                    "rounding": self.rounding,
+                    "use_bias": not self.batch_norm,
+                    "name": f"conv{m}_{n}",
+                }
+                x = self.note(
+                    f"conv{m}_{n}",
+                    conv(filters, self.filter_size, self.stride, padding, **settings)(x),
+                )
                 if self.batch_norm:
                     x = norm(name=f"norm{m}_{n}")(x)
                 x = relu(x)
             if self.pool != "none":
-                pool = Pool(self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}")
+                pool = Pool(
+                    self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}"
+                )
                 x = self.note(f"pool{m}", pool(x))
         if self.global_pool:
             x = self.note("global_pool", Pool("global", name="global_pool")(x))
@@ -81,4 +95,6 @@ class Chain(Network):
         return self.head(x, "votes")
 
 
-MODELS = {"chain": Entry(Chain, {}, 2016, "the lecture's typical architecture", input_size=(32, 32, 1))}
+MODELS = {
+    "chain": Entry(Chain, {}, 2016, "the lecture's typical architecture", input_size=(32, 32, 1))
+}

@@ -1,4 +1,5 @@
-"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet modernised towards a Transformer's design.
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet modernised towards a
+Transformer's design.
 
     stage   output   ConvNeXt-T                            S        B              L
     stem    56x56    4x4, 96, stride 4                     96       128            192
@@ -7,7 +8,8 @@
     res4    14x14    384, 1536 x9                          x27      512 x27        768 x27
     res5    7x7      768, 3072 x3                          x3       1024 x3        1536 x3
 
-Layer norm instead of BatchNorm, one a block, and one before each 2x2, stride 2 downsampling; GELU; each residual scaled by a learnt vector.
+Layer norm instead of BatchNorm, one a block, and one before each 2x2, stride 2 downsampling; GELU;
+each residual scaled by a learnt vector.
 """
 
 import functools
@@ -26,7 +28,9 @@ gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, layer norm, 1x1 to four times as many, GELU, 1x1 back; scaled, and left out with probability `drop` in training."""
+    """Depthwise 7x7, layer norm, 1x1 to four times as many, GELU, 1x1 back; scaled, and left out
+    with probability `drop` in training.
+    """
 
     drop: float
     train: bool
@@ -46,7 +50,9 @@ class Block(nn.Module):
 
 
 class ConvNeXt(Network):
-    """Attributes: `blocks` and `widths` of each stage, and `drop_path`, the last block's probability of being left out in training."""
+    """Attributes: `blocks` and `widths` of each stage, and `drop_path`, the last block's
+    probability of being left out in training.
+    """
 
     blocks: Sequence[int] = (3, 3, 9, 3)
     widths: Sequence[int] = (96, 192, 384, 768)

@@ -1,9 +1,11 @@
-"""DenseNet (Huang et al. 2017, arXiv:1608.06993, Table 1): every layer of a block sees all before it.
+"""DenseNet (Huang et al. 2017, arXiv:1608.06993, Table 1): every layer of a block sees all before
+it.
 
 layer                DenseNet-121   -169    -201    -161 (k = 48)
 convolution                      7x7, stride 2
 pooling                          3x3 max pool, stride 2
-dense block 1             6          6       6       6      each layer: norm, ReLU, 1x1 of 4k; norm, ReLU, 3x3 of k = 32
+dense block 1             6          6       6       6      each layer: norm, ReLU, 1x1 of 4k; norm,
+                          ReLU, 3x3 of k = 32
 transition                       1x1 to half the feature maps, 2x2 average pool
 dense block 2            12         12      12      12
 dense block 3            24         32      48      36
@@ -38,7 +40,9 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(Network):
-    """Attributes: `layers` of each block, `growth` (the paper's k) and `width`, the first convolution's filters."""
+    """Attributes: `layers` of each block, `growth` (the paper's k) and `width`, the first
+    convolution's filters.
+    """
 
     layers: Sequence[int] = (6, 12, 24, 16)
     growth: int = 32
@@ -48,15 +52,21 @@ class DenseNet(Network):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv, norm = self.tools(train)
-        x = self.note("conv1", ConvNorm(self.width, conv, norm, filter_size=7, stride=2, name="conv1")(x))
+        x = self.note(
+            "conv1", ConvNorm(self.width, conv, norm, filter_size=7, stride=2, name="conv1")(x)
+        )
         x = self.note("pool1", max_pool(x, 3, 2, 1, layer="pool1"))
         for block, layers in enumerate(self.layers, 1):
             for n in range(layers):
                 x = DenseLayer(self.growth, conv, norm, name=f"block{block}_{n + 1}")(x)
             x = self.note(f"block{block}", x)
             if block < len(self.layers):
-                x = conv(x.shape[-1] // 2, 1, name=f"transition{block}")(relu(norm(name=f"transition{block}_norm")(x)))
-                x = self.note(f"transition{block}", average_pool(x, 2, 2, layer=f"transition{block}"))
+                x = conv(x.shape[-1] // 2, 1, name=f"transition{block}")(
+                    relu(norm(name=f"transition{block}_norm")(x))
+                )
+                x = self.note(
+                    f"transition{block}", average_pool(x, 2, 2, layer=f"transition{block}")
+                )
         x = self.note("norm", relu(norm(name="norm")(x)))
         return self.head(self.note("pool", global_mean(x)))
 
@@ -70,7 +80,11 @@ TABLE = {
 }
 MODELS = {
     f"densenet{depth}": Entry(
-        DenseNet, {"layers": layers, "growth": growth, "width": width}, 2017, "Huang et al. 2017, arXiv:1608.06993", errors=errors
+        DenseNet,
+        {"layers": layers, "growth": growth, "width": width},
+        2017,
+        "Huang et al. 2017, arXiv:1608.06993",
+        errors=errors,
     )
     for depth, (layers, growth, width, errors) in TABLE.items()
 }

@@ -1,10 +1,16 @@
-"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): inverted residuals with squeeze-and-excitation, scaled in width and depth.
+"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): inverted residuals with
+squeeze-and-excitation, scaled in width and depth.
 
-    stage          1        2            3            4            5            6            7            8            9
-    operator    conv3x3  MBConv1 k3x3 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k5x5 MBConv6 k3x3 conv1x1
-    filters        32       16           24           40           80          112          192          320        1280
-    units           1        1            2            2            3            3            4            1           1
-    stride          2        1            2            2            2            1            2            1           1
+    stage          1        2            3            4            5            6            7
+                   8            9
+    operator    conv3x3  MBConv1 k3x3 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k3x3 MBConv6 k5x5 MBConv6
+                k5x5 MBConv6 k3x3 conv1x1
+    filters        32       16           24           40           80          112          192
+                   320        1280
+    units           1        1            2            2            3            3            4
+                    1           1
+    stride          2        1            2            2            2            1            2
+                    1           1
 
 B1 to B7 multiply filters (rounded to multiples of 8) and units (rounded up) by `SCALES`.
 """
@@ -20,7 +26,15 @@ from jaxconv.models.network import ConvNorm, Network, global_mean, round_channel
 from jaxconv.models.registry import Entry
 
 # expansion, filter size, stride, filters, units
-STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
 
 
 class EfficientNet(Network):
@@ -29,7 +43,8 @@ class EfficientNet(Network):
     Attributes:
       width, depth: multiply filters and units.
       dropout: share of the last features dropped.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the first (arXiv:1603.09382).
+      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
+        first (arXiv:1603.09382).
       epsilon, momentum: of BatchNorm.
     """
 
@@ -46,20 +61,36 @@ class EfficientNet(Network):
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools = {"conv": conv, "norm": norm, "act": nn.silu}
-        x = self.note("stage1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="stage1")(x))
+        x = self.note(
+            "stage1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="stage1")(x)
+        )
         counts = [math.ceil(units * self.depth) for *_, units in self.stages]
         done = 0
-        for stage, ((expansion, size, stride, filters, _), units) in enumerate(zip(self.stages, counts, strict=True), 2):
+        for stage, ((expansion, size, stride, filters, _), units) in enumerate(
+            zip(self.stages, counts, strict=True), 2
+        ):
             for n in range(units):
                 x = InvertedResidual(
-                    round_channels(filters * self.width), x.shape[-1] * expansion, size, stride if n == 0 else 1, **tools,
-                    squeezed=max(1, x.shape[-1] // 4), gate=nn.sigmoid, se_act=nn.silu,
-                    drop=self.drop_path * done / sum(counts), train=train, name=f"stage{stage}_{n + 1}",
-                )(x)  # fmt: skip
+                    round_channels(filters * self.width),
+                    x.shape[-1] * expansion,
+                    size,
+                    stride if n == 0 else 1,
+                    **tools,
+                    squeezed=max(1, x.shape[-1] // 4),
+                    gate=nn.sigmoid,
+                    se_act=nn.silu,
+                    drop=self.drop_path * done / sum(counts),
+                    train=train,
+                    name=f"stage{stage}_{n + 1}",
+                )(x)
                 done += 1
             x = self.note(f"stage{stage}", x)
         x = self.note("stage9", ConvNorm(4 * x.shape[-1], **tools, filter_size=1, name="stage9")(x))
-        return self.head(nn.Dropout(self.dropout, deterministic=not train, name="dropout")(self.note("pool", global_mean(x))))
+        return self.head(
+            nn.Dropout(self.dropout, deterministic=not train, name="dropout")(
+                self.note("pool", global_mean(x))
+            )
+        )
 
 
 # width, depth, dropout, input size of the published errors (torchvision's first weights)
@@ -76,7 +107,12 @@ SCALES = {
 MODELS = {
     f"efficientnet_{name}": Entry(
         EfficientNet,
-        {"width": width, "depth": depth, "dropout": dropout, **({"epsilon": 1e-3, "momentum": 0.99} if name >= "b5" else {})},
+        {
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+            **({"epsilon": 1e-3, "momentum": 0.99} if name >= "b5" else {}),
+        },
         2019,
         "Tan and Le 2019, arXiv:1905.11946",
         input_size=(size, size, 3),

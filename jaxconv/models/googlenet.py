@@ -1,6 +1,7 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842, Table 1): inception modules, going deeper.
 
-    type            patch/stride   output       #1x1  #3x3 reduce  #3x3  #5x5 reduce  #5x5  pool proj
+    type            patch/stride   output       #1x1  #3x3 reduce  #3x3  #5x5 reduce  #5x5  pool
+                    proj
     convolution     7x7/2          112x112x64
     max pool        3x3/2          56x56x64
     convolution     3x3/1          56x56x192               64       192
@@ -19,8 +20,9 @@
     avg pool        7x7/1          1x1x1024
     dropout (40%), linear, softmax
 
-All pooling rounds up. Two auxiliary classifiers hang on 4a and 4d while training; their losses count 0.3 each (section 5). `torchvision` is
-that library's port, which public weights fit: BatchNorm, 3x3 where the paper has 5x5, a 2x2 fourth pooling, no LRN.
+All pooling rounds up. Two auxiliary classifiers hang on 4a and 4d while training; their losses
+count 0.3 each (section 5). `torchvision` is that library's port, which public weights fit:
+BatchNorm, 3x3 where the paper has 5x5, a 2x2 fourth pooling, no LRN.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.layers import Conv, Dense, adaptive_average_pool, average_pool, local_response_norm, max_pool, relu
+from jaxconv.layers import (
+    Conv,
+    Dense,
+    adaptive_average_pool,
+    average_pool,
+    local_response_norm,
+    max_pool,
+    relu,
+)
 from jaxconv.models.network import AUXILIARY, ConvNorm, Network, global_mean
 from jaxconv.models.registry import Entry
 
@@ -49,7 +59,9 @@ LOSS_WEIGHT = 0.3
 
 
 class Inception(nn.Module):
-    """1x1, 3x3, 5x5 (of `large` pixels) and pooling side by side; `conv` makes a convolution with what follows it."""
+    """1x1, 3x3, 5x5 (of `large` pixels) and pooling side by side; `conv` makes a convolution with
+    what follows it.
+    """
 
     sizes: tuple[int, ...]
     large: int
@@ -62,8 +74,12 @@ class Inception(nn.Module):
         return jnp.concatenate(
             [
                 self.conv(one, 1, name="conv1x1")(x),
-                self.conv(three, 3, name="conv3x3")(self.conv(three_reduce, 1, name="reduce3x3")(x)),
-                self.conv(five, self.large, name="conv5x5")(self.conv(five_reduce, 1, name="reduce5x5")(x)),
+                self.conv(three, 3, name="conv3x3")(
+                    self.conv(three_reduce, 1, name="reduce3x3")(x)
+                ),
+                self.conv(five, self.large, name="conv5x5")(
+                    self.conv(five_reduce, 1, name="reduce5x5")(x)
+                ),
                 self.conv(pool, 1, name="pool_proj")(max_pool(x, 3, 1, 1)),
             ],
             axis=-1,
@@ -82,7 +98,11 @@ class ConvRelu(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         padding = (self.filter_size - 1) // 2
-        return relu(Conv(self.filters, self.filter_size, self.stride, padding, dtype=self.dtype, name="conv")(x))
+        return relu(
+            Conv(
+                self.filters, self.filter_size, self.stride, padding, dtype=self.dtype, name="conv"
+            )(x)
+        )
 
 
 class GoogLeNet(Network):
@@ -90,7 +110,8 @@ class GoogLeNet(Network):
 
     Attributes:
       torchvision: that library's port rather than the paper's.
-      auxiliary: have the two auxiliary classifiers. Their votes are kept in the collection `auxiliary` while training.
+      auxiliary: have the two auxiliary classifiers. Their votes are kept in the collection
+        `auxiliary` while training.
       modules: the inception modules to have, such as `3a 4a 4d`, for a smaller network.
     """
 
@@ -115,28 +136,46 @@ class GoogLeNet(Network):
             if name == "4a":
                 x = self.note("pool3", max_pool(x, 3, 2, rounding="ceil", layer="pool3"))
             if name == "5a":
-                x = self.note("pool4", max_pool(x, 2 if self.torchvision else 3, 2, rounding="ceil", layer="pool4"))
+                x = self.note(
+                    "pool4",
+                    max_pool(x, 2 if self.torchvision else 3, 2, rounding="ceil", layer="pool4"),
+                )
             if name not in self.modules.split():
                 continue
             x = Inception(sizes, 3 if self.torchvision else 5, conv, name=f"inception{name}")(x)
             x = self.note(f"inception{name}", x)
-            if name in ("4a", "4d") and self.auxiliary and self.num_classes and (train or self.is_initializing()):
+            if (
+                name in ("4a", "4d")
+                and self.auxiliary
+                and self.num_classes
+                and (train or self.is_initializing())
+            ):
                 self._auxiliary("aux1" if name == "4a" else "aux2", x, conv, train)
         x = self.note("pool", global_mean(x))
-        return self.head(nn.Dropout(0.2 if self.torchvision else 0.4, deterministic=not train, name="dropout")(x))
+        return self.head(
+            nn.Dropout(0.2 if self.torchvision else 0.4, deterministic=not train, name="dropout")(x)
+        )
 
     def _convolution(self, train: bool) -> Callable[..., nn.Module]:
         plain, norm = self.tools(train, epsilon=1e-3)
         if not self.torchvision:
-            return lambda filters, size, **arguments: ConvRelu(filters, size, dtype=self.dtype, **arguments)
-        return lambda filters, size, **arguments: ConvNorm(filters, plain, norm, filter_size=size, **arguments)
+            return lambda filters, size, **arguments: ConvRelu(
+                filters, size, dtype=self.dtype, **arguments
+            )
+        return lambda filters, size, **arguments: ConvNorm(
+            filters, plain, norm, filter_size=size, **arguments
+        )
 
-    def _auxiliary(self, name: str, x: jax.Array, conv: Callable[..., nn.Module], train: bool) -> None:
+    def _auxiliary(
+        self, name: str, x: jax.Array, conv: Callable[..., nn.Module], train: bool
+    ) -> None:
         """5x5/3 average pool, 1x1 of 128, fully connected 1024, dropout of 70%, votes."""
         x = adaptive_average_pool(x, 4) if self.torchvision else average_pool(x, 5, 3, layer=name)
         x = conv(128, 1, name=f"{name}_conv")(x)
         x = relu(Dense(1024, dtype=self.dtype, name=f"{name}_fc1")(x))
-        votes = self.head(nn.Dropout(0.7, deterministic=not train, name=f"{name}_dropout")(x), f"{name}_fc2")
+        votes = self.head(
+            nn.Dropout(0.7, deterministic=not train, name=f"{name}_dropout")(x), f"{name}_fc2"
+        )
         if train:
             self.keep(AUXILIARY, name, (votes, LOSS_WEIGHT))
 
@@ -144,5 +183,7 @@ class GoogLeNet(Network):
 PAPER = "Szegedy et al. 2014, arXiv:1409.4842"
 MODELS = {
     "googlenet": Entry(GoogLeNet, {}, 2014, PAPER, errors=(None, 10.07)),
-    "googlenet_torchvision": Entry(GoogLeNet, {"torchvision": True}, 2014, PAPER, errors=(30.222, 10.47)),
+    "googlenet_torchvision": Entry(
+        GoogLeNet, {"torchvision": True}, 2014, PAPER, errors=(30.222, 10.47)
+    ),
 }

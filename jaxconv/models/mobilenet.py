@@ -1,19 +1,21 @@
 """MobileNets: depthwise convolutions, then 1x1.
 
-Version 1 (Howard et al. 2017, arXiv:1704.04861, Table 1): conv 3x3/2, 32; then depthwise 3x3 and 1x1 of
+Version 1 (Howard et al. 2017, arXiv:1704.04861, Table 1): conv 3x3/2, 32; then depthwise 3x3 and
+1x1 of
 
     filters  64  128 128  256 256  512 512 512 512 512 512  1024 1024
     stride    1    2   1    2   1    2   1   1   1   1   1     2    1
 
-Version 2 (Sandler et al. 2018, arXiv:1801.04381, Table 2), inverted residuals after conv 3x3/2, 32, and conv 1x1, 1280 in the end:
+Version 2 (Sandler et al. 2018, arXiv:1801.04381, Table 2), inverted residuals after conv 3x3/2, 32,
+and conv 1x1, 1280 in the end:
 
     expansion t   1   6   6   6   6   6   6
     filters c    16  24  32  64  96 160 320
     units n       1   2   3   4   3   3   1
     stride s      1   2   2   2   1   2   1
 
-Version 3 (Howard et al. 2019, arXiv:1905.02244, Tables 1 and 2): units as `LARGE` and `SMALL` below, with squeeze-and-excitation (SE) and
-h-swish (HS).
+Version 3 (Howard et al. 2019, arXiv:1905.02244, Tables 1 and 2): units as `LARGE` and `SMALL`
+below, with squeeze-and-excitation (SE) and h-swish (HS).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, Dense, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels, stochastic_depth
+from jaxconv.models.network import (
+    ConvNorm,
+    Network,
+    SqueezeExcite,
+    global_mean,
+    round_channels,
+    stochastic_depth,
+)
 from jaxconv.models.registry import Entry
 
 
@@ -41,16 +50,34 @@ class MobileNetV1(Network):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv, norm = self.tools(train)
-        x = self.note("conv1", ConvNorm(round_channels(32 * self.width), conv, norm, stride=2, name="conv1")(x))
+        x = self.note(
+            "conv1",
+            ConvNorm(round_channels(32 * self.width), conv, norm, stride=2, name="conv1")(x),
+        )
         for n, (filters, stride) in enumerate(V1, 2):
-            x = ConvNorm(x.shape[-1], conv, norm, stride=stride, groups=x.shape[-1], name=f"conv{n}_depthwise")(x)
-            x = self.note(f"conv{n}", ConvNorm(round_channels(filters * self.width), conv, norm, filter_size=1, name=f"conv{n}")(x))
-        x = nn.Dropout(0.001, deterministic=not train, name="dropout")(self.note("pool", global_mean(x)))
+            x = ConvNorm(
+                x.shape[-1],
+                conv,
+                norm,
+                stride=stride,
+                groups=x.shape[-1],
+                name=f"conv{n}_depthwise",
+            )(x)
+            x = self.note(
+                f"conv{n}",
+                ConvNorm(
+                    round_channels(filters * self.width), conv, norm, filter_size=1, name=f"conv{n}"
+                )(x),
+            )
+        x = nn.Dropout(0.001, deterministic=not train, name="dropout")(
+            self.note("pool", global_mean(x))
+        )
         return self.head(x)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expanded` feature maps, depthwise, 1x1 back to `filters`; the narrow ends are joined where their shapes agree.
+    """1x1 to `expanded` feature maps, depthwise, 1x1 back to `filters`; the narrow ends are joined
+    where their shapes agree.
 
     Attributes:
       squeezed: filters in the middle of squeeze-and-excitation; 0 is none.
@@ -79,7 +106,12 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expanded != x.shape[-1]:
             y = ConvNorm(self.expanded, **tools, filter_size=1, act=self.act, name="expand")(y)
-        settings = {"filter_size": self.filter_size, "stride": self.stride, "groups": self.expanded, "act": self.act}
+        settings = {
+            "filter_size": self.filter_size,
+            "stride": self.stride,
+            "groups": self.expanded,
+            "act": self.act,
+        }
         y = ConvNorm(self.expanded, **tools, **settings, name="depthwise")(y)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.conv, self.se_act, self.gate, name="se")(y)
@@ -104,14 +136,30 @@ class MobileNetV2(Network):
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv, norm = self.tools(train)
         tools = {"conv": conv, "norm": norm, "act": nn.relu6}
-        x = self.note("conv1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="conv1")(x))
+        x = self.note(
+            "conv1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="conv1")(x)
+        )
         for stage, (expansion, filters, units, stride) in enumerate(V2, 2):
             for n in range(units):
-                arguments = (round_channels(filters * self.width), x.shape[-1] * expansion, 3, stride if n == 0 else 1)
+                arguments = (
+                    round_channels(filters * self.width),
+                    x.shape[-1] * expansion,
+                    3,
+                    stride if n == 0 else 1,
+                )
                 x = InvertedResidual(*arguments, **tools, name=f"block{stage}_{n + 1}")(x)
             x = self.note(f"block{stage}", x)
-        x = self.note("conv2", ConvNorm(round_channels(1280 * max(1.0, self.width)), **tools, filter_size=1, name="conv2")(x))
-        return self.head(nn.Dropout(0.2, deterministic=not train, name="dropout")(self.note("pool", global_mean(x))))
+        x = self.note(
+            "conv2",
+            ConvNorm(
+                round_channels(1280 * max(1.0, self.width)), **tools, filter_size=1, name="conv2"
+            )(x),
+        )
+        return self.head(
+            nn.Dropout(0.2, deterministic=not train, name="dropout")(
+                self.note("pool", global_mean(x))
+            )
+        )
 
 
 class Row(NamedTuple):
@@ -145,9 +193,14 @@ class MobileNetV3(Network):
         for n, row in enumerate(self.rows, 1):
             arguments = (row.filters, row.expanded, row.filter_size, row.stride)
             squeezed = round_channels(row.expanded // 4) if row.squeeze else 0
-            x = InvertedResidual(*arguments, **tools, act=ACTIVATIONS[row.act], squeezed=squeezed, name=f"block{n}")(x)
+            x = InvertedResidual(
+                *arguments, **tools, act=ACTIVATIONS[row.act], squeezed=squeezed, name=f"block{n}"
+            )(x)
             x = self.note(f"block{n}", x)
-        x = self.note("conv2", ConvNorm(6 * x.shape[-1], **tools, filter_size=1, act=nn.hard_swish, name="conv2")(x))
+        x = self.note(
+            "conv2",
+            ConvNorm(6 * x.shape[-1], **tools, filter_size=1, act=nn.hard_swish, name="conv2")(x),
+        )
         x = self.note("pool", global_mean(x))
         if not self.num_classes:
             return x.astype(jnp.float32)
@@ -155,8 +208,26 @@ class MobileNetV3(Network):
         return self.head(nn.Dropout(0.2, deterministic=not train, name="dropout")(x), "fc2")
 
 
-V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1))
-V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+V1 = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *(((512, 1),) * 5),
+    (1024, 2),
+    (1024, 1),
+)
+V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 ACTIVATIONS = {"RE": relu, "HS": nn.hard_swish}
 LARGE = (
     Row(3, 16, 16, False, "RE", 1),
@@ -188,11 +259,19 @@ SMALL = (
     Row(5, 576, 96, True, "HS", 1),
     Row(5, 576, 96, True, "HS", 1),
 )
-PAPERS = {1: "Howard et al. 2017, arXiv:1704.04861", 2: "Sandler et al. 2018, arXiv:1801.04381", 3: "Howard et al. 2019, arXiv:1905.02244"}
+PAPERS = {
+    1: "Howard et al. 2017, arXiv:1704.04861",
+    2: "Sandler et al. 2018, arXiv:1801.04381",
+    3: "Howard et al. 2019, arXiv:1905.02244",
+}
 # Errors: version 1 the paper's Table 8 (top-1 alone), 2 and 3 torchvision's first weights.
 MODELS = {
     "mobilenet_v1": Entry(MobileNetV1, {}, 2017, PAPERS[1], errors=(29.4,)),
     "mobilenet_v2": Entry(MobileNetV2, {}, 2018, PAPERS[2], errors=(28.122, 9.714)),
-    "mobilenet_v3_large": Entry(MobileNetV3, {"rows": LARGE, "hidden": 1280}, 2019, PAPERS[3], errors=(25.958, 8.66)),
-    "mobilenet_v3_small": Entry(MobileNetV3, {"rows": SMALL, "hidden": 1024}, 2019, PAPERS[3], errors=(32.332, 12.598)),
+    "mobilenet_v3_large": Entry(
+        MobileNetV3, {"rows": LARGE, "hidden": 1280}, 2019, PAPERS[3], errors=(25.958, 8.66)
+    ),
+    "mobilenet_v3_small": Entry(
+        MobileNetV3, {"rows": SMALL, "hidden": 1024}, 2019, PAPERS[3], errors=(32.332, 12.598)
+    ),
 }

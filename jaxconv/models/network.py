@@ -1,4 +1,6 @@
-"""What all networks share: the fields that `create_model` sets, named feature maps, and the layers that a mode of training shapes."""
+"""What all networks share: the fields that `create_model` sets, named feature maps, and the layers
+that a mode of training shapes.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers import BatchNorm, Conv, Dense, relu
 
-# The layout of parameter paths, which are public: one more whenever one of any network changes (see interop/weights.py).
+# The layout of parameter paths, which are public: one more whenever one of any network changes (see
+# interop/weights.py).
 LAYOUT = 1
 FEATURES, AUXILIARY = "features", "auxiliary"
 
@@ -23,8 +26,10 @@ class Network(nn.Module):
       num_classes: votes to return; 0 returns the features that would have voted.
       dtype: the compute type; parameters, running statistics and votes are float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
-      norm_groups: consecutive parts of the batch that BatchNorm takes statistics of by itself, see `layers.BatchNorm`.
-      frozen_norm: BatchNorm uses its running statistics while training too, and gradients flow through it (a frozen backbone).
+      norm_groups: consecutive parts of the batch that BatchNorm takes statistics of by itself, see
+        `layers.BatchNorm`.
+      frozen_norm: BatchNorm uses its running statistics while training too, and gradients flow
+        through it (a frozen backbone).
     """
 
     num_classes: int
@@ -33,20 +38,33 @@ class Network(nn.Module):
     norm_groups: int = 1
     frozen_norm: bool = False
 
-    def tools(self, train: bool, **norm: Any) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
-        """Convolution without bias, and BatchNorm, as this network and this mode of training have them."""
-        settings = {"use_running_average": not train or self.frozen_norm, "axis_name": self.axis_name, "groups": self.norm_groups}
+    def tools(
+        self, train: bool, **norm: Any
+    ) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
+        """Convolution without bias, and BatchNorm, as this network and this mode of training have
+        them.
+        """
+        settings = {
+            "use_running_average": not train or self.frozen_norm,
+            "axis_name": self.axis_name,
+            "groups": self.norm_groups,
+        }
         settings |= {"dtype": self.dtype}
-        return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(BatchNorm, **settings, **norm)
+        return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(
+            BatchNorm, **settings, **norm
+        )
 
     def note(self, name: str, x: jax.Array) -> jax.Array:
-        """Name a feature map, for `jaxconv.features`, `jaxconv.summarize` and rematerialisation by name; returns it."""
+        """Name a feature map, for `jaxconv.features`, `jaxconv.summarize` and rematerialisation by
+        name; returns it.
+        """
         x = checkpoint_name(x, name)
         self.keep(FEATURES, name, x)
         return x
 
     def keep(self, collection: str, name: str, value: Any) -> None:
-        """Put a value into a collection, where whoever applies the network asks for it by `mutable`.
+        """Put a value into a collection, where whoever applies the network asks for it by
+        `mutable`.
 
         Unlike Linen's `sow`, the name may be a layer's too.
         """
@@ -54,7 +72,9 @@ class Network(nn.Module):
             self.put_variable(collection, name, value)
 
     def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
-        """The votes: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0 classes its input, [N, C] float32."""
+        """The votes: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0
+        classes its input, [N, C] float32.
+        """
         if not self.num_classes:
             return x.reshape(x.shape[0], -1).astype(jnp.float32)
         return Dense(self.num_classes, dtype=self.dtype, name=name)(x).astype(jnp.float32)
@@ -82,13 +102,16 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, *spatial, C] -> [N, *output, filters]."""
         padding = (self.filter_size - 1) // 2 if self.padding == -1 else self.padding
-        x = self.conv(self.filters, self.filter_size, self.stride, padding, groups=self.groups, name="conv")(x)
+        x = self.conv(
+            self.filters, self.filter_size, self.stride, padding, groups=self.groups, name="conv"
+        )(x)
         x = self.norm(name="norm")(x)
         return x if self.act is None else self.act(x)
 
 
 class SqueezeExcite(nn.Module):
-    """Weights each feature map by what all of them say together (Hu et al. 2018, arXiv:1709.01507); parameters under `reduce`, `expand`.
+    """Weights each feature map by what all of them say together (Hu et al. 2018, arXiv:1709.01507);
+    parameters under `reduce`, `expand`.
 
     Attributes:
       squeezed: filters in between.
@@ -109,7 +132,8 @@ class SqueezeExcite(nn.Module):
 
 
 def stochastic_depth(x: jax.Array, share: float, train: bool) -> jax.Array:
-    """While training, leave this share of the examples of a residual [N, *spatial, C] out, and scale the others up.
+    """While training, leave this share of the examples of a residual [N, *spatial, C] out, and
+    scale the others up.
 
     Huang et al. 2016, arXiv:1603.09382. To be called inside of a module.
     """
@@ -122,6 +146,8 @@ def global_mean(x: jax.Array) -> jax.Array:
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `channels`, not below 90% of it (the MobileNets' rule)."""
+    """The multiple of `divisor` nearest to `channels`, not below 90% of it (the MobileNets'
+    rule).
+    """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,17 +1,22 @@
-"""The notation: a network as a line of text, the lecture's [(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX made real.
+"""The notation: a network as a line of text, the lecture's
+[(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX made real.
 
     [(conv3-64 relu)*2 maxpool2]*2 fc128 relu dropout0.5 fc10
 
-    text     one or more items with spaces between; an item is a layer, or a text in ( ) or [ ], and *N repeats it
+    text     one or more items with spaces between; an item is a layer, or a text in ( ) or [ ], and
+             *N repeats it
     convF-K  K filters of F pixels, or convFxF-K, one number an axis; without -K, one filter a class
-             /S stride, pP padding ((F - 1)/2 by default), gG groups, dD dilation, nobias; floor (the default), exact, ceil
+             /S stride, pP padding ((F - 1)/2 by default), gG groups, dD dilation, nobias; floor
+             (the default), exact, ceil
     maxpoolF, avgpoolF   /S stride (F by default), pP padding, floor, exact, ceil
     globalpool           the mean over all positions       adaptpoolN  the mean of N by N even parts
     bn, lrn, lrnN        BatchNorm, local response norm over N (5) feature maps
     relu, tanh, sigmoid, gelu, silu
-    dropoutP             while training                    fcN         N neurons; without N, one a class
+    dropoutP             while training                    fcN         N neurons; without N, one a
+                         class
 
-The number of axes is the input's: the same text takes a waveform, an image or a volume. The softmax belongs to the loss.
+The number of axes is the input's: the same text takes a waveform, an image or a volume. The softmax
+belongs to the loss.
 """
 
 import dataclasses
@@ -25,14 +30,20 @@ class NotationError(ValueError):
     """A mistake in a text; `position` is where, counted from 0."""
 
     def __init__(self, text: str, position: int, message: str):
-        shown = text if len(text) <= 60 else "..." * (position > 30) + text[max(0, position - 30) : position + 30] + "..."
+        shown = (
+            text
+            if len(text) <= 60
+            else "..." * (position > 30) + text[max(0, position - 30) : position + 30] + "..."
+        )
         super().__init__(f"character {position + 1} of {shown!r}: {message}")
         self.position = position
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer: its kind, such as `conv`, and its settings; those not given have the kind's defaults."""
+    """One layer: its kind, such as `conv`, and its settings; those not given have the kind's
+    defaults.
+    """
 
     kind: str
     window: tuple[int, ...] = ()
@@ -50,12 +61,18 @@ class Layer:
         if self.count is not None:
             text += f"-{self.count}" if self.kind == "conv" else str(self.count)
         if self.kind == "dropout":
-            text += f"{self.share:g}" if float(f"{self.share:g}") == self.share else repr(self.share)
+            text += (
+                f"{self.share:g}" if float(f"{self.share:g}") == self.share else repr(self.share)
+            )
         text += f"/{self.stride}" if self.stride is not None else ""
         text += f"p{self.padding}" if self.padding is not None else ""
         text += f"g{self.groups}" if self.groups != 1 else ""
         text += f"d{self.dilation}" if self.dilation != 1 else ""
-        return text + ("" if self.bias else "nobias") + (self.rounding if self.rounding != "floor" else "")
+        return (
+            text
+            + ("" if self.bias else "nobias")
+            + (self.rounding if self.rounding != "floor" else "")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +88,8 @@ class Repeat:
 
 Items = tuple[Layer | Repeat, ...]
 
-# What may follow a kind's name: a pattern, what it sets, and what was expected, for messages. In order; options come in any order after.
+# What may follow a kind's name: a pattern, what it sets, and what was expected, for messages. In
+# order; options come in any order after.
 _WINDOW = (r"(\d+(?:x\d+)*)", "window", "the window's size, such as 3")
 _OPTIONS = {
     "/": (r"/(\d+)", "stride"),
@@ -96,7 +114,11 @@ KINDS = {
     "sigmoid": (None, None, ()),
     "gelu": (None, None, ()),
     "silu": (None, None, ()),
-    "dropout": ((r"(0?\.\d+(?:e-?\d+)?|\d(?:\.\d+)?(?:e-\d+)?)", "share", "the share to drop, such as 0.5"), None, ()),
+    "dropout": (
+        (r"(0?\.\d+(?:e-?\d+)?|\d(?:\.\d+)?(?:e-\d+)?)", "share", "the share to drop, such as 0.5"),
+        None,
+        (),
+    ),
     "fc": (None, (r"(\d+)", "count"), ()),
 }
 _POSITIVE = ("window", "count", "stride", "groups", "dilation")
@@ -106,7 +128,8 @@ def parse(text: str) -> Items:
     """Read a text.
 
     Raises:
-      NotationError: a mistake; the message points at the character, says what was expected and, where a name is close, what was meant.
+      NotationError: a mistake; the message points at the character, says what was expected and,
+        where a name is close, what was meant.
     """
     items, position = _parse_items(text, _skip(text, 0), closing="")
     if not items:
@@ -140,9 +163,13 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
     while position < len(text) and text[position] not in ")]":
         if text[position] in "([":
             bracket = position
-            inner, position = _parse_items(text, _skip(text, position + 1), {"(": ")", "[": "]"}[text[bracket]])
+            inner, position = _parse_items(
+                text, _skip(text, position + 1), {"(": ")", "[": "]"}[text[bracket]]
+            )
             if not inner:
-                raise NotationError(text, position, "expected a layer in the brackets, such as conv3-64")
+                raise NotationError(
+                    text, position, "expected a layer in the brackets, such as conv3-64"
+                )
             item: Layer | Repeat = Repeat(inner)
             position += 1
         else:
@@ -151,10 +178,16 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
             times = re.compile(r"\*\s*(\d+)").match(text, position)
             if not times or int(times[1]) < 1:
                 raise NotationError(text, position + 1, "expected how many times, such as *2")
-            item = dataclasses.replace(item, times=int(times[1])) if isinstance(item, Repeat) else Repeat((item,), int(times[1]))
+            item = (
+                dataclasses.replace(item, times=int(times[1]))
+                if isinstance(item, Repeat)
+                else Repeat((item,), int(times[1]))
+            )
             position = times.end()
         elif position < len(text) and not text[position].isspace() and text[position] not in "([)]":
-            raise NotationError(text, position, f"expected a space, a bracket or *N after {str(item)!r}")
+            raise NotationError(
+                text, position, f"expected a space, a bracket or *N after {str(item)!r}"
+            )
         items.append(item)
         position = _skip(text, position)
     if closing:
@@ -175,28 +208,47 @@ def _parse_layer(text: str, start: int) -> tuple[Layer, int]:
         name = re.match(r"[A-Za-z]*", word)[0].lower()
         if name == "softmax":
             raise NotationError(text, start, "the softmax belongs to the loss; leave it out")
-        raise NotationError(text, start, f"no layer is called {word or text[start]!r}{nearest(name, KINDS)}; there are {', '.join(KINDS)}")
+        raise NotationError(
+            text,
+            start,
+            f"no layer is called {word or text[start]!r}{nearest(name, KINDS)}; there are "
+            f"{', '.join(KINDS)}",
+        )
     required, optional, options = KINDS[kind]
     position, settings = start + len(kind), {}
     if required:
         pattern, field, expected = required
         match = re.compile(pattern).match(text, position)
         if not match:
-            raise NotationError(text, position, f"expected {expected} after {kind!r}{_meant(word, kind)}")
+            raise NotationError(
+                text, position, f"expected {expected} after {kind!r}{_meant(word, kind)}"
+            )
         settings[field], position = _value(text, position, field, match[1]), match.end()
     if optional and (match := re.compile(optional[0]).match(text, position)):
-        settings[optional[1]], position = _value(text, match.start(1), optional[1], match[1]), match.end()
-    while match := next((m for o in options if (m := re.compile(_OPTIONS[o][0]).match(text, position))), None):
-        field = next(_OPTIONS[o][1] for o in options if re.compile(_OPTIONS[o][0]).match(text, position))
+        settings[optional[1]], position = (
+            _value(text, match.start(1), optional[1], match[1]),
+            match.end(),
+        )
+    while match := next(
+        (m for o in options if (m := re.compile(_OPTIONS[o][0]).match(text, position))), None
+    ):
+        field = next(
+            _OPTIONS[o][1] for o in options if re.compile(_OPTIONS[o][0]).match(text, position)
+        )
         if field in settings:
             raise NotationError(text, position, f"the {field} is given twice")
         settings[field], position = _value(text, match.start(1), field, match[1]), match.end()
     if position < start + len(word):
-        known = [{"/": "/S", "rounding": "floor, exact or ceil"}.get(o, o + "N" if len(o) == 1 else o) for o in options]
+        known = [
+            {"/": "/S", "rounding": "floor, exact or ceil"}.get(o, o + "N" if len(o) == 1 else o)
+            for o in options
+        ]
         if optional and optional[1] not in settings:
             known.insert(0, "-K" if kind == "conv" else "a number")
         expected = f"expected {', '.join(known)}, or a space" if known else "expected a space"
-        raise NotationError(text, position, f"{expected} after {text[start:position]!r}{_meant(word, kind)}")
+        raise NotationError(
+            text, position, f"{expected} after {text[start:position]!r}{_meant(word, kind)}"
+        )
     return Layer(kind, **settings), position
 
 
@@ -207,7 +259,11 @@ def _value(text: str, position: int, field: str, found: str) -> object:
     elif field == "share":
         value = float(found)
         if not 0 <= value < 1:
-            raise NotationError(text, position, f"the share to drop is {found}; it must be at least 0 and less than 1")
+            raise NotationError(
+                text,
+                position,
+                f"the share to drop is {found}; it must be at least 0 and less than 1",
+            )
         return value
     elif field in ("rounding", "bias"):
         return False if field == "bias" else found
@@ -220,4 +276,8 @@ def _value(text: str, position: int, field: str, found: str) -> object:
 
 def _meant(word: str, kind: str) -> str:
     name = re.match(r"[A-Za-z]*", word)[0]
-    return nearest(name, [k for k in KINDS if k != kind]) if name != kind and len(name) > len(kind) + 1 else ""
+    return (
+        nearest(name, [k for k in KINDS if k != kind])
+        if name != kind and len(name) > len(kind) + 1
+        else ""
+    )

@@ -17,7 +17,8 @@ class Entry:
       year: of the first publication.
       paper: authors, year and where to find it.
       input_size: (H, W, C) of the published network.
-      errors: published top-1 and top-5 error in %, on ILSVRC's validation images unless `data` says otherwise; None where none is known.
+      errors: published top-1 and top-5 error in %, on ILSVRC's validation images unless `data` says
+        otherwise; None where none is known.
       data: what the errors were measured on.
     """
 

@@ -1,9 +1,12 @@
-"""RegNet: widths of units on a line, quantised (Radosavovic et al. 2020, arXiv:2003.13678, section 3.3).
+"""RegNet: widths of units on a line, quantised (Radosavovic et al. 2020, arXiv:2003.13678, section
+3.3).
 
-Unit j of `depth` wants the width w_0 + w_a * j. It gets w_0 * w_m^s, with s rounded, as a multiple of 8; units of the same width are
-a stage. A unit is 1x1, 3x3 in groups of `group_width`, 1x1 without a bottleneck; Y adds squeeze-and-excitation to X.
+Unit j of `depth` wants the width w_0 + w_a * j. It gets w_0 * w_m^s, with s rounded, as a multiple
+of 8; units of the same width are a stage. A unit is 1x1, 3x3 in groups of `group_width`, 1x1
+without a bottleneck; Y adds squeeze-and-excitation to X.
 
-    network   depth   w_0   w_a    w_m   group width        (Tables 5 to 8 of the appendix; here as `X` and `Y` below)
+    network   depth   w_0   w_a    w_m   group width        (Tables 5 to 8 of the appendix; here as
+              `X` and `Y` below)
 """
 
 from collections.abc import Callable
@@ -17,17 +20,24 @@ from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean
 from jaxconv.models.registry import Entry
 
 
-def stages(depth: int, w_0: int, w_a: float, w_m: float, group_width: int) -> list[tuple[int, int, int]]:
+def stages(
+    depth: int, w_0: int, w_a: float, w_m: float, group_width: int
+) -> list[tuple[int, int, int]]:
     """(width, units, group width) of each stage."""
     wanted = w_0 + w_a * np.arange(depth)
     power = np.round(np.log(wanted / w_0) / np.log(w_m))
     widths, counts = np.unique((np.round(w_0 * w_m**power / 8) * 8).astype(int), return_counts=True)
     groups = [min(group_width, int(width)) for width in widths]
-    return [(round_channels(int(w), g), int(n), g) for w, n, g in zip(widths, counts, groups, strict=True)]
+    return [
+        (round_channels(int(w), g), int(n), g)
+        for w, n, g in zip(widths, counts, groups, strict=True)
+    ]
 
 
 class Unit(nn.Module):
-    """1x1, 3x3 in groups, squeeze-and-excitation by `squeezed` filters (0: none), 1x1, and the shortcut."""
+    """1x1, 3x3 in groups, squeeze-and-excitation by `squeezed` filters (0: none), 1x1, and the
+    shortcut.
+    """
 
     filters: int
     stride: int
@@ -46,12 +56,16 @@ class Unit(nn.Module):
             y = SqueezeExcite(self.squeezed, self.conv, name="se")(y)
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
-            x = ConvNorm(self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut")(x)
+            x = ConvNorm(
+                self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut"
+            )(x)
         return relu(x + y)
 
 
 class RegNet(Network):
-    """Attributes: the five numbers of the module's docstring, and `squeeze`, which share of a unit's input squeeze-and-excitation keeps."""
+    """Attributes: the five numbers of the module's docstring, and `squeeze`, which share of a
+    unit's input squeeze-and-excitation keeps.
+    """
 
     depth: int = 16
     w_0: int = 48
@@ -65,10 +79,20 @@ class RegNet(Network):
         """Images [N, H, W, C] -> votes [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note("stem", ConvNorm(32, conv, norm, stride=2, name="stem")(x))
-        for stage, (width, units, group_width) in enumerate(stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width), 1):
+        for stage, (width, units, group_width) in enumerate(
+            stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width), 1
+        ):
             for n in range(units):
                 squeezed = round(self.squeeze * x.shape[-1])
-                x = Unit(width, 1 if n else 2, width // group_width, squeezed, conv, norm, name=f"stage{stage}_{n + 1}")(x)
+                x = Unit(
+                    width,
+                    1 if n else 2,
+                    width // group_width,
+                    squeezed,
+                    conv,
+                    norm,
+                    name=f"stage{stage}_{n + 1}",
+                )(x)
             x = self.note(f"stage{stage}", x)
         return self.head(self.note("pool", global_mean(x)))
 

@@ -1,19 +1,23 @@
 """ResNet and its kin: deep residual learning (He et al. 2015, arXiv:1512.03385, Table 1).
 
-    layer   output    18-layer       34-layer       50-layer             101-layer             152-layer
+    layer   output    18-layer       34-layer       50-layer             101-layer
+            152-layer
     conv1   112x112                  7x7, 64, stride 2
     conv2_x 56x56                    3x3 max pool, stride 2
-                      [3x3, 64]x2    [3x3, 64]x3    [1x1 64, 3x3 64,     the same x3           the same x3
+                      [3x3, 64]x2    [3x3, 64]x3    [1x1 64, 3x3 64,     the same x3           the
+                                     same x3
                       [3x3, 64]      [3x3, 64]       1x1 256]x3
     conv3_x 28x28     128 x2         128 x4         128, 128, 512 x4     x4                    x8
     conv4_x 14x14     256 x2         256 x6         256, 256, 1024 x6    x23                   x36
     conv5_x 7x7       512 x2         512 x3         512, 512, 2048 x3    x3                    x3
             1x1                      average pool, 1000-d fc, softmax
 
-Version 1 has a stage's stride on the first 1x1 of its first unit, as the paper; 1.5 on the 3x3, as everybody means it; 2 normalises and
-rectifies before each convolution ("Identity mappings", He et al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2) have
-3 stages of n units of 16, 32, 64 filters, 6n + 2 layers, and shortcuts without weights. Wide ResNet (arXiv:1605.07146) widens the 3x3,
-ResNeXt (arXiv:1611.05431) splits it into groups, SE-ResNet (arXiv:1709.01507) weighs the unit's feature maps.
+Version 1 has a stage's stride on the first 1x1 of its first unit, as the paper; 1.5 on the 3x3, as
+everybody means it; 2 normalises and rectifies before each convolution ("Identity mappings", He et
+al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2) have 3 stages of n units of
+16, 32, 64 filters, 6n + 2 layers, and shortcuts without weights. Wide ResNet (arXiv:1605.07146)
+widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, SE-ResNet (arXiv:1709.01507)
+weighs the unit's feature maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +32,16 @@ from jaxconv.models.registry import Entry
 
 
 class Unit(nn.Module):
-    """A residual unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 where it is a bottleneck.
+    """A residual unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 where it is a
+    bottleneck.
 
     Attributes:
       filters: of the unit's output.
       middle: of its 3x3 convolutions.
-      first_stride: whether the stride is on the first convolution (version 1) or, in a bottleneck, on the 3x3.
-      shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new feature maps).
+      first_stride: whether the stride is on the first convolution (version 1) or, in a bottleneck,
+        on the 3x3.
+      shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new
+        feature maps).
       drop: probability of leaving the unit out while training, see `network.stochastic_depth`.
     """
 
@@ -58,7 +65,9 @@ class Unit(nn.Module):
         if self.bottleneck:
             strides = (self.stride, 1) if self.first_stride else (1, self.stride)
             y = ConvNorm(self.middle, **tools, filter_size=1, stride=strides[0], name="conv1")(x)
-            y = ConvNorm(self.middle, **tools, stride=strides[1], groups=self.groups, name="conv2")(y)
+            y = ConvNorm(self.middle, **tools, stride=strides[1], groups=self.groups, name="conv2")(
+                y
+            )
             y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         else:
             y = ConvNorm(self.middle, **tools, stride=self.stride, name="conv1")(x)
@@ -69,12 +78,21 @@ class Unit(nn.Module):
             if self.shortcut == "pad":
                 x = _pad_shortcut(x, self.stride, self.filters)
             else:
-                x = ConvNorm(self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut")(x)
+                x = ConvNorm(
+                    self.filters,
+                    **tools,
+                    filter_size=1,
+                    stride=self.stride,
+                    act=None,
+                    name="shortcut",
+                )(x)
         return relu(x + stochastic_depth(y, self.drop, self.train))
 
 
 class PreactivationUnit(nn.Module):
-    """A residual unit of version 2: norm, ReLU, convolution, each time; the shortcut begins after the first ReLU where it has weights."""
+    """A residual unit of version 2: norm, ReLU, convolution, each time; the shortcut begins after
+    the first ReLU where it has weights.
+    """
 
     filters: int
     middle: int
@@ -92,7 +110,9 @@ class PreactivationUnit(nn.Module):
         if self.stride != 1 or x.shape[-1] != self.filters:
             x = self.conv(self.filters, 1, self.stride, name="shortcut")(y)
         sizes = ((self.middle, 1, 1), (self.middle, 3, self.stride), (self.filters, 1, 1))
-        for n, (filters, size, stride) in enumerate(sizes if self.bottleneck else ((self.middle, 3, self.stride), (self.filters, 3, 1)), 1):
+        for n, (filters, size, stride) in enumerate(
+            sizes if self.bottleneck else ((self.middle, 3, self.stride), (self.filters, 3, 1)), 1
+        ):
             if n > 1:
                 y = relu(self.norm(name=f"norm{n}")(y))
             y = self.conv(filters, size, stride, size // 2, name=f"conv{n}")(y)
@@ -100,7 +120,9 @@ class PreactivationUnit(nn.Module):
 
 
 def _pad_shortcut(x: jax.Array, stride: int, filters: int) -> jax.Array:
-    """The paper's option A: every stride-th pixel, and zeros for the feature maps that are new, half before and half after."""
+    """The paper's option A: every stride-th pixel, and zeros for the feature maps that are new,
+    half before and half after.
+    """
     new = filters - x.shape[-1]
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
@@ -118,7 +140,8 @@ class ResNet(Network):
       squeeze: reduction of squeeze-and-excitation; 0 is none.
       small_images: the CIFAR networks' beginning, one 3x3 convolution without stride or pooling.
       shortcut: `projection` or `pad`.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the first (arXiv:1603.09382).
+      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
+        first (arXiv:1603.09382).
     """
 
     units: Sequence[int] = (2, 2, 2, 2)
@@ -163,7 +186,11 @@ class ResNet(Network):
                 if self.version == 2:
                     x = PreactivationUnit(**arguments)(x)
                 else:
-                    settings = {"groups": self.groups, "squeeze": self.squeeze, "shortcut": self.shortcut}
+                    settings = {
+                        "groups": self.groups,
+                        "squeeze": self.squeeze,
+                        "shortcut": self.shortcut,
+                    }
                     x = Unit(**arguments, first_stride=self.version == 1, **settings)(x)
             x = self.note(f"conv{stage + 2}", x)
         if self.version == 2:
@@ -172,10 +199,23 @@ class ResNet(Network):
 
 
 PAPER = "He et al. 2015, arXiv:1512.03385"
-UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# Top-1 and top-5 error of one crop on ILSVRC's validation images. Version 1: the paper's repository; 1.5: torchvision's first weights.
+UNITS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+# Top-1 and top-5 error of one crop on ILSVRC's validation images. Version 1: the paper's
+# repository; 1.5: torchvision's first weights.
 ERRORS_V1 = {50: (24.7, 7.8), 101: (23.6, 7.1), 152: (23.0, 6.7)}
-ERRORS_V15 = {18: (30.242, 10.922), 34: (26.686, 8.58), 50: (23.87, 7.138), 101: (22.626, 6.454), 152: (21.688, 5.954)}
+ERRORS_V15 = {
+    18: (30.242, 10.922),
+    34: (26.686, 8.58),
+    50: (23.87, 7.138),
+    101: (22.626, 6.454),
+    152: (21.688, 5.954),
+}
 CIFAR_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 
 
@@ -185,8 +225,16 @@ def _deep(depth: int, **arguments) -> dict:
 
 MODELS = {
     **{f"resnet{d}": Entry(ResNet, _deep(d), 2015, PAPER, errors=ERRORS_V15[d]) for d in UNITS},
-    **{f"resnet{d}_v1": Entry(ResNet, _deep(d, version=1.0), 2015, PAPER, errors=ERRORS_V1.get(d)) for d in UNITS},
-    **{f"resnet{d}_v2": Entry(ResNet, _deep(d, version=2.0), 2016, "He et al. 2016, arXiv:1603.05027") for d in UNITS},
+    **{
+        f"resnet{d}_v1": Entry(ResNet, _deep(d, version=1.0), 2015, PAPER, errors=ERRORS_V1.get(d))
+        for d in UNITS
+    },
+    **{
+        f"resnet{d}_v2": Entry(
+            ResNet, _deep(d, version=2.0), 2016, "He et al. 2016, arXiv:1603.05027"
+        )
+        for d in UNITS
+    },
     **{
         f"resnet{d}_cifar": Entry(
             ResNet,
@@ -200,15 +248,37 @@ MODELS = {
         for d, error in CIFAR_ERRORS.items()
     },
     **{
-        f"wide_resnet{d}_2": Entry(ResNet, _deep(d, group_width=128), 2016, "Zagoruyko and Komodakis 2016, arXiv:1605.07146", errors=errors)
+        f"wide_resnet{d}_2": Entry(
+            ResNet,
+            _deep(d, group_width=128),
+            2016,
+            "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
+            errors=errors,
+        )
         for d, errors in {50: (21.532, 5.914), 101: (21.152, 5.716)}.items()
     },
     **{
-        f"resnext{d}_{g}x{w}d": Entry(ResNet, _deep(d, groups=g, group_width=w), 2016, "Xie et al. 2017, arXiv:1611.05431", errors=errors)
-        for (d, g, w), errors in {(50, 32, 4): (22.382, 6.302), (101, 32, 8): (20.688, 5.474), (101, 64, 4): (16.754, 3.546)}.items()
+        f"resnext{d}_{g}x{w}d": Entry(
+            ResNet,
+            _deep(d, groups=g, group_width=w),
+            2016,
+            "Xie et al. 2017, arXiv:1611.05431",
+            errors=errors,
+        )
+        for (d, g, w), errors in {
+            (50, 32, 4): (22.382, 6.302),
+            (101, 32, 8): (20.688, 5.474),
+            (101, 64, 4): (16.754, 3.546),
+        }.items()
     },
     **{
-        f"se_resnet{d}": Entry(ResNet, _deep(d, squeeze=16, version=1.0), 2017, "Hu et al. 2018, arXiv:1709.01507", errors=errors)
+        f"se_resnet{d}": Entry(
+            ResNet,
+            _deep(d, squeeze=16, version=1.0),
+            2017,
+            "Hu et al. 2018, arXiv:1709.01507",
+            errors=errors,
+        )
         for d, errors in {50: (23.29, 6.62), 101: (22.38, 6.07), 152: (21.57, 5.73)}.items()
     },
 }

@@ -1,26 +1,31 @@
 """Networks that are a line of the notation (models/notation.py), and the famous ones among them.
 
-LeNet-5 (LeCun et al. 1998): [CONV-POOL-CONV-POOL-CONV-FC], 5x5 filters at stride 1, 2x2 subsampling at stride 2.
+LeNet-5 (LeCun et al. 1998): [CONV-POOL-CONV-POOL-CONV-FC], 5x5 filters at stride 1, 2x2 subsampling
+at stride 2.
 
 AlexNet (Krizhevsky et al. 2012), as the lecture has it:
     [227x227x3] INPUT
-    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0      [13x13x384] CONV3: 384 3x3 filters at stride 1, pad 1
-    [27x27x96] MAX POOL1: 3x3 filters at stride 2              [13x13x384] CONV4: 384 3x3 filters at stride 1, pad 1
-    [27x27x96] NORM1                                           [13x13x256] CONV5: 256 3x3 filters at stride 1, pad 1
-    [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2      [6x6x256] MAX POOL3: 3x3 filters at stride 2
-    [13x13x256] MAX POOL2: 3x3 filters at stride 2             [4096] FC6, [4096] FC7, [1000] FC8
-    [13x13x256] NORM2
+    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0      [13x13x384] CONV3: 384 3x3 filters at
+    stride 1, pad 1 [27x27x96] MAX POOL1: 3x3 filters at stride 2              [13x13x384] CONV4:
+    384 3x3 filters at stride 1, pad 1
+    [27x27x96] NORM1                                           [13x13x256] CONV5: 256 3x3 filters at
+    stride 1, pad 1 [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2      [6x6x256] MAX POOL3:
+    3x3 filters at stride 2 [13x13x256] MAX POOL2: 3x3 filters at stride 2             [4096] FC6,
+    [4096] FC7, [1000] FC8 [13x13x256] NORM2
 As in 2012: convolutions 2, 4 and 5 in two groups, each norm before its pooling.
 
-ZFNet (Zeiler and Fergus 2013, arXiv:1311.2901): "AlexNet but: CONV1 7x7 stride 2; CONV3,4,5 with 512, 1024, 512 filters"; conv2 5x5 at
-stride 2 and pooling that rounds up, as the paper's Figure 3 has them; the base model keeps 384, 384, 256.
+ZFNet (Zeiler and Fergus 2013, arXiv:1311.2901): "AlexNet but: CONV1 7x7 stride 2; CONV3,4,5 with
+512, 1024, 512 filters"; conv2 5x5 at stride 2 and pooling that rounds up, as the paper's Figure 3
+has them; the base model keeps 384, 384, 256.
 
-VGG (Simonyan and Zisserman 2014, arXiv:1409.1556, Table 1), conv3 and conv1 in five stages, each with a 2x2 max pool after it:
-    A 64 | 128 | 256 256 | 512 512 | 512 512               C, D 64 64 | 128 128 | 256 256 256 | 512 512 512 | 512 512 512
-    A-LRN: a norm after the first; B 64 64 | 128 128 | ...  (the third of a stage is conv1 in C); E: four in the last three stages
-    FC-4096, FC-4096, FC-1000, soft-max
+VGG (Simonyan and Zisserman 2014, arXiv:1409.1556, Table 1), conv3 and conv1 in five stages, each
+with a 2x2 max pool after it:
+    A 64 | 128 | 256 256 | 512 512 | 512 512               C, D 64 64 | 128 128 | 256 256 256 | 512
+    512 512 | 512 512 512 A-LRN: a norm after the first; B 64 64 | 128 128 | ...  (the third of a
+    stage is conv1 in C); E: four in the last three stages FC-4096, FC-4096, FC-1000, soft-max
 
-All-CNN-C (Springenberg et al. 2014, arXiv:1412.6806, Tables 1 and 2): the lecture's "just CONV", strides instead of pooling.
+All-CNN-C (Springenberg et al. 2014, arXiv:1412.6806, Tables 1 and 2): the lecture's "just CONV",
+strides instead of pooling.
 """
 
 from collections.abc import Iterator
@@ -30,12 +35,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.arithmetic import same_padding
-from jaxconv.layers import Conv, Dense, adaptive_average_pool, average_pool, local_response_norm, max_pool
+from jaxconv.layers import (
+    Conv,
+    Dense,
+    adaptive_average_pool,
+    average_pool,
+    local_response_norm,
+    max_pool,
+)
 from jaxconv.models.network import Network, global_mean
 from jaxconv.models.notation import Items, Layer, expand, parse
 from jaxconv.models.registry import Entry
 
-ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid, "gelu": nn.gelu, "silu": nn.silu}
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+}
 POOLS = {"maxpool": max_pool, "avgpool": average_pool}
 
 
@@ -43,8 +61,10 @@ class Text(Network):
     """The network that a text describes.
 
     Attributes:
-      text: in the notation. A last `fc` or `conv` without a number votes for `num_classes`; with 0 classes it is left out.
-      by_stage: name convolutions by stage, `conv2_1`, as the VGG networks do, rather than through, `conv3`.
+      text: in the notation. A last `fc` or `conv` without a number votes for `num_classes`; with 0
+        classes it is left out.
+      by_stage: name convolutions by stage, `conv2_1`, as the VGG networks do, rather than through,
+        `conv3`.
     """
 
     text: str = ""
@@ -64,12 +84,37 @@ class Text(Network):
         window = layer.window[0] if len(layer.window) == 1 else layer.window
         match layer.kind:
             case "conv":
-                padding = layer.padding if layer.padding is not None else tuple(_same(name, f, layer.dilation) for f in layer.window)
-                padding = padding[0] if isinstance(padding, tuple) and len(padding) == 1 else padding
-                stride, settings = layer.stride or 1, {"use_bias": layer.bias, "dtype": self.dtype, "name": name}
-                return Conv(count, window, stride, padding, layer.dilation, layer.groups, layer.rounding, **settings)(x)
+                padding = (
+                    layer.padding
+                    if layer.padding is not None
+                    else tuple(_same(name, f, layer.dilation) for f in layer.window)
+                )
+                padding = (
+                    padding[0] if isinstance(padding, tuple) and len(padding) == 1 else padding
+                )
+                stride, settings = (
+                    layer.stride or 1,
+                    {"use_bias": layer.bias, "dtype": self.dtype, "name": name},
+                )
+                return Conv(
+                    count,
+                    window,
+                    stride,
+                    padding,
+                    layer.dilation,
+                    layer.groups,
+                    layer.rounding,
+                    **settings,
+                )(x)
             case "maxpool" | "avgpool":
-                return POOLS[layer.kind](x, window, layer.stride or window, layer.padding or 0, layer.rounding, layer=name)
+                return POOLS[layer.kind](
+                    x,
+                    window,
+                    layer.stride or window,
+                    layer.padding or 0,
+                    layer.rounding,
+                    layer=name,
+                )
             case "globalpool":
                 return global_mean(x)
             case "adaptpool":
@@ -94,9 +139,11 @@ def _same(name: str, size: int, dilation: int) -> int:
 
 
 def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Layer]]:
-    """A name for each layer: conv1, relu1, pool1, norm1, ..., and fully connected layers counted on from the convolutions.
+    """A name for each layer: conv1, relu1, pool1, norm1, ..., and fully connected layers counted on
+    from the convolutions.
 
-    With `by_stage`, conv2_1 is the first convolution after the first pooling, and counting goes on from the stages.
+    With `by_stage`, conv2_1 is the first convolution after the first pooling, and counting goes on
+    from the stages.
     """
     counts: dict[str, int] = {}
     taken: dict[str, int] = {}
@@ -107,25 +154,38 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
             counts["conv"] = counts.get("conv", 0) + 1
             name = last = f"conv{stage}_{in_stage}" if by_stage else f"conv{counts['conv']}"
         elif layer.kind == "fc":
-            counts["fc"] = counts.get("fc", stage - 1 + bool(in_stage) if by_stage else counts.get("conv", 0)) + 1
+            counts["fc"] = (
+                counts.get("fc", stage - 1 + bool(in_stage) if by_stage else counts.get("conv", 0))
+                + 1
+            )
             name = last = f"fc{counts['fc']}"
         elif layer.kind in ("maxpool", "avgpool"):
             name, stage, in_stage = f"pool{stage}", stage + 1, 0
         elif layer.kind == "bn":
-            name = last.replace("conv", "norm").replace("fc", "norm_fc") if last != "input" else "norm_input"
+            name = (
+                last.replace("conv", "norm").replace("fc", "norm_fc")
+                if last != "input"
+                else "norm_input"
+            )
         elif layer.kind == "lrn":
             counts["lrn"] = counts.get("lrn", 0) + 1
             name = f"norm{counts['lrn']}"
         elif layer.kind in ("globalpool", "adaptpool"):
             name = layer.kind
         else:
-            name = last.replace("conv", layer.kind) if last.startswith("conv") else f"{layer.kind}_{last}"
+            name = (
+                last.replace("conv", layer.kind)
+                if last.startswith("conv")
+                else f"{layer.kind}_{last}"
+            )
         taken[name] = taken.get(name, 0) + 1
         yield name if taken[name] == 1 else f"{name}_again{taken[name] - 1}", layer
 
 
 def votes_of(text: str) -> int | None:
-    """The number of votes that a text says itself; None where its last layer leaves it open, or nothing votes."""
+    """The number of votes that a text says itself; None where its last layer leaves it open, or
+    nothing votes.
+    """
     counts = _counts(text)
     return counts[-1] if counts else None
 
@@ -152,38 +212,61 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
     if num_classes is None and still_open:
         raise ValueError(f"{text!r} leaves the number of classes open; give num_classes")
     if num_classes and not still_open and given not in (None, num_classes):
-        raise ValueError(f"{text!r} ends in {given} votes, and there are {num_classes} classes; end it in fc")
-    return Text(num_classes=given if num_classes is None else num_classes, text=text, by_stage=by_stage, **fields)
+        raise ValueError(
+            f"{text!r} ends in {given} votes, and there are {num_classes} classes; end it in fc"
+        )
+    return Text(
+        num_classes=given if num_classes is None else num_classes,
+        text=text,
+        by_stage=by_stage,
+        **fields,
+    )
 
 
 LENET5 = "conv5-6p0 tanh avgpool2 conv5-16p0 tanh avgpool2 conv5-120p0 tanh fc84 tanh fc"
 HEAD = "fc4096 relu dropout0.5 fc4096 relu dropout0.5 fc"
-ALEXNET = "conv11-96/4p0 relu maxpool3/2 lrn conv5-256 relu maxpool3/2 lrn conv3-384 relu conv3-384 relu conv3-256 relu maxpool3/2 " + HEAD
+ALEXNET = (
+    "conv11-96/4p0 relu maxpool3/2 lrn conv5-256 relu maxpool3/2 lrn conv3-384 relu conv3-384 relu "
+    "conv3-256 relu maxpool3/2 " + HEAD
+)
 ALEXNET_2012 = (
-    "conv11-96/4p0 relu lrn maxpool3/2 conv5-256g2 relu lrn maxpool3/2 conv3-384 relu conv3-384g2 relu conv3-256g2 relu maxpool3/2 " + HEAD
+    "conv11-96/4p0 relu lrn maxpool3/2 conv5-256g2 relu lrn maxpool3/2 conv3-384 relu conv3-384g2 "
+    "relu conv3-256g2 relu maxpool3/2 " + HEAD
 )
 ALEXNET_TORCHVISION = (
-    "conv11-64/4p2 relu maxpool3/2 conv5-192 relu maxpool3/2 conv3-384 relu [conv3-256 relu]*2 maxpool3/2 "
+    "conv11-64/4p2 relu maxpool3/2 conv5-192 relu maxpool3/2 conv3-384 relu [conv3-256 relu]*2 "
+    "maxpool3/2 "
     "adaptpool6 dropout0.5 fc4096 relu dropout0.5 fc4096 relu fc"
 )
-ZFNET = "conv7-96/2p1 relu maxpool3/2ceil lrn conv5-256/2p0 relu maxpool3/2ceil lrn conv3-{} relu conv3-{} relu conv3-{} relu maxpool3/2 {}"
+ZFNET = (
+    "conv7-96/2p1 relu maxpool3/2ceil lrn conv5-256/2p0 relu maxpool3/2ceil lrn conv3-{} relu "
+    "conv3-{} relu conv3-{} relu maxpool3/2 {}"
+)
 ALL_CNN_C = (
-    "dropout0.2 [conv3-96 relu]*2 conv3-96/2 relu dropout0.5 [conv3-192 relu]*2 conv3-192/2 relu dropout0.5 "
+    "dropout0.2 [conv3-96 relu]*2 conv3-96/2 relu dropout0.5 [conv3-192 relu]*2 conv3-192/2 relu "
+    "dropout0.5 "
     "conv3-192p0 relu conv1-192 relu conv1 relu globalpool"
 )
 # {0} is what comes after each convolution.
 VGG = {
-    "vgg11": "conv3-64 {0} maxpool2 conv3-128 {0} maxpool2 [conv3-256 {0}]*2 maxpool2 [[conv3-512 {0}]*2 maxpool2]*2",
-    "vgg13": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*2 maxpool2 [[conv3-512 {0}]*2 maxpool2]*2",
-    "vgg16_conv1": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*2 conv1-256 {0} maxpool2 "
+    "vgg11": "conv3-64 {0} maxpool2 conv3-128 {0} maxpool2 [conv3-256 {0}]*2 maxpool2 [[conv3-512 "
+    "{0}]*2 maxpool2]*2",
+    "vgg13": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*2 maxpool2 "
+    "[[conv3-512 {0}]*2 maxpool2]*2",
+    "vgg16_conv1": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 "
+    "[conv3-256 {0}]*2 conv1-256 {0} maxpool2 "
     "[[conv3-512 {0}]*2 conv1-512 {0} maxpool2]*2",
-    "vgg16": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*3 maxpool2 [[conv3-512 {0}]*3 maxpool2]*2",
-    "vgg19": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*4 maxpool2 [[conv3-512 {0}]*4 maxpool2]*2",
+    "vgg16": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*3 maxpool2 "
+    "[[conv3-512 {0}]*3 maxpool2]*2",
+    "vgg19": "[conv3-64 {0}]*2 maxpool2 [conv3-128 {0}]*2 maxpool2 [conv3-256 {0}]*4 maxpool2 "
+    "[[conv3-512 {0}]*4 maxpool2]*2",
 }
 
 
 def vgg(name: str, after: str = "relu") -> str:
-    """A configuration of VGG's Table 1, with what comes after each convolution: `relu`, or `bn relu`."""
+    """A configuration of VGG's Table 1, with what comes after each convolution: `relu`, or `bn
+    relu`.
+    """
     return f"{VGG[name].format(after)} adaptpool7 {HEAD}"
 
 
@@ -196,8 +279,19 @@ PAPERS = {
     "all": "Springenberg et al. 2014, arXiv:1412.6806",
 }
 DENSE = "ILSVRC 2012 validation, dense evaluation at one scale"
-VGG_ERRORS = {"vgg11": (29.6, 10.4), "vgg13": (28.7, 9.9), "vgg16_conv1": (27.3, 8.8), "vgg16": (25.6, 8.1), "vgg19": (25.5, 8.0)}
-VGG_BN_ERRORS = {"vgg11": (29.63, 10.19), "vgg13": (28.414, 9.626), "vgg16": (26.64, 8.484), "vgg19": (25.782, 8.158)}
+VGG_ERRORS = {
+    "vgg11": (29.6, 10.4),
+    "vgg13": (28.7, 9.9),
+    "vgg16_conv1": (27.3, 8.8),
+    "vgg16": (25.6, 8.1),
+    "vgg19": (25.5, 8.0),
+}
+VGG_BN_ERRORS = {
+    "vgg11": (29.63, 10.19),
+    "vgg13": (28.414, 9.626),
+    "vgg16": (26.64, 8.484),
+    "vgg19": (25.782, 8.158),
+}
 
 
 def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings) -> Entry:
@@ -207,13 +301,35 @@ def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings)
 MODELS = {
     "lenet5": _entry(LENET5, 1998, "lenet", input_size=(32, 32, 1), errors=(0.95,), data="MNIST"),
     "alexnet": _entry(ALEXNET, 2012, "alexnet", input_size=(227, 227, 3)),
-    "alexnet_2012": _entry(ALEXNET_2012, 2012, "alexnet", input_size=(227, 227, 3), errors=(40.7, 18.2)),
+    "alexnet_2012": _entry(
+        ALEXNET_2012, 2012, "alexnet", input_size=(227, 227, 3), errors=(40.7, 18.2)
+    ),
     "alexnet_torchvision": _entry(ALEXNET_TORCHVISION, 2014, "weird", errors=(43.478, 20.934)),
     "zfnet": _entry(ZFNET.format(512, 1024, 512, HEAD), 2013, "zfnet", errors=(37.5, 16.0)),
     "zfnet_base": _entry(ZFNET.format(384, 384, 256, HEAD), 2013, "zfnet", errors=(38.3, 16.4)),
-    **{name: _entry(vgg(name), 2014, "vgg", True, errors=errors, data=DENSE) for name, errors in VGG_ERRORS.items()},
-    "vgg11_lrn": _entry(vgg("vgg11").replace("relu", "relu lrn", 1), 2014, "vgg", True, errors=(29.7, 10.5), data=DENSE),
-    **{f"{name}_bn": _entry(vgg(name, "bn relu"), 2014, "vgg", True, errors=errors) for name, errors in VGG_BN_ERRORS.items()},
+    **{
+        name: _entry(vgg(name), 2014, "vgg", True, errors=errors, data=DENSE)
+        for name, errors in VGG_ERRORS.items()
+    },
+    "vgg11_lrn": _entry(
+        vgg("vgg11").replace("relu", "relu lrn", 1),
+        2014,
+        "vgg",
+        True,
+        errors=(29.7, 10.5),
+        data=DENSE,
+    ),
+    **{
+        f"{name}_bn": _entry(vgg(name, "bn relu"), 2014, "vgg", True, errors=errors)
+        for name, errors in VGG_BN_ERRORS.items()
+    },
     "vgg16_conv1_bn": _entry(vgg("vgg16_conv1", "bn relu"), 2014, "vgg", True),
-    "all_cnn_c": _entry(ALL_CNN_C, 2014, "all", input_size=(32, 32, 3), errors=(9.08,), data="CIFAR-10, no augmentation"),
+    "all_cnn_c": _entry(
+        ALL_CNN_C,
+        2014,
+        "all",
+        input_size=(32, 32, 3),
+        errors=(9.08,),
+        data="CIFAR-10, no augmentation",
+    ),
 }

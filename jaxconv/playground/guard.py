@@ -1,8 +1,8 @@
 """Who is answered, and from where a page may load: see the module page for all that is taken.
 
     address    the loopback address, unless another is asked for
-    Host       this machine's numbers, `localhost`, or the name that was asked for: a name that a stranger's server gives to this
-               address (DNS rebinding) is refused
+    Host       this machine's numbers, `localhost`, or the name that was asked for: a name that a
+               stranger's server gives to this address (DNS rebinding) is refused
     Origin     the page's own: other sites' pages cannot open the WebSocket
 
 The page is told by its Content-Security-Policy to load nothing from anywhere else.
@@ -20,7 +20,8 @@ import tornado.web
 from jaxconv.errors import UserError
 
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -32,13 +33,20 @@ def listen(host: str, port: int) -> socket.socket:
       UserError: the port is taken, or the host is none of this machine's.
     """
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
         listening.setblocking(False)
         return listening
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"--port={port}: another program listens there; give another, or --port=0 for any that is free") from error
-        raise UserError(f"--host={host} --port={port}: cannot be listened on ({error.strerror or error})") from error
+            raise UserError(
+                f"--port={port}: another program listens there; give another, or --port=0 for any "
+                "that is free"
+            ) from error
+        raise UserError(
+            f"--host={host} --port={port}: cannot be listened on ({error.strerror or error})"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:

@@ -13,7 +13,9 @@ _TEXT = 100_000
 
 
 class Message:
-    """A JSON object that a page has sent, whose parts are looked at before they are used; all raise UserError."""
+    """A JSON object that a page has sent, whose parts are looked at before they are used; all raise
+    UserError.
+    """
 
     def __init__(self, content: dict[str, Any]):
         self.content = content
@@ -58,11 +60,18 @@ class Message:
     def variation(self) -> xo.Variation:
         """How a sample, or the pictures that are learnt from, may differ."""
         part = Message(self.value("variation", dict))
-        return xo.Variation(**{field.name: part.number(field.name) for field in dataclasses.fields(xo.Variation)})
+        return xo.Variation(
+            **{field.name: part.number(field.name) for field in dataclasses.fields(xo.Variation)}
+        )
 
     def settings(self) -> Settings:
         """Of the network that is trained."""
         given, wanted = self.value("settings", dict), dataclasses.asdict(Settings())
         if given.keys() != wanted.keys():
             raise UserError(f"the settings are {', '.join(wanted)}")
-        return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        return Settings(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in given.items()
+            }
+        )

@@ -1,7 +1,8 @@
 """The network that is trained live, and its compiled functions.
 
-It is jaxconv's own training: `create_model("chain")`, `make_optimizer`, `make_train_step`. The learning rate is an argument of the compiled
-step, so that changing it compiles nothing; other settings make another network.
+It is jaxconv's own training: `create_model("chain")`, `make_optimizer`, `make_train_step`. The
+learning rate is an argument of the compiled step, so that changing it compiles nothing; other
+settings make another network.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The network that is trained and its batches: the lecture's hyperparameters, see `models/chain.py`.
+    """The network that is trained and its batches: the lecture's hyperparameters, see
+    `models/chain.py`.
 
     Raises UserError for a value out of `LIMITS`.
     """
@@ -52,22 +54,33 @@ class Settings:
             value, words = getattr(self, name), name.replace("_", " ")
             numbers = value if isinstance(value, tuple) else (value,)
             if isinstance(value, tuple) is not (name in ("filters", "neurons")):
-                raise UserError(f"{words}: {value!r} is not {'a list of numbers' if name in ('filters', 'neurons') else 'one number'}")
+                raise UserError(
+                    f"{words}: {value!r} is not "
+                    f"{'a list of numbers' if name in ('filters', 'neurons') else 'one number'}"
+                )
             for number in numbers:
                 if type(number) is not int or not least <= number <= most:
-                    raise UserError(f"{words}: {number!r} is no whole number from {least} to {most}")
+                    raise UserError(
+                        f"{words}: {number!r} is no whole number from {least} to {most}"
+                    )
             if len(numbers) > count or (name == "filters" and not numbers):
-                raise UserError(f"{words}: {len(numbers)} numbers; give {'1 to' if name == 'filters' else 'up to'} {count}, one a layer")
+                raise UserError(
+                    f"{words}: {len(numbers)} numbers; give "
+                    f"{'1 to' if name == 'filters' else 'up to'} {count}, one a layer"
+                )
         if self.filter_size % 2 == 0:
             size = self.filter_size
             raise UserError(
-                f"filter size: padding ({size} - 1)/2 = {(size - 1) / 2} is no whole number, which keeps the size: take an odd one"
+                f"filter size: padding ({size} - 1)/2 = {(size - 1) / 2} is no whole number, which "
+                "keeps the size: take an odd one"
             )
 
     @property
     def network(self) -> dict[str, Any]:
         """The arguments of the network."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"}
+        return {
+            key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +91,8 @@ class Built:
       settings: what it was built by.
       shown: for being looked at.
       init: key -> state.
-      train: (state, {"image": [B, H, W, C] uint8, "label": [B] int32}, key, learning rate) -> (state, loss).
+      train: (state, {"image": [B, H, W, C] uint8, "label": [B] int32}, key, learning rate) ->
+        (state, loss).
       test: (variables, pictures [N, H, W, C] uint8, labels [N]) -> [N], 1 where it is right.
     """
 
@@ -90,7 +104,9 @@ class Built:
 
 
 def key_of(seed: int) -> jax.Array:
-    """Of a generator whose programs compile in a quarter of the usual one's time, which is what a person waits for."""
+    """Of a generator whose programs compile in a quarter of the usual one's time, which is what a
+    person waits for.
+    """
     return jax.random.key(seed, impl="rbg")
 
 
@@ -99,14 +115,22 @@ def _model(settings: Settings, classes: int) -> Any:
 
 
 def check_fits(settings: Settings, shape: tuple[int, ...]) -> None:
-    """Raise UserError, with the arithmetic, unless every layer fits pictures of this shape (H, W, C)."""
+    """Raise UserError, with the arithmetic, unless every layer fits pictures of this shape (H, W,
+    C).
+    """
     try:
         abstract_variables(_model(settings, 2), (1, *shape))
     except (ValueError, ArithmeticError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def build(settings: Settings, config: Any, shape: tuple[int, ...], class_names: tuple[str, ...], tests: int) -> Built:
+def build(
+    settings: Settings,
+    config: Any,
+    shape: tuple[int, ...],
+    class_names: tuple[str, ...],
+    tests: int,
+) -> Built:
     """Compile what training and looking at a network need.
 
     Args:
@@ -124,19 +148,27 @@ def build(settings: Settings, config: Any, shape: tuple[int, ...], class_names: 
     def init(key: jax.Array) -> TrainState:
         return create_state(model, optimizer, key, jnp.zeros((1, *shape)))
 
-    def train(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, rate: jax.Array) -> tuple[TrainState, jax.Array]:
-        step = make_train_step(model, optimizer, lambda _: rate, augment=lambda _, batch: preprocess(batch))
+    def train(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array, rate: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        step = make_train_step(
+            model, optimizer, lambda _: rate, augment=lambda _, batch: preprocess(batch)
+        )
         state, metrics = step(state, batch, key)
         return state, metrics["loss"]
 
     def test(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return correct(model.apply(variables, preprocess({"image": images})["image"], train=False), labels)
+        return correct(
+            model.apply(variables, preprocess({"image": images})["image"], train=False), labels
+        )
 
     key = jax.eval_shape(key_of, 0)
     state = jax.eval_shape(init, key)
 
     def batch(count: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        return jax.ShapeDtypeStruct((count, *shape), jnp.uint8), jax.ShapeDtypeStruct((count,), jnp.int32)
+        return jax.ShapeDtypeStruct((count, *shape), jnp.uint8), jax.ShapeDtypeStruct(
+            (count,), jnp.int32
+        )
 
     images, labels = batch(settings.batch_size)
     rate = jax.ShapeDtypeStruct((), jnp.float32)

@@ -1,15 +1,19 @@
 """One open page: a WebSocket over which pictures come in, and maps, votes and curves go out.
 
-A page sends JSON objects, `{"do": "draw", "strokes": ...}`, or the bytes of an image file after a number of 4 bytes. It is sent
+A page sends JSON objects, `{"do": "draw", "strokes": ...}`, or the bytes of an image file after a
+number of 4 bytes. It is sent
 
-    a text     {"kind": "training", ...}: where the training is; {"kind": "problem", "message": ...}: what was wrong
-    bytes      an answer, see `Shown.answer`, with the `id` of what it answers; 0 where the training has moved on
+    a text     {"kind": "training", ...}: where the training is; {"kind": "problem", "message":
+               ...}: what was wrong
+    bytes      an answer, see `Shown.answer`, with the `id` of what it answers; 0 where the training
+               has moved on
 
 What is taken, from whom module guard lets in:
 
     pages      `MOST_PAGES` at once, each with so many messages a second
     messages   of at most `MOST_BYTES`, if it is a file, and much less, if it is none
-    images     JPEG and PNG files, with a limit on their pixels; they are decoded in memory, and never written
+    images     JPEG and PNG files, with a limit on their pixels; they are decoded in memory, and
+               never written
 """
 
 import asyncio
@@ -37,7 +41,8 @@ log = logging.getLogger(__name__)
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
-# Messages a second that a page may send for long, which is more than a screen has frames, and at once; a file counts for so many.
+# Messages a second that a page may send for long, which is more than a screen has frames, and at
+# once; a file counts for so many.
 _RATE, _BURST, _FILE = 300.0, 600.0, 60.0
 # Seconds that the training rests after a point of a stroke.
 _REST = 0.1
@@ -87,7 +92,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             self._follower.cancel()
 
     async def on_message(self, message: str | bytes) -> None:
-        """Do what the page says, or tell it what is wrong; messages of one page are done one after the other."""
+        """Do what the page says, or tell it what is wrong; messages of one page are done one after
+        the other.
+        """
         if not self._within_rate(_FILE if isinstance(message, bytes) else 1.0):
             self.close(_TOO_FAST, "too many messages")
             return
@@ -95,12 +102,16 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         await self._told(problem, self._act(message, problem))
 
     async def _told(self, problem: dict[str, Any], action: Awaitable[None]) -> None:
-        """Do something, and tell the page of its trouble: a socket that an error ends says nothing to the person."""
+        """Do something, and tell the page of its trouble: a socket that an error ends says nothing
+        to the person.
+        """
         try:
             await action
         except UserError as error:
             self._say(problem | {"message": str(error)})
-        except Exception as error:  # what a network of a person's own raises, or a machine without memory
+        except (
+            Exception
+        ) as error:  # what a network of a person's own raises, or a machine without memory
             if self not in self._shared.pages:
                 return  # closed meanwhile, with what it works by
             words, before = in_words(error), self._trouble
@@ -119,7 +130,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         content = Message.read(message)
         problem |= {"of": content.text("do"), "id": content.content.get("id")}
         if content.text("do") not in _ACTIONS:
-            raise UserError(f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}")
+            raise UserError(
+                f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}"
+            )
         await _ACTIONS[content.text("do")](self, content)
 
     def _within_rate(self, cost: float) -> bool:
@@ -129,7 +142,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         return self._left >= 0
 
     async def _follow(self) -> None:
-        """Tell the page where the training is, and what its picture is to the network now; a slow page is told of the latest alone."""
+        """Tell the page where the training is, and what its picture is to the network now; a slow
+        page is told of the latest alone.
+        """
         with contextlib.suppress(tornado.websocket.WebSocketClosedError):
             while True:
                 await self.news.wait()
@@ -143,7 +158,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             self.write_message(json.dumps(content))
 
     async def _show(self, number: int, make: Callable[[], np.ndarray], **about: Any) -> None:
-        """Take another picture, and answer for it; the training rests for as long as it takes, and until the next point of a stroke."""
+        """Take another picture, and answer for it; the training rests for as long as it takes, and
+        until the next point of a stroke.
+        """
         self._shared.trainer.hold()
         asyncio.get_running_loop().call_later(_REST, self._shared.trainer.release)
         self._picture, self._about = await self._work(make), about
@@ -153,10 +170,18 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         async with self._turn:  # what was asked first is answered first
             found = self._shared.network(self._which)
             if found is None:
-                self._say({"kind": "waiting", "id": number})  # it is being compiled, and the page will hear of it
+                self._say(
+                    {"kind": "waiting", "id": number}
+                )  # it is being compiled, and the page will hear of it
                 return
             title, step, shown, variables = found
-            about = {"id": number, "network": title, "which": self._which, "step": step, **self._about}
+            about = {
+                "id": number,
+                "network": title,
+                "which": self._which,
+                "step": step,
+                **self._about,
+            }
             answer = await self._work(lambda: shown.answer(variables, self._picture, about))
             with contextlib.suppress(tornado.websocket.WebSocketClosedError):
                 await self.write_message(answer, binary=True)
@@ -165,17 +190,27 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         return await asyncio.get_running_loop().run_in_executor(self._shared.workers, function)
 
     async def _draw(self, message: Message) -> None:
-        strokes, weight, fit = message.value("strokes", list), message.number("weight"), message.value("fit", bool)
+        strokes, weight, fit = (
+            message.value("strokes", list),
+            message.number("weight"),
+            message.value("fit", bool),
+        )
         self._only_xo()
         xo.Variation(weight=abs(weight))  # its range
         await self._show(message.id, lambda: drawn(strokes, self._shared.shape, weight, fit))
 
     async def _sample(self, message: Message) -> None:
-        figure, number, variation = message.text("figure"), message.whole("number", 999_999), message.variation()
+        figure, number, variation = (
+            message.text("figure"),
+            message.whole("number", 999_999),
+            message.variation(),
+        )
         self._only_xo()
         if figure not in xo.CLASS_NAMES:
             raise UserError(f"there is no figure {figure!r}; there are {', '.join(xo.CLASS_NAMES)}")
-        await self._show(message.id, lambda: sample(figure, number, self._shared.shape, variation), truth=figure)
+        await self._show(
+            message.id, lambda: sample(figure, number, self._shared.shape, variation), truth=figure
+        )
 
     async def _test(self, message: Message) -> None:
         source = self._shared.run.source if self._shared.run else None
@@ -186,10 +221,16 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             example = await self._work(lambda: source[number])
         except DamagedError as error:
             raise UserError(f"{source.name(number)}: {error}") from error
-        await self._show(message.id, lambda: example["image"], truth=self._shared.class_names[int(example["label"])])
+        await self._show(
+            message.id,
+            lambda: example["image"],
+            truth=self._shared.class_names[int(example["label"])],
+        )
 
     async def _file(self, number: int, content: bytes) -> None:
-        picture, note = await self._work(lambda: decoded(content, self._shared.shape, self._shared.config.data))
+        picture, note = await self._work(
+            lambda: decoded(content, self._shared.shape, self._shared.config.data)
+        )
         await self._show(number, lambda: picture, note=note)
 
     async def _look_at(self, message: Message) -> None:
@@ -203,7 +244,12 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
 
     async def _train(self, message: Message) -> None:
         trainer = self._shared.trainer
-        actions = {"start": trainer.start, "pause": trainer.pause, "step": trainer.do_step, "new": trainer.begin}
+        actions = {
+            "start": trainer.start,
+            "pause": trainer.pause,
+            "step": trainer.do_step,
+            "new": trainer.begin,
+        }
         how = message.text("how")
         if how not in actions:
             raise UserError(f"training cannot {how!r}; it can {', '.join(actions)}")
@@ -214,12 +260,19 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         settings = message.settings() if "settings" in given else None
         rate = message.number("rate") if "rate" in given else None
         # The shapes are worked out, which takes some milliseconds.
-        await self._work(lambda: self._shared.trainer.set(settings, rate, message.variation() if "variation" in given else None))
+        await self._work(
+            lambda: self._shared.trainer.set(
+                settings, rate, message.variation() if "variation" in given else None
+            )
+        )
         self._say(self._shared.training())
 
     def _only_xo(self) -> None:
         if not self._shared.is_xo:
-            raise UserError(f"the pictures are of {self._shared.config.data.source}; drop an image, or take one of the test images")
+            raise UserError(
+                f"the pictures are of {self._shared.config.data.source}; drop an image, or take "
+                "one of the test images"
+            )
 
 
 _ACTIONS = {

@@ -34,7 +34,9 @@ class Row:
 
 
 def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[Row]:
-    """The rows of all stages [1, h, w, k] or [1, k] but the input and the votes [1, K], which have places of their own."""
+    """The rows of all stages [1, h, w, k] or [1, k] but the input and the votes [1, K], which have
+    places of their own.
+    """
     rows, after = [], ""
     last = stages[-1].value
     for stage in stages[1:-1] if last.shape == votes.shape else stages[1:]:
@@ -45,7 +47,15 @@ def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[R
         path = stage.name.split("#")[0].split("[")[0].split("/")
         kind = stage.kind or ("norm" if own_parameters(variables, path) else "")
         value = stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
-        rows.append(Row(stage.name or kind, _what(kind, stage.name, after, stage.value.ndim), value, kind, after.count("/")))
+        rows.append(
+            Row(
+                stage.name or kind,
+                _what(kind, stage.name, after, stage.value.ndim),
+                value,
+                kind,
+                after.count("/"),
+            )
+        )
     return rows
 
 
@@ -54,16 +64,23 @@ def _what(kind: str, name: str, after: str, ndim: int) -> str:
         if kind == "ReLU":
             return "ReLU: negative values become 0" if name else f"max(0, {after or 'x'})"
         return kind if name else f"of {after}"
-    named = {"convolution": "filter responses", "fully connected": "neurons, fully connected", "norm": "normalised"}
+    named = {
+        "convolution": "filter responses",
+        "fully connected": "neurons, fully connected",
+        "norm": "normalised",
+    }
     pooled = "pooled stack" if ndim == 4 else "each map pooled to one value"
-    return pooled if kind == "pooling" else named.get(kind, "feature maps" if ndim == 4 else "neurons")
+    return (
+        pooled if kind == "pooling" else named.get(kind, "feature maps" if ndim == 4 else "neurons")
+    )
 
 
 def chosen(rows: Sequence[Row], most: int = MOST) -> list[Row]:
     """At most so many rows of a network with more, in their order.
 
-    First the norms are left out, then what is inside of blocks, the innermost first; where that leaves too many or too few, what belongs
-    together stays together: a convolution with its activation and its pooling. The first and the last of these are always there.
+    First the norms are left out, then what is inside of blocks, the innermost first; where that
+    leaves too many or too few, what belongs together stays together: a convolution with its
+    activation and its pooling. The first and the last of these are always there.
     """
     if len(rows) <= most:
         return list(rows)
@@ -82,10 +99,16 @@ def chosen(rows: Sequence[Row], most: int = MOST) -> list[Row]:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that belong together: a layer with weights begins a group, and so does what the group has already."""
+    """Rows that belong together: a layer with weights begins a group, and so does what the group
+    has already.
+    """
     groups: list[list[Row]] = []
     for row in rows:
-        if not groups or row.kind in ("convolution", "fully connected") or row.kind in [other.kind for other in groups[-1]]:
+        if (
+            not groups
+            or row.kind in ("convolution", "fully connected")
+            or row.kind in [other.kind for other in groups[-1]]
+        ):
             groups.append([])
         groups[-1].append(row)
     return groups

@@ -26,7 +26,11 @@ from jaxconv.playground.trainer import WINDOW, Trainer
 
 log = logging.getLogger(__name__)
 
-_FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css"), "/page.js": ("page.js", "text/javascript")}
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
 _GOING = 1001
 
 
@@ -60,14 +64,24 @@ class Playground:
     def __init__(self, looked: Looked | None, config: Any):
         self.config, self.run = config, None
         if looked is None:
-            self.shape: tuple[int, ...] = (config.data.xo.size, config.data.xo.size, config.data.xo.channels)
+            self.shape: tuple[int, ...] = (
+                config.data.xo.size,
+                config.data.xo.size,
+                config.data.xo.channels,
+            )
             self.class_names = xo.CLASS_NAMES
         else:
             if looked.kind != "image":
-                raise UserError(f"{looked.title}: looks at {looked.kind}s; the playground is for images")
+                raise UserError(
+                    f"{looked.title}: looks at {looked.kind}s; the playground is for images"
+                )
             self.shape, self.class_names = looked.input_shape, looked.class_names
-            shown = make_shown(looked.model, looked.preprocess, looked.variables, self.shape, self.class_names)
-            self.run = Run(looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked))
+            shown = make_shown(
+                looked.model, looked.preprocess, looked.variables, self.shape, self.class_names
+            )
+            self.run = Run(
+                looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked)
+            )
         self.pages: set[Page] = set()
         self.workers = concurrent.futures.ThreadPoolExecutor(2, "answers")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,7 +96,9 @@ class Playground:
         return self.config.data.source == "xo"
 
     def network(self, which: str) -> tuple[str, int, Shown, Any] | None:
-        """(title, steps, network, variables) of the run's or the trained network; None while there is none."""
+        """(title, steps, network, variables) of the run's or the trained network; None while there
+        is none.
+        """
         if which == "run" and self.run:
             return self.run.title, -1, self.run.shown, self.run.variables
         found = self.trainer.network
@@ -100,7 +116,10 @@ class Playground:
             "seconds": trainer.seconds,
             "settings": dataclasses.asdict(trainer.settings),
             "rate": trainer.rate,
-            "points": [[point.step, *(_finite(v) for v in (point.loss, point.accuracy))] for point in trainer.points],
+            "points": [
+                [point.step, *(_finite(v) for v in (point.loss, point.accuracy))]
+                for point in trainer.points
+            ],
         }
 
     def welcome(self) -> dict[str, Any]:
@@ -115,7 +134,12 @@ class Playground:
             "variation": dataclasses.asdict(self.trainer.variation),
             "limits": LIMITS,
             "window": WINDOW,
-            "most": {"bytes": MOST_BYTES, "pixels": MOST_PIXELS, "points": MOST_POINTS, "pages": MOST_PAGES},
+            "most": {
+                "bytes": MOST_BYTES,
+                "pixels": MOST_PIXELS,
+                "points": MOST_POINTS,
+                "pages": MOST_PAGES,
+            },
         }
 
     def _changed(self) -> None:
@@ -143,7 +167,9 @@ class Playground:
 
 
 def _tests_of(looked: Looked) -> Any:
-    """The run's test images; None, with a warning, where they are not there any more: the network can be looked at without them."""
+    """The run's test images; None, with a warning, where they are not there any more: the network
+    can be looked at without them.
+    """
     try:
         return looked.source()
     except UserError as error:
@@ -156,7 +182,11 @@ def _finite(value: float) -> float | None:
 
 
 async def serve(
-    playground: Playground, host: str, listening: socket.socket, ready: Callable[[], None], stop: asyncio.Event | None = None
+    playground: Playground,
+    host: str,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Serve the page until SIGINT or SIGTERM comes, or `stop` is set.
 
@@ -168,7 +198,10 @@ async def serve(
       stop: for whoever runs it in a thread, where no signal arrives.
     """
     folder = importlib.resources.files("jaxconv.playground")
-    routes: list[Any] = [(path, File, {"content": (folder / name).read_bytes(), "kind": kind}) for path, (name, kind) in _FILES.items()]
+    routes: list[Any] = [
+        (path, File, {"content": (folder / name).read_bytes(), "kind": kind})
+        for path, (name, kind) in _FILES.items()
+    ]
     application = tornado.web.Application(
         [*routes, ("/socket", Page, {"playground": playground})],
         own=host,
@@ -178,7 +211,9 @@ async def serve(
     )
     # Strangers who are refused are no trouble of the person's.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
-    server = tornado.httpserver.HTTPServer(application, max_body_size=1_000_000, max_header_size=65_536)
+    server = tornado.httpserver.HTTPServer(
+        application, max_body_size=1_000_000, max_header_size=65_536
+    )
     server.add_socket(listening)
     stopped = stop or asyncio.Event()
     if stop is None:

@@ -1,7 +1,8 @@
-"""What the page shows of a network: one jitted call from a picture to its votes and maps, and the pictures that can be given to it.
+"""What the page shows of a network: one jitted call from a picture to its votes and maps, and the
+pictures that can be given to it.
 
-The maps go to the browser as whole numbers of 8 bits, -127 to 127, with the value that 127 stands for: a few tens of kilobytes a stroke,
-of which the browser makes colours. Zero is always 0.
+The maps go to the browser as whole numbers of 8 bits, -127 to 127, with the value that 127 stands
+for: a few tens of kilobytes a stroke, of which the browser makes colours. Zero is always 0.
 """
 
 import dataclasses
@@ -22,7 +23,8 @@ from jaxconv.errors import UserError
 from jaxconv.look.stages import Stage, traced_stages
 from jaxconv.playground.rows import Row, chosen, rows_of
 
-# At most, of what is sent and drawn: maps of a stage, pixels of each way of a map, classes; of stages see module rows.
+# At most, of what is sent and drawn: maps of a stage, pixels of each way of a map, classes; of
+# stages see module rows.
 _MAPS, _PIXELS, _CLASSES = 16, 64, 10
 # What a file may be, by its first bytes, and how many pixels it may have.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
@@ -60,8 +62,9 @@ class Shown:
       stages: the rows of maps that `answer` gives.
       total: stages that there are.
       filters_of: the name of the first convolution.
-      call: (variables, picture [H, W, C] uint8) -> (votes [K], maps [h, w, k] int8 of each stage, the largest magnitude of each stage, the
-        first convolution's filters [F, F, C, K] int8, their largest magnitude).
+      call: (variables, picture [H, W, C] uint8) -> (votes [K], maps [h, w, k] int8 of each stage,
+        the largest magnitude of each stage, the first convolution's filters [F, F, C, K] int8,
+        their largest magnitude).
     """
 
     class_names: tuple[str, ...]
@@ -71,7 +74,8 @@ class Shown:
     call: Callable[[Any, np.ndarray], Any]
 
     def answer(self, variables: Any, picture: np.ndarray, about: Mapping[str, Any]) -> bytes:
-        """What the browser is sent for a picture: the length of a JSON header as 4 bytes, the header, and the maps behind it.
+        """What the browser is sent for a picture: the length of a JSON header as 4 bytes, the
+        header, and the maps behind it.
 
         Args:
           variables: the network's.
@@ -87,15 +91,37 @@ class Shown:
         shown = np.arange(len(votes)) if len(votes) <= _CLASSES else best
         header = {
             **about,
-            "votes": [{"class": self.class_names[k], "vote": _number(votes[k]), "probability": _number(shares[k])} for k in shown],
+            "votes": [
+                {
+                    "class": self.class_names[k],
+                    "vote": _number(votes[k]),
+                    "probability": _number(shares[k]),
+                }
+                for k in shown
+            ],
             "best": self.class_names[best[0]],
             "picture": picture.shape,
-            "filters": {"of": self.filters_of, "shape": filters.shape, "peak": _number(filters_peak)},
+            "filters": {
+                "of": self.filters_of,
+                "shape": filters.shape,
+                "peak": _number(filters_peak),
+            },
             "total": self.total,
-            "stages": [dataclasses.asdict(stage) | {"peak": _number(peak)} for stage, peak in zip(self.stages, peaks, strict=True)],
+            "stages": [
+                dataclasses.asdict(stage) | {"peak": _number(peak)}
+                for stage, peak in zip(self.stages, peaks, strict=True)
+            ],
         }
         text = json.dumps(header).encode()
-        return b"".join([struct.pack("<I", len(text)), text, picture.tobytes(), filters.tobytes(), *(m.tobytes() for m in maps)])
+        return b"".join(
+            [
+                struct.pack("<I", len(text)),
+                text,
+                picture.tobytes(),
+                filters.tobytes(),
+                *(m.tobytes() for m in maps),
+            ]
+        )
 
 
 def _number(value: Any) -> float | None:
@@ -104,7 +130,11 @@ def _number(value: Any) -> float | None:
 
 
 def make_shown(
-    model: Any, preprocess: Callable[[dict[str, Any]], dict[str, Any]], variables: Any, shape: tuple[int, ...], class_names: tuple[str, ...]
+    model: Any,
+    preprocess: Callable[[dict[str, Any]], dict[str, Any]],
+    variables: Any,
+    shape: tuple[int, ...],
+    class_names: tuple[str, ...],
 ) -> Shown:
     """Compile a network for being looked at.
 
@@ -117,20 +147,35 @@ def make_shown(
     """
     known: dict[str, Any] = {}
 
-    def call(variables: Any, picture: jax.Array) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
-        votes, stages = traced_stages(model, variables, preprocess({"image": picture[None]})["image"])
+    def call(
+        variables: Any, picture: jax.Array
+    ) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
+        votes, stages = traced_stages(
+            model, variables, preprocess({"image": picture[None]})["image"]
+        )
         rows = rows_of(stages, variables, votes)
         shown = chosen(rows)
         name, kernel = _first_filters(stages)
         known.update(stages=tuple(map(_describe, shown)), total=len(rows), filters_of=name)
         quantised = [_quantise(_cut(row.value)) for row in shown]
         filters, peak = _quantise(kernel)
-        return votes[0], [maps for maps, _ in quantised], [peak for _, peak in quantised], filters, peak
+        return (
+            votes[0],
+            [maps for maps, _ in quantised],
+            [peak for _, peak in quantised],
+            filters,
+            peak,
+        )
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     compiled = jax.jit(call).lower(abstract, jax.ShapeDtypeStruct(shape, jnp.uint8)).compile()
     # The first call takes longer than all others; it shall not be a person's first stroke.
-    jax.block_until_ready(compiled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract), np.zeros(shape, np.uint8)))
+    jax.block_until_ready(
+        compiled(
+            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
+            np.zeros(shape, np.uint8),
+        )
+    )
     return Shown(class_names, call=compiled, **known)
 
 
@@ -154,7 +199,9 @@ def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
-    """The first convolution's name and filters [F, F, C, K]; empty where they are no pictures, grey or in colour."""
+    """The first convolution's name and filters [F, F, C, K]; empty where they are no pictures, grey
+    or in colour.
+    """
     first = next((stage for stage in stages if stage.kind == "convolution"), None)
     if first is None or first.weights.ndim != 4 or first.weights.shape[2] not in (1, 3):
         return "", jnp.zeros((0, 0, 0, 0))
@@ -176,18 +223,24 @@ def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.
     try:
         lines = [np.array(line, np.float64).reshape(-1, 2) for line in strokes]
         points = sum(map(len, lines))
-        good = all(np.isfinite(line).all() and (np.abs(line - 0.5) <= _OUTSIDE).all() for line in lines)
+        good = all(
+            np.isfinite(line).all() and (np.abs(line - 0.5) <= _OUTSIDE).all() for line in lines
+        )
     except (TypeError, ValueError) as error:
         raise UserError("the drawing is no list of lines with points (x, y)") from error
     if not good:
         raise UserError("the drawing has points far outside of the canvas")
     if points > MOST_POINTS:
-        raise UserError(f"the drawing has {points} points; at most {MOST_POINTS} are taken: clear it and draw anew")
+        raise UserError(
+            f"the drawing has {points} points; at most {MOST_POINTS} are taken: clear it and draw "
+            "anew"
+        )
     return np.repeat(xo.draw_strokes(lines, shape[0], weight, fit), shape[-1], axis=-1)
 
 
 def sample(figure: str, number: int, shape: tuple[int, ...], variation: xo.Variation) -> np.ndarray:
-    """The X or O of a number, as the source draws it with these settings; of one number, it moves smoothly with them.
+    """The X or O of a number, as the source draws it with these settings; of one number, it moves
+    smoothly with them.
 
     Args:
       figure: `x` or `o`.
@@ -202,7 +255,8 @@ def sample(figure: str, number: int, shape: tuple[int, ...], variation: xo.Varia
 
 
 def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarray, str]:
-    """A dropped file as a picture of this shape (H, W, C), uint8, and what was done with it besides; nothing is written anywhere.
+    """A dropped file as a picture of this shape (H, W, C), uint8, and what was done with it
+    besides; nothing is written anywhere.
 
     Args:
       data: the content of a JPEG or PNG file.
@@ -214,17 +268,27 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
     """
     from PIL import Image
 
-    kind = next((kind for kind, signature in _SIGNATURES.items() if data.startswith(signature)), None)
+    kind = next(
+        (kind for kind, signature in _SIGNATURES.items() if data.startswith(signature)), None
+    )
     if kind is None:
         raise UserError("the file is neither a JPEG nor a PNG image")
     if shape[0] != shape[1]:
-        raise UserError(f"the network takes pictures of {shape[1]}x{shape[0]} pixels, and files are brought to squares")
+        raise UserError(
+            f"the network takes pictures of {shape[1]}x{shape[0]} pixels, and files are brought to "
+            "squares"
+        )
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:  # its header alone
             width, height = image.size
         if width * height > MOST_PIXELS:
-            raise UserError(f"the image has {width}x{height} = {width * height:,} pixels; at most {MOST_PIXELS:,} are taken")
-        picture = decode_middle(data, shape[0], shape[2], choose_decoder(config.decoder), config.crop_ratio)
+            raise UserError(
+                f"the image has {width}x{height} = {width * height:,} pixels; at most "
+                f"{MOST_PIXELS:,} are taken"
+            )
+        picture = decode_middle(
+            data, shape[0], shape[2], choose_decoder(config.decoder), config.crop_ratio
+        )
     except UserError:
         raise
     except DamagedError as error:

@@ -1,6 +1,8 @@
-"""The live trainer: a chain network that learns in a thread, step by step, which can be paused, stepped, rebuilt and stopped.
+"""The live trainer: a chain network that learns in a thread, step by step, which can be paused,
+stepped, rebuilt and stopped.
 
-The thread compiles, reads the pictures, and trains, whichever is to be done next; what it is told is looked at between two steps.
+The thread compiles, reads the pictures, and trains, whichever is to be done next; what it is told
+is looked at between two steps.
 """
 
 import collections
@@ -36,7 +38,9 @@ _MOST_RATE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A report: the mean loss of the steps since the one before, and the accuracy on the last `WINDOW` test images (NaN before any)."""
+    """A report: the mean loss of the steps since the one before, and the accuracy on the last
+    `WINDOW` test images (NaN before any).
+    """
 
     step: int
     loss: float
@@ -50,10 +54,12 @@ class Trainer:
       config: whose data is learnt from, and how it is normalised.
       shape: of the pictures, (H, W, C).
       class_names: one name a class.
-      changed: called without arguments, in the trainer's thread, whenever something that can be seen has changed.
+      changed: called without arguments, in the trainer's thread, whenever something that can be
+        seen has changed.
 
     Attributes:
-      status: `waiting` for its first command, `reading` the pictures, `compiling`, `paused`, `training`, or `stopped` by trouble.
+      status: `waiting` for its first command, `reading` the pictures, `compiling`, `paused`,
+        `training`, or `stopped` by trouble.
       message: what went wrong, empty while all is well.
       points: the reports so far; of a long training only some of the older ones.
       step: steps done.
@@ -61,8 +67,19 @@ class Trainer:
       seconds: that the last compiling took.
     """
 
-    def __init__(self, config: Any, shape: tuple[int, ...], class_names: tuple[str, ...], changed: Callable[[], None]):
-        self.config, self.shape, self.class_names, self._changed = config, shape, class_names, changed
+    def __init__(
+        self,
+        config: Any,
+        shape: tuple[int, ...],
+        class_names: tuple[str, ...],
+        changed: Callable[[], None],
+    ):
+        self.config, self.shape, self.class_names, self._changed = (
+            config,
+            shape,
+            class_names,
+            changed,
+        )
         self.status, self.message, self.points, self.step = "waiting", "", [], 0
         self.parameters, self.seconds = 0, 0.0
         self._wake = threading.Condition()
@@ -98,7 +115,9 @@ class Trainer:
     def network(self) -> tuple[Shown, Any] | None:
         """The network as it is now, and its variables; None before there is one."""
         with self._wake:
-            return (self._built.shown, self._state.variables) if self._built and self._state else None
+            return (
+                (self._built.shown, self._state.variables) if self._built and self._state else None
+            )
 
     def start(self) -> None:
         """Train until it is paused."""
@@ -112,14 +131,23 @@ class Trainer:
         """Do exactly one more step, and pause."""
         self._command(running=False, steps=1)
 
-    def set(self, settings: Settings | None = None, rate: float | None = None, variation: xo.Variation | None = None) -> None:
-        """Change what is given. Other settings begin a new network; the rate and the variation hold from the next step on.
+    def set(
+        self,
+        settings: Settings | None = None,
+        rate: float | None = None,
+        variation: xo.Variation | None = None,
+    ) -> None:
+        """Change what is given. Other settings begin a new network; the rate and the variation hold
+        from the next step on.
 
         Raises:
-          UserError: a value is out of its range, or a layer does not fit: the message has the arithmetic.
+          UserError: a value is out of its range, or a layer does not fit: the message has the
+            arithmetic.
         """
         if rate is not None and not 0 <= rate <= _MOST_RATE:
-            raise UserError(f"the learning rate is {rate}; it must lie between 0 and {_MOST_RATE:g}")
+            raise UserError(
+                f"the learning rate is {rate}; it must lie between 0 and {_MOST_RATE:g}"
+            )
         if settings is not None:
             check_fits(settings, self.shape)
         with self._wake:
@@ -163,7 +191,12 @@ class Trainer:
         """The thread."""
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or (self._wanted and not self._holders and self._todo() is not None))
+                self._wake.wait_for(
+                    lambda: (
+                        self._closed
+                        or (self._wanted and not self._holders and self._todo() is not None)
+                    )
+                )
                 if self._closed:
                     return
                 todo = self._todo()
@@ -218,7 +251,11 @@ class Trainer:
         self.seconds = time.perf_counter() - began
         with self._wake:
             # One without the other would not fit.
-            self._built, self._state, self._begun = built, built.init(key_of(self._seed)), (settings, self._seed)
+            self._built, self._state, self._begun = (
+                built,
+                built.init(key_of(self._seed)),
+                (settings, self._seed),
+            )
         self._clear()
 
     def _init(self) -> None:
@@ -240,7 +277,9 @@ class Trainer:
             self._say("training")
         index = train_indices(self._seed, self.step, self._built.settings.batch_size, len(train))
         batch = {"image": train.images[index], "label": train.labels[index]}
-        state, loss = self._built.train(self._state, batch, key_of(self._seed), np.float32(self._rate))
+        state, loss = self._built.train(
+            self._state, batch, key_of(self._seed), np.float32(self._rate)
+        )
         loss = float(loss)
         with self._wake:
             self._state = state
@@ -249,7 +288,10 @@ class Trainer:
         self._losses.append(loss)
         if not np.isfinite(loss):
             self._report()
-            raise UserError(f"the loss is {loss} after step {self.step}: the learning rate is too high; lower it, and begin anew")
+            raise UserError(
+                f"the loss is {loss} after step {self.step}: the learning rate is too high; lower "
+                "it, and begin anew"
+            )
         if not self._running or time.perf_counter() - self._reported >= _EVERY:
             self._report()
 
@@ -258,9 +300,17 @@ class Trainer:
         _, _, test = self._data
         # Shuffled: a folder has one class after the other.
         index = train_indices(0, self._tested, _NEW, len(test))
-        self._answers.extend(np.asarray(self._built.test(self._state.variables, test.images[index], test.labels[index])) > 0)
+        self._answers.extend(
+            np.asarray(
+                self._built.test(self._state.variables, test.images[index], test.labels[index])
+            )
+            > 0
+        )
         self._tested += 1
-        points = [*self.points, Point(self.step, float(np.mean(self._losses)), float(np.mean(self._answers)))]
+        points = [
+            *self.points,
+            Point(self.step, float(np.mean(self._losses)), float(np.mean(self._answers))),
+        ]
         # The newest stays, whatever is left out.
         self.points = points if len(points) <= _POINTS else [*points[:-1:2], points[-1]]
         self._losses, self._reported = [], time.perf_counter()
@@ -269,23 +319,39 @@ class Trainer:
 
 def variation_of(config: Any) -> xo.Variation:
     """How the X's and O's of a config differ."""
-    return xo.Variation(**{field.name: config.data.xo[field.name] for field in dataclasses.fields(xo.Variation)})
+    return xo.Variation(
+        **{field.name: config.data.xo[field.name] for field in dataclasses.fields(xo.Variation)}
+    )
 
 
 def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[Arrays, Arrays]:
-    """The pictures to learn from and to be tested on: X's and O's drawn with this variation, or what the config's source has.
+    """The pictures to learn from and to be tested on: X's and O's drawn with this variation, or
+    what the config's source has.
 
     Raises:
       UserError: they cannot be read, or do not fit into memory by the config's limit.
     """
     data = config.data
     if data.source == "xo":
-        drawn = {"size": shape[0], "channels": shape[-1], "seed": data.xo.seed, **_DRAWN, **dataclasses.asdict(variation)}
+        drawn = {
+            "size": shape[0],
+            "channels": shape[-1],
+            "seed": data.xo.seed,
+            **_DRAWN,
+            **dataclasses.asdict(variation),
+        }
         return xo.draw_split("train", **drawn), xo.draw_split("test", **drawn)
     splits = open_source(data, data.train_split), open_source(data, data.eval_split)
     for split in splits:
         if not isinstance(split, Arrays):
-            raise UserError(f"{data.source} has {split.size:,} bytes of pictures, and the playground trains from memory alone", exit_code=1)
+            raise UserError(
+                f"{data.source} has {split.size:,} bytes of pictures, and the playground trains "
+                "from memory alone",
+                exit_code=1,
+            )
         if tuple(split.image_shape) != tuple(shape):
-            raise UserError(f"the pictures of {data.source} are {split.image_shape}, where the network of the run takes {shape}")
+            raise UserError(
+                f"the pictures of {data.source} are {split.image_shape}, where the network of the "
+                f"run takes {shape}"
+            )
     return splits

@@ -1,4 +1,6 @@
-"""From a config to what a run is made of: network, optimizer, schedule, and the functions of its steps."""
+"""From a config to what a run is made of: network, optimizer, schedule, and the functions of its
+steps.
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,14 @@ from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
-from jaxconv.train.step import METRICS, Batch, Metrics, make_eval_step, make_train_step, rematerialised
+from jaxconv.train.step import (
+    METRICS,
+    Batch,
+    Metrics,
+    make_eval_step,
+    make_train_step,
+    rematerialised,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +41,17 @@ class Built:
       classes: that the network tells apart.
       total_steps: length of the training.
       steps_per_epoch: steps between two passes, rounded, at least 1.
-      members: of an ensemble; None for one network. Of several, states, keys, metrics and, where each has its own, batches have their axis
-        in front.
+      members: of an ensemble; None for one network. Of several, states, keys, metrics and, where
+        each has its own, batches have their axis in front.
       kept: images of a step -> bytes that the network keeps for the way back.
       init: key -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
-      train_step: (state, data, batch, key) -> (state, metrics); the batch has `position`, and `index` into the resident data or `image` and
-        `label`; the metrics are one vector of `metric_names`, which costs the host less than one array each.
+      train_step: (state, data, batch, key) -> (state, metrics); the batch has `position`, and
+        `index` into the resident data or `image` and `label`; the metrics are one vector of
+        `metric_names`, which costs the host less than one array each.
       metric_names: of the vector's entries.
-      eval_step: (state, data, batch) -> sums; the batch has `mask`, and `index` or `image` and `label`.
+      eval_step: (state, data, batch) -> sums; the batch has `mask`, and `index` or `image` and
+        `label`.
     """
 
     classes: int
@@ -56,11 +67,19 @@ class Built:
 
 
 def total_steps(config: Any, examples: int) -> int:
-    """Length of the training that `config.steps` or `config.epochs` asks for, in steps; `examples` are those of the training split."""
+    """Length of the training that `config.steps` or `config.epochs` asks for, in steps; `examples`
+    are those of the training split.
+    """
     return config.steps or max(1, round(config.epochs * examples / config.batch_size))
 
 
-def build(config: Any, description: dict[str, Any], examples: int, axis_name: str | None, form: str = "unroll") -> Built:
+def build(
+    config: Any,
+    description: dict[str, Any],
+    examples: int,
+    axis_name: str | None,
+    form: str = "unroll",
+) -> Built:
     """Build everything, allocating nothing.
 
     Args:
@@ -71,7 +90,8 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
       form: of an ensemble, see train/ensemble.py.
 
     Raises:
-      UserError: the network is not known, lacks an argument, or cannot take the images; the message names the layer.
+      UserError: the network is not known, lacks an argument, or cannot take the images; the message
+        names the layer.
     """
     config = with_place(config)
     shape, num_classes = tuple(description["image_shape"]), len(description["class_names"])
@@ -84,35 +104,62 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
 
-    def train_step(swept: Mapping[str, jax.Array]) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    def train_step(
+        swept: Mapping[str, jax.Array],
+    ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
         return make_train_step(
-            model, make_optimizer(config.optimizer, variables["params"], swept), make_schedule(config.optimizer, steps, swept),
-            make_loss(config, num_classes, swept), augment, axis_name, config.ema.decay, config.accumulate, config.model.remat,
-        )  # fmt: skip
+            model,
+            make_optimizer(config.optimizer, variables["params"], swept),
+            make_schedule(config.optimizer, steps, swept),
+            make_loss(config, num_classes, swept),
+            augment,
+            axis_name,
+            config.ema.decay,
+            config.accumulate,
+            config.model.remat,
+        )
 
     train_step(NOT_SWEPT)  # raises here what cannot be used
     members = members_of(config)
 
     def init(key: jax.Array) -> TrainState:
         zeros = jnp.zeros(images.shape, images.dtype)
-        return create_state(model, optimizer, key, zeros, ema=config.ema.decay > 0, loss_scale=config.model.dtype == "float16")
+        return create_state(
+            model,
+            optimizer,
+            key,
+            zeros,
+            ema=config.ema.decay > 0,
+            loss_scale=config.model.dtype == "float16",
+        )
 
     def kept(count: int) -> int:
         alone = build_model(config.model, num_classes)  # outside of any axis
         apply = rematerialised(alone) if config.model.remat else alone.apply
         batch = jax.ShapeDtypeStruct((count, *shape), jnp.float32)
-        return kept_for_gradient(apply, variables, batch, train=True) * (len(members.names) if members else 1)
+        return kept_for_gradient(apply, variables, batch, train=True) * (
+            len(members.names) if members else 1
+        )
 
     def train_on_indices(
-        state: TrainState, data: Any, batch: Batch, key: jax.Array, swept: Mapping[str, jax.Array] = NOT_SWEPT
+        state: TrainState,
+        data: Any,
+        batch: Batch,
+        key: jax.Array,
+        swept: Mapping[str, jax.Array] = NOT_SWEPT,
     ) -> tuple[TrainState, jax.Array]:
         state, metrics = train_step(swept)(state, take(data, batch), key)
         return state, jnp.stack([metrics[name] for name in METRICS])
 
     keys = jax.eval_shape(jax.random.key, 0)
     if members:
-        init, keys = members.init(init), jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
-        of_all = over_members(train_on_indices, form, (0, None, 0 if members.own_batches else None, 0, 0))
+        init, keys = (
+            members.init(init),
+            jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32)),
+        )
+        of_all = over_members(
+            train_on_indices, form, (0, None, 0 if members.own_batches else None, 0, 0)
+        )
     return Built(
         classes=num_classes,
         total_steps=steps,
@@ -121,7 +168,9 @@ def build(config: Any, description: dict[str, Any], examples: int, axis_name: st
         kept=kept,
         init=init,
         abstract=jax.eval_shape(init, keys),
-        train_step=(lambda *arguments: of_all(*arguments, members.values())) if members else train_on_indices,
+        train_step=(lambda *arguments: of_all(*arguments, members.values()))
+        if members
+        else train_on_indices,
         metric_names=METRICS,
         eval_step=build_eval_step(config, model, preprocess, num_classes, axis_name, form),
     )
@@ -137,7 +186,8 @@ def build_eval_step(
     apply: Callable[[Any, jax.Array], jax.Array] | None = None,
     each: bool = False,
 ) -> Callable[[TrainState, Any, Batch], Any]:
-    """(state, data, batch) -> what `make_eval_step` makes of the state and of the batch, whose examples `data` may hold.
+    """(state, data, batch) -> what `make_eval_step` makes of the state and of the batch, whose
+    examples `data` may hold.
 
     Args:
       config: the whole config.
@@ -147,7 +197,9 @@ def build_eval_step(
       axis_name, form: as in `build`.
       apply, each: as in `make_eval_step`.
     """
-    over = functools.partial(over_members, form=form, axes=(0, None)) if members_of(config) else None
+    over = (
+        functools.partial(over_members, form=form, axes=(0, None)) if members_of(config) else None
+    )
     metrics = own_metrics(config.eval.metrics, num_classes)
     step = make_eval_step(model, cross_entropy, preprocess, axis_name, over, metrics, apply, each)
 
@@ -162,7 +214,10 @@ def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
     try:
         return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"{name} cannot take images of {'x'.join(map(str, images.shape[1:]))}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{name} cannot take images of {'x'.join(map(str, images.shape[1:]))}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     except Exception as error:  # a person's own network may raise anything
         if not is_own(name):
             raise
@@ -177,14 +232,16 @@ def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, .
     except (ValueError, TypeError, ArithmeticError, flax.errors.FlaxError) as error:
         why = " ".join(str(error).split())
         raise UserError(
-            f"config.data.eval_image_size is {size}: a network for {'x'.join(map(str, shape))} cannot take it: {why}"
+            f"config.data.eval_image_size is {size}: a network for {'x'.join(map(str, shape))} "
+            f"cannot take it: {why}"
         ) from error
 
 
 def make_transforms(
     config: Any, description: dict[str, Any], axis_name: str | None = None
 ) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
-    """What the device does with a batch before the network: (key, batch) -> batch while training, batch -> batch while evaluating.
+    """What the device does with a batch before the network: (key, batch) -> batch while training,
+    batch -> batch while evaluating.
 
     Images are augmented and normalised, signals normalised, the codes of texts made one-hot.
 
@@ -195,16 +252,24 @@ def make_transforms(
     if kind != "text":
         for name in ("mean", "std"):
             if len(config.data[name]) not in (1, shape[-1]):
-                raise UserError(f"config.data.{name} has {len(config.data[name])} numbers; the images have {shape[-1]} channels")
+                raise UserError(
+                    f"config.data.{name} has {len(config.data[name])} numbers; the images have "
+                    f"{shape[-1]} channels"
+                )
     if kind == "image":
         _check_against_images(config.augment, shape)
         if config.augment.own:
             _try_augmentation(config.augment.own, shape)
-        return make_augment(config, len(description["class_names"]), axis_name, description["cropped"]), make_preprocess(config)
+        return make_augment(
+            config, len(description["class_names"]), axis_name, description["cropped"]
+        ), make_preprocess(config)
     defaults = flatten(default_config().augment)
     for key, value in flatten(config.augment).items():
         if value != defaults[key]:
-            raise UserError(f"config.augment.{key} is {value}; it is for images, and {config.data.source} holds {kind}s")
+            raise UserError(
+                f"config.augment.{key} is {value}; it is for images, and {config.data.source} "
+                f"holds {kind}s"
+            )
 
     def preprocess(batch: Batch) -> Batch:
         if kind == "text":
@@ -215,42 +280,75 @@ def make_transforms(
 
 
 def _try_augmentation(name: str, shape: tuple[int, ...]) -> None:
-    numbers, images = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    numbers, images = (
+        jax.ShapeDtypeStruct((2,), jnp.int32),
+        jax.ShapeDtypeStruct((2, *shape), jnp.float32),
+    )
     batch = {"image": images, "label": numbers, "position": numbers}
-    tried(name, "config.augment.own", images.shape, jax.eval_shape(jax.random.key, 0), batch, of=lambda batch: batch["image"])
+    tried(
+        name,
+        "config.augment.own",
+        images.shape,
+        jax.eval_shape(jax.random.key, 0),
+        batch,
+        of=lambda batch: batch["image"],
+    )
 
 
 def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
     """Raise UserError for settings of `config.augment` that images of this shape cannot have."""
     channels = shape[-1]
     if augment.pad_crop >= min(shape[:2]):
-        raise UserError(f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} pixels")
+        raise UserError(
+            f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} "
+            "pixels"
+        )
     if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
-        raise UserError(f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the images' {min(shape[:2])} pixels")
+        raise UserError(
+            f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the "
+            f"images' {min(shape[:2])} pixels"
+        )
     colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
     of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
-    of_either |= {f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")}
+    of_either |= {
+        f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")
+    }
     for settings, wanted, words in ((colours, (3,), "3"), (of_either, (1, 3), "1 or 3")):
         for name, value in settings.items():
             if value and channels not in wanted:
-                raise UserError(f"config.augment.{name} is {value}, and needs {words} channels; the images have {channels}")
+                raise UserError(
+                    f"config.augment.{name} is {value}, and needs {words} channels; the images "
+                    f"have {channels}"
+                )
 
 
 def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of votes and labels to try a person's own function on: as many examples that they are not taken for classes."""
+    """Shapes of votes and labels to try a person's own function on: as many examples that they are
+    not taken for classes.
+    """
     count = num_classes + 1
-    return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct((count,), jnp.int32)
+    return jax.ShapeDtypeStruct((count, num_classes), jnp.float32), jax.ShapeDtypeStruct(
+        (count,), jnp.int32
+    )
 
 
-def own_metrics(names: str, num_classes: int) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+def own_metrics(
+    names: str, num_classes: int
+) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     """The metrics of `config.eval.metrics` by their short names."""
     votes, labels = _some_votes(num_classes)
     each = {name.replace(":", ".").rpartition(".")[2]: name for name in names.split()}
-    return {short: tried(name, "config.eval.metrics", labels.shape, votes, labels) for short, name in each.items()}
+    return {
+        short: tried(name, "config.eval.metrics", labels.shape, votes, labels)
+        for short, name in each.items()
+    }
 
 
-def make_loss(config: Any, num_classes: int, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross entropy, so that all runs compare.
+def make_loss(
+    config: Any, num_classes: int, swept: Mapping[str, jax.Array] = NOT_SWEPT
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss of training that `config.loss` asks for; evaluation measures the softmax cross
+    entropy, so that all runs compare.
 
     What `swept` holds by the name of a setting takes its place, and may be traced.
 
@@ -263,12 +361,16 @@ def make_loss(config: Any, num_classes: int, swept: Mapping[str, jax.Array] = NO
         mixed = config.augment.mixup or config.augment.cutmix
         return tried(loss.name, "config.loss.name", labels.shape, votes, votes if mixed else labels)
     if loss.name == "binary":
-        return functools.partial(binary_cross_entropy, label_smoothing=label_smoothing, threshold=loss.threshold)
+        return functools.partial(
+            binary_cross_entropy, label_smoothing=label_smoothing, threshold=loss.threshold
+        )
     return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
-    """The network that `config` (the `model` part of a config) names; raises UserError for what it does not have."""
+    """The network that `config` (the `model` part of a config) names; raises UserError for what it
+    does not have.
+    """
     kwargs = config.kwargs.to_dict()
     try:
         defaults = model_arguments(config.name)
@@ -277,7 +379,9 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
                 if isinstance(defaults[key], tuple) and type(value) in (int, float):
                     value = kwargs[key] = (value,)
                 check_type(f"config.model.kwargs.{key}", value, defaults[key])
-        return create_model(config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs)
+        return create_model(
+            config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs
+        )
     except UserError:
         raise
     except ValueError as error:
@@ -285,4 +389,6 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
     except Exception as error:  # a person's own network may raise anything
         if not is_own(config.name):
             raise
-        raise UserError(f"config.model.name is {config.name!r}, which fails: {in_words(error)}") from error
+        raise UserError(
+            f"config.model.name is {config.name!r}, which fails: {in_words(error)}"
+        ) from error

@@ -1,8 +1,9 @@
-"""Checkpoints, through Orbax: written in the background, the latest few and the best kept, damaged ones passed over.
+"""Checkpoints, through Orbax: written in the background, the latest few and the best kept, damaged
+ones passed over.
 
-A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a fingerprint of the state. Orbax writes to
-a temporary folder and renames it, so that a half-written checkpoint is never seen; a damaged one fails to restore, or its fingerprint
-differs.
+A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a
+fingerprint of the state. Orbax writes to a temporary folder and renames it, so that a half-written
+checkpoint is never seen; a damaged one fails to restore, or its fingerprint differs.
 """
 
 import contextlib
@@ -35,7 +36,11 @@ def higher_is_better(metric: str) -> bool:
 
 def goodness(metric: str, metrics: dict[str, float]) -> float:
     """Of a checkpoint's metrics, larger is better; one that was not evaluated is the worst."""
-    return (1 if higher_is_better(metric) else -1) * metrics[metric] if metric in metrics else -float("inf")
+    return (
+        (1 if higher_is_better(metric) else -1) * metrics[metric]
+        if metric in metrics
+        else -float("inf")
+    )
 
 
 class Checkpoints:
@@ -61,16 +66,21 @@ class Checkpoints:
     ):
         self.folder = Path(folder).absolute()
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
-        best = [BestN(get_metric_fn=functools.partial(goodness, metric), n=keep_best) for metric in metrics]
+        best = [
+            BestN(get_metric_fn=functools.partial(goodness, metric), n=keep_best)
+            for metric in metrics
+        ]
         policies = [LatestN(keep), *(best if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
-            # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the policies' choice.
+            # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the
+            # policies' choice.
             best_fn=None if read_only else functools.partial(goodness, metrics[0]),
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
-            # At once, so that a folder that cannot be made is heard of by `save`; in the background, threads would wait for it for minutes.
+            # At once, so that a folder that cannot be made is heard of by `save`; in the
+            # background, threads would wait for it for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             # Without it Orbax reads the metrics of every step, and gives up at one that is damaged.
             lightweight_initialize=read_only,
@@ -85,10 +95,16 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
     def _mend_metrics(self) -> None:
-        """Orbax reads the metrics of every step when it starts, and gives up at one that is damaged."""
+        """Orbax reads the metrics of every step when it starts, and gives up at one that is
+        damaged.
+        """
         for place in self.folder.iterdir() if self.folder.is_dir() else ():
             if place.name.isdecimal() and self._metrics(int(place.name)) is None:
-                log.warning("the metrics of the checkpoint of step %s are damaged; it does not count among the best", place.name)
+                log.warning(
+                    "the metrics of the checkpoint of step %s are damaged; it does not count among "
+                    "the best",
+                    place.name,
+                )
                 (place / "metrics").mkdir(exist_ok=True)
                 (place / "metrics" / "metrics").write_text("{}")
 
@@ -97,9 +113,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self, metric: str = "eval/top1") -> int | None:
-        """The step with the best value of a metric, the latest among equals; None where no checkpoint has it."""
+        """The step with the best value of a metric, the latest among equals; None where no
+        checkpoint has it.
+        """
         metrics = {step: self._metrics(step) or {} for step in self.steps()}
-        measured = [(goodness(metric, values), step) for step, values in metrics.items() if metric in values]
+        measured = [
+            (goodness(metric, values), step) for step, values in metrics.items() if metric in values
+        ]
         return max(measured)[1] if measured else None
 
     def _metrics(self, step: int) -> dict[str, float] | None:
@@ -110,7 +130,13 @@ class Checkpoints:
         except (OSError, ValueError, AttributeError, TypeError):
             return None
 
-    def save(self, step: int, state: TrainState, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        host: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
         """Begin to write the state; training may go on meanwhile.
 
         Args:
@@ -128,10 +154,14 @@ class Checkpoints:
         with self._failures_said():
             self._manager.save(step, args=args, metrics=metrics or {}, force=True)
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
-        """The state and host part of one step, by default of the latest that can be read; None where there is no checkpoint.
+    def restore(
+        self, abstract: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The state and host part of one step, by default of the latest that can be read; None
+        where there is no checkpoint.
 
-        Checkpoints after it that could not be read are warned of and moved to `damaged` beside the folder.
+        Checkpoints after it that could not be read are warned of and moved to `damaged` beside the
+        folder.
 
         Args:
           abstract: shapes and dtypes of the state, with the sharding to restore to.
@@ -141,7 +171,11 @@ class Checkpoints:
         """
         steps = self.steps()
         if step is not None and step not in steps:
-            raise UserError(f"{self.folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}", exit_code=1)
+            raise UserError(
+                f"{self.folder}: has no checkpoint of step {step}; it has "
+                f"{', '.join(map(str, steps)) or 'none'}",
+                exit_code=1,
+            )
         damaged: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
             found, why = None, ""
@@ -157,7 +191,11 @@ class Checkpoints:
             return found
         if damaged:
             newest = max(damaged)
-            raise UserError(f"{self.folder}: no checkpoint can be read; that of step {newest}: {damaged[newest]}", exit_code=1)
+            raise UserError(
+                f"{self.folder}: no checkpoint can be read; that of step {newest}: "
+                f"{damaged[newest]}",
+                exit_code=1,
+            )
         return None
 
     def wait(self) -> None:
@@ -172,18 +210,24 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failures_said(self) -> Iterator[None]:
-        """What goes wrong in writing, as an error for the person: a full disk comes as an OSError, or as tensorstore's ValueError."""
+        """What goes wrong in writing, as an error for the person: a full disk comes as an OSError,
+        or as tensorstore's ValueError.
+        """
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             if self._parallel.process[1] > 1 and isinstance(error, jax.errors.JaxRuntimeError):
                 raise  # another process is gone
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); those before it are whole", exit_code=1
+                f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); those "
+                "before it are whole",
+                exit_code=1,
             ) from error
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
+        )
         restored = self._manager.restore(step, args=args)
         state, host = restored["state"], restored["host"]
         if int(fingerprint(state)) != host["fingerprint"]:
@@ -192,7 +236,9 @@ class Checkpoints:
 
     def _move_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():
-            log.warning("checkpoint of step %d is damaged (%s); going on from step %d", step, why, used)
+            log.warning(
+                "checkpoint of step %d is damaged (%s); going on from step %d", step, why, used
+            )
         if damaged and not self._options.read_only:
             self._manager.close()
             self._parallel.first_does(lambda: [self._move(step) for step in damaged])
@@ -207,10 +253,12 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet_reading() -> Iterator[None]:
-    """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find their event loop closed.
+    """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find
+    their event loop closed.
 
-    They complain through asyncio's log; when they are collected; and from tensorstore's threads, which may come back to them before the
-    failed read has returned or long after. So the hooks are there before the read, and stay where it failed. Writes leave the same behind.
+    They complain through asyncio's log; when they are collected; and from tensorstore's threads,
+    which may come back to them before the failed read has returned or long after. So the hooks are
+    there before the read, and stay where it failed. Writes leave the same behind.
     """
     asyncio_log = logging.getLogger("asyncio")
     level, hooks = asyncio_log.level, (sys.unraisablehook, sys.excepthook)
@@ -224,7 +272,9 @@ def _quiet_reading() -> Iterator[None]:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a complaint is of anything but a write of Orbax' that failed, which `save`, `wait` and `close` raise."""
+    """Whether a complaint is of anything but a write of Orbax' that failed, which `save`, `wait`
+    and `close` raise.
+    """
     trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
     return "orbax" not in record.getMessage() + trace
 

@@ -1,7 +1,9 @@
-"""Several networks in one program: seeds, as the lecture's seven AlexNets, or a sweep over a number such as the learning rate.
+"""Several networks in one program: seeds, as the lecture's seven AlexNets, or a sweep over a number
+such as the learning rate.
 
-A state, and what a step returns, has the members' axis [K] in front of everything. Each member is the run that it would have been alone,
-but for rounding: by its own seed, or its own value of that number.
+A state, and what a step returns, has the members' axis [K] in front of everything. Each member is
+the run that it would have been alone, but for rounding: by its own seed, or its own value of that
+number.
 
     vmap    one program over all members at once
     map     one member after another, in a loop
@@ -25,7 +27,8 @@ from jaxconv.train.state import TrainState
 from jaxconv.train.watch import is_out_of_memory
 from jaxconv.train.workdir import read_json, write_json
 
-# Turns of each form that `fastest_form` measures; one will do of a form that is three times slower than another.
+# Turns of each form that `fastest_form` measures; one will do of a form that is three times slower
+# than another.
 _TURNS = 3
 
 
@@ -36,7 +39,8 @@ class Members:
     Attributes:
       names: of each, for tables and curves.
       seeds: of each.
-      swept: values of each for the setting of `config.ensemble.over`, by its name; empty for an ensemble of seeds.
+      swept: values of each for the setting of `config.ensemble.over`, by its name; empty for an
+        ensemble of seeds.
       own_batches: whether each sees the examples in an order of its own.
     """
 
@@ -88,17 +92,30 @@ def with_place(config: Any) -> Any:
 
 
 def of_each(name: str, members: Members | None) -> tuple[str, ...]:
-    """The names of a metric in metrics.jsonl: `eval/top1` of one network, `eval/top1/0` and so on of an ensemble's members."""
-    return (name,) if members is None else tuple(f"{name}/{number}" for number in range(len(members.names)))
+    """The names of a metric in metrics.jsonl: `eval/top1` of one network, `eval/top1/0` and so on
+    of an ensemble's members.
+    """
+    return (
+        (name,)
+        if members is None
+        else tuple(f"{name}/{number}" for number in range(len(members.names)))
+    )
 
 
 def over_members(function: Callable, form: str, axes: tuple[int | None, ...]) -> Callable:
-    """The function over all members; its arguments have the members' axis in front where `axes` is 0, and are shared where it is None."""
+    """The function over all members; its arguments have the members' axis in front where `axes` is
+    0, and are shared where it is None.
+    """
     if form == "vmap":
         return jax.vmap(function, axes)
 
     def of_member(member: Callable[[Any], Any], *arguments: Any) -> Any:
-        return function(*(argument if axis is None else member(argument) for argument, axis in zip(arguments, axes, strict=True)))
+        return function(
+            *(
+                argument if axis is None else member(argument)
+                for argument, axis in zip(arguments, axes, strict=True)
+            )
+        )
 
     def one_by_one(*arguments: Any) -> Any:
         own = [argument for argument, axis in zip(arguments, axes, strict=True) if axis == 0]
@@ -123,7 +140,8 @@ def form_of_run(config: Any, folder: Path) -> str:
 def fastest_form(
     config: Any, folder: Path, parallel: Parallel, prepare: Callable[[str], Callable[[], None]]
 ) -> tuple[str, dict[str, float]]:
-    """The form for `config.ensemble.by = "auto"`: each is measured once, and the workdir remembers the choice.
+    """The form for `config.ensemble.by = "auto"`: each is measured once, and the workdir remembers
+    the choice.
 
     Args:
       config: the whole config.
@@ -132,7 +150,8 @@ def fastest_form(
       prepare: form -> a function that takes a training step by it, and waits for its end.
 
     Returns:
-      The form, and the seconds of a step by each that the memory does for, where they were measured now.
+      The form, and the seconds of a step by each that the memory does for, where they were measured
+      now.
     """
     path = folder / "ensemble.json"
     if path.exists():
@@ -150,7 +169,8 @@ def fastest_form(
             continue
         while len(turns) < _TURNS:
             worth_it = not turns or not seconds or turns[-1] < 3 * min(seconds.values())
-            # As the first process finds it: clocks differ, and a step that not all processes take would wait for the others for ever.
+            # As the first process finds it: clocks differ, and a step that not all processes take
+            # would wait for the others for ever.
             if not parallel.of_first(int(worth_it)):
                 break
             start = time.perf_counter()

@@ -23,7 +23,15 @@ from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import several_steps
-from jaxconv.train.watch import MetricsLog, NoLog, Pending, Profiler, Progress, Stopwatch, memory_said
+from jaxconv.train.watch import (
+    MetricsLog,
+    NoLog,
+    Pending,
+    Profiler,
+    Progress,
+    Stopwatch,
+    memory_said,
+)
 from jaxconv.train.workdir import note_versions, read_metrics
 
 log = logging.getLogger(__name__)
@@ -39,16 +47,30 @@ class Run:
       calls: compiled training, by the number of steps that a call takes.
     """
 
-    def __init__(self, config: Any, folder: Path, parallel: Parallel, built: Built, train_data: Loader, eval_data: Loader):
+    def __init__(
+        self,
+        config: Any,
+        folder: Path,
+        parallel: Parallel,
+        built: Built,
+        train_data: Loader,
+        eval_data: Loader,
+    ):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
         self.eval_every = config.eval.every or built.steps_per_epoch
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
         members = built.members
-        self.order = Order(members.order_seeds() if members else (config.seed,), config.batch_size, config.augment.repeats)
+        self.order = Order(
+            members.order_seeds() if members else (config.seed,),
+            config.batch_size,
+            config.augment.repeats,
+        )
         self.calls = {
             count: parallel.compile_train(
-                built.train_step if count == 1 else several_steps(built.train_step, count), built.abstract, self.order.axis + (count > 1)
+                built.train_step if count == 1 else several_steps(built.train_step, count),
+                built.abstract,
+                self.order.axis + (count > 1),
             )
             for count in {1, config.steps_per_call}
         }
@@ -58,7 +80,9 @@ class Run:
 
     def key(self, parallel: Parallel | None = None) -> jax.Array:
         """The run's key, or the members' keys, for the compiled calls."""
-        return (parallel or self.parallel).key(self.built.members.seeds if self.built.members else self.config.seed)
+        return (parallel or self.parallel).key(
+            self.built.members.seeds if self.built.members else self.config.seed
+        )
 
     def first_state(self) -> TrainState:
         """The whole state before the first step."""
@@ -70,14 +94,20 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(memory_said(self._memory_in_words))
             checkpoints = Checkpoints(
-                self.folder / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_best, self.best_metrics, parallel=self.parallel
+                self.folder / "checkpoints",
+                config.checkpoint.keep,
+                config.checkpoint.keep_best,
+                self.best_metrics,
+                parallel=self.parallel,
             )
             stack.callback(checkpoints.close)
             state, host = self._begin(checkpoints)
             first = _steps_done(state)
             self._announce(first)
             writes = self.parallel.process[0] == 0
-            metrics_log = MetricsLog(self.folder, first, config.log.tensorboard) if writes else NoLog()
+            metrics_log = (
+                MetricsLog(self.folder, first, config.log.tensorboard) if writes else NoLog()
+            )
             stack.callback(metrics_log.close)
             progress = Progress(total, first, config.batch_size, config.log.progress and writes)
             stack.callback(progress.close)
@@ -88,7 +118,12 @@ class Run:
                 preemption = stack.enter_context(Preemption(self.parallel.process[1]))
                 profiler = Profiler(self.folder / "profile", config.profile if writes else "")
                 stack.callback(profiler.close)
-                result = self._steps(state, host, first, Outputs(checkpoints, metrics_log, progress, profiler, preemption))
+                result = self._steps(
+                    state,
+                    host,
+                    first,
+                    Outputs(checkpoints, metrics_log, progress, profiler, preemption),
+                )
         if writes:
             self._draw_curves()
         return {"split": config.data.eval_split, **result}
@@ -106,7 +141,8 @@ class Run:
         done = _steps_done(state)
         if done > self.built.total_steps:
             raise UserError(
-                f"--workdir={self.folder}: the run has done {done} steps, more than the {self.built.total_steps} asked for; "
+                f"--workdir={self.folder}: the run has done {done} steps, more than the "
+                f"{self.built.total_steps} asked for; "
                 "evaluate it, or begin anew by --restart",
                 exit_code=1,
             )
@@ -117,53 +153,98 @@ class Run:
         members = self.built.members
         differing = self.parallel.first_does(lambda: note_versions(self.folder, first, config))
         if first and differing:
-            log.warning("this run began with other versions, so that it may not end with the same bits: %s", "; ".join(differing))
+            log.warning(
+                "this run began with other versions, so that it may not end with the same bits: %s",
+                "; ".join(differing),
+            )
         log.info(
             "%s%s%s; %s: %s training images, %s for evaluation",
-            config.model.name, f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
+            config.model.name,
+            f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
             f", {len(members.names)} times ({', '.join(members.names)})" if members else "",
-            config.data.source, f"{self.train_data.examples:,}", f"{self.eval_data.examples:,}",
-        )  # fmt: skip
+            config.data.source,
+            f"{self.train_data.examples:,}",
+            f"{self.eval_data.examples:,}",
+        )
 
     def _announce_start(self, first: int, seconds: float) -> None:
         parallel, members = self.parallel, self.built.members
         devices, processes = parallel.devices, parallel.process[1]
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.built.abstract.params)) // (len(members.names) if members else 1)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.built.abstract.params)) // (
+            len(members.names) if members else 1
+        )
         log.info(
-            "%s on %d x %s%s, mesh %s=%d, %d images each; %s parameters, about %s of %s a device; first step after %.1f s of compiling; "
+            "%s on %d x %s%s, mesh %s=%d, %d images each; %s parameters, about %s of %s a device; "
+            "first step after %.1f s of compiling; "
             "steps %d to %d; workdir %s",
-            parallel.mode, len(devices), devices[0].device_kind, f" in {processes} processes" if processes > 1 else "",
-            AXIS, len(devices), self.config.batch_size // len(devices), f"{parameters:,}",
-            human_bytes(self.memory), human_bytes(parallel.memory()), seconds, first, self.built.total_steps, self.folder,
-        )  # fmt: skip
+            parallel.mode,
+            len(devices),
+            devices[0].device_kind,
+            f" in {processes} processes" if processes > 1 else "",
+            AXIS,
+            len(devices),
+            self.config.batch_size // len(devices),
+            f"{parameters:,}",
+            human_bytes(self.memory),
+            human_bytes(parallel.memory()),
+            seconds,
+            first,
+            self.built.total_steps,
+            self.folder,
+        )
 
     @functools.cached_property
     def memory(self) -> int:
-        """An estimate of the bytes that training takes on each device: data, state, gradients, and what is kept for the way back."""
+        """An estimate of the bytes that training takes on each device: data, state, gradients, and
+        what is kept for the way back.
+        """
         abstract = self.built.abstract
         images = self.config.batch_size // len(self.parallel.devices) // self.config.accumulate
-        data = sum(x.nbytes // (len(x.sharding.device_set) if self.parallel.mode == "pmap" else 1) for x in self.train_data.data.values())
-        return data + self.parallel.bytes_of(abstract) + self.parallel.bytes_of(abstract.params) + self.built.kept(images)
+        data = sum(
+            x.nbytes // (len(x.sharding.device_set) if self.parallel.mode == "pmap" else 1)
+            for x in self.train_data.data.values()
+        )
+        return (
+            data
+            + self.parallel.bytes_of(abstract)
+            + self.parallel.bytes_of(abstract.params)
+            + self.built.kept(images)
+        )
 
     def _memory_in_words(self) -> tuple[str, str]:
         return (
-            f"training takes about {human_bytes(self.memory)} of the {human_bytes(self.parallel.memory())} of a device",
-            f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or --config.model.remat=True",
+            f"training takes about {human_bytes(self.memory)} of the "
+            f"{human_bytes(self.parallel.memory())} of a device",
+            f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or "
+            "--config.model.remat=True",
         )
 
     def _calls(self, first: int) -> Iterator[int]:
-        """How many steps each call takes: as many as the config says, or 1 where something is due before their end."""
+        """How many steps each call takes: as many as the config says, or 1 where something is due
+        before their end.
+        """
         step, total, several = first, self.built.total_steps, self.config.steps_per_call
         while step < total:
-            room = min(every - step % every for every in (self.config.log.every, self.eval_every, self.checkpoint_every))
+            room = min(
+                every - step % every
+                for every in (self.config.log.every, self.eval_every, self.checkpoint_every)
+            )
             count = several if min(room, total - step) >= several else 1
             yield count
             step += count
 
-    def _steps(self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs") -> dict[str, Any]:
+    def _steps(
+        self, state: TrainState, host: dict[str, Any], first: int, outputs: "Outputs"
+    ) -> dict[str, Any]:
         config, total = self.config, self.built.total_steps
         batches = self.train_data.train_batches(self.order, first, total, self._calls(first))
-        pending = Pending(self.built.metric_names, host["pending"], first, lambda: self._last_good(outputs.checkpoints), host["gone"])
+        pending = Pending(
+            self.built.metric_names,
+            host["pending"],
+            first,
+            lambda: self._last_good(outputs.checkpoints),
+            host["gone"],
+        )
         best, result, step, key = dict(host["best"]), {}, first, self.key()
         watch = Stopwatch()
         for count, batch in zip(self._calls(first), batches, strict=True):
@@ -189,23 +270,36 @@ class Run:
                 evaluated = eval_row(result)
                 if not np.isfinite(result["loss"]):
                     raise pending.diverged(f"the evaluation's loss became {result['loss']}", step)
-                # Not after the last step of all, unless it is due there: a longer training would not evaluate then.
+                # Not after the last step of all, unless it is due there: a longer training would
+                # not evaluate then.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated)
             if row or evaluated:
                 row = {"step": step, **row, **evaluated}
                 outputs.metrics_log.write(row)
                 outputs.progress.report(row)
-            better = {name: evaluated[name] for name in self.best_metrics if name in evaluated and self._is_better(name, evaluated, best)}
+            better = {
+                name: evaluated[name]
+                for name in self.best_metrics
+                if name in evaluated and self._is_better(name, evaluated, best)
+            }
             best |= better
             preempted = step < total and outputs.preemption.reached()
-            if self._due(step, self.checkpoint_every) or (better and config.checkpoint.keep_best) or preempted:
+            if (
+                self._due(step, self.checkpoint_every)
+                or (better and config.checkpoint.keep_best)
+                or preempted
+            ):
                 pending.fetch()
                 kept = {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)}
                 self._save(state, step, kept, evaluated, pending, outputs.checkpoints)
             if preempted:
                 outputs.checkpoints.wait()
-                raise UserError(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there", PREEMPTED)
+                raise UserError(
+                    f"stopped by SIGTERM after step {step}, which is saved; the same command goes "
+                    "on from there",
+                    PREEMPTED,
+                )
             watch.go_on()
         return result
 
@@ -213,7 +307,13 @@ class Run:
         return step % every == 0 or step == self.built.total_steps
 
     def _save(
-        self, state: TrainState, step: int, host: dict[str, Any], metrics: dict[str, float], pending: "Pending", checkpoints: Checkpoints
+        self,
+        state: TrainState,
+        step: int,
+        host: dict[str, Any],
+        metrics: dict[str, float],
+        pending: "Pending",
+        checkpoints: Checkpoints,
     ) -> None:
         whole = self.parallel.to_whole(state)
         finite = all_finite if self.built.members is None else any_member_finite
@@ -222,46 +322,76 @@ class Run:
         checkpoints.save(step, whole, host, metrics)
 
     def _start_from(self, place: str) -> tuple[TrainState, list[str]]:
-        """The whole state before the first step, with weights from elsewhere, for every member the same."""
+        """The whole state before the first step, with weights from elsewhere, for every member the
+        same.
+        """
         one, members = make_parallel("jit", jax.local_devices()[:1]), self.built.members
         state = one.init(self.built.init, self.key(one), self.built.abstract)
         if members is None:
             state, said = start_from(place, state, self.built.classes)
         else:
-            each = [start_from(place, member, self.built.classes) for member in members.apart(state)]
-            state, said = jax.tree.map(lambda *x: np.stack(x), *(state for state, _ in each)), each[0][1]
+            each = [
+                start_from(place, member, self.built.classes) for member in members.apart(state)
+            ]
+            state, said = (
+                jax.tree.map(lambda *x: np.stack(x), *(state for state, _ in each)),
+                each[0][1],
+            )
         return self.parallel.spread(state, self.built.abstract), said
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
-        return evaluate(self.eval_step, self.parallel, state, self.eval_data, self.config.eval.batch_size, self.built.members)
+        return evaluate(
+            self.eval_step,
+            self.parallel,
+            state,
+            self.eval_data,
+            self.config.eval.batch_size,
+            self.built.members,
+        )
 
     def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
         if name not in best:
             return True
-        return evaluated[name] > best[name] if higher_is_better(self.config.checkpoint.metric) else evaluated[name] < best[name]
+        return (
+            evaluated[name] > best[name]
+            if higher_is_better(self.config.checkpoint.metric)
+            else evaluated[name] < best[name]
+        )
 
     def _update_plateau(self, state: TrainState, evaluated: dict[str, float]) -> TrainState:
         schedule = self.config.optimizer.schedule
         higher = higher_is_better(schedule.metric)
         # A member that has diverged counts as the worst.
         worst = -np.inf if higher else np.inf
-        values = np.array([evaluated.get(name, worst) for name in of_each(schedule.metric, self.built.members)], np.float32)
+        values = np.array(
+            [evaluated.get(name, worst) for name in of_each(schedule.metric, self.built.members)],
+            np.float32,
+        )
         plateau = update_plateau(
-            jax.device_get(self.parallel.to_whole(state.plateau)), values if self.built.members else values[0],
-            schedule.factor, schedule.patience, higher,
-        )  # fmt: skip
+            jax.device_get(self.parallel.to_whole(state.plateau)),
+            values if self.built.members else values[0],
+            schedule.factor,
+            schedule.patience,
+            higher,
+        )
         return state.replace(plateau=self.parallel.replicate(jax.device_get(plateau)))
 
     def _last_good(self, checkpoints: Checkpoints) -> str:
         checkpoints.wait()
         steps = checkpoints.steps()
-        return f"the checkpoint of step {steps[-1]} is kept in {self.folder}" if steps else "there is no checkpoint yet"
+        return (
+            f"the checkpoint of step {steps[-1]} is kept in {self.folder}"
+            if steps
+            else "there is no checkpoint yet"
+        )
 
     def _draw_curves(self) -> None:
         from jaxconv.look.curves import loss_and_accuracy
 
         with whole_file(self.folder / "curves.png") as temporary:
-            loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(temporary, dpi=120)
+            loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(
+                temporary, dpi=120
+            )
 
 
 class Outputs(NamedTuple):
@@ -281,9 +411,14 @@ def _steps_done(state: TrainState) -> int:
 def eval_row(result: dict[str, Any]) -> dict[str, float]:
     """What of an evaluation goes into metrics.jsonl: `eval/loss` and `eval/top1`.
 
-    Of an ensemble these are the means; there are `eval/ensemble_top1` and so on, and `eval/top1/0` of each member that has not diverged.
+    Of an ensemble these are the means; there are `eval/ensemble_top1` and so on, and `eval/top1/0`
+    of each member that has not diverged.
     """
-    row = {f"eval/{name}": value for name, value in result.items() if name not in ("examples", "members") and not name.endswith("_spread")}
+    row = {
+        f"eval/{name}": value
+        for name, value in result.items()
+        if name not in ("examples", "members") and not name.endswith("_spread")
+    }
     for number, member in enumerate(result.get("members", ())):
         row |= {f"eval/{name}/{number}": value for name, value in member.items() if name != "name"}
     return row

@@ -1,6 +1,7 @@
 """Losses and the counts behind error rates, one value an example, float32.
 
-A target is a label [N] int32, or the shares [N, K] float32 of all classes, as mixup and cutmix make them.
+A target is a label [N] int32, or the shares [N, K] float32 of all classes, as mixup and cutmix make
+them.
 """
 
 import jax
@@ -13,7 +14,8 @@ def cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: float = 
     Args:
       votes: [N, K] logits.
       target: [N] int32 or [N, K] float32.
-      label_smoothing: share of the target spread evenly over all K classes (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+      label_smoothing: share of the target spread evenly over all K classes (Szegedy et al. 2016,
+        arXiv:1512.00567, section 7).
 
     Returns:
       [N] float32.
@@ -26,22 +28,30 @@ def cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: float = 
     return -(1 - label_smoothing) * true - label_smoothing * jnp.mean(log_probability, axis=-1)
 
 
-def binary_cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0) -> jax.Array:
+def binary_cross_entropy(
+    votes: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0
+) -> jax.Array:
     """Binary cross entropy, each class a question of its own, the mean over the classes, in nats.
 
-    For several classes in one image, which mixup and cutmix make (Wightman et al. 2021, arXiv:2110.00476, section 2.3).
+    For several classes in one image, which mixup and cutmix make (Wightman et al. 2021,
+    arXiv:2110.00476, section 2.3).
 
     Args:
       votes: [N, K] logits.
       target: [N] int32 or [N, K] float32.
       label_smoothing: as in `cross_entropy`.
-      threshold: classes with a larger share count as wholly there, the others as not there; 0 keeps the shares.
+      threshold: classes with a larger share count as wholly there, the others as not there; 0 keeps
+        the shares.
 
     Returns:
       [N] float32.
     """
     votes = votes.astype(jnp.float32)
-    shares = target if target.ndim == votes.ndim else jax.nn.one_hot(target, votes.shape[-1], dtype=jnp.float32)
+    shares = (
+        target
+        if target.ndim == votes.ndim
+        else jax.nn.one_hot(target, votes.shape[-1], dtype=jnp.float32)
+    )
     shares = shares * (1 - label_smoothing) + label_smoothing / votes.shape[-1]
     if threshold:
         shares = (shares > threshold).astype(jnp.float32)
@@ -49,7 +59,8 @@ def binary_cross_entropy(votes: jax.Array, target: jax.Array, label_smoothing: f
 
 
 def correct(votes: jax.Array, target: jax.Array) -> jax.Array:
-    """1.0 where the highest of the votes [N, K] is the target's class, else 0.0; among equal votes, or shares, the first counts.
+    """1.0 where the highest of the votes [N, K] is the target's class, else 0.0; among equal votes,
+    or shares, the first counts.
 
     Of a target of shares [N, K], it is the class with the largest.
     """
@@ -58,7 +69,9 @@ def correct(votes: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def correct_within(votes: jax.Array, label: jax.Array, k: int) -> jax.Array:
-    """1.0 where the class of the label [N] has one of the k highest of the votes [N, K], else 0.0; of equal votes the first are higher."""
+    """1.0 where the class of the label [N] has one of the k highest of the votes [N, K], else 0.0;
+    of equal votes the first are higher.
+    """
     own = jnp.take_along_axis(votes, label[:, None], axis=-1)
     before = jnp.arange(votes.shape[-1])[None] < label[:, None]
     # Not `votes > own`, by which a vote that is not a number would count as the highest.
@@ -67,9 +80,11 @@ def correct_within(votes: jax.Array, label: jax.Array, k: int) -> jax.Array:
 
 
 def average_votes(votes: jax.Array) -> jax.Array:
-    """The votes [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the logarithms of their mean probabilities.
+    """The votes [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the
+    logarithms of their mean probabilities.
 
-    The softmax of them is that mean again. Members that have diverged, with a vote that is not finite, are left out.
+    The softmax of them is that mean again. Members that have diverged, with a vote that is not
+    finite, are left out.
     """
     left = jnp.all(jnp.isfinite(votes), axis=(1, 2))
     logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(votes), -jnp.inf)

@@ -1,20 +1,26 @@
 """Optimizers, parameter groups and learning rates.
 
-The optimizer gives a direction; the step takes it, times the learning rate. So the rate stands outside of the momentum, as in PyTorch;
-where a paper has it inside, the two differ in the steps after the rate changes alone.
+The optimizer gives a direction; the step takes it, times the learning rate. So the rate stands
+outside of the momentum, as in PyTorch; where a paper has it inside, the two differ in the steps
+after the rate changes alone.
 
-    g <- gradient, clipped, + l2 * w                  the papers' weight decay, coupled: it goes through all that follows
+    g <- gradient, clipped, + l2 * w                  the papers' weight decay, coupled: it goes
+    through all that follows
     sgd      v <- momentum * v + g                    Krizhevsky et al. 2012, section 5
-    rmsprop  s <- beta2 * s + (1 - beta2) * g^2       Tieleman and Hinton 2012, as TensorFlow 1 has it: s begins at 1, and epsilon
-             v <- momentum * v + g / sqrt(s + epsilon)    stands inside the root
+    rmsprop  s <- beta2 * s + (1 - beta2) * g^2       Tieleman and Hinton 2012, as TensorFlow 1 has
+             it: s begins at 1, and epsilon v <- momentum * v + g / sqrt(s + epsilon)    stands
+             inside the root
     adamw    m, s <- means of g and g^2 by momentum and beta2, corrected for their beginning at 0
              v <- m / (sqrt(s) + epsilon)             Kingma and Ba 2015, arXiv:1412.6980
-    lamb     v <- |w| / |u| * u, u = adamw's v + weight_decay * w             You et al. 2020, arXiv:1904.00962
-    lars     v <- momentum * v + trust_coefficient * |w| / |g| * g            You et al. 2017, arXiv:1708.03888
-    w <- w - learning_rate * (v + weight_decay * w)   decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101); lamb has it in u
+    lamb     v <- |w| / |u| * u, u = adamw's v + weight_decay * w             You et al. 2020,
+             arXiv:1904.00962
+    lars     v <- momentum * v + trust_coefficient * |w| / |g| * g            You et al. 2017,
+             arXiv:1708.03888
+    w <- w - learning_rate * (v + weight_decay * w)   decoupled (Loshchilov and Hutter 2019,
+    arXiv:1711.05101); lamb has it in u
 
-The norms |.| are those of one parameter array. Parameters that no decay touches, biases and norms by default, are not scaled by them,
-as in the authors' code.
+The norms |.| are those of one parameter array. Parameters that no decay touches, biases and norms
+by default, are not scaled by them, as in the authors' code.
 """
 
 import re
@@ -38,60 +44,96 @@ NOT_SWEPT: Mapping[str, jax.Array] = types.MappingProxyType({})
 
 def parameter_paths(params: Any) -> list[str]:
     """Paths of the parameters, such as `conv1_1/kernel`, in the order of the tree's leaves."""
-    return ["/".join(str(entry.key) for entry in path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    return [
+        "/".join(str(entry.key) for entry in path)
+        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
 
 
 def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
     """The one group that each parameter belongs to; `rest` where no pattern matches.
 
     Raises:
-      UserError: a pattern is no regular expression or matches nothing, or two match the same parameter.
+      UserError: a pattern is no regular expression or matches nothing, or two match the same
+        parameter.
     """
     found: list[list[str]] = [[] for _ in paths]
     for name, pattern in patterns.items():
         if name == REST:
-            raise UserError(f"optimizer.groups.{REST}: the name is taken by the parameters that no pattern matches; choose another")
-        matches = [i for i, path in enumerate(paths) if _compiled(f"optimizer.groups.{name}.pattern", pattern).search(path)]
+            raise UserError(
+                f"optimizer.groups.{REST}: the name is taken by the parameters that no pattern "
+                "matches; choose another"
+            )
+        matches = [
+            i
+            for i, path in enumerate(paths)
+            if _compiled(f"optimizer.groups.{name}.pattern", pattern).search(path)
+        ]
         if not matches:
-            raise UserError(f"optimizer.groups.{name}.pattern {pattern!r} matches no parameter; there are {', '.join(paths)}")
+            raise UserError(
+                f"optimizer.groups.{name}.pattern {pattern!r} matches no parameter; there are "
+                f"{', '.join(paths)}"
+            )
         for i in matches:
             found[i].append(name)
     for path, names in zip(paths, found, strict=True):
         if len(names) > 1:
-            raise UserError(f"parameter {path} is in groups {' and '.join(names)}; every parameter belongs to one: narrow a pattern")
+            raise UserError(
+                f"parameter {path} is in groups {' and '.join(names)}; every parameter belongs to "
+                "one: narrow a pattern"
+            )
     return [names[0] if names else REST for names in found]
 
 
-def make_optimizer(config: Any, params: Any, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times the learning rate.
+def make_optimizer(
+    config: Any, params: Any, swept: Mapping[str, jax.Array] = NOT_SWEPT
+) -> optax.GradientTransformation:
+    """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times
+    the learning rate.
 
     Args:
       config: `config.optimizer`.
       params: the parameters, or their shapes; groups are told by their paths.
-      swept: takes the place of settings by their names, and may be traced; what the config has at 0 stays left out.
+      swept: takes the place of settings by their names, and may be traced; what the config has at 0
+        stays left out.
 
     Raises:
       UserError: see `assign_groups`.
     """
     paths, structure = parameter_paths(params), jax.tree.structure(params)
-    groups = assign_groups(paths, {name: settings.pattern for name, settings in config.groups.items()})
+    groups = assign_groups(
+        paths, {name: settings.pattern for name, settings in config.groups.items()}
+    )
     undecayed = _compiled("optimizer.undecayed", config.undecayed) if config.undecayed else None
-    labels = [f"{g}, undecayed" if undecayed and undecayed.search(path) else g for g, path in zip(groups, paths, strict=True)]
-    # Sorted: the order shapes the program, and a program that differs from start to start is never found in the compilation cache.
-    chains = {label: _chain(config, {**config, **swept}, *_factors(config, label)) for label in sorted(set(labels))}
+    labels = [
+        f"{g}, undecayed" if undecayed and undecayed.search(path) else g
+        for g, path in zip(groups, paths, strict=True)
+    ]
+    # Sorted: the order shapes the program, and a program that differs from start to start is never
+    # found in the compilation cache.
+    chains = {
+        label: _chain(config, {**config, **swept}, *_factors(config, label))
+        for label in sorted(set(labels))
+    }
     optimizer = optax.partition(chains, jax.tree.unflatten(structure, labels))
     if not config.clip_norm:
         return optimizer
     # What is not trained does not count in the norm.
     frozen = jax.tree.unflatten(structure, [_factors(config, label)[2] for label in labels])
-    return optax.chain(optax.masked(optax.set_to_zero(), frozen), optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optax.chain(
+        optax.masked(optax.set_to_zero(), frozen),
+        optax.clip_by_global_norm(config.clip_norm),
+        optimizer,
+    )
 
 
 def describe_groups(config: Any, params: Any) -> str:
     """One line: how many values each group holds."""
     paths, sizes = parameter_paths(params), [leaf.size for leaf in jax.tree.leaves(params)]
     counts: Counter[str] = Counter()
-    for name, size in zip(assign_groups(paths, {n: s.pattern for n, s in config.groups.items()}), sizes, strict=True):
+    for name, size in zip(
+        assign_groups(paths, {n: s.pattern for n, s in config.groups.items()}), sizes, strict=True
+    ):
         counts[name] += size
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
@@ -113,7 +155,9 @@ def _factors(config: Any, label: str) -> tuple[float, float, bool]:
     return rate, 0.0 if undecayed else decay, frozen
 
 
-def _chain(config: Any, values: Mapping[str, Any], rate: float, decay: float, frozen: bool) -> optax.GradientTransformation:
+def _chain(
+    config: Any, values: Mapping[str, Any], rate: float, decay: float, frozen: bool
+) -> optax.GradientTransformation:
     if frozen:
         return optax.set_to_zero()
     parts = []
@@ -124,7 +168,11 @@ def _chain(config: Any, values: Mapping[str, Any], rate: float, decay: float, fr
     if config.name == "rmsprop":
         parts.append(optax.scale_by_rms(config.beta2, config.epsilon, initial_scale=1.0))
     if config.name in ("adamw", "lamb"):
-        parts.append(optax.scale_by_adam(values["momentum"], config.beta2, config.epsilon, nesterov=config.nesterov))
+        parts.append(
+            optax.scale_by_adam(
+                values["momentum"], config.beta2, config.epsilon, nesterov=config.nesterov
+            )
+        )
     elif config.momentum:
         parts.append(optax.trace(values["momentum"], nesterov=config.nesterov))
     if config.weight_decay * decay:
@@ -136,18 +184,24 @@ def _chain(config: Any, values: Mapping[str, Any], rate: float, decay: float, fr
     return optax.chain(*parts) if parts else optax.identity()
 
 
-def make_schedule(config: Any, total_steps: int, swept: Mapping[str, jax.Array] = NOT_SWEPT) -> Callable[[jax.Array], jax.Array]:
-    """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its factor is in the state.
+def make_schedule(
+    config: Any, total_steps: int, swept: Mapping[str, jax.Array] = NOT_SWEPT
+) -> Callable[[jax.Array], jax.Array]:
+    """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its
+    factor is in the state.
 
-    After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after each of `boundaries`.
-    The learning rate of `swept` takes the config's place, and may be traced.
+    After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after
+    each of `boundaries`. The learning rate of `swept` takes the config's place, and may be traced.
 
     Raises:
       UserError: the warm-up is longer than the training.
     """
     schedule, peak = config.schedule, swept.get("learning_rate", config.learning_rate)
     if schedule.warmup_steps >= total_steps and schedule.name == "cosine":
-        raise UserError(f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, and the whole training has {total_steps} steps")
+        raise UserError(
+            f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, and the whole training "
+            f"has {total_steps} steps"
+        )
 
     def rate(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
@@ -159,16 +213,24 @@ def make_schedule(config: Any, total_steps: int, swept: Mapping[str, jax.Array] 
             done = (step - schedule.warmup_steps) / (total_steps - schedule.warmup_steps)
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
         if schedule.warmup_steps:
-            value = jnp.where(step < schedule.warmup_steps, jnp.asarray(peak, jnp.float32) * (step + 1) / schedule.warmup_steps, value)
+            value = jnp.where(
+                step < schedule.warmup_steps,
+                jnp.asarray(peak, jnp.float32) * (step + 1) / schedule.warmup_steps,
+                value,
+            )
         return value
 
     return rate
 
 
-def update_plateau(plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool) -> Plateau:
-    """The lecture's "reduced by 10 manually when val accuracy plateaus", done after each evaluation.
+def update_plateau(
+    plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool
+) -> Plateau:
+    """The lecture's "reduced by 10 manually when val accuracy plateaus", done after each
+    evaluation.
 
-    After `patience` evaluations in a row without a new best `value`, the learning rate's scale is multiplied by `factor`.
+    After `patience` evaluations in a row without a new best `value`, the learning rate's scale is
+    multiplied by `factor`.
     """
     value = jnp.asarray(value, jnp.float32) * (1 if higher_is_better else -1)
     better = value > plateau.best

@@ -21,8 +21,9 @@ def join(how: str) -> None:
     """Make this process one of several, before JAX looks for devices.
 
     Args:
-      how: `off`; `on`, where JAX finds the others by itself: on a TPU pod, under SLURM or Open MPI; `auto`, which is `on` where these have
-        started several processes; or `HOST:PORT,N,I`: process I, from 0, of N, whose first listens at HOST:PORT.
+      how: `off`; `on`, where JAX finds the others by itself: on a TPU pod, under SLURM or Open MPI;
+        `auto`, which is `on` where these have started several processes; or `HOST:PORT,N,I`:
+        process I, from 0, of N, whose first listens at HOST:PORT.
 
     Raises:
       UserError: it cannot be read, or the others cannot be found.
@@ -32,15 +33,28 @@ def join(how: str) -> None:
     arguments: dict[str, Any] = {}
     if how not in ("on", "auto"):
         address, *numbers = how.split(",")
-        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or not address.rpartition(":")[2].isdecimal():
-            raise UserError(f"--distributed={how}: must be auto, on, off, or HOST:PORT,N,I such as 10.0.0.1:8476,2,0")
+        if (
+            len(numbers) != 2
+            or not all(number.isdecimal() for number in numbers)
+            or not address.rpartition(":")[2].isdecimal()
+        ):
+            raise UserError(
+                f"--distributed={how}: must be auto, on, off, or HOST:PORT,N,I such as "
+                "10.0.0.1:8476,2,0"
+            )
         count, process = map(int, numbers)
         if process >= count:
-            raise UserError(f"--distributed={how}: processes are counted from 0, so that the last of {count} is {count - 1}")
+            raise UserError(
+                f"--distributed={how}: processes are counted from 0, so that the last of {count} "
+                f"is {count - 1}"
+            )
         arguments = {"coordinator_address": address, "num_processes": count, "process_id": process}
     try:
         jax.distributed.initialize(
-            **arguments, initialization_timeout=120, heartbeat_timeout_seconds=_SILENT, shutdown_timeout_seconds=_FAREWELL
+            **arguments,
+            initialization_timeout=120,
+            heartbeat_timeout_seconds=_SILENT,
+            shutdown_timeout_seconds=_FAREWELL,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed={how}: {short(error, 300)}", exit_code=1) from error
@@ -49,12 +63,19 @@ def join(how: str) -> None:
 def _several() -> bool:
     if "SLURM_NTASKS" in os.environ and not all(name in os.environ for name in _OF_SLURM):
         return False  # in a job, but not started by srun
-    hosts = os.environ["TPU_WORKER_HOSTNAMES"].split(",") if "TPU_WORKER_HOSTNAMES" in os.environ else []
-    return len(hosts) > 1 or any(int(os.environ[name]) > 1 for name in _COUNTS if name in os.environ)
+    hosts = (
+        os.environ["TPU_WORKER_HOSTNAMES"].split(",")
+        if "TPU_WORKER_HOSTNAMES" in os.environ
+        else []
+    )
+    return len(hosts) > 1 or any(
+        int(os.environ[name]) > 1 for name in _COUNTS if name in os.environ
+    )
 
 
 class Preemption:
-    """Whether the machine is to be given back, which SIGTERM says; with several processes, JAX agrees with all of them on the step.
+    """Whether the machine is to be given back, which SIGTERM says; with several processes, JAX
+    agrees with all of them on the step.
 
     Args:
       processes: of the run.
@@ -81,6 +102,7 @@ class Preemption:
         """Whether to save and to stop now; to be asked once a call, by all processes alike."""
         if self._processes == 1:
             return self._asked
-        # Calls are counted, not steps: JAX agrees on the next number, and several steps a call would pass over it.
+        # Calls are counted, not steps: JAX agrees on the next number, and several steps a call
+        # would pass over it.
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)

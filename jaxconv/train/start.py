@@ -25,28 +25,35 @@ from jaxconv.train.workdir import begin_or_compare, open_workdir
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a file that one machine has written is there for the others, on a network's file system.
+# Seconds after which a file that one machine has written is there for the others, on a network's
+# file system.
 _SEEN_LATE = 10
 
 
 def train(
-    config: Any, workdir: str, restart: bool = False, devices: list | None = None, sources: tuple[Source, Source] | None = None
+    config: Any,
+    workdir: str,
+    restart: bool = False,
+    devices: list | None = None,
+    sources: tuple[Source, Source] | None = None,
 ) -> dict[str, Any]:
     """Train as the config says, or go on where a run in the workdir was left.
 
     Args:
       config: the whole config.
-      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several processes share it.
+      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several
+        processes share it.
       restart: move a run that is there aside, and begin anew.
       devices: those to use; all by default.
-      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default those that the config names.
+      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default
+        those that the config names.
 
     Returns:
       `split`, and what `evaluate` returns of the final weights.
 
     Raises:
-      UserError: the config, the data or the workdir cannot be used, the loss became infinite or NaN, another process is gone, or SIGTERM
-        asked for the machine (`exit_code` 75).
+      UserError: the config, the data or the workdir cannot be used, the loss became infinite or
+        NaN, another process is gone, or SIGTERM asked for the machine (`exit_code` 75).
     """
     check_config(config)
     parallel = make_parallel(config.parallel, devices)
@@ -63,22 +70,38 @@ def train(
         train_source, eval_source = sources or open_sources(config)
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
-                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' memory, and {config.data.source} is "
+                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' "
+                f"memory, and {config.data.source} is "
                 "streamed: give 1, or a larger --config.data.resident_limit"
             )
         description = describe(train_source)
-        build_form = functools.partial(build, config, description, len(train_source), parallel.axis_name)
+        build_form = functools.partial(
+            build, config, description, len(train_source), parallel.axis_name
+        )
         built = build_form()
         _check_steps(config, built)
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
-            fitted_weights(config.model.init_from, built.abstract, built.classes)  # raises before the run is begun
-        parallel.first_does(lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders}))
-        size = sum(source.size for source in (train_source, eval_source) if isinstance(source, Arrays))
-        with memory_said(lambda: (f"the data takes {human_bytes(size)}", "a smaller --config.data.resident_limit, so that it is streamed")):
-            loaders = tuple(make_loader(source, parallel, config.data) for source in (train_source, eval_source))
+            fitted_weights(
+                config.model.init_from, built.abstract, built.classes
+            )  # raises before the run is begun
+        parallel.first_does(
+            lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
+        )
+        size = sum(
+            source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
+        )
+        with memory_said(
+            lambda: (
+                f"the data takes {human_bytes(size)}",
+                "a smaller --config.data.resident_limit, so that it is streamed",
+            )
+        ):
+            loaders = tuple(
+                make_loader(source, parallel, config.data) for source in (train_source, eval_source)
+            )
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         result = Run(config, folder, parallel, built, *loaders).train()
@@ -99,7 +122,9 @@ def _write_report(folder: Path, parallel: Parallel, eval_source: Source) -> None
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:
-    """Raise UserError unless all processes see the same folder: a checkpoint of which they write parts elsewhere is never finished."""
+    """Raise UserError unless all processes see the same folder: a checkpoint of which they write
+    parts elsewhere is never finished.
+    """
     if parallel.process[1] == 1:
         return
     number = str(parallel.of_first(int.from_bytes(os.urandom(3))))
@@ -109,23 +134,40 @@ def _check_shared(folder: Path, parallel: Parallel) -> None:
     while not (seen := mark.is_file() and mark.read_text() == number) and time.monotonic() < end:
         time.sleep(0.1)
     if parallel.total(not seen):
-        raise UserError(f"--workdir={folder}: is not the same folder for all processes of the run; give one that they share")
+        raise UserError(
+            f"--workdir={folder}: is not the same folder for all processes of the run; give one "
+            "that they share"
+        )
 
 
 def _check_steps(config: Any, built: Built) -> None:
     """Raise UserError for settings that would do nothing in a training of so many steps."""
-    dues = {f"{name}.every": config[name].every or built.steps_per_epoch for name in ("log", "eval", "checkpoint")}
+    dues = {
+        f"{name}.every": config[name].every or built.steps_per_epoch
+        for name in ("log", "eval", "checkpoint")
+    }
     soonest = min(dues, key=dues.__getitem__)
     if config.steps_per_call > dues[soonest]:
         raise UserError(
-            f"config.steps_per_call is {config.steps_per_call}, and {soonest} is {dues[soonest]}: a call ends where something is due, so "
-            f"that none would be so long; give at most {dues[soonest]}, or a larger --config.{soonest}"
+            f"config.steps_per_call is {config.steps_per_call}, and {soonest} is {dues[soonest]}: "
+            "a call ends where something is due, so "
+            f"that none would be so long; give at most {dues[soonest]}, or a larger "
+            f"--config.{soonest}"
         )
     if config.profile and int(config.profile.partition(":")[0]) > built.total_steps:
-        raise UserError(f"config.profile is {config.profile!r}, and the training has {built.total_steps} steps; give some of them")
+        raise UserError(
+            f"config.profile is {config.profile!r}, and the training has {built.total_steps} "
+            "steps; give some of them"
+        )
 
 
-def _form(config: Any, folder: Path, parallel: Parallel, build_form: Callable[[str], Built], train_data: Loader) -> str:
+def _form(
+    config: Any,
+    folder: Path,
+    parallel: Parallel,
+    build_form: Callable[[str], Built],
+    train_data: Loader,
+) -> str:
     """How the members of an ensemble are computed, see train/ensemble.py."""
     if config.ensemble.by != "auto":
         return config.ensemble.by
@@ -149,6 +191,10 @@ def _form(config: Any, folder: Path, parallel: Parallel, build_form: Callable[[s
 
 
 def open_sources(config: Any) -> tuple[Source, Source]:
-    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not fit one another."""
+    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not
+    fit one another.
+    """
     train_source = open_source(config.data, config.data.train_split, augment=config.augment)
-    return train_source, open_source(config.data, config.data.eval_split, like=describe(train_source))
+    return train_source, open_source(
+        config.data, config.data.eval_split, like=describe(train_source)
+    )

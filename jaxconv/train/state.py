@@ -12,7 +12,9 @@ from flax.training.dynamic_scale import DynamicScale
 
 @flax.struct.dataclass
 class Plateau:
-    """What the schedule `plateau` remembers: float32 `scale` of the learning rate, the `best` value so far, evaluations `since` then."""
+    """What the schedule `plateau` remembers: float32 `scale` of the learning rate, the `best` value
+    so far, evaluations `since` then.
+    """
 
     scale: jax.Array
     best: jax.Array
@@ -29,8 +31,10 @@ class TrainState:
       model_state: its other collections, such as BatchNorm's running statistics.
       opt_state: the optimizer's.
       plateau: see `Plateau`.
-      loss_scale: flax's `DynamicScale` where the compute type is float16, whose gradients would underflow else; empty elsewhere.
-      ema: averages of `params` and `model_state` over the steps, laid out as the network's variables; empty where none are kept.
+      loss_scale: flax's `DynamicScale` where the compute type is float16, whose gradients would
+        underflow else; empty elsewhere.
+      ema: averages of `params` and `model_state` over the steps, laid out as the network's
+        variables; empty where none are kept.
     """
 
     step: jax.Array
@@ -43,12 +47,19 @@ class TrainState:
 
     @property
     def variables(self) -> Any:
-        """What evaluation applies the network with: the averages where they are kept, or else the weights as they are."""
+        """What evaluation applies the network with: the averages where they are kept, or else the
+        weights as they are.
+        """
         return self.ema or {"params": self.params, **self.model_state}
 
 
 def create_state(
-    model: Any, optimizer: optax.GradientTransformation, key: jax.Array, images: jax.Array, ema: bool = False, loss_scale: bool = False
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    images: jax.Array,
+    ema: bool = False,
+    loss_scale: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -62,18 +73,28 @@ def create_state(
     """
     model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
     params = model_state.pop("params")
-    plateau = Plateau(scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32))
+    plateau = Plateau(
+        scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32)
+    )
     # The two numbers as arrays: Python's would be of another type after the first step.
-    scale = DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16)) if loss_scale else {}
-    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau, scale)
+    scale = (
+        DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16))
+        if loss_scale
+        else {}
+    )
+    state = TrainState(
+        jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau, scale
+    )
     # A copy: a step is given the state's memory, and takes no array twice.
     return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
 
 
 def update_ema(ema: Any, variables: Any, step: jax.Array, decay: float) -> Any:
-    """The averages after one more step: ema <- d * ema + (1 - d) * variables, with d = min(decay, (1 + step) / (10 + step)).
+    """The averages after one more step: ema <- d * ema + (1 - d) * variables, with d = min(decay,
+    (1 + step) / (10 + step)).
 
-    The second keeps the first weights from lingering (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
+    The second keeps the first weights from lingering (TensorFlow's `ExponentialMovingAverage` with
+    `num_updates`).
     """
     step = step.astype(jnp.float32)
     rate = 1 - jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))

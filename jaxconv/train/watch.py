@@ -1,4 +1,6 @@
-"""Watching a run: its metrics, metrics.jsonl, TensorBoard files, and a progress bar, or plain lines where there is no terminal."""
+"""Watching a run: its metrics, metrics.jsonl, TensorBoard files, and a progress bar, or plain lines
+where there is no terminal.
+"""
 
 import contextlib
 import json
@@ -18,7 +20,8 @@ from jaxconv.train.workdir import read_metrics, write_lines
 
 log = logging.getLogger(__name__)
 
-# Calls that the host may be ahead of the device: enough to keep it busy, few enough for the progress bar to be true.
+# Calls that the host may be ahead of the device: enough to keep it busy, few enough for the
+# progress bar to be true.
 _AHEAD = 2
 # Seconds between two writings of the TensorBoard file to the disk.
 _FLUSH_EVERY = 20
@@ -27,7 +30,8 @@ _FLUSH_EVERY = 20
 class MetricsLog:
     """Rows of numbers by step, to metrics.jsonl and TensorBoard.
 
-    What was logged after `step` is cut off first: a resumed run writes it again. TensorBoard's files are written anew from what is left.
+    What was logged after `step` is cut off first: a resumed run writes it again. TensorBoard's
+    files are written anew from what is left.
     """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
@@ -37,7 +41,8 @@ class MetricsLog:
         self._file = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115, closed by close()
         self._board, self._flushed = None, time.monotonic()
         if tensorboard:
-            # Not its SummaryWriter: that writes from a thread, and where the disk is full the thread dies and the training waits for it.
+            # Not its SummaryWriter: that writes from a thread, and where the disk is full the
+            # thread dies and the training waits for it.
             from tensorboardX.event_file_writer import EventsWriter
 
             shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
@@ -61,7 +66,9 @@ class MetricsLog:
 
         for name, value in row.items():
             if name != "step":
-                self._board.write_event(Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value)))
+                self._board.write_event(
+                    Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value))
+                )
         if time.monotonic() - self._flushed > _FLUSH_EVERY:
             self._board.flush()
             self._flushed = time.monotonic()
@@ -96,31 +103,42 @@ class NoLog:
 
 
 class Pending:
-    """Metrics of the steps since the last log: kept on the device until they are wanted, so that the host runs ahead.
+    """Metrics of the steps since the last log: kept on the device until they are wanted, so that
+    the host runs ahead.
 
     Args:
       names: of the entries of a step's vector of metrics.
-      rows: those that a checkpoint brought along, in step order; a value is a number, or a list of the members' numbers.
+      rows: those that a checkpoint brought along, in step order; a value is a number, or a list of
+        the members' numbers.
       step: the last step they belong to.
       last_good: says, for an error message, which checkpoint is left.
       gone: members of an ensemble that have diverged before.
     """
 
     def __init__(
-        self, names: tuple[str, ...], rows: list[dict[str, Any]], step: int, last_good: Callable[[], str], gone: Iterable[int] = ()
+        self,
+        names: tuple[str, ...],
+        rows: list[dict[str, Any]],
+        step: int,
+        last_good: Callable[[], str],
+        gone: Iterable[int] = (),
     ):
         self._names, self.rows, self.gone = names, list(rows), set(gone)
         self._step, self._last_good = step, last_good
         self._on_device: list[tuple[jax.Array, int]] = []
 
     def add(self, metrics: jax.Array, steps: int) -> None:
-        """Take the metrics of a call of so many steps, and wait for those of the call before the last."""
+        """Take the metrics of a call of so many steps, and wait for those of the call before the
+        last.
+        """
         self._on_device.append((metrics, steps))
         if len(self._on_device) > _AHEAD:
             self._on_device[-_AHEAD - 1][0].block_until_ready()
 
     def fetch(self) -> None:
-        """Bring all to the host; raises UserError at the first loss that is infinite or NaN, of an ensemble where all members' are."""
+        """Bring all to the host; raises UserError at the first loss that is infinite or NaN, of an
+        ensemble where all members' are.
+        """
         for metrics, steps in self._on_device:
             values = np.asarray(metrics)
             for vector in [values] if steps == 1 else values:
@@ -138,20 +156,34 @@ class Pending:
             return
         gone = {member for member, value in enumerate(loss) if not np.isfinite(value)}
         for member in sorted(gone - self.gone):
-            log.warning("member %d: the loss became %s at step %d; the others go on", member, loss[member], self._step)
+            log.warning(
+                "member %d: the loss became %s at step %d; the others go on",
+                member,
+                loss[member],
+                self._step,
+            )
         self.gone |= gone
         if len(self.gone) == len(loss):
             raise self.diverged("the loss of every member became infinite or NaN", self._step)
 
     def means(self) -> dict[str, float]:
-        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now; then begin anew.
+        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now;
+        then begin anew.
 
-        Of an ensemble, `train/loss` is the mean over the members, and `train/loss/0` and so on are theirs; diverged ones are left out.
+        Of an ensemble, `train/loss` is the mean over the members, and `train/loss/0` and so on are
+        theirs; diverged ones are left out.
         """
         self.fetch()
         means: dict[str, float] = {}
-        for name, key in (("loss", "train/loss"), ("top1", "train/top1"), ("grad_norm", "train/grad_norm"), ("learning_rate",) * 2):
-            values = np.array([row[name] for row in (self.rows[-1:] if name == "learning_rate" else self.rows)]).mean(axis=0)
+        for name, key in (
+            ("loss", "train/loss"),
+            ("top1", "train/top1"),
+            ("grad_norm", "train/grad_norm"),
+            ("learning_rate",) * 2,
+        ):
+            values = np.array(
+                [row[name] for row in (self.rows[-1:] if name == "learning_rate" else self.rows)]
+            ).mean(axis=0)
             left = np.array([n not in self.gone for n in range(values.size)])
             means[key] = float(values.reshape(-1)[left].mean())
             if values.ndim:
@@ -161,11 +193,17 @@ class Pending:
 
     def diverged(self, what: str, step: int) -> UserError:
         """The error for a training that has run away."""
-        return UserError(f"{what} at step {step}; {self._last_good()}; try a smaller --config.optimizer.learning_rate", exit_code=1)
+        return UserError(
+            f"{what} at step {step}; {self._last_good()}; try a smaller "
+            "--config.optimizer.learning_rate",
+            exit_code=1,
+        )
 
 
 class Progress:
-    """A bar with step, loss, accuracy, images/s and time left; plain lines where standard error is no terminal."""
+    """A bar with step, loss, accuracy, images/s and time left; plain lines where standard error is
+    no terminal.
+    """
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool):
         self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
@@ -175,7 +213,9 @@ class Progress:
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
 
-            self._bar = self._stack.enter_context(tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05))
+            self._bar = self._stack.enter_context(
+                tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
+            )
             self._stack.enter_context(logging_redirect_tqdm([logging.getLogger("jaxconv")]))
 
     def advance(self, steps: int = 1) -> None:
@@ -185,7 +225,12 @@ class Progress:
 
     def report(self, row: dict[str, float]) -> None:
         """Show the newest numbers, from a row of metrics.jsonl."""
-        names = {"train/loss": "loss", "train/top1": "top1", "eval/loss": "eval loss", "eval/top1": "eval top1"}
+        names = {
+            "train/loss": "loss",
+            "train/top1": "top1",
+            "eval/loss": "eval loss",
+            "eval/top1": "eval top1",
+        }
         if self._bar is not None:
             self._newest |= row
             row = self._newest
@@ -197,8 +242,14 @@ class Progress:
             self._bar.set_postfix_str("  ".join(texts), refresh=False)
         elif self._shown:
             if rate:
-                texts.append(f"{_clock((self._total - row['step']) * self._batch_size / rate)} left")
-            print(f"step {row['step']}/{self._total}  " + "  ".join(texts), file=sys.stderr, flush=True)
+                texts.append(
+                    f"{_clock((self._total - row['step']) * self._batch_size / rate)} left"
+                )
+            print(
+                f"step {row['step']}/{self._total}  " + "  ".join(texts),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -210,7 +261,8 @@ class Profiler:
 
     Args:
       folder: where to write it.
-      steps: `FIRST:LAST`, counted from 1, both included; calls of several steps are traced whole; empty for none.
+      steps: `FIRST:LAST`, counted from 1, both included; calls of several steps are traced whole;
+        empty for none.
     """
 
     def __init__(self, folder: Path, steps: str):
@@ -238,7 +290,9 @@ class Profiler:
 
 
 class Stopwatch:
-    """Images a second of training alone: it stands still while the run compiles, evaluates and saves."""
+    """Images a second of training alone: it stands still while the run compiles, evaluates and
+    saves.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -256,7 +310,9 @@ class Stopwatch:
         return seconds
 
     def rate(self) -> dict[str, float]:
-        """`images_per_second` of the lap, or nothing where no image was counted; begins the next."""
+        """`images_per_second` of the lap, or nothing where no image was counted; begins the
+        next.
+        """
         images = self._images
         seconds = self.lap()
         return {"images_per_second": images / seconds} if images else {}
@@ -284,22 +340,29 @@ def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
 
 @contextlib.contextmanager
 def memory_said(in_words: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """What JAX raises where a device's memory does not do, as an error for the person; `in_words` says what takes it, and what to try."""
+    """What JAX raises where a device's memory does not do, as an error for the person; `in_words`
+    says what takes it, and what to try.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
         what, advice = in_words()
-        raise UserError(f"out of memory: {what} ({short(error, 200)}); try {advice}", exit_code=1) from error
+        raise UserError(
+            f"out of memory: {what} ({short(error, 200)}); try {advice}", exit_code=1
+        ) from error
 
 
 def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
-    """Let the package's messages from a level on go to a stream, one line each, as the command line does."""
+    """Let the package's messages from a level on go to a stream, one line each, as the command line
+    does.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(level)
-    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of errors that it raises too.
+    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of
+    # errors that it raises too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -1,7 +1,8 @@
 """The folder of one run, and what keeps it one run.
 
 config.json      the config, as it began
-data.json        what the run depends on: image shape, class names, number and checksum of the examples
+data.json        what the run depends on: image shape, class names, number and checksum of the
+                 examples
 versions.json    one entry a start: from which step, with which versions and devices
 metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
 tensorboard/     the same numbers
@@ -31,7 +32,17 @@ from jaxconv.files import expand, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums
 
-PACKAGES = ("jaxconv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "pillow")
+PACKAGES = (
+    "jaxconv",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml-collections",
+    "pillow",
+)
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
@@ -46,13 +57,20 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
       The folder, and the lock, which holds as long as it is open.
 
     Raises:
-      UserError: it cannot be written, another process trains in it, or it holds a run with another config.
+      UserError: it cannot be written, another process trains in it, or it holds a run with another
+        config.
     """
     workdir = expand(path)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
-            workdir.rename(next(free for n in range(1, 10**6) if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()))
+            workdir.rename(
+                next(
+                    free
+                    for n in range(1, 10**6)
+                    if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()
+                )
+            )
         workdir.mkdir(parents=True, exist_ok=True)
         lock = locked(workdir)
         try:
@@ -61,12 +79,18 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
             lock.close()
             raise
     except OSError as error:
-        raise UserError(f"--workdir={path}: cannot be written ({error.strerror or error}); give a folder that can", exit_code=1) from error
+        raise UserError(
+            f"--workdir={path}: cannot be written ({error.strerror or error}); give a folder that "
+            "can",
+            exit_code=1,
+        ) from error
     return workdir, lock
 
 
 def locked(workdir: Path) -> TextIO:
-    """A lock on a folder that holds as long as it is open; raises UserError where another process has it."""
+    """A lock on a folder that holds as long as it is open; raises UserError where another process
+    has it.
+    """
     lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
         try:
@@ -77,7 +101,9 @@ def locked(workdir: Path) -> TextIO:
     except BlockingIOError as error:
         lock.close()
         raise UserError(
-            f"--workdir={workdir}: another process is training there; wait for it, or give another folder", exit_code=1
+            f"--workdir={workdir}: another process is training there; wait for it, or give another "
+            "folder",
+            exit_code=1,
         ) from error
     return lock
 
@@ -99,16 +125,21 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
-                f"--workdir={workdir}: holds checkpoints but no config.json, so that nobody knows of what; move them aside by --restart",
+                f"--workdir={workdir}: holds checkpoints but no config.json, so that nobody knows "
+                "of what; move them aside by --restart",
                 exit_code=1,
             )
         return
     old, new = flatten(saved_config(workdir)), flatten(config)
     differing = differing_keys(old, new)
     if differing:
-        shown = ", ".join(f"{key} ({old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} here)" for key in differing)
+        shown = ", ".join(
+            f"{key} ({old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} here)"
+            for key in differing
+        )
         raise UserError(
-            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, or move that run aside by --restart",
+            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, "
+            "or move that run aside by --restart",
             exit_code=1,
         )
 
@@ -121,13 +152,17 @@ def saved_config(workdir: Path) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise UserError(f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv train --workdir={workdir}`")
+        raise UserError(
+            f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv "
+            f"train --workdir={workdir}`"
+        )
     config = _to_config(read_json(path, dict))
     try:
         check_config(config)
     except UserError as error:
         raise UserError(
-            f"--workdir={workdir}: holds a run that this version of jaxconv cannot go on with ({error}); take the version in its "
+            f"--workdir={workdir}: holds a run that this version of jaxconv cannot go on with "
+            f"({error}); take the version in its "
             "versions.json, give another folder, or move that run aside by --restart",
             exit_code=1,
         ) from error
@@ -148,7 +183,9 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
 
 
 def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
-    """Give a run that is older than a key the default, where the key does not change what is computed."""
+    """Give a run that is older than a key the default, where the key does not change what is
+    computed.
+    """
     for key, default in defaults.items():
         if key not in config:
             if f"{prefix}{key}".startswith(MAY_DIFFER):
@@ -160,11 +197,18 @@ def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") 
 def saved_data(workdir: Path) -> dict[str, Any]:
     """What the data of the run in a workdir looked like; raises UserError where that is damaged."""
     found = read_json(workdir / "data.json", dict)
-    if not {"image_shape", "kind", "cropped", "class_names", "train_examples", "layout"} <= found.keys():
-        raise UserError(f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart", exit_code=1)
+    if (
+        not {"image_shape", "kind", "cropped", "class_names", "train_examples", "layout"}
+        <= found.keys()
+    ):
+        raise UserError(
+            f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart",
+            exit_code=1,
+        )
     if found["layout"] != LAYOUT:
         raise UserError(
-            f"--workdir={workdir}: holds parameters under the names of layout {found['layout']}, and this version has layout {LAYOUT}; "
+            f"--workdir={workdir}: holds parameters under the names of layout {found['layout']}, "
+            f"and this version has layout {LAYOUT}; "
             "go on with the version in versions.json, or begin anew by --restart",
             exit_code=1,
         )
@@ -172,7 +216,8 @@ def saved_data(workdir: Path) -> dict[str, Any]:
 
 
 def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
-    """Write what the run is, now that it can begin; or, where it began before, compare the data with what it was then.
+    """Write what the run is, now that it can begin; or, where it began before, compare the data
+    with what it was then.
 
     Raises:
       UserError: the data has changed since.
@@ -185,7 +230,8 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
     for key in description:
         if before.get(key) != description[key]:
             raise UserError(
-                f"--workdir={workdir}: the data has changed since the run began: {key} was {short(before.get(key))}, now it is "
+                f"--workdir={workdir}: the data has changed since the run began: {key} was "
+                f"{short(before.get(key))}, now it is "
                 f"{short(description[key])}; bring it back, or begin anew by --restart",
                 exit_code=1,
             )
@@ -205,10 +251,25 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
     }
     before = [entry for entry in entries if isinstance(entry, dict)]
     differing = sorted(
-        {f"{name} {entry.get(name)} -> {value}" for entry in before for name, value in now.items() if entry.get(name) != value}
+        {
+            f"{name} {entry.get(name)} -> {value}"
+            for entry in before
+            for name, value in now.items()
+            if entry.get(name) != value
+        }
     )
-    changeable = {key: value for key, value in flatten(config).items() if key.startswith((*MAY_DIFFER, "steps", "epochs"))}
-    write_json(path, [*entries, {"from_step": step, **now, "platform": platform.platform(), "config": changeable}])
+    changeable = {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith((*MAY_DIFFER, "steps", "epochs"))
+    }
+    write_json(
+        path,
+        [
+            *entries,
+            {"from_step": step, **now, "platform": platform.platform(), "config": changeable},
+        ],
+    )
     return differing
 
 
@@ -227,7 +288,10 @@ def read_json(path: Path, kind: type) -> Any:
             raise ValueError(f"it holds no {kind.__name__}")
         return value
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart", exit_code=1) from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart",
+            exit_code=1,
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -244,10 +308,16 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl with `step` at most `up_to`; a line that was cut off by a kill is left out."""
+    """The rows of metrics.jsonl with `step` at most `up_to`; a line that was cut off by a kill is
+    left out.
+    """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to]
+    return [
+        row
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to
+    ]

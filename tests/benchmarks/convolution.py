@@ -1,10 +1,12 @@
-"""One convolution at a time: XLA's own, jaxconv's form and PyTorch's (eager, channels_last), forward and both gradients.
+"""One convolution at a time: XLA's own, jaxconv's form and PyTorch's (eager, channels_last),
+forward and both gradients.
 
     python tests/benchmarks/convolution.py                                # all layers
     python tests/benchmarks/convolution.py --layers 1x1,depthwise --batch 32
 
-The three take turns. A ratio is of two neighbouring turns: the median, and the least and the greatest. Where `convolve` has no form of its
-own, its column is XLA's again, and says how far noise goes.
+The three take turns. A ratio is of two neighbouring turns: the median, and the least and the
+greatest. Where `convolve` has no form of its own, its column is XLA's again, and says how far noise
+goes.
 """
 
 import argparse
@@ -68,16 +70,30 @@ def jax_runs(x, kernel, cotangent, arguments):
     def of_weights(x, cotangent):
         return jax.vjp(lambda kernel: run(x, kernel), kernel)[1](cotangent)[0]
 
-    calls = zip(KINDS, (run, of_image, of_weights), ((x, kernel), (kernel, cotangent), (x, cotangent)), strict=True)
-    return {kind: functools.partial(jax.jit(call).lower(*given).compile(), *given) for kind, call, given in calls}
+    calls = zip(
+        KINDS,
+        (run, of_image, of_weights),
+        ((x, kernel), (kernel, cotangent), (x, cotangent)),
+        strict=True,
+    )
+    return {
+        kind: functools.partial(jax.jit(call).lower(*given).compile(), *given)
+        for kind, call, given in calls
+    }
 
 
 def torch_runs(x, kernel, cotangent, stride, padding, groups):
     """{kind: function}; nothing without PyTorch."""
     if torch is None:
         return {}
-    device, tidy = "cuda" if torch.cuda.is_available() else "cpu", {"memory_format": torch.channels_last}
-    x, cotangent = (torch.from_numpy(np.array(a)).permute(0, 3, 1, 2).to(device).contiguous(**tidy) for a in (x, cotangent))
+    device, tidy = (
+        "cuda" if torch.cuda.is_available() else "cpu",
+        {"memory_format": torch.channels_last},
+    )
+    x, cotangent = (
+        torch.from_numpy(np.array(a)).permute(0, 3, 1, 2).to(device).contiguous(**tidy)
+        for a in (x, cotangent)
+    )
     kernel = torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1).to(device).contiguous(**tidy)
 
     def forward():
@@ -88,7 +104,11 @@ def torch_runs(x, kernel, cotangent, stride, padding, groups):
         numbers = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups)
         return torch.ops.aten.convolution_backward(cotangent, x, kernel, None, *numbers, wanted)
 
-    calls = (forward, functools.partial(gradient, True, False, False), functools.partial(gradient, False, True, False))
+    calls = (
+        forward,
+        functools.partial(gradient, True, False, False),
+        functools.partial(gradient, False, True, False),
+    )
     return dict(zip(KINDS, calls, strict=True))
 
 
@@ -122,13 +142,21 @@ def rows(name, batch, repeats, calls):
     cotangent = jnp.asarray(random.normal(size=cotangent.shape), jnp.float32)
     with plain():
         runs = {"XLA": jax_runs(x, kernel, cotangent, arguments)}
-    runs |= {"jaxconv": jax_runs(x, kernel, cotangent, arguments), "PyTorch": torch_runs(x, kernel, cotangent, stride, padding, groups)}
+    runs |= {
+        "jaxconv": jax_runs(x, kernel, cotangent, arguments),
+        "PyTorch": torch_runs(x, kernel, cotangent, stride, padding, groups),
+    }
     for kind in KINDS:
         samplers = {who: sampler(of[kind], calls) for who, of in runs.items() if of}
         interleaved(samplers, 1)
         results = interleaved(samplers, repeats)
-        times = [f"{statistics.median(results[who]):.2f}" if who in results else "-" for who in runs]
-        yield f"| {name} | {kind} | {' | '.join(times)} | {ratio(results, 'XLA')} | {ratio(results, 'PyTorch')} |"
+        times = [
+            f"{statistics.median(results[who]):.2f}" if who in results else "-" for who in runs
+        ]
+        yield (
+            f"| {name} | {kind} | {' | '.join(times)} | {ratio(results, 'XLA')} | "
+            f"{ratio(results, 'PyTorch')} |"
+        )
 
 
 def ratio(results, base):
@@ -141,18 +169,42 @@ def ratio(results, base):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", default="", help="layers whose name contains one of these, comma-separated; all by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--layers",
+        default="",
+        help="layers whose name contains one of these, comma-separated; all by default",
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9, help="turns of each")
-    parser.add_argument("--calls", type=int, default=1, help="calls in a turn; more on an accelerator")
+    parser.add_argument(
+        "--calls", type=int, default=1, help="calls in a turn; more on an accelerator"
+    )
     arguments = parser.parse_args()
     names = [name for name in LAYERS if any(part in name for part in arguments.layers.split(","))]
     if not names:
-        parser.error(f"no layer has {arguments.layers!r} in its name; there are {', '.join(LAYERS)}")
-    print(machine(*["torch"] * (torch is not None)), f"batch {arguments.batch}, float32; load {os.getloadavg()[0]:.1f}", sep="; ")
-    heads = ("layer", "what", "XLA, ms", "jaxconv, ms", "PyTorch, ms", "over XLA (spread; best turns)", "over PyTorch (spread; best turns)")
-    print(f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True)
+        parser.error(
+            f"no layer has {arguments.layers!r} in its name; there are {', '.join(LAYERS)}"
+        )
+    print(
+        machine(*["torch"] * (torch is not None)),
+        f"batch {arguments.batch}, float32; load {os.getloadavg()[0]:.1f}",
+        sep="; ",
+    )
+    heads = (
+        "layer",
+        "what",
+        "XLA, ms",
+        "jaxconv, ms",
+        "PyTorch, ms",
+        "over XLA (spread; best turns)",
+        "over PyTorch (spread; best turns)",
+    )
+    print(
+        f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True
+    )
     for name in names:
         for line in rows(name, arguments.batch, arguments.repeats, arguments.calls):
             print(line, flush=True)

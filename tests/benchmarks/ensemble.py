@@ -1,10 +1,11 @@
-"""An ensemble in one program against as many runs one after another: seconds a step of all members, by each form.
+"""An ensemble in one program against as many runs one after another: seconds a step of all members,
+by each form.
 
-    python tests/benchmarks/ensemble.py                        # seven small networks on 32x32 images
-    python tests/benchmarks/ensemble.py --members 3 --model resnet20_cifar --batch 64
+    python tests/benchmarks/ensemble.py                        # seven small networks on 32x32
+    images python tests/benchmarks/ensemble.py --members 3 --model resnet20_cifar --batch 64
 
-"one after another" is the compiled step of one network, called once for each member. The contenders take turns; a ratio is of two
-neighbouring turns.
+"one after another" is the compiled step of one network, called once for each member. The contenders
+take turns; a ratio is of two neighbouring turns.
 """
 
 import argparse
@@ -33,9 +34,17 @@ def prepared(arguments, members, form):
     config.model.name, config.batch_size = arguments.model, arguments.batch
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (1024, arguments.size, arguments.size, 3), np.uint8)
-    source = from_arrays(images, random.integers(0, 10, 1024).astype(np.int32), tuple(map(str, range(10))))
+    source = from_arrays(
+        images, random.integers(0, 10, 1024).astype(np.int32), tuple(map(str, range(10)))
+    )
     parallel = make_parallel("jit")
-    run = Run(config, None, parallel, build(config, describe(source), 1024, None, form), *[make_loader(source, parallel, config.data)] * 2)
+    run = Run(
+        config,
+        None,
+        parallel,
+        build(config, describe(source), 1024, None, form),
+        *[make_loader(source, parallel, config.data)] * 2,
+    )
     held, key = [parallel.to_steps(run.first_state())], run.key()
     batch = next(iter(run.train_data.train_batches(run.order, 0, 1)))
 
@@ -55,22 +64,41 @@ def seconds(step, times):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--members", type=int, default=7)
     parser.add_argument("--model", default="text:[(conv3-16 relu)*2 maxpool2]*2 fc64 relu fc")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
-    print(machine("flax"), f"load {os.getloadavg()[0]:.1f}; {arguments.members} x {arguments.model}, batch {arguments.batch}", sep="; ")
-    contenders = {"one after another": functools.partial(seconds, prepared(arguments, 1, "unroll"), arguments.members)}
-    contenders |= {form: functools.partial(seconds, prepared(arguments, arguments.members, form), 1) for form in FORMS}
+    print(
+        machine("flax"),
+        f"load {os.getloadavg()[0]:.1f}; {arguments.members} x {arguments.model}, batch "
+        f"{arguments.batch}",
+        sep="; ",
+    )
+    contenders = {
+        "one after another": functools.partial(
+            seconds, prepared(arguments, 1, "unroll"), arguments.members
+        )
+    }
+    contenders |= {
+        form: functools.partial(seconds, prepared(arguments, arguments.members, form), 1)
+        for form in FORMS
+    }
     results = interleaved(contenders, arguments.repeats)
-    print("| form | ms a step of all members | time over one after another |", "|---|---|---|", sep="\n")
+    print(
+        "| form | ms a step of all members | time over one after another |",
+        "|---|---|---|",
+        sep="\n",
+    )
     for name, turns in results.items():
         ratios = [a / b for a, b in zip(turns, results["one after another"], strict=True)]
         print(
-            f"| {name} | {1000 * statistics.median(turns):.0f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+            f"| {name} | {1000 * statistics.median(turns):.0f} | {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |"
         )
 
 

@@ -1,12 +1,15 @@
-"""Images a second from files to batches, side by side with other loaders, and what happens to the memory.
+"""Images a second from files to batches, side by side with other loaders, and what happens to the
+memory.
 
     pip install tensorflow-cpu torch torchvision 'jaxconv[fast]'
     python tests/benchmarks/input_pipeline.py            # the loaders: some minutes
     python tests/benchmarks/input_pipeline.py memory     # 10,000 batches of 8 images
 
-JPEG files of about 500x375 pixels, decode + random resized crop to 224 + flip + batch of 64, on all cores. jaxconv's flip is on the device,
-and is timed with the rest; the others flip on the host. Then 32x32 images in memory, with padding, a random crop, a flip and normalisation,
-in batches of 128: jaxconv's resident way against torch's DataLoader. Each loader in a process of its own, interleaved.
+JPEG files of about 500x375 pixels, decode + random resized crop to 224 + flip + batch of 64, on all
+cores. jaxconv's flip is on the device, and is timed with the rest; the others flip on the host.
+Then 32x32 images in memory, with padding, a random crop, a flip and normalisation, in batches of
+128: jaxconv's resident way against torch's DataLoader. Each loader in a process of its own,
+interleaved.
 """
 
 import contextlib
@@ -34,10 +37,12 @@ def make_files(root):
     for number in range(FILES):
         random = np.random.default_rng(number)
         height, width = (375, 500) if number % 4 else (500, 375)
-        blobs = Image.fromarray(random.integers(0, 256, (height // 12, width // 12, 3), np.uint8)).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
-        pixels = np.clip(np.asarray(blobs) + random.normal(0, 11, (height, width, 3)), 0, 255).astype(np.uint8)
+        blobs = Image.fromarray(
+            random.integers(0, 256, (height // 12, width // 12, 3), np.uint8)
+        ).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.clip(
+            np.asarray(blobs) + random.normal(0, 11, (height, width, 3)), 0, 255
+        ).astype(np.uint8)
         folder = root / "train" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number:05}.jpg", quality=90)
@@ -51,7 +56,11 @@ def config_of(root, decoder="simplejpeg"):
     from jaxconv.config import default_config
 
     config = default_config()
-    config.data.source, config.data.image_size, config.data.decoder = f"folder:{root}", SIZE, decoder
+    config.data.source, config.data.image_size, config.data.decoder = (
+        f"folder:{root}",
+        SIZE,
+        decoder,
+    )
     config.augment.random_resized_crop.scale = (0.08, 1.0)
     return config
 
@@ -66,7 +75,11 @@ def jaxconv_batches(root, decoder="simplejpeg"):
     from jaxconv.train.parallel import make_parallel
 
     config = config_of(root, decoder)
-    loader = make_loader(open_source(config.data, "train", augment=config.augment), make_parallel("jit", jax.devices()[:1]), config.data)
+    loader = make_loader(
+        open_source(config.data, "train", augment=config.augment),
+        make_parallel("jit", jax.devices()[:1]),
+        config.data,
+    )
     flipped, key = jax.jit(flip), jax.random.key(0)
     for batch in loader.train_batches(Order((0,), BATCH), 0, 10**6):
         yield flipped(key, batch)["image"].block_until_ready()
@@ -77,22 +90,39 @@ def jaxconv_pillow_batches(root):
 
 
 def tfdata_batches(root):
-    """`decode_and_crop_jpeg`, as the reference ResNets for TPUs do it; the crop is drawn by TensorFlow's own op."""
+    """`decode_and_crop_jpeg`, as the reference ResNets for TPUs do it; the crop is drawn by
+    TensorFlow's own op.
+    """
     import tensorflow as tf
 
     def read(path):
         content = tf.io.read_file(path)
         shape = tf.image.extract_jpeg_shape(content)
         begin, size, _ = tf.image.sample_distorted_bounding_box(
-            shape, tf.zeros((1, 0, 4)), min_object_covered=0.0, aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0), max_attempts=10,
+            shape,
+            tf.zeros((1, 0, 4)),
+            min_object_covered=0.0,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=10,
             use_image_if_no_bounding_boxes=True,
-        )  # fmt: skip
+        )
         window = tf.stack([begin[0], begin[1], size[0], size[1]])
-        image = tf.image.resize(tf.image.decode_and_crop_jpeg(content, window, channels=3), (SIZE, SIZE))
+        image = tf.image.resize(
+            tf.image.decode_and_crop_jpeg(content, window, channels=3), (SIZE, SIZE)
+        )
         return tf.cast(tf.image.random_flip_left_right(image), tf.uint8)
 
-    data = tf.data.Dataset.from_tensor_slices([str(path) for path in paths(root)]).shuffle(FILES).repeat()
-    data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    data = (
+        tf.data.Dataset.from_tensor_slices([str(path) for path in paths(root)])
+        .shuffle(FILES)
+        .repeat()
+    )
+    data = (
+        data.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
     return data.as_numpy_iterator()
 
 
@@ -118,11 +148,19 @@ def endless(loader):
 
 
 def dataloader_batches(root):
-    """The recipe of torchvision's references: ImageFolder's loader, RandomResizedCrop, flip, one worker a core."""
+    """The recipe of torchvision's references: ImageFolder's loader, RandomResizedCrop, flip, one
+    worker a core.
+    """
     import torch
 
     transforms = torchvision()
-    change = transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
+    change = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
 
     class Files(torch.utils.data.Dataset):
         files = paths(root)
@@ -135,7 +173,9 @@ def dataloader_batches(root):
                 return change(image.convert("RGB"))
 
     workers = {"num_workers": os.cpu_count(), "persistent_workers": True, "prefetch_factor": 4}
-    return endless(torch.utils.data.DataLoader(Files(), BATCH, shuffle=True, drop_last=True, **workers))
+    return endless(
+        torch.utils.data.DataLoader(Files(), BATCH, shuffle=True, drop_last=True, **workers)
+    )
 
 
 def grain_pillow_batches(root):
@@ -150,12 +190,18 @@ def grain_pillow_batches(root):
         with Image.open(files[i]) as image:
             image = image.convert("RGB")
             top, left, height, width = crop_box(random, image.height, image.width)
-            image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+            image = image.resize(
+                (SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
+            )
             pixels = np.asarray(image)
         return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
     data = grain.MapDataset.range(FILES).seed(0).shuffle().repeat().random_map(read)
-    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=16, prefetch_buffer_size=500)).batch(BATCH))
+    return iter(
+        data.to_iter_dataset(grain.ReadOptions(num_threads=16, prefetch_buffer_size=500)).batch(
+            BATCH
+        )
+    )
 
 
 def small_images():
@@ -206,7 +252,9 @@ def dataloader_resident_batches(root):
             return change(images[i])
 
     workers = {"num_workers": os.cpu_count(), "persistent_workers": True}
-    return endless(torch.utils.data.DataLoader(Images(), SMALL_BATCH, shuffle=True, drop_last=True, **workers))
+    return endless(
+        torch.utils.data.DataLoader(Images(), SMALL_BATCH, shuffle=True, drop_last=True, **workers)
+    )
 
 
 def cpu_seconds():
@@ -254,11 +302,16 @@ def memory(root, batches=10_000, warm_up=500):
     reader, sizes = Reader(open_source(config.data, "train", augment=config.augment)), []
     for number, _ in enumerate(reader.train_batches(0, 0, warm_up + batches, 8)):
         if number >= warm_up and (number - warm_up) % (batches // 20) == 0:
-            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
+            sizes.append(
+                int(Path("/proc/self/statm").read_text().split()[1])
+                * resource.getpagesize()
+                / 2**20
+            )
     growth = sizes[-1] / sizes[0] - 1
     print(machine("grain", "simplejpeg", "opencv-python-headless"))
     print(
-        f"resident set size after {warm_up} batches {sizes[0]:.1f} MiB, after {batches:,} more {sizes[-1]:.1f} MiB: {100 * growth:+.2f} %"
+        f"resident set size after {warm_up} batches {sizes[0]:.1f} MiB, after {batches:,} more "
+        f"{sizes[-1]:.1f} MiB: {100 * growth:+.2f} %"
     )
     print("every " + f"{batches // 20} batches: " + ", ".join(f"{size:.1f}" for size in sizes))
     print(json.dumps({"growth": growth}))
@@ -274,15 +327,35 @@ def main():
             memory(root)
             return
         sizes = [path.stat().st_size for path in paths(root)]
-        results = interleaved({name: lambda name=name: in_a_process(name, root) for name in (*JPEG, *RESIDENT)}, REPEATS)
-    print(machine("grain", "simplejpeg", "opencv-python-headless", "pillow", "tensorflow-cpu", "torch", "torchvision"))
-    print(f"{FILES} JPEG files of {np.mean(sizes) / 1000:.0f} kB, {REPEATS} interleaved repeats of {SECONDS:.0f} s")
-    # On a machine that others use too, the share of the cores that a loader gets depends on how many threads it has: so both are given.
+        results = interleaved(
+            {name: lambda name=name: in_a_process(name, root) for name in (*JPEG, *RESIDENT)},
+            REPEATS,
+        )
+    print(
+        machine(
+            "grain",
+            "simplejpeg",
+            "opencv-python-headless",
+            "pillow",
+            "tensorflow-cpu",
+            "torch",
+            "torchvision",
+        )
+    )
+    print(
+        f"{FILES} JPEG files of {np.mean(sizes) / 1000:.0f} kB, {REPEATS} interleaved repeats of "
+        f"{SECONDS:.0f} s"
+    )
+    # On a machine that others use too, the share of the cores that a loader gets depends on how
+    # many threads it has: so both are given.
     for number, what in enumerate(("images/s", "images/s of one core's time")):
         rates = {name: [pair[number] for pair in pairs] for name, pairs in results.items()}
         print(what)
         for name, values in rates.items():
-            print(f"  {name:20} {np.median(values):10,.0f}  ({min(values):,.0f} to {max(values):,.0f})")
+            print(
+                f"  {name:20} {np.median(values):10,.0f}  ({min(values):,.0f} to "
+                f"{max(values):,.0f})"
+            )
         for base in JPEG[1:]:
             print(f"  jaxconv / {base}: {ratios(rates, 'jaxconv', base)}")
         print(f"  jaxconv / dataloader, resident 32x32: {ratios(rates, *RESIDENT)}")

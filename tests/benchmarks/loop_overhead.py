@@ -1,9 +1,11 @@
-"""What the training loop costs: progress, metrics.jsonl and TensorBoard, against a bare `for` loop over the same jitted step.
+"""What the training loop costs: progress, metrics.jsonl and TensorBoard, against a bare `for` loop
+over the same jitted step.
 
     python tests/benchmarks/loop_overhead.py
 
-The bare loop has its batches on the device beforehand and looks at no result before the last. The step is sized to about 5 ms on the
-machine that it runs on. Then two processes start the same config with an empty and a filled cache of compiled programs.
+The bare loop has its batches on the device beforehand and looks at no result before the last. The
+step is sized to about 5 ms on the machine that it runs on. Then two processes start the same config
+with an empty and a filled cache of compiled programs.
 """
 
 import json
@@ -36,11 +38,13 @@ STEPS, REPEATS, GOAL = 600, 15, 5e-3
 def config_of(batch_size):
     config = default_config()
     for key, text in {
-        "steps": STEPS, "batch_size": batch_size, "model.kwargs.filters": "8,16", "augment.flip": "True", "augment.pad_crop": "2",
+        "steps": STEPS, "batch_size": batch_size,
+        "model.kwargs.filters": "8,16", "augment.flip": "True", "augment.pad_crop": "2",
         "data.xo.train_examples": "2000", "data.xo.test_examples": "10", "eval.batch_size": "10",
     }.items():  # fmt: skip
         set_key(config, key, str(text))
-    # Evaluations and checkpoints are no part of the comparison: none but at the last step, after the clock has stopped.
+    # Evaluations and checkpoints are no part of the comparison: none but at the last step, after
+    # the clock has stopped.
     config.eval.every = config.checkpoint.every = STEPS
     return config
 
@@ -56,7 +60,9 @@ class Clocked:
         self.calls += 1
         if self.calls in (1, STEPS):
             metrics.block_until_ready()
-            self.start, self.end = (time.perf_counter(), 0.0) if self.calls == 1 else (self.start, time.perf_counter())
+            self.start, self.end = (
+                (time.perf_counter(), 0.0) if self.calls == 1 else (self.start, time.perf_counter())
+            )
         return state, metrics
 
     def seconds(self):
@@ -69,7 +75,13 @@ def loops(batch_size):
     parallel = make_parallel("jit", jax.devices()[:1])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), None)
-    run = Run(config, Path(), parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
+    run = Run(
+        config,
+        Path(),
+        parallel,
+        built,
+        *(make_loader(source, parallel, config.data) for source in (train, test)),
+    )
     step, data, key = run.calls[1], run.train_data.data, run.key()
     batches = list(run.train_data.train_batches(run.order, 0, STEPS))
 
@@ -94,14 +106,25 @@ def loops(batch_size):
 
 
 def second_start():
-    """Seconds that the first and the second start of the same config spend before their second step."""
+    """Seconds that the first and the second start of the same config spend before their second
+    step.
+    """
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for number in (1, 2):
-            flags = ["--config=experiments/xo.py", f"--workdir={folder}/{number}", "--config.epochs=0.5"]
+            flags = [
+                "--config=experiments/xo.py",
+                f"--workdir={folder}/{number}",
+                "--config.epochs=0.5",
+            ]
             environment = os.environ | {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}
             process = subprocess.run(
-                [sys.executable, "-m", "jaxconv", "train", *flags], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+                [sys.executable, "-m", "jaxconv", "train", *flags],
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
             )
             seconds.append(float(process.stderr.split("first step after ")[1].split()[0]))
     return seconds
@@ -114,10 +137,21 @@ def main():
     results = interleaved(loops(batch_size), REPEATS)
     cold, warm = second_start()
     print(machine("flax", "optax", "tensorboardX"))
-    print(f"step {1e3 * statistics.median(results['bare']):.2f} ms ({batch_size} images), {STEPS} steps a loop, log every 50")
+    print(
+        f"step {1e3 * statistics.median(results['bare']):.2f} ms ({batch_size} images), {STEPS} "
+        "steps a loop, log every 50"
+    )
     print(f"jaxconv's loop over the bare loop: {ratios(results, 'jaxconv', 'bare')}")
     print(f"first step compiled in {cold:.1f} s, on the second start in {warm:.1f} s")
-    print(json.dumps({"ratio": statistics.median(a / b for a, b in zip(results["jaxconv"], results["bare"], strict=True))}))
+    print(
+        json.dumps(
+            {
+                "ratio": statistics.median(
+                    a / b for a, b in zip(results["jaxconv"], results["bare"], strict=True)
+                )
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What every benchmark says about where it ran, and how it compares: interleaved repeats, medians, spread."""
+"""What every benchmark says about where it ran, and how it compares: interleaved repeats, medians,
+spread.
+"""
 
 import os
 import platform
@@ -8,7 +10,9 @@ from importlib.metadata import version
 
 
 def machine(*packages: str) -> str:
-    """One line: processor or accelerator, cores, Python and the versions of jax and the packages."""
+    """One line: processor or accelerator, cores, Python and the versions of jax and the
+    packages.
+    """
     import jax
 
     device = jax.devices()[0]
@@ -21,7 +25,9 @@ def processor() -> str:
     """The processor's name."""
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -38,4 +44,7 @@ def interleaved(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str,
 def ratios(results: dict[str, list[float]], name: str, base: str) -> str:
     """Median, least and greatest ratio of two interleaved runs, pair by pair."""
     pairs = [a / b for a, b in zip(results[name], results[base], strict=True)]
-    return f"{statistics.median(pairs):.3f} (median of {len(pairs)}; {min(pairs):.3f} to {max(pairs):.3f})"
+    return (
+        f"{statistics.median(pairs):.3f} (median of {len(pairs)}; {min(pairs):.3f} to "
+        f"{max(pairs):.3f})"
+    )

@@ -1,12 +1,16 @@
-"""Whole networks, forward (inference) and training step, side by side: jaxconv, PyTorch (eager, torch.compile) and Flax's ImageNet example.
+"""Whole networks, forward (inference) and training step, side by side: jaxconv, PyTorch (eager,
+torch.compile) and Flax's ImageNet example.
 
-    python tests/benchmarks/networks.py                                   # all of them, float32, batch 8
-    python tests/benchmarks/networks.py --networks resnet50 --batch 128 --dtypes float32,bfloat16 --memory
+    python tests/benchmarks/networks.py                                   # all of them, float32,
+    batch 8 python tests/benchmarks/networks.py --networks resnet50 --batch 128 --dtypes
+    float32,bfloat16 --memory
 
-Needs jax, flax, optax and torch alone. A training step is forward, backward and update by SGD with momentum, on one batch that lies on the
-device. PyTorch has channels_last and, for bfloat16, autocast. The contenders take turns; a ratio is of two neighbouring turns. `--memory`
-starts a process for each and gives its peak: of device memory, or on a CPU of the process, some 450 MB of which are the imports.
-The first line tells the machine's load: where others compute too, PyTorch's threads, which wait for each other, suffer most.
+Needs jax, flax, optax and torch alone. A training step is forward, backward and update by SGD with
+momentum, on one batch that lies on the device. PyTorch has channels_last and, for bfloat16,
+autocast. The contenders take turns; a ratio is of two neighbouring turns. `--memory` starts a
+process for each and gives its peak: of device memory, or on a CPU of the process, some 450 MB of
+which are the imports. The first line tells the machine's load: where others compute too, PyTorch's
+threads, which wait for each other, suffer most.
 """
 
 import argparse
@@ -37,7 +41,9 @@ SAMPLE = 0.3  # seconds that one turn should last at least
 
 
 class FlaxResNet(nn.Module):
-    """A ResNet as Flax's ImageNet example writes it: SAME padding, BatchNorm of momentum 0.9, the last scale of a block from zero."""
+    """A ResNet as Flax's ImageNet example writes it: SAME padding, BatchNorm of momentum 0.9, the
+    last scale of a block from zero.
+    """
 
     units: tuple[int, ...]
     bottleneck: bool
@@ -47,7 +53,13 @@ class FlaxResNet(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
         x = nn.relu(norm()(conv(64, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for stage, units in enumerate(self.units):
@@ -59,12 +71,22 @@ class FlaxResNet(nn.Module):
                 for n, size in enumerate(sizes):
                     last = n == len(sizes) - 1
                     strided = n == (1 if self.bottleneck else 0)
-                    y = conv(filters * (expansion if last else 1), (size, size), strides if strided else (1, 1))(y)
-                    y = norm(scale_init=nn.initializers.zeros_init())(y) if last else nn.relu(norm()(y))
+                    y = conv(
+                        filters * (expansion if last else 1),
+                        (size, size),
+                        strides if strided else (1, 1),
+                    )(y)
+                    y = (
+                        norm(scale_init=nn.initializers.zeros_init())(y)
+                        if last
+                        else nn.relu(norm()(y))
+                    )
                 if x.shape != y.shape:
                     x = norm()(conv(filters * expansion, (1, 1), strides)(x))
                 x = nn.relu(x + y)
-        return jnp.asarray(nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, (1, 2))), jnp.float32)
+        return jnp.asarray(
+            nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, (1, 2))), jnp.float32
+        )
 
 
 def jax_run(contender, name, settings):
@@ -91,7 +113,9 @@ def jax_run(contender, name, settings):
             return metrics["loss"]
     else:
         variables = {"params": state.params, **state.model_state}
-        compiled = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).compile()
+        compiled = (
+            jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).compile()
+        )
 
         def run():
             return compiled(variables, images)
@@ -103,8 +127,17 @@ def torch_run(contender, name, settings):
     """The same for PyTorch; RuntimeError where torch.compile does not work."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build(name, settings.classes).to(device, memory_format=torch.channels_last).train(settings.mode == "train")
-    images = torch.from_numpy(settings.images).permute(0, 3, 1, 2).to(device).contiguous(memory_format=torch.channels_last)
+    model = (
+        build(name, settings.classes)
+        .to(device, memory_format=torch.channels_last)
+        .train(settings.mode == "train")
+    )
+    images = (
+        torch.from_numpy(settings.images)
+        .permute(0, 3, 1, 2)
+        .to(device)
+        .contiguous(memory_format=torch.channels_last)
+    )
     labels, loss_of = torch.from_numpy(settings.labels).to(device), torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     network = torch.compile(model) if contender == "compile" else model
@@ -135,7 +168,9 @@ def prepare(contender, name, settings):
     if contender == "flax" and name not in ("resnet18", "resnet50", "resnet152"):
         return "-"
     try:
-        return (jax_run if contender in ("jaxconv", "flax") else torch_run)(contender, name, settings)
+        return (jax_run if contender in ("jaxconv", "flax") else torch_run)(
+            contender, name, settings
+        )
     except Exception as error:
         if contender != "compile":
             raise
@@ -144,7 +179,9 @@ def prepare(contender, name, settings):
 
 
 def sampler(run, wait):
-    """A function that takes as many steps as last `SAMPLE` seconds, and returns the seconds that one took."""
+    """A function that takes as many steps as last `SAMPLE` seconds, and returns the seconds that
+    one took.
+    """
     wait(run())
 
     def sample(steps):
@@ -161,8 +198,20 @@ def sampler(run, wait):
 
 def peak(contender, name, settings):
     """Peak memory in MB of two steps in a process of its own."""
-    arguments = {"--only": contender, "--networks": name, "--dtypes": settings.dtype, "--modes": settings.mode, "--batch": settings.batch}
-    command = [sys.executable, __file__, *(str(part) for pair in arguments.items() for part in pair), "--size", str(settings.size)]
+    arguments = {
+        "--only": contender,
+        "--networks": name,
+        "--dtypes": settings.dtype,
+        "--modes": settings.mode,
+        "--batch": settings.batch,
+    }
+    command = [
+        sys.executable,
+        __file__,
+        *(str(part) for pair in arguments.items() for part in pair),
+        "--size",
+        str(settings.size),
+    ]
     process = subprocess.run(command, capture_output=True, text=True)
     return process.stdout.split()[-1] if process.returncode == 0 else "-"
 
@@ -177,17 +226,38 @@ def only(contender, name, settings):
         wait(run())
     if jax.default_backend() == "cpu" and not torch.cuda.is_available():
         # Not getrusage's, which begins at what the parent had.
-        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+        return (
+            next(
+                int(line.split()[1])
+                for line in open("/proc/self/status")
+                if line.startswith("VmHWM")
+            )
+            / 1024
+        )
     of_jax = jax.devices()[0].memory_stats
-    return (of_jax()["peak_bytes_in_use"] if contender in ("jaxconv", "flax") else torch.cuda.max_memory_allocated()) / 2**20
+    return (
+        of_jax()["peak_bytes_in_use"]
+        if contender in ("jaxconv", "flax")
+        else torch.cuda.max_memory_allocated()
+    ) / 2**20
 
 
 def row(name, settings, contenders, repeats, memory):
     """One line of the table."""
     prepared = {contender: prepare(contender, name, settings) for contender in contenders}
-    ready = {contender: sampler(*value[:2]) for contender, value in prepared.items() if not isinstance(value, str)}
+    ready = {
+        contender: sampler(*value[:2])
+        for contender, value in prepared.items()
+        if not isinstance(value, str)
+    }
     results = interleaved(ready, repeats)
-    cells = [name, settings.mode, settings.dtype, str(settings.batch), f"{settings.batch / statistics.median(results['jaxconv']):.1f}"]
+    cells = [
+        name,
+        settings.mode,
+        settings.dtype,
+        str(settings.batch),
+        f"{settings.batch / statistics.median(results['jaxconv']):.1f}",
+    ]
     for rival in contenders:
         if rival == "jaxconv":
             continue
@@ -196,8 +266,15 @@ def row(name, settings, contenders, repeats, memory):
             continue
         pairs = [a / b for a, b in zip(results["jaxconv"], results[rival], strict=True)]
         best = min(results["jaxconv"]) / min(results[rival])
-        cells.append(f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}; of the best turns {best:.2f})")
-    cells.append(", ".join("-" if isinstance(value, str) else f"{value[2]:.0f}" for value in prepared.values()))
+        cells.append(
+            f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}; of the best "
+            f"turns {best:.2f})"
+        )
+    cells.append(
+        ", ".join(
+            "-" if isinstance(value, str) else f"{value[2]:.0f}" for value in prepared.values()
+        )
+    )
     if memory:
         cells.append(", ".join(peak(contender, name, settings) for contender in contenders))
     return "| " + " | ".join(cells) + " |"
@@ -208,35 +285,66 @@ def settings_of(arguments, name, dtype, mode):
     size, classes = (arguments.size or height, 10 if name == "lenet5" else 1000)
     random, batch = np.random.default_rng(0), arguments.batch
     return argparse.Namespace(
-        batch=batch, size=arguments.size, dtype=dtype, mode=mode, classes=classes,
-        images=random.normal(size=(batch, size, size if arguments.size else width, channels)).astype(np.float32),
+        batch=batch,
+        size=arguments.size,
+        dtype=dtype,
+        mode=mode,
+        classes=classes,
+        images=random.normal(
+            size=(batch, size, size if arguments.size else width, channels)
+        ).astype(np.float32),
         labels=random.integers(0, classes, batch),
-    )  # fmt: skip
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     default = ",".join(name for name in PARAMETERS if name != "resnext50_32x4d")
-    parser.add_argument("--networks", default=default, help=f"of {', '.join(PARAMETERS)}; without resnext50_32x4d by default")
+    parser.add_argument(
+        "--networks",
+        default=default,
+        help=f"of {', '.join(PARAMETERS)}; without resnext50_32x4d by default",
+    )
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=0, help="height and width of the images; 0: the network's own")
+    parser.add_argument(
+        "--size", type=int, default=0, help="height and width of the images; 0: the network's own"
+    )
     parser.add_argument("--dtypes", default="float32", help="of float32, bfloat16")
     parser.add_argument("--modes", default="forward,train")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="jaxconv is always one")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
-    parser.add_argument("--memory", action="store_true", help="peak memory, each contender in a process of its own")
+    parser.add_argument(
+        "--memory", action="store_true", help="peak memory, each contender in a process of its own"
+    )
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    names, dtypes, modes, contenders = (getattr(arguments, key).split(",") for key in ("networks", "dtypes", "modes", "contenders"))
-    for given, known in ((names, PARAMETERS), (dtypes, ("float32", "bfloat16")), (modes, ("forward", "train")), (contenders, CONTENDERS)):
+    names, dtypes, modes, contenders = (
+        getattr(arguments, key).split(",") for key in ("networks", "dtypes", "modes", "contenders")
+    )
+    for given, known in (
+        (names, PARAMETERS),
+        (dtypes, ("float32", "bfloat16")),
+        (modes, ("forward", "train")),
+        (contenders, CONTENDERS),
+    ):
         for wrong in set(given) - set(known):
             parser.error(f"{wrong!r} is none of {', '.join(known)}")
     if arguments.only:
         print(only(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0])))
         return
     contenders = ["jaxconv", *(contender for contender in contenders if contender != "jaxconv")]
-    print(machine("flax", "optax", "torch"), f"{torch.get_num_threads()} threads of PyTorch; load {os.getloadavg()[0]:.1f}", sep="; ")
-    rivals = {"eager": "time over torch eager", "compile": "over torch.compile", "flax": "over Flax's example"}
+    print(
+        machine("flax", "optax", "torch"),
+        f"{torch.get_num_threads()} threads of PyTorch; load {os.getloadavg()[0]:.1f}",
+        sep="; ",
+    )
+    rivals = {
+        "eager": "time over torch eager",
+        "compile": "over torch.compile",
+        "flax": "over Flax's example",
+    }
     heads = [
         "network",
         "mode",
@@ -247,11 +355,22 @@ def main():
         f"seconds to compile: {', '.join(contenders)}",
     ]
     heads += [f"peak MB: {', '.join(contenders)}"] if arguments.memory else []
-    print(f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True)
+    print(
+        f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True
+    )
     for name in names:
         for mode in modes:
             for dtype in dtypes:
-                print(row(name, settings_of(arguments, name, dtype, mode), contenders, arguments.repeats, arguments.memory), flush=True)
+                print(
+                    row(
+                        name,
+                        settings_of(arguments, name, dtype, mode),
+                        contenders,
+                        arguments.repeats,
+                        arguments.memory,
+                    ),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

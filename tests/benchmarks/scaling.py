@@ -1,11 +1,14 @@
-"""Weak scaling: the time of a training step as devices are added, each with a batch of its own, over that of one device.
+"""Weak scaling: the time of a training step as devices are added, each with a batch of its own,
+over that of one device.
 
-    python tests/benchmarks/scaling.py                     # the accelerators of this machine, or 1, 2, 4, 8 forced devices of its CPU
-    python tests/benchmarks/scaling.py --model resnet50 --size 224 --batch 64 --dtype bfloat16
+    python tests/benchmarks/scaling.py                     # the accelerators of this machine, or 1,
+    2, 4, 8 forced devices of its CPU python tests/benchmarks/scaling.py --model resnet50 --size 224
+    --batch 64 --dtype bfloat16
 
-Where the devices are real, 1 is perfect. Forced devices share the cores of one CPU: n of them have n times the work, so that the time is
-given over n times that of one, which leaves the overheads: 1 is none. Two processes talk over the loopback. Every contender runs in
-processes of its own, the contenders take turns, and a ratio is of two neighbouring turns.
+Where the devices are real, 1 is perfect. Forced devices share the cores of one CPU: n of them have
+n times the work, so that the time is given over n times that of one, which leaves the overheads: 1
+is none. Two processes talk over the loopback. Every contender runs in processes of its own, the
+contenders take turns, and a ratio is of two neighbouring turns.
 """
 
 import argparse
@@ -50,7 +53,9 @@ def work(arguments):
     )
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (512, arguments.size, arguments.size, 3), np.uint8)
-    source = from_arrays(images, random.integers(0, 10, 512).astype(np.int32), tuple(map(str, range(10))))
+    source = from_arrays(
+        images, random.integers(0, 10, 512).astype(np.int32), tuple(map(str, range(10)))
+    )
     parallel = make_parallel(mode, chosen)
     built = build(config, describe(source), len(source), parallel.axis_name)
     run = Run(config, None, parallel, built, *[make_loader(source, parallel, config.data)] * 2)
@@ -62,7 +67,15 @@ def work(arguments):
             state, metrics = run.calls[1](state, run.train_data.data, batch, key)
         metrics.block_until_ready()
         turns.append((time.perf_counter() - start) / STEPS)
-    print(json.dumps({"seconds": statistics.median(turns[1:]), "device": chosen[0].device_kind, "platform": chosen[0].platform}))
+    print(
+        json.dumps(
+            {
+                "seconds": statistics.median(turns[1:]),
+                "device": chosen[0].device_kind,
+                "platform": chosen[0].platform,
+            }
+        )
+    )
 
 
 def contend(arguments, mode, devices, processes, forced):
@@ -71,15 +84,27 @@ def contend(arguments, mode, devices, processes, forced):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={devices // processes}" if forced else ""
-    settings = [f"--{name}={getattr(arguments, name)}" for name in ("model", "size", "batch", "dtype")]
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(), "PYTHONPATH": str(ROOT)}
+    settings = [
+        f"--{name}={getattr(arguments, name)}" for name in ("model", "size", "batch", "dtype")
+    ]
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        "PYTHONPATH": str(ROOT),
+    }
     running = [
         subprocess.Popen(
-            [sys.executable, __file__, *settings, f"--work={mode},{devices},{processes},{number},{port}"],
-            env=environment, stdout=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                __file__,
+                *settings,
+                f"--work={mode},{devices},{processes},{number},{port}",
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for number in range(processes)
-    ]  # fmt: skip
+    ]
     said = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         sys.exit(f"{mode} on {devices} devices in {processes} processes failed")
@@ -87,7 +112,9 @@ def contend(arguments, mode, devices, processes, forced):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="resnet20_cifar")
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=16, help="images of each device")
@@ -104,22 +131,40 @@ def main():
     from machine import machine
 
     forced, real = jax.default_backend() == "cpu", len(jax.devices())
-    counts = (1, 2, 4, 8) if forced else [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n <= real]
+    counts = (
+        (1, 2, 4, 8) if forced else [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n <= real]
+    )
     contenders = [(mode, n, 1) for mode in arguments.modes.split(",") for n in counts]
     contenders += [(mode, 4, 2) for mode in arguments.modes.split(",")] if forced else []
-    settings = f"{arguments.model}, {arguments.size}x{arguments.size}, {arguments.batch} images a device, {arguments.dtype}"
-    print(machine("flax"), f"load {os.getloadavg()[0]:.1f}", settings, f"{arguments.repeats} repeats", sep="; ")
+    settings = (
+        f"{arguments.model}, {arguments.size}x{arguments.size}, {arguments.batch} images a device, "
+        f"{arguments.dtype}"
+    )
+    print(
+        machine("flax"),
+        f"load {os.getloadavg()[0]:.1f}",
+        settings,
+        f"{arguments.repeats} repeats",
+        sep="; ",
+    )
     turns = {contender: [] for contender in contenders}
     for _ in range(arguments.repeats):
         for contender in contenders:
             turns[contender].append(contend(arguments, *contender, forced)["seconds"])
     over = "n times one device" if forced else "one device"
-    print(f"| mode | devices | processes | ms a step | time over {over} |", "|---|---|---|---|---|", sep="\n")
+    print(
+        f"| mode | devices | processes | ms a step | time over {over} |",
+        "|---|---|---|---|---|",
+        sep="\n",
+    )
     for (mode, devices, processes), seconds in turns.items():
         work_of = devices if forced else 1
         ratios = [a / (b * work_of) for a, b in zip(seconds, turns[mode, 1, 1], strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {mode} | {devices} | {processes} | {1000 * statistics.median(seconds):.0f} | {spread} |")
+        print(
+            f"| {mode} | {devices} | {processes} | {1000 * statistics.median(seconds):.0f} | "
+            f"{spread} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The compared networks in PyTorch, written as torchvision has them, for machines where only torch is: same layers, order, initial sizes.
+"""The compared networks in PyTorch, written as torchvision has them, for machines where only torch
+is: same layers, order, initial sizes.
 
 `PARAMETERS` are torchvision's counts (LeNet-5: jaxconv's), and `build` checks them.
 """
@@ -19,14 +20,24 @@ PARAMETERS = {
     "convnext_tiny": 28_589_128,
 }
 INCEPTIONS = [
-    (192, 64, 96, 128, 16, 32, 32), (256, 128, 128, 192, 32, 96, 64), 3, (480, 192, 96, 208, 16, 48, 64), (512, 160, 112, 224, 24, 64, 64),
-    (512, 128, 128, 256, 24, 64, 64), (512, 112, 144, 288, 32, 64, 64), (528, 256, 160, 320, 32, 128, 128), 2,
-    (832, 256, 160, 320, 32, 128, 128), (832, 384, 192, 384, 48, 128, 128),
-]  # fmt: skip
+    (192, 64, 96, 128, 16, 32, 32),
+    (256, 128, 128, 192, 32, 96, 64),
+    3,
+    (480, 192, 96, 208, 16, 48, 64),
+    (512, 160, 112, 224, 24, 64, 64),
+    (512, 128, 128, 256, 24, 64, 64),
+    (512, 112, 144, 288, 32, 64, 64),
+    (528, 256, 160, 320, 32, 128, 128),
+    2,
+    (832, 256, 160, 320, 32, 128, 128),
+    (832, 384, 192, 384, 48, 128, 128),
+]
 
 
 class Residual(nn.Module):
-    """act(x + scale * body(x)), with a projection where the shape changes; `drop` leaves out the body of whole images."""
+    """act(x + scale * body(x)), with a projection where the shape changes; `drop` leaves out the
+    body of whole images.
+    """
 
     def __init__(self, body, shortcut=None, act=None, scale=None, drop=0.0):
         super().__init__()
@@ -39,7 +50,9 @@ class Residual(nn.Module):
         if self.scale is not None:
             y = y * self.scale
         if self.drop and self.training:
-            y = y * torch.empty(len(y), 1, 1, 1, device=y.device, dtype=y.dtype).bernoulli_(1 - self.drop).div_(1 - self.drop)
+            y = y * torch.empty(len(y), 1, 1, 1, device=y.device, dtype=y.dtype).bernoulli_(
+                1 - self.drop
+            ).div_(1 - self.drop)
         return self.act(self.shortcut(x) + y)
 
 
@@ -71,9 +84,19 @@ def conv_norm(seen, filters, size=1, stride=1, groups=1, act=nn.ReLU, epsilon=1e
 
 def lenet5(classes):
     return nn.Sequential(
-        nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.Tanh(),
+        nn.Linear(120, 84),
+        nn.Tanh(),
+        nn.Linear(84, classes),
+    )
 
 
 def classifier(seen, neurons, classes, dropout_first):
@@ -84,11 +107,23 @@ def classifier(seen, neurons, classes, dropout_first):
 
 def alexnet(classes):
     layers, seen = [], 3
-    rows = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False), (256, 3, 1, 1, True))
+    rows = (
+        (64, 11, 4, 2, True),
+        (192, 5, 1, 2, True),
+        (384, 3, 1, 1, False),
+        (256, 3, 1, 1, False),
+        (256, 3, 1, 1, True),
+    )
     for filters, size, stride, padding, pool in rows:
-        layers += [nn.Conv2d(seen, filters, size, stride, padding), nn.ReLU(True), *([nn.MaxPool2d(3, 2)] if pool else [])]
+        layers += [
+            nn.Conv2d(seen, filters, size, stride, padding),
+            nn.ReLU(True),
+            *([nn.MaxPool2d(3, 2)] if pool else []),
+        ]
         seen = filters
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6), *classifier(256 * 36, 4096, classes, dropout_first=True))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(6), *classifier(256 * 36, 4096, classes, dropout_first=True)
+    )
 
 
 def vgg16(classes):
@@ -98,7 +133,9 @@ def vgg16(classes):
             layers += [nn.Conv2d(seen, filters, 3, padding=1), nn.ReLU(True)]
             seen = filters
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(7), *classifier(512 * 49, 4096, classes, dropout_first=False))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(7), *classifier(512 * 49, 4096, classes, dropout_first=False)
+    )
 
 
 def googlenet(classes):
@@ -124,7 +161,9 @@ def googlenet(classes):
                 nn.Sequential(pool(3, 1), conv(seen, projected)),
             )
         )
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, classes)
+    )
 
 
 def resnet(classes, units, bottleneck=True, groups=1, group_width=64):
@@ -134,10 +173,16 @@ def resnet(classes, units, bottleneck=True, groups=1, group_width=64):
         for unit in range(count):
             stride = 2 if stage and not unit else 1
             if bottleneck:
-                body = [conv_norm(seen, middle), conv_norm(middle, middle, 3, stride, groups), conv_norm(middle, width, act=None)]
+                body = [
+                    conv_norm(seen, middle),
+                    conv_norm(middle, middle, 3, stride, groups),
+                    conv_norm(middle, width, act=None),
+                ]
             else:
                 body = [conv_norm(seen, width, 3, stride), conv_norm(width, width, 3, act=None)]
-            shortcut = conv_norm(seen, width, 1, stride, act=None) if stride > 1 or seen != width else None
+            shortcut = (
+                conv_norm(seen, width, 1, stride, act=None) if stride > 1 or seen != width else None
+            )
             layers.append(Residual(nn.Sequential(*body), shortcut, nn.ReLU(True)))
             seen = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(seen, classes))
@@ -145,16 +190,33 @@ def resnet(classes, units, bottleneck=True, groups=1, group_width=64):
 
 def mobilenet_v2(classes):
     layers, seen = [conv_norm(3, 32, 3, 2, act=nn.ReLU6)], 32
-    rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    rows = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
     for expansion, filters, units, first_stride in rows:
         for unit in range(units):
             stride, wide = 1 if unit else first_stride, seen * expansion
             body = [] if expansion == 1 else [conv_norm(seen, wide, act=nn.ReLU6)]
-            body += [conv_norm(wide, wide, 3, stride, wide, nn.ReLU6), conv_norm(wide, filters, act=None)]
-            layers.append(Residual(nn.Sequential(*body)) if stride == 1 and seen == filters else nn.Sequential(*body))
+            body += [
+                conv_norm(wide, wide, 3, stride, wide, nn.ReLU6),
+                conv_norm(wide, filters, act=None),
+            ]
+            layers.append(
+                Residual(nn.Sequential(*body))
+                if stride == 1 and seen == filters
+                else nn.Sequential(*body)
+            )
             seen = filters
     layers.append(conv_norm(seen, 1280, act=nn.ReLU6))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, classes)
+    )
 
 
 def convnext_tiny(classes):
@@ -162,7 +224,10 @@ def convnext_tiny(classes):
     layers = [nn.Conv2d(3, 96, 4, 4), ChannelNorm(96, eps=1e-6)]
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if stage:
-            layers += [ChannelNorm(widths[stage - 1], eps=1e-6), nn.Conv2d(widths[stage - 1], width, 2, 2)]
+            layers += [
+                ChannelNorm(widths[stage - 1], eps=1e-6),
+                nn.Conv2d(widths[stage - 1], width, 2, 2),
+            ]
         for _ in range(count):
             body = nn.Sequential(
                 nn.Conv2d(width, width, 7, padding=3, groups=width),
@@ -173,7 +238,13 @@ def convnext_tiny(classes):
             )
             layers.append(Residual(body, scale=width, drop=0.1 * done / (sum(blocks) - 1)))
             done += 1
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), ChannelNorm(768, eps=1e-6), nn.Flatten(), nn.Linear(768, classes))
+    return nn.Sequential(
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        ChannelNorm(768, eps=1e-6),
+        nn.Flatten(),
+        nn.Linear(768, classes),
+    )
 
 
 BUILDERS = {
@@ -191,9 +262,13 @@ BUILDERS = {
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """The network by jaxconv's name; RuntimeError if its parameters are not as many as torchvision's."""
+    """The network by jaxconv's name; RuntimeError if its parameters are not as many as
+    torchvision's.
+    """
     model = BUILDERS[name](classes)
     count = sum(parameter.numel() for parameter in model.parameters())
     if count != PARAMETERS[name]:
-        raise RuntimeError(f"{name} has {count:,} parameters here, and {PARAMETERS[name]:,} in torchvision")
+        raise RuntimeError(
+            f"{name} has {count:,} parameters here, and {PARAMETERS[name]:,} in torchvision"
+        )
     return model

@@ -13,7 +13,10 @@ from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 
 RANDOM = np.random.default_rng(0)
-IMAGES, LABELS = RANDOM.integers(0, 256, (7, 5, 6), np.uint8), np.array([0, 1, 2, 0, 1, 2, 0], np.uint8)
+IMAGES, LABELS = (
+    RANDOM.integers(0, 256, (7, 5, 6), np.uint8),
+    np.array([0, 1, 2, 0, 1, 2, 0], np.uint8),
+)
 
 
 def settings(path):
@@ -23,27 +26,45 @@ def settings(path):
 
 
 def idx(array, kind=8):
-    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, kind, array.ndim])
+        + struct.pack(f">{array.ndim}i", *array.shape)
+        + array.tobytes()
+    )
 
 
 @pytest.mark.parametrize(
-    "names", [("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("train-images.idx3-ubyte", "train-labels.idx1-ubyte")]
+    "names",
+    [
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files(tmp_path, names, packed):
     for name, array in zip(names, (IMAGES, LABELS), strict=True):
         content = idx(array)
-        (tmp_path / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+        (tmp_path / (name + ".gz" * packed)).write_bytes(
+            gzip.compress(content) if packed else content
+        )
     source = open_source(settings(tmp_path), "train")
     np.testing.assert_array_equal(source.images[..., 0], IMAGES)
-    assert source.labels.tolist() == LABELS.tolist() and source.class_names == ("0", "1", "2") and source.element.kind == "image"
+    assert (
+        source.labels.tolist() == LABELS.tolist()
+        and source.class_names == ("0", "1", "2")
+        and source.element.kind == "image"
+    )
     with pytest.raises(
-        UserError, match=r"has no file t10k-images-idx3-ubyte \(nor t10k-images-idx3-ubyte.gz\), which the split 'test' needs"
+        UserError,
+        match=r"has no file t10k-images-idx3-ubyte \(nor t10k-images-idx3-ubyte.gz\), which the "
+        r"split 'test' needs",
     ):
         open_source(settings(tmp_path), "test")
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0", idx(IMAGES)[:50], b"\0\0\x77\x01\0\0\0\x01a", b"\x1f\x8b no gzip"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0", idx(IMAGES)[:50], b"\0\0\x77\x01\0\0\0\x01a", b"\x1f\x8b no gzip"]
+)
 def test_damaged_idx_files(tmp_path, content):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(LABELS))
@@ -52,15 +73,32 @@ def test_damaged_idx_files(tmp_path, content):
 
 
 def test_npz_files(tmp_path):
-    np.savez(tmp_path / "keras.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES[:2], y_test=LABELS[:2, None])
+    np.savez(
+        tmp_path / "keras.npz",
+        x_train=IMAGES,
+        y_train=LABELS,
+        x_test=IMAGES[:2],
+        y_test=LABELS[:2, None],
+    )
     assert len(open_source(settings(tmp_path / "keras.npz"), "train")) == 7
     assert open_source(settings(tmp_path / "keras.npz"), "test").labels.tolist() == [0, 1]
-    with pytest.raises(UserError, match="has no split 'val'.*it needs val_images and val_labels .*has x_test, x_train, y_test, y_train"):
+    with pytest.raises(
+        UserError,
+        match="has no split 'val'.*it needs val_images and val_labels .*has x_test, x_train, "
+        "y_test, "
+        "y_train",
+    ):
         open_source(settings(tmp_path / "keras.npz"), "val")
     waves = RANDOM.normal(size=(7, 100, 2))
-    np.savez(tmp_path / "ours.npz", train_images=waves, train_labels=LABELS, class_names=["a", "b", "c"])
+    np.savez(
+        tmp_path / "ours.npz", train_images=waves, train_labels=LABELS, class_names=["a", "b", "c"]
+    )
     source = open_source(settings(tmp_path / "ours.npz"), "train")
-    assert source.class_names == ("a", "b", "c") and source.element.kind == "signal" and source.images.dtype == np.float32
+    assert (
+        source.class_names == ("a", "b", "c")
+        and source.element.kind == "signal"
+        and source.images.dtype == np.float32
+    )
     (tmp_path / "broken.npz").write_bytes((tmp_path / "keras.npz").read_bytes()[:100])
     np.save(tmp_path / "one.npy", IMAGES)
     np.savez(tmp_path / "pickled.npz", train_images=np.array([{}]), train_labels=LABELS)
@@ -78,7 +116,12 @@ def test_npz_files(tmp_path):
         (IMAGES, LABELS.astype(float), (), "the labels are float64"),
         (IMAGES, LABELS, ("a", "b"), "the labels go from 0 to 2, where there are 2 classes"),
         (IMAGES, LABELS.astype(int) - 1, (), "the labels go from -1 to 1"),
-        (IMAGES.astype(np.int64), LABELS, (), "the examples are int64 (7, 5, 6); they must be uint8 or float32"),
+        (
+            IMAGES.astype(np.int64),
+            LABELS,
+            (),
+            "the examples are int64 (7, 5, 6); they must be uint8 or float32",
+        ),
         (IMAGES[:, 0], LABELS, (), "the examples are uint8 (7, 6)"),
         (IMAGES[:0], LABELS[:0], (), "holds no examples"),
     ],
@@ -104,7 +147,12 @@ class Damaged(list):
 def test_sequences():
     items = [(image[..., None], label) for image, label in zip(IMAGES, LABELS, strict=True)]
     source = from_sequence(items, ("a", "b", "c"))
-    assert isinstance(source, Source) and len(source) == 7 and source.image_shape == (5, 6, 1) and source.element.kind == "image"
+    assert (
+        isinstance(source, Source)
+        and len(source) == 7
+        and source.image_shape == (5, 6, 1)
+        and source.element.kind == "image"
+    )
     np.testing.assert_array_equal(source[-1]["image"], IMAGES[6][..., None])
     assert source.labels_of_all().tolist() == LABELS.tolist() and source.name(3) == "item 3"
     assert source.checksum() != from_sequence(items[:6], "abc").checksum()
@@ -128,5 +176,8 @@ def test_sequences():
 def test_unknown_sources(name):
     config = default_config().data
     config.source = name
-    with pytest.raises(UserError, match="no source is called .*; there are xo, tones, sentences, solids, folder:PATH"):
+    with pytest.raises(
+        UserError,
+        match="no source is called .*; there are xo, tones, sentences, solids, folder:PATH",
+    ):
         open_source(config, "train")

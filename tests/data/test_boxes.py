@@ -1,4 +1,6 @@
-"""Boxes: inside the image, as torchvision draws them, and what the papers' resizing and cropping keeps."""
+"""Boxes: inside the image, as torchvision draws them, and what the papers' resizing and cropping
+keeps.
+"""
 
 import numpy as np
 import pytest
@@ -29,8 +31,12 @@ def test_crop_box_covers_shares_and_ratios_evenly():
     random = generator(0, "boxes")
     boxes = np.array([crop_box(random, 1000, 1000, (0.25, 0.5), (0.5, 2.0)) for _ in range(4000)])
     share, ratio = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 3] / boxes[:, 2]
-    np.testing.assert_allclose(np.quantile(share, [0.001, 0.5, 0.999]), [0.25, 0.375, 0.5], atol=0.012)
-    np.testing.assert_allclose(np.quantile(np.log2(ratio), [0.001, 0.5, 0.999]), [-1, 0, 1], atol=0.06)
+    np.testing.assert_allclose(
+        np.quantile(share, [0.001, 0.5, 0.999]), [0.25, 0.375, 0.5], atol=0.012
+    )
+    np.testing.assert_allclose(
+        np.quantile(np.log2(ratio), [0.001, 0.5, 0.999]), [-1, 0, 1], atol=0.06
+    )
     free = 1000 - boxes[:, 2:]
     assert np.all(boxes[:, :2] <= free) and abs(np.mean(boxes[:, :2] / free) - 0.5) < 0.02
 
@@ -48,7 +54,9 @@ def test_scale_jitter_covers_its_scales():
     assert (min(sides), max(sides)) == (224, 448)
     tops = {jitter_box(random, 256, 256, 224, (256, 256))[:2] for _ in range(5000)}
     assert {top for top, _ in tops} == {left for _, left in tops} == set(range(33))
-    with pytest.raises(ValueError, match="scale_jitter begins at 200 pixels, less than the 224 of the crop"):
+    with pytest.raises(
+        ValueError, match="scale_jitter begins at 200 pixels, less than the 224 of the crop"
+    ):
         jitter_box(random, 500, 500, 224, (200, 512))
 
 
@@ -63,6 +71,8 @@ def test_train_box_is_what_the_config_asks_for():
     augment = default_config().augment
     assert train_box(generator(0, 0), 300, 400, 224, augment) == (0, 50, 300, 300)
     augment.scale_jitter = (256, 512)
-    assert train_box(generator(0, 0), 300, 400, 224, augment) == jitter_box(generator(0, 0), 300, 400, 224, (256, 512))
+    assert train_box(generator(0, 0), 300, 400, 224, augment) == jitter_box(
+        generator(0, 0), 300, 400, 224, (256, 512)
+    )
     augment.scale_jitter, augment.random_resized_crop.scale = (), (0.08, 1.0)
     assert train_box(generator(0, 0), 300, 400, 224, augment) == crop_box(generator(0, 0), 300, 400)

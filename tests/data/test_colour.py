@@ -1,4 +1,6 @@
-"""Operations on pixels against Pillow's, on photographs and on noise; hue against the standard library's."""
+"""Operations on pixels against Pillow's, on photographs and on noise; hue against the standard
+library's.
+"""
 
 import colorsys
 import itertools
@@ -44,7 +46,9 @@ def enhance(kind):
 
 
 def transform(matrix):
-    return lambda image, value, how: image.transform(image.size, Image.Transform.AFFINE, matrix(value), resample=how, fillcolor=FILL)
+    return lambda image, value, how: image.transform(
+        image.size, Image.Transform.AFFINE, matrix(value), resample=how, fillcolor=FILL
+    )
 
 
 COLOURS = {
@@ -59,7 +63,9 @@ COLOURS = {
     "equalize": (lambda image, value: ImageOps.equalize(image), (0.0,)),
     "invert": (lambda image, value: ImageOps.invert(image), (0.0,)),
     "solarize_add": (
-        lambda image, value: image.point([min(255, v + int(value)) if v < 128 else v for v in range(256)] * 3),
+        lambda image, value: image.point(
+            [min(255, v + int(value)) if v < 128 else v for v in range(256)] * 3
+        ),
         (0, 40.6, 110),
     ),
 }
@@ -68,7 +74,10 @@ SHAPES = {
     "shear_y": (transform(lambda v: (1, 0, 0, v, 1, 0)), (-0.3, 0.11, 0.99)),
     "translate_x": (transform(lambda v: (1, 0, -int(v), 0, 1, 0)), (-4.7, 0.0, 3.2, 32.0)),
     "translate_y": (transform(lambda v: (1, 0, 0, 0, 1, -int(v))), (-4.7, 0.0, 3.2, 32.0)),
-    "rotate": (lambda image, value, how: image.rotate(value, how, fillcolor=FILL), (-30.0, 0.0, 11.0, 97.0, 131.0)),
+    "rotate": (
+        lambda image, value, how: image.rotate(value, how, fillcolor=FILL),
+        (-30.0, 0.0, 11.0, 97.0, 131.0),
+    ),
 }
 
 
@@ -90,29 +99,42 @@ def ours(images, name, value, interpolation="nearest"):
 
 
 def pillow(images, function, *args):
-    return np.stack([np.asarray(function(Image.fromarray(image), *args)) for image in images]).astype(np.int32)
+    return np.stack(
+        [np.asarray(function(Image.fromarray(image), *args)) for image in images]
+    ).astype(np.int32)
 
 
 @pytest.mark.parametrize("name", COLOURS)
 def test_colours_are_pillow_s(name, photographs, noise):
-    """The same levels, but for one in a thousand that rounds to the next; of autocontrast, in doubles there, one in a hundred."""
+    """The same levels, but for one in a thousand that rounds to the next; of autocontrast, in
+    doubles there, one in a hundred.
+    """
     function, values = COLOURS[name]
     rare = 1e-2 if name == "autocontrast" else 1e-3
     for images in (photographs, noise):
         for value in values:
             difference = np.abs(ours(images, name, value) - pillow(images, function, value))
-            assert difference.max() <= 1 and np.mean(difference > 0) < rare, (value, difference.max(), np.mean(difference > 0))
+            assert difference.max() <= 1 and np.mean(difference > 0) < rare, (
+                value,
+                difference.max(),
+                np.mean(difference > 0),
+            )
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_pillow_s(name, photographs, noise):
-    """Nearest: the same pixels but for one in two hundred, whose middle falls on an edge. Bilinear: within one level."""
+    """Nearest: the same pixels but for one in two hundred, whose middle falls on an edge. Bilinear:
+    within one level.
+    """
     function, values = SHAPES[name]
     for images in (photographs, noise):
         for value in values:
             nearest = pillow(images, function, value, Image.Resampling.NEAREST)
             assert np.mean(ours(images, name, value) != nearest) < 5e-3, value
-            difference = np.abs(ours(images, name, value, "bilinear") - pillow(images, function, value, Image.Resampling.BILINEAR))
+            difference = np.abs(
+                ours(images, name, value, "bilinear")
+                - pillow(images, function, value, Image.Resampling.BILINEAR)
+            )
             assert np.mean(difference > 1) < 5e-3, (value, difference.max())
 
 
@@ -123,9 +145,18 @@ def test_each_example_gets_its_own(photographs):
     values = [dict(COLOURS | SHAPES)[name][1][0] for name in names]
     run = jax.jit(colour.apply, static_argnums=(1, 5))
     values = jnp.array(values, jnp.float32)
-    out = run(jnp.array(images, jnp.float32), names, jnp.arange(len(names)), values, jnp.array(FILL, jnp.float32), "bilinear")
+    out = run(
+        jnp.array(images, jnp.float32),
+        names,
+        jnp.arange(len(names)),
+        values,
+        jnp.array(FILL, jnp.float32),
+        "bilinear",
+    )
     for n, (name, value) in enumerate(zip(names, values.tolist(), strict=True)):
-        np.testing.assert_allclose(out[n], ours(images[n : n + 1], name, value, "bilinear")[0], atol=1, err_msg=name)
+        np.testing.assert_allclose(
+            out[n], ours(images[n : n + 1], name, value, "bilinear")[0], atol=1, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in COLOURS if name != "solarize_add"])
@@ -141,7 +172,9 @@ def test_hue_turns_the_circle(photographs):
     """Within one level of the conversion to hue, saturation, value and back."""
     images = photographs[:, ::8, ::8]
     for shift in (-0.5, -0.1, 0.0, 0.25, 0.5):
-        found = jax.jit(colour.hue)(jnp.array(images, jnp.float32), jnp.full((len(images), 1, 1, 1), shift))
+        found = jax.jit(colour.hue)(
+            jnp.array(images, jnp.float32), jnp.full((len(images), 1, 1, 1), shift)
+        )
         expected = []
         for pixel in images.reshape(-1, 3) / 255:
             h, s, v = colorsys.rgb_to_hsv(*pixel)
@@ -153,7 +186,9 @@ def test_pca_shift_moves_along_the_components():
     image = jnp.full((2, 3, 3, 3), 0.5)
     moved = colour.pca_shift(image, jnp.array([[0.1, 0.0, 0.0], [0.0, 0.1, -0.2]])) - image
     first = 0.1 * 0.2175 * np.array([-0.5675, -0.5808, -0.5836])
-    second = 0.1 * 0.0188 * np.array([0.7192, -0.0045, -0.6948]) - 0.2 * 0.0045 * np.array([0.4009, -0.8140, 0.4203])
+    second = 0.1 * 0.0188 * np.array([0.7192, -0.0045, -0.6948]) - 0.2 * 0.0045 * np.array(
+        [0.4009, -0.8140, 0.4203]
+    )
     np.testing.assert_allclose(moved[0], np.broadcast_to(first, (3, 3, 3)), atol=1e-6)
     np.testing.assert_allclose(moved[1], np.broadcast_to(second, (3, 3, 3)), atol=1e-6)
     vectors = np.array(colour.PCA_VECTORS)

@@ -1,4 +1,6 @@
-"""Files as people have them: every form of JPEG and PNG that is about, and damaged ones, which are an error and never a crash."""
+"""Files as people have them: every form of JPEG and PNG that is about, and damaged ones, which are
+an error and never a crash.
+"""
 
 import io
 
@@ -35,7 +37,9 @@ def encoded(pixels, form="JPEG", mode=None, **options):
 
 
 def decode(data, decoder, size=0, channels=3):
-    return decode_image(data, size, channels, lambda height, width: eval_box(height, width, size), decoder)
+    return decode_image(
+        data, size, channels, lambda height, width: eval_box(height, width, size), decoder
+    )
 
 
 @pytest.fixture(params=decoders())
@@ -79,7 +83,9 @@ def test_palette_with_transparency_and_sixteen_bits(decoder):
     data = encoded(picture(), "PNG", mode="P", transparency=0)
     assert decode(data, decoder).shape == (60, 80, 3)
     deep = np.array([[0, 256, 30_000], [40_000, 65_535, 255]], np.uint16)
-    np.testing.assert_array_equal(decode(encoded(deep, "PNG"), decoder, channels=1)[..., 0], deep >> 8)
+    np.testing.assert_array_equal(
+        decode(encoded(deep, "PNG"), decoder, channels=1)[..., 0], deep >> 8
+    )
     with pytest.raises(DamagedError, match="floating point numbers"):
         decode(encoded(np.ones((4, 4), np.float32), "TIFF"), decoder)
 
@@ -94,14 +100,27 @@ def test_exif_turns_the_image(decoder, orientation):
     data = encoded(pixels, quality=95, exif=exif)
     turned = decode(data, decoder)
     assert turned.shape[:2] == ((64, 96) if orientation < 5 else (96, 64))
-    corner = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[orientation]
-    corners = {(y, x): turned[-8 if y else 8, -8 if x else 8].mean() for y in (0, 1) for x in (0, 1)}
+    corner = {
+        1: (0, 0),
+        2: (0, 1),
+        3: (1, 1),
+        4: (1, 0),
+        5: (0, 0),
+        6: (0, 1),
+        7: (1, 1),
+        8: (1, 0),
+    }[orientation]
+    corners = {
+        (y, x): turned[-8 if y else 8, -8 if x else 8].mean() for y in (0, 1) for x in (0, 1)
+    }
     assert max(corners, key=corners.get) == corner
     # Resized, and decoded at half its size on the way: the same picture, made small.
     small = decode(data, decoder, size=16)
     whole = Image.fromarray(turned)
     side, (left, top) = 64, ((length - 64) // 2 for length in whole.size)
-    expected = whole.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.BOX)
+    expected = whole.crop((left, top, left + side, top + side)).resize(
+        (16, 16), Image.Resampling.BOX
+    )
     assert np.abs(small.astype(int) - np.asarray(expected)).mean() < 8
 
 
@@ -124,7 +143,11 @@ def test_too_large(decoder, monkeypatch):
 def test_boxes_are_cut_before_resizing(decoder):
     pixels = picture(400, 600)
     for data in (encoded(pixels, quality=95), encoded(pixels, "PNG")):
-        for size, box in ((20, (40, 100, 200, 300)), (64, (10, 20, 80, 90)), (50, (0, 0, 400, 600))):
+        for size, box in (
+            (20, (40, 100, 200, 300)),
+            (64, (10, 20, 80, 90)),
+            (50, (0, 0, 400, 600)),
+        ):
             found = decode_image(data, size, 3, lambda height, width: box, decoder)  # noqa: B023
             top, left, height, width = box
             part = Image.fromarray(pixels[top : top + height, left : left + width])
@@ -133,7 +156,14 @@ def test_boxes_are_cut_before_resizing(decoder):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"subsampling": 0}, {"subsampling": 2, "restart_marker_rows": 1}, {"progressive": True}, {"mode": "L"}]
+    "options",
+    [
+        {},
+        {"subsampling": 0},
+        {"subsampling": 2, "restart_marker_rows": 1},
+        {"progressive": True},
+        {"mode": "L"},
+    ],
 )
 @pytest.mark.parametrize("bottom", [1, 40, 64, 65, 199, 200])
 def test_fast_way_stops_below_the_box(options, bottom):
@@ -161,33 +191,54 @@ def test_decoders_agree():
     data = encoded(picture(300, 400), quality=90)
     np.testing.assert_array_equal(decode(data, "pillow"), decode(data, "simplejpeg"))
     for size in (32, 100, 224):
-        assert np.abs(decode(data, "pillow", size).astype(int) - decode(data, "simplejpeg", size)).max() <= 4
+        assert (
+            np.abs(
+                decode(data, "pillow", size).astype(int) - decode(data, "simplejpeg", size)
+            ).max()
+            <= 4
+        )
 
 
 def test_decoders_agree_on_grain_too():
-    """Of a picture with noise, shrunk to 0.7: a linear kernel alone would be off by 2.5 levels on average, and 24 at most."""
+    """Of a picture with noise, shrunk to 0.7: a linear kernel alone would be off by 2.5 levels on
+    average, and 24 at most.
+    """
     if len(decoders()) == 1:
         pytest.skip("simplejpeg and OpenCV are not installed")
-    grainy = np.clip(np.asarray(picture(328, 328)).astype(int) + np.random.default_rng(0).normal(0, 11, (328, 328, 3)), 0, 255)
+    grainy = np.clip(
+        np.asarray(picture(328, 328)).astype(int)
+        + np.random.default_rng(0).normal(0, 11, (328, 328, 3)),
+        0,
+        255,
+    )
     data = encoded(grainy.astype(np.uint8), quality=95)
     difference = np.abs(decode(data, "pillow", 224).astype(int) - decode(data, "simplejpeg", 224))
     assert difference.mean() < 1.5 and difference.max() <= 12
 
 
 def test_names(monkeypatch, tmp_path):
-    assert "pillow 1" in decoder_versions("pillow") and "simplejpeg" in decoder_versions("simplejpeg")
+    assert "pillow 1" in decoder_versions("pillow") and "simplejpeg" in decoder_versions(
+        "simplejpeg"
+    )
     (tmp_path / "one.jpg").write_bytes(encoded(picture()))
     assert read_image(tmp_path / "one.jpg", 20).shape == (20, 20, 3)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_decoder("auto") == "pillow"
-    with pytest.raises(UserError, match="simplejpeg, which is not installed: pip install 'jaxconv.fast.'"):
+    with pytest.raises(
+        UserError, match="simplejpeg, which is not installed: pip install 'jaxconv.fast.'"
+    ):
         choose_decoder("simplejpeg")
 
 
 WHOLE = [
-    encoded(picture(), quality=90), encoded(picture(), progressive=True), encoded(picture(), mode="CMYK"), encoded(picture(), mode="L"),
-    encoded(picture(), "PNG"), encoded(picture(), "PNG", mode="P"), encoded(picture(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
-]  # fmt: skip
+    encoded(picture(), quality=90),
+    encoded(picture(), progressive=True),
+    encoded(picture(), mode="CMYK"),
+    encoded(picture(), mode="L"),
+    encoded(picture(), "PNG"),
+    encoded(picture(), "PNG", mode="P"),
+    encoded(picture(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
+]
 
 
 @settings(deadline=None, max_examples=300)
@@ -206,14 +257,28 @@ def test_cut_and_flipped_bytes(whole, share, flips, decoder, fast):
         if data:
             data[int(place * len(data))] = value
     try:
-        pixels = decode_image(bytes(data), 16, 3, lambda height, width: (0, 0, max(1, height // 2), width), decoder, fast)
+        pixels = decode_image(
+            bytes(data),
+            16,
+            3,
+            lambda height, width: (0, 0, max(1, height // 2), width),
+            decoder,
+            fast,
+        )
         assert pixels.shape == (16, 16, 3)
     except DamagedError as error:
         assert str(error)
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no image", b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\xff\xffExif\0\0" + bytes(100), b"\x89PNG\r\n\x1a\n"]
+    "data",
+    [
+        b"",
+        b"no image",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe1\xff\xffExif\0\0" + bytes(100),
+        b"\x89PNG\r\n\x1a\n",
+    ],
 )
 def test_no_images(decoder, data):
     with pytest.raises(DamagedError):

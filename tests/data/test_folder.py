@@ -33,7 +33,9 @@ def test_reads_splits_in_order(tmp_path):
     write_images(tmp_path, classes=("dog", "cat"), count=3)
     train = open_source(settings(tmp_path), "train")
     assert train.class_names == ("cat", "dog") and train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    np.testing.assert_array_equal(train[3]["image"], np.asarray(Image.open(tmp_path / "train/dog/000.png")))
+    np.testing.assert_array_equal(
+        train[3]["image"], np.asarray(Image.open(tmp_path / "train/dog/000.png"))
+    )
     test = open_source(settings(tmp_path), "test", like=describe(train))
     assert test.image_shape == (8, 8, 3) and len(test) == 6
 
@@ -60,7 +62,11 @@ def test_sizes(tmp_path):
     assert open_source(settings(tmp_path), "train").image_shape == (10, 12, 3)
     assert open_source(settings(tmp_path, image_size=6), "train").image_shape == (6, 6, 3)
     Image.new("RGB", (5, 7)).save(tmp_path / "train/dog/900.png")
-    with pytest.raises(UserError, match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10 pixels; .*--config.data.image_size=N"):
+    with pytest.raises(
+        UserError,
+        match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10 pixels; "
+        r".*--config.data.image_size=N",
+    ):
         open_source(settings(tmp_path), "train")
 
 
@@ -95,14 +101,22 @@ def test_exif_turns_the_image(tmp_path):
 
 def test_unsplit_tree_is_drawn_apart(tmp_path):
     write_images(tmp_path, splits=("",), classes=("cat", "dog"), count=20)
-    parts = {split: list_split(str(tmp_path), split, 0.25, seed=0)[1] for split in ("train", "test")}
-    assert len(parts["test"]) == 10 and len(parts["train"]) == 30 and not set(parts["test"]) & set(parts["train"])
+    parts = {
+        split: list_split(str(tmp_path), split, 0.25, seed=0)[1] for split in ("train", "test")
+    }
+    assert (
+        len(parts["test"]) == 10
+        and len(parts["train"]) == 30
+        and not set(parts["test"]) & set(parts["train"])
+    )
     assert sum(file.parent.name == "cat" for file in parts["test"]) == 5
     assert parts["test"] == list_split(str(tmp_path), "test", 0.25, seed=0)[1]
     assert parts["test"] != list_split(str(tmp_path), "test", 0.25, seed=1)[1]
     with pytest.raises(UserError, match="it has no split 'val'"):
         list_split(str(tmp_path), "val", 0.25, seed=0)
-    with pytest.raises(UserError, match="leaves the split 'test' empty; change --config.data.folder.test_fraction"):
+    with pytest.raises(
+        UserError, match="leaves the split 'test' empty; change --config.data.folder.test_fraction"
+    ):
         list_split(str(tmp_path), "test", 0.01, seed=0)
     with pytest.raises(UserError, match="test_fraction is 1.5"):
         list_split(str(tmp_path), "test", 1.5, seed=0)
@@ -114,13 +128,21 @@ def test_unreadable_files_stop_or_are_left_out(tmp_path, caplog):
     (tmp_path / "train/dog/001.png").write_bytes(b"no image")
     whole = (tmp_path / "train/dog/002.png").read_bytes()
     (tmp_path / "train/dog/002.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cat/000.png: the file is empty \(and 2 more\); .*--config.data.skip_unreadable=True"):
+    with pytest.raises(
+        UserError,
+        match=r"cat/000.png: the file is empty \(and 2 more\); .*"
+        r"--config.data.skip_unreadable=True",
+    ):
         open_source(settings(tmp_path), "train")
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
         source = open_source(settings(tmp_path, skip_unreadable=True), "train")
     assert source.labels.tolist() == [0, 0, 1]
     assert "left out 3 unreadable of 6 examples" in caplog.text
-    for name in ("cat/000.png: the file is empty", "dog/001.png: cannot be read", "dog/002.png: cannot be read"):
+    for name in (
+        "cat/000.png: the file is empty",
+        "dog/001.png: cannot be read",
+        "dog/002.png: cannot be read",
+    ):
         assert name in caplog.text
     for file in (tmp_path / "train").rglob("*.png"):
         file.write_bytes(b"")
@@ -135,10 +157,19 @@ def test_unreadable_files_stop_or_are_left_out(tmp_path, caplog):
             lambda root: root.joinpath("train/cat").rename(root / "train/cow"),
             "splits 'train' and 'test' have different classes; .*cat, cow",
         ),
-        (lambda root: root.joinpath("train/empty").mkdir(), "train/empty: has no .jpg, .jpeg, .png, .wav, .npy file"),
+        (
+            lambda root: root.joinpath("train/empty").mkdir(),
+            "train/empty: has no .jpg, .jpeg, .png, .wav, .npy file",
+        ),
         (lambda root: root.joinpath("val").mkdir(), "val: has no class folders"),
-        (lambda root: root.joinpath("train").rename(root / "training"), "no split 'train', did you mean 'training'.*it has test, training"),
-        (lambda root: [f.unlink() for f in root.joinpath("train/cat").iterdir()], "train/cat: has no .jpg"),
+        (
+            lambda root: root.joinpath("train").rename(root / "training"),
+            "no split 'train', did you mean 'training'.*it has test, training",
+        ),
+        (
+            lambda root: [f.unlink() for f in root.joinpath("train/cat").iterdir()],
+            "train/cat: has no .jpg",
+        ),
     ],
 )
 def test_wrong_trees_are_named(tmp_path, break_it, message):
@@ -161,9 +192,13 @@ def test_no_folder_no_class_one_class(tmp_path):
 def test_other_classes_than_trained_with(tmp_path):
     write_images(tmp_path)
     source = open_source(settings(tmp_path), "train")
-    with pytest.raises(UserError, match="class names of split 'test' are .*'cat', 'dog'.*trained with .*'o', 'x'"):
+    with pytest.raises(
+        UserError, match="class names of split 'test' are .*'cat', 'dog'.*trained with .*'o', 'x'"
+    ):
         open_source(settings(tmp_path), "test", like=describe(source) | {"class_names": ["o", "x"]})
-    with pytest.raises(UserError, match="no source is called 'folders:x', did you mean 'folder:PATH'"):
+    with pytest.raises(
+        UserError, match="no source is called 'folders:x', did you mean 'folder:PATH'"
+    ):
         config = settings(tmp_path)
         config.source = "folders:x"
         open_source(config, "train")
@@ -172,26 +207,40 @@ def test_other_classes_than_trained_with(tmp_path):
 def test_evaluation_at_another_size(tmp_path):
     write_images(tmp_path / "images", size=(12, 10), count=3)
     config = tiny_config(
-        data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=10, model__name="resnet20_cifar", steps=3
+        data__source=f"folder:{tmp_path}/images",
+        data__image_size=8,
+        data__eval_image_size=10,
+        model__name="resnet20_cifar",
+        steps=3,
     )
     config.model.kwargs = {"units": (1, 1, 1), "width": 4}
     result = train(config, str(tmp_path / "run"), devices=jax.devices()[:1])
     assert result["examples"] == 6
-    assert evaluate_workdir(str(tmp_path / "run"), devices=jax.devices()[:1])["loss"] == result["loss"]
+    assert (
+        evaluate_workdir(str(tmp_path / "run"), devices=jax.devices()[:1])["loss"] == result["loss"]
+    )
     # A network that flattens its maps has weights for one size alone.
-    config = tiny_config(data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=16)
-    with pytest.raises(UserError, match="config.data.eval_image_size is 16: a network for 8x8x3 cannot take it"):
+    config = tiny_config(
+        data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=16
+    )
+    with pytest.raises(
+        UserError, match="config.data.eval_image_size is 16: a network for 8x8x3 cannot take it"
+    ):
         train(config, str(tmp_path / "other"), devices=jax.devices()[:1])
 
 
 def test_streamed_files_that_are_not_there(tmp_path):
-    """A link that leads nowhere, and a name that is not UTF-8: the checksum covers them, the batches leave out what cannot be read."""
+    """A link that leads nowhere, and a name that is not UTF-8: the checksum covers them, the
+    batches leave out what cannot be read.
+    """
     write_images(tmp_path, count=3)
     folder = os.fsencode(next((tmp_path / "train").iterdir()))
     os.symlink("nowhere", folder + b"/link.jpg")
     shutil.copy(folder + b"/000.png", folder + b"/caf\xe9.png")
     source = open_source(settings(tmp_path, resident_limit=0), "train")
-    assert source.checksum() == open_source(settings(tmp_path, resident_limit=0), "train").checksum()
+    assert (
+        source.checksum() == open_source(settings(tmp_path, resident_limit=0), "train").checksum()
+    )
     reader = Reader(source, damaged_share=0.5)
     list(reader.train_batches(0, 0, 5, 4))
     assert [name.rpartition("/")[2] for name in reader.damaged] == ["link.jpg"]
@@ -218,4 +267,6 @@ def test_files_of_other_kinds_are_named(tmp_path):
     assert other_files(str(tmp_path)) == []
     for name in ("b.webp", "a.bmp", ".hidden"):
         (tmp_path / "train" / "dog" / name).write_bytes(b"x")
-    assert other_files(str(tmp_path)) == [str(tmp_path / "train" / "dog" / name) for name in ("a.bmp", "b.webp")]
+    assert other_files(str(tmp_path)) == [
+        str(tmp_path / "train" / "dog" / name) for name in ("a.bmp", "b.webp")
+    ]

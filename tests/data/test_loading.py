@@ -1,4 +1,6 @@
-"""Every example once an epoch, every example once an evaluation; the position is a function of (seed, step)."""
+"""Every example once an epoch, every example once an evaluation; the position is a function of
+(seed, step).
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from jaxconv.data.loading import eval_batches, take, train_indices
 @given(st.integers(1, 50), st.integers(1, 70), st.integers(0, 3), st.integers(0, 2**70))
 def test_every_example_comes_once_an_epoch(examples, batch_size, epochs, seed):
     steps = -(-examples * (epochs + 1) // batch_size)
-    sequence = np.concatenate([train_indices(seed, step, batch_size, examples) for step in range(steps)])
+    sequence = np.concatenate(
+        [train_indices(seed, step, batch_size, examples) for step in range(steps)]
+    )
     for epoch in range(epochs + 1):
         assert sorted(sequence[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
 
@@ -27,16 +31,23 @@ def test_epochs_and_seeds_are_shuffled_differently():
 @settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**40))
 def test_repeated_augmentation(examples, different, repeats, seed):
-    """A batch holds batch / repeats draws, each so many times; over the epochs every example comes as often as any other."""
+    """A batch holds batch / repeats draws, each so many times; over the epochs every example comes
+    as often as any other.
+    """
     batch_size = different * repeats
     steps = -(-examples * repeats // batch_size)
     batches = [train_indices(seed, step, batch_size, examples, repeats) for step in range(steps)]
     for batch in batches:
         assert batch.shape == (batch_size,) and batch.dtype == np.int32
-        np.testing.assert_array_equal(batch.reshape(repeats, -1), np.tile(batch[:different], (repeats, 1)))
+        np.testing.assert_array_equal(
+            batch.reshape(repeats, -1), np.tile(batch[:different], (repeats, 1))
+        )
     sequence = np.concatenate([batch[:different] for batch in batches])
     assert sorted(sequence[:examples]) == list(range(examples))
-    np.testing.assert_array_equal(sequence, np.concatenate([train_indices(seed, step, different, examples) for step in range(steps)]))
+    np.testing.assert_array_equal(
+        sequence,
+        np.concatenate([train_indices(seed, step, different, examples) for step in range(steps)]),
+    )
 
 
 @given(st.integers(1, 100), st.integers(1, 40))

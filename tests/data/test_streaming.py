@@ -1,4 +1,6 @@
-"""Streamed batches: those of the resident way, whatever the threads, the processes and the step one starts at; damaged examples."""
+"""Streamed batches: those of the resident way, whatever the threads, the processes and the step one
+starts at; damaged examples.
+"""
 
 import logging
 
@@ -24,7 +26,9 @@ CROPS = {"augment__random_resized_crop__scale": (0.2, 1.0)}
 
 
 def folder_config(path, **changes):
-    config = tiny_config(**{"data__source": f"folder:{path}", "data__image_size": 8, "data__mean": (0.5,), **changes})
+    config = tiny_config(
+        **{"data__source": f"folder:{path}", "data__image_size": 8, "data__mean": (0.5,), **changes}
+    )
     config.augment.pad_crop = 0
     return config
 
@@ -39,8 +43,12 @@ def photographs(tmp_path_factory):
             (root / split / name).mkdir(parents=True)
             for n in range(count):
                 high, wide = random.integers(3, 9, 2)
-                pixels = np.kron(random.integers(0, 256, (4, 5, 3), np.uint8), np.ones((high, wide, 1), np.uint8))
-                Image.fromarray(pixels).save(root / split / name / f"{n:03}.{'jpg' if n % 2 else 'png'}", quality=90)
+                pixels = np.kron(
+                    random.integers(0, 256, (4, 5, 3), np.uint8), np.ones((high, wide, 1), np.uint8)
+                )
+                Image.fromarray(pixels).save(
+                    root / split / name / f"{n:03}.{'jpg' if n % 2 else 'png'}", quality=90
+                )
     return root
 
 
@@ -65,8 +73,16 @@ def test_streamed_batches_are_the_resident_ones(photographs, decoder):
     parallel = make_parallel("jit", jax.devices()[:1])
     resident = Resident(open_source(config.data, "train", augment=config.augment), parallel)
     config.data.resident_limit = 0
-    streamed = Streamed(open_source(config.data, "train", augment=config.augment), parallel, config.data)
-    pairs = list(zip(resident.train_batches(Order((3,), 4), 5, 25), streamed.train_batches(Order((3,), 4), 5, 25), strict=True))
+    streamed = Streamed(
+        open_source(config.data, "train", augment=config.augment), parallel, config.data
+    )
+    pairs = list(
+        zip(
+            resident.train_batches(Order((3,), 4), 5, 25),
+            streamed.train_batches(Order((3,), 4), 5, 25),
+            strict=True,
+        )
+    )
     assert len(pairs) == 20
     for indices, sent in pairs:
         gathered = take(resident.data, indices)
@@ -75,7 +91,9 @@ def test_streamed_batches_are_the_resident_ones(photographs, decoder):
     for indices, sent in zip(resident.eval_batches(3), streamed.eval_batches(3), strict=True):
         seen = np.asarray(indices["mask"]) > 0
         np.testing.assert_array_equal(indices["mask"], sent["mask"])
-        np.testing.assert_array_equal(take(resident.data, indices)["image"][seen], sent["image"][seen])
+        np.testing.assert_array_equal(
+            take(resident.data, indices)["image"][seen], sent["image"][seen]
+        )
 
 
 def test_any_number_of_threads_processes_and_any_start(photographs):
@@ -87,7 +105,10 @@ def test_any_number_of_threads_processes_and_any_start(photographs):
     assert_same(batches(source, first=4), whole[4:])
     for processes in (2, 4):
         parts = [batches(source, process=(i, processes)) for i in range(processes)]
-        joined = [{name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)]
+        joined = [
+            {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+            for step in zip(*parts, strict=True)
+        ]
         assert_same(joined, whole)
     labels = source.labels_of_all()
     for step, batch in enumerate(whole):
@@ -97,11 +118,15 @@ def test_any_number_of_threads_processes_and_any_start(photographs):
 
 
 def test_repeats_are_cropped_apart(photographs):
-    """Repeated augmentation: each example twice in a batch, by the same indices as the resident way, with crops of its own."""
+    """Repeated augmentation: each example twice in a batch, by the same indices as the resident
+    way, with crops of its own.
+    """
     config = folder_config(photographs, **CROPS)
     source = open_source(config.data, "train", augment=config.augment)
     (batch,) = Reader(source).train_batches(3, 2, 3, 8, repeats=2)
-    np.testing.assert_array_equal(batch["label"], source.labels_of_all()[train_indices(3, 2, 8, 23, repeats=2)])
+    np.testing.assert_array_equal(
+        batch["label"], source.labels_of_all()[train_indices(3, 2, 8, 23, repeats=2)]
+    )
     assert not np.array_equal(batch["image"][:4], batch["image"][4:])
 
 
@@ -117,7 +142,11 @@ def test_images_of_one_size_are_cropped_on_the_device(tmp_path):
 def test_every_pass_crops_anew(photographs):
     config = folder_config(photographs, **CROPS)
     source = open_source(config.data, "train", augment=config.augment)
-    index = {epoch: np.flatnonzero(train_indices(3, 0, 46, 23)[23 * epoch : 23 * (epoch + 1)] == 7)[0] + 23 * epoch for epoch in (0, 1)}
+    index = {
+        epoch: np.flatnonzero(train_indices(3, 0, 46, 23)[23 * epoch : 23 * (epoch + 1)] == 7)[0]
+        + 23 * epoch
+        for epoch in (0, 1)
+    }
     (both,) = batches(source, last=1, batch_size=46)
     assert not np.array_equal(both["image"][index[0]], both["image"][index[1]])
     np.testing.assert_array_equal(both["image"][index[1]], source.read(7, (3, index[1]))["image"])
@@ -127,7 +156,11 @@ def test_evaluation_is_split_among_processes(photographs):
     config = folder_config(photographs, data__resident_limit=0)
     source = open_source(config.data, "test")
     parts = [list(Reader(source, process=(i, 2)).eval_batches(6)) for i in range(2)]
-    joined = [np.concatenate([part[name] for part in step]) for name in ("mask", "label") for step in zip(*parts, strict=True)]
+    joined = [
+        np.concatenate([part[name] for part in step])
+        for name in ("mask", "label")
+        for step in zip(*parts, strict=True)
+    ]
     assert np.concatenate(joined[:2]).tolist() == [1] * 8 + [0] * 4
     assert np.concatenate(joined[2:])[:8].tolist() == [0] * 4 + [1] * 4
 
@@ -153,7 +186,11 @@ def test_start_skips_what_came_before():
     source = from_sequence(items, ("even", "odd"))
     items.read.clear()
     (batch,) = batches(source, first=20, last=21, batch_size=4)
-    assert sorted(items.read) == sorted(batch["image"][:, 0, 0, 0]) == sorted(train_indices(3, 20, 4, 100))
+    assert (
+        sorted(items.read)
+        == sorted(batch["image"][:, 0, 0, 0])
+        == sorted(train_indices(3, 20, 4, 100))
+    )
 
 
 def test_damaged_example_is_replaced_counted_and_named_once(caplog):
@@ -162,10 +199,19 @@ def test_damaged_example_is_replaced_counted_and_named_once(caplog):
         reader = Reader(source, threads=4, damaged_share=0.2)
         batch = [b["image"][:, 0, 0, 0] for b in reader.train_batches(3, 0, 10, 5)]
     expected = np.concatenate([train_indices(3, step, 5, 10) for step in range(10)])
-    np.testing.assert_array_equal(np.concatenate(batch), np.where(np.isin(expected, (4, 5)), 6, expected))
+    np.testing.assert_array_equal(
+        np.concatenate(batch), np.where(np.isin(expected, (4, 5)), 6, expected)
+    )
     assert reader.damaged == {"item 4", "item 5"}
-    assert sorted(record.args[1:] for record in caplog.records) == [("item 4", "cut in two"), ("item 5", "cut in two")]
-    with pytest.raises(UserError, match=r"2 of 10 examples are damaged, more than a share of 0.1; the last: item \d: cut in two"):
+    assert sorted(record.args[1:] for record in caplog.records) == [
+        ("item 4", "cut in two"),
+        ("item 5", "cut in two"),
+    ]
+    with pytest.raises(
+        UserError,
+        match=r"2 of 10 examples are damaged, more than a share of 0.1; the last: item \d: cut in "
+        r"two",
+    ):
         list(Reader(source, damaged_share=0.1).train_batches(3, 0, 10, 5))
     items = Counting(4)
     source = from_sequence(items, ("even", "odd"))
@@ -176,7 +222,9 @@ def test_damaged_example_is_replaced_counted_and_named_once(caplog):
 
 def test_evaluation_leaves_damaged_examples_out():
     source = from_sequence(Counting(10, damaged=(4,)), ("even", "odd"))
-    streamed = Streamed(source, make_parallel("jit", jax.devices()[:1]), tiny_config(data__damaged_share=0.1).data)
+    streamed = Streamed(
+        source, make_parallel("jit", jax.devices()[:1]), tiny_config(data__damaged_share=0.1).data
+    )
     for _ in range(2):
         mask = np.concatenate([batch["mask"] for batch in streamed.eval_batches(4)])
         assert mask.tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0] and streamed.left_out == 1
@@ -185,9 +233,17 @@ def test_evaluation_leaves_damaged_examples_out():
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_streamed_training_is_the_resident_one(photographs, tmp_path, mode):
     """The same bits of every number, on four devices; stopped and resumed."""
-    config = folder_config(photographs, steps=6, parallel=mode, optimizer__schedule__name="constant")
+    config = folder_config(
+        photographs, steps=6, parallel=mode, optimizer__schedule__name="constant"
+    )
     resident = train(config, tmp_path / "resident")
-    streamed_config = folder_config(photographs, steps=6, parallel=mode, optimizer__schedule__name="constant", data__resident_limit=0)
+    streamed_config = folder_config(
+        photographs,
+        steps=6,
+        parallel=mode,
+        optimizer__schedule__name="constant",
+        data__resident_limit=0,
+    )
     streamed = train(streamed_config, tmp_path / "streamed")
     assert streamed == resident and resident["examples"] == 8
     streamed_config.steps = 3
@@ -208,13 +264,19 @@ def test_resume_asks_for_the_same_decoder(photographs, tmp_path, monkeypatch):
     config = folder_config(photographs, steps=3, **CROPS)
     train(config, tmp_path / "run")
     monkeypatch.setattr("jaxconv.data.decode.decoder_versions", lambda name: "pillow 1.0")
-    with pytest.raises(UserError, match="train_decoder was .*, now it is pillow 1.0; bring it back"):
+    with pytest.raises(
+        UserError, match="train_decoder was .*, now it is pillow 1.0; bring it back"
+    ):
         train(config, tmp_path / "run")
 
 
 def test_training_on_a_sequence(tmp_path):
     config = tiny_config(steps=3, data__damaged_share=0.1)
-    result = train(config, tmp_path, sources=(from_sequence(Counting(16, damaged=(3,)), "ab"), from_sequence(Counting(6), "ab")))
+    result = train(
+        config,
+        tmp_path,
+        sources=(from_sequence(Counting(16, damaged=(3,)), "ab"), from_sequence(Counting(6), "ab")),
+    )
     assert result["examples"] == 6
     other = from_arrays(np.zeros((5, 8, 8, 1), np.uint8), np.zeros(5, np.int64), "ab")
     assert evaluate_workdir(tmp_path, source=other)["examples"] == 5
@@ -222,19 +284,28 @@ def test_training_on_a_sequence(tmp_path):
 
 def test_scale_jitter_is_no_smaller_than_the_image(photographs):
     config = folder_config(photographs, augment__scale_jitter=(6, 9))
-    with pytest.raises(UserError, match="scale_jitter begins at 6; it must be at least data.image_size, 8"):
+    with pytest.raises(
+        UserError, match="scale_jitter begins at 6; it must be at least data.image_size, 8"
+    ):
         open_source(config.data, "train", augment=config.augment)
 
 
 def test_evaluation_keeps_the_middle(photographs):
     """At a crop ratio of 1/2 the middle quarter, which is what an image of it alone gives."""
     config = default_config().data
-    config.source, config.image_size, config.decoder, config.crop_ratio = f"folder:{photographs}", 4, "pillow", 0.5
+    config.source, config.image_size, config.decoder, config.crop_ratio = (
+        f"folder:{photographs}",
+        4,
+        "pillow",
+        0.5,
+    )
     source = open_source(config, "test")
     with Image.open(photographs / "test/cat/000.png") as image:
         side = round(min(image.size) / 2)
         left, top = ((length - side) // 2 for length in image.size)
-        expected = image.crop((left, top, left + side, top + side)).resize((4, 4), Image.Resampling.BILINEAR)
+        expected = image.crop((left, top, left + side, top + side)).resize(
+            (4, 4), Image.Resampling.BILINEAR
+        )
     np.testing.assert_array_equal(source[0]["image"], expected)
 
 

@@ -30,7 +30,10 @@ def test_every_way_up_ends_at_entity():
         assert len(set(ways)) == len(ways)
         for way in ways:
             assert wordnet.synsets()[way[-1]].words == ("entity",)
-            assert all(above in wordnet.synsets()[below].parents for below, above in zip(way, way[1:], strict=False))
+            assert all(
+                above in wordnet.synsets()[below].parents
+                for below, above in zip(way, way[1:], strict=False)
+            )
 
 
 def test_the_lectures_path(lecture):
@@ -43,7 +46,10 @@ def test_the_lectures_path(lecture):
 
 def test_a_dog_is_a_domestic_animal_too():
     ways = wordnet.paths(HUSKY)
-    assert len(ways) == 2 and [wordnet.synsets()[way[3]].words[0] for way in ways] == ["canine", "domestic animal"]
+    assert len(ways) == 2 and [wordnet.synsets()[way[3]].words[0] for way in ways] == [
+        "canine",
+        "domestic animal",
+    ]
 
 
 def test_heights_of_mistakes():
@@ -51,7 +57,9 @@ def test_heights_of_mistakes():
     assert costs.shape == (1000, 1000) and (costs == costs.T).all()
     off_diagonal = costs[~np.eye(1000, dtype=bool)]
     assert off_diagonal.min() == 1 and not costs.diagonal().any()
-    husky, malamute, tabby, hammer = (wordnet.find(id).label for id in (HUSKY, MALAMUTE, TABBY, HAMMER))
+    husky, malamute, tabby, hammer = (
+        wordnet.find(id).label for id in (HUSKY, MALAMUTE, TABBY, HAMMER)
+    )
     # A malamute is a sled dog as well, a cat another pet, a hammer just some object.
     assert costs[husky, malamute] < costs[husky, tabby] < costs[husky, hammer]
     for a, b in ((husky, malamute), (husky, tabby), (husky, hammer), (3, 990)):
@@ -78,7 +86,9 @@ def test_words_and_wrong_words():
 @pytest.mark.slow
 def test_the_command():
     process = command("wordnet", HUSKY)
-    assert process.returncode == 0 and process.stdout.startswith("path 1 of 2\nn02109961  Eskimo dog, husky (breed of")
+    assert process.returncode == 0 and process.stdout.startswith(
+        "path 1 of 2\nn02109961  Eskimo dog, husky (breed of"
+    )
     between = command("wordnet", "husky", "tabby")
     assert between.returncode == 0 and "domestic animal" in between.stdout.splitlines()[-1]
     assert_one_line_error(command("wordnet", "huskey"), 2, "husky")
@@ -89,5 +99,9 @@ def test_the_file_is_made_from_wordnet():
     if not (DEBIAN / "data.noun").is_file():
         pytest.skip(f"{DEBIAN} is not there: the package wordnet-base has it")
     datasets = pytest.importorskip("tensorflow_datasets")
-    labels = (Path(datasets.__file__).parent / "datasets" / "imagenet2012" / "labels.txt").read_text().split()
+    labels = (
+        (Path(datasets.__file__).parent / "datasets" / "imagenet2012" / "labels.txt")
+        .read_text()
+        .split()
+    )
     assert wordnet.make(DEBIAN, labels) == wordnet.FILE.read_text()

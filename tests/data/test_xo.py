@@ -1,4 +1,6 @@
-"""X's and O's: example i is a function of (seed, split, i), and the settings are the lecture's trickier cases."""
+"""X's and O's: example i is a function of (seed, split, i), and the settings are the lecture's
+trickier cases.
+"""
 
 import numpy as np
 import pytest
@@ -39,14 +41,18 @@ def test_shapes_and_classes():
 def figures(label, size=33, **variation):
     return [
         image[..., 0].astype(float)
-        for image, drawn in (xo.draw(0, "train", i, size, xo.Variation(**variation)) for i in range(40))
+        for image, drawn in (
+            xo.draw(0, "train", i, size, xo.Variation(**variation)) for i in range(40)
+        )
         if drawn == label
     ]
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_each_setting_does_what_it_says(label):
-    """Measured on the pictures: the centre of mass moves, the extent changes, the ink changes, pixels flicker."""
+    """Measured on the pictures: the centre of mass moves, the extent changes, the ink changes,
+    pixels flicker.
+    """
     rows = np.arange(33.0)
 
     def centre(image):
@@ -81,9 +87,17 @@ RING = [[(0.6 + 0.2 * np.cos(t), 0.4 + 0.2 * np.sin(t)) for t in np.linspace(0, 
 @pytest.mark.parametrize(("label", "strokes"), [(1, CROSS), (0, RING)])
 @pytest.mark.parametrize("size", [9, 32])
 def test_a_drawing_that_is_fitted_is_the_example(label, strokes, size):
-    """Two lines drawn anywhere in any size are the source's X, pixel by pixel; a polygon of 100 corners is almost its O."""
-    example = next(image for image, drawn in (xo.draw(0, "train", i, size) for i in range(40)) if drawn == label)
-    np.testing.assert_allclose(xo.draw_strokes(strokes, size, fit=True).astype(int), example, atol=1 if label else 3)
+    """Two lines drawn anywhere in any size are the source's X, pixel by pixel; a polygon of 100
+    corners is almost its O.
+    """
+    example = next(
+        image
+        for image, drawn in (xo.draw(0, "train", i, size) for i in range(40))
+        if drawn == label
+    )
+    np.testing.assert_allclose(
+        xo.draw_strokes(strokes, size, fit=True).astype(int), example, atol=1 if label else 3
+    )
 
 
 def test_a_drawing_stays_where_it_is_and_its_pen_has_a_weight():
@@ -92,7 +106,9 @@ def test_a_drawing_stays_where_it_is_and_its_pen_has_a_weight():
     # Of 33 pixels, a quarter ends at 8.25, and a pixel's middle is half a pixel from its edge.
     rows, columns = (np.average(place, weights=image) for place in np.indices(image.shape))
     assert image.max() == 255 and abs(rows - 24.25) < 0.1 and abs(columns - 7.75) < 0.1
-    thin, thick = (int(xo.draw_strokes(CROSS, 33, weight).astype(int).sum()) for weight in (-0.5, 0.5))
+    thin, thick = (
+        int(xo.draw_strokes(CROSS, 33, weight).astype(int).sum()) for weight in (-0.5, 0.5)
+    )
     assert thin < xo.draw_strokes(CROSS, 33).sum() < thick
     assert xo.draw_strokes(dot, 33, fit=True)[16, 16] == 255
     assert not xo.draw_strokes([], 33).any() and not xo.draw_strokes([[]], 33, fit=True).any()
@@ -115,8 +131,12 @@ def test_bad_settings_are_named(settings, message):
 
 @pytest.mark.parametrize("weight", [-0.9, 0.0, 0.9])
 def test_a_long_drawing_is_all_of_its_pieces(weight):
-    """However many pieces are drawn at a time, and where they leave the canvas: ink is where any piece has ink."""
+    """However many pieces are drawn at a time, and where they leave the canvas: ink is where any
+    piece has ink.
+    """
     line = np.random.default_rng(0).normal(0, 0.15, (90, 2)).cumsum(0) * 0.3 + 0.4
     assert line.min() < 0 or line.max() > 1
-    alone = np.max([xo.draw_strokes([pair], 40, weight) for pair in zip(line, line[1:], strict=False)], axis=0)
+    alone = np.max(
+        [xo.draw_strokes([pair], 40, weight) for pair in zip(line, line[1:], strict=False)], axis=0
+    )
     np.testing.assert_array_equal(xo.draw_strokes([line], 40, weight), alone)

@@ -1,4 +1,6 @@
-"""What predictions say, against numbers worked out by hand, definitions written out anew, and laws."""
+"""What predictions say, against numbers worked out by hand, definitions written out anew, and
+laws.
+"""
 
 import math
 
@@ -29,13 +31,18 @@ from jaxconv.look.accuracy import accuracy_of_classes, reliability
 ABC = ("a", "b", "c")
 # Four examples of three classes: right, second, third, right by a tie.
 HAND = Outcomes(
-    np.array([0, 1, 2, 1]), np.log(np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.25, 0.25], [0.2, 0.4, 0.4]])), ABC
-)  # fmt: skip
+    np.array([0, 1, 2, 1]),
+    np.log(np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.25, 0.25], [0.2, 0.4, 0.4]])),
+    ABC,
+)
 
 
 def drawn(examples, classes, seed=0, sharpness=2.0):
     random = np.random.default_rng(seed)
-    labels, votes = random.integers(0, classes, examples), random.normal(0, sharpness, (examples, classes)).astype(np.float32)
+    labels, votes = (
+        random.integers(0, classes, examples),
+        random.normal(0, sharpness, (examples, classes)).astype(np.float32),
+    )
     votes[np.arange(examples), labels] += 1
     return Outcomes(labels, votes, tuple(f"class {k}" for k in range(classes)))
 
@@ -43,10 +50,16 @@ def drawn(examples, classes, seed=0, sharpness=2.0):
 def test_by_hand():
     assert HAND.ranks.tolist() == [0, 1, 2, 0] and HAND.predicted.tolist() == [0, 0, 0, 1]
     assert [within(HAND, k).mean() for k in (1, 2, 3)] == [0.5, 0.75, 1]
-    np.testing.assert_allclose(HAND.losses, [-math.log(p) for p in (0.7, 0.3, 0.25, 0.4)], rtol=1e-6)
+    np.testing.assert_allclose(
+        HAND.losses, [-math.log(p) for p in (0.7, 0.3, 0.25, 0.4)], rtol=1e-6
+    )
     assert confusion(HAND).tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0]]
     found = per_class(HAND)
-    assert found.examples.tolist() == [1, 2, 1] and found.right.tolist() == [1, 1, 0] and found.predicted.tolist() == [3, 1, 0]
+    assert (
+        found.examples.tolist() == [1, 2, 1]
+        and found.right.tolist() == [1, 1, 0]
+        and found.predicted.tolist() == [3, 1, 0]
+    )
     assert found.accuracy.tolist() == [1, 0.5, 0] and found.ranked().tolist() == [2, 1, 0]
     np.testing.assert_allclose(found.precision, [1 / 3, 1, np.nan])
     # In three bins: 0.4 right, 0.6 and 0.5 wrong between 1/3 and 2/3; 0.7 right above.
@@ -68,7 +81,9 @@ def test_votes_that_are_no_numbers_are_never_right():
     votes = np.array([[np.nan, np.inf, np.nan], [1.0, np.nan, 0.0], [0.0, 3.0, 1.0]], np.float32)
     outcomes = Outcomes(np.array([0, 0, 1]), votes, ABC)
     assert within(outcomes, 1).tolist() == [False, False, True]
-    assert np.isnan(outcomes.losses[:2]).all() and outcomes.losses[2] == pytest.approx(math.log(1 + math.exp(-3) + math.exp(-2)), rel=1e-6)
+    assert np.isnan(outcomes.losses[:2]).all() and outcomes.losses[2] == pytest.approx(
+        math.log(1 + math.exp(-3) + math.exp(-2)), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +91,11 @@ def test_votes_that_are_no_numbers_are_never_right():
     [
         ([0, 3], np.zeros((2, 3)), "there is a label 3; the 3 classes"),
         ([0, -1], np.zeros((2, 3)), "there is a label -1"),
-        ([0, 1], np.zeros((2, 2)), r"votes \[2, 2\] and index \[2\] do not fit 2 labels and 3 classes"),
+        (
+            [0, 1],
+            np.zeros((2, 2)),
+            r"votes \[2, 2\] and index \[2\] do not fit 2 labels and 3 classes",
+        ),
         ([], np.zeros((0, 3)), "do not fit 0 labels"),
     ],
 )
@@ -90,7 +109,12 @@ def test_against_definitions_written_out():
     outcomes, bins = drawn(500, 7), 15
     p = np.exp(outcomes.votes.astype(np.float64))
     p /= p.sum(axis=1, keepdims=True)
-    counts, top, loss, gathered = np.zeros((7, 7), int), dict.fromkeys((1, 3, 5), 0), 0.0, [[] for _ in range(bins)]
+    counts, top, loss, gathered = (
+        np.zeros((7, 7), int),
+        dict.fromkeys((1, 3, 5), 0),
+        0.0,
+        [[] for _ in range(bins)],
+    )
     for row, label in enumerate(outcomes.labels):
         order = sorted(range(7), key=lambda k: -p[row, k])
         counts[label, order[0]] += 1
@@ -100,24 +124,46 @@ def test_against_definitions_written_out():
         confidence = p[row, order[0]]
         place = next(m for m in range(bins) if m / bins < confidence <= (m + 1) / bins)
         gathered[place].append((confidence, order[0] == label))
-    ece = sum(len(each) / 500 * abs(np.mean([c for c, _ in each]) - np.mean([right for _, right in each])) for each in gathered if each)
-    assert (confusion(outcomes) == counts).all() and {k: within(outcomes, k).sum() for k in top} == top
-    assert figures(outcomes) == pytest.approx({"loss": loss, "top1": top[1] / 500, "top5": top[5] / 500, "ece": ece}, rel=1e-5)
+    ece = sum(
+        len(each) / 500 * abs(np.mean([c for c, _ in each]) - np.mean([right for _, right in each]))
+        for each in gathered
+        if each
+    )
+    assert (confusion(outcomes) == counts).all() and {
+        k: within(outcomes, k).sum() for k in top
+    } == top
+    assert figures(outcomes) == pytest.approx(
+        {"loss": loss, "top1": top[1] / 500, "top5": top[5] / 500, "ece": ece}, rel=1e-5
+    )
     np.testing.assert_allclose(outcomes.probabilities, p, atol=1e-6)
 
 
-SETS = st.builds(drawn, st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6), st.floats(0.0, 30.0))
+SETS = st.builds(
+    drawn, st.integers(1, 60), st.integers(2, 9), st.integers(0, 10**6), st.floats(0.0, 30.0)
+)
 
 
 @settings(deadline=None, max_examples=50)
 @given(SETS, st.integers(0, 10**6))
 def test_laws(outcomes, seed):
     counts, found, all_figures = confusion(outcomes), per_class(outcomes), figures(outcomes)
-    assert counts.sum() == len(outcomes) == found.examples.sum() == found.predicted.sum() == calibration(outcomes).examples.sum()
+    assert (
+        counts.sum()
+        == len(outcomes)
+        == found.examples.sum()
+        == found.predicted.sum()
+        == calibration(outcomes).examples.sum()
+    )
     assert (counts.sum(axis=1) == found.examples).all() and (np.diag(counts) == found.right).all()
-    assert np.trace(counts) == within(outcomes, 1).sum() and all_figures["top1"] == within(outcomes, 1).mean()
+    assert (
+        np.trace(counts) == within(outcomes, 1).sum()
+        and all_figures["top1"] == within(outcomes, 1).mean()
+    )
     assert 0 <= all_figures["ece"] <= 1 and all_figures["loss"] >= 0
-    assert all(within(outcomes, k).sum() <= within(outcomes, k + 1).sum() for k in range(1, len(outcomes.class_names)))
+    assert all(
+        within(outcomes, k).sum() <= within(outcomes, k + 1).sum()
+        for k in range(1, len(outcomes.class_names))
+    )
     assert within(outcomes, len(outcomes.class_names)).all()
     order = np.random.default_rng(seed).permutation(len(outcomes))
     mixed = Outcomes(outcomes.labels[order], outcomes.votes[order], outcomes.class_names)
@@ -130,14 +176,18 @@ def test_the_interval_of_a_share_is_that_of_the_textbook():
     p = figures(outcomes)["top1"]
     low, high = intervals(outcomes, resamples=2000)["top1"]
     half = 1.96 * math.sqrt(p * (1 - p) / 2000)
-    assert low == pytest.approx(p - half, abs=0.1 * half) and high == pytest.approx(p + half, abs=0.1 * half)
+    assert low == pytest.approx(p - half, abs=0.1 * half) and high == pytest.approx(
+        p + half, abs=0.1 * half
+    )
     narrower = intervals(outcomes, resamples=2000, confidence=0.5)["top1"]
     assert low < narrower[0] < p < narrower[1] < high
 
 
 @pytest.mark.parametrize("right", [0.8, 0.9])
 def test_intervals_hold_the_truth_19_times_out_of_20(right):
-    """Predictions that are 80 % sure and right with a known probability, of which the ECE is 0 or 10 %: 200 draws of 300 examples."""
+    """Predictions that are 80 % sure and right with a known probability, of which the ECE is 0 or
+    10 %: 200 draws of 300 examples.
+    """
     truth, held = {"top1": right, "ece": right - 0.8}, {"top1": 0, "ece": 0}
     votes = np.tile(np.log([[0.8, 0.2]]), (300, 1))
     for seed in range(200):
@@ -149,7 +199,9 @@ def test_intervals_hold_the_truth_19_times_out_of_20(right):
 
 
 def test_without_a_mistake_intervals_are_exact():
-    """(alpha / 2)^(1 / N), as Clopper and Pearson's interval is there; of the heights that share of the greatest height."""
+    """(alpha / 2)^(1 / N), as Clopper and Pearson's interval is there; of the heights that share of
+    the greatest height.
+    """
     votes, names = np.eye(6) * 9, tuple(f"class {k}" for k in range(6))
     found = intervals(Outcomes(np.arange(6), votes, names), resamples=20)
     assert found["top1"] == found["top5"] == (pytest.approx(0.025 ** (1 / 6)), 1.0)
@@ -159,22 +211,35 @@ def test_without_a_mistake_intervals_are_exact():
     assert "no example is right; of others up to 70.76 %" in on_intervals(figures(none), between)[0]
     dogs = Outcomes(np.array([0, 1]), np.eye(3)[:2], ("n02109961", "n02110063", "n03481172"))
     farthest = heights(Outcomes(np.array([0]), np.eye(3)[2:], dogs.class_names))[0]
-    assert intervals(dogs, resamples=20)["height"] == (0.0, pytest.approx(farthest * (1 - 0.025**0.5)))
+    assert intervals(dogs, resamples=20)["height"] == (
+        0.0,
+        pytest.approx(farthest * (1 - 0.025**0.5)),
+    )
 
 
 def test_an_ece_above_its_interval_is_explained():
-    assert on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.011)})[0].startswith("of so few examples the ECE")
-    assert on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.012)}) == []
+    assert on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.011)})[
+        0
+    ].startswith("of so few examples the ECE")
+    assert (
+        on_intervals({"top1": 0.5, "ece": 0.012}, {"top1": (0.4, 0.6), "ece": (0.0, 0.012)}) == []
+    )
 
 
 def test_the_worst_mistakes_and_the_confused_examples():
     assert worst(HAND, 5).tolist() == [2, 1] and worst(HAND, 1).tolist() == [2]
-    assert [rows.tolist() for rows in confused_examples(HAND, most_confused(confusion(HAND), 5))] == [[1], [2]]
+    assert [
+        rows.tolist() for rows in confused_examples(HAND, most_confused(confusion(HAND), 5))
+    ] == [[1], [2]]
 
 
 def test_the_same_seed_draws_the_same():
     outcomes = drawn(100, 8)
-    assert intervals(outcomes, 50, seed=3) == intervals(outcomes, 50, seed=3) != intervals(outcomes, 50, seed=4)
+    assert (
+        intervals(outcomes, 50, seed=3)
+        == intervals(outcomes, 50, seed=3)
+        != intervals(outcomes, 50, seed=4)
+    )
     assert set(intervals(outcomes, 1)) == {"loss", "top1", "top5", "ece"}
     with pytest.raises(ValueError, match="0 resamples"):
         intervals(outcomes, 0)
@@ -198,20 +263,34 @@ def test_how_far_a_mistake_is_off():
 
 def test_imagenets_classes_by_their_words():
     words = [", ".join(wordnet.synsets()[id].words) for id in IMAGENET]
-    assert wordnet.wordnet_ids(words) == IMAGENET == wordnet.wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
+    assert (
+        wordnet.wordnet_ids(words)
+        == IMAGENET
+        == wordnet.wordnet_ids([text.split(",")[0].replace(" ", "_") for text in words])
+    )
     assert wordnet.wordnet_ids(IMAGENET[5:7]) == IMAGENET[5:7]
-    assert wordnet.wordnet_ids(words[:999]) == () == wordnet.wordnet_ids([*words[1:], words[0]]) == wordnet.wordnet_ids(ABC)
+    assert (
+        wordnet.wordnet_ids(words[:999])
+        == ()
+        == wordnet.wordnet_ids([*words[1:], words[0]])
+        == wordnet.wordnet_ids(ABC)
+    )
 
 
 def test_the_average_is_of_probabilities():
     one, other = drawn(20, 4, seed=1), drawn(20, 4, seed=1, sharpness=9.0)
     joint = averaged([one, other])
-    np.testing.assert_allclose(joint.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        joint.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6
+    )
     np.testing.assert_allclose(np.exp(log_mean([one.votes, other.votes])).sum(axis=1), 1, atol=1e-6)
     assert averaged([one]).votes is one.votes
     with pytest.raises(ValueError, match="other examples"):
         averaged([one, drawn(20, 4, seed=2)])
-    assert mean_and_spread([{"loss": 1.0, "x": 2.0}, {"loss": 3.0}]) == {"loss": 2.0, "loss_spread": pytest.approx(math.sqrt(2))}
+    assert mean_and_spread([{"loss": 1.0, "x": 2.0}, {"loss": 3.0}]) == {
+        "loss": 2.0,
+        "loss_spread": pytest.approx(math.sqrt(2)),
+    }
 
 
 def test_the_pictures_show_the_numbers(tmp_path):
@@ -227,6 +306,8 @@ def test_the_pictures_show_the_numbers(tmp_path):
     widths = [patch.get_width() for patch in picture.axes[0].containers[0]]
     ranked = found.ranked()
     np.testing.assert_allclose(widths, 100 * found.accuracy[[*ranked[:20], *ranked[-20:]]])
-    assert f"{len(ranked) - 40} classes between" in [text.get_text() for text in picture.axes[0].texts]
+    assert f"{len(ranked) - 40} classes between" in [
+        text.get_text() for text in picture.axes[0].texts
+    ]
     picture.savefig(tmp_path / "classes.png")
     assert len(accuracy_of_classes(per_class(HAND), ABC).axes[0].containers[0]) == 3

@@ -1,4 +1,6 @@
-"""A stage for shell scripts: Slurm, gcloud, Python and jaxconv itself are played by small programs, which note how they were called."""
+"""A stage for shell scripts: Slurm, gcloud, Python and jaxconv itself are played by small programs,
+which note how they were called.
+"""
 
 import json
 import os
@@ -7,7 +9,8 @@ import sys
 
 from tests.conftest import ROOT
 
-# Plays any program: notes its arguments, prints the next of its answers and exits with the next of its codes (0 where there is none).
+# Plays any program: notes its arguments, prints the next of its answers and exits with the next of
+# its codes (0 where there is none).
 PLAYER = """#!{python} -S
 import json, os, pathlib, subprocess, sys, time
 stage = pathlib.Path({stage!r})
@@ -44,11 +47,13 @@ copy = stage / "slurm_script"
 copy.write_text(pathlib.Path(sys.argv[number]).read_text())
 for task in json.loads(take("tasks", "[1]")):
     job = {"SLURM_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": str(task), "retry_pause": "0"}
-    code = subprocess.run(["bash", str(copy), *sys.argv[number + 1:]], env=os.environ | job).returncode
+    command = ["bash", str(copy), *sys.argv[number + 1:]]
+    code = subprocess.run(command, env=os.environ | job).returncode
     (stage / "job.codes").open("a").write(f"{code}\\n")
 """
 SRUN = 'print("jaxconv: the loss became nan at step 7", file=sys.stderr, flush=True)'
-# A TPU that is there from create to delete; it is taken away where its next answer to a training says so.
+# A TPU that is there from create to delete; it is taken away where its next answer to a training
+# says so.
 GCLOUD = """
 state, words = stage / "state", sys.argv[1:]
 if "create" in words:
@@ -75,7 +80,8 @@ class Stage:
         self.folder = folder
         (folder / "bin").mkdir()
         for name, plays in {
-            "python": PYTHON, "jaxconv": "", "sbatch": SBATCH, "srun": SRUN, "squeue": "", "scontrol": "", "gcloud": GCLOUD,
+            "python": PYTHON, "jaxconv": "", "sbatch": SBATCH, "srun": SRUN,
+            "squeue": "", "scontrol": "", "gcloud": GCLOUD,
         }.items():  # fmt: skip
             self.put(name, PLAYER.format(python=sys.executable, stage=str(folder), plays=plays))
 
@@ -100,10 +106,17 @@ class Stage:
         return {"env": environment, "cwd": ROOT, "text": True, "stdin": subprocess.DEVNULL}
 
     def run(self, script, *arguments):
-        return subprocess.run(["bash", ROOT / "launch" / script, *map(str, arguments)], **self.settings(), capture_output=True, timeout=60)
+        return subprocess.run(
+            ["bash", ROOT / "launch" / script, *map(str, arguments)],
+            **self.settings(),
+            capture_output=True,
+            timeout=60,
+        )
 
     def calls(self, name):
         """The arguments of all calls of a program."""
         path = self.folder / "calls"
-        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        calls = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
         return [arguments for program, *arguments in calls if program == name]

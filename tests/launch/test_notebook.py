@@ -1,4 +1,6 @@
-"""The notebook, executed as Colab would, on the CPU and small; and what its install cell would install elsewhere."""
+"""The notebook, executed as Colab would, on the CPU and small; and what its install cell would
+install elsewhere.
+"""
 
 import glob
 import importlib.util
@@ -20,7 +22,9 @@ def cell(name):
 
 
 def test_nothing_is_left_from_an_execution():
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
@@ -40,10 +44,21 @@ def test_notebook_runs(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
     outputs = {cell["id"]: cell["outputs"] for cell in notebook.cells if cell.cell_type == "code"}
-    said = {name: "".join(output.get("text", "") for output in cell) for name, cell in outputs.items()}
-    assert "jaxconv " in said["devices"] and "top-1" in said["train"] and "step " in said["predictions"]
+    said = {
+        name: "".join(output.get("text", "") for output in cell) for name, cell in outputs.items()
+    }
+    assert (
+        "jaxconv " in said["devices"]
+        and "top-1" in said["train"]
+        and "step " in said["predictions"]
+    )
     for name in ("curves", "predictions"):
         assert any("image/png" in output.get("data", {}) for output in outputs[name]), name
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
@@ -53,15 +68,23 @@ def test_notebook_runs(tmp_path, monkeypatch):
     ("devices", "source", "wanted"),
     [
         ("/dev/vfio/0", "", f"jaxconv[prepare,tpu] @ {ROOT.as_uri()}"),
-        ("/dev/accel0", "git+https://example.org/jaxconv.git", "jaxconv[prepare,tpu] @ git+https://example.org/jaxconv.git"),
+        (
+            "/dev/accel0",
+            "git+https://example.org/jaxconv.git",
+            "jaxconv[prepare,tpu] @ git+https://example.org/jaxconv.git",
+        ),
         ("/dev/nvidia0", "", f"jaxconv[prepare,cuda] @ {ROOT.as_uri()}"),
         ("", str(ROOT), f"jaxconv[prepare] @ {ROOT.as_uri()}"),
     ],
 )
 def test_install_cell(monkeypatch, devices, source, wanted):
-    """The extra of the accelerator that is there, from the checkout around the notebook or from what SOURCE says."""
+    """The extra of the accelerator that is there, from the checkout around the notebook or from
+    what SOURCE says.
+    """
     calls = []
-    monkeypatch.setattr(glob, "glob", lambda pattern: [devices] if devices and devices[:8] == pattern[:8] else [])
+    monkeypatch.setattr(
+        glob, "glob", lambda pattern: [devices] if devices and devices[:8] == pattern[:8] else []
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
     monkeypatch.chdir(ROOT / "launch")

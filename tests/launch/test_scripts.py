@@ -1,4 +1,6 @@
-"""The launch scripts: dry runs, help, bad options; and what they really call, with Slurm, gcloud and Python played by small programs."""
+"""The launch scripts: dry runs, help, bad options; and what they really call, with Slurm, gcloud
+and Python played by small programs.
+"""
 
 import os
 import re
@@ -15,7 +17,11 @@ from tests.conftest import ROOT
 from tests.launch.stage import Stage
 
 SCRIPTS = ("local.sh", "sweep.sh", "slurm.sh", "tpu_vm.sh")
-TRAINING = ("--config=experiments/xo.py", "--config.model.name=text:conv3-8 it's fc", "--workdir=/tmp/run")
+TRAINING = (
+    "--config=experiments/xo.py",
+    "--config.model.name=text:conv3-8 it's fc",
+    "--workdir=/tmp/run",
+)
 CLUSTER = ("--name=tpu", "--zone=us-west4-a", "--type=v5litepod-16")
 
 
@@ -27,7 +33,11 @@ def stage(tmp_path):
 def commands(process):
     """The commands that a dry run printed, as lists of words."""
     assert process.returncode == 0, process.stderr
-    return [shlex.split(line, comments=True) for line in process.stdout.splitlines() if not line.startswith("#")]
+    return [
+        shlex.split(line, comments=True)
+        for line in process.stdout.splitlines()
+        if not line.startswith("#")
+    ]
 
 
 def test_shellcheck():
@@ -42,7 +52,13 @@ def test_shellcheck():
 def test_help_names_every_option(stage, script):
     process = stage.run(script, "--help")
     assert process.returncode == 0 and process.stderr == ""
-    known = set(re.findall(r"^ *(?:\| )?(--[a-z_]+)(?:=\*)?\)", (ROOT / "launch" / script).read_text(), re.MULTILINE)) - {
+    known = set(
+        re.findall(
+            r"^ *(?:\| )?(--[a-z_]+)(?:=\*)?\)",
+            (ROOT / "launch" / script).read_text(),
+            re.MULTILINE,
+        )
+    ) - {
         "--config",
         "--workdir",
     }
@@ -72,8 +88,14 @@ def test_dry_run_calls_nothing(stage, script):
         (("slurm.sh", "--config=experiments/xo.py"), "--workdir=DIR is missing"),
         (("slurm.sh", "--workdir=/tmp/x"), "--config=FILE.py is missing"),
         (("tpu_vm.sh", "train", "--name=n", "--zone=z", "--shared=runs"), "must begin with /"),
-        (("slurm.sh", "--array=/nowhere/commands.txt"), "/nowhere/commands.txt: there is no such file"),
-        (("slurm.sh", f"--array={ROOT / 'README.md'}", "--workdir=/tmp/x"), "--workdir=/tmp/x: does not go with --array"),
+        (
+            ("slurm.sh", "--array=/nowhere/commands.txt"),
+            "/nowhere/commands.txt: there is no such file",
+        ),
+        (
+            ("slurm.sh", f"--array={ROOT / 'README.md'}", "--workdir=/tmp/x"),
+            "--workdir=/tmp/x: does not go with --array",
+        ),
         (("tpu_vm.sh",), ""),
         (("tpu_vm.sh", "start", *CLUSTER), "start: must be run, create"),
         (("tpu_vm.sh", "create", "--name=tpu"), "--zone=ZONE is missing"),
@@ -81,8 +103,14 @@ def test_dry_run_calls_nothing(stage, script):
         (("tpu_vm.sh", "create", *CLUSTER, "--restart"), "--restart: create does not take it"),
         (("tpu_vm.sh", "fetch", *CLUSTER), "--workdir=DIR is missing"),
         (("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x"), "--config=FILE.py is missing"),
-        (("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=no.py:small"), "--config=no.py:small: there is no file no.py"),
-        (("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=/etc/passwd"), "must lie in"),
+        (
+            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=no.py:small"),
+            "--config=no.py:small: there is no file no.py",
+        ),
+        (
+            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=/etc/passwd"),
+            "must lie in",
+        ),
     ],
 )
 def test_bad_options_are_one_line(stage, arguments, words):
@@ -95,13 +123,21 @@ def test_bad_options_are_one_line(stage, arguments, words):
 
 
 def test_local_dry_run(stage):
-    venv, install, train = commands(stage.run("local.sh", "--dry_run", "--extras=cuda,fast", *TRAINING))
+    venv, install, train = commands(
+        stage.run("local.sh", "--dry_run", "--extras=cuda,fast", *TRAINING)
+    )
     assert venv[1:] == ["-m", "venv", str(stage.folder / "venv")]
     assert install[-2:] == ["--editable", f"{ROOT}[cuda,fast]"]
     assert train == [str(stage.folder / "venv/bin/jaxconv"), "train", *TRAINING]
     *_, train = commands(stage.run("local.sh", "--dry_run"))
-    assert train[1:] == ["train", f"--config={ROOT / 'experiments/xo.py'}", f"--workdir={stage.folder}/jaxconv_xo"]
-    *_, sweep = commands(stage.run("sweep.sh", "--dry_run", "--grid=seed=0:3 batch_size=8,16", "--table"))
+    assert train[1:] == [
+        "train",
+        f"--config={ROOT / 'experiments/xo.py'}",
+        f"--workdir={stage.folder}/jaxconv_xo",
+    ]
+    *_, sweep = commands(
+        stage.run("sweep.sh", "--dry_run", "--grid=seed=0:3 batch_size=8,16", "--table")
+    )
     assert sweep[1:] == ["sweep", "--grid=seed=0:3 batch_size=8,16", "--table"]
 
 
@@ -148,7 +184,13 @@ pathlib.Path({str(stage.folder)!r}, "started").touch()
 time.sleep(60)
 """
     stage.put("jaxconv", waiter)
-    arguments = ["env", "--default-signal=INT", "bash", ROOT / "launch" / "local.sh", *TRAINING]  # this process may ignore SIGINT
+    arguments = [
+        "env",
+        "--default-signal=INT",
+        "bash",
+        ROOT / "launch" / "local.sh",
+        *TRAINING,
+    ]  # this process may ignore SIGINT
     with subprocess.Popen(arguments, **stage.settings(), stderr=subprocess.PIPE) as process:
         while not (stage.folder / "started").exists():
             time.sleep(0.02)
@@ -160,15 +202,36 @@ time.sleep(60)
 def test_slurm_dry_run(stage):
     workdir = stage.folder / "runs" / "50%"
     process = stage.run(
-        "slurm.sh", "--dry_run", "--nodes=4", "--gpus=8", "--time=4:00:00", "--sbatch=--partition=gpu --account=vision",
-        "--config=experiments/xo.py", f"--workdir={workdir}",
-    )  # fmt: skip
+        "slurm.sh",
+        "--dry_run",
+        "--nodes=4",
+        "--gpus=8",
+        "--time=4:00:00",
+        "--sbatch=--partition=gpu --account=vision",
+        "--config=experiments/xo.py",
+        f"--workdir={workdir}",
+    )
     _, _, install, sbatch, srun = commands(process)
     assert install[-1] == f"{ROOT}[cuda]"
-    wanted = {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=4:00:00", "--signal=TERM@120", "--requeue"}
-    assert wanted | {"--partition=gpu", "--account=vision", f"--output={str(workdir).replace('%', '%%')}.log"} <= set(sbatch)
+    wanted = {
+        "--nodes=4",
+        "--ntasks-per-node=8",
+        "--gpus-per-node=8",
+        "--time=4:00:00",
+        "--signal=TERM@120",
+        "--requeue",
+    }
+    assert wanted | {
+        "--partition=gpu",
+        "--account=vision",
+        f"--output={str(workdir).replace('%', '%%')}.log",
+    } <= set(sbatch)
     assert "32" in sbatch  # processes
-    assert srun[0] == "srun" and srun[-3:] == ["--config=experiments/xo.py", f"--workdir={workdir}", "--distributed=auto"]
+    assert srun[0] == "srun" and srun[-3:] == [
+        "--config=experiments/xo.py",
+        f"--workdir={workdir}",
+        "--distributed=auto",
+    ]
     # On one processor no process looks for others, and no GPU is asked for.
     *_, sbatch, srun = commands(stage.run("slurm.sh", "--dry_run", "--gpus=0", *TRAINING))
     assert "--ntasks-per-node=1" in sbatch and not any(word.startswith("--gpus") for word in sbatch)
@@ -177,7 +240,9 @@ def test_slurm_dry_run(stage):
 
 def slurm_job(stage, *options):
     """Submit a training and let it run; returns the job's exit code and its log."""
-    process = stage.run("slurm.sh", *options, "--config=experiments/xo.py", f"--workdir={stage.folder / 'run'}")
+    process = stage.run(
+        "slurm.sh", *options, "--config=experiments/xo.py", f"--workdir={stage.folder / 'run'}"
+    )
     assert process.returncode == 0, process.stderr
     return int((stage.folder / "job.codes").read_text()), (stage.folder / "run.log").read_text()
 
@@ -186,15 +251,29 @@ def test_slurm_job_trains(stage):
     code, log = slurm_job(stage, "--gpus=2")
     assert code == 0
     (call,) = stage.calls("srun")
-    training = ["train", "--config=experiments/xo.py", f"--workdir={stage.folder / 'run'}", "--distributed=auto"]
-    assert call == ["--kill-on-bad-exit=0", "--wait=120", str(stage.folder / "venv/bin/jaxconv"), *training]
+    training = [
+        "train",
+        "--config=experiments/xo.py",
+        f"--workdir={stage.folder / 'run'}",
+        "--distributed=auto",
+    ]
+    assert call == [
+        "--kill-on-bad-exit=0",
+        "--wait=120",
+        str(stage.folder / "venv/bin/jaxconv"),
+        *training,
+    ]
     assert log.startswith("$ srun --kill-on-bad-exit=0 ") and not stage.calls("scontrol")
 
 
 def test_slurm_job_that_is_preempted_is_queued_again(stage):
     stage.prepare(srun__codes=[75], squeue__says=["RUNNING"])
     code, _ = slurm_job(stage)
-    assert code == 0 and stage.calls("scontrol") == [["requeue", "42"]] and len(stage.calls("srun")) == 1
+    assert (
+        code == 0
+        and stage.calls("scontrol") == [["requeue", "42"]]
+        and len(stage.calls("srun")) == 1
+    )
 
 
 def test_slurm_job_that_is_cancelled_stays_so(stage):
@@ -207,32 +286,47 @@ def test_slurm_job_is_not_queued_for_ever(stage, monkeypatch):
     stage.prepare(srun__codes=[75], squeue__says=["RUNNING"])
     monkeypatch.setenv("SLURM_RESTART_COUNT", "5")
     code, log = slurm_job(stage, "--restarts=5")
-    assert code == 75 and not stage.calls("scontrol") and log.endswith("stopped with exit code 75\n")
+    assert (
+        code == 75 and not stage.calls("scontrol") and log.endswith("stopped with exit code 75\n")
+    )
 
 
 def test_slurm_job_that_fails_is_tried_again(stage):
     stage.prepare(srun__codes=[1, 1, 1, 1])
     code, log = slurm_job(stage, "--retries=2")
-    assert code == 1 and len(stage.calls("srun")) == 3 and log.endswith("stopped with exit code 1\n")
+    assert (
+        code == 1 and len(stage.calls("srun")) == 3 and log.endswith("stopped with exit code 1\n")
+    )
 
 
 def test_slurm_array(stage):
     places = [stage.folder / name for name in ("a b", "it's", "c")]
-    lines = [shlex.join(["jaxconv", "train", "--config=experiments/xo.py", f"--workdir={place}"]) for place in places]
-    (stage.folder / "commands.txt").write_text("\n".join(lines))  # no newline at the end, as some editors leave it
+    lines = [
+        shlex.join(["jaxconv", "train", "--config=experiments/xo.py", f"--workdir={place}"])
+        for place in places
+    ]
+    (stage.folder / "commands.txt").write_text(
+        "\n".join(lines)
+    )  # no newline at the end, as some editors leave it
     stage.prepare(sbatch__tasks=["[1, 3, 2]"])
     process = stage.run("slurm.sh", f"--array={stage.folder / 'commands.txt'}", "--at_once=2")
     assert process.returncode == 0, process.stderr
     assert "--array=1-3%2" in stage.calls("sbatch")[0]
-    assert [call[-1] for call in stage.calls("srun")] == [f"--workdir={places[task]}" for task in (0, 2, 1)]
-    assert all(place.with_name(f"{place.name}.log").read_text().startswith("$ srun") for place in places)
+    assert [call[-1] for call in stage.calls("srun")] == [
+        f"--workdir={places[task]}" for task in (0, 2, 1)
+    ]
+    assert all(
+        place.with_name(f"{place.name}.log").read_text().startswith("$ srun") for place in places
+    )
 
 
 @pytest.mark.parametrize("lines", ["rm -r /tmp/x", "jaxconv train --workdir=/tmp/x\n\n", ""])
 def test_a_line_that_is_no_training_is_said_before_anything_is_submitted(stage, lines):
     (stage.folder / "commands.txt").write_text(lines)
     process = stage.run("slurm.sh", f"--array={stage.folder / 'commands.txt'}")
-    assert process.returncode == 2 and ("must be jaxconv train ..." in process.stderr or "is empty" in process.stderr)
+    assert process.returncode == 2 and (
+        "must be jaxconv train ..." in process.stderr or "is empty" in process.stderr
+    )
     assert not stage.calls("sbatch")
 
 
@@ -245,22 +339,55 @@ RUN = ("tpu_vm.sh", "run", *CLUSTER, "--config=experiments/xo.py:small", "--fetc
 
 
 def test_tpu_run(stage):
-    process = stage.run(*RUN, "--spot", "--project=vision", f"--workdir={stage.folder / 'runs' / 'a b'}", "--setup=jaxconv prepare mnist")
+    process = stage.run(
+        *RUN,
+        "--spot",
+        "--project=vision",
+        f"--workdir={stage.folder / 'runs' / 'a b'}",
+        "--setup=jaxconv prepare mnist",
+    )
     assert process.returncode == 0, process.stderr
-    assert verbs(stage) == ["tpu-vm create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm scp", "tpu-vm delete"]
-    create, send, install, train, fetch, _ = (call for call in stage.calls("gcloud") if "describe" not in call)
-    assert {"--accelerator-type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot", "--project=vision"} <= set(create)
+    assert verbs(stage) == [
+        "tpu-vm create",
+        "tpu-vm scp",
+        "tpu-vm ssh",
+        "tpu-vm ssh",
+        "tpu-vm scp",
+        "tpu-vm delete",
+    ]
+    create, send, install, train, fetch, _ = (
+        call for call in stage.calls("gcloud") if "describe" not in call
+    )
+    assert {
+        "--accelerator-type=v5litepod-16",
+        "--version=v2-alpha-tpuv5-lite",
+        "--spot",
+        "--project=vision",
+    } <= set(create)
     for call in (send, install, train):
         assert {"--worker=all", "--zone=us-west4-a", "--project=vision"} <= set(call)
-    archive = subprocess.run(["tar", "-tzf", send[4]], capture_output=True, text=True).stdout.splitlines()
-    assert {"setup.cfg", "launch/local.sh", "jaxconv/__main__.py", "experiments/xo.py"} <= set(archive)
+    archive = subprocess.run(
+        ["tar", "-tzf", send[4]], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert {"setup.cfg", "launch/local.sh", "jaxconv/__main__.py", "experiments/xo.py"} <= set(
+        archive
+    )
     assert not any(name.startswith((".git/", ".venv")) for name in archive)
-    (there,) = [word.removeprefix("--command=") for word in install if word.startswith("--command=")]
-    assert "local.sh --install_only --extras=tpu" in there and there.endswith("&& jaxconv prepare mnist")
+    (there,) = [
+        word.removeprefix("--command=") for word in install if word.startswith("--command=")
+    ]
+    assert "local.sh --install_only --extras=tpu" in there and there.endswith(
+        "&& jaxconv prepare mnist"
+    )
     (there,) = [word.removeprefix("--command=") for word in train if word.startswith("--command=")]
     assert "launch/local.sh --extras=tpu --restarts=100 --retries=2 --distributed=on" in there
     assert there.endswith(r"--workdir=$HOME/jaxconv_runs/a\ b --config=experiments/xo.py:small")
-    assert fetch[4:8] == ["--recurse", "tpu:jaxconv_runs/a b", f"{stage.folder / 'runs'}/", "--worker=0"]
+    assert fetch[4:8] == [
+        "--recurse",
+        "tpu:jaxconv_runs/a b",
+        f"{stage.folder / 'runs'}/",
+        "--worker=0",
+    ]
 
 
 def test_several_hosts_share_a_folder(stage):
@@ -279,7 +406,14 @@ def test_tpu_that_is_taken_away_is_created_again(stage):
     stage.prepare(gcloud__trainings=[255, 255, 0])
     process = stage.run(*RUN, "--queued", f"--workdir={stage.folder / 'run'}")
     assert process.returncode == 0, process.stderr
-    up = ["queued-resources create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm scp", "tpu-vm ssh"]
+    up = [
+        "queued-resources create",
+        "tpu-vm scp",
+        "tpu-vm ssh",
+        "tpu-vm ssh",
+        "tpu-vm scp",
+        "tpu-vm ssh",
+    ]
     delete = ["queued-resources delete"]
     assert verbs(stage) == [*up, *delete, *up, *delete, *up, "tpu-vm scp", *delete]
     assert process.stderr.count("was taken away") == 2
@@ -304,15 +438,26 @@ def test_tpu_run_fetches_now_and_then(stage):
     stage.prepare(gcloud__naps=[2.5])
     process = stage.run(*RUN[:-1], "--fetch_every=1", f"--workdir={stage.folder / 'run'}")
     assert process.returncode == 0, process.stderr
-    assert len([call for call in stage.calls("gcloud") if "--worker=0" in call]) >= 2  # besides the one in the end
+    assert (
+        len([call for call in stage.calls("gcloud") if "--worker=0" in call]) >= 2
+    )  # besides the one in the end
 
 
 def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
     """Ctrl-C at a terminal reaches all processes of the script; none is left."""
     stage.prepare(gcloud__naps=[30])
-    arguments = ["env", "--default-signal=INT", "bash", ROOT / "launch" / RUN[0], *RUN[1:], f"--workdir={stage.folder / 'run'}"]
+    arguments = [
+        "env",
+        "--default-signal=INT",
+        "bash",
+        ROOT / "launch" / RUN[0],
+        *RUN[1:],
+        f"--workdir={stage.folder / 'run'}",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, **stage.settings(), **pipes, start_new_session=True) as process:
+    with subprocess.Popen(
+        arguments, **stage.settings(), **pipes, start_new_session=True
+    ) as process:
         while len(verbs(stage)) < 4:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
@@ -323,8 +468,17 @@ def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
 
 @pytest.mark.parametrize(
     ("accelerator", "version"),
-    [("v6e-8", "v2-alpha-tpuv6e"), ("v5p-16", "v2-alpha-tpuv5"), ("v5litepod-4", "v2-alpha-tpuv5-lite"), ("v4-8", "tpu-ubuntu2204-base")],
+    [
+        ("v6e-8", "v2-alpha-tpuv6e"),
+        ("v5p-16", "v2-alpha-tpuv5"),
+        ("v5litepod-4", "v2-alpha-tpuv5-lite"),
+        ("v4-8", "tpu-ubuntu2204-base"),
+    ],
 )
 def test_software_of_a_tpu(stage, accelerator, version):
-    (create,) = commands(stage.run("tpu_vm.sh", "create", "--dry_run", "--name=tpu", "--zone=z", f"--type={accelerator}"))
+    (create,) = commands(
+        stage.run(
+            "tpu_vm.sh", "create", "--dry_run", "--name=tpu", "--zone=z", f"--type={accelerator}"
+        )
+    )
     assert f"--version={version}" in create

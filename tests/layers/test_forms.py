@@ -1,4 +1,6 @@
-"""The CPU's forms of the convolution against XLA's own: values, gradients, second derivatives, and the transformations of JAX."""
+"""The CPU's forms of the convolution against XLA's own: values, gradients, second derivatives, and
+the transformations of JAX.
+"""
 
 import functools
 
@@ -25,7 +27,12 @@ CASES = {
     "1 in 1-D": ({"stride": 2}, (2, 7, 3), (1,), 4),
     "1x1x1": ({}, (2, 3, 2, 4, 3), (1, 1, 1), 4),
     "narrower than the window": ({"padding": 1}, (2, 2, 2, 4), (3, 3), 5),
-    "narrower than the window, with stride": ({"padding": 2, "stride": (2, 1), "rounding": "ceil"}, (2, 4, 3, 4), (5, 5), 3),
+    "narrower than the window, with stride": (
+        {"padding": 2, "stride": (2, 1), "rounding": "ceil"},
+        (2, 4, 3, 4),
+        (5, 5),
+        3,
+    ),
     "one window, dilated": ({"dilation": 2}, (2, 5, 6, 4), (3, 3), 3),
     "one window in 1-D": ({}, (2, 4, 3), (4,), 5),
     "tiny in 3-D": ({"padding": 1}, (1, 2, 1, 2, 2), (3, 2, 3), 4),
@@ -33,26 +40,51 @@ CASES = {
     "depthwise": ({"groups": 5, "padding": 1}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise with stride": ({"groups": 5, "padding": 1, "stride": 2}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise 7x7": ({"groups": 2, "padding": 3}, (2, 5, 9, 2), (7, 7), 2),
-    "depthwise wide with stride and dilation": ({"groups": 2, "padding": 4, "dilation": 2, "stride": (2, 3)}, (2, 7, 9, 2), (5, 4), 2),
+    "depthwise wide with stride and dilation": (
+        {"groups": 2, "padding": 4, "dilation": 2, "stride": (2, 3)},
+        (2, 7, 9, 2),
+        (5, 4),
+        2,
+    ),
     "depthwise wide in 1-D": ({"groups": 2, "padding": 2}, (2, 9, 2), (5,), 2),
     "depthwise wide in 3-D": ({"groups": 2, "padding": 1}, (2, 3, 2, 5, 2), (2, 2, 4), 2),
     "depthwise wide, image wider": ({"groups": 2, "padding": 2}, (1, 3, 30, 2), (3, 5), 2),
     "depthwise without padding": ({"groups": 2}, (2, 5, 9, 2), (2, 4), 2),
     "depthwise padded beyond the window": ({"groups": 2, "padding": 4}, (2, 3, 4, 2), (3, 3), 2),
-    "depthwise rounded up": ({"groups": 3, "stride": 2, "rounding": "ceil"}, (2, 6, 8, 3), (3, 3), 3),
+    "depthwise rounded up": (
+        {"groups": 3, "stride": 2, "rounding": "ceil"},
+        (2, 6, 8, 3),
+        (3, 3),
+        3,
+    ),
     "depthwise dilated": ({"groups": 3, "padding": 2, "dilation": (2, 1)}, (2, 6, 8, 3), (3, 3), 3),
-    "depthwise dilated with stride": ({"groups": 3, "padding": 2, "dilation": 2, "stride": (2, 3)}, (2, 7, 8, 3), (3, 2), 3),
+    "depthwise dilated with stride": (
+        {"groups": 3, "padding": 2, "dilation": 2, "stride": (2, 3)},
+        (2, 7, 8, 3),
+        (3, 2),
+        3,
+    ),
     "depthwise with two filters a channel": ({"groups": 3, "padding": 1}, (2, 4, 5, 3), (3, 3), 6),
     "depthwise 1x1": ({"groups": 3, "stride": 2}, (2, 4, 5, 3), (1, 1), 3),
     "depthwise in 1-D": ({"groups": 3, "padding": 1, "stride": 2}, (2, 9, 3), (3,), 3),
     "depthwise in 3-D": ({"groups": 2, "padding": (1, 0, 1)}, (2, 4, 3, 5, 2), (3, 2, 3), 4),
     "two groups": ({"groups": 2, "padding": 2}, (2, 6, 5, 8), (5, 5), 4),
     "groups joined": ({"groups": 16, "padding": 1}, (2, 4, 5, 64), (3, 3), 32),
-    "groups joined, not a power of two": ({"groups": 15, "padding": 1, "stride": 2}, (2, 4, 5, 45), (3, 3), 45),
+    "groups joined, not a power of two": (
+        {"groups": 15, "padding": 1, "stride": 2},
+        (2, 4, 5, 45),
+        (3, 3),
+        45,
+    ),
     "wide groups": ({"groups": 2, "padding": 1, "dilation": 2}, (1, 5, 5, 66), (3, 3), 4),
     "groups of 1x1": ({"groups": 3, "stride": 2}, (2, 4, 5, 12), (1, 1), 6),
     "groups in 1-D": ({"groups": 2, "padding": 1}, (2, 7, 4), (3,), 6),
-    "groups in 3-D": ({"groups": 2, "padding": 1, "stride": (1, 2, 1)}, (2, 3, 4, 3, 4), (2, 3, 1), 6),
+    "groups in 3-D": (
+        {"groups": 2, "padding": 1, "stride": (1, 2, 1)},
+        (2, 3, 4, 3, 4),
+        (2, 3, 1),
+        6,
+    ),
 }
 
 
@@ -60,11 +92,16 @@ def operands(settings, shape, window, filters, dtype=jnp.float32):
     """Image, kernel, and a tangent of each."""
     keys = jax.random.split(jax.random.key(0), 4)
     kernel = (*window, shape[-1] // settings.get("groups", 1), filters)
-    return [jax.random.normal(key, s).astype(dtype) for key, s in zip(keys, (shape, kernel, shape, kernel), strict=True)]
+    return [
+        jax.random.normal(key, s).astype(dtype)
+        for key, s in zip(keys, (shape, kernel, shape, kernel), strict=True)
+    ]
 
 
 def everything(settings, x, kernel, x_tangent, kernel_tangent):
-    """Value, forward derivative along the tangents, and both gradients of a sum weighted by random numbers."""
+    """Value, forward derivative along the tangents, and both gradients of a sum weighted by random
+    numbers.
+    """
 
     def run(x, kernel):
         return convolve(x, kernel, **settings)
@@ -75,14 +112,29 @@ def everything(settings, x, kernel, x_tangent, kernel_tangent):
 
 
 def compare(settings, shape, window, filters, dtype=jnp.float32, tolerance=2e-5):
-    """`everything` of the form against that of the plain convolution in float32, from the same rounded numbers."""
+    """`everything` of the form against that of the plain convolution in float32, from the same
+    rounded numbers.
+    """
     values = operands(settings, shape, window, filters, dtype)
     ours = jax.jit(lambda *a: everything(settings, *a))(*values)
     with plain():
-        expected = jax.jit(lambda *a: everything(settings, *a))(*(value.astype(jnp.float32) for value in values))
-    for name, mine, theirs in zip(("value", "derivative", "gradient of image", "gradient of weights"), ours, expected, strict=True):
+        expected = jax.jit(lambda *a: everything(settings, *a))(
+            *(value.astype(jnp.float32) for value in values)
+        )
+    for name, mine, theirs in zip(
+        ("value", "derivative", "gradient of image", "gradient of weights"),
+        ours,
+        expected,
+        strict=True,
+    ):
         assert (mine.dtype, mine.shape) == (dtype, theirs.shape), name
-        np.testing.assert_allclose(mine.astype(jnp.float32), theirs, rtol=0, atol=tolerance * float(jnp.abs(theirs).max()), err_msg=name)
+        np.testing.assert_allclose(
+            mine.astype(jnp.float32),
+            theirs,
+            rtol=0,
+            atol=tolerance * float(jnp.abs(theirs).max()),
+            err_msg=name,
+        )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,20 +143,40 @@ def test_form_is_the_convolution(case):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
-@pytest.mark.parametrize("case", ["1x1 with stride", "narrower than the window", "depthwise 7x7", "depthwise with stride", "groups joined"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "1x1 with stride",
+        "narrower than the window",
+        "depthwise 7x7",
+        "depthwise with stride",
+        "groups joined",
+    ],
+)
 def test_half_precision(case, dtype):
-    """Every value of bfloat16 has 8 significant bits, of float16 11; a few roundings one after the other."""
+    """Every value of bfloat16 has 8 significant bits, of float16 11; a few roundings one after the
+    other.
+    """
     compare(*CASES[case], dtype, {jnp.bfloat16: 4 / 256, jnp.float16: 4 / 2048}[dtype])
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(
-    st.integers(4, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.sampled_from(["floor", "ceil"]),
+    st.integers(4, 8), st.integers(1, 3), st.integers(1, 3),
+    st.integers(0, 2), st.integers(1, 2), st.sampled_from(["floor", "ceil"]),
     st.sampled_from([1, 2, 4]),
 )  # fmt: skip
-def test_form_is_the_convolution_over_geometries(size, window, stride, padding, dilation, rounding, groups):
-    setup = {"stride": stride, "padding": padding, "dilation": dilation, "rounding": rounding, "groups": groups}
+def test_form_is_the_convolution_over_geometries(
+    size, window, stride, padding, dilation, rounding, groups
+):
+    setup = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "rounding": rounding,
+        "groups": groups,
+    }
     try:
         compare(setup, (2, size, 7, 4), (window, 2 if groups > 1 else window), 4)
     except ValueError as error:  # the window is wider than the image
@@ -182,15 +254,25 @@ def test_jit_over_a_mesh_pmap_and_shard_map(case):
         return jax.grad(lambda k: jnp.sum(convolve(x, k, **arguments) ** 2))(kernel)
 
     expected = jax.jit(gradients)(x, kernel)
-    mesh, split, whole = Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"), PartitionSpec()
+    mesh, split, whole = (
+        Mesh(np.array(jax.devices()), ("data",)),
+        PartitionSpec("data"),
+        PartitionSpec(),
+    )
     shardings = (NamedSharding(mesh, split), NamedSharding(mesh, whole))
     spread = {
         "jit": jax.jit(gradients, in_shardings=shardings)(x, kernel),
-        "shard_map": jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=(split, whole), out_specs=whole))(x, kernel),
-        "pmap": jnp.sum(jax.pmap(gradients, in_axes=(0, None))(x.reshape(4, 1, *shape[1:]), kernel), 0),
+        "shard_map": jax.jit(
+            jax.shard_map(gradients, mesh=mesh, in_specs=(split, whole), out_specs=whole)
+        )(x, kernel),
+        "pmap": jnp.sum(
+            jax.pmap(gradients, in_axes=(0, None))(x.reshape(4, 1, *shape[1:]), kernel), 0
+        ),
     }
     for name, result in spread.items():
-        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5 * float(jnp.abs(expected).max()), err_msg=name)
+        np.testing.assert_allclose(
+            result, expected, rtol=0, atol=2e-5 * float(jnp.abs(expected).max()), err_msg=name
+        )
 
 
 def test_one_export_for_several_platforms():

@@ -1,4 +1,6 @@
-"""Convolution, pooling and fully connected layers against plain numpy, over strides, paddings, dilations, groups, roundings, 1-D to 3-D."""
+"""Convolution, pooling and fully connected layers against plain numpy, over strides, paddings,
+dilations, groups, roundings, 1-D to 3-D.
+"""
 
 import itertools
 
@@ -22,7 +24,10 @@ def windows(x, window, stride, pads, dilation=1, filler=0.0):
     spans = [(f - 1) * dilation + 1 for f in window]
     counts = [(size - span) // stride + 1 for size, span in zip(x.shape[1:-1], spans, strict=True)]
     for position in itertools.product(*map(range, counts)):
-        at = tuple(slice(p * stride, p * stride + span, dilation) for p, span in zip(position, spans, strict=True))
+        at = tuple(
+            slice(p * stride, p * stride + span, dilation)
+            for p, span in zip(position, spans, strict=True)
+        )
         assert len(at) == ndim
         yield position, x[(slice(None), *at)]
 
@@ -46,17 +51,36 @@ def test_convolution_is_dot_products_at_every_position(g, dilation, groups, ndim
     x = random.normal(size=(2, *shape, 4)).astype(np.float32)
     kernel = random.normal(size=(*window, 4 // groups, 6)).astype(np.float32)
     try:
-        pads = [pad_widths(n, f, g["stride"], g["padding"], dilation, g["rounding"]) for n, f in zip(shape, window, strict=True)]
+        pads = [
+            pad_widths(n, f, g["stride"], g["padding"], dilation, g["rounding"])
+            for n, f in zip(shape, window, strict=True)
+        ]
     except ValueError:
         return
-    ours = np.asarray(convolve(jnp.array(x), jnp.array(kernel), g["stride"], g["padding"], dilation, groups, g["rounding"]))
+    ours = np.asarray(
+        convolve(
+            jnp.array(x),
+            jnp.array(kernel),
+            g["stride"],
+            g["padding"],
+            dilation,
+            groups,
+            g["rounding"],
+        )
+    )
     for position, patch in windows(x, window, g["stride"], pads, dilation):
         for group in range(groups):
-            seen, filters = slice(group * 4 // groups, (group + 1) * 4 // groups), slice(group * 6 // groups, (group + 1) * 6 // groups)
+            seen, filters = (
+                slice(group * 4 // groups, (group + 1) * 4 // groups),
+                slice(group * 6 // groups, (group + 1) * 6 // groups),
+            )
             expected = np.tensordot(patch[..., seen], kernel[..., filters], ndim + 1)
-            np.testing.assert_allclose(ours[(slice(None), *position, filters)], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                ours[(slice(None), *position, filters)], expected, rtol=1e-4, atol=1e-5
+            )
     assert ours.shape[1:-1] == tuple(
-        output_size(n, f, g["stride"], g["padding"], dilation, g["rounding"]) for n, f in zip(shape, window, strict=True)
+        output_size(n, f, g["stride"], g["padding"], dilation, g["rounding"])
+        for n, f in zip(shape, window, strict=True)
     )
 
 
@@ -66,7 +90,9 @@ def test_pooling_is_the_maximum_and_the_mean_of_every_window(g, ndim):
     random = np.random.default_rng(0)
     shape = (g["size"], 7)[:ndim]
     if g["padding"] >= g["window"]:
-        with pytest.raises(ValueError, match="a padding of 1 shows the first 1-wide window no pixel"):
+        with pytest.raises(
+            ValueError, match="a padding of 1 shows the first 1-wide window no pixel"
+        ):
             max_pool(jnp.zeros((1, *shape, 1)), g["window"], g["stride"], g["padding"])
         return
     x = random.normal(size=(2, *shape, 3)).astype(np.float32)
@@ -76,12 +102,18 @@ def test_pooling_is_the_maximum_and_the_mean_of_every_window(g, ndim):
     mean = np.asarray(average_pool(jnp.array(x), *arguments, count_padding=False))
     for position, patch in windows(x, (g["window"],) * ndim, g["stride"], pads, filler=np.nan):
         axes = tuple(range(1, ndim + 1))
-        np.testing.assert_array_equal(largest[(slice(None), *position)], np.nanmax(patch, axis=axes))
-        np.testing.assert_allclose(mean[(slice(None), *position)], np.nanmean(patch, axis=axes), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(
+            largest[(slice(None), *position)], np.nanmax(patch, axis=axes)
+        )
+        np.testing.assert_allclose(
+            mean[(slice(None), *position)], np.nanmean(patch, axis=axes), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_average_counts_its_padding_as_pytorch_does():
-    """Worked out by hand: 3 pixels padded by 1, windows of 2 at stride 2, with `ceil`'s extra pixel left out of the count."""
+    """Worked out by hand: 3 pixels padded by 1, windows of 2 at stride 2, with `ceil`'s extra pixel
+    left out of the count.
+    """
     x = jnp.array([2.0, 4.0, 6.0]).reshape(1, 3, 1)
     np.testing.assert_allclose(average_pool(x, 2, 2, 1)[0, :, 0], [(0 + 2) / 2, (4 + 6) / 2])
     np.testing.assert_allclose(average_pool(x, 2, 2, 1, count_padding=False)[0, :, 0], [2, 5])
@@ -91,7 +123,9 @@ def test_average_counts_its_padding_as_pytorch_does():
 
 def test_gradient_of_max_pooling_goes_to_the_largest_pixel():
     x = jnp.array([1.0, 3.0, 2.0, 5.0, 5.0, 0.0]).reshape(1, 6, 1)
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2, 2) * jnp.array([[[1.0], [10.0], [100.0]]])))(x)[0, :, 0]
+    gradient = jax.grad(
+        lambda x: jnp.sum(max_pool(x, 2, 2) * jnp.array([[[1.0], [10.0], [100.0]]]))
+    )(x)[0, :, 0]
     np.testing.assert_allclose(gradient, [0, 1, 0, 10, 100, 0])
 
 
@@ -114,9 +148,14 @@ def test_whole_numbers_can_be_pooled():
     ],
 )
 def test_shapes_and_parameters(module, shape, output, parameters):
-    variables = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    variables = jax.eval_shape(
+        module.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == parameters
-    assert jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32)).shape == output
+    assert (
+        jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+        == output
+    )
 
 
 def test_compute_type_leaves_parameters_in_float32():
@@ -129,10 +168,18 @@ def test_compute_type_leaves_parameters_in_float32():
 @pytest.mark.parametrize(
     ("module", "shape", "message"),
     [
-        (Conv(4, 3, stride=3, rounding="exact", name="conv1"), (1, 7, 7, 1), r"\(7 - 3\)/3 \+ 1 = 2.33: a 3-wide window"),
+        (
+            Conv(4, 3, stride=3, rounding="exact", name="conv1"),
+            (1, 7, 7, 1),
+            r"\(7 - 3\)/3 \+ 1 = 2.33: a 3-wide window",
+        ),
         (Conv(4, 3, groups=2), (1, 7, 7, 3), "3 channels / 2 groups is not whole"),
         (Conv(5, 3, groups=2), (1, 7, 7, 4), "4 channels in 2 groups do not match 5 filters"),
-        (Conv(4, (3, 3, 3)), (1, 7, 7, 4), r"filter size \(3, 3, 3\) has 3 numbers; the input has 2 spatial axes"),
+        (
+            Conv(4, (3, 3, 3)),
+            (1, 7, 7, 4),
+            r"filter size \(3, 3, 3\) has 3 numbers; the input has 2 spatial axes",
+        ),
         (Pool("max", 3, 3, rounding="exact"), (1, 7, 7, 1), "does not fit 7"),
         (Pool("min"), (1, 7, 7, 1), "pooling is 'min'; it must be max, average or global"),
     ],

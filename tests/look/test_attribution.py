@@ -8,7 +8,13 @@ import pytest
 
 import jaxconv
 from jaxconv.layers import Conv, Dense, max_pool
-from jaxconv.look.attribution import grad_cam, gradient, guided_backpropagation, integrated_gradients, occlusion
+from jaxconv.look.attribution import (
+    grad_cam,
+    gradient,
+    guided_backpropagation,
+    integrated_gradients,
+    occlusion,
+)
 from jaxconv.look.overlays import attribution_figure
 from jaxconv.look.zeiler import strongest_patches
 from jaxconv.models import abstract_variables
@@ -26,7 +32,9 @@ class Linear(nn.Module):
 
 
 class Corner(nn.Module):
-    """Class 1's vote is what a patch of 4x4 pixels in one corner holds of bright pixels; class 0's is 0."""
+    """Class 1's vote is what a patch of 4x4 pixels in one corner holds of bright pixels; class 0's
+    is 0.
+    """
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -36,7 +44,9 @@ class Corner(nn.Module):
 
 
 def corner():
-    variables = {"params": {"bright": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": -0.5 * jnp.ones(1)}}}
+    variables = {
+        "params": {"bright": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": -0.5 * jnp.ones(1)}}
+    }
     return Corner(), variables, jnp.ones((2, 16, 16, 1)), jnp.array([1, 1])
 
 
@@ -63,7 +73,8 @@ def test_patch_in_a_corner():
     inside[:4, 12:] = True
     cam = np.asarray(grad_cam(module, variables, images, classes))
     assert cam.shape == (2, 16, 16) and cam.min() >= 0
-    # One feature map, bright everywhere: Grad-CAM weighs it by 1/256 (the mean over all positions) and finds it everywhere.
+    # One feature map, bright everywhere: Grad-CAM weighs it by 1/256 (the mean over all positions)
+    # and finds it everywhere.
     np.testing.assert_allclose(cam, 0.5 / 256, rtol=1e-5)
     spot = images * jnp.asarray(inside[None, ..., None])
     cam = np.asarray(grad_cam(module, variables, spot, classes, "bright"))
@@ -73,7 +84,11 @@ def test_patch_in_a_corner():
     np.testing.assert_allclose(lost[0], np.where(inside, probability - 0.5, 0), atol=1e-6)
     # Finer steps: squares that hide less of the patch lose less, those that hide none lose nothing.
     lost = np.asarray(occlusion(module, variables, images, classes, window=4, stride=1, batch=5))
-    assert np.unravel_index(lost[1].argmax(), lost[1].shape) == (0, 15) and (lost[1][8:] == 0).all() and (lost[1][:, :8] == 0).all()
+    assert (
+        np.unravel_index(lost[1].argmax(), lost[1].shape) == (0, 15)
+        and (lost[1][8:] == 0).all()
+        and (lost[1][:, :8] == 0).all()
+    )
 
 
 def chain():
@@ -86,7 +101,9 @@ def test_integrated_gradients_are_complete():
     """The shares add up to the vote's difference, better with more steps."""
     model, variables, images = chain()
     classes, baseline = jnp.array([2, 0]), -jnp.ones((8, 8, 1))
-    difference = (model.apply(variables, images) - model.apply(variables, -jnp.ones((1, 8, 8, 1))))[jnp.arange(2), classes]
+    difference = (model.apply(variables, images) - model.apply(variables, -jnp.ones((1, 8, 8, 1))))[
+        jnp.arange(2), classes
+    ]
     left = []
     for steps in (2, 20, 200):
         shares = integrated_gradients(model, variables, images, classes, baseline, steps)
@@ -95,7 +112,9 @@ def test_integrated_gradients_are_complete():
 
 
 def test_grad_cam_by_hand():
-    """Of two feature maps the one that speaks for the class is seen, weighted by its mean gradient, where it is active."""
+    """Of two feature maps the one that speaks for the class is seen, weighted by its mean gradient,
+    where it is active.
+    """
 
     class Two(nn.Module):
         @nn.compact
@@ -103,12 +122,18 @@ def test_grad_cam_by_hand():
             maps = Conv(2, 1, use_bias=False, name="maps")(max_pool(x, 2, 2))
             return Dense(2, name="votes")(jnp.mean(maps, axis=(1, 2)))
 
-    kernel = {"maps": {"kernel": jnp.eye(2)[None, None]}, "votes": {"kernel": jnp.array([[3.0, -1.0], [-2.0, 5.0]]), "bias": jnp.zeros(2)}}
+    kernel = {
+        "maps": {"kernel": jnp.eye(2)[None, None]},
+        "votes": {"kernel": jnp.array([[3.0, -1.0], [-2.0, 5.0]]), "bias": jnp.zeros(2)},
+    }
     images = np.zeros((2, 8, 8, 2), np.float32)
     images[:, 0:2, 0:2, 0], images[:, 6:8, 6:8, 1] = 1, 1
     maps = np.asarray(grad_cam(Two(), {"params": kernel}, images, jnp.array([0, 1])))
-    # A pixel in a corner of the image is in the corner of the map alone: 1 times the mean gradient, 3/16 and 5/16.
-    assert maps[0, 0, 0] == maps[0].max() == pytest.approx(3 / 16) and maps[1, 7, 7] == maps[1].max() == pytest.approx(5 / 16)
+    # A pixel in a corner of the image is in the corner of the map alone: 1 times the mean gradient,
+    # 3/16 and 5/16.
+    assert maps[0, 0, 0] == maps[0].max() == pytest.approx(3 / 16) and maps[1, 7, 7] == maps[
+        1
+    ].max() == pytest.approx(5 / 16)
     assert (maps[0, 4:] == 0).all() and (maps[1, :4] == 0).all()
 
 
@@ -124,14 +149,32 @@ def test_bad_inputs():
     model, variables, images = chain()
     classes = jnp.array([1, 2])
     for call, message in (
-        (lambda: gradient(model, variables, images.astype(int), classes), "of floating point; these are int"),
-        (lambda: gradient(model, variables, images, classes[:1]), r"classes \[N\]; it returns \[\(2, 3\)\] for \(1,\)"),
-        (lambda: gradient(model, variables, images, jnp.array([1.0, 2.0])), r"classes are whole numbers \[N\]; these are float32 \(2,\)"),
+        (
+            lambda: gradient(model, variables, images.astype(int), classes),
+            "of floating point; these are int",
+        ),
+        (
+            lambda: gradient(model, variables, images, classes[:1]),
+            r"classes \[N\]; it returns \[\(2, 3\)\] for \(1,\)",
+        ),
+        (
+            lambda: gradient(model, variables, images, jnp.array([1.0, 2.0])),
+            r"classes are whole numbers \[N\]; these are float32 \(2,\)",
+        ),
         (lambda: gradient(model, variables, images, classes, "guided "), "did you mean 'guided'"),
         (lambda: grad_cam(model, variables, images, classes, "pol2"), "did you mean 'pool2'"),
-        (lambda: grad_cam(model, variables, images, classes, "fc1"), r"fc1 is \(6,\); the last that has some is dropout1"),
-        (lambda: grad_cam(Linear(), Linear().init(KEY, images), images, classes), "this module names none"),
-        (lambda: occlusion(model, variables, images, classes, window=9), "a window of 9 pixels at stride 2 does not fit into 8 pixels"),
+        (
+            lambda: grad_cam(model, variables, images, classes, "fc1"),
+            r"fc1 is \(6,\); the last that has some is dropout1",
+        ),
+        (
+            lambda: grad_cam(Linear(), Linear().init(KEY, images), images, classes),
+            "this module names none",
+        ),
+        (
+            lambda: occlusion(model, variables, images, classes, window=9),
+            "a window of 9 pixels at stride 2 does not fit into 8 pixels",
+        ),
         (lambda: occlusion(model, variables, images, classes, window=(2, 2, 2)), "2 spatial axes"),
         (lambda: integrated_gradients(model, variables, images, classes, steps=0), "steps is 0"),
     ):
@@ -145,7 +188,9 @@ METHODS = (gradient, guided_backpropagation, integrated_gradients, grad_cam, occ
 @pytest.mark.parametrize("method", METHODS)
 def test_classes_may_be_a_list(method):
     model, variables, images = chain()
-    np.testing.assert_array_equal(*(method(model, variables, images, classes) for classes in ([1, 2], jnp.array([1, 2]))))
+    np.testing.assert_array_equal(
+        *(method(model, variables, images, classes) for classes in ([1, 2], jnp.array([1, 2])))
+    )
 
 
 @pytest.mark.parametrize("ndim", [1, 3])
@@ -154,8 +199,12 @@ def test_waveforms_and_volumes(ndim):
     x = jax.random.normal(KEY, (2, *(8,) * ndim, 2))
     variables, classes = model.init(KEY, x), jnp.array([1, 2])
     maps = {method.__name__: np.asarray(method(model, variables, x, classes)) for method in METHODS}
-    assert {m.shape for name, m in maps.items() if name in ("grad_cam", "occlusion")} == {x.shape[:-1]}
-    assert {m.shape for name, m in maps.items() if name not in ("grad_cam", "occlusion")} == {x.shape}
+    assert {m.shape for name, m in maps.items() if name in ("grad_cam", "occlusion")} == {
+        x.shape[:-1]
+    }
+    assert {m.shape for name, m in maps.items() if name not in ("grad_cam", "occlusion")} == {
+        x.shape
+    }
     figure = attribution_figure(np.asarray(x[0]), {name: m[0] for name, m in maps.items()})
     assert set(maps) <= {text.get_text() for text in figure.axes[0].texts}
     figure.draw_without_rendering()
@@ -163,19 +212,28 @@ def test_waveforms_and_volumes(ndim):
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_family(name):
-    """Gradients by every rule are shaped as the images, and a Grad-CAM of the default layer as their pixels."""
+    """Gradients by every rule are shaped as the images, and a Grad-CAM of the default layer as
+    their pixels.
+    """
     size, arguments = ONE_OF_EACH[name]
     model = jaxconv.create_model(name, 10, **arguments)
     shape = (2, size, size, 1 if name == "lenet5" else 3)
     variables, x = abstract_variables(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
     guided, cam = jax.eval_shape(
-        lambda v, x: (guided_backpropagation(model, v, x, jnp.array([0, 1])), grad_cam(model, v, x, jnp.array([0, 1]))), variables, x
+        lambda v, x: (
+            guided_backpropagation(model, v, x, jnp.array([0, 1])),
+            grad_cam(model, v, x, jnp.array([0, 1])),
+        ),
+        variables,
+        x,
     )
     assert guided.shape == shape and cam.shape == shape[:-1]
 
 
 class Own(nn.Module):
-    """One's own module: Linen's layers, fields that cannot be hashed, integers that are cut off at 0."""
+    """One's own module: Linen's layers, fields that cannot be hashed, integers that are cut off at
+    0.
+    """
 
     sizes: list
 
@@ -190,16 +248,33 @@ class Own(nn.Module):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_one_s_own_module(dtype):
-    module, images, classes = Own([4, 6]), jax.random.normal(KEY, (2, 8, 8, 3), dtype), jnp.array([1, 2])
+    module, images, classes = (
+        Own([4, 6]),
+        jax.random.normal(KEY, (2, 8, 8, 3), dtype),
+        jnp.array([1, 2]),
+    )
     variables = module.init(KEY, images, train=False)
     for method in METHODS if dtype == jnp.float32 else (gradient, guided_backpropagation):
         maps = method(module, variables, images, classes)
-        assert maps.shape in (images.shape, images.shape[:-1]) and np.isfinite(np.asarray(maps, np.float32)).all(), method
-    ordinary = jax.grad(lambda x: module.apply(variables, x, train=False)[jnp.arange(2), classes].sum())(images)
-    np.testing.assert_allclose(*(np.asarray(m, np.float32) for m in (gradient(module, variables, images, classes), ordinary)), atol=1e-3)
+        assert (
+            maps.shape in (images.shape, images.shape[:-1])
+            and np.isfinite(np.asarray(maps, np.float32)).all()
+        ), method
+    ordinary = jax.grad(
+        lambda x: module.apply(variables, x, train=False)[jnp.arange(2), classes].sum()
+    )(images)
+    np.testing.assert_allclose(
+        *(
+            np.asarray(m, np.float32)
+            for m in (gradient(module, variables, images, classes), ordinary)
+        ),
+        atol=1e-3,
+    )
 
 
 def test_patches_of_one_s_own_module():
     images = np.asarray(jax.random.normal(KEY, (2, 8, 8, 3)))
-    found = strongest_patches(Own([4, 6]), Own([4, 6]).init(KEY, images, train=False), [images], "Conv_0", most=2)
+    found = strongest_patches(
+        Own([4, 6]), Own([4, 6]).init(KEY, images, train=False), [images], "Conv_0", most=2
+    )
     assert found.patches.shape == (4, 2, 3, 3, 3)

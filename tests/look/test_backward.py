@@ -73,11 +73,20 @@ def test_rectifiers(function):
 
 def norm(x):
     """As Linen's LayerNorm has it."""
-    variance = jnp.maximum(0.0, jnp.mean(x * x, axis=1, keepdims=True) - jnp.mean(x, axis=1, keepdims=True) ** 2)
+    variance = jnp.maximum(
+        0.0, jnp.mean(x * x, axis=1, keepdims=True) - jnp.mean(x, axis=1, keepdims=True) ** 2
+    )
     return x * jax.lax.rsqrt(variance + 1e-6)
 
 
-PLAIN = [nn.tanh, nn.sigmoid, nn.hard_sigmoid, lambda x: 2 * x * x, lambda x: x * nn.sigmoid(x[:, ::-1]), norm]
+PLAIN = [
+    nn.tanh,
+    nn.sigmoid,
+    nn.hard_sigmoid,
+    lambda x: 2 * x * x,
+    lambda x: x * nn.sigmoid(x[:, ::-1]),
+    norm,
+]
 
 
 @pytest.mark.parametrize("function", PLAIN)
@@ -88,20 +97,32 @@ def test_what_does_not_rectify(function):
 
 
 def test_guided_backpropagation_by_hand():
-    """Votes are relu(x) times these weights: 2 and 5 speak for the class, -1 against it; the second input is below 0."""
+    """Votes are relu(x) times these weights: 2 and 5 speak for the class, -1 against it; the second
+    input is below 0.
+    """
 
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
             return nn.Dense(1, use_bias=False, name="votes")(nn.relu(x).reshape(1, 3))
 
-    x, variables = jnp.array([[[1.0], [-2.0], [3.0]]]), {"params": {"votes": {"kernel": jnp.array([[2.0], [5.0], [-1.0]])}}}
-    maps = {rule: gradient(Net(), variables, x, jnp.array([0]), rule).ravel().tolist() for rule in ("gradient", "deconvnet", "guided")}
+    x, variables = (
+        jnp.array([[[1.0], [-2.0], [3.0]]]),
+        {"params": {"votes": {"kernel": jnp.array([[2.0], [5.0], [-1.0]])}}},
+    )
+    maps = {
+        rule: gradient(Net(), variables, x, jnp.array([0]), rule).ravel().tolist()
+        for rule in ("gradient", "deconvnet", "guided")
+    }
     assert maps == {"gradient": [2, 0, -1], "deconvnet": [2, 5, 0], "guided": [2, 0, 0]}
     assert guided_backpropagation(Net(), variables, x, jnp.array([0])).ravel().tolist() == [2, 0, 0]
 
 
-POOLS = [lambda x: max_pool(x, 2, 2), lambda x: nn.max_pool(x, (2, 2), (2, 2)), lambda x: jnp.max(x, axis=(1, 2), keepdims=True)]
+POOLS = [
+    lambda x: max_pool(x, 2, 2),
+    lambda x: nn.max_pool(x, (2, 2), (2, 2)),
+    lambda x: jnp.max(x, axis=(1, 2), keepdims=True),
+]
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -126,7 +147,9 @@ def test_branches_and_loops():
     np.testing.assert_array_equal(back(branched, "deconvnet")[1], jnp.maximum(SIGNAL, 0))
     looped = lambda x: jax.lax.scan(lambda carry, _: (nn.relu(carry), None), x, length=2)[0]  # noqa: E731
     np.testing.assert_array_equal(back(looped, "gradient")[1], jax.vjp(looped, X)[1](SIGNAL)[0])
-    with pytest.raises(ValueError, match="'guided' does not reach what rectifies inside of a 'scan'"):
+    with pytest.raises(
+        ValueError, match="'guided' does not reach what rectifies inside of a 'scan'"
+    ):
         back(looped, "guided")
 
 
@@ -147,13 +170,17 @@ def test_as_pytorch_s_hooks_do_it(rule):
     variables = Tiny().init(jax.random.key(1), x)
     layers = []
     for name, padding in (("conv1", 1), ("conv2", 1), ("votes", 0)):
-        kernel, bias = (np.asarray(variables["params"][name][which]) for which in ("kernel", "bias"))
+        kernel, bias = (
+            np.asarray(variables["params"][name][which]) for which in ("kernel", "bias")
+        )
         layer = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], kernel.shape[:2], padding=padding)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
             layer.bias.copy_(torch.from_numpy(bias.copy()))
         layers.append(layer)
-    net = torch.nn.Sequential(layers[0], torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2), layers[1], torch.nn.ReLU(), layers[2])
+    net = torch.nn.Sequential(
+        layers[0], torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2), layers[1], torch.nn.ReLU(), layers[2]
+    )
     hooks = {
         "gradient": lambda module, into, out: into,
         "deconvnet": lambda module, into, out: (out[0].clamp(min=0),),
@@ -166,7 +193,9 @@ def test_as_pytorch_s_hooks_do_it(rule):
     classes = [3, 0, 2]
     net(images)[:, :, 0, 0].gather(1, torch.tensor(classes)[:, None]).sum().backward()
     maps = gradient(Tiny(), variables, x, jnp.array(classes), rule)
-    np.testing.assert_allclose(maps, images.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        maps, images.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5
+    )
 
 
 # One of each family, with as few units as show what it is made of, and a size of image.
@@ -192,11 +221,18 @@ def test_the_ordinary_rule_gives_the_ordinary_gradient(name):
     # Weights that need no compiling, and votes that depend on all of the network.
     shapes = abstract_variables(model, x.shape)
     random = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: abs(random.normal(0, 0.3, leaf.shape)).astype(leaf.dtype) / max(1, leaf.size) ** 0.25, shapes)
+    variables = jax.tree.map(
+        lambda leaf: (
+            abs(random.normal(0, 0.3, leaf.shape)).astype(leaf.dtype) / max(1, leaf.size) ** 0.25
+        ),
+        shapes,
+    )
 
     @jax.jit
     def both(variables, x):
-        ordinary = jax.value_and_grad(lambda x: model.apply(variables, x, train=False)[:, 1].sum())(x)
+        ordinary = jax.value_and_grad(lambda x: model.apply(variables, x, train=False)[:, 1].sum())(
+            x
+        )
         return ordinary, jax.value_and_grad(lambda x: apply(model, variables, x)[0][:, 1].sum())(x)
 
     (vote, ordinary), (same, interpreted) = both(variables, x)
@@ -228,7 +264,8 @@ RECTIFIED = {
     "densenet121": 1 + 58 * 2 + 3 + 1,
     "mobilenet_v1": 1 + 13 * 2,
     "mobilenet_v2": 1 + 1 + 16 * 2 + 1,
-    # In 11 units after the depthwise convolution, in all but the first after the 1x1 before it, in 9 in squeeze-and-excitation.
+    # In 11 units after the depthwise convolution, in all but the first after the 1x1 before it, in
+    # 9 in squeeze-and-excitation.
     "mobilenet_v3_small": 1 + 11 + 10 + 9 + 2,
     "efficientnet_b0": 1 + 16 + 15 + 16 + 1,
     "regnet_x_400mf": 1 + 22 * 3,
@@ -242,5 +279,10 @@ def test_all_rectifiers_of_the_smallest_of_each_family_are_found(name):
     model = jaxconv.create_model(name, 10)
     shape = (1, *MODELS[name].input_size)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    program = jax.make_jaxpr(lambda v, x: apply(model, v, x, "guided")[0])(abstract_variables(model, shape), x)
-    assert program.out_avals[0].shape == (1, 10) and str(program).count("custom_vjp_call[") == RECTIFIED[name]
+    program = jax.make_jaxpr(lambda v, x: apply(model, v, x, "guided")[0])(
+        abstract_variables(model, shape), x
+    )
+    assert (
+        program.out_avals[0].shape == (1, 10)
+        and str(program).count("custom_vjp_call[") == RECTIFIED[name]
+    )

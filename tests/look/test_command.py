@@ -33,7 +33,16 @@ def test_every_picture_of_a_run(run, tmp_path, capsys, picture):
 
 @pytest.mark.parametrize("out", ["a.svg", "a.pdf"])
 def test_other_formats(run, tmp_path, out):
-    assert look("activations", f"--workdir={run}", "--layer=pool2", "--example=3", f"--out={tmp_path / out}") == 0
+    assert (
+        look(
+            "activations",
+            f"--workdir={run}",
+            "--layer=pool2",
+            "--example=3",
+            f"--out={tmp_path / out}",
+        )
+        == 0
+    )
     content = (tmp_path / out).read_bytes()
     assert content.startswith(b"%PDF" if out.endswith("pdf") else b"<?xml") and len(content) > 5000
 
@@ -47,7 +56,14 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
     assert look("filters", "--model=lenet5") == 0
     assert look("lecture") == 0
     assert look("story", f"--workdir={run}", "--model=lenet*", "--model=resnet20*") == 0
-    assert capsys.readouterr().out.split() == ["walk.png", "predictions.png", "activations.png", "filters.png", "lecture.png", "story.png"]
+    assert capsys.readouterr().out.split() == [
+        "walk.png",
+        "predictions.png",
+        "activations.png",
+        "filters.png",
+        "lecture.png",
+        "story.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,27 +71,70 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
     [
         (["filters"], 2, ["filters looks into one network: give --workdir=RUN, or --model=NAME"]),
         (["filters", "RUN", "--model=lenet5"], 2, ["looks into one network"]),
-        (["filters", "RUN", "--out=a.jpg"], 2, ["--out=a.jpg: ends in '.jpg'", "give .png or .svg or .pdf"]),
-        (["filters", "RUN", "--out=/nowhere/a.png"], 1, ["--out=/nowhere/a.png: cannot be written"]),
-        (["filters", "RUN", "--layer=conv1"], 2, ["no convolution is called 'conv1', did you mean 'conv", "there are conv1_1, conv2_1"]),
+        (
+            ["filters", "RUN", "--out=a.jpg"],
+            2,
+            ["--out=a.jpg: ends in '.jpg'", "give .png or .svg or .pdf"],
+        ),
+        (
+            ["filters", "RUN", "--out=/nowhere/a.png"],
+            1,
+            ["--out=/nowhere/a.png: cannot be written"],
+        ),
+        (
+            ["filters", "RUN", "--layer=conv1"],
+            2,
+            ["no convolution is called 'conv1', did you mean 'conv", "there are conv1_1, conv2_1"],
+        ),
         (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give one of them"]),
-        (["filters", "--model=lenet5", "--checkpoint=5"], 2, ["--checkpoint and --model: give one of them"]),
-        (["walk", "RUN", "--layer=pool1"], 2, ["--layer: walk has no use for it; it takes --workdir, --model", "--image, --number, --out"]),
-        (["walk", "RUN", "--image=a.png", "--example=3"], 2, ["--example and --image: give one of them"]),
+        (
+            ["filters", "--model=lenet5", "--checkpoint=5"],
+            2,
+            ["--checkpoint and --model: give one of them"],
+        ),
+        (
+            ["walk", "RUN", "--layer=pool1"],
+            2,
+            [
+                "--layer: walk has no use for it; it takes --workdir, --model",
+                "--image, --number, --out",
+            ],
+        ),
+        (
+            ["walk", "RUN", "--image=a.png", "--example=3"],
+            2,
+            ["--example and --image: give one of them"],
+        ),
         (["lecture", "RUN"], 2, ["--workdir: lecture has no use for it; it takes --out"]),
         (["filters", "RUN", "--config.seed=1"], 2, ["look takes no config"]),
-        (["filters", "--model=lenet6"], 2, ["no network is called 'lenet6', did you mean 'lenet5'?"]),
+        (
+            ["filters", "--model=lenet6"],
+            2,
+            ["no network is called 'lenet6', did you mean 'lenet5'?"],
+        ),
         (["filters", "--model=lenet5", "--weights=/nowhere"], 1, ["/nowhere: holds no weights"]),
         (["filters", "--workdir=/nowhere"], 2, ["/nowhere: holds no run"]),
-        (["activations", "RUN", "--layer=pol1"], 2, ["no layer is called 'pol1', did you mean 'pool1'?"]),
+        (
+            ["activations", "RUN", "--layer=pol1"],
+            2,
+            ["no layer is called 'pol1', did you mean 'pool1'?"],
+        ),
         (["activations", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["predictions", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["walk", "RUN", "--image=/nowhere.png"], 1, ["/nowhere.png: cannot be read"]),
         (["patches", "RUN", "--layer=votes"], 2, ["votes is (2,) and has no positions"]),
-        (["attribution", "RUN", "--layer=votes"], 2, ["Grad-CAM needs a layer with positions; votes is (2,); the last that has"]),
+        (
+            ["attribution", "RUN", "--layer=votes"],
+            2,
+            ["Grad-CAM needs a layer with positions; votes is (2,); the last that has"],
+        ),
         (["walk", "RUN", "--member=2"], 2, ["the run has one network, not an ensemble"]),
         (["walk", "RUN", "--checkpoint=99"], 1, ["99"]),
-        (["walk", "--model=lenet5"], 2, ["lenet5, random weights has no examples of its own; give --image=FILE"]),
+        (
+            ["walk", "--model=lenet5"],
+            2,
+            ["lenet5, random weights has no examples of its own; give --image=FILE"],
+        ),
         (["mistakes", "RUN", "--split=validation"], 2, ["validation"]),
         (["story", "--model=chain"], 2, ["no published error of chain"]),
         (["story", "--model=lenet9"], 2, ["no network is called 'lenet9'"]),
@@ -84,6 +143,8 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_line(run, capsys, arguments, code, words):
     arguments = [f"--workdir={run}" if argument == "RUN" else argument for argument in arguments]
     assert look(*arguments) == code
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxconv: ")]
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxconv: ")
+    ]
     for word in words:
         assert word in line

@@ -26,7 +26,11 @@ def test_several_runs_and_none():
 
 
 def test_sweep_against_a_key():
-    figure = sweep_curves({"a": ROWS, "b": ROWS[:1]}, "rate", {"": [(0.1, 1.0, 0.5), (0.01, 3.0, 0.2), (0.1, 2.0, 0.7)]})
+    figure = sweep_curves(
+        {"a": ROWS, "b": ROWS[:1]},
+        "rate",
+        {"": [(0.1, 1.0, 0.5), (0.01, 3.0, 0.2), (0.1, 2.0, 0.7)]},
+    )
     curves, _, loss, accuracy = figure.axes
     assert set(lines(curves)) == {"a, train", "a, eval", "b, train"}
     means, points = loss.lines
@@ -36,7 +40,10 @@ def test_sweep_against_a_key():
     assert loss.get_xlabel() == "rate" and loss.get_xscale() == "log" and loss.get_legend() is None
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     _, _, loss, _ = sweep_curves({}, "rate", {"x": [(1, 1, 1)], "$y$": [(2, 2, 2)]}).axes
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["x", "$y$"] and loss.get_xscale() == "linear"
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == [
+        "x",
+        "$y$",
+    ] and loss.get_xscale() == "linear"
 
 
 def test_sweep_over_no_number_and_of_many_runs():

@@ -1,4 +1,6 @@
-"""Layers by name, the network from a layer on, and other backward rules, for networks of the registry and any other Linen module."""
+"""Layers by name, the network from a layer on, and other backward rules, for networks of the
+registry and any other Linen module.
+"""
 
 import flax.linen as nn
 import jax
@@ -12,7 +14,9 @@ from jaxconv.models.chain import Chain
 
 
 class Own(nn.Module):
-    """One's own module: a layer that is called twice, one with several outputs, and a rematerialised one."""
+    """One's own module: a layer that is called twice, one with several outputs, and a
+    rematerialised one.
+    """
 
     @nn.compact
     def __call__(self, x, train):
@@ -42,7 +46,18 @@ def chain():
 def test_layers_of_a_network():
     model, variables, x = chain()
     layers = activations(model, variables, x)
-    first = ["conv1_1", "norm1_1", "pool1", "conv2_1", "norm2_1", "pool2", "dropout1", "fc1", "dropout_votes", "votes"]
+    first = [
+        "conv1_1",
+        "norm1_1",
+        "pool1",
+        "conv2_1",
+        "norm2_1",
+        "pool2",
+        "dropout1",
+        "fc1",
+        "dropout_votes",
+        "votes",
+    ]
     assert list(layers) == first
     for name, noted in jaxconv.features(model, variables, x).items():
         np.testing.assert_array_equal(layers[name], noted)
@@ -57,10 +72,14 @@ def test_layers_of_one_s_own_module():
     layers = activations(module, variables, x)
     assert list(layers) == ["twice", "twice#2", "two[0]", "two[1]", "again", "norm"]
     params = variables["params"]["twice"]
-    np.testing.assert_allclose(layers["twice"], x @ params["kernel"] + params["bias"].reshape(1, -1), rtol=1e-5)
+    np.testing.assert_allclose(
+        layers["twice"], x @ params["kernel"] + params["bias"].reshape(1, -1), rtol=1e-5
+    )
     np.testing.assert_array_equal(layers["two[1]"], 2 * nn.relu(layers["twice#2"]))
     outputs, _ = apply(module, variables, x)
-    np.testing.assert_array_equal(outputs["votes"], module.apply(variables, x, train=False)["votes"])
+    np.testing.assert_array_equal(
+        outputs["votes"], module.apply(variables, x, train=False)["votes"]
+    )
 
 
 def test_a_network_inside_of_a_module():
@@ -71,19 +90,31 @@ def test_a_network_inside_of_a_module():
 
     x = jnp.ones((1, 8, 8, 1))
     layers = activations(Outer(), Outer().init(jax.random.key(0), x), x)
-    assert "backbone/conv1_1" in layers and layers["backbone/pool1"].shape == (1, 4, 4, 3) and list(layers)[-1] == "top"
+    assert (
+        "backbone/conv1_1" in layers
+        and layers["backbone/pool1"].shape == (1, 4, 4, 3)
+        and list(layers)[-1] == "top"
+    )
 
 
 def test_the_network_from_a_layer_on():
     model, variables, x = chain()
     votes, layers = apply(model, variables, x)
     again, after = apply(model, variables, x, replaced={"pool1": layers["pool1"] + 1})
-    assert not np.allclose(again, votes) and (after["pool1"] == layers["pool1"] + 1).all() and (after["conv1_1"] == layers["conv1_1"]).all()
+    assert (
+        not np.allclose(again, votes)
+        and (after["pool1"] == layers["pool1"] + 1).all()
+        and (after["conv1_1"] == layers["conv1_1"]).all()
+    )
     same, _ = apply(model, variables, 0 * x, replaced={"pool1": layers["pool1"]})
     np.testing.assert_array_equal(same, votes)
     # The vote of class 1 is what its weights make of what comes before.
-    slope = jax.grad(lambda before: apply(model, variables, x, replaced={"dropout_votes": before})[0][:, 1].sum())(layers["dropout_votes"])
-    np.testing.assert_allclose(slope, np.tile(variables["params"]["votes"]["kernel"][:, 1], (2, 1)), rtol=1e-6)
+    slope = jax.grad(
+        lambda before: apply(model, variables, x, replaced={"dropout_votes": before})[0][:, 1].sum()
+    )(layers["dropout_votes"])
+    np.testing.assert_allclose(
+        slope, np.tile(variables["params"]["votes"]["kernel"][:, 1], (2, 1)), rtol=1e-6
+    )
 
 
 def test_replacing_a_layer_that_is_called_twice():
@@ -97,7 +128,10 @@ def test_replacing_a_layer_that_is_called_twice():
     [
         ({"rule": "guidde"}, "no backward rule is called 'guidde', did you mean 'guided'"),
         ({"replaced": {"pol1": 0}}, "no layer is called 'pol1', did you mean 'pool1'"),
-        ({"replaced": {"pool1": jnp.ones((2, 4, 4, 3))}}, r"pool1 is \(2, 4, 4, 4\); the value to replace it is \(2, 4, 4, 3\)"),
+        (
+            {"replaced": {"pool1": jnp.ones((2, 4, 4, 3))}},
+            r"pool1 is \(2, 4, 4, 4\); the value to replace it is \(2, 4, 4, 3\)",
+        ),
     ],
 )
 def test_what_cannot_be(arguments, message):
@@ -118,7 +152,9 @@ class Loop(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(3, name="before")(x)
-        x, _ = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(name="loop")(x, None)
+        x, _ = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)(
+            name="loop"
+        )(x, None)
         return nn.Dense(2, name="after")(x)
 
 
@@ -137,7 +173,13 @@ class Mapped(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dense = nn.vmap(nn.Dense, in_axes=1, out_axes=1, variable_axes={"params": 0}, split_rngs={"params": True})
+        dense = nn.vmap(
+            nn.Dense,
+            in_axes=1,
+            out_axes=1,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
         return nn.Dense(2, name="after")(dense(4, name="rows")(x).mean((1, 2)))
 
 
@@ -157,7 +199,12 @@ def test_layers_inside_of_vmap_have_no_name_and_cannot_be_replaced():
 def test_what_a_layer_sees():
     model, variables, x = chain()
     layers = seen(model, variables, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    assert layers["conv1_1"].extents == {0: (-1, 1), 1: (-1, 1)} and layers["pool1"].extents[0] == (-1, 2)
+    assert layers["conv1_1"].extents == {0: (-1, 1), 1: (-1, 1)} and layers["pool1"].extents[0] == (
+        -1,
+        2,
+    )
     assert layers["conv2_1"].stride() == (2, 2) and layers["conv2_1"].extents[1] == (-3, 4)
     info = jaxconv.feature_info(model, x.shape[1:])
-    assert {name: (layers[name].field(), layers[name].stride()) for name in info} == {n: (m.field, m.stride) for n, m in info.items()}
+    assert {name: (layers[name].field(), layers[name].stride()) for name in info} == {
+        n: (m.field, m.stride) for n, m in info.items()
+    }

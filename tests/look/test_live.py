@@ -13,9 +13,18 @@ from jaxconv.errors import UserError
 from jaxconv.look import live
 from jaxconv.train.start import train
 from jaxconv.train.workdir import locked
-from tests.conftest import ROOT, assert_one_line_error, command, command_line, process_settings, tiny_config
+from tests.conftest import (
+    ROOT,
+    assert_one_line_error,
+    command,
+    command_line,
+    process_settings,
+    tiny_config,
+)
 
-ROWS = [{"step": step, "train/loss": 2.0 / step, "train/top1": 1 - 0.5 / step} for step in range(1, 21)]
+ROWS = [
+    {"step": step, "train/loss": 2.0 / step, "train/top1": 1 - 0.5 / step} for step in range(1, 21)
+]
 ROWS[-1] |= {"eval/loss": 0.25, "eval/top1": 0.9}
 
 
@@ -31,7 +40,14 @@ def run(tmp_path_factory):
 def panels(text):
     """Of each frame in a text: its rows between the left and right edges."""
     frames = text.split("┌")[1:]
-    return [[line.partition("│")[2].partition("│")[0] for line in frame.splitlines() if line.startswith("│")] for frame in frames]
+    return [
+        [
+            line.partition("│")[2].partition("│")[0]
+            for line in frame.splitlines()
+            if line.startswith("│")
+        ]
+        for frame in frames
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -41,7 +57,12 @@ def test_text(width, colour):
     bare = re.sub("\x1b\\[[0-9;]*m", "", text)
     assert (bare != text) == colour
     assert max(map(len, bare.splitlines())) <= width and len(bare.splitlines()) <= 24
-    assert "train 0.1000" in bare and "eval 0.2500" in bare and "train 0.9750" in bare and "eval 0.9000" in bare
+    assert (
+        "train 0.1000" in bare
+        and "eval 0.2500" in bare
+        and "train 0.9750" in bare
+        and "eval 0.9000" in bare
+    )
     loss, accuracy = panels(bare)
     # The loss falls from the first column on, the accuracy rises.
     assert loss[0][0] != " " and loss[0][-1] == " " and loss[-1][-1] != " "
@@ -50,18 +71,25 @@ def test_text(width, colour):
 
 def test_text_of_several_runs_and_of_none():
     text = live.text_curves({"a": ROWS, "b": ROWS[:3]}, 80, 24)
-    assert all(said in text for said in ("a, train 0.1000", "a, eval 0.2500", "b, train 0.6667")) and "b, eval" not in text
+    assert (
+        all(said in text for said in ("a, train 0.1000", "a, eval 0.2500", "b, train 0.6667"))
+        and "b, eval" not in text
+    )
     assert live.text_curves({"a": []}, 80, 24) == "no loss was logged yet"
     diverged = [*ROWS, {"step": 21, "train/loss": float("nan")}]
     assert "train 0.1000" in live.text_curves({"a": diverged}, 80, 24)
 
 
 def test_command_in_a_pipe(run, tmp_path):
-    process = command("curves", "--workdir", run, env=process_settings()["env"] | {"COLUMNS": "70", "LINES": "20"})
+    process = command(
+        "curves", "--workdir", run, env=process_settings()["env"] | {"COLUMNS": "70", "LINES": "20"}
+    )
     assert process.returncode == 0, process.stderr
     assert "\x1b" not in process.stdout and max(map(len, process.stdout.splitlines())) <= 70
     assert "eval 0.2500" in process.stdout
-    assert_one_line_error(command("curves", "--workdir", run, tmp_path), 2, "holds no run", tmp_path)
+    assert_one_line_error(
+        command("curves", "--workdir", run, tmp_path), 2, "holds no run", tmp_path
+    )
 
 
 def test_command_in_a_terminal_redraws_until_the_run_ends(run):
@@ -72,7 +100,11 @@ def test_command_in_a_terminal_redraws_until_the_run_ends(run):
     before = (run / "metrics.jsonl").read_text()
     ours, theirs = pty.openpty()
     lock = locked(run)
-    process = subprocess.Popen(command_line("curves", "--watch", "--workdir", run), **settings | {"stdin": theirs}, stdout=theirs)
+    process = subprocess.Popen(
+        command_line("curves", "--watch", "--workdir", run),
+        **settings | {"stdin": theirs},
+        stdout=theirs,
+    )
     os.close(theirs)
     said = ""
 
@@ -141,7 +173,9 @@ print("drawn", drawing.drawn)
 
 @pytest.mark.slow
 def test_notebook(tmp_path, monkeypatch):
-    """The picture of the first cell changes while the cell trains; the second finds that the run has ended."""
+    """The picture of the first cell changes while the cell trains; the second finds that the run
+    has ended.
+    """
     import nbformat
     from nbclient import NotebookClient
 
@@ -152,10 +186,17 @@ def test_notebook(tmp_path, monkeypatch):
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    cells = [nbformat.v4.new_code_cell(cell.replace("FOLDER", repr(str(tmp_path / "run")))) for cell in CELLS]
+    cells = [
+        nbformat.v4.new_code_cell(cell.replace("FOLDER", repr(str(tmp_path / "run"))))
+        for cell in CELLS
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
-    _, training, following = ([output for output in cell.outputs if "data" in output] for cell in notebook.cells)
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
+    _, training, following = (
+        [output for output in cell.outputs if "data" in output] for cell in notebook.cells
+    )
     printed = "".join(output.get("text", "") for output in notebook.cells[1].outputs)
     assert int(re.search(r"drawn (\d+)", printed)[1]) >= 3
     # One output each, in whose place the others came; the last of both shows the whole run.

@@ -1,4 +1,6 @@
-"""Opening what was trained: the same network, examples and probabilities as evaluation and prediction have."""
+"""Opening what was trained: the same network, examples and probabilities as evaluation and
+prediction have.
+"""
 
 import numpy as np
 import pytest
@@ -24,14 +26,24 @@ def run(tmp_path_factory):
 def test_a_run_predicts_as_it_was_evaluated(run):
     workdir, result = run
     looked = open_run(str(workdir))
-    assert looked.title == "run: chain, step 10" and looked.input_shape == (16, 16, 1) and looked.class_names == ("o", "x")
+    assert (
+        looked.title == "run: chain, step 10"
+        and looked.input_shape == (16, 16, 1)
+        and looked.class_names == ("o", "x")
+    )
     labels = looked.source().labels_of_all()
-    probabilities = np.concatenate([looked.probabilities(elements) for elements in looked.elements(batch_size=7)])
+    probabilities = np.concatenate(
+        [looked.probabilities(elements) for elements in looked.elements(batch_size=7)]
+    )
     assert (probabilities.argmax(axis=1) == labels).mean() == pytest.approx(result["top1"])
-    assert -np.log(probabilities[np.arange(30), labels]).mean() == pytest.approx(result["loss"], rel=1e-4)
+    assert -np.log(probabilities[np.arange(30), labels]).mean() == pytest.approx(
+        result["loss"], rel=1e-4
+    )
     element, label = element_of(looked, example=4)
     assert label == labels[4]
-    np.testing.assert_allclose(load_run(str(workdir)).predict(element[None])[0], probabilities[4], rtol=1e-4)
+    np.testing.assert_allclose(
+        load_run(str(workdir)).predict(element[None])[0], probabilities[4], rtol=1e-4
+    )
 
 
 def test_a_file_is_read_as_the_examples_are(run, tmp_path):
@@ -59,7 +71,9 @@ def test_a_member_of_an_ensemble(tmp_path):
     for member, expected in enumerate(result["members"]):
         looked = open_run(str(tmp_path / "two"), member=member)
         (elements,) = looked.elements(batch_size=30)
-        right = (looked.probabilities(elements).argmax(axis=1) == looked.source().labels_of_all()).sum()
+        right = (
+            looked.probabilities(elements).argmax(axis=1) == looked.source().labels_of_all()
+        ).sum()
         assert right / 30 == pytest.approx(expected["top1"]) and f"seed {member}" in looked.title
     with pytest.raises(UserError, match="--member=2: the ensemble has 2 members, 0 to 1"):
         open_run(str(tmp_path / "two"), member=2)

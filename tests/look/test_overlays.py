@@ -18,11 +18,21 @@ def test_figure():
     image = np.full((6, 6, 3), 128, np.uint8)
     signed, spread = np.zeros((6, 6, 3)), np.linspace(0, 1, 36).reshape(6, 6)
     signed[0, 0], signed[5, 5] = 1, -2
-    figure = attribution_figure(image, {"a_$1$\nsays": signed, "b": spread, "nothing": np.zeros((6, 6))}, "cat $x$")
+    figure = attribution_figure(
+        image, {"a_$1$\nsays": signed, "b": spread, "nothing": np.zeros((6, 6))}, "cat $x$"
+    )
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert [text for text in texts if text[:1].isalpha()] == ["cat $x$", "example", "a_$1$", "says", "b", "nothing"]
+    assert [text for text in texts if text[:1].isalpha()] == [
+        "cat $x$",
+        "example",
+        "a_$1$",
+        "says",
+        "b",
+        "nothing",
+    ]
     pictures = [drawn.get_array() for drawn in figure.axes[0].images]
-    # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the example, in faint grey.
+    # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the
+    # example, in faint grey.
     assert (pictures[0] == 128).all() and [p.shape for p in pictures[1::2]] == [(6, 6, 3)] * 3
     overlay = pictures[1]
     assert overlay[0, 0, 0] > overlay[0, 0, 2] + 0.2 and overlay[5, 5, 2] > overlay[5, 5, 0] + 0.2
@@ -43,13 +53,25 @@ def colours(figure):
 def test_letters_are_coloured():
     letters, values = list("a dog") * 20, np.zeros((120, 3))
     values[2, 0], values[3, 1], values[3, 2], values[84] = 4, -3, -1, (1, 1, 2)
-    figure = text_attribution_figure(letters, {"one\nsays": values, "none": np.zeros(100)}, "it is $x$")
+    figure = text_attribution_figure(
+        letters, {"one\nsays": values, "none": np.zeros(100)}, "it is $x$"
+    )
     shown = colours(figure)
     assert len(shown) == 200 and shown[100:] == [shown[0]] * 100
     red, blue, white = shown[2], shown[3], shown[0]
-    assert red[0] > red[2] + 0.2 and blue[2] > blue[0] + 0.2 and min(white) > 0.9 and shown[84] == red and shown[4] == white
+    assert (
+        red[0] > red[2] + 0.2
+        and blue[2] > blue[0] + 0.2
+        and min(white) > 0.9
+        and shown[84] == red
+        and shown[4] == white
+    )
     words = [text.get_text() for text in figure.axes[0].texts]
-    assert words[:3] == ["it is $x$", "one", "says; the deepest red is 4"] and words.count("d") == 40 and " " not in words
+    assert (
+        words[:3] == ["it is $x$", "one", "says; the deepest red is 4"]
+        and words.count("d") == 40
+        and " " not in words
+    )
     places = {text.get_position() for text in figure.axes[0].texts if text.get_text() == "g"}
     assert len(places) == 40 and len({y for _, y in places}) == 4  # two lines for each map
     with pytest.raises(ValueError, match="the map 'short' has 3 positions; the text has 100"):
@@ -70,17 +92,29 @@ def test_letters_of_several_bytes():
 
 
 def test_what_speaks_for_a_class_of_texts_by_construction():
-    """A network that counts the letter b: integrated gradients give each b its count, a gap of letters takes the counts within it."""
+    """A network that counts the letter b: integrated gradients give each b its count, a gap of
+    letters takes the counts within it.
+    """
     config = default_config()
     config.data.text.alphabet, config.data.text.length = "ab", 12
-    data = {"image_shape": [12, 3], "kind": "text", "cropped": False, "class_names": ["none", "many"], "stored": [12]}
+    data = {
+        "image_shape": [12, 3],
+        "kind": "text",
+        "cropped": False,
+        "class_names": ["none", "many"],
+        "stored": [12],
+    }
     model = from_text("globalpool fc", 2)
-    variables = jax.jit(lambda key: model.init(key, np.zeros((1, 12, 3), np.float32)))(jax.random.key(0))
+    variables = jax.jit(lambda key: model.init(key, np.zeros((1, 12, 3), np.float32)))(
+        jax.random.key(0)
+    )
     kernel = np.zeros((3, 2), np.float32)
     kernel[2, 1] = 12
     (layer,) = variables["params"]
     variables = {"params": {layer: {"kernel": kernel, "bias": np.zeros(2, np.float32)}}}
-    looked = Looked("counts", model, variables, make_transforms(config, data)[1], ("none", "many"), config, data)
+    looked = Looked(
+        "counts", model, variables, make_transforms(config, data)[1], ("none", "many"), config, data
+    )
     element = encode_text("aababaa", 12, "ab")
     x, said = looked.inputs(element[None]), np.array([1])
     shares = integrated_gradients(model, variables, x, said, looked.nothing, steps=4)[0].sum(-1)
@@ -89,6 +123,12 @@ def test_what_speaks_for_a_class_of_texts_by_construction():
     lost = np.asarray(occlusion(model, variables, x, said, stride=1, **looked.hiding)[0])
     sure = [1 / (1 + np.exp(-b)) for b in range(3)]
     gaps = [sure[2] - sure[sum(not start <= b < start + 5 for b in (2, 4))] for start in range(8)]
-    wanted = [np.mean([gap for start, gap in enumerate(gaps) if start <= place < start + 5]) for place in range(12)]
+    wanted = [
+        np.mean([gap for start, gap in enumerate(gaps) if start <= place < start + 5])
+        for place in range(12)
+    ]
     np.testing.assert_allclose(lost, wanted, atol=1e-5)
-    assert "b" in [text.get_text() for text in looked.explained(element, {"shares": shares}, "counts").axes[0].texts]
+    assert "b" in [
+        text.get_text()
+        for text in looked.explained(element, {"shares": shares}, "counts").axes[0].texts
+    ]

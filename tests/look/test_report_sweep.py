@@ -24,19 +24,40 @@ def fake_sweep(folder, runs, rows, state="waiting", steps=0):
             (folder / name).mkdir()
             numbers = random.random((rows, 4)).tolist()
             lines = [
-                {"step": 10 * n, "train/loss": a, "train/top1": b, "learning_rate": c, "images_per_second": 100 * d}
-                | ({"eval/loss": b, "eval/top1": seed / runs} if n % max(1, rows // 20) == 0 else {})
+                {
+                    "step": 10 * n,
+                    "train/loss": a,
+                    "train/top1": b,
+                    "learning_rate": c,
+                    "images_per_second": 100 * d,
+                }
+                | (
+                    {"eval/loss": b, "eval/top1": seed / runs}
+                    if n % max(1, rows // 20) == 0
+                    else {}
+                )
                 for n, (a, b, c, d) in enumerate(numbers, 1)
             ]
-            (folder / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        row = {"run": name, "values": {"optimizer.learning_rate": 0.01, "seed": seed}, "state": state, "step": 0, "steps": steps, "why": ""}
+            (folder / name / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )
+        row = {
+            "run": name,
+            "values": {"optimizer.learning_rate": 0.01, "seed": seed},
+            "state": state,
+            "step": 0,
+            "steps": steps,
+            "why": "",
+        }
         table.append(row | dict.fromkeys(("loss", "top1", "best_top1", "images_per_second")))
     (folder / "sweep.json").write_text(json.dumps({"runs": table, "over_seeds": []}))
     return [folder / row["run"] for row in table]
 
 
 def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
-    """Slurm starts each run alone: it goes on until every one has finished or failed, whether one is trained just now or not."""
+    """Slurm starts each run alone: it goes on until every one has finished or failed, whether one
+    is trained just now or not.
+    """
     first, second = fake_sweep(tmp_path, 2, 0, steps=9)
     pages = report.watch(tmp_path, every=0.01)
     text = next(pages).read_text()
@@ -51,9 +72,15 @@ def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
     (first / "checkpoints" / "9").mkdir(parents=True)
     text = next(pages).read_text()
     assert "1 finished, 1 waiting" in text and "Load again" in text
-    second.with_name(f"{second.name}.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
+    second.with_name(f"{second.name}.log").write_text(
+        "$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n"
+    )
     [last] = [path.read_text() for path in pages]
-    assert "1 finished, 1 failed" in last and "the &lt;disk&gt; is full" in last and "Load again" not in last
+    assert (
+        "1 finished, 1 failed" in last
+        and "the &lt;disk&gt; is full" in last
+        and "Load again" not in last
+    )
 
 
 def test_watch_of_a_sweep_with_a_process_of_its_own_ends_with_it(tmp_path):
@@ -74,7 +101,9 @@ def test_watch_of_a_sweep_reads_again_the_runs_that_have_logged(tmp_path, monkey
     first, second = fake_sweep(tmp_path, 2, 5)
     read = []
     for module in (report, results):
-        monkeypatch.setattr(module, "read_metrics", lambda folder: read.append(folder) or read_metrics(folder))
+        monkeypatch.setattr(
+            module, "read_metrics", lambda folder: read.append(folder) or read_metrics(folder)
+        )
     pages = report.watch(tmp_path, every=0.01)
     next(pages)
     assert set(read) == {first, second}
@@ -99,16 +128,23 @@ def test_tables_of_a_sweep_are_sorted_by_mouse_and_keys(browser, tmp_path):
     from selenium.webdriver import Keys
 
     fake_sweep(tmp_path, 12, 1)
-    (tmp_path / "optimizer.learning_rate=0.01,seed=7" / "metrics.jsonl").write_text("")  # it has no figures
+    (tmp_path / "optimizer.learning_rate=0.01,seed=7" / "metrics.jsonl").write_text(
+        ""
+    )  # it has no figures
     path = report.report(tmp_path)
     browser.open(path.as_uri())
 
     def seeds():
-        return browser.run("return [...document.querySelector('.sortable').tBodies[0].rows].map(row => Number(row.cells[1].textContent))")
+        return browser.run(
+            "return [...document.querySelector('.sortable').tBodies[0].rows].map(row => "
+            "Number(row.cells[1].textContent))"
+        )
 
     def head(name):
         return browser.run(
-            "return [...document.querySelectorAll('.sortable button')].find(button => button.textContent == arguments[0])", name
+            "return [...document.querySelectorAll('.sortable button')].find(button => "
+            "button.textContent == arguments[0])",
+            name,
         )
 
     assert seeds() == list(range(12))
@@ -121,9 +157,15 @@ def test_tables_of_a_sweep_are_sorted_by_mouse_and_keys(browser, tmp_path):
     assert seeds() == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 7]
     browser.press(" ")
     assert seeds() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0, 7]
-    sorts = browser.run("return [...document.querySelectorAll('.sortable')[0].tHead.rows[0].cells].map(cell => cell.ariaSort)")
+    sorts = browser.run(
+        "return [...document.querySelectorAll('.sortable')[0].tHead.rows[0].cells].map(cell => "
+        "cell.ariaSort)"
+    )
     assert [sort for sort in sorts if sort] == ["descending"] and browser.errors() == []
-    assert "The highest top-1 so far is 91.67 %, of optimizer.learning_rate=0.01,seed=11." in browser.find("body").text
+    assert (
+        "The highest top-1 so far is 91.67 %, of optimizer.learning_rate=0.01,seed=11."
+        in browser.find("body").text
+    )
 
 
 @pytest.mark.parametrize(("runs", "rows"), [(100, 1_000), (1_000, 100)])
@@ -135,43 +177,66 @@ def test_page_of_a_large_sweep_is_small_and_opens(browser, tmp_path, runs, rows)
     browser.open(path.as_uri())
     browser.wait("return document.querySelectorAll('.u-over').length == 6")
     assert browser.errors() == []
-    assert ("The 100 runs with the highest top-1 so far, of 1,000 that have begun" in browser.find("body").text) == (runs > 100)
+    assert (
+        "The 100 runs with the highest top-1 so far, of 1,000 that have begun"
+        in browser.find("body").text
+    ) == (runs > 100)
     # The best of them, in the order of the table.
     labels = browser.run(
-        "return [...document.querySelector('.u-legend').querySelectorAll('.u-series')].slice(1).map(row => row.textContent)"
+        """const rows = document.querySelector('.u-legend').querySelectorAll('.u-series')
+           return [...rows].slice(1).map(row => row.textContent)"""
     )
-    assert [re.search(r"seed=\d+", label)[0] for label in labels] == [f"seed={n}" for n in range(runs - 100, runs)]
-    heights = browser.run("return [...document.querySelectorAll('.u-legend, .scroll')].map(box => box.clientHeight)")
+    assert [re.search(r"seed=\d+", label)[0] for label in labels] == [
+        f"seed={n}" for n in range(runs - 100, runs)
+    ]
+    heights = browser.run(
+        "return [...document.querySelectorAll('.u-legend, .scroll')].map(box => box.clientHeight)"
+    )
     assert len(heights) >= 8 and max(heights) < 500
     assert len(browser.find_all("section:first-of-type table:first-of-type tbody tr")) >= runs
 
 
 def test_sweep(browser, tmp_path):
-    rows = [{"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5} for step in (1, 2, 3)]
+    rows = [
+        {"step": step, "train/loss": 1 / step, "eval/loss": 1.5 / step, "eval/top1": 0.5}
+        for step in (1, 2, 3)
+    ]
     runs = []
     for seed in (0, 1):
         (tmp_path / f"seed={seed}").mkdir()
-        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"seed={seed}" / "metrics.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
         state = {"state": "waiting", "step": 3, "steps": 3, "why": ""}
         figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
         runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
     # The states are those of now, not those of sweep.json.
     (tmp_path / "seed=0" / "checkpoints" / "3").mkdir(parents=True)
-    (tmp_path / "seed=1.log").write_text("$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n")
+    (tmp_path / "seed=1.log").write_text(
+        "$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n"
+    )
     path = report.report(tmp_path)
     browser.open(path.as_uri())
     browser.wait("return document.querySelectorAll('.u-over').length == 3")
     assert browser.errors() == [] and browser.requests() == [path.as_uri()]
     text = browser.find("body").text
-    for said in ("a sweep of 2 runs", "1 finished, 1 failed", "Mean and deviation over the seeds", "the <disk> is full", "Loss, train"):
+    for said in (
+        "a sweep of 2 runs",
+        "1 finished, 1 failed",
+        "Mean and deviation over the seeds",
+        "the <disk> is full",
+        "Loss, train",
+    ):
         assert said in text
 
 
 def test_runs_whose_files_are_gone_are_as_they_were(tmp_path):
     fake_sweep(tmp_path, 2, 0, state="finished", steps=9)
     found = json.loads((tmp_path / "sweep.json").read_text())
-    found["runs"] = [row | {"step": 9, "loss": 0.0625, "top1": 0.75, "best_top1": 0.875} for row in found["runs"]]
+    found["runs"] = [
+        row | {"step": 9, "loss": 0.0625, "top1": 0.75, "best_top1": 0.875} for row in found["runs"]
+    ]
     (tmp_path / "sweep.json").write_text(json.dumps(found))
     text = report.report(tmp_path).read_text()
     assert "2 finished" in text and "The highest top-1 so far is 87.50 %" in text

@@ -1,4 +1,6 @@
-"""What a network does stage by stage, whatever it is made of: kinds, names and values against what its layers give."""
+"""What a network does stage by stage, whatever it is made of: kinds, names and values against what
+its layers give.
+"""
 
 import flax.linen as nn
 import jax
@@ -35,7 +37,12 @@ def test_a_chain():
     np.testing.assert_array_equal(found[3].value, np.maximum(found[2].value, 0))
     np.testing.assert_array_equal(found[5].given, found[4].value)
     last = found[-1]
-    np.testing.assert_allclose(last.given @ last.weights + variables["params"]["votes"]["bias"], last.value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        last.given @ last.weights + variables["params"]["votes"]["bias"],
+        last.value,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 class Own(nn.Module):
@@ -52,13 +59,27 @@ class Own(nn.Module):
 def test_a_module_of_one_s_own():
     x, variables, found = of(Own(), (16, 16, 2))
     assert [(stage.name, stage.kind) for stage in found] == [
-        ("", "input"), ("Conv_0", "convolution"), ("", "ReLU"), ("", "pooling"), ("b", "convolution"), ("LayerNorm_0", ""), ("", "GELU"),
-        ("", "pooling"), ("Dense_0", "fully connected"), ("", "ReLU"), ("", "tanh"), ("Dense_1", "fully connected"),
-    ]  # fmt: skip
+        ("", "input"),
+        ("Conv_0", "convolution"),
+        ("", "ReLU"),
+        ("", "pooling"),
+        ("b", "convolution"),
+        ("LayerNorm_0", ""),
+        ("", "GELU"),
+        ("", "pooling"),
+        ("Dense_0", "fully connected"),
+        ("", "ReLU"),
+        ("", "tanh"),
+        ("Dense_1", "fully connected"),
+    ]
     # The maximum and the mean after it are one stage: nothing marks what is between them.
     assert [stage.value.shape for stage in found[6:8]] == [(8, 8, 4), (4,)]
-    np.testing.assert_allclose(found[-1].value, Own().apply(variables, x[None])[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found[3].value, nn.max_pool(found[2].value[None], (2, 2), (2, 2))[0])
+    np.testing.assert_allclose(
+        found[-1].value, Own().apply(variables, x[None])[0], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        found[3].value, nn.max_pool(found[2].value[None], (2, 2), (2, 2))[0]
+    )
 
 
 class Block(nn.Module):
@@ -74,27 +95,56 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = Block(name="a")(nn.Conv(4, (3, 3), name="stem")(x))
-        x = jnp.concatenate([nn.relu(nn.Conv(2, (1, 1), name="left")(x)), nn.relu(nn.Conv(3, (3, 3), name="right")(x))], axis=-1)
+        x = jnp.concatenate(
+            [
+                nn.relu(nn.Conv(2, (1, 1), name="left")(x)),
+                nn.relu(nn.Conv(3, (3, 3), name="right")(x)),
+            ],
+            axis=-1,
+        )
         x = x * nn.sigmoid(nn.Dense(5, name="gate")(x.mean((1, 2)))).reshape(-1, 1, 1, 5)
-        return nn.Dense(3, name="votes")(nn.Conv(4, (8, 8), padding="VALID", name="last")(x).reshape(x.shape[0], -1))
+        return nn.Dense(3, name="votes")(
+            nn.Conv(4, (8, 8), padding="VALID", name="last")(x).reshape(x.shape[0], -1)
+        )
 
 
 def test_blocks_branches_and_gates():
     x, variables, found = of(Blocks(), (8, 8, 1))
     assert [(stage.name, stage.kind) for stage in found] == [
-        ("", "input"), ("stem", "convolution"), ("a/first", "convolution"), ("", "ReLU"), ("a/second", "convolution"), ("a", "ReLU"),
-        ("left", "convolution"), ("", "ReLU"), ("right", "convolution"), ("", "ReLU"), ("gate", "fully connected"), ("", "sigmoid"),
-        ("last", "convolution"), ("votes", "fully connected"),
-    ]  # fmt: skip
-    np.testing.assert_allclose(found[5].value, np.maximum(found[1].value + found[4].value, 0), rtol=1e-5, atol=1e-6)
+        ("", "input"),
+        ("stem", "convolution"),
+        ("a/first", "convolution"),
+        ("", "ReLU"),
+        ("a/second", "convolution"),
+        ("a", "ReLU"),
+        ("left", "convolution"),
+        ("", "ReLU"),
+        ("right", "convolution"),
+        ("", "ReLU"),
+        ("gate", "fully connected"),
+        ("", "sigmoid"),
+        ("last", "convolution"),
+        ("votes", "fully connected"),
+    ]
+    np.testing.assert_allclose(
+        found[5].value, np.maximum(found[1].value + found[4].value, 0), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(found[8].given, found[5].value)
-    np.testing.assert_allclose(found[-1].value, Blocks().apply(variables, x[None])[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found[-1].value, Blocks().apply(variables, x[None])[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 2), (8, 8, 8, 1)])
 def test_other_dimensions(shape):
     x, variables, found = of(jaxconv.create_model("chain", 2, filters=(3,)), shape)
-    assert [stage.kind for stage in found] == ["input", "convolution", "ReLU", "pooling", "fully connected"]
+    assert [stage.kind for stage in found] == [
+        "input",
+        "convolution",
+        "ReLU",
+        "pooling",
+        "fully connected",
+    ]
     assert found[1].weights.shape == (3,) * (len(shape) - 1) + (shape[-1], 3)
 
 
@@ -110,5 +160,9 @@ class Resized(nn.Module):
 
 def test_products_without_weights_are_no_layers():
     _, _, found = of(Resized(), (8, 8, 2))
-    assert [stage.kind for stage in found if stage.weights is not None] == ["convolution", "convolution", "fully connected"]
+    assert [stage.kind for stage in found if stage.weights is not None] == [
+        "convolution",
+        "convolution",
+        "fully connected",
+    ]
     assert weighted_depth(Resized(), (8, 8, 2)) == 3

@@ -1,4 +1,6 @@
-"""The story of depth: depths as the papers count them, and charts that say what was measured on what."""
+"""The story of depth: depths as the papers count them, and charts that say what was measured on
+what.
+"""
 
 import itertools
 import json
@@ -14,7 +16,17 @@ import jaxconv
 from jaxconv.errors import UserError
 from jaxconv.look.depth import weighted_depth
 from jaxconv.look.filters import find_kernel
-from jaxconv.look.story import WINNERS, Point, counted, counted_depth, of_run, place_labels, published, story, winners
+from jaxconv.look.story import (
+    WINNERS,
+    Point,
+    counted,
+    counted_depth,
+    of_run,
+    place_labels,
+    published,
+    story,
+    winners,
+)
 from jaxconv.train.start import train
 from tests.conftest import tiny_config
 
@@ -40,11 +52,18 @@ def test_depth_as_the_papers_count(name, layers):
 
 
 class Loop(nn.Module):
-    """Three times through one layer, beside a shorter way, and weights that are made by a layer of their own."""
+    """Three times through one layer, beside a shorter way, and weights that are made by a layer of
+    their own.
+    """
 
     @nn.compact
     def __call__(self, x):
-        step = nn.scan(lambda cell, x, _: (cell(x), None), variable_broadcast="params", split_rngs={"params": False}, length=3)
+        step = nn.scan(
+            lambda cell, x, _: (cell(x), None),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            length=3,
+        )
         looped, _ = step(nn.Conv(2, (3, 3), name="again"), x, None)
         made = self.param("made", nn.initializers.ones, (2, 2)) @ jnp.ones((2, 2))
         return nn.Dense(3)((looped + nn.Conv(2, (1, 1))(x)).mean((1, 2)) @ made)
@@ -52,15 +71,21 @@ class Loop(nn.Module):
 
 def test_depth_of_any_module():
     assert weighted_depth(Loop(), (8, 8, 2)) == 3 + 1 + 1
-    assert weighted_depth(jaxconv.create_model("chain", 2, filters=(4, 4), neurons=(8,)), (32, 1)) == 4
+    assert (
+        weighted_depth(jaxconv.create_model("chain", 2, filters=(4, 4), neurons=(8,)), (32, 1)) == 4
+    )
 
 
 def test_counts_are_the_summary_s():
     model = jaxconv.create_model("chain", 3, filters=(4, 8), neurons=(6,), batch_norm=True)
     summary = jaxconv.summarize(model, (16, 16, 1))
     assert counted(model, (16, 16, 1)) == (4, summary.parameters, summary.total("multiply_adds"))
-    # Without the two classifiers that GoogLeNet has while training: 7.0 million, as torchvision has it too.
-    assert published("googlenet").weights == 6_998_552 and published("googlenet").errors == (None, 10.07)
+    # Without the two classifiers that GoogLeNet has while training: 7.0 million, as torchvision has
+    # it too.
+    assert published("googlenet").weights == 6_998_552 and published("googlenet").errors == (
+        None,
+        10.07,
+    )
     with pytest.raises(ValueError, match="no published error of chain"):
         published("chain")
 
@@ -76,22 +101,42 @@ POINTS = [
 def test_sets_never_share_a_panel():
     figure = story(POINTS)
     imagenet, own = figure.subfigs
-    assert imagenet.get_suptitle() == "ImageNet: top-5 error in % (not known of silent)" and own.get_suptitle() == "xo: top-1 error in %"
-    assert [axis.get_title() for axis in imagenet.axes] == ["year", "layers with weights", "parameters", "multiply-adds an image"]
-    drawn = [np.concatenate([marks.get_offsets() for marks in axis.collections]) for axis in imagenet.axes]
+    assert (
+        imagenet.get_suptitle() == "ImageNet: top-5 error in % (not known of silent)"
+        and own.get_suptitle() == "xo: top-1 error in %"
+    )
+    assert [axis.get_title() for axis in imagenet.axes] == [
+        "year",
+        "layers with weights",
+        "parameters",
+        "multiply-adds an image",
+    ]
+    drawn = [
+        np.concatenate([marks.get_offsets() for marks in axis.collections])
+        for axis in imagenet.axes
+    ]
     assert [sorted(map(tuple, points.tolist())) for points in drawn] == [
-        [(2012, 20), (2015, 6)], [(8, 20), (152, 6)], [(6e7, 6), (6e7, 20)], [(7e8, 20), (1.1e10, 6)]
-    ]  # fmt: skip
+        [(2012, 20), (2015, 6)],
+        [(8, 20), (152, 6)],
+        [(6e7, 6), (6e7, 20)],
+        [(7e8, 20), (1.1e10, 6)],
+    ]
     assert [text.get_text() for text in imagenet.legends[0].get_texts()] == ["one crop", "dense"]
     assert [text.get_text() for text in own.legends[0].get_texts()] == ["split test, own run"]
     # A network of no known year is in the other three panels.
-    assert [len(np.concatenate([marks.get_offsets() for marks in axis.collections])) for axis in own.axes] == [0, 1, 1, 1]
+    assert [
+        len(np.concatenate([marks.get_offsets() for marks in axis.collections]))
+        for axis in own.axes
+    ] == [0, 1, 1, 1]
     assert [text.get_text() for text in own.axes[1].texts if text.get_text()] == ["run ($x$)"]
 
 
 def test_labels_cover_nothing():
     random = np.random.default_rng(0)
-    labels = [(float(x), float(y), f"network {n}") for n, (x, y) in enumerate(random.uniform(size=(14, 2)))]
+    labels = [
+        (float(x), float(y), f"network {n}")
+        for n, (x, y) in enumerate(random.uniform(size=(14, 2)))
+    ]
     labels += [(0.5, 0.5, "twin"), (0.5, 0.5, "other twin"), (0.99, 0.99, "in the corner")]
     figure = Figure(figsize=(6, 5))
     axis = figure.subplots()
@@ -102,7 +147,10 @@ def test_labels_cover_nothing():
     assert {text.get_text() for text in written} == {text for _, _, text in labels}
     boxes, frame = [text.get_window_extent() for text in written], axis.get_window_extent()
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+    assert all(
+        frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        for box in boxes
+    )
     points = axis.transData.transform([(x, y) for x, y, _ in labels])
     assert not any(box.contains(*point) for box in boxes for point in points)
 
@@ -111,9 +159,18 @@ def test_a_run_tells_its_own_error(tmp_path):
     result = train(tiny_config(), str(tmp_path / "run"))
     point = of_run(str(tmp_path / "run"))
     assert point.errors == (pytest.approx(100 * (1 - result["top1"])), None) and point.own
-    assert (point.name, point.data, point.year, point.depth) == ("run (chain)", "xo, split test, own run", 2016, 4)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if "eval/top1" not in row))
+    assert (point.name, point.data, point.year, point.depth) == (
+        "run (chain)",
+        "xo, split test, own run",
+        2016,
+        4,
+    )
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows if "eval/top1" not in row)
+    )
     with pytest.raises(UserError, match="has not been evaluated yet"):
         of_run(str(tmp_path / "run"))
 
@@ -122,7 +179,15 @@ def test_winners():
     (axis,) = winners().axes
     assert [bar.get_height() for bar in axis.patches] == [error for _, _, _, error in WINNERS]
     over = [text.get_text() for text in axis.texts][::2]
-    assert over == ["shallow", "shallow", "8 layers", "8 layers", "19 layers", "22 layers", "152 layers"]
+    assert over == [
+        "shallow",
+        "shallow",
+        "8 layers",
+        "8 layers",
+        "19 layers",
+        "22 layers",
+        "152 layers",
+    ]
     assert [label.get_text() for label in axis.get_xticklabels()][-1] == "ResNet\n2015"
 
 

@@ -1,6 +1,7 @@
 """Parameter counts that are true whoever wrote the code."""
 
-# torchvision 0.28, each network built with random weights and counted; GoogLeNet with its auxiliary classifiers.
+# torchvision 0.28, each network built with random weights and counted; GoogLeNet with its auxiliary
+# classifiers.
 TORCHVISION = {
     "convnext_base": 88_591_464,
     "convnext_large": 197_767_336,
@@ -70,8 +71,9 @@ BY_HAND = {
     **{f"resnet{d}_v1": TORCHVISION[f"resnet{d}"] for d in (18, 34, 50, 101, 152)},
 }
 
-# In millions, as the papers print them: He et al. 2015, Table 6; Springenberg et al. 2014, Table 2; Howard et al. 2017, Table 8;
-# Hu et al. 2018, Table 2 (SE-ResNet-50: 2.5 M more than ResNet-50's 25.6).
+# In millions, as the papers print them: He et al. 2015, Table 6; Springenberg et al. 2014, Table 2;
+# Howard et al. 2017, Table 8; Hu et al. 2018, Table 2 (SE-ResNet-50: 2.5 M more than ResNet-50's
+# 25.6).
 PRINTED = {
     "resnet20_cifar": 0.27,
     "resnet32_cifar": 0.46,
@@ -83,7 +85,8 @@ PRINTED = {
     "se_resnet50": 28.1,
 }
 
-# Thousands of millions of multiply-adds forward, of the same networks at the size they were published for.
+# Thousands of millions of multiply-adds forward, of the same networks at the size they were
+# published for.
 GMACS = {
     "alexnet_torchvision": 0.7142,
     "convnext_tiny": 4.4555,

@@ -9,12 +9,18 @@ import jaxconv
 
 
 def shapes(model, shape):
-    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    return jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False),
+        jax.random.key(0),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+    )
 
 
 def test_chain_is_the_lecture_s_architecture():
     """[(CONV-RELU)*2-POOL]*2-(FC-RELU)*1, and the votes."""
-    model = jaxconv.create_model("chain", 10, filters=(6, 16), convs=2, filter_size=5, neurons=(84,))
+    model = jaxconv.create_model(
+        "chain", 10, filters=(6, 16), convs=2, filter_size=5, neurons=(84,)
+    )
     params = shapes(model, (1, 32, 32, 3))["params"]
     assert {name: leaf["kernel"].shape for name, leaf in params.items()} == {
         "conv1_1": (5, 5, 3, 6),
@@ -44,23 +50,37 @@ def test_dropout_and_batch_norm_work_while_training_alone():
     model = jaxconv.create_model("chain", 3, filters=(4,), dropout=0.5, batch_norm=True)
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
     variables = model.init(jax.random.key(0), x)
-    first, second = (model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)}, mutable=["batch_stats"])[0] for k in (2, 3))
+    first, second = (
+        model.apply(
+            variables, x, train=True, rngs={"dropout": jax.random.key(k)}, mutable=["batch_stats"]
+        )[0]
+        for k in (2, 3)
+    )
     assert not np.allclose(first, second)
     np.testing.assert_array_equal(model.apply(variables, x), model.apply(variables, x, train=False))
 
 
 def test_layer_that_does_not_fit_is_named():
     model = jaxconv.create_model("chain", 3, filters=(4, 4), rounding="exact")
-    with pytest.raises(ValueError, match=r"pool2: \(5 - 2\)/2 \+ 1 = 2.50: a 2-wide window at stride 2 does not fit 5"):
+    with pytest.raises(
+        ValueError,
+        match=r"pool2: \(5 - 2\)/2 \+ 1 = 2.50: a 2-wide window at stride 2 does not fit 5",
+    ):
         shapes(model, (1, 10, 10, 1))
     with pytest.raises(ValueError, match="pool3: .* a 2-wide window is larger than 1"):
         shapes(jaxconv.create_model("chain", 3, filters=(4, 4, 4)), (1, 6, 6, 1))
 
 
 def test_registry():
-    assert "chain" in jaxconv.list_models() and jaxconv.list_models("ch*") == ["chain"] and jaxconv.list_models("nothing*") == []
+    assert (
+        "chain" in jaxconv.list_models()
+        and jaxconv.list_models("ch*") == ["chain"]
+        and jaxconv.list_models("nothing*") == []
+    )
     assert jaxconv.model_arguments("chain")["filters"] == (16, 32)
-    with pytest.raises(ValueError, match="no network is called 'chian', did you mean 'chain'.*list_models"):
+    with pytest.raises(
+        ValueError, match="no network is called 'chian', did you mean 'chain'.*list_models"
+    ):
         jaxconv.create_model("chian", 2)
     with pytest.raises(ValueError, match="chain has no argument 'filter', did you mean 'filters'"):
         jaxconv.create_model("chain", 2, filter=3)

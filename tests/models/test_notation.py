@@ -1,4 +1,6 @@
-"""The notation: what it means, how mistakes are pointed at, and that reading and printing are inverse."""
+"""The notation: what it means, how mistakes are pointed at, and that reading and printing are
+inverse.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +20,37 @@ windows = st.lists(sizes, min_size=1, max_size=3).map(tuple)
 optional = lambda values: st.none() | values  # noqa: E731
 layers = st.one_of(
     st.builds(
-        Layer, st.just("conv"), windows, optional(counts), stride=optional(sizes), padding=optional(st.integers(0, 5)),
-        groups=sizes, dilation=sizes, rounding=roundings, bias=st.booleans(),
+        Layer,
+        st.just("conv"),
+        windows,
+        optional(counts),
+        stride=optional(sizes),
+        padding=optional(st.integers(0, 5)),
+        groups=sizes,
+        dilation=sizes,
+        rounding=roundings,
+        bias=st.booleans(),
     ),
-    st.builds(Layer, st.sampled_from(["maxpool", "avgpool"]), windows, stride=optional(sizes), padding=optional(sizes), rounding=roundings),
-    st.builds(Layer, st.sampled_from(["globalpool", "bn", "relu", "tanh", "sigmoid", "gelu", "silu"])),
+    st.builds(
+        Layer,
+        st.sampled_from(["maxpool", "avgpool"]),
+        windows,
+        stride=optional(sizes),
+        padding=optional(sizes),
+        rounding=roundings,
+    ),
+    st.builds(
+        Layer, st.sampled_from(["globalpool", "bn", "relu", "tanh", "sigmoid", "gelu", "silu"])
+    ),
     st.builds(Layer, st.sampled_from(["lrn", "fc"]), count=optional(counts)),
     st.builds(Layer, st.just("adaptpool"), count=counts),
     st.builds(Layer, st.just("dropout"), share=st.floats(0, 0.99)),
-)  # fmt: skip
+)
 texts = st.recursive(
     st.lists(layers, min_size=1, max_size=4).map(tuple),
-    lambda inner: st.lists(layers | st.builds(Repeat, inner, st.integers(1, 5)), min_size=1, max_size=4).map(tuple),
+    lambda inner: st.lists(
+        layers | st.builds(Repeat, inner, st.integers(1, 5)), min_size=1, max_size=4
+    ).map(tuple),
     max_leaves=8,
 )
 
@@ -45,13 +66,20 @@ def test_any_text_is_read_or_refused(text):
     try:
         assert parse(show(parse(text))) == parse(text)
     except NotationError as error:
-        assert 0 <= error.position <= len(text) and f"character {error.position + 1} of" in str(error)
+        assert 0 <= error.position <= len(text) and f"character {error.position + 1} of" in str(
+            error
+        )
 
 
 def test_the_lecture_s_example():
     text = "[(conv3-64 relu)*2 maxpool2]*2 fc128 relu dropout0.5 fc10"
     kinds = [layer.kind for layer in expand(parse(text))]
-    assert kinds == ["conv", "relu", "conv", "relu", "maxpool"] * 2 + ["fc", "relu", "dropout", "fc"]
+    assert kinds == ["conv", "relu", "conv", "relu", "maxpool"] * 2 + [
+        "fc",
+        "relu",
+        "dropout",
+        "fc",
+    ]
     params = abstract_variables(jaxconv.from_text(text), (1, 32, 32, 3))["params"]
     assert {name: leaf["kernel"].shape for name, leaf in params.items()} == {
         "conv1": (3, 3, 3, 64),
@@ -65,7 +93,9 @@ def test_the_lecture_s_example():
 
 def test_settings_of_a_layer():
     (layer,) = parse("conv5x3-96/2p1g4d2nobiasceil")
-    assert layer == Layer("conv", (5, 3), 96, stride=2, padding=1, groups=4, dilation=2, bias=False, rounding="ceil")
+    assert layer == Layer(
+        "conv", (5, 3), 96, stride=2, padding=1, groups=4, dilation=2, bias=False, rounding="ceil"
+    )
     assert parse("maxpool3/2ceil") == (Layer("maxpool", (3,), stride=2, rounding="ceil"),)
     assert parse("relu*3") == (Repeat((Layer("relu"),), 3),)
 
@@ -75,7 +105,11 @@ def test_settings_of_a_layer():
     [
         ("conv3-64 relu maxpol2", 14, "no layer is called 'maxpol2', did you mean 'maxpool'?"),
         ("conv3-64 reluu", 13, "expected a space after 'relu'"),
-        ("conv3_64", 5, "expected -K, /S, pN, gN, dN, nobias, floor, exact or ceil, or a space after 'conv3'"),
+        (
+            "conv3_64",
+            5,
+            "expected -K, /S, pN, gN, dN, nobias, floor, exact or ceil, or a space after 'conv3'",
+        ),
         ("relu conv-64", 9, "expected the window's size, such as 3 after 'conv'"),
         ("[conv3-64 relu", 14, "expected ']': a bracket is open"),
         ("(conv3-64]", 9, "expected ')', not ']'"),
@@ -101,14 +135,26 @@ def test_names():
         return [name for name, _ in name_layers(parse(text), **settings)]
 
     text = "conv3-8 bn relu conv3-8 relu maxpool2 lrn conv3-8 relu maxpool2 fc4 tanh dropout0.5 fc"
-    expected = "conv1 norm1 relu1 conv2 relu2 pool1 norm1_again1 conv3 relu3 pool2 fc4 tanh_fc4 dropout_fc4 fc5"
+    expected = (
+        "conv1 norm1 relu1 conv2 relu2 pool1 norm1_again1 conv3 relu3 pool2 fc4 tanh_fc4 "
+        "dropout_fc4 fc5"
+    )
     assert names(text) == expected.split()
-    assert names(text, by_stage=True)[:6] == ["conv1_1", "norm1_1", "relu1_1", "conv1_2", "relu1_2", "pool1"]
+    assert names(text, by_stage=True)[:6] == [
+        "conv1_1",
+        "norm1_1",
+        "relu1_1",
+        "conv1_2",
+        "relu1_2",
+        "pool1",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 1), (2, 20, 24, 3), (2, 12, 10, 8, 1)])
 def test_same_text_takes_a_waveform_an_image_a_volume(shape):
-    model = jaxconv.from_text("conv3-4 bn relu maxpool2 conv3-8/2 lrn relu avgpool2ceil globalpool fc", 3)
+    model = jaxconv.from_text(
+        "conv3-4 bn relu maxpool2 conv3-8/2 lrn relu avgpool2ceil globalpool fc", 3
+    )
     votes, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape))
     assert votes.shape == (2, 3)
     assert variables["params"]["conv1"]["kernel"].shape == (3,) * (len(shape) - 2) + (shape[-1], 4)

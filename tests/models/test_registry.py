@@ -1,8 +1,10 @@
-"""Over the whole registry: parameters as published, paths that stay, shapes, types, gradients, and every way of calling.
+"""Over the whole registry: parameters as published, paths that stay, shapes, types, gradients, and
+every way of calling.
 
 Large networks are looked at by `eval_shape`, which allocates nothing.
 """
 
+import functools
 import hashlib
 import json
 
@@ -47,7 +49,8 @@ SMALLEST = {
     "convnext_tiny": 65,
 }
 V3_ROWS = tuple(jaxconv.model_arguments("mobilenet_v3_small")["rows"][row] for row in (0, 1, 4))
-# Those that are trained for a step here, on images of so many pixels; some with fewer units than they are known for.
+# Those that are trained for a step here, on images of so many pixels; some with fewer units than
+# they are known for.
 TRAINED = {
     "lenet5": (32, {}),
     "all_cnn_c": (27, {}),
@@ -72,7 +75,9 @@ def classes_of(name):
 
 def variables_of(name, size=None, channels=None, num_classes=None, **arguments):
     height, width, depth = MODELS[name].input_size
-    model = jaxconv.create_model(name, classes_of(name) if num_classes is None else num_classes, **arguments)
+    model = jaxconv.create_model(
+        name, classes_of(name) if num_classes is None else num_classes, **arguments
+    )
     shape = (1, size or height, size or width, channels or depth)
     return model, abstract_variables(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
 
@@ -86,7 +91,8 @@ def paths_of(variables):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_and_their_paths(name):
-    """Counts as published. Paths and shapes are public: a change is a new version of checkpoints, with a conversion.
+    """Counts as published. Paths and shapes are public: a change is a new version of checkpoints,
+    with a conversion.
 
     tests/models/paths.json is written anew by `python -m tests.models.test_registry`.
     """
@@ -102,7 +108,9 @@ def test_parameters_and_their_paths(name):
 
 
 def test_googlenet_without_auxiliaries_is_the_paper_s_table():
-    """The rows of Table 1 add up to 6.99 million weights and biases, not the lecture's "only 5 million"."""
+    """The rows of Table 1 add up to 6.99 million weights and biases, not the lecture's "only 5
+    million".
+    """
     _, variables, _ = variables_of("googlenet", auxiliary=False)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_998_552
 
@@ -112,7 +120,9 @@ def test_sizes_channels_classes_and_types(name):
     for size, channels, classes in ((None, None, 7), (SMALLEST[name], 4, 3)):
         model, variables, x = variables_of(name, size, channels, classes, dtype="bfloat16")
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-        votes = jax.eval_shape(lambda v, x, model=model: model.apply(v, x, train=False), variables, x)
+        votes = jax.eval_shape(
+            lambda v, x, model=model: model.apply(v, x, train=False), variables, x
+        )
         assert votes.shape == (1, classes) and votes.dtype == jnp.float32
 
 
@@ -130,15 +140,36 @@ def test_features(name):
 
 def test_features_come_in_the_network_s_order():
     model = jaxconv.create_model("alexnet", 2)
-    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract_variables(model, (1, 67, 67, 3)))
-    names = [name for name in jaxconv.features(model, variables, jnp.zeros((1, 67, 67, 3))) if not name.startswith(("relu", "dropout"))]
-    assert names == ["conv1", "pool1", "norm1", "conv2", "pool2", "norm2", "conv3", "conv4", "conv5", "pool3", "fc6", "fc7", "fc8"]
+    variables = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape), abstract_variables(model, (1, 67, 67, 3))
+    )
+    names = [
+        name
+        for name in jaxconv.features(model, variables, jnp.zeros((1, 67, 67, 3)))
+        if not name.startswith(("relu", "dropout"))
+    ]
+    assert names == [
+        "conv1",
+        "pool1",
+        "norm1",
+        "conv2",
+        "pool2",
+        "norm2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "pool3",
+        "fc6",
+        "fc7",
+        "fc8",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_step_lowers_the_loss(name):
-    """On the batch that it was taken on, with finite gradients everywhere, through jaxconv's own step.
+    """On the batch that it was taken on, with finite gradients everywhere, through jaxconv's own
+    step.
 
     The step is as long as should take a hundredth off the loss, were it a plane.
     """
@@ -153,7 +184,11 @@ def test_one_step_lowers_the_loss(name):
 
     def step_of(state, rate):
         # The number of the step is part of dropout's key: all three drop the same values.
-        return step(state.replace(step=before.step, plateau=state.plateau.replace(scale=jnp.float32(rate))), batch, key)
+        return step(
+            state.replace(step=before.step, plateau=state.plateau.replace(scale=jnp.float32(rate))),
+            batch,
+            key,
+        )
 
     _, first = step_of(before, 0.0)
     assert np.isfinite(first["grad_norm"]) and first["grad_norm"] > 0
@@ -165,7 +200,9 @@ def test_one_step_lowers_the_loss(name):
 
 @pytest.mark.slow
 def test_auxiliary_classifiers_count_three_tenths():
-    """With and without them, the trunk's gradients differ, and theirs are 0.3 of a loss of their own."""
+    """With and without them, the trunk's gradients differ, and theirs are 0.3 of a loss of their
+    own.
+    """
     model = jaxconv.create_model("googlenet", 4)
     images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
     optimizer, seen = optax.identity(), []
@@ -174,12 +211,18 @@ def test_auxiliary_classifiers_count_three_tenths():
         seen.append(votes.shape)
         return jnp.sum(votes, axis=-1)
 
-    state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images))(jax.random.key(0))
+    state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images))(
+        jax.random.key(0)
+    )
     step = jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0), loss)
-    after, _ = jax.jit(step)(state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0))
+    after, _ = jax.jit(step)(
+        state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
+    )
     # The loss is the votes' sum, so that the gradient of each bias is the weight of its loss.
     for head, weight in (("fc", 1.0), ("aux1_fc2", 0.3), ("aux2_fc2", 0.3)):
-        np.testing.assert_allclose(state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5)
+        np.testing.assert_allclose(
+            state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5
+        )
     assert len(seen) == 3
 
 
@@ -190,8 +233,16 @@ def test_frozen_backbone():
     variables = model.init(jax.random.key(0), images)
     votes, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(votes, model.apply(variables, images, train=False))
-    jax.tree.map(np.testing.assert_array_equal, changed.get("batch_stats", variables["batch_stats"]), variables["batch_stats"])
-    loss = lambda p: jnp.sum(model.apply(variables | {"params": p}, images, train=True, mutable=["batch_stats"])[0] ** 2)  # noqa: E731
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        changed.get("batch_stats", variables["batch_stats"]),
+        variables["batch_stats"],
+    )
+
+    def loss(p):
+        apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+        return jnp.sum(apply(variables | {"params": p}, images)[0] ** 2)
+
     gradients = jax.grad(loss)(variables["params"])
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradients["conv1"]))
 
@@ -204,9 +255,16 @@ def test_jit_vmap_pmap_and_nnx():
     variables = model.init(jax.random.key(0), images)
     plain = model.apply(variables, images, train=False)
     np.testing.assert_allclose(jax.jit(model.apply)(variables, images), plain, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(jax.vmap(lambda x: model.apply(variables, x[None])[0])(images), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.vmap(lambda x: model.apply(variables, x[None])[0])(images), plain, rtol=1e-4, atol=1e-5
+    )
     over_devices = jax.pmap(model.apply, AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
-    np.testing.assert_allclose(over_devices(variables, images.reshape(2, 2, 16, 16, 3)).reshape(4, 4), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        over_devices(variables, images.reshape(2, 2, 16, 16, 3)).reshape(4, 4),
+        plain,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(images)
     assert bridged(images, train=False).shape == (4, 4)
     several = jax.vmap(lambda key: model.init(key, images))(jax.random.split(jax.random.key(0), 3))
@@ -238,12 +296,17 @@ def test_model_info():
 
 
 def test_regnet_widths_are_the_paper_s():
-    """RegNetY-400MF: Table 9 of the paper's appendix prints w = [48, 104, 208, 440] and d = [1, 3, 6, 6]."""
+    """RegNetY-400MF: Table 9 of the paper's appendix prints w = [48, 104, 208, 440] and d = [1, 3,
+    6, 6].
+    """
     from jaxconv.models.regnet import stages
 
     assert stages(16, 48, 27.89, 2.09, 8) == [(48, 1, 8), (104, 3, 8), (208, 6, 8), (440, 6, 8)]
 
 
 if __name__ == "__main__":
-    pinned = {name: hashlib.sha256("\n".join(paths_of(variables_of(name)[1])).encode()).hexdigest() for name in MODELS}
+    pinned = {
+        name: hashlib.sha256("\n".join(paths_of(variables_of(name)[1])).encode()).hexdigest()
+        for name in MODELS
+    }
     (ROOT / "tests/models/paths.json").write_text(json.dumps(pinned, indent=1) + "\n")

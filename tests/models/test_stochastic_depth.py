@@ -21,10 +21,14 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_acts_in_training_alone(name):
     images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
-    still, moving = (create_model(name, 5, drop_path=share, **NETWORKS[name]) for share in (0.0, 0.9))
+    still, moving = (
+        create_model(name, 5, drop_path=share, **NETWORKS[name]) for share in (0.0, 0.9)
+    )
     variables = jax.jit(moving.init)(jax.random.key(0), images)
     if name == "convnext_tiny":  # whose residuals begin a millionth as large
-        params = jax.tree_util.tree_map_with_path(lambda p, x: x * 1e6 if p[-1].key == "scale" and x.ndim == 1 else x, variables["params"])
+        params = jax.tree_util.tree_map_with_path(
+            lambda p, x: x * 1e6 if p[-1].key == "scale" and x.ndim == 1 else x, variables["params"]
+        )
         variables = variables | {"params": params}
     shapes = [jax.eval_shape(model.init, jax.random.key(0), images) for model in (still, moving)]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
@@ -52,7 +56,9 @@ def test_a_unit_is_left_out_whole_and_the_mean_is_kept():
     left = unit.apply(variables, x, rngs={"dropout": jax.random.key(1)}) - x
     out = np.all(np.asarray(left) == 0, axis=(1, 2, 3))
     assert abs(out.mean() - 0.25) < 0.04
-    np.testing.assert_allclose(np.asarray(left)[~out], np.asarray(whole)[~out] / 0.75, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(left)[~out], np.asarray(whole)[~out] / 0.75, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_units_are_left_out_linearly_in_depth():

@@ -1,4 +1,6 @@
-"""The playground in a thread of this process, for tests that speak to it, and what its answers hold."""
+"""The playground in a thread of this process, for tests that speak to it, and what its answers
+hold.
+"""
 
 import asyncio
 import contextlib
@@ -32,7 +34,9 @@ def served(looked=None, config=None, host="127.0.0.1", port=0):
     playground = Playground(looked, config or xo_config())
     listening = listen(host, port)
     loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(playground, host, listening, ready.set, stop)))
+    thread = threading.Thread(
+        target=lambda: loop.run_until_complete(serve(playground, host, listening, ready.set, stop))
+    )
     thread.start()
     try:
         assert ready.wait(30)

@@ -1,4 +1,6 @@
-"""The page in a browser: a network learns in it, a drawn X and O are told apart at every stroke, and nothing comes from elsewhere."""
+"""The page in a browser: a network learns in it, a drawn X and O are told apart at every stroke,
+and nothing comes from elsewhere.
+"""
 
 import base64
 import dataclasses
@@ -33,7 +35,9 @@ def page(place, browser):
     playground, address = place
     playground.trainer.pause()
     browser.open(address, 1400, 950)
-    browser.wait("return window.playground && playground.answer && playground.training.status == 'paused'")
+    browser.wait(
+        "return window.playground && playground.answer && playground.training.status == 'paused'"
+    )
     yield browser
     assert browser.errors() == []
     host = address.removeprefix("http://").removesuffix("/")
@@ -47,15 +51,25 @@ def press(page, how):
 
 def learned(page):
     """Train by the page's buttons until it is right, if it is not yet."""
-    if page.run("return playground.training.points.length == 0 || playground.training.points.at(-1)[2] < 0.98"):
+    if page.run(
+        "return playground.training.points.length == 0 || playground.training.points.at(-1)[2] < "
+        "0.98"
+    ):
         press(page, "start")
-        page.wait("const last = playground.training.points.at(-1); return last && last[0] >= 60 && last[2] >= 0.985", 90)
+        page.wait(
+            "const last = playground.training.points.at(-1); return last && last[0] >= 60 && "
+            "last[2] >= 0.985",
+            90,
+        )
         press(page, "pause")
         page.wait("return playground.training.status == 'paused'")
 
 
 def line(start, end, count=25):
-    return [tuple(np.array(start) + (np.array(end) - np.array(start)) * share) for share in np.linspace(0, 1, count)]
+    return [
+        tuple(np.array(start) + (np.array(end) - np.array(start)) * share)
+        for share in np.linspace(0, 1, count)
+    ]
 
 
 CROSS = [line((0.2, 0.25), (0.75, 0.8)), line((0.75, 0.2), (0.2, 0.8))]
@@ -81,13 +95,18 @@ def test_a_drawn_figure_is_told_at_every_stroke(page, strokes, figure, record_pr
         before = answer
     assert answer["best"] == figure and max(vote["probability"] for vote in answer["votes"]) > 0.9
     assert page.find("#verdict").text.startswith(figure.upper())
-    bars = {row.find_element("css selector", "th").text: row.text for row in page.find_all("#bars tr")}
+    bars = {
+        row.find_element("css selector", "th").text: row.text for row in page.find_all("#bars tr")
+    }
     assert set(bars) == {"X", "O"} and "%" in bars["X"]
     latencies = page.run("return playground.latencies")
     assert len(latencies) > 10  # many a stroke, not one at the end
     spread = np.percentile(latencies, [5, 50, 95]).round(1)
     record_property("latency_ms", spread.tolist())
-    print(f"\nms per stroke of an {figure.upper()}: median {spread[1]}, 5% to 95% {spread[0]} to {spread[2]}, n = {len(latencies)}")
+    print(
+        f"\nms per stroke of an {figure.upper()}: median {spread[1]}, 5% to 95% {spread[0]} to "
+        f"{spread[2]}, n = {len(latencies)}"
+    )
     # What is on the canvas is what was drawn: ink on the strokes, paper in the corner.
     x, y = strokes[0][len(strokes[0]) // 2]
     drawn = pixels(page, "#canvas", 100, 100)
@@ -95,12 +114,16 @@ def test_a_drawn_figure_is_told_at_every_stroke(page, strokes, figure, record_pr
 
 
 def pixels(page, selector, width, height):
-    """The grey values [height, width] of a canvas, brought to this size; from a copy, as reading makes a canvas slow."""
+    """The grey values [height, width] of a canvas, brought to this size; from a copy, as reading
+    makes a canvas slow.
+    """
     values = page.run(
-        "const copy = new OffscreenCanvas(arguments[1], arguments[2]), context = copy.getContext('2d', {willReadFrequently: true});"
+        "const copy = new OffscreenCanvas(arguments[1], arguments[2]), context = "
+        "copy.getContext('2d', {willReadFrequently: true});"
         "context.imageSmoothingEnabled = false;"
         "context.drawImage(document.querySelector(arguments[0]), 0, 0, copy.width, copy.height);"
-        "return [...context.getImageData(0, 0, copy.width, copy.height).data].filter((_, i) => i % 4 == 0)",
+        "return [...context.getImageData(0, 0, copy.width, copy.height).data].filter((_, i) => i % "
+        "4 == 0)",
         selector,
         width,
         height,
@@ -110,7 +133,18 @@ def pixels(page, selector, width, height):
 
 def test_the_maps_are_those_of_the_answer(page):
     names = [heading.text.split()[0] for heading in page.find_all("#rows h3")]
-    assert names == ["input", "filters", "conv1_1", "ReLU", "pool1", "conv2_1", "ReLU", "pool2", "fc1", "fc1"]
+    assert names == [
+        "input",
+        "filters",
+        "conv1_1",
+        "ReLU",
+        "pool1",
+        "conv2_1",
+        "ReLU",
+        "pool2",
+        "fc1",
+        "fc1",
+    ]
     assert not page.find("#left-out").is_displayed()
     page.run("playground.answer = null")
     page.find("#sample-o").click()
@@ -127,14 +161,27 @@ def test_the_pen_has_a_weight(page):
     answered(page)
     ink = []
     for weight in (-0.5, 0, 0.9):
-        page.run("const pen = document.querySelector('#pen'); pen.value = arguments[0]; pen.dispatchEvent(new Event('input'))", weight)
+        page.run(
+            "const pen = document.querySelector('#pen'); pen.value = arguments[0]; "
+            "pen.dispatchEvent(new Event('input'))",
+            weight,
+        )
         answered(page)
-        ink.append((pixels(page, "#rows canvas", 24, 24).sum(), pixels(page, "#canvas", 24, 24).sum()))
-    assert all(before < after for column in zip(*ink, strict=True) for before, after in zip(column, column[1:], strict=False))
+        ink.append(
+            (pixels(page, "#rows canvas", 24, 24).sum(), pixels(page, "#canvas", 24, 24).sum())
+        )
+    assert all(
+        before < after
+        for column in zip(*ink, strict=True)
+        for before, after in zip(column, column[1:], strict=False)
+    )
 
 
 def variation_of_page(page):
-    script = "return Object.fromEntries([...document.querySelectorAll('#samples input')].map((i) => [i.name, Number(i.value)]))"
+    script = (
+        "return Object.fromEntries([...document.querySelectorAll('#samples input')].map((i) => "
+        "[i.name, Number(i.value)]))"
+    )
     return xo.Variation(**page.run(script))
 
 
@@ -142,16 +189,25 @@ def test_start_step_pause_and_begin_anew(place, page):
     playground, _ = place
     press(page, "new")
     page.wait("return playground.training.step == 0 && playground.training.status == 'paused'")
-    before = page.run("return document.querySelectorAll('.maps')[1].querySelector('canvas').toDataURL()")
+    before = page.run(
+        "return document.querySelectorAll('.maps')[1].querySelector('canvas').toDataURL()"
+    )
     for number in (1, 2):
         press(page, "step")
-        page.wait(f"return playground.training.step == {number} && playground.training.status == 'paused'")
+        page.wait(
+            f"return playground.training.step == {number} && playground.training.status == 'paused'"
+        )
     assert playground.trainer.step == 2
     page.wait("return playground.answer.step == 2")
-    after = page.run("return document.querySelectorAll('.maps')[1].querySelector('canvas').toDataURL()")
+    after = page.run(
+        "return document.querySelectorAll('.maps')[1].querySelector('canvas').toDataURL()"
+    )
     assert before != after  # the filters have moved
     assert len(page.run("return playground.training.points")) == 2
-    assert page.find("#loss circle") and len(page.find("#loss polyline").get_attribute("points").split()) == 2
+    assert (
+        page.find("#loss circle")
+        and len(page.find("#loss polyline").get_attribute("points").split()) == 2
+    )
     press(page, "start")
     page.wait("return playground.training.step > 10 && playground.answer.step > 10")
     press(page, "pause")
@@ -179,7 +235,10 @@ def test_what_does_not_fit_is_said_in_the_page(place, page):
     set_fields(page, filters="4, x")
     page.wait(f"{said}.includes('“4, x” is no list of whole numbers')")
     set_fields(page, pool_window="3", pool_stride="2", filters="5")
-    page.wait("return playground.answer.stages.length == 5 && playground.answer.stages[0].shape[2] == 5", 90)
+    page.wait(
+        "return playground.answer.stages.length == 5 && playground.answer.stages[0].shape[2] == 5",
+        90,
+    )
     assert page.run(said) == "" and playground.trainer.settings.filters == (5,)
     assert "pooled stack, 5 maps of 11×11" in page.find("#rows").text
     playground.trainer.set(SETTINGS)
@@ -199,14 +258,24 @@ def test_the_keyboard_and_a_finger_do_too(page):
         ".filter((e) => !(e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
     )
     assert nameless == []
-    images = page.run("return [...document.querySelectorAll('[role=img]')].map((e) => e.getAttribute('aria-label'))")
+    images = page.run(
+        "return [...document.querySelectorAll('[role=img]')].map((e) => "
+        "e.getAttribute('aria-label'))"
+    )
     assert all(images) and len(images) >= 12
-    page.run("document.querySelector('#canvas').scrollIntoView({block: 'center'}); playground.answer = null")
+    page.run(
+        "document.querySelector('#canvas').scrollIntoView({block: 'center'}); playground.answer = "
+        "null"
+    )
     box = page.run("return document.querySelector('#canvas').getBoundingClientRect().toJSON()")
 
     def touch(kind, *points):
-        places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
-        page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+        places = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points
+        ]
+        page.driver.execute_cdp_cmd(
+            "Input.dispatchTouchEvent", {"type": kind, "touchPoints": places}
+        )
 
     page.find("#clear").click()
     touch("touchStart", (0.2, 0.2))
@@ -219,20 +288,28 @@ def test_the_keyboard_and_a_finger_do_too(page):
 
 def test_an_image_is_looked_at(page, tmp_path):
     learned(page)
-    figure, _ = next(drawn for drawn in (xo.draw(3, "test", i, 60) for i in range(20)) if drawn[1] == 1)
+    figure, _ = next(
+        drawn for drawn in (xo.draw(3, "test", i, 60) for i in range(20)) if drawn[1] == 1
+    )
     Image.fromarray(255 - figure[..., 0]).save(tmp_path / "x.png")
     page.find("#file").send_keys(str(tmp_path / "x.png"))
-    page.wait("return document.querySelector('#note').textContent.includes('light paper was turned dark')")
+    page.wait(
+        "return document.querySelector('#note').textContent.includes('light paper was turned dark')"
+    )
     assert page.run("return playground.answer.best") == "x"
     # Dropped: the browser's own drag of a file cannot be had headless, its event can.
     data = base64.b64encode((tmp_path / "x.png").read_bytes()[:80]).decode()
     page.run(
-        "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), transfer = new DataTransfer();"
+        "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), transfer = new "
+        "DataTransfer();"
         "transfer.items.add(new File([bytes], 'x.png', {type: 'image/png'}));"
-        "document.querySelector('#drop').dispatchEvent(new DragEvent('drop', {bubbles: true, dataTransfer: transfer}))",
+        "document.querySelector('#drop').dispatchEvent(new DragEvent('drop', {bubbles: true, "
+        "dataTransfer: transfer}))",
         data,
     )
-    page.wait("return document.querySelector('#picture-problem').textContent.includes('cannot be read')")
+    page.wait(
+        "return document.querySelector('#picture-problem').textContent.includes('cannot be read')"
+    )
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1400, True), (420, False)])
@@ -241,7 +318,8 @@ def test_it_fits_dark_and_narrow(page, width, dark, place):
     page.wait("return window.playground && playground.answer")
     assert page.run("return document.documentElement.scrollWidth") <= width
     light = page.run(
-        "const c = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number); return c[0] + c[1] + c[2] > 382"
+        "const c = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number); "
+        "return c[0] + c[1] + c[2] > 382"
     )
     assert light is not dark
 
@@ -274,7 +352,9 @@ def test_a_page_finds_the_playground_that_is_started_again(browser):
         browser.wait("return playground.answer", 30)
         assert browser.run(said) == ""
     browser.wait(f"{said}.includes('the playground has ended')")
-    with served(config=xo_config(32), port=int(address.split(":")[1])):  # other pictures: the page begins anew
+    with served(
+        config=xo_config(32), port=int(address.split(":")[1])
+    ):  # other pictures: the page begins anew
         browser.wait("return window.playground && playground.answer?.picture[0] == 32", 30)
     browser.open("about:blank")
 
@@ -290,7 +370,11 @@ def test_the_page_says_who_can_open_it_and_what_is_left_out(host, browser):
         browser.wait("return window.playground && playground.answer")
         limits, left_out = browser.find("#limits").text, browser.find("#left-out")
         assert limits.startswith(f"It listens on {host}: ")
-        assert ("whoever reaches this machine" in limits) is (host == "0.0.0.0") is not ("this machine alone" in limits)
+        assert (
+            ("whoever reaches this machine" in limits)
+            is (host == "0.0.0.0")
+            is not ("this machine alone" in limits)
+        )
         shown = len(browser.find_all("#rows .stage")) - 2
         assert left_out.is_displayed() and left_out.text.startswith(f"{shown} of 42 stages: ")
         browser.open("about:blank")

@@ -30,7 +30,13 @@ from jaxconv.playground import page
 from jaxconv.playground.guard import allowed, is_loopback, listen
 from jaxconv.playground.server import Playground
 from jaxconv.playground.shown import sample
-from tests.conftest import assert_one_line_error, command, command_line, process_settings, write_images
+from tests.conftest import (
+    assert_one_line_error,
+    command,
+    command_line,
+    process_settings,
+    write_images,
+)
 from tests.playground.serving import SMALL, parts, served, until
 
 
@@ -39,14 +45,18 @@ def place():
     with served() as (playground, address):
         until(lambda: playground.trainer.status == "paused")
         playground.trainer.set(SMALL)
-        until(lambda: playground.trainer.status == "paused" and playground.trainer.parameters < 3000)
+        until(
+            lambda: playground.trainer.status == "paused" and playground.trainer.parameters < 3000
+        )
         yield playground, address
 
 
 def get(address, path="/", **headers):
     """(status, text, headers) of a file."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", headers=headers)) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://{address}{path}", headers=headers)
+        ) as response:
             return response.status, response.read().decode(), response.headers
     except urllib.error.HTTPError as error:
         with error:
@@ -58,7 +68,9 @@ def talk(address, conversation, origin=None):
 
     async def run():
         headers = {"Origin": f"http://{address}" if origin is None else origin}
-        connection = await websocket_connect(HTTPRequest(f"ws://{address}/socket", headers={k: v for k, v in headers.items() if v}))
+        connection = await websocket_connect(
+            HTTPRequest(f"ws://{address}/socket", headers={k: v for k, v in headers.items() if v})
+        )
 
         ended = False
 
@@ -76,7 +88,10 @@ def talk(address, conversation, origin=None):
                     return json.loads(message)
 
         async def say(content):
-            await connection.write_message(content if isinstance(content, bytes) else json.dumps(content), isinstance(content, bytes))
+            await connection.write_message(
+                content if isinstance(content, bytes) else json.dumps(content),
+                isinstance(content, bytes),
+            )
 
         try:
             return await conversation(say, hear, connection)
@@ -91,13 +106,23 @@ def talk(address, conversation, origin=None):
 def test_the_page_comes_from_here_alone(place):
     _, address = place
     _, html, headers = get(address)
-    assert "default-src 'none'" in headers["Content-Security-Policy"] and "frame-ancestors 'none'" in headers["Content-Security-Policy"]
-    assert headers["X-Content-Type-Options"] == "nosniff" and "Access-Control-Allow-Origin" not in headers
+    assert (
+        "default-src 'none'" in headers["Content-Security-Policy"]
+        and "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    )
+    assert (
+        headers["X-Content-Type-Options"] == "nosniff"
+        and "Access-Control-Allow-Origin" not in headers
+    )
     linked = re.findall(r'(?:href|src)="([^"]*)"', html)
     assert set(linked) == {"data:,", "page.css", "page.js"}
     for name in ("page.html", "page.css", "page.js"):
         text = (Path(jaxconv.playground.__file__).parent / name).read_text()
-        assert not [found for found in re.findall(r"https?://[^\s\"'`]+", text) if found not in ("http://www.w3.org/2000/svg",)]
+        assert not [
+            found
+            for found in re.findall(r"https?://[^\s\"'`]+", text)
+            if found not in ("http://www.w3.org/2000/svg",)
+        ]
         assert "@import" not in text and "eval(" not in text and "innerHTML" not in text
     assert get(address, "/page.py")[0] == 404
 
@@ -130,7 +155,9 @@ def test_names_that_are_answered_to(host, own, fine):
     assert allowed(host, own) is fine
 
 
-@pytest.mark.parametrize("origin", ["http://attacker.example", "null", "http://127.0.0.1:1", "file://", ""])
+@pytest.mark.parametrize(
+    "origin", ["http://attacker.example", "null", "http://127.0.0.1:1", "file://", ""]
+)
 def test_other_sites_cannot_open_the_socket(place, origin):
     _, address = place
 
@@ -146,22 +173,46 @@ def test_pictures_are_answered(place):
 
     async def conversation(say, hear, _):
         welcome = await hear("welcome")
-        assert welcome["xo"] and welcome["shape"] == [16, 16, 1] and welcome["classes"] == ["o", "x"] and not welcome["run"]
+        assert (
+            welcome["xo"]
+            and welcome["shape"] == [16, 16, 1]
+            and welcome["classes"] == ["o", "x"]
+            and not welcome["run"]
+        )
         variation = {"translation": 0.1, "scaling": 0.2, "rotation": 30, "weight": 0, "noise": 0.1}
         await say({"do": "sample", "id": 1, "figure": "x", "number": 4, "variation": variation})
         header, picture, _, _ = await hear("answer")
-        assert header["id"] == 1 and header["truth"] == "x" and header["which"] == "trained" and header["step"] == 0
-        np.testing.assert_array_equal(picture, sample("x", 4, (16, 16, 1), xo.Variation(**variation)))
-        await say({"do": "draw", "id": 2, "strokes": [[[0.2, 0.2], [0.8, 0.8]], [[0.2, 0.8], [0.8, 0.2]]], "weight": 0, "fit": True})
+        assert (
+            header["id"] == 1
+            and header["truth"] == "x"
+            and header["which"] == "trained"
+            and header["step"] == 0
+        )
+        np.testing.assert_array_equal(
+            picture, sample("x", 4, (16, 16, 1), xo.Variation(**variation))
+        )
+        await say(
+            {
+                "do": "draw",
+                "id": 2,
+                "strokes": [[[0.2, 0.2], [0.8, 0.8]], [[0.2, 0.8], [0.8, 0.2]]],
+                "weight": 0,
+                "fit": True,
+            }
+        )
         header, picture, _, _ = await hear("answer")
         assert header["id"] == 2 and "truth" not in header
-        np.testing.assert_allclose(picture.astype(int), sample("x", 0, (16, 16, 1), xo.Variation()), atol=1)
+        np.testing.assert_allclose(
+            picture.astype(int), sample("x", 0, (16, 16, 1), xo.Variation()), atol=1
+        )
         return header
 
     header = talk(address, conversation)
     shown, variables = playground.trainer.network
     same, *_ = parts(shown.answer(variables, sample("x", 0, (16, 16, 1), xo.Variation()), {}))
-    np.testing.assert_allclose([v["vote"] for v in header["votes"]], [v["vote"] for v in same["votes"]], atol=0.05)
+    np.testing.assert_allclose(
+        [v["vote"] for v in header["votes"]], [v["vote"] for v in same["votes"]], atol=0.05
+    )
 
 
 def test_training_is_pushed_while_it_runs(place):
@@ -202,13 +253,21 @@ BAD = [
             "id": 5,
             "figure": "z",
             "number": 0,
-            "variation": dict.fromkeys(("translation", "scaling", "rotation", "weight", "noise"), 0),
+            "variation": dict.fromkeys(
+                ("translation", "scaling", "rotation", "weight", "noise"), 0
+            ),
         },
         "no figure 'z'",
     ),
-    ({"do": "sample", "id": 5, "figure": "x", "number": 0, "variation": {"translation": 0}}, "has no 'scaling'"),
+    (
+        {"do": "sample", "id": 5, "figure": "x", "number": 0, "variation": {"translation": 0}},
+        "has no 'scaling'",
+    ),
     ({"do": "sample", "id": -5, "figure": "x", "number": -1}, "number is -1"),
-    ({"do": "draw", "id": 6, "strokes": [[[0, "a"]]], "weight": 0, "fit": True}, "no list of lines"),
+    (
+        {"do": "draw", "id": 6, "strokes": [[[0, "a"]]], "weight": 0, "fit": True},
+        "no list of lines",
+    ),
     ({"do": "draw", "id": 6, "strokes": [], "weight": 1e300, "fit": True}, "weight is 1e"),
     ({"do": "draw", "id": 6, "strokes": [], "weight": 3, "fit": True}, "xo.weight is 3"),
     ({"do": "test", "id": 7, "number": 0}, "there are no test images"),
@@ -218,9 +277,21 @@ BAD = [
     ({"do": "set", "settings": {"filters": [4]}}, "the settings are filters,"),
     ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters: 3 is not a list"),
     ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons: '16' is not a list"),
-    ({"do": "set", "settings": {**NETWORK, "batch_size": 9999}}, "batch size: 9999 is no whole number from 1 to 256"),
     (
-        {"do": "set", "settings": {**SMALL.network, "batch_size": 32, "pool_window": 5, "pool_stride": 5, "filters": [4, 4]}},
+        {"do": "set", "settings": {**NETWORK, "batch_size": 9999}},
+        "batch size: 9999 is no whole number from 1 to 256",
+    ),
+    (
+        {
+            "do": "set",
+            "settings": {
+                **SMALL.network,
+                "batch_size": 32,
+                "pool_window": 5,
+                "pool_stride": 5,
+                "filters": [4, 4],
+            },
+        },
         "pool2: (3 - 5)/5 + 1 = 0.60: a 5-wide window is larger than 3",
     ),
     (struct.pack("<I", 9) + b"GIF89a", "neither a JPEG nor a PNG"),
@@ -263,9 +334,13 @@ def test_whatever_an_action_raises_is_told_in_a_line(place, monkeypatch, caplog)
                 "id": 3,
                 "message": "RuntimeError: RESOURCE_EXHAUSTED: out of memory",
             }
-            await say(struct.pack("<I", 4) + (Path(__file__).parents[2] / "docs/xo.png").read_bytes())
+            await say(
+                struct.pack("<I", 4) + (Path(__file__).parents[2] / "docs/xo.png").read_bytes()
+            )
             assert (await hear("problem"))["id"] == 4
-        with monkeypatch.context() as patch:  # while the training goes on, which tells the page by itself
+        with (
+            monkeypatch.context() as patch
+        ):  # while the training goes on, which tells the page by itself
             patch.setattr(page.Page, "_answer", fail)
             await say({"do": "train", "how": "step"})
             message = await hear("problem")
@@ -278,7 +353,9 @@ def test_whatever_an_action_raises_is_told_in_a_line(place, monkeypatch, caplog)
 
     assert talk(address, conversation) is None
     said = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert [record.getMessage() for record in said] == ["look of a page failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory"]
+    assert [record.getMessage() for record in said] == [
+        "look of a page failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+    ]
     assert not said[0].exc_info  # no traceback
 
 
@@ -335,34 +412,49 @@ def test_only_loopback_is_loopback():
 def test_a_run_that_looks_at_no_images_is_refused():
     looked = open_model("chain")
     looked.data["kind"] = "signal"
-    with pytest.raises(UserError, match="chain, random weights: looks at signals; the playground is for images"):
+    with pytest.raises(
+        UserError, match="chain, random weights: looks at signals; the playground is for images"
+    ):
         Playground(looked, looked.config)
 
 
 def test_a_run_s_network_and_test_images(tmp_path):
-    """Of a run on a folder: its test images with their labels; and without the folder, a warning and dropped images alone."""
+    """Of a run on a folder: its test images with their labels; and without the folder, a warning
+    and dropped images alone.
+    """
     folder = write_images(tmp_path / "images", size=(16, 16))
     looked = open_model("chain")
     looked.config.data.source, looked.config.data.image_size = f"folder:{folder}", 0
     looked.data["image_shape"], looked.data["class_names"] = [16, 16, 3], ["cat", "dog"]
     model = create_model("chain", 2)
     variables = model.init(jax.random.key(1), np.zeros((1, 16, 16, 3), np.float32), train=False)
-    looked = dataclasses.replace(looked, model=model, variables=variables, class_names=("cat", "dog"), folder=tmp_path)
+    looked = dataclasses.replace(
+        looked, model=model, variables=variables, class_names=("cat", "dog"), folder=tmp_path
+    )
 
     async def conversation(say, hear, _):
         welcome = await hear("welcome")
-        assert (welcome["tests"], welcome["run"], welcome["xo"]) == (12, "chain, random weights", False)
+        assert (welcome["tests"], welcome["run"], welcome["xo"]) == (
+            12,
+            "chain, random weights",
+            False,
+        )
         await say({"do": "test", "id": 1, "number": 7})
         header, picture, filters, _ = await hear("answer")
         with Image.open(folder / "test" / "dog" / "001.png") as image:
             np.testing.assert_array_equal(picture, np.asarray(image))
-        assert header["truth"] == "dog" and header["which"] == "run" and filters.shape == (3, 3, 3, 16)
+        assert (
+            header["truth"] == "dog" and header["which"] == "run" and filters.shape == (3, 3, 3, 16)
+        )
         votes = model.apply(variables, (picture[None].astype(np.float32) / 255 - 0.5) / 0.5)[0]
         np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
         await say({"do": "draw", "id": 2, "strokes": [], "weight": 0, "fit": True})
         assert "drop an image, or take one of the test images" in (await hear("problem"))["message"]
         await say({"do": "test", "id": 3, "number": 12})
-        assert "number is 12; it must be a whole number from 0 to 11" in (await hear("problem"))["message"]
+        assert (
+            "number is 12; it must be a whole number from 0 to 11"
+            in (await hear("problem"))["message"]
+        )
         await say(struct.pack("<I", 4) + (folder / "test" / "cat" / "000.png").read_bytes())
         header, picture, *_ = await hear("answer")
         assert header["id"] == 4 and "truth" not in header and picture.shape == (16, 16, 3)
@@ -382,16 +474,25 @@ def test_a_taken_port_is_one_line():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port={port}: another program listens there; give another"):
+        with pytest.raises(
+            UserError, match=f"--port={port}: another program listens there; give another"
+        ):
             listen("127.0.0.1", port)
-        assert_one_line_error(command("playground", f"--port={port}"), 2, f"--port={port}: another program listens there")
+        assert_one_line_error(
+            command("playground", f"--port={port}"),
+            2,
+            f"--port={port}: another program listens there",
+        )
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
         ("--port=70000", "--port=70000: ports go up to 65535"),
-        ("--host=no.such.name.invalid", "--host=no.such.name.invalid --port=8400: cannot be listened on"),
+        (
+            "--host=no.such.name.invalid",
+            "--host=no.such.name.invalid --port=8400: cannot be listened on",
+        ),
         ("--workdir=/nowhere", "--workdir=/nowhere: holds no run"),
         ("--config.seed=1", "playground takes no config"),
     ],
@@ -405,7 +506,10 @@ def test_bad_commands_are_one_line(argument, words, capsys):
 @pytest.mark.slow
 def test_the_command_serves_warns_and_ends_cleanly():
     process = subprocess.Popen(
-        command_line("playground", "--host=0.0.0.0", "--port=0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **process_settings()
+        command_line("playground", "--host=0.0.0.0", "--port=0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **process_settings(),
     )
     try:
         line = process.stdout.readline()
@@ -417,6 +521,7 @@ def test_the_command_serves_warns_and_ends_cleanly():
         process.kill()
     assert process.returncode == 0 and out == "ended\n"
     assert err.splitlines() == [
-        "jaxconv: --host=0.0.0.0: whoever reaches this machine on the network can use the page, without a password; "
+        "jaxconv: --host=0.0.0.0: whoever reaches this machine on the network can use the page, "
+        "without a password; "
         "without --host it is this machine alone"
     ]

@@ -1,4 +1,6 @@
-"""What the page is sent: maps that are the network's, and pictures made of drawings, samples and files."""
+"""What the page is sent: maps that are the network's, and pictures made of drawings, samples and
+files.
+"""
 
 import io
 
@@ -34,20 +36,37 @@ def test_an_answer_is_what_the_network_computes(batch_norm):
     inputs = (image[None].astype(np.float32) / 255 - 0.5) / 0.5
     votes = model.apply(variables, inputs)[0]
     np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
-    np.testing.assert_allclose([vote["probability"] for vote in header["votes"]], jax.nn.softmax(votes), atol=1e-4)
+    np.testing.assert_allclose(
+        [vote["probability"] for vote in header["votes"]], jax.nn.softmax(votes), atol=1e-4
+    )
     assert header["id"] == 3 and header["best"] == xo.CLASS_NAMES[int(np.argmax(votes))]
 
     noted = jaxconv.features(model, variables, inputs)
     one, two = (["norm1_1"], ["norm2_1"]) if batch_norm else ([], [])
     names = [stage["name"] for stage in header["stages"]]
-    assert names == ["conv1_1", *one, "ReLU", "pool1", "conv2_1", *two, "ReLU", "pool2", "fc1", "fc1"] and header["total"] == len(names)
+    assert names == [
+        "conv1_1",
+        *one,
+        "ReLU",
+        "pool1",
+        "conv2_1",
+        *two,
+        "ReLU",
+        "pool2",
+        "fc1",
+        "fc1",
+    ] and header["total"] == len(names)
     for n, (stage, values) in enumerate(zip(header["stages"], maps, strict=True)):
         if stage["name"] == "ReLU":
             np.testing.assert_allclose(
-                values * stage["peak"], np.maximum(maps[n - 1] * header["stages"][n - 1]["peak"], 0), atol=stage["peak"]
+                values * stage["peak"],
+                np.maximum(maps[n - 1] * header["stages"][n - 1]["peak"], 0),
+                atol=stage["peak"],
             )
             assert stage["what"] == f"max(0, {names[n - 1]})"
-        elif stage["name"] in noted and n != len(names) - 2:  # what is noted as fc1 is what ReLU makes of it
+        elif (
+            stage["name"] in noted and n != len(names) - 2
+        ):  # what is noted as fc1 is what ReLU makes of it
             real = np.asarray(noted[stage["name"]][0]).reshape(*stage["pixels"], -1)
             assert stage["channels"] == real.shape[-1]
             real = real[..., :16]
@@ -60,7 +79,9 @@ def test_an_answer_is_what_the_network_computes(batch_norm):
     np.testing.assert_allclose(pooled, noted["pool1"][0], atol=header["stages"][relu]["peak"] / 253)
     assert header["filters"]["of"] == "conv1_1"
     kernel = variables["params"]["conv1_1"]["kernel"]
-    np.testing.assert_allclose(filters * header["filters"]["peak"] / 127, kernel, atol=header["filters"]["peak"] / 253)
+    np.testing.assert_allclose(
+        filters * header["filters"]["peak"] / 127, kernel, atol=header["filters"]["peak"] / 253
+    )
 
 
 class Own(nn.Module):
@@ -76,16 +97,31 @@ class Own(nn.Module):
 
 def shown_of(model, shape=(32, 32, 3), classes=10):
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *shape), np.float32))
-    return variables, make_shown(model, make_preprocess(xo_config()), variables, shape, tuple("abcdefghij")[:classes])
+    return variables, make_shown(
+        model, make_preprocess(xo_config()), variables, shape, tuple("abcdefghij")[:classes]
+    )
 
 
 def test_large_maps_are_thinned_and_own_networks_work():
     variables, shown = shown_of(Own(), (100, 90, 3), 3)
-    assert (len(shown.stages), shown.total) == (MOST, 41)  # with the mean, which has no name, and without the votes
-    assert (shown.stages[0].name, shown.stages[-2].name, shown.stages[-1].what) == ("layer0", "layer39", "each map pooled to one value")
+    assert (len(shown.stages), shown.total) == (
+        MOST,
+        41,
+    )  # with the mean, which has no name, and without the votes
+    assert (shown.stages[0].name, shown.stages[-2].name, shown.stages[-1].what) == (
+        "layer0",
+        "layer39",
+        "each map pooled to one value",
+    )
     assert shown.stages[0].pixels == (100, 90) and shown.stages[0].shape == (50, 45, 3)
-    header, picture, filters, _ = parts(shown.answer(variables, np.zeros((100, 90, 3), np.uint8), {}))
-    assert picture.shape == (100, 90, 3) and filters.shape == (3, 3, 3, 3) and len(header["votes"]) == 3
+    header, picture, filters, _ = parts(
+        shown.answer(variables, np.zeros((100, 90, 3), np.uint8), {})
+    )
+    assert (
+        picture.shape == (100, 90, 3)
+        and filters.shape == (3, 3, 3, 3)
+        and len(header["votes"]) == 3
+    )
     assert (header["total"], len(header["stages"])) == (41, MOST)
 
 
@@ -104,7 +140,9 @@ def test_the_first_filters_are_those_that_look_filters_draws(make, shape):
     name, kernel = find_kernel(model, variables, shape)
     assert header["filters"]["of"] == name
     peak = np.abs(kernel[..., :16]).max()
-    np.testing.assert_allclose(filters * header["filters"]["peak"] / 127, kernel[..., :16], atol=peak / 253)
+    np.testing.assert_allclose(
+        filters * header["filters"]["peak"] / 127, kernel[..., :16], atol=peak / 253
+    )
 
 
 class Perceptron(nn.Module):
@@ -117,7 +155,10 @@ def test_a_network_without_convolutions_has_no_filters():
     variables, shown = shown_of(Perceptron(), (8, 8, 1))
     header, _, filters, maps = parts(shown.answer(variables, np.full((8, 8, 1), 9, np.uint8), {}))
     assert filters.size == 0 and header["filters"]["of"] == ""
-    assert [(stage["name"], stage["shape"]) for stage in header["stages"]] == [("hidden", [1, 1, 4]), ("ReLU", [1, 1, 4])]
+    assert [(stage["name"], stage["shape"]) for stage in header["stages"]] == [
+        ("hidden", [1, 1, 4]),
+        ("ReLU", [1, 1, 4]),
+    ]
     assert min(values.min() for values in maps) < 0 <= maps[1].min()
 
 
@@ -130,7 +171,8 @@ def test_few_stages_are_all_shown_norms_too():
 
 def test_norms_and_what_is_inside_of_blocks_are_left_out_first():
     _, shown = shown_of(create_model("resnet20_cifar", 10))
-    # What the stem gives, each of 9 blocks, and the mean; not the 19 norms, nor what is inside of blocks.
+    # What the stem gives, each of 9 blocks, and the mean; not the 19 norms, nor what is inside of
+    # blocks.
     blocks = [f"conv{stage}_{n}" for stage in (2, 3, 4) for n in (1, 2, 3)]
     assert [row.name for row in shown.stages] == ["conv1", *blocks, "pool"] and shown.total == 58
 
@@ -145,7 +187,10 @@ def test_of_many_convolutions_some_are_shown_with_their_relu_and_pooling(batch_n
     for n, row in enumerate(shown.stages):
         if row.name.startswith("conv"):
             norm = row.name.replace("conv", "norm") if batch_norm else row.name
-            assert (shown.stages[n + 1].name, shown.stages[n + 1].what) == ("ReLU", f"max(0, {norm})")
+            assert (shown.stages[n + 1].name, shown.stages[n + 1].what) == (
+                "ReLU",
+                f"max(0, {norm})",
+            )
             assert names[n + 2].startswith("pool") is row.name.endswith("_6")
 
 
@@ -153,9 +198,18 @@ def test_blocks_are_not_left_out_where_too_little_would_be_left():
     def row(name, kind):
         return Row(name, "", np.zeros((1, 1, 1)), kind, name.count("/"))
 
-    rows = [row("stem", "convolution"), *(row(f"body/{kind[0]}{n}", kind) for n in range(30) for kind in ("convolution", "ReLU", "norm"))]
+    rows = [
+        row("stem", "convolution"),
+        *(
+            row(f"body/{kind[0]}{n}", kind)
+            for n in range(30)
+            for kind in ("convolution", "ReLU", "norm")
+        ),
+    ]
     found = chosen(rows)
-    assert MOST - 1 <= len(found) <= MOST and found[0].name == "stem" and found[-1].name == "body/R29"
+    assert (
+        MOST - 1 <= len(found) <= MOST and found[0].name == "stem" and found[-1].name == "body/R29"
+    )
     assert [row.kind for row in found[1:]] == ["convolution", "ReLU"] * (len(found) // 2)
     assert chosen(rows[:MOST]) == rows[:MOST]
 
@@ -173,7 +227,10 @@ def test_a_drawing_has_the_picture_s_shape():
         ([[[0.1, 0.2, 0.3]]], "no list of lines"),
         ([[["a", "b"]]], "no list of lines"),
         ([7], "no list of lines"),
-        ([[[0.5, 0.5]] * (MOST_POINTS + 1)], f"has {MOST_POINTS + 1} points; at most {MOST_POINTS}"),
+        (
+            [[[0.5, 0.5]] * (MOST_POINTS + 1)],
+            f"has {MOST_POINTS + 1} points; at most {MOST_POINTS}",
+        ),
     ],
 )
 def test_bad_drawings_are_refused(strokes, message):
@@ -184,12 +241,24 @@ def test_bad_drawings_are_refused(strokes, message):
 @pytest.mark.parametrize("figure", ["x", "o"])
 def test_a_sample_is_the_figure_and_moves_smoothly(figure):
     plain = sample(figure, 0, (32, 32, 1), xo.Variation())
-    wanted = next(image for image, label in (xo.draw(0, "train", i) for i in range(40)) if xo.CLASS_NAMES[label] == figure)
+    wanted = next(
+        image
+        for image, label in (xo.draw(0, "train", i) for i in range(40))
+        if xo.CLASS_NAMES[label] == figure
+    )
     np.testing.assert_array_equal(plain, wanted)
-    moved = [sample(figure, 5, (32, 32, 1), xo.Variation(translation=share)).astype(int) for share in np.linspace(0.2, 0.21, 5)]
+    moved = [
+        sample(figure, 5, (32, 32, 1), xo.Variation(translation=share)).astype(int)
+        for share in np.linspace(0.2, 0.21, 5)
+    ]
     for before, after in zip(moved, moved[1:], strict=False):
         assert 0 < np.abs(after - before).mean() < 5  # of 255: the same figure, a little further
-    assert np.abs(sample(figure, 6, (32, 32, 1), xo.Variation(translation=0.2)).astype(int) - moved[0]).mean() > 5
+    assert (
+        np.abs(
+            sample(figure, 6, (32, 32, 1), xo.Variation(translation=0.2)).astype(int) - moved[0]
+        ).mean()
+        > 5
+    )
 
 
 def png(image, **save):
@@ -226,9 +295,15 @@ def gif():
         (b"", "neither a JPEG nor a PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "neither a JPEG nor a PNG"),
         (gif(), "neither a JPEG nor a PNG"),
-        (png(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))[:200], "cannot be read"),
+        (
+            png(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))[:200],
+            "cannot be read",
+        ),
         (b"\xff\xd8\xff" + bytes(100), "cannot be read"),
-        (png(np.zeros((8000, 6000), bool)), "has 6000x8000 = 48,000,000 pixels; at most 40,000,000 are taken"),
+        (
+            png(np.zeros((8000, 6000), bool)),
+            "has 6000x8000 = 48,000,000 pixels; at most 40,000,000 are taken",
+        ),
     ],
 )
 def test_other_files_are_refused(content, message):

@@ -1,4 +1,6 @@
-"""The live trainer: it learns, and start, pause, step, rebuilding and bad values do what the page says."""
+"""The live trainer: it learns, and start, pause, step, rebuilding and bad values do what the page
+says.
+"""
 
 import time
 
@@ -27,7 +29,12 @@ def share_right(trainer, count=100):
     """Of X's and O's that are of no split that it knows."""
     shown, variables = trainer.network
     drawn = [xo.draw(7, "others", i, 16, trainer.variation) for i in range(count)]
-    return np.mean([parts(shown.answer(variables, image, {}))[0]["best"] == xo.CLASS_NAMES[label] for image, label in drawn])
+    return np.mean(
+        [
+            parts(shown.answer(variables, image, {}))[0]["best"] == xo.CLASS_NAMES[label]
+            for image, label in drawn
+        ]
+    )
 
 
 def test_it_learns_and_pauses(trainer):
@@ -73,14 +80,23 @@ def test_a_step_is_one_step_and_a_rate_compiles_nothing(trainer):
     trainer.do_step()
     until(lambda: len(trainer.points) == 3)
     assert trainer.network[0] is built
-    assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(trainer.network[1]), strict=True))
+    assert all(
+        np.any(a != b)
+        for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(trainer.network[1]), strict=True)
+    )
 
 
 def test_other_filters_make_another_network(trainer):
     trainer.do_step()
     until(lambda: len(trainer.points) == 1)
-    assert trainer.parameters == (9 * 6 + 6) + (9 * 6 * 8 + 8) + (4 * 4 * 8 * 16 + 16) + (16 * 2 + 2)
-    trainer.set(Settings(filters=(4,), filter_size=5, pool_window=3, pool_stride=3, neurons=(), batch_size=8))
+    assert trainer.parameters == (9 * 6 + 6) + (9 * 6 * 8 + 8) + (4 * 4 * 8 * 16 + 16) + (
+        16 * 2 + 2
+    )
+    trainer.set(
+        Settings(
+            filters=(4,), filter_size=5, pool_window=3, pool_stride=3, neurons=(), batch_size=8
+        )
+    )
     until(lambda: trainer.step == 0 and trainer.status == "paused")
     # (16 - 3)/3 + 1 is 5, rounded down.
     assert trainer.parameters == (25 * 4 + 4) + (5 * 5 * 4 * 2 + 2)
@@ -104,9 +120,19 @@ def test_begin_anew_has_other_weights(trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"filters": (4, 4), "pool_window": 5, "pool_stride": 5}, r"pool2: \(3 - 5\)/5 \+ 1 = 0.60: a 5-wide window is larger than 3"),
-        ({"pool_window": 3, "rounding": "exact"}, r"pool1: \(16 - 3\)/2 \+ 1 = 7.50: a 3-wide window at stride 2 does not fit 16"),
-        ({"filter_size": 4}, r"filter size: padding \(4 - 1\)/2 = 1.5 is no whole number, which keeps the size: take an odd one"),
+        (
+            {"filters": (4, 4), "pool_window": 5, "pool_stride": 5},
+            r"pool2: \(3 - 5\)/5 \+ 1 = 0.60: a 5-wide window is larger than 3",
+        ),
+        (
+            {"pool_window": 3, "rounding": "exact"},
+            r"pool1: \(16 - 3\)/2 \+ 1 = 7.50: a 3-wide window at stride 2 does not fit 16",
+        ),
+        (
+            {"filter_size": 4},
+            r"filter size: padding \(4 - 1\)/2 = 1.5 is no whole number, which keeps the size: "
+            r"take an odd one",
+        ),
         ({"filters": 3}, "filters: 3 is not a list of numbers"),
         ({"neurons": 3}, "neurons: 3 is not a list of numbers"),
         ({"pool_window": (2,)}, r"pool window: \(2,\) is not one number"),
@@ -129,11 +155,18 @@ def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
     with pytest.raises(UserError, match="the learning rate is 11; it must lie between 0 and 10"):
         trainer.set(rate=11)
     with trainer._wake:
-        trainer._state = trainer._state.replace(params=jax.tree.map(lambda x: x * np.inf, trainer._state.params))
+        trainer._state = trainer._state.replace(
+            params=jax.tree.map(lambda x: x * np.inf, trainer._state.params)
+        )
     trainer.start()
     until(lambda: trainer.status == "stopped")
-    assert trainer.message == "the loss is nan after step 1: the learning rate is too high; lower it, and begin anew"
-    header, *_ = parts(trainer.network[0].answer(trainer.network[1], np.zeros((16, 16, 1), np.uint8), {}))
+    assert (
+        trainer.message
+        == "the loss is nan after step 1: the learning rate is too high; lower it, and begin anew"
+    )
+    header, *_ = parts(
+        trainer.network[0].answer(trainer.network[1], np.zeros((16, 16, 1), np.uint8), {})
+    )
     assert all(vote["vote"] is None for vote in header["votes"])
     assert all(part["peak"] is None for part in (header["filters"], *header["stages"]))
     trainer.begin()
@@ -168,8 +201,12 @@ def test_pictures_of_a_folder(tmp_path):
     config.data.source = f"folder:{write_images(tmp_path)}"
     train, test = read(config, (8, 8, 3), variation_of(config))
     assert train.images.shape == test.images.shape == (12, 8, 8, 3)
-    with pytest.raises(UserError, match=r"are \(8, 8, 3\), where the network of the run takes \(16, 16, 3\)"):
+    with pytest.raises(
+        UserError, match=r"are \(8, 8, 3\), where the network of the run takes \(16, 16, 3\)"
+    ):
         read(config, (16, 16, 3), variation_of(config))
     config.data.resident_limit = 100
-    with pytest.raises(UserError, match=r"has 2,304 bytes of pictures, and the playground trains from memory alone"):
+    with pytest.raises(
+        UserError, match=r"has 2,304 bytes of pictures, and the playground trains from memory alone"
+    ):
         read(config, (8, 8, 3), variation_of(config))

@@ -1,4 +1,6 @@
-"""A disk that is full, read-only or gone while a run saves: it stops with one line, and the last good checkpoint is whole."""
+"""A disk that is full, read-only or gone while a run saves: it stops with one line, and the last
+good checkpoint is whole.
+"""
 
 import os
 import shutil
@@ -21,7 +23,8 @@ from jaxconv.__main__ import main
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.watch import MetricsLog
 
-fault, folder = sys.argv[1], Path(next(arg for arg in sys.argv if arg.startswith("--workdir=")).partition("=")[2])
+workdir = next(arg for arg in sys.argv if arg.startswith("--workdir="))
+fault, folder = sys.argv[1], Path(workdir.partition("=")[2])
 save, write = Checkpoints.save, MetricsLog.write
 
 def fill():  # no file may grow beyond a few bytes, as on a disk without room
@@ -72,11 +75,15 @@ def test_the_last_good_checkpoint_is_whole(tmp_path, result, fault):
     arguments = [sys.executable, "-c", PROGRAM, fault, "train", f"--workdir={workdir}", *RUN]
     # The time counts too: a thread that waits for what failed must not keep the process.
     process = subprocess.run(arguments, **process_settings(), capture_output=True, timeout=120)
-    assert_one_line_error(process, 1, "a checkpoint could not be written", "those before it are whole")
+    assert_one_line_error(
+        process, 1, "a checkpoint could not be written", "those before it are whole"
+    )
     if fault == "gone":
         os.remove(workdir / "checkpoints")
         shutil.move(workdir / "elsewhere", workdir / "checkpoints")
-    assert "8" in os.listdir(workdir / "checkpoints") and "12" not in os.listdir(workdir / "checkpoints")
+    assert "8" in os.listdir(workdir / "checkpoints") and "12" not in os.listdir(
+        workdir / "checkpoints"
+    )
     again = command("train", f"--workdir={workdir}", *RUN)
     assert again.returncode == 0 and "is damaged" not in again.stderr, again.stderr
     assert again.stdout.splitlines()[-1] == result
@@ -85,13 +92,28 @@ def test_the_last_good_checkpoint_is_whole(tmp_path, result, fault):
 def test_a_full_disk_ends_the_log_with_a_line(tmp_path, result):
     workdir = tmp_path / "run"
     run = ["train", f"--workdir={workdir}", *RUN, "--config.log.tensorboard=True"]
-    process = subprocess.run([sys.executable, "-c", PROGRAM, "log", *run], **process_settings(), capture_output=True, timeout=120)
-    assert_one_line_error(process, 1, f"{workdir}: cannot be written (File too large)", "goes on from the last checkpoint")
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "log", *run],
+        **process_settings(),
+        capture_output=True,
+        timeout=120,
+    )
+    assert_one_line_error(
+        process,
+        1,
+        f"{workdir}: cannot be written (File too large)",
+        "goes on from the last checkpoint",
+    )
     again = command(*run)
     assert again.returncode == 0 and again.stdout.splitlines()[-1] == result, again.stderr
-    assert [row["step"] for row in read_metrics(workdir) if "train/loss" in row] == [*range(3, 40, 3), 40]
+    assert [row["step"] for row in read_metrics(workdir) if "train/loss" in row] == [
+        *range(3, 40, 3),
+        40,
+    ]
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    assert_one_line_error(command("train", f"--workdir={tmp_path / 'file' / 'run'}", *RUN), 1, "cannot be written")
+    assert_one_line_error(
+        command("train", f"--workdir={tmp_path / 'file' / 'run'}", *RUN), 1, "cannot be written"
+    )

@@ -15,8 +15,18 @@ from jaxconv.errors import UserError
 from jaxconv.train.start import train
 from tests.conftest import tiny_config
 
-# What would take other files, other machines or too long here, or asks for what is tested elsewhere.
-LEFT_ALONE = ("data.source", "data.tfds", "data.audio", "data.text", "data.toy", "data.folder", "data.xo.size", "data.xo.train_examples")
+# What would take other files, other machines or too long here, or asks for what is tested
+# elsewhere.
+LEFT_ALONE = (
+    "data.source",
+    "data.tfds",
+    "data.audio",
+    "data.text",
+    "data.toy",
+    "data.folder",
+    "data.xo.size",
+    "data.xo.train_examples",
+)
 LEFT_ALONE += (
     "log.report",
     "data.xo.test_examples",
@@ -28,8 +38,21 @@ LEFT_ALONE += (
     "model.init_from",
     "ensemble.by",
 )
-SMALL_NETWORKS = ("chain", "text:conv3-4 relu maxpool2 fc", "text:conv3-4 bn relu globalpool fc", "text:conv3-4 relu dropout0.5 fc")
-BAD_NETWORKS = ("lenet5", "optax.sgd", "text:conv3-4 globalpool", "text:conv3-", "text:", "nothing", "")
+SMALL_NETWORKS = (
+    "chain",
+    "text:conv3-4 relu maxpool2 fc",
+    "text:conv3-4 bn relu globalpool fc",
+    "text:conv3-4 relu dropout0.5 fc",
+)
+BAD_NETWORKS = (
+    "lenet5",
+    "optax.sgd",
+    "text:conv3-4 globalpool",
+    "text:conv3-",
+    "text:",
+    "nothing",
+    "",
+)
 TEXTS = (
     "",
     "learning_rate:0.01,0.1",
@@ -43,7 +66,20 @@ TEXTS = (
     "optax.sgd",
     "1:2",
 )
-TUPLES = ((), (0.5,), (1,), (1, 2), (20, 24), (0.5, 1.0), (0.5, 0.5), (1.0, 0.5), (0.0, 2.0), (0.5, 0.5, 0.5), (-1.0, 1.0), (math.inf,))
+TUPLES = (
+    (),
+    (0.5,),
+    (1,),
+    (1, 2),
+    (20, 24),
+    (0.5, 1.0),
+    (0.5, 0.5),
+    (1.0, 0.5),
+    (0.0, 2.0),
+    (0.5, 0.5, 0.5),
+    (-1.0, 1.0),
+    (math.inf,),
+)
 WHOLE = (-1, 0, 1, 2, 3, 8, 2**32 - 1, 2**40)
 # More of these would take long to compile, since they are written out on a CPU.
 FEW = ("ensemble.size", "steps_per_call", "augment.randaugment.layers")
@@ -86,14 +122,21 @@ def passes(changes):
 VALUES = {
     key: [other for other in values_for(key, value) if other != value]
     for key, value in flatten(tiny_config()).items()
-    if not key.startswith((*LEFT_ALONE, "model.kwargs.")) and not (isinstance(value, str) and key.startswith("data."))
+    if not key.startswith((*LEFT_ALONE, "model.kwargs."))
+    and not (isinstance(value, str) and key.startswith("data."))
 }
-# Those that nothing speaks against at first sight; drawn alone, so that what they do to one another and to the network is seen.
-LIKELY = {key: [value for value in values if value not in BAD_NETWORKS and passes({key: value})] for key, values in VALUES.items()}
+# Those that nothing speaks against at first sight; drawn alone, so that what they do to one another
+# and to the network is seen.
+LIKELY = {
+    key: [value for value in values if value not in BAD_NETWORKS and passes({key: value})]
+    for key, values in VALUES.items()
+}
 
 
 def draw_changes(seed):
-    """Changes of two to six keys that are likely to be good, and in half of the draws of one more to any value."""
+    """Changes of two to six keys that are likely to be good, and in half of the draws of one more
+    to any value.
+    """
     draw = random.Random(seed)
     keys = draw.sample([key for key in VALUES if LIKELY[key]], draw.randint(2, 6))
     changes = {key: draw.choice(LIKELY[key]) for key in keys}
@@ -112,13 +155,16 @@ def check(folder, changes):
         result = train(changed(changes), str(folder), devices=jax.devices()[:1])
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) > 10, str(error)
-        # What is wrong with a config is said before the run begins, so that a better one finds the folder empty.
+        # What is wrong with a config is said before the run begins, so that a better one finds the
+        # folder empty.
         assert error.exit_code == 1 or not (folder / "config.json").exists(), str(error)
         return
     assert result["examples"] == 30 and np.isfinite(result["loss"])
 
 
-fuzzing = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+fuzzing = settings(
+    deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""A run killed by SIGKILL at any moment and started again ends with the same bits, and the same steps in metrics.jsonl, each once.
+"""A run killed by SIGKILL at any moment and started again ends with the same bits, and the same
+steps in metrics.jsonl, each once.
 
 One process, and two, of which one is killed or both.
 """
@@ -21,8 +22,15 @@ from tests.conftest import TINY, command, command_line, process_settings
 from tests.train.test_processes import finish, start
 
 STEPS = 60
-# Two checkpoints a second or so, so that kills fall into their writing; log and checkpoints at steps that do not divide each other.
-RUN = (*TINY, f"--config.steps={STEPS}", "--config.checkpoint.every=5", "--config.log.every=7", "--config.eval.every=11")
+# Two checkpoints a second or so, so that kills fall into their writing; log and checkpoints at
+# steps that do not divide each other.
+RUN = (
+    *TINY,
+    f"--config.steps={STEPS}",
+    "--config.checkpoint.every=5",
+    "--config.log.every=7",
+    "--config.eval.every=11",
+)
 
 
 def weights(workdir):
@@ -42,14 +50,18 @@ def weights(workdir):
 def numbers(workdir):
     """The rows of metrics.jsonl, without what depends on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name != "images_per_second"} for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The workdir of a run that nobody killed, and how many seconds it took."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    command("train", f"--workdir={workdir.with_name('warm-up')}", *RUN)  # fills the cache of compiled programs
+    command(
+        "train", f"--workdir={workdir.with_name('warm-up')}", *RUN
+    )  # fills the cache of compiled programs
     start = time.monotonic()
     process = command("train", f"--workdir={workdir}", *RUN)
     assert process.returncode == 0, process.stderr
@@ -57,9 +69,14 @@ def undisturbed(tmp_path_factory):
 
 
 def kill_when(workdir, moment):
-    """Start the run and kill it when `moment(workdir, seconds)` is true; returns whether it was still going."""
+    """Start the run and kill it when `moment(workdir, seconds)` is true; returns whether it was
+    still going.
+    """
     with subprocess.Popen(
-        command_line("train", f"--workdir={workdir}", *RUN), **process_settings(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command_line("train", f"--workdir={workdir}", *RUN),
+        **process_settings(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         start = time.monotonic()
         while process.poll() is None and not moment(workdir, time.monotonic() - start):
@@ -70,7 +87,10 @@ def kill_when(workdir, moment):
 
 def in_checkpoint_writing(workdir, seconds):
     """Orbax's temporary folder of a checkpoint after the first two is there."""
-    return len(list(workdir.glob("checkpoints/*tmp*"))) > 0 and len(list(workdir.glob("checkpoints/[0-9]*"))) > 2
+    return (
+        len(list(workdir.glob("checkpoints/*tmp*"))) > 0
+        and len(list(workdir.glob("checkpoints/[0-9]*"))) > 2
+    )
 
 
 def after_first_log(workdir, seconds):
@@ -135,7 +155,9 @@ def undisturbed_pair(tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(10))
 def test_two_processes_killed_end_with_the_same_bits(tmp_path, undisturbed_pair, seed):
-    """Either of them, or both, at any moment; the one that is left stops by itself within a minute."""
+    """Either of them, or both, at any moment; the one that is left stops by itself within a
+    minute.
+    """
     workdir, draw = tmp_path / "run", random.Random(seed)
     running = start(workdir, *RUN)
     time.sleep(draw.uniform(0, undisturbed_pair[1]))
@@ -144,4 +166,6 @@ def test_two_processes_killed_end_with_the_same_bits(tmp_path, undisturbed_pair,
     finish(running, timeout=60)
     codes, said = finish(start(workdir, *RUN))
     assert codes == [0, 0], said
-    assert weights(workdir) == weights(undisturbed_pair[0]) and numbers(workdir) == numbers(undisturbed_pair[0])
+    assert weights(workdir) == weights(undisturbed_pair[0]) and numbers(workdir) == numbers(
+        undisturbed_pair[0]
+    )

@@ -15,7 +15,8 @@ from jaxconv.train import loop, start
 from tests.conftest import tiny_config
 
 def resident():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 seen, evaluate = [], loop.Run._evaluate
 def watched(self, state):
@@ -24,19 +25,25 @@ def watched(self, state):
 
 loop.Run._evaluate = watched
 steps, every = int(sys.argv[2]), int(sys.argv[2]) // 40
-settings = {"steps": steps, "eval__every": every, "checkpoint__every": every, "log__every": 10, "optimizer__learning_rate": 0.01}
-start.train(tiny_config(**settings, augment__flip=True, model__kwargs__batch_norm=True), sys.argv[1])
+settings = {"steps": steps, "eval__every": every, "checkpoint__every": every, "log__every": 10}
+settings |= {"optimizer__learning_rate": 0.01, "augment__flip": True}
+start.train(tiny_config(**settings, model__kwargs__batch_norm=True), sys.argv[1])
 print(json.dumps(seen))
 """
 
 
 def growth(workdir, steps):
-    """Share by which resident memory has grown since the first quarter of the run; medians of three evaluations.
+    """Share by which resident memory has grown since the first quarter of the run; medians of three
+    evaluations.
 
-    Steps and evaluations have their memory after a few of them; Orbax takes some ten checkpoints, 2 to 3% more, and little after that.
+    Steps and evaluations have their memory after a few of them; Orbax takes some ten checkpoints, 2
+    to 3% more, and little after that.
     """
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(workdir), str(steps)], **process_settings(), capture_output=True, timeout=1800
+        [sys.executable, "-c", PROGRAM, str(workdir), str(steps)],
+        **process_settings(),
+        capture_output=True,
+        timeout=1800,
     )
     assert process.returncode == 0, process.stderr
     seen = json.loads(process.stdout.splitlines()[-1])
@@ -46,7 +53,9 @@ def growth(workdir, steps):
 
 @pytest.mark.slow
 def test_memory_of_a_short_run_stays(tmp_path):
-    """A twentieth of the soak, at which a step that keeps as much as its own batch of images would show."""
+    """A twentieth of the soak, at which a step that keeps as much as its own batch of images would
+    show.
+    """
     assert growth(tmp_path, 1000) < 0.05
 
 

@@ -16,7 +16,13 @@ from jaxconv.train.state import Plateau, TrainState
 def state_at(step):
     plateau = Plateau(jnp.ones(()), jnp.array(-jnp.inf), jnp.zeros((), jnp.int32))
     params = {"kernel": jnp.arange(50_000.0) + step, "bias": jnp.zeros(3)}
-    return TrainState(jnp.array(step, jnp.int32), params, {}, {"trace": jax.tree.map(lambda p: 2 * p, params)}, plateau)
+    return TrainState(
+        jnp.array(step, jnp.int32),
+        params,
+        {},
+        {"trace": jax.tree.map(lambda p: 2 * p, params)},
+        plateau,
+    )
 
 
 TARGETS = make_parallel("jit", jax.devices()[:1]).targets(state_at(0))
@@ -25,7 +31,12 @@ TARGETS = make_parallel("jit", jax.devices()[:1]).targets(state_at(0))
 def save_all(folder, values, **settings):
     checkpoints = Checkpoints(folder, **settings)
     for step, value in values.items():
-        checkpoints.save(step, state_at(step), {"note": step}, {} if value is None else {"eval/top1": value, "eval/loss": value})
+        checkpoints.save(
+            step,
+            state_at(step),
+            {"note": step},
+            {} if value is None else {"eval/top1": value, "eval/loss": value},
+        )
     checkpoints.wait()
     return checkpoints
 
@@ -51,7 +62,9 @@ def test_state_and_host_part_come_back(tmp_path):
     ],
 )
 def test_latest_and_best_are_kept(tmp_path, settings, kept, best):
-    checkpoints = save_all(tmp_path / "c", {1: 0.1, 2: 0.9, 3: 0.8, 4: None, 5: 0.2, 6: None}, **settings)
+    checkpoints = save_all(
+        tmp_path / "c", {1: 0.1, 2: 0.9, 3: 0.8, 4: None, 5: 0.2, 6: None}, **settings
+    )
     assert checkpoints.steps() == kept
     metric = settings.get("metrics", ("eval/top1",))[0]
     assert checkpoints.best_step(metric) == best
@@ -89,7 +102,9 @@ def change_fingerprint(folder):
     file.write_text(file.read_text().replace('"fingerprint": ', '"fingerprint": 1'))
 
 
-@pytest.mark.parametrize("damage", [damage_data, cut_off, cut_off_all, lose_metadata, lose_host, change_fingerprint])
+@pytest.mark.parametrize(
+    "damage", [damage_data, cut_off, cut_off_all, lose_metadata, lose_host, change_fingerprint]
+)
 def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     save_all(tmp_path / "c", {3: 0.5, 7: 0.6}, keep=5).close()
     damage(tmp_path / "c" / "7")
@@ -97,7 +112,9 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
         state, _ = checkpoints.restore(TARGETS)
     assert int(state.step) == 3
-    assert "checkpoint of step 7 is damaged" in caplog.text and "going on from step 3" in caplog.text
+    assert (
+        "checkpoint of step 7 is damaged" in caplog.text and "going on from step 3" in caplog.text
+    )
     # The run comes to step 7 again, and writes it again; the damaged one is kept aside.
     checkpoints.save(7, state_at(7), {"note": "again"}, {})
     checkpoints.wait()
@@ -147,7 +164,9 @@ def test_half_written_checkpoint_is_not_seen(tmp_path):
 
 def test_saved_state_may_be_donated(tmp_path):
     """The write goes on in the background while the next step overwrites the state's memory."""
-    step = jax.jit(lambda s: s.replace(params=jax.tree.map(lambda p: p * 0 - 1, s.params)), donate_argnums=0)
+    step = jax.jit(
+        lambda s: s.replace(params=jax.tree.map(lambda p: p * 0 - 1, s.params)), donate_argnums=0
+    )
     checkpoints = Checkpoints(tmp_path / "c", keep=20)
     for n in range(10):
         state = state_at(n)
@@ -155,4 +174,6 @@ def test_saved_state_may_be_donated(tmp_path):
         step(state)
     checkpoints.wait()
     for n in range(10):
-        np.testing.assert_array_equal(checkpoints.restore(TARGETS, n)[0].params["kernel"], state_at(n).params["kernel"])
+        np.testing.assert_array_equal(
+            checkpoints.restore(TARGETS, n)[0].params["kernel"], state_at(n).params["kernel"]
+        )

@@ -1,4 +1,6 @@
-"""Averages of the weights: their formula, what evaluation uses, and that a resumed run has the same."""
+"""Averages of the weights: their formula, what evaluation uses, and that a resumed run has the
+same.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,12 @@ from jaxconv.train.state import create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from tests.conftest import tiny_config
 
-DESCRIPTION = {"image_shape": [16, 16, 1], "kind": "image", "cropped": False, "class_names": ["o", "x"]}
+DESCRIPTION = {
+    "image_shape": [16, 16, 1],
+    "kind": "image",
+    "cropped": False,
+    "class_names": ["o", "x"],
+}
 
 
 def parts(decay):
@@ -24,7 +31,9 @@ def parts(decay):
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     optimizer = make_optimizer(config.optimizer, params)
     step = make_train_step(model, optimizer, make_schedule(config.optimizer, 100), ema_decay=decay)
-    state = jax.jit(lambda key: create_state(model, optimizer, key, images, ema=decay > 0))(jax.random.key(0))
+    state = jax.jit(lambda key: create_state(model, optimizer, key, images, ema=decay > 0))(
+        jax.random.key(0)
+    )
     batch = {"image": images, "label": jnp.array([0, 1, 1, 0])}
     return model, jax.jit(step, donate_argnums=0), state, batch
 
@@ -34,15 +43,26 @@ def test_average_of_weights_and_statistics():
     expected = jax.device_get(state.variables)
     for n in range(6):
         state, _ = step(state, batch, jax.random.key(0))
-        now, d = jax.device_get({"params": state.params, **state.model_state}), min(0.5, (1 + n) / (10 + n))
+        now, d = (
+            jax.device_get({"params": state.params, **state.model_state}),
+            min(0.5, (1 + n) / (10 + n)),
+        )
         expected = jax.tree.map(lambda e, v, d=d: d * e + (1 - d) * v, expected, now)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected
+    )
     assert set(state.ema) == {"params", "batch_stats"}
 
     sums = make_eval_step(model)(state, batch | {"mask": jnp.ones(4)})
-    swapped = state.replace(params=state.ema["params"], model_state={"batch_stats": state.ema["batch_stats"]}, ema={})
-    assert float(sums["loss"]) == float(make_eval_step(model)(swapped, batch | {"mask": jnp.ones(4)})["loss"])
-    assert float(sums["loss"]) != float(make_eval_step(model)(state.replace(ema={}), batch | {"mask": jnp.ones(4)})["loss"])
+    swapped = state.replace(
+        params=state.ema["params"], model_state={"batch_stats": state.ema["batch_stats"]}, ema={}
+    )
+    assert float(sums["loss"]) == float(
+        make_eval_step(model)(swapped, batch | {"mask": jnp.ones(4)})["loss"]
+    )
+    assert float(sums["loss"]) != float(
+        make_eval_step(model)(state.replace(ema={}), batch | {"mask": jnp.ones(4)})["loss"]
+    )
 
 
 def test_none_costs_nothing():
@@ -56,8 +76,15 @@ def test_none_costs_nothing():
 
 @pytest.mark.slow
 def test_resumed_averages_are_the_same(tmp_path, one_device):
-    """Four steps and then four more are eight steps, to the last bit; and the saved averages are what `evaluate` evaluates."""
-    changes = {"ema__decay": 0.5, "augment__flip": True, "model__kwargs__batch_norm": True, "optimizer__schedule__name": "constant"}
+    """Four steps and then four more are eight steps, to the last bit; and the saved averages are
+    what `evaluate` evaluates.
+    """
+    changes = {
+        "ema__decay": 0.5,
+        "augment__flip": True,
+        "model__kwargs__batch_norm": True,
+        "optimizer__schedule__name": "constant",
+    }
     config = tiny_config(steps=8, **changes)
     straight = train(config, str(tmp_path / "straight"), devices=one_device)
     train(tiny_config(steps=4, **changes), str(tmp_path / "resumed"), devices=one_device)

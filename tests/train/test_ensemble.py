@@ -19,7 +19,12 @@ from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow
-SETTINGS = {"augment__flip": True, "model__kwargs__batch_norm": True, "model__kwargs__dropout": 0.2, "ema__decay": 0.5}
+SETTINGS = {
+    "augment__flip": True,
+    "model__kwargs__batch_norm": True,
+    "model__kwargs__dropout": 0.2,
+    "ema__decay": 0.5,
+}
 
 
 def close(one, other, rtol=2e-4):
@@ -30,7 +35,12 @@ def close(one, other, rtol=2e-4):
 def alone(tmp_path_factory):
     """The states of three runs with seeds of their own."""
     folder = tmp_path_factory.mktemp("alone")
-    results = [train(tiny_config(seed=seed, **SETTINGS), str(folder / str(seed)), devices=jax.devices()[:1]) for seed in (5, 6, 7)]
+    results = [
+        train(
+            tiny_config(seed=seed, **SETTINGS), str(folder / str(seed)), devices=jax.devices()[:1]
+        )
+        for seed in (5, 6, 7)
+    ]
     return results, [restore_run(folder / str(seed))[0] for seed in (5, 6, 7)]
 
 
@@ -48,7 +58,9 @@ def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, f
         )
         assert result["members"][member]["loss"] == pytest.approx(before["loss"], rel=1e-3)
     losses = [member["loss"] for member in result["members"]]
-    assert result["loss"] == pytest.approx(np.mean(losses)) and result["loss_spread"] == pytest.approx(np.std(losses, ddof=1))
+    assert result["loss"] == pytest.approx(np.mean(losses)) and result[
+        "loss_spread"
+    ] == pytest.approx(np.std(losses, ddof=1))
     # By convexity of the logarithm, the averaged prediction loses at most what its members lose.
     assert result["ensemble_loss"] <= result["loss"] and result["examples"] == 30
     assert evaluate_workdir(str(tmp_path), devices=jax.devices()[:1]) == result | {"step": 10}
@@ -56,9 +68,17 @@ def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, f
 
 @pytest.mark.parametrize("mode", ["jit", "pmap", "fsdp"])
 def test_members_on_four_devices(tmp_path, mode):
-    settings = {"ensemble__size": 2, "ensemble__by": "vmap", "model__kwargs__batch_norm": True, "steps_per_call": 2, "log__every": 4}
+    settings = {
+        "ensemble__size": 2,
+        "ensemble__by": "vmap",
+        "model__kwargs__batch_norm": True,
+        "steps_per_call": 2,
+        "log__every": 4,
+    }
     one = train(tiny_config(**settings), str(tmp_path / "one"), devices=jax.devices()[:1])
-    four = train(tiny_config(parallel=mode, **settings), str(tmp_path / "four"), devices=jax.devices()[:4])
+    four = train(
+        tiny_config(parallel=mode, **settings), str(tmp_path / "four"), devices=jax.devices()[:4]
+    )
     assert four["loss"] == pytest.approx(one["loss"], rel=1e-3)
     close(restore_run(tmp_path / "one")[0].params, restore_run(tmp_path / "four")[0].params)
 
@@ -76,56 +96,108 @@ def test_a_resumed_ensemble_ends_with_the_same_bits_and_keeps_to_its_form(tmp_pa
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "ensemble.json").write_text(json.dumps({"by": form["by"]}))
     train(tiny_config(steps=8, **settings), str(tmp_path / "b"), devices=one_device)
-    assert train(tiny_config(steps=12, **settings), str(tmp_path / "b"), devices=one_device) == straight
+    assert (
+        train(tiny_config(steps=12, **settings), str(tmp_path / "b"), devices=one_device)
+        == straight
+    )
 
 
 def test_the_first_process_alone_decides_how_often_a_form_is_measured(tmp_path):
     """Three turns of the first form, one of each other: whatever the clock of this process says."""
     answers = iter([1, 1, 1, 1, 0, 1, 0])
-    parallel = types.SimpleNamespace(of_first=lambda number: next(answers, number), first_does=lambda action: action())
+    parallel = types.SimpleNamespace(
+        of_first=lambda number: next(answers, number), first_does=lambda action: action()
+    )
     taken = Counter()
-    fastest_form(tiny_config(ensemble__size=2), tmp_path, parallel, lambda form: lambda: taken.update([form]))
+    fastest_form(
+        tiny_config(ensemble__size=2), tmp_path, parallel, lambda form: lambda: taken.update([form])
+    )
     assert taken == {"unroll": 1 + 3, "map": 1 + 1, "vmap": 1 + 1}
 
 
 def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
     """Each member is the run of that learning rate; one that diverges leaves the others alone."""
     rates = (0.01, 0.05)
-    singles = [train(tiny_config(optimizer__learning_rate=rate), str(tmp_path / str(rate)), devices=one_device) for rate in rates]
+    singles = [
+        train(
+            tiny_config(optimizer__learning_rate=rate),
+            str(tmp_path / str(rate)),
+            devices=one_device,
+        )
+        for rate in rates
+    ]
     config = tiny_config(ensemble__over="learning_rate:0.01,0.05,1e30", ensemble__by="unroll")
     result = train(config, str(tmp_path / "sweep"), devices=one_device)
-    assert [member["name"] for member in result["members"]] == ["learning_rate 0.01", "learning_rate 0.05", "learning_rate 1e+30"]
+    assert [member["name"] for member in result["members"]] == [
+        "learning_rate 0.01",
+        "learning_rate 0.05",
+        "learning_rate 1e+30",
+    ]
     for single, member in zip(singles, result["members"], strict=False):
         assert member["loss"] == pytest.approx(single["loss"], rel=1e-3)
-    assert "loss" not in result["members"][2] and np.isfinite([result["loss"], result["ensemble_loss"]]).all()
+    assert (
+        "loss" not in result["members"][2]
+        and np.isfinite([result["loss"], result["ensemble_loss"]]).all()
+    )
     rows = read_metrics(tmp_path / "sweep")
     assert rows[-1]["learning_rate/1"] == pytest.approx(5 * rows[-1]["learning_rate/0"], rel=1e-5)
     assert "eval/loss/1" in rows[-1] and "eval/loss/2" not in rows[-1]
-    assert "loss" not in evaluate_workdir(str(tmp_path / "sweep"), checkpoint="best", devices=one_device)["members"][2]
+    assert (
+        "loss"
+        not in evaluate_workdir(str(tmp_path / "sweep"), checkpoint="best", devices=one_device)[
+            "members"
+        ][2]
+    )
     with pytest.raises(UserError, match="the loss of every member became"):
-        train(tiny_config(ensemble__over="learning_rate:1e29,1e30"), str(tmp_path / "all"), devices=one_device)
+        train(
+            tiny_config(ensemble__over="learning_rate:1e29,1e30"),
+            str(tmp_path / "all"),
+            devices=one_device,
+        )
 
 
 @pytest.mark.parametrize(
     "key, values, settings",
     [
         ("l2", (0.0, 0.3), {}),
-        ("weight_decay", (1.0, 60.0), {"optimizer__name": "adamw", "optimizer__learning_rate": 1e-3}),
+        (
+            "weight_decay",
+            (1.0, 60.0),
+            {"optimizer__name": "adamw", "optimizer__learning_rate": 1e-3},
+        ),
         ("momentum", (0.0, 0.8), {}),
         ("label_smoothing", (0.1, 0.4), {"optimizer__schedule__name": "cosine"}),
     ],
 )
 def test_a_sweep_over_another_number(tmp_path, one_device, key, values, settings):
     place = TRACED[key].replace(".", "__")
-    singles = [train(tiny_config(**settings, **{place: value}), str(tmp_path / str(value)), devices=one_device) for value in values]
+    singles = [
+        train(
+            tiny_config(**settings, **{place: value}),
+            str(tmp_path / str(value)),
+            devices=one_device,
+        )
+        for value in values
+    ]
     assert singles[0]["loss"] != pytest.approx(singles[1]["loss"], rel=1e-2)
-    config = tiny_config(ensemble__over=f"{key}:{values[0]},{values[1]}", ensemble__by="vmap", **settings)
+    config = tiny_config(
+        ensemble__over=f"{key}:{values[0]},{values[1]}", ensemble__by="vmap", **settings
+    )
     members = train(config, str(tmp_path / "sweep"), devices=one_device)["members"]
-    assert [member["loss"] for member in members] == pytest.approx([single["loss"] for single in singles], rel=1e-3)
+    assert [member["loss"] for member in members] == pytest.approx(
+        [single["loss"] for single in singles], rel=1e-3
+    )
 
 
 def test_best_is_each_members_own(tmp_path, one_device):
-    config = tiny_config(steps=24, ensemble__size=2, ensemble__by="unroll", eval__every=2, checkpoint__keep=1, optimizer__learning_rate=0.3)
+    config = tiny_config(
+        steps=24,
+        ensemble__size=2,
+        ensemble__by="unroll",
+        eval__every=2,
+        checkpoint__keep=1,
+        optimizer__learning_rate=0.3,
+    )
     train(config, str(tmp_path), devices=one_device)
     rows = [row for row in read_metrics(tmp_path) if "eval/top1/0" in row]
     best = [max(row[f"eval/top1/{n}"] for row in rows) for n in range(2)]
@@ -140,12 +212,21 @@ def test_best_is_each_members_own(tmp_path, one_device):
         ({"ensemble__over": "learning_rate:0.1"}, "give two or more numbers above 0"),
         ({"ensemble__over": "learning_rate:0.1,x"}, "give two or more numbers above 0"),
         ({"ensemble__over": "momentum:0.9,1.5"}, "optimizer.momentum must be less than 1"),
-        ({"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1}, "loss.label_smoothing must be less than 1"),
+        (
+            {"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1},
+            "loss.label_smoothing must be less than 1",
+        ),
         ({"ensemble__over": "learning_rate:0.1,1e-1"}, "has a value twice"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
         ({"ensemble__over": "learning_rate:0,0.2"}, "give two or more numbers above 0"),
         ({"ensemble__over": "l2:-1,0.2"}, "give two or more numbers of at least 0"),
-        ({"ensemble__over": "label_smoothing:0,0.1", "loss__name": "experiments/own_pieces.py:focal"}, "has no such setting"),
+        (
+            {
+                "ensemble__over": "label_smoothing:0,0.1",
+                "loss__name": "experiments/own_pieces.py:focal",
+            },
+            "has no such setting",
+        ),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
         ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),
     ],
@@ -160,7 +241,9 @@ def test_one_network_has_no_members():
 
 
 def test_an_ensemble_predicts_by_its_mean_and_is_no_start_for_one_network(tmp_path, one_device):
-    result = train(tiny_config(ensemble__size=2, ensemble__by="map"), str(tmp_path / "run"), devices=one_device)
+    result = train(
+        tiny_config(ensemble__size=2, ensemble__by="map"), str(tmp_path / "run"), devices=one_device
+    )
     predictor = load_run(str(tmp_path / "run"))
     source = open_sources(tiny_config())[1]
     probabilities = predictor.predict(source.images)
@@ -168,16 +251,24 @@ def test_an_ensemble_predicts_by_its_mean_and_is_no_start_for_one_network(tmp_pa
     loss = -np.log(probabilities[np.arange(30), source.labels]).mean()
     assert loss == pytest.approx(result["ensemble_loss"], rel=1e-4)
     with pytest.raises(UserError, match="holds an ensemble"):
-        train(tiny_config(model__init_from=str(tmp_path / "run")), str(tmp_path / "next"), devices=one_device)
+        train(
+            tiny_config(model__init_from=str(tmp_path / "run")),
+            str(tmp_path / "next"),
+            devices=one_device,
+        )
 
 
 def test_a_form_that_the_memory_does_not_do_for_is_passed_over(tmp_path, one_device):
     def prepare(form):
         def step():
             if form == "vmap":
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+                raise jax.errors.JaxRuntimeError(
+                    "RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes."
+                )
 
         return step
 
-    form, seconds = fastest_form(tiny_config(ensemble__size=2), tmp_path, make_parallel("jit", one_device), prepare)
+    form, seconds = fastest_form(
+        tiny_config(ensemble__size=2), tmp_path, make_parallel("jit", one_device), prepare
+    )
     assert form in ("map", "unroll") and set(seconds) == {"map", "unroll"}

@@ -16,7 +16,9 @@ def test_cross_entropy(smoothing):
     probability = np.exp(votes) / np.exp(votes).sum(1, keepdims=True)
     target = np.eye(4)[label] * (1 - smoothing) + smoothing / 4
     expected = -(target * np.log(probability)).sum(1)
-    np.testing.assert_allclose(cross_entropy(jnp.array(votes), jnp.array(label), smoothing), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        cross_entropy(jnp.array(votes), jnp.array(label), smoothing), expected, rtol=1e-5
+    )
 
 
 def test_cross_entropy_of_large_votes_is_finite():
@@ -38,14 +40,18 @@ def test_binary_cross_entropy_is_the_mean_over_independent_classes():
         return -(target * np.log(probability) + (1 - target) * np.log(1 - probability)).mean(1)
 
     one_hot = np.eye(4)[label]
-    np.testing.assert_allclose(binary_cross_entropy(jnp.array(votes), jnp.array(label)), expected(one_hot), rtol=1e-5)
+    np.testing.assert_allclose(
+        binary_cross_entropy(jnp.array(votes), jnp.array(label)), expected(one_hot), rtol=1e-5
+    )
     smooth = binary_cross_entropy(jnp.array(votes), jnp.array(label), 0.1)
     np.testing.assert_allclose(smooth, expected(0.9 * one_hot + 0.1 / 4), rtol=1e-5)
     shares = np.array([[0.7, 0.3, 0, 0]] * 5, np.float32)
     for threshold, counted in ((0.0, shares), (0.2, [[1, 1, 0, 0]] * 5), (0.5, [[1, 0, 0, 0]] * 5)):
         found = binary_cross_entropy(jnp.array(votes), jnp.array(shares), threshold=threshold)
         np.testing.assert_allclose(found, expected(np.array(counted)), rtol=1e-5)
-    assert binary_cross_entropy(jnp.array([[1e4, -1e4]], jnp.bfloat16), jnp.array([1]))[0] == pytest.approx(1e4, rel=0.01)
+    assert binary_cross_entropy(jnp.array([[1e4, -1e4]], jnp.bfloat16), jnp.array([1]))[
+        0
+    ] == pytest.approx(1e4, rel=0.01)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
@@ -55,7 +61,9 @@ def test_a_label_is_a_target_with_one_share(loss):
     one_hot, other = jnp.eye(4)[label], jnp.eye(4)[label[::-1]]
     np.testing.assert_allclose(loss(votes, label, 0.1), loss(votes, one_hot, 0.1), rtol=1e-6)
     mixed = loss(votes, jnp.float32(0.7) * one_hot + jnp.float32(0.3) * other)
-    np.testing.assert_allclose(mixed, 0.7 * loss(votes, one_hot) + 0.3 * loss(votes, other), rtol=1e-5)
+    np.testing.assert_allclose(
+        mixed, 0.7 * loss(votes, one_hot) + 0.3 * loss(votes, other), rtol=1e-5
+    )
 
 
 def test_correct_counts_the_larger_share():

@@ -8,10 +8,19 @@ import pytest
 
 from jaxconv.config import default_config, group
 from jaxconv.errors import UserError
-from jaxconv.train.optim import assign_groups, make_optimizer, make_schedule, parameter_paths, update_plateau
+from jaxconv.train.optim import (
+    assign_groups,
+    make_optimizer,
+    make_schedule,
+    parameter_paths,
+    update_plateau,
+)
 from jaxconv.train.state import Plateau
 
-PARAMS = {"conv1": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}, "norm1": {"scale": jnp.array([4.0])}}
+PARAMS = {
+    "conv1": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])},
+    "norm1": {"scale": jnp.array([4.0])},
+}
 
 
 def optimizer(**changes):
@@ -42,18 +51,30 @@ def sgd(w, l2=0.0, weight_decay=0.0, momentum=0.9, nesterov=False, steps=3, rate
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"momentum": 0.0}, {"nesterov": True}, {"l2": 0.3}, {"weight_decay": 0.3}, {"l2": 0.1, "weight_decay": 0.2}]
+    "settings",
+    [
+        {},
+        {"momentum": 0.0},
+        {"nesterov": True},
+        {"l2": 0.3},
+        {"weight_decay": 0.3},
+        {"l2": 0.1, "weight_decay": 0.2},
+    ],
 )
 def test_sgd_is_its_formula(settings):
     params = run(optimizer(**settings))
     undecayed = {key: value for key, value in settings.items() if key not in ("l2", "weight_decay")}
-    np.testing.assert_allclose(params["conv1"]["kernel"], [sgd(1, **settings), sgd(-2, **settings)], rtol=1e-6)
+    np.testing.assert_allclose(
+        params["conv1"]["kernel"], [sgd(1, **settings), sgd(-2, **settings)], rtol=1e-6
+    )
     np.testing.assert_allclose(params["conv1"]["bias"], [sgd(3, **undecayed)], rtol=1e-6)
     np.testing.assert_allclose(params["norm1"]["scale"], [sgd(4, **undecayed)], rtol=1e-6)
 
 
 def test_the_two_weight_decays_differ():
-    coupled, decoupled = (run(optimizer(**{name: 0.3}))["conv1"]["kernel"] for name in ("l2", "weight_decay"))
+    coupled, decoupled = (
+        run(optimizer(**{name: 0.3}))["conv1"]["kernel"] for name in ("l2", "weight_decay")
+    )
     assert not np.allclose(coupled, decoupled)
 
 
@@ -69,7 +90,9 @@ def test_groups():
     config.groups.still = group("bias", frozen=True)
     params = run(config)
     np.testing.assert_allclose(params["norm1"]["scale"], [sgd(4, rate=0.05)], rtol=1e-6)
-    np.testing.assert_allclose(params["conv1"]["kernel"], [sgd(1, l2=0.6), sgd(-2, l2=0.6)], rtol=1e-6)
+    np.testing.assert_allclose(
+        params["conv1"]["kernel"], [sgd(1, l2=0.6), sgd(-2, l2=0.6)], rtol=1e-6
+    )
     np.testing.assert_array_equal(params["conv1"]["bias"], [3.0])
 
 
@@ -79,9 +102,14 @@ def test_every_parameter_is_in_exactly_one_group():
     assert assign_groups(paths, {"first": "^conv1"}) == ["first", "first", "rest"]
     with pytest.raises(UserError, match="parameter conv1/bias is in groups first and biases"):
         assign_groups(paths, {"first": "^conv1", "biases": "bias$"})
-    with pytest.raises(UserError, match="optimizer.groups.last.pattern 'conv9' matches no parameter; there are conv1/bias"):
+    with pytest.raises(
+        UserError,
+        match="optimizer.groups.last.pattern 'conv9' matches no parameter; there are conv1/bias",
+    ):
         assign_groups(paths, {"last": "conv9"})
-    with pytest.raises(UserError, match=r"optimizer.groups.bad.pattern '\(' is no regular expression"):
+    with pytest.raises(
+        UserError, match=r"optimizer.groups.bad.pattern '\(' is no regular expression"
+    ):
         assign_groups(paths, {"bad": "("})
     with pytest.raises(UserError, match="the name is taken"):
         assign_groups(paths, {"rest": "conv1"})
@@ -89,12 +117,18 @@ def test_every_parameter_is_in_exactly_one_group():
 
 MATRIX = {"conv": {"kernel": jnp.array([[1.0, -2.0], [0.5, 0.25]]), "bias": jnp.array([3.0, 0.0])}}
 GRADIENTS = [
-    jax.tree.map(lambda p, s=step: jnp.sin(jnp.arange(p.size, dtype=p.dtype) + 3 * s).reshape(p.shape), MATRIX) for step in range(6)
+    jax.tree.map(
+        lambda p, s=step: jnp.sin(jnp.arange(p.size, dtype=p.dtype) + 3 * s).reshape(p.shape),
+        MATRIX,
+    )
+    for step in range(6)
 ]
 
 
 def follow(tx, rate=1.0):
-    """The parameters after six steps, by an optimizer whose updates are added (rate -1) or taken off."""
+    """The parameters after six steps, by an optimizer whose updates are added (rate -1) or taken
+    off.
+    """
     params, state = MATRIX, tx.init(MATRIX)
     for gradient in GRADIENTS:
         directions, state = tx.update(gradient, state, params)
@@ -105,29 +139,46 @@ def follow(tx, rate=1.0):
 KERNELS = {"conv": {"kernel": True, "bias": False}}
 SETTINGS = {"momentum": 0.8, "beta2": 0.95, "epsilon": 0.01}
 READY_MADE = {
-    "sgd": (optax.chain(optax.add_decayed_weights(0.1, KERNELS), optax.sgd(0.3, 0.8, nesterov=True)), {"l2": 0.1, "nesterov": True}),
-    "adamw": (optax.adamw(0.3, 0.8, 0.95, 0.01, weight_decay=0.1, mask=KERNELS), {"weight_decay": 0.1}),
+    "sgd": (
+        optax.chain(optax.add_decayed_weights(0.1, KERNELS), optax.sgd(0.3, 0.8, nesterov=True)),
+        {"l2": 0.1, "nesterov": True},
+    ),
+    "adamw": (
+        optax.adamw(0.3, 0.8, 0.95, 0.01, weight_decay=0.1, mask=KERNELS),
+        {"weight_decay": 0.1},
+    ),
     "lars": (
-        optax.lars(0.3, 0.1, KERNELS, trust_coefficient=0.02, trust_ratio_mask=KERNELS, momentum=0.8),
+        optax.lars(
+            0.3, 0.1, KERNELS, trust_coefficient=0.02, trust_ratio_mask=KERNELS, momentum=0.8
+        ),
         {"l2": 0.1, "trust_coefficient": 0.02},
     ),
-    "lamb": (optax.lamb(0.3, 0.8, 0.95, 0.01, weight_decay=0.1), {"weight_decay": 0.1, "undecayed": ""}),
+    "lamb": (
+        optax.lamb(0.3, 0.8, 0.95, 0.01, weight_decay=0.1),
+        {"weight_decay": 0.1, "undecayed": ""},
+    ),
     "rmsprop": (optax.rmsprop(0.3, 0.95, 0.01, initial_scale=1.0, momentum=0.8), {}),
 }
 
 
 @pytest.mark.parametrize("name", READY_MADE)
 def test_optimizers_are_optax_s_ready_made(name):
-    """At a constant rate; where the rate stands relative to the momentum makes no difference then."""
+    """At a constant rate; where the rate stands relative to the momentum makes no difference
+    then.
+    """
     reference, settings = READY_MADE[name]
     found = follow(make_optimizer(optimizer(name=name, **SETTINGS, **settings), MATRIX), 0.3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference, -1))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference, -1)
+    )
     assert not np.allclose(found["conv"]["kernel"], MATRIX["conv"]["kernel"], rtol=0.01)
 
 
 def test_lamb_by_its_paper():
     """Algorithm 2, in plain numbers; biases by Adam alone."""
-    found = follow(make_optimizer(optimizer(name="lamb", **SETTINGS, weight_decay=0.1), MATRIX), 0.3)
+    found = follow(
+        make_optimizer(optimizer(name="lamb", **SETTINGS, weight_decay=0.1), MATRIX), 0.3
+    )
     for name, decayed in (("kernel", True), ("bias", False)):
         w = np.asarray(MATRIX["conv"][name], np.float64)
         m, v = np.zeros_like(w), np.zeros_like(w)
@@ -157,7 +208,10 @@ def test_rmsprop_by_tensorflow_s_formula():
 
 def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
     """At the first step, whatever the size of the gradient: that is what the trust ratio is for."""
-    for name, settings, share in (("lars", {"trust_coefficient": 0.02}, 0.02), ("lamb", {"weight_decay": 0.1}, 1.0)):
+    for name, settings, share in (
+        ("lars", {"trust_coefficient": 0.02}, 0.02),
+        ("lamb", {"weight_decay": 0.1}, 1.0),
+    ):
         tx = make_optimizer(optimizer(name=name, **settings), MATRIX)
         for size in (1e-3, 1.0, 1e3):
             gradient = jax.tree.map(lambda g, size=size: g * size, GRADIENTS[0])
@@ -169,7 +223,9 @@ def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
 def test_gradients_are_clipped_together():
     """The norm is that of all that are trained: a frozen group's does not count."""
     plain = {"momentum": 0.0, "clip_norm": 1.0}
-    gradient = {"conv": {"kernel": jnp.array([[3.0, 0.0], [0.0, 0.0]]), "bias": jnp.array([0.0, 4.0])}}
+    gradient = {
+        "conv": {"kernel": jnp.array([[3.0, 0.0], [0.0, 0.0]]), "bias": jnp.array([0.0, 4.0])}
+    }
     config = optimizer(**plain)
 
     def direction(config, gradient):
@@ -194,12 +250,18 @@ def rates(total=100, **schedule):
 def test_schedules():
     np.testing.assert_allclose(rates(name="constant"), 0.5)
     step = rates(name="step", boundaries=(30, 60))
-    np.testing.assert_allclose(step[[0, 29, 30, 59, 60, 99]], [0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-6)
+    np.testing.assert_allclose(
+        step[[0, 29, 30, 59, 60, 99]], [0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-6
+    )
     cosine = rates(name="cosine", warmup_steps=10)
     np.testing.assert_allclose(cosine[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
-    np.testing.assert_allclose(cosine[10:], 0.25 * (1 + np.cos(np.pi * np.arange(90) / 90)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        cosine[10:], 0.25 * (1 + np.cos(np.pi * np.arange(90) / 90)), rtol=1e-5, atol=1e-7
+    )
     np.testing.assert_allclose(rates(name="plateau", warmup_steps=2)[:3], [0.25, 0.5, 0.5])
-    with pytest.raises(UserError, match="warmup_steps is 100, and the whole training has 100 steps"):
+    with pytest.raises(
+        UserError, match="warmup_steps is 100, and the whole training has 100 steps"
+    ):
         rates(name="cosine", warmup_steps=100)
 
 
@@ -210,5 +272,7 @@ def test_plateau_divides_by_ten_when_validation_stops_improving():
         plateau = update_plateau(plateau, accuracy, factor=0.1, patience=2, higher_is_better=True)
         scales.append(float(plateau.scale))
     np.testing.assert_allclose(scales, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01], rtol=1e-6)
-    falling = update_plateau(plateau.replace(best=jnp.array(-0.3)), 0.2, 0.1, 2, higher_is_better=False)
+    falling = update_plateau(
+        plateau.replace(best=jnp.array(-0.3)), 0.2, 0.1, 2, higher_is_better=False
+    )
     assert int(falling.since) == 0 and float(falling.best) == pytest.approx(-0.2)

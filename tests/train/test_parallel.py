@@ -21,13 +21,25 @@ STEPS = 10
 def run(mode, devices, batch_norm=True, **changes):
     """(losses, final state on one device, evaluation) of a few steps."""
     norm = {"model__kwargs__batch_norm": True} if batch_norm else {}
-    config = tiny_config(parallel=mode, steps=STEPS, augment__pad_crop=2, augment__flip=True, **norm | changes)
+    config = tiny_config(
+        parallel=mode, steps=STEPS, augment__pad_crop=2, augment__flip=True, **norm | changes
+    )
     parallel = make_parallel(mode, jax.devices()[:devices])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), parallel.axis_name)
-    loop = Run(config, None, parallel, built, *(make_loader(source, parallel, config.data) for source in (train, test)))
+    loop = Run(
+        config,
+        None,
+        parallel,
+        built,
+        *(make_loader(source, parallel, config.data) for source in (train, test)),
+    )
     state, key, losses = parallel.to_steps(loop.first_state()), loop.key(), []
-    for count, batch in zip(loop._calls(0), loop.train_data.train_batches(loop.order, 0, STEPS, loop._calls(0)), strict=True):
+    for count, batch in zip(
+        loop._calls(0),
+        loop.train_data.train_batches(loop.order, 0, STEPS, loop._calls(0)),
+        strict=True,
+    ):
         state, metrics = loop.calls[count](state, loop.train_data.data, batch, key)
         losses += np.asarray(metrics)[..., built.metric_names.index("loss")].reshape(-1).tolist()
     result = evaluate(loop.eval_step, parallel, state, loop.eval_data, config.eval.batch_size)
@@ -44,10 +56,21 @@ def test_four_devices_train_as_one(on_one, mode):
     """With BatchNorm of the global batch, and augmentation."""
     losses, state, result = run(mode, 4)
     np.testing.assert_allclose(losses, on_one[0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, on_one[1].params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.model_state, on_one[1].model_state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.params,
+        on_one[1].params,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.model_state,
+        on_one[1].model_state,
+    )
     assert result["examples"] == 30
-    assert result["loss"] == pytest.approx(on_one[2]["loss"], rel=1e-4) and result["top1"] == on_one[2]["top1"]
+    assert (
+        result["loss"] == pytest.approx(on_one[2]["loss"], rel=1e-4)
+        and result["top1"] == on_one[2]["top1"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +79,36 @@ def mixed_on_one():
 
 
 MIXED = {
-    "augment__mixup": 0.5, "augment__cutmix": 1.0, "augment__repeats": 2, "augment__erasing__probability": 0.5,
-    "augment__colour_jitter__brightness": 0.4, "augment__colour_jitter__contrast": 0.4, "ema__decay": 0.9,
-    "optimizer__clip_norm": 0.5, "loss__name": "binary", "loss__threshold": 0.2,
-}  # fmt: skip
+    "augment__mixup": 0.5,
+    "augment__cutmix": 1.0,
+    "augment__repeats": 2,
+    "augment__erasing__probability": 0.5,
+    "augment__colour_jitter__brightness": 0.4,
+    "augment__colour_jitter__contrast": 0.4,
+    "ema__decay": 0.9,
+    "optimizer__clip_norm": 0.5,
+    "loss__name": "binary",
+    "loss__threshold": 0.2,
+}
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_four_devices_mix_as_one(mixed_on_one, mode):
-    """Pairs of the global batch, whichever device the other image lies on; and averages of the weights."""
+    """Pairs of the global batch, whichever device the other image lies on; and averages of the
+    weights.
+    """
     losses, state, result = run(mode, 4, **MIXED)
     np.testing.assert_allclose(losses, mixed_on_one[0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, mixed_on_one[1].params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.ema, mixed_on_one[1].ema)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        state.params,
+        mixed_on_one[1].params,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        state.ema,
+        mixed_on_one[1].ema,
+    )
     assert result["loss"] == pytest.approx(mixed_on_one[2]["loss"], rel=1e-4)
 
 
@@ -76,11 +116,17 @@ def test_dropout_is_the_same_on_four_devices_under_jit():
     dropout = {"model__kwargs__dropout": 0.5}
     one, four = run("jit", 1, **dropout), run("jit", 4, **dropout)
     np.testing.assert_allclose(four[0], one[0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), four[1].params, one[1].params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        four[1].params,
+        one[1].params,
+    )
 
 
 def test_each_device_drops_other_values_under_pmap():
-    """Four devices that see the same examples differ by their dropout alone; without the device's index they would not."""
+    """Four devices that see the same examples differ by their dropout alone; without the device's
+    index they would not.
+    """
     from jaxconv.models import create_model
     from jaxconv.train.optim import make_optimizer, make_schedule
     from jaxconv.train.state import create_state
@@ -99,10 +145,19 @@ def test_each_device_drops_other_values_under_pmap():
     optimizer = make_optimizer(config.optimizer, params)
     state = create_state(model, optimizer, jax.random.key(0), image)
     parallel = make_parallel("pmap", jax.devices()[:4])
-    step = make_train_step(model, optimizer, make_schedule(config.optimizer, 10), loss, axis_name=parallel.axis_name)
+    step = make_train_step(
+        model, optimizer, make_schedule(config.optimizer, 10), loss, axis_name=parallel.axis_name
+    )
     batch = {"image": np.ones((8, 8, 8, 1), np.float32), "label": np.zeros(8, np.int32)}
-    compiled = parallel.compile_train(lambda state, data, batch, key: step(state, batch, key), state)
-    compiled(parallel.replicate(state), parallel.replicate(np.zeros(())), parallel.shard(batch), jax.random.key(0))
+    compiled = parallel.compile_train(
+        lambda state, data, batch, key: step(state, batch, key), state
+    )
+    compiled(
+        parallel.replicate(state),
+        parallel.replicate(np.zeros(())),
+        parallel.shard(batch),
+        jax.random.key(0),
+    )
     jax.effects_barrier()
     assert len(seen) == 4
     assert len({votes.tobytes() for votes in seen}) == 4
@@ -111,14 +166,21 @@ def test_each_device_drops_other_values_under_pmap():
 def test_batch_that_does_not_divide_is_said():
     parallel = make_parallel("jit", jax.devices()[:4])
     parallel.check_batch(8, "batch_size")
-    with pytest.raises(UserError, match=r"config.batch_size is 10: 10 images / 4 devices = 2.50 is not whole; give 8 or 12"):
+    with pytest.raises(
+        UserError,
+        match=r"config.batch_size is 10: 10 images / 4 devices = 2.50 is not whole; give 8 or 12",
+    ):
         parallel.check_batch(10, "batch_size")
     with pytest.raises(UserError, match="give 4$"):
         parallel.check_batch(3, "batch_size")
 
 
 def test_fingerprint_tells_any_bit_and_not_the_sharding():
-    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones((), jnp.int32), "c": jnp.ones(3, jnp.bfloat16)}
+    tree = {
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "b": jnp.ones((), jnp.int32),
+        "c": jnp.ones(3, jnp.bfloat16),
+    }
     print_ = int(fingerprint(tree))
     assert int(fingerprint(make_parallel("jit").replicate(tree))) == print_
     for changed in (

@@ -24,18 +24,29 @@ NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
 
 
 def start(workdir, *flags, count=2, workdirs=()):
-    """The processes of one run, each with two devices; they share the workdir, or have `workdirs`."""
+    """The processes of one run, each with two devices; they share the workdir, or have
+    `workdirs`.
+    """
     workdirs = workdirs or [workdir] * count
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         subprocess.Popen(
-            command_line("train", f"--workdir={workdirs[n]}", *TINY, STEPS, *flags, f"--distributed=127.0.0.1:{port},{count},{n}"),
-            **process_settings(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command_line(
+                "train",
+                f"--workdir={workdirs[n]}",
+                *TINY,
+                STEPS,
+                *flags,
+                f"--distributed=127.0.0.1:{port},{count},{n}",
+            ),
+            **process_settings(2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def finish(running, timeout=240):
@@ -56,7 +67,9 @@ def losses(workdir):
 def wait_for(path, running, seconds=200):
     end = time.monotonic() + seconds
     while not path.exists():
-        assert time.monotonic() < end and all(process.poll() is None for process in running), [p.communicate() for p in running]
+        assert time.monotonic() < end and all(process.poll() is None for process in running), [
+            p.communicate() for p in running
+        ]
         time.sleep(0.1)
 
 
@@ -75,14 +88,19 @@ def test_two_processes_train_as_one(on_four, tmp_path, mode):
     assert codes == [0, 0], said
     assert "in 2 processes" in said[0]
     # But for gloo's lines, which its threads write into one another.
-    gloo = r"\[Gloo\] Rank \d+|is connected to \d+ peer ranks?\.|Expected number of connected peer ranks is : \d+"
+    gloo = (
+        r"\[Gloo\] Rank \d+|is connected to \d+ peer ranks?\.|Expected number of connected peer "
+        r"ranks is : \d+"
+    )
     assert not re.sub(gloo, "", said[1]).strip(), said[1]
     np.testing.assert_allclose(losses(tmp_path), losses(on_four), rtol=1e-4)
     # The checkpoint of 2 x 2 devices restores on one, and on eight.
     one = command("evaluate", f"--workdir={tmp_path}")
     eight = command("evaluate", f"--workdir={tmp_path}", devices=8)
     assert one.returncode == eight.returncode == 0, one.stderr + eight.stderr
-    assert json.loads(eight.stdout.splitlines()[-1])["loss"] == pytest.approx(json.loads(one.stdout.splitlines()[-1])["loss"], rel=1e-5)
+    assert json.loads(eight.stdout.splitlines()[-1])["loss"] == pytest.approx(
+        json.loads(one.stdout.splitlines()[-1])["loss"], rel=1e-5
+    )
 
 
 def test_streamed_from_two_processes(tmp_path):
@@ -90,7 +108,11 @@ def test_streamed_from_two_processes(tmp_path):
     from tests.conftest import write_images
 
     write_images(tmp_path / "images", count=12)
-    flags = [f"--config.data.source=folder:{tmp_path / 'images'}", "--config.data.resident_limit=0", "--config.augment.mixup=0.2"]
+    flags = [
+        f"--config.data.source=folder:{tmp_path / 'images'}",
+        "--config.data.resident_limit=0",
+        "--config.augment.mixup=0.2",
+    ]
     codes, said = finish(start(tmp_path / "two", *flags, "--config.log.report=True"))
     assert codes == [0, 0], said
     assert "the run has several processes" in (tmp_path / "two" / "report.html").read_text()
@@ -109,7 +131,9 @@ def test_a_killed_process_stops_the_other_and_the_job_goes_on_exactly(tmp_path):
     codes, said = finish(running, timeout=60)
     assert time.monotonic() - begun < 60
     # By our own message, or, where JAX's service noticed first, by its.
-    assert codes[0] not in (0, 1) and ("another process of the run is gone" in said[0] or "another task died" in said[0]), said
+    assert codes[0] not in (0, 1) and (
+        "another process of the run is gone" in said[0] or "another task died" in said[0]
+    ), said
     codes, said = finish(start(tmp_path / "killed"))
     assert codes == [0, 0], said
     states = [restore_run(tmp_path / name)[0] for name in ("straight", "killed")]
@@ -122,37 +146,65 @@ def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
     assert codes == [0, 0]
     codes, said = finish(start(tmp_path, "--config.optimizer.momentum=0.5"))
     assert codes == [1, 1]
-    assert "holds a run with another config" in said[0] and "the first process of the run stopped" in said[1]
+    assert (
+        "holds a run with another config" in said[0]
+        and "the first process of the run stopped" in said[1]
+    )
     assert not any("Traceback" in text for text in said), said
 
 
 def test_a_workdir_that_is_not_shared_is_said(tmp_path):
-    codes, said = finish(start(tmp_path, workdirs=[tmp_path / "one", tmp_path / "two"]), timeout=120)
-    assert codes == [2, 2] and all("is not the same folder for all processes of the run" in text for text in said), said
-    assert not any("Traceback" in text for text in said) and not (tmp_path / "one" / "config.json").exists(), said
+    codes, said = finish(
+        start(tmp_path, workdirs=[tmp_path / "one", tmp_path / "two"]), timeout=120
+    )
+    assert codes == [2, 2] and all(
+        "is not the same folder for all processes of the run" in text for text in said
+    ), said
+    assert (
+        not any("Traceback" in text for text in said)
+        and not (tmp_path / "one" / "config.json").exists()
+    ), said
 
 
 @pytest.mark.parametrize("count, several", [(1, 1), (2, 1), (2, 3)])
 def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count, several):
-    flags = ("--config.steps=4000", "--config.checkpoint.every=4000", "--config.eval.every=4000", f"--config.steps_per_call={several}")
+    flags = (
+        "--config.steps=4000",
+        "--config.checkpoint.every=4000",
+        "--config.eval.every=4000",
+        f"--config.steps_per_call={several}",
+    )
     running = start(tmp_path / "stopped", *flags, count=count)
     wait_for(tmp_path / "stopped" / "metrics.jsonl", running)
     time.sleep(1)
     running[-1].send_signal(signal.SIGTERM)
     codes, said = finish(running, timeout=120)
     assert codes == [75] * count, said
-    assert "stopped by SIGTERM after step" in said[0] and not any("Traceback" in text for text in said), said
-    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir() if path.name.isdecimal()] != []
+    assert "stopped by SIGTERM after step" in said[0] and not any(
+        "Traceback" in text for text in said
+    ), said
+    assert [
+        path.name
+        for path in (tmp_path / "stopped" / "checkpoints").iterdir()
+        if path.name.isdecimal()
+    ] != []
 
 
 def test_sigterm_before_the_first_step_is_a_preemption_too(tmp_path):
     running = subprocess.Popen(
-        command_line("train", f"--workdir={tmp_path}", *TINY, STEPS), **process_settings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command_line("train", f"--workdir={tmp_path}", *TINY, STEPS),
+        **process_settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     wait_for(tmp_path / ".lock", [running])
     running.send_signal(signal.SIGTERM)
     codes, said = finish([running])
-    assert codes == [75] and "stopped by SIGTERM, with nothing to save" in said[0] and "Traceback" not in said[0], said
+    assert (
+        codes == [75]
+        and "stopped by SIGTERM, with nothing to save" in said[0]
+        and "Traceback" not in said[0]
+    ), said
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
@@ -169,25 +221,40 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device
         return reached(self)
 
     monkeypatch.setattr(processes.Preemption, "reached", signalled)
-    with pytest.raises(UserError, match="stopped by SIGTERM after step 6, which is saved") as stopped:
+    with pytest.raises(
+        UserError, match="stopped by SIGTERM after step 6, which is saved"
+    ) as stopped:
         train(tiny_config(), str(tmp_path / "b"), devices=one_device)
     assert stopped.value.exit_code == 75
     assert train(tiny_config(), str(tmp_path / "b"), devices=one_device) == straight
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.parametrize("how", ["10.0.0.1,2,0", "10.0.0.1:8476", "10.0.0.1:8476,2", "10.0.0.1:8476,two,0", "maybe"])
+@pytest.mark.parametrize(
+    "how", ["10.0.0.1,2,0", "10.0.0.1:8476", "10.0.0.1:8476,2", "10.0.0.1:8476,two,0", "maybe"]
+)
 def test_how_to_find_the_others_is_checked(tmp_path, how):
-    assert_one_line_error(command("train", f"--workdir={tmp_path}", *TINY, STEPS, f"--distributed={how}"), 2, "must be auto, on, off")
+    assert_one_line_error(
+        command("train", f"--workdir={tmp_path}", *TINY, STEPS, f"--distributed={how}"),
+        2,
+        "must be auto, on, off",
+    )
 
 
 def test_a_process_beyond_the_last_is_said(tmp_path):
-    process = command("train", f"--workdir={tmp_path}", *TINY, STEPS, "--distributed=127.0.0.1:1,2,2")
+    process = command(
+        "train", f"--workdir={tmp_path}", *TINY, STEPS, "--distributed=127.0.0.1:1,2,2"
+    )
     assert_one_line_error(process, 2, "the last of 2 is 1")
 
 
 def test_launchers_are_told_by_their_variables(monkeypatch):
-    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES", *processes._OF_SLURM):
+    for name in (
+        "SLURM_NTASKS",
+        "OMPI_COMM_WORLD_SIZE",
+        "TPU_WORKER_HOSTNAMES",
+        *processes._OF_SLURM,
+    ):
         monkeypatch.delenv(name, raising=False)
     assert not processes._several()
     monkeypatch.setenv("SLURM_NTASKS", "4")

@@ -7,10 +7,25 @@ import pytest
 from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.train.watch import MetricsLog, Stopwatch
-from jaxconv.train.workdir import begin_or_compare, in_use, locked, open_workdir, read_metrics, saved_config, saved_data, write_json
+from jaxconv.train.workdir import (
+    begin_or_compare,
+    in_use,
+    locked,
+    open_workdir,
+    read_metrics,
+    saved_config,
+    saved_data,
+    write_json,
+)
 from tests.conftest import tiny_config
 
-DATA = {"image_shape": [8, 8, 1], "kind": "image", "cropped": False, "class_names": ["o", "x"], "train_examples": 10}
+DATA = {
+    "image_shape": [8, 8, 1],
+    "kind": "image",
+    "cropped": False,
+    "class_names": ["o", "x"],
+    "train_examples": 10,
+}
 
 
 def begin(folder, config, restart=False):
@@ -34,7 +49,10 @@ def test_run_older_than_a_key(tmp_path):
     given = json.loads(path.read_text())
     del given["log"]["report"], given["parallel"]
     write_json(path, given)
-    assert saved_config(tmp_path / "run").log.report is True and saved_config(tmp_path / "run").parallel == "jit"
+    assert (
+        saved_config(tmp_path / "run").log.report is True
+        and saved_config(tmp_path / "run").parallel == "jit"
+    )
     begin(tmp_path / "run", tiny_config())
     del given["ema"]
     write_json(path, given)
@@ -54,7 +72,9 @@ def test_another_run_is_refused_or_moved_aside(tmp_path):
     folder = tmp_path / "run"
     begin(folder, tiny_config())
     (folder / "kept").write_text("kept")
-    with pytest.raises(UserError, match="holds a run with another config: seed .0 there, 1 here.; .*--restart"):
+    with pytest.raises(
+        UserError, match="holds a run with another config: seed .0 there, 1 here.; .*--restart"
+    ):
         open_workdir(folder, tiny_config(seed=1), restart=False)
     for number in (1, 2):
         begin(folder, tiny_config(seed=number), restart=True)
@@ -74,12 +94,18 @@ def test_two_processes_cannot_train_in_one_workdir(tmp_path):
 
 def test_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written .Not a directory.; give a folder that can"):
+    with pytest.raises(
+        UserError, match="cannot be written .Not a directory.; give a folder that can"
+    ):
         open_workdir(tmp_path / "file" / "run", tiny_config(), restart=False)
     with pytest.raises(UserError, match="holds no run"):
         saved_config(tmp_path)
     write_json(tmp_path / "config.json", {})
-    with pytest.raises(UserError, match="holds a run that this version of jaxconv cannot go on with .*is missing.* by --restart"):
+    with pytest.raises(
+        UserError,
+        match="holds a run that this version of jaxconv cannot go on with .*is missing.* by "
+        "--restart",
+    ):
         saved_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: cannot be read"):
@@ -97,7 +123,10 @@ def test_run_that_never_began_blocks_nothing(tmp_path):
 
 def test_data_that_changed_is_noticed(tmp_path):
     begin(tmp_path, tiny_config())
-    with pytest.raises(UserError, match="the data has changed since the run began: train_examples was 10, now it is 11"):
+    with pytest.raises(
+        UserError,
+        match="the data has changed since the run began: train_examples was 10, now it is 11",
+    ):
         begin_or_compare(tmp_path, tiny_config(), DATA | {"train_examples": 11})
 
 
@@ -117,7 +146,9 @@ def test_paths(tmp_path, monkeypatch):
     assert expand("~/run") == tmp_path / "run"
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
-    with pytest.raises(UserError, match="--out=gs://bucket/run: must be a folder of this machine's"):
+    with pytest.raises(
+        UserError, match="--out=gs://bucket/run: must be a folder of this machine's"
+    ):
         expand("gs://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
         expand("~nobody-of-this-name/x")
@@ -129,18 +160,26 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         log.write({"step": step, "train/loss": 1 / step})
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('\n{}\n5\n{"step": 20, "train/lo')  # blank and foreign lines, and a kill in the middle of one
+        file.write(
+            '\n{}\n5\n{"step": 20, "train/lo'
+        )  # blank and foreign lines, and a kill in the middle of one
     log = MetricsLog(tmp_path, step=10, tensorboard=True)
     log.write({"step": 15, "train/loss": 0.5})
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows == [{"step": 5, "train/loss": 0.2}, {"step": 10, "train/loss": 0.1}, {"step": 15, "train/loss": 0.5}]
+    assert rows == [
+        {"step": 5, "train/loss": 0.2},
+        {"step": 10, "train/loss": 0.1},
+        {"step": 15, "train/loss": 0.5},
+    ]
     assert read_metrics(tmp_path, up_to=10) == rows[:2]
     assert tensorboard_scalars(tmp_path / "tensorboard") == [(5, 0.2), (10, 0.1), (15, 0.5)]
 
 
 def tensorboard_scalars(folder):
-    """(step, value) of every scalar in TensorBoard's files: length, checksum, event, checksum each."""
+    """(step, value) of every scalar in TensorBoard's files: length, checksum, event, checksum
+    each.
+    """
     import struct
 
     from tensorboardX.proto.event_pb2 import Event
@@ -151,7 +190,9 @@ def tensorboard_scalars(folder):
         while content:
             (length,) = struct.unpack("<Q", content[:8])
             event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
-            found += [(event.step, pytest.approx(value.simple_value)) for value in event.summary.value]
+            found += [
+                (event.step, pytest.approx(value.simple_value)) for value in event.summary.value
+            ]
     return found
 
 
