@@ -19,7 +19,7 @@ from jaxconv.config import small as shrink
 
 
 class Net(nn.Module):
-    """Two convolutions, the mean of each feature map, votes."""
+    """Two convolutions, the mean of each feature map, logits."""
 
     num_classes: int
     filters: int = 16
@@ -34,17 +34,19 @@ class Net(nn.Module):
         return nn.Dense(self.num_classes, name="votes")(x.mean(axis=(1, 2))).astype(jnp.float32)
 
 
-def focal(votes, target):
+def focal(logits, target):
     """The focal loss (Lin et al. 2017, arXiv:1708.02002) with gamma 2: examples that are nearly
     right count little.
     """
-    log_probability = jnp.take_along_axis(jax.nn.log_softmax(votes), target[:, None], axis=-1)[:, 0]
+    log_probability = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=-1)[
+        :, 0
+    ]
     return -((1 - jnp.exp(log_probability)) ** 2) * log_probability
 
 
-def confidence(votes, label):
+def confidence(logits, label):
     """The probability of the class that was chosen, right or wrong."""
-    return jax.nn.softmax(votes).max(axis=-1)
+    return jax.nn.softmax(logits).max(axis=-1)
 
 
 def dim(key, batch):

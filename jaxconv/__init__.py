@@ -2,8 +2,7 @@
 command.
 """
 
-from jaxconv import arithmetic, layers
-from jaxconv.interop.torchvision import load_torchvision
+from jaxconv import arithmetic, layers, moved
 from jaxconv.models import (
     ModelInfo,
     create_model,
@@ -17,6 +16,9 @@ from jaxconv.summary import FeatureMap, Summary, feature_info, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
+from jaxconv.weights.torchvision import load_torchvision
+
+moved.install()
 
 __all__ = [
     "FeatureMap",

@@ -5,10 +5,11 @@ not at all.
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxconv.errors import UserError, nearest
+from jaxconv.errors import UserError, in_words, nearest
 
 
 def expand(path: str, option: str = "--workdir") -> Path:
@@ -65,3 +66,42 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new(out: str) -> Path:
+    """The folder `out`, not yet there or empty; raises UserError where it holds something."""
+    folder = expand(out, "--out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
+    return folder
+
+
+@contextlib.contextmanager
+def new_folder(out: str) -> Iterator[Path]:
+    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole
+    or not at all.
+
+    Raises:
+      UserError: `out` holds something, or cannot be written.
+    """
+    try:
+        folder = check_new(out)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            yield whole
+            whole.replace(folder)
+    except UserError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
+        raise UserError(
+            f"--out={out}: cannot be written ({in_words(error)}); give a folder that can",
+            exit_code=1,
+        ) from error

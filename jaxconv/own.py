@@ -3,9 +3,9 @@
 
 --config.model.name=nets.py:Net            called as Net(num_classes=, dtype=,
                                            **config.model.kwargs); gives a Linen module
---config.loss.name=losses.py:focal         (votes [N, K], target [N] int32 or [N, K] float32) -> [N]
-                                           float32
---config.eval.metrics=metrics.py:top5      (votes [N, K], label [N] int32) -> [N] float32; several
+--config.loss.name=losses.py:focal         (logits [N, K], target [N] int32 or [N, K] float32) ->
+                                           [N] float32
+--config.eval.metrics=metrics.py:top5      (logits [N, K], label [N] int32) -> [N] float32; several
                                            with spaces between
 --config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
                                            scale from 0 to 1

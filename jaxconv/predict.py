@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.data.folder import KINDS, read_content
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
 from jaxconv.data.wordnet import readable
 from jaxconv.errors import UserError
-from jaxconv.interop.export import Predictor
+from jaxconv.weights.export import Predictor
 
 SUFFIXES = {"image": KINDS["image"], "signal": KINDS["sound"] + KINDS["volume"], "text": (".txt",)}
 
@@ -50,7 +51,7 @@ class Item:
         return f"{self.file}, line {self.line}" if self.line else self.file
 
 
-class Given:
+class GivenRecords:
     """Items as records: the label is the item's place."""
 
     has_labels = True
@@ -169,7 +170,7 @@ def _items_of(item: Item, kind: str) -> list[Item]:
     ]
 
 
-def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iterator[Prediction]:
+def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> Iterator[Prediction]:
     """Predict each item that can be read, in order; of each other one, a warning is logged.
 
     Args:
@@ -181,7 +182,7 @@ def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iter
       UserError: the decoder is not installed.
     """
     source = open_given(
-        Given(items), network.description["reading"], network.kind, network.input_shape
+        GivenRecords(items), network.description["reading"], network.kind, network.input_shape
     )
     # All batches have one size, filled up at the end, so that the network is compiled once.
     for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
@@ -194,3 +195,6 @@ def predictions(network: Predictor, items: Sequence[Item], top: int = 5) -> Iter
                 names,
                 tuple(float(probabilities[row][k]) for k in best),
             )
+
+
+__getattr__ = moved.names_of(__name__)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.files import whole_file
+from jaxconv.drawing.parts import share
 from jaxconv.grid import Trial, name_of, text_of
-from jaxconv.look.curves import sweep_curves
 from jaxconv.train.build import total_steps
-from jaxconv.train.workdir import read_metrics, saved_config, saved_data, write_json, write_lines
+from jaxconv.train.workdir import read_metrics, saved_config, saved_data
 
 # The last line of the log of a run that failed begins with it; launch/common.sh writes it too.
 FAILED = "stopped with exit code"
@@ -176,11 +175,6 @@ def _figure(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def share(value: float | None) -> str:
-    """A share as per cent, such as `80.40 %`; `-` for None."""
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
 def _spread(
     mean: float | None, deviation: float | None, show: Callable[[float | None], str]
 ) -> str:
@@ -203,49 +197,3 @@ def _lines(table: Sequence[Sequence[str]], texts: int) -> str:
         for cells in table
     ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (aligned[0], rule, *aligned[1:]))
-
-
-def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
-    """Write sweep.json, sweep.md and sweep.png as the runs stand now; returns the rows, one a
-    run.
-    """
-    rows = [standing(trial, workdir) for trial in trials]
-    write_json(workdir / "sweep.json", {"runs": rows, "over_seeds": over_seeds(rows)})
-    write_lines(workdir / "sweep.md", [markdown(rows)])
-    curves = {trial.name: read_metrics(workdir / trial.name) for trial in trials}
-    key = _number_key(rows)
-    figure = sweep_curves(curves, key, _against(rows, key) if key else {})
-    with whole_file(workdir / "sweep.png") as temporary:
-        figure.savefig(temporary, dpi=120)
-    return rows
-
-
-def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The first key of the grid whose values are several numbers, the seed apart; or nothing."""
-    for key in rows[0]["values"]:
-        values = {row["values"][key] for row in rows}
-        if (
-            key != "seed"
-            and len(values) > 1
-            and all(type(value) in (int, float) for value in values)
-        ):
-            return key
-    return ""
-
-
-def _against(
-    rows: Sequence[Mapping[str, Any]], key: str
-) -> dict[str, list[tuple[float, float, float]]]:
-    """The value of a key, the loss and the accuracy of each finished run, by what differs besides
-    this key and the seed.
-    """
-    series: dict[str, list[tuple[float, float, float]]] = {}
-    for row in rows:
-        if row["state"] == "finished":
-            others = {
-                name: value for name, value in row["values"].items() if name not in (key, "seed")
-            }
-            series.setdefault(name_of(others), []).append(
-                (row["values"][key], row["loss"], row["top1"])
-            )
-    return series

@@ -233,7 +233,7 @@ def summarize(
       dtype: of the input.
       optimizer: for the memory of its state; by default SGD with momentum.
       compile_step: compile a training step too, and add XLA's own figures; for modules that return
-        votes [N, K].
+        logits [N, K].
       **call: further keyword arguments for the module's call.
 
     Raises:

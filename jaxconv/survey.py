@@ -15,7 +15,7 @@ from jaxconv.data.interface import Arrays, DamagedError, Source, describe, evenl
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
-from jaxconv.data.stored import Stored
+from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
 from jaxconv.train.build import make_transforms
@@ -59,7 +59,7 @@ def draw_samples(
     source: Source, images: np.ndarray, labels: np.ndarray, config: Any, png: Path
 ) -> None:
     """Draw the first of a batch, as the network gets it, into a PNG file."""
-    from jaxconv.look.samples import sample_grid, text_grid
+    from jaxconv.drawing.samples import sample_grid, text_grid
 
     images, labels = images[:_SHOWN], labels[:_SHOWN]
     if source.element.kind == "text":
@@ -88,7 +88,7 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(lambda i: _look(source, int(i)), sample))
     good = [found for found in looked if not isinstance(found, str)]
-    known = not isinstance(source, Stored) or source.records.has_labels
+    known = not isinstance(source, StoredSource) or source.records.has_labels
     labels = source.labels_of_all() if known else np.array([label for label, _, _ in good], int)
     sizes: dict[str, int] = {}
     for _, size, _ in good:
@@ -130,12 +130,12 @@ def _look(source: Source, i: int) -> tuple[int, str, tuple[Any, ...]] | str:
     try:
         # Around the source's own check of the form, so that sizes may differ.
         payload, label = (
-            source.records[i] if isinstance(source, Stored) else source.read(i).values()
+            source.records[i] if isinstance(source, StoredSource) else source.read(i).values()
         )
-        element = source.decode(payload, (0, i)) if isinstance(source, Stored) else payload
+        element = source.decode(payload, (0, i)) if isinstance(source, StoredSource) else payload
     except DamagedError as error:
         return str(error)
-    if isinstance(source, Stored):
+    if isinstance(source, StoredSource):
         source.check_label(i, label)
     values = (
         (element / 255 if element.dtype == np.uint8 else element)

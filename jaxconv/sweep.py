@@ -21,13 +21,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from jaxconv.config import differing_keys, flatten
+from jaxconv.drawing.parts import share
 from jaxconv.errors import PREEMPTED, UserError, nearest
-from jaxconv.files import expand
-from jaxconv.grid import Trial, make_trials
-from jaxconv.results import FAILED, markdown, share, standing, write_table
-from jaxconv.train.workdir import locked, saved_config, write_lines
+from jaxconv.files import expand, whole_file
+from jaxconv.grid import Trial, make_trials, name_of
+from jaxconv.look.curves import sweep_curves
+from jaxconv.results import FAILED, markdown, over_seeds, standing
+from jaxconv.train.workdir import locked, read_metrics, saved_config, write_json, write_lines
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,52 @@ def sweep(
         log.warning("told to stop; the same command goes on")
         return PREEMPTED
     return 1 if any(row["state"] == "failed" for row in rows) else 0
+
+
+def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
+    """Write sweep.json, sweep.md and sweep.png as the runs stand now; returns the rows, one a
+    run.
+    """
+    rows = [standing(trial, workdir) for trial in trials]
+    write_json(workdir / "sweep.json", {"runs": rows, "over_seeds": over_seeds(rows)})
+    write_lines(workdir / "sweep.md", [markdown(rows)])
+    curves = {trial.name: read_metrics(workdir / trial.name) for trial in trials}
+    key = _number_key(rows)
+    figure = sweep_curves(curves, key, _against(rows, key) if key else {})
+    with whole_file(workdir / "sweep.png") as temporary:
+        figure.savefig(temporary, dpi=120)
+    return rows
+
+
+def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The first key of the grid whose values are several numbers, the seed apart; or nothing."""
+    for key in rows[0]["values"]:
+        values = {row["values"][key] for row in rows}
+        if (
+            key != "seed"
+            and len(values) > 1
+            and all(type(value) in (int, float) for value in values)
+        ):
+            return key
+    return ""
+
+
+def _against(
+    rows: Sequence[Mapping[str, Any]], key: str
+) -> dict[str, list[tuple[float, float, float]]]:
+    """The value of a key, the loss and the accuracy of each finished run, by what differs besides
+    this key and the seed.
+    """
+    series: dict[str, list[tuple[float, float, float]]] = {}
+    for row in rows:
+        if row["state"] == "finished":
+            others = {
+                name: value for name, value in row["values"].items() if name not in (key, "seed")
+            }
+            series.setdefault(name_of(others), []).append(
+                (row["values"][key], row["loss"], row["top1"])
+            )
+    return series
 
 
 def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:

@@ -11,8 +11,8 @@ from jaxconv.config import load_config, thinner
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
+from jaxconv.run import train
 from jaxconv.train.build import build
-from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import ROOT
 

@@ -8,23 +8,23 @@ import pytest
 import jaxconv
 from jaxconv.config import load_config
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_workdir
+from jaxconv.evaluation.evaluation import evaluate_workdir
 from jaxconv.own import is_own, own
-from jaxconv.train.start import train
+from jaxconv.run import train
 from tests.conftest import ROOT, command, tiny_config
 
 PIECES = """
 import jax, jax.numpy as jnp
-def margin(votes, target):
-    return jnp.square(votes - jax.nn.one_hot(target, votes.shape[-1])).sum(-1)
-def always(votes, label):
+def margin(logits, target):
+    return jnp.square(logits - jax.nn.one_hot(target, logits.shape[-1])).sum(-1)
+def always(logits, label):
     return jnp.full(label.shape, 0.25)
 def black(key, batch):
     return batch | {"image": jnp.zeros_like(batch["image"])}
-def mean_of_all(votes, target):
-    return jnp.mean(votes)
-def wants_shares(votes, target):
-    return (votes * target).sum(-1)
+def mean_of_all(logits, target):
+    return jnp.mean(logits)
+def wants_shares(logits, target):
+    return (logits * target).sum(-1)
 def cut(key, batch):
     return batch | {"image": batch["image"][:, 1:]}
 def no_network(num_classes, dtype):

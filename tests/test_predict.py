@@ -15,10 +15,10 @@ from jaxconv.data.interface import DamagedError
 from jaxconv.data.sources import open_given, open_source, reading_of
 from jaxconv.data.wordnet import readable
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_workdir
-from jaxconv.interop.export import export_workdir, load_exported, load_run
-from jaxconv.predict import Given, Item, find_items, predictions
-from jaxconv.train.start import train
+from jaxconv.evaluation.evaluation import evaluate_workdir
+from jaxconv.predict import GivenRecords, Item, find_items, predict_items
+from jaxconv.run import train
+from jaxconv.weights.export import export_workdir, load_exported, load_run
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 
 CLASSES = ("cat", "dog", "hen", "owl", "pig", "rat")
@@ -78,7 +78,7 @@ def test_predictions_are_what_evaluation_counts(photographs, networks):
     assert 0 < evaluated["top1"] < 1
     for network in networks:
         items = find_items([str(photographs / "images" / "train")], "image")
-        found = list(predictions(network, items, top=6))
+        found = list(predict_items(network, items, top=6))
         assert [prediction.item for prediction in found] == items and len(items) == evaluated[
             "examples"
         ] == 42
@@ -107,7 +107,7 @@ def test_probabilities_are_the_network_s_on_the_source_s_examples(photographs, n
     images = np.stack([source[i]["image"] for i in range(len(source))])
     expected = network.predict(images)
     found = list(
-        predictions(network, find_items([str(photographs / "images" / "test")], "image"), top=6)
+        predict_items(network, find_items([str(photographs / "images" / "test")], "image"), top=6)
     )
     for row, prediction in zip(expected, found, strict=True):
         ordered = [prediction.probabilities[prediction.classes.index(name)] for name in CLASSES]
@@ -118,7 +118,10 @@ def given(paths, config, source):
     element = source.element
     files = [Item(str(path), path) for path in paths]
     return open_given(
-        Given(files), reading_of(config, element.kind, element.shape), element.kind, element.shape
+        GivenRecords(files),
+        reading_of(config, element.kind, element.shape),
+        element.kind,
+        element.shape,
     )
 
 
@@ -227,12 +230,12 @@ def test_texts_are_the_same_codes(tmp_path, sentences):
     (tmp_path / "lines.txt").write_bytes("fine\n\npoor ñ\r\nlonger than twelve bytes".encode())
     items = find_items([str(tmp_path / "lines.txt")], "text")
     assert [str(item) for item in items] == [f"{tmp_path}/lines.txt, line {n}" for n in (1, 3, 4)]
-    found = open_given(Given(items), reading_of(config, "text", (12,)), "text", (12,))
+    found = open_given(GivenRecords(items), reading_of(config, "text", (12,)), "text", (12,))
     for i in range(3):
         np.testing.assert_array_equal(found[i]["image"], source[i]["image"])
     network = load_run(str(sentences))
     for prediction, text in zip(
-        predictions(network, items), ("fine", "poor ñ", "longer than twelve bytes"), strict=True
+        predict_items(network, items), ("fine", "poor ñ", "longer than twelve bytes"), strict=True
     ):
         codes = np.frombuffer(text.encode().ljust(48, b"\0"), np.uint8)
         assert prediction.probabilities[0] == pytest.approx(
@@ -261,7 +264,7 @@ def test_volumes_are_predicted_as_they_are_evaluated(tmp_path):
         np.save(tmp_path / f"{i}.npy", source[i]["image"][..., 0])
     for network in (load_run(run), load_exported(out)):
         found = list(
-            predictions(
+            predict_items(
                 network, find_items([str(tmp_path / f"{i}.npy") for i in range(9)], "signal")
             )
         )
@@ -329,7 +332,7 @@ def test_the_command(photographs, networks, tmp_path):
     )
     run = command("predict", image, f"--workdir={photographs / 'run'}")
     assert run.returncode == 0 and run.stderr == "", run.stderr
-    expected = next(iter(predictions(networks[0], [Item(str(image), image)])))
+    expected = next(iter(predict_items(networks[0], [Item(str(image), image)])))
     assert run.stdout == expected.rows() + "\n"
     assert len(run.stdout.splitlines()) == 6 and run.stdout.splitlines()[0] == str(image)
     exported = command(
@@ -365,7 +368,7 @@ def test_standard_input(photographs, sentences, networks):
     with open(image, "rb") as file:
         process = command("predict", "-", "--json", f"--exported={photographs / 'out'}", stdin=file)
     assert process.returncode == 0, process.stderr
-    expected = next(iter(predictions(networks[1], [Item("-", image)]))).as_dict()
+    expected = next(iter(predict_items(networks[1], [Item("-", image)]))).as_dict()
     assert json.loads(process.stdout) == expected | {
         "top": [row | {"probability": pytest.approx(row["probability"])} for row in expected["top"]]
     }

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv import moved
 from jaxconv.checks import check_config
 from tests.conftest import ROOT
 
@@ -30,29 +31,32 @@ HEAVY = (
     "torch",
 )
 
+# Each room imports only what stands above it, and the packages have a level of their own each.
 LEVELS = [
-    {"version", "errors"},
+    {"version", "moved"},
+    {"errors"},
     {"own", "files"},
     {"arithmetic"},
     {"layers"},
     {"models"},
-    {"config", "checks"},
-    {
-        "data",
-        "train",
-        "evaluation",
-        "look",
-        "interop",
-        "receptive",
-        "program",
-        "predict",
-        "summary",
-        "survey",
-        "grid",
-        "results",
-        "sweep",
-    },
+    {"receptive"},
+    {"program"},
+    {"config"},
+    {"data"},
+    {"drawing"},
+    {"tasks"},
+    {"checks"},
+    {"train"},
+    {"evaluation"},
+    {"weights"},
+    {"predict", "grid", "summary"},
+    {"results"},
+    {"inspect"},
+    {"look"},
+    {"report"},
+    {"survey", "sweep"},
     {"playground"},
+    {"run"},
     {"commands"},
     {"__main__"},
 ]
@@ -62,8 +66,8 @@ ALWAYS_LIGHT = (
     "models",
     "train/step.py",
     "train/state.py",
-    "train/losses.py",
-    "interop/torchvision.py",
+    "tasks/classification/losses.py",
+    "weights/torchvision.py",
     "summary.py",
 )
 
@@ -78,7 +82,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import jax.numpy as jnp, jax, jaxconv
 import jaxconv.layers, jaxconv.models, jaxconv.train.step
-import jaxconv.look.attribution, jaxconv.look.zeiler
+import jaxconv.inspect.attribution, jaxconv.inspect.zeiler
 model = jaxconv.create_model("chain", 3, filters=(4,))
 variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))
 print(variables["params"]["votes"]["kernel"].shape)
@@ -149,6 +153,31 @@ def test_imports_go_one_way(path):
             assert name.split(".")[0] not in (*HEAVY, "orbax"), f"{path} imports {name}"
 
 
+def test_every_package_has_a_level_of_its_own():
+    packages = {path.parent.name for path in (ROOT / "jaxconv").glob("*/__init__.py")}
+    levels = [level & packages for level in LEVELS]
+    assert all(len(level) <= 1 for level in levels) and set().union(*levels) == packages
+
+
+@pytest.mark.parametrize("old", [*moved.MODULES, *moved.NAMES])
+def test_names_of_before_are_found_with_a_warning(old):
+    module = importlib.import_module(old)
+    for name, now in moved.NAMES.get(old, {}).items():
+        place, _, new = now.partition(":")
+        with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{new} now"):
+            assert getattr(module, name) is getattr(importlib.import_module(place), new)
+    for place in moved.MODULES.get(old, ()):
+        own = importlib.import_module(place)
+        name = next(
+            (n for n, v in vars(own).items() if getattr(v, "__module__", "") == place), None
+        )
+        if name and not name.startswith("_"):
+            with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{name} now"):
+                assert getattr(module, name) is getattr(own, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing_like_it'"):
+        module.nothing_like_it  # noqa: B018
+
+
 def test_readme_s_python_runs():
     """Every Python block of the README, one after the other in one program, with batches for the
     loop.
@@ -164,7 +193,7 @@ def test_readme_s_python_runs():
             )
         exec(block.replace("    ...\n", "    config.steps = 10\n    return config\n"), space)
     check_config(space["get_config"]())
-    assert int(space["state"].step) == 1 and space["votes"].shape == (2, 10)
+    assert int(space["state"].step) == 1 and space["logits"].shape == (2, 10)
     assert space["heat"].shape == (2, 32, 32) and space["shares"].shape == (2, 32, 32, 3)
 
 

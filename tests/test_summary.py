@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxconv
+from jaxconv.errors import human_bytes
 from jaxconv.models.notation import NotationError
 from jaxconv.program import trace
-from jaxconv.summary import human_bytes
 from tests.conftest import assert_one_line_error, command
 from tests.models.facts import GMACS
 

@@ -14,7 +14,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class PictureOption:
     """One picture.
 
     Attributes:
@@ -187,8 +187,8 @@ def _filters(args: argparse.Namespace, looked: Any) -> Any:
 def _activations(args: argparse.Namespace, looked: Any) -> Any:
     import jax
 
+    from jaxconv.inspect.inside import activations, layer_of
     from jaxconv.look.filters import activation_maps, find_kernel
-    from jaxconv.look.inside import activations, layer_of
     from jaxconv.look.opened import element_of
 
     element, _ = element_of(looked, args.image, args.example, args.split)
@@ -233,8 +233,8 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
     from jaxconv.data.interface import evenly
-    from jaxconv.look.examples import predictions
     from jaxconv.look.opened import element_of
+    from jaxconv.tasks.classification.examples import predictions
 
     if args.image:
         elements, labels = [element_of(looked, args.image)[0]], [-1]
@@ -259,7 +259,7 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
 
 def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
     """What the opened network makes of every example of a split, and the examples."""
-    from jaxconv.evaluation.run import evaluate_run
+    from jaxconv.evaluation.evaluation import evaluate_run
     from jaxconv.train.ensemble import members_of
 
     looked.source(args.split)  # says what is missing, where it is
@@ -278,8 +278,8 @@ def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
 
 
 def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.evaluation.outcomes import worst
-    from jaxconv.look.examples import mistakes
+    from jaxconv.tasks.classification.examples import mistakes
+    from jaxconv.tasks.classification.outcomes import worst
 
     found, source = _outcomes(args, looked)
     places = worst(found, args.number or 12)
@@ -294,8 +294,8 @@ def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
 
 
 def _confusions(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.evaluation.outcomes import confused_examples, confusion, most_confused
-    from jaxconv.look.examples import confusions
+    from jaxconv.tasks.classification.examples import confusions
+    from jaxconv.tasks.classification.outcomes import confused_examples, confusion, most_confused
 
     found, source = _outcomes(args, looked)
     counts, most = confusion(found), args.number or 10
@@ -310,7 +310,8 @@ def _confusions(args: argparse.Namespace, looked: Any) -> Any:
 def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     import numpy as np
 
-    from jaxconv.look.attribution import (
+    from jaxconv.drawing.samples import short_name
+    from jaxconv.inspect.attribution import (
         grad_cam,
         gradient,
         guided_backpropagation,
@@ -318,7 +319,6 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
         occlusion,
     )
     from jaxconv.look.opened import element_of
-    from jaxconv.look.samples import short_name
 
     element, label = element_of(looked, args.image, args.example, args.split)
     probabilities, inputs = looked.probabilities(element[None])[0], looked.inputs(element[None])
@@ -326,7 +326,7 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     text = looked.kind == "text"
     # Of a letter no more can be said than that it is there.
     of_values: dict[str, Any] = {
-        "gradient\nhow much the vote moves with each pixel": gradient,
+        "gradient\nhow much the logit moves with each pixel": gradient,
         "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
     }
     baseline = "an empty text" if text else "a mean image"
@@ -334,7 +334,7 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     hidden = "without some letters" if text else "under a grey square"
     integrated = functools.partial(integrated_gradients, baseline=looked.nothing)
     methods = ({} if text else of_values) | {
-        f"integrated gradients\nshares of the vote, against {baseline}": integrated,
+        f"integrated gradients\nshares of the logit, against {baseline}": integrated,
         f"Grad-CAM\nwhere {speaks} for it": functools.partial(grad_cam, layer=args.layer),
         f"occlusion\nprobability lost {hidden}": functools.partial(occlusion, **looked.hiding),
     }
@@ -352,7 +352,7 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
 def _patches(args: argparse.Namespace, looked: Any) -> Any:
     import jax
 
-    from jaxconv.look.zeiler import patches_figure, strongest_patches
+    from jaxconv.inspect.zeiler import patches_figure, strongest_patches
 
     if looked.kind != "image":
         raise UserError(f"patches are of images; this network reads {looked.kind}s")
@@ -386,44 +386,46 @@ def _winners(args: argparse.Namespace, looked: Any) -> Any:
 
 
 PICTURES = {
-    "filters": Picture(
+    "filters": PictureOption(
         "filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")
     ),
-    "activations": Picture(
+    "activations": PictureOption(
         "what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")
     ),
-    "walk": Picture(
+    "walk": PictureOption(
         "an image on its way through the network, stage by stage, to the votes",
         _walk,
         (*EXAMPLE, "number"),
     ),
-    "attribution": Picture(
+    "attribution": PictureOption(
         "which pixels, samples or letters the most probable class comes from",
         _attribution,
         (*EXAMPLE, "layer"),
     ),
-    "patches": Picture(
+    "patches": PictureOption(
         "what of a split excites the feature maps of --layer most, with its deconvnet projection",
         _patches,
         (*NETWORK, "split", "layer", "number"),
     ),
-    "predictions": Picture(
+    "predictions": PictureOption(
         "examples with their three most probable classes", _predictions, (*EXAMPLE, "number")
     ),
-    "mistakes": Picture(
+    "mistakes": PictureOption(
         "the mistakes with the highest loss", _mistakes, (*NETWORK, "split", "number")
     ),
-    "confusions": Picture(
+    "confusions": PictureOption(
         "which classes are taken for which, with examples",
         _confusions,
         (*NETWORK, "split", "number"),
     ),
-    "story": Picture(
+    "story": PictureOption(
         "error against year, depth, weights and multiply-adds, of any --workdir and --model, such "
         "as 'vgg*'",
         _story,
         ("workdir", "model"),
     ),
-    "winners": Picture("ILSVRC's winners (and VGG, second in 2014), with their depth", _winners),
-    "lecture": Picture("the lecture's X, its three features and its votes", _lecture),
+    "winners": PictureOption(
+        "ILSVRC's winners (and VGG, second in 2014), with their depth", _winners
+    ),
+    "lecture": PictureOption("the lecture's X, its three features and its votes", _lecture),
 }

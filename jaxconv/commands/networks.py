@@ -103,8 +103,8 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("convert", overrides)
-    from jaxconv.interop.weights import convert
     from jaxconv.train.watch import announce_to
+    from jaxconv.weights.convert import convert
 
     announce_to()
     print_json(convert(args.file, args.model, args.out))

@@ -62,7 +62,7 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
     import jax
 
-    from jaxconv.look.report import report, watch
+    from jaxconv.report.write import report, watch
 
     if in_use(folder) and not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")  # the run has the accelerator, and its memory

@@ -191,7 +191,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     import jax
 
     from jaxconv.files import expand
-    from jaxconv.train.start import train
+    from jaxconv.run import train
     from jaxconv.train.watch import announce_to
 
     first = jax.process_index() == 0

@@ -67,7 +67,7 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.workdir import saved_config
 
     set_up_jax(saved_config(expand(args.workdir)))
-    from jaxconv.interop.export import export_workdir
+    from jaxconv.weights.export import export_workdir
 
     written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
     shown = {
@@ -92,13 +92,13 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.workdir import saved_config
 
     set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
-    from jaxconv.interop.export import load_exported, load_run
-    from jaxconv.predict import find_items, predictions
+    from jaxconv.predict import find_items, predict_items
+    from jaxconv.weights.export import load_exported, load_run
 
     network = load_exported(args.exported) if exported else load_run(args.workdir, args.checkpoint)
     items = find_items(args.files, network.kind)
     predicted = 0
-    for prediction in predictions(network, items, args.top):
+    for prediction in predict_items(network, items, args.top):
         print_json(prediction.as_dict()) if args.json else print(prediction.rows())
         predicted += 1
     return 0 if predicted == len(items) else 1

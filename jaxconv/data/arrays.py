@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.data.interface import Arrays, DamagedError, Element
-from jaxconv.data.stored import Stored
+from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError, nearest
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
@@ -215,7 +215,7 @@ def _first_good(records: "Items") -> np.ndarray:
     raise UserError(f"none of the sequence's {len(records)} items can be read", exit_code=1)
 
 
-def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored:
+def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> StoredSource:
     """A source of any Python sequence, which is read item by item when a batch needs it, from
     several threads at once.
 
@@ -242,7 +242,7 @@ def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> Stored
     def as_it_is(element: np.ndarray, key: tuple[int, int]) -> np.ndarray:
         return element
 
-    return Stored(
+    return StoredSource(
         records,
         as_it_is,
         tuple(class_names),

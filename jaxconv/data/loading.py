@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.data.interface import Arrays, Batch, DamagedError, Source, generator
 from jaxconv.errors import UserError
 
@@ -126,7 +127,7 @@ class Order:
         return np.stack(rows) if self.axis else rows[0]
 
 
-class Resident:
+class ResidentLoader:
     """The resident way.
 
     Args:
@@ -184,7 +185,7 @@ class Resident:
             )
 
 
-class Streamed:
+class StreamedLoader:
     """The streamed way.
 
     Args:
@@ -411,12 +412,15 @@ def _chunk_size(examples: int) -> int:
     return next(size for size in range(_CHUNK, 0, -1) if examples % size == 0)
 
 
-def make_loader(source: Source, parallel: Any, settings: Any) -> Resident | Streamed:
+def make_loader(source: Source, parallel: Any, settings: Any) -> ResidentLoader | StreamedLoader:
     """The resident way for a source in memory, the streamed way for any other; `settings` is
     `config.data`.
     """
     return (
-        Resident(source, parallel)
+        ResidentLoader(source, parallel)
         if isinstance(source, Arrays)
-        else Streamed(source, parallel, settings)
+        else StreamedLoader(source, parallel, settings)
     )
+
+
+__getattr__ = moved.names_of(__name__)

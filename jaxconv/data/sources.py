@@ -29,7 +29,7 @@ from jaxconv.data.interface import (
     generator,
     size_in_words,
 )
-from jaxconv.data.stored import Records, Stored, load
+from jaxconv.data.stored import Records, StoredSource, load
 from jaxconv.errors import UserError, nearest, short
 
 TOYS = ("tones", "sentences", "solids")
@@ -78,7 +78,11 @@ def open_source(
                     f"where the network was trained with {short(like[what])}",
                     exit_code=1,
                 )
-    if isinstance(source, Stored) and not source.random and source.size <= config.resident_limit:
+    if (
+        isinstance(source, StoredSource)
+        and not source.random
+        and source.size <= config.resident_limit
+    ):
         return load(source, config.skip_unreadable, f"{config.source}, split {split!r}")
     return source
 
@@ -113,7 +117,7 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
 
 def open_given(
     records: Records, reading: dict[str, Any], kind: str, shape: tuple[int, ...]
-) -> Stored:
+) -> StoredSource:
     """Files or texts that belong to no set, decoded as the examples of a run are while evaluating.
 
     A signal comes out of a .wav file as the run's sounds do, or out of a .npy file, whose uint8 is
@@ -158,13 +162,13 @@ def open_given(
     )
 
 
-def _middles(records: Records, config: Any, channels: int) -> Stored:
+def _middles(records: Records, config: Any, channels: int) -> StoredSource:
     size, decoder = config.image_size, decode.choose_decoder(config.decoder)
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
         return decode.decode_middle(content, size, channels, decoder, config.crop_ratio)
 
-    return Stored(
+    return StoredSource(
         records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder)
     )
 
@@ -181,7 +185,7 @@ def _draw_xo(config: Any, split: str) -> Arrays:
 
 def _open_stored(
     kind: str, rest: str, config: Any, split: str, like: dict | None, augment: Any
-) -> Stored:
+) -> StoredSource:
     if kind in TOYS:
         return _open_toy(kind, config, split)
     if kind == "text":
@@ -198,9 +202,9 @@ def _open_stored(
         if what == "volume":
             return _volumes(files, classes)
         return _images(files, classes, config, augment, channels)
-    from jaxconv.data.tfds_sets import Prepared
+    from jaxconv.data.tfds_sets import PreparedSet
 
-    prepared = Prepared(rest, split, config.tfds)
+    prepared = PreparedSet(rest, split, config.tfds)
     if prepared.kind == "text":
         return _texts(prepared, prepared.class_names, config)
     if prepared.kind == "sound":
@@ -217,7 +221,7 @@ def _open_stored(
 
 def _images(
     records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int
-) -> Stored:
+) -> StoredSource:
     size = config.image_size if augment is not None else eval_size(config)
     decoder = decode.choose_decoder(config.decoder)
     # Images of one size are cropped on the device; those that are brought to one size, as they are
@@ -252,14 +256,14 @@ def _images(
         if size
         else _first(records, lambda content: decode_one(content, (0, 0))).shape
     )
-    return Stored(
+    return StoredSource(
         records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random
     )
 
 
 def _sounds(
     records: Records, classes: tuple[str, ...], config: Any, read: Callable[[Any], np.ndarray]
-) -> Stored:
+) -> StoredSource:
     audio = config.audio
     length = round(audio.rate * audio.seconds)
 
@@ -272,7 +276,7 @@ def _sounds(
         return form(signals.fit_length(read(payload), length))
 
     shape = form(np.zeros(length, np.float32)).shape
-    return Stored(
+    return StoredSource(
         records, decode_one, classes, Element(shape, "signal", "float32"), f"numpy {np.__version__}"
     )
 
@@ -284,7 +288,7 @@ def _as_sound(samples: np.ndarray) -> np.ndarray:
     return np.asarray(samples, np.float32) / 32768
 
 
-def _texts(records: Records, classes: tuple[str, ...], config: Any) -> Stored:
+def _texts(records: Records, classes: tuple[str, ...], config: Any) -> StoredSource:
     text = config.text
 
     def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
@@ -294,7 +298,7 @@ def _texts(records: Records, classes: tuple[str, ...], config: Any) -> Stored:
             text.alphabet,
         )
 
-    return Stored(
+    return StoredSource(
         records,
         decode_one,
         classes,
@@ -302,9 +306,9 @@ def _texts(records: Records, classes: tuple[str, ...], config: Any) -> Stored:
     )
 
 
-def _volumes(records: Records, classes: tuple[str, ...]) -> Stored:
+def _volumes(records: Records, classes: tuple[str, ...]) -> StoredSource:
     first = _first(records, signals.read_volume)
-    return Stored(
+    return StoredSource(
         records,
         lambda content, key: signals.read_volume(content),
         classes,
@@ -312,10 +316,10 @@ def _volumes(records: Records, classes: tuple[str, ...]) -> Stored:
     )
 
 
-def _open_toy(kind: str, config: Any, split: str) -> Stored:
+def _open_toy(kind: str, config: Any, split: str) -> StoredSource:
     toy, audio = config.toy, config.audio
     if kind == "tones":
-        tones = toys.Drawn(
+        tones = toys.DrawnRecords(
             lambda random, label: toys.draw_tone(random, label, audio.rate, audio.seconds),
             len(toys.TONES),
             split,
@@ -324,12 +328,14 @@ def _open_toy(kind: str, config: Any, split: str) -> Stored:
         return _sounds(tones, toys.TONES, config, lambda samples: samples)
     if kind == "sentences":
         return _texts(
-            toys.Drawn(toys.draw_sentence, len(toys.TOPICS), split, toy), tuple(toys.TOPICS), config
+            toys.DrawnRecords(toys.draw_sentence, len(toys.TOPICS), split, toy),
+            tuple(toys.TOPICS),
+            config,
         )
-    solids = toys.Drawn(
+    solids = toys.DrawnRecords(
         lambda random, label: toys.draw_solid(random, label, toy.size), len(toys.SOLIDS), split, toy
     )
-    return Stored(
+    return StoredSource(
         solids,
         lambda volume, key: volume,
         toys.SOLIDS,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.data.interface import Arrays, DamagedError, Element, Source, size_in_words
 from jaxconv.errors import UserError
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Records(Protocol):
-    """What a `Stored` source decodes: payloads, such as the bytes of a JPEG file, with random
+    """What a `StoredSource` decodes: payloads, such as the bytes of a JPEG file, with random
     access.
 
     Attributes:
@@ -42,7 +43,7 @@ class Records(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored(Source):
+class StoredSource(Source):
     """Labelled examples that are read and decoded when they are asked for.
 
     Attributes:
@@ -117,7 +118,7 @@ class Stored(Source):
         return self.records.checksum()
 
 
-def load(source: Stored, skip_unreadable: bool = False, what: str = "the source") -> Arrays:
+def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the source") -> Arrays:
     """Read all examples into memory.
 
     Args:
@@ -178,3 +179,6 @@ def load(source: Stored, skip_unreadable: bool = False, what: str = "the source"
         source.element.codes,
         lambda i: source.name(place[i]),
     )
+
+
+__getattr__ = moved.names_of(__name__)

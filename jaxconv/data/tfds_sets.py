@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError, short
 
@@ -24,7 +25,7 @@ _AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
 _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
 
 
-class Prepared:
+class PreparedSet:
     """Records of a prepared set: the payload is what the file holds, such as the bytes of a JPEG,
     numbers, or bytes of a text.
 
@@ -270,3 +271,6 @@ def _kind_of(feature: Any, name: str) -> str:
         "sound: set --config.data.tfds.input",
         exit_code=1,
     )
+
+
+__getattr__ = moved.names_of(__name__)

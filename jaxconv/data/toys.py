@@ -25,7 +25,7 @@ TOPICS = {
 }
 
 
-class Drawn:
+class DrawnRecords:
     """Records that are drawn when they are asked for.
 
     Args:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxconv.errors import UserError, short
-from jaxconv.evaluation.outcomes import averaged, figures, mean_and_spread
-from jaxconv.evaluation.run import Evaluation, evaluate_run
+from jaxconv.evaluation.evaluation import Evaluation, evaluate_run
 from jaxconv.files import expand
+from jaxconv.tasks.classification.outcomes import averaged, figures
+from jaxconv.train.evaluate import mean_and_spread
 from jaxconv.train.workdir import saved_config, saved_data
 
 
@@ -25,7 +26,9 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
     folders = [expand(workdir).resolve() for workdir in workdirs]
     for number, (folder, workdir) in enumerate(zip(folders, workdirs, strict=True)):
         if folder in folders[:number]:
-            raise UserError(f"--workdir={workdir}: is given twice; its vote would count twice")
+            raise UserError(
+                f"--workdir={workdir}: is given twice; its predictions would count twice"
+            )
         saved_config(folder)
         difference = _other_classes(
             saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0]

@@ -22,7 +22,7 @@ from jaxconv.models.notation import expand, parse
 from jaxconv.models.text import Text, name_layers
 from jaxconv.program import trace
 
-# (variables, images [N, H, W, C]) -> votes [N, K].
+# (variables, images [N, H, W, C]) -> logits [N, K].
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
@@ -47,7 +47,7 @@ def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> in
 
 def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
     """The network for larger images than it was trained on: (variables, images [N, H, W, C]) ->
-    votes [N, K], the mean over positions.
+    logits [N, K], the mean over positions.
 
     A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the
     training size becomes a convolution with h x w filters, of the same parameters, and those after
@@ -77,8 +77,10 @@ def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         with nn.intercept_methods(slide):
-            votes = model.apply(variables, images, train=False)
-        return votes if votes.ndim == 2 else jnp.mean(votes, axis=tuple(range(1, votes.ndim - 1)))
+            logits = model.apply(variables, images, train=False)
+        return (
+            logits if logits.ndim == 2 else jnp.mean(logits, axis=tuple(range(1, logits.ndim - 1)))
+        )
 
     return apply
 

@@ -11,19 +11,19 @@ import numpy as np
 
 from jaxconv.data.wordnet import readable, wordnet_ids
 from jaxconv.errors import short
-from jaxconv.evaluation.intervals import CONFIDENCE, intervals, on_intervals
-from jaxconv.evaluation.outcomes import (
+from jaxconv.evaluation.evaluation import Evaluation
+from jaxconv.files import whole_file
+from jaxconv.tasks.classification.intervals import CONFIDENCE, intervals, on_intervals
+from jaxconv.tasks.classification.outcomes import (
     Outcomes,
     calibration,
     confusion,
     figures,
     heights,
-    mean_and_spread,
     most_confused,
     per_class,
-)  # fmt: skip
-from jaxconv.evaluation.run import Evaluation
-from jaxconv.files import whole_file
+)
+from jaxconv.train.evaluate import mean_and_spread
 
 # What the files may be, by the option that asks for them.
 SUFFIXES = {
@@ -269,9 +269,9 @@ def _prediction_rows(outcomes: Outcomes, names: Sequence[str]) -> Iterator[list[
         *(f"{what}_{k}" for k in range(1, count + 1) for what in ("predicted", "probability")),
     ]
     for row, name in enumerate(names):
-        # By the votes: their order is that of the error rates, where probabilities may be rounded
+        # By the logits: their order is that of the error rates, where probabilities may be rounded
         # to the same number.
-        top = np.argsort(-outcomes.votes[row], kind="stable")[:count]
+        top = np.argsort(-outcomes.logits[row], kind="stable")[:count]
         said = [value for k in top for value in (classes[k], f"{probabilities[row, k]:.6g}")]
         label = outcomes.labels[row]
         yield [
@@ -291,14 +291,14 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
             rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             _write_rows(temporary, [["true \\ predicted", *names], *rows])
         else:
-            from jaxconv.look.examples import confusions
+            from jaxconv.tasks.classification.examples import confusions
 
             confusions(counts, names, title=evaluation.name).savefig(temporary, dpi=120)
 
 
 def write_reliability(path: Path, evaluation: Evaluation) -> None:
     """Draw the reliability diagram into a file."""
-    from jaxconv.look.accuracy import reliability
+    from jaxconv.tasks.classification.accuracy import reliability
 
     with whole_file(path) as temporary:
         reliability(calibration(evaluation.outcomes), evaluation.name).savefig(temporary, dpi=120)

@@ -33,9 +33,9 @@ from ml_collections import ConfigDict
 
 from jaxconv.data import decode
 from jaxconv.data.interface import Batch, Source
-from jaxconv.data.loading import Reader, Resident, Streamed, make_loader
+from jaxconv.data.loading import Reader, ResidentLoader, StreamedLoader, make_loader
 from jaxconv.data.sources import as_files, eval_size, open_source
-from jaxconv.data.stored import Stored
+from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError, nearest
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 
@@ -43,7 +43,7 @@ VIEWS = ("center", "flip", "10-crop", "dense")
 # The longest side of a whole image, in shorter sides.
 LONGEST = 3
 
-Loader = Resident | Streamed
+Loader = ResidentLoader | StreamedLoader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Pass(NamedTuple):
 
     Attributes:
       source: of the images.
-      apply: (variables, images) -> votes; None for the model's own.
+      apply: (variables, images) -> logits; None for the model's own.
       work: pixels that the network sees of each example, in images of its own size.
       whole: whether the images are of different shapes.
     """
@@ -123,7 +123,7 @@ class Pass(NamedTuple):
     def loader(self, parallel: Any, settings: Any) -> Any:
         """How batches reach the devices; `settings` is `config.data`."""
         return (
-            Grouped(self.source, parallel, settings)
+            GroupedLoader(self.source, parallel, settings)
             if self.whole
             else make_loader(self.source, parallel, settings)
         )
@@ -230,15 +230,15 @@ def ten_crops(images: jax.Array, size: int) -> jax.Array:
 
 
 def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
-    """From (variables, images [B, ...]) -> votes to the logarithms [B, K] of the mean probabilities
-    of each image's views.
+    """From (variables, images [B, ...]) -> logits to the logarithms [B, K] of the mean
+    probabilities of each image's views.
 
     Args:
       apply: the network.
       cut: images [B, ...] -> their views [B, V, ...].
     """
 
-    def votes(variables: Any, images: jax.Array) -> jax.Array:
+    def logits(variables: Any, images: jax.Array) -> jax.Array:
         views = cut(images)
         count = views.shape[1]
         # Views beside their image, so that each device keeps those of its own.
@@ -246,7 +246,7 @@ def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
         logarithms = jax.nn.log_softmax(each).reshape(-1, count, each.shape[-1])
         return jax.nn.logsumexp(logarithms, axis=1) - jnp.log(jnp.float32(count))
 
-    return votes
+    return logits
 
 
 def _dense(
@@ -270,8 +270,8 @@ def _dense(
     def read(content: bytes, key: tuple[int, int]) -> np.ndarray:
         return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder)
 
-    source = Whole(
-        **{field.name: getattr(stored, field.name) for field in dataclasses.fields(Stored)}
+    source = WholeImages(
+        **{field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)}
         | {"decode": read}
     )
     return Pass(
@@ -279,7 +279,7 @@ def _dense(
     )
 
 
-class Whole(Stored):
+class WholeImages(StoredSource):
     """Whole images, each of its own shape."""
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
@@ -288,7 +288,7 @@ class Whole(Stored):
         return {"image": self.decode(payload, key), "label": np.int32(label)}
 
 
-class Grouped:
+class GroupedLoader:
     """Batches of images of different shapes: each holds those of one shape.
 
     Args, Attributes: as of `loading.Streamed`.

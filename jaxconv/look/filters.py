@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxconv.drawing.samples import draw_example, short_name
+from jaxconv.drawing.sheet import FAINT, Sheet, new_sheet
 from jaxconv.errors import nearest
-from jaxconv.look.samples import draw_example, short_name
-from jaxconv.look.sheet import FAINT, Sheet, new_sheet
 from jaxconv.program import call_arguments, own_parameters, trace
 
 # Channels of a filter that have a tile each, and those of a filter in 1-D that are curves.
@@ -173,7 +173,7 @@ def activation_maps(
       value: the layer's output [*spatial, K] for that image, or [K].
       example: the image, as `samples.draw_example` takes it.
       layer: its name.
-      names: of the values, where they are votes for classes.
+      names: of the values, where they are logits for classes.
       most: feature maps to show, those with the largest values first.
       title: above the picture.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxconv.data import xo
-from jaxconv.look.stages import stages
+from jaxconv.inspect.stages import stages
 from jaxconv.look.walk import walk
 from jaxconv.models import from_text
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxconv import moved
 from jaxconv.config import default_config
 from jaxconv.data.interface import Batch, DamagedError, Source
 from jaxconv.data.loading import Reader
@@ -21,24 +22,24 @@ from jaxconv.data.signals import decode_text, letters_of
 from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short
-from jaxconv.evaluation.run import restore_run
 from jaxconv.files import expand
-from jaxconv.interop.export import element_shape
-from jaxconv.interop.weights import fit, load_weights
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
 from jaxconv.own import is_own
-from jaxconv.predict import Given, find_items
+from jaxconv.predict import GivenRecords, find_items
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.ensemble import members_of
+from jaxconv.train.initial import fit, load_weights
+from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.weights.export import element_shape
 
 # Of ImageNet's training images, as torchvision's weights and our recipes have them.
 _MEAN, _STD, _CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked:
+class OpenedNetwork:
     """A network to look into.
 
     Attributes:
@@ -167,7 +168,7 @@ class Looked:
             raise UserError(f"{file}: is a folder; give one file")
         shape = element_shape(self.config, self.data)
         source = open_given(
-            Given(find_items([file], self.kind)),
+            GivenRecords(find_items([file], self.kind)),
             reading_of(self.config.data, self.kind, shape),
             self.kind,
             shape,
@@ -185,7 +186,7 @@ class Looked:
             yield batch["image"][batch["mask"] > 0]
 
 
-def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looked:
+def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> OpenedNetwork:
     """The network that a run has trained.
 
     Args:
@@ -215,12 +216,12 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Looke
         f"{folder.name}: {short(config.model.name, 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
-    return Looked(
+    return OpenedNetwork(
         title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder
     )
 
 
-def open_model(name: str, weights: str = "") -> Looked:
+def open_model(name: str, weights: str = "") -> OpenedNetwork:
     """A network of the registry, for the task that it was published for.
 
     Args:
@@ -264,7 +265,7 @@ def open_model(name: str, weights: str = "") -> Looked:
     names = names if classes == len(names) else [f"class {k}" for k in range(classes)]
     data = {"image_shape": list(shape), "kind": "image", "cropped": False, "class_names": names}
     _, preprocess = make_transforms(config, data)
-    return Looked(title, model, variables, preprocess, tuple(names), config, data)
+    return OpenedNetwork(title, model, variables, preprocess, tuple(names), config, data)
 
 
 def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
@@ -282,7 +283,7 @@ def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
 
 
 def element_of(
-    looked: Looked, file: str = "", example: int = 0, split: str = ""
+    looked: OpenedNetwork, file: str = "", example: int = 0, split: str = ""
 ) -> tuple[np.ndarray, int]:
     """The element [...] of a file, or without one of an example of a split; and its label, -1 of a
     file.
@@ -291,3 +292,6 @@ def element_of(
       UserError: there is no such file or example.
     """
     return (looked.read(file), -1) if file else looked.example(example, split)
+
+
+__getattr__ = moved.names_of(__name__)

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from jaxconv.look.samples import draw_example
-from jaxconv.look.sheet import FAINT, INK, SIGNED, Sheet, new_sheet, on_colour
+from jaxconv.drawing.samples import draw_example
+from jaxconv.drawing.sheet import FAINT, INK, SIGNED, Sheet, new_sheet, on_colour
 
 # Letters in a line, and inches of one and of a line.
 _LETTERS, _WIDE, _HIGH = 80, 0.12, 0.24

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxconv.errors import UserError
 from jaxconv.files import expand
-from jaxconv.look.depth import weighted_depth
+from jaxconv.inspect.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
 from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.train.build import build_model
@@ -63,7 +63,7 @@ _MARKERS = "osD^vPX*"
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class StoryPoint:
     """One network in the story.
 
     Attributes:
@@ -108,7 +108,7 @@ def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, in
     )
 
 
-def published(name: str) -> Point:
+def published(name: str) -> StoryPoint:
     """A network of the registry, with its published errors.
 
     Raises:
@@ -118,10 +118,12 @@ def published(name: str) -> Point:
     if info.errors is None:
         raise ValueError(f"no published error of {name} is known to the registry")
     errors = (*info.errors, None)[:2]
-    return Point(name, info.data, errors, info.year, *counted(create_model(name, classes), shape))
+    return StoryPoint(
+        name, info.data, errors, info.year, *counted(create_model(name, classes), shape)
+    )
 
 
-def of_run(workdir: str) -> Point:
+def of_run(workdir: str) -> StoryPoint:
     """A run, with the error of its last evaluation, as metrics.jsonl has it; of an ensemble the
     mean over its members.
 
@@ -138,7 +140,7 @@ def of_run(workdir: str) -> Point:
     year = MODELS[name].year if name in MODELS else 0
     measured = f"{config.data.source}, split {config.data.eval_split}, own run"
     facts = counted(build_model(config.model, len(data["class_names"])), data["image_shape"])
-    return Point(
+    return StoryPoint(
         f"{folder.name} ({name})",
         measured,
         (100 - 100 * last["eval/top1"], top5),
@@ -148,7 +150,7 @@ def of_run(workdir: str) -> Point:
     )
 
 
-def story(points: Sequence[Point]) -> Figure:
+def story(points: Sequence[StoryPoint]) -> Figure:
     """Error against year, depth, parameters and multiply-adds: a row of four panels for each set
     that errors were measured on.
 
@@ -171,7 +173,7 @@ def story(points: Sequence[Point]) -> Figure:
 
 
 def _draw_set(
-    part: Any, name: str, points: Sequence[Point]
+    part: Any, name: str, points: Sequence[StoryPoint]
 ) -> list[tuple[Any, list[tuple[float, float, str]]]]:
     """The four panels of one set; returns what is to be labelled in each."""
     known = [sum(point.errors[metric] is not None for point in points) for metric in (0, 1)]

@@ -15,10 +15,10 @@ import flax.linen as nn
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxconv.drawing.samples import draw_example, short_name
+from jaxconv.drawing.sheet import CELL, FAINT, Sheet, new_sheet, printed
+from jaxconv.inspect.stages import Stage, stages
 from jaxconv.look.filters import draw_map
-from jaxconv.look.samples import draw_example, short_name
-from jaxconv.look.sheet import CELL, FAINT, Sheet, new_sheet, printed
-from jaxconv.look.stages import Stage, stages
 
 # Inches: the page, the column of words on its left, a map that is an image, and what is between two
 # rows.

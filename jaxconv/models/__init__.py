@@ -2,7 +2,7 @@
 
 model = create_model("resnet50", num_classes=10)
 variables = model.init(key, images, train=False)
-votes = model.apply(variables, images, train=False)
+logits = model.apply(variables, images, train=False)
 maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
 """
 
@@ -82,8 +82,8 @@ def create_model(
     Args:
       name: one of `list_models()`, `text:` and a text in the notation, or one's own, see
         jaxconv/own.py.
-      num_classes: votes to return; 0 returns the features that would have voted.
-      dtype: the compute type; parameters, BatchNorm statistics and votes stay float32.
+      num_classes: logits to return; 0 returns the input of the last layer, the features.
+      dtype: the compute type; parameters, BatchNorm statistics and logits stay float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
       norm_groups: parts of the batch that BatchNorm takes statistics of by itself, see
         `layers.BatchNorm`.
@@ -175,8 +175,8 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
       ValueError: no such network, or a mistake in a text.
     """
     entry = _lookup(name)
-    votes = text.votes_of(entry.arguments["text"]) if entry.module is text.Text else None
-    return entry.input_size, votes or (1000 if entry.input_size[0] > 32 else 10)
+    own = text.outputs_of(entry.arguments["text"]) if entry.module is text.Text else None
+    return entry.input_size, own or (1000 if entry.input_size[0] > 32 else 10)
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:

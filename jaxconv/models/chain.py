@@ -3,7 +3,7 @@
     N  convolutions between two poolings     `convs`
     M  stages, each with its filters         `filters`, one number a stage
     K  fully connected layers                `neurons`, one number a layer
-    SOFTMAX                                  the votes ("logits") are returned; the loss takes the
+    SOFTMAX                                  the logits are returned; the loss takes the
                                              softmax
 
 The lecture's hyperparameters are the fields: number and size of features; window and stride of
@@ -35,7 +35,7 @@ class Chain(Network):
       pool_window, pool_stride: F and S of the pooling.
       global_pool: the mean of every feature map, instead of all its values, goes to the fully
         connected layers.
-      neurons: neurons of each fully connected layer (K layers) before the votes.
+      neurons: neurons of each fully connected layer (K layers) before the logits.
       batch_norm: normalise between CONV and RELU; the convolutions then have no bias.
       dropout: share of values dropped before each fully connected layer while training.
       rounding: `floor`, `exact` or `ceil`, for convolution and pooling alike.
@@ -57,7 +57,7 @@ class Chain(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> votes [N, num_classes],
+        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> logits [N, num_classes],
         float32.
         """
         if self.pool not in ("max", "average", "none"):

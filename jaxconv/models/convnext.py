@@ -60,7 +60,7 @@ class ConvNeXt(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
         x = norm(name="stem_norm")(Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem")(x))
         x = self.note("stem", x)

@@ -50,7 +50,7 @@ class DenseNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note(
             "conv1", ConvNorm(self.width, conv, norm, filter_size=7, stride=2, name="conv1")(x)

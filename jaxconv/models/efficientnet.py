@@ -58,7 +58,7 @@ class EfficientNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools = {"conv": conv, "norm": norm, "act": nn.silu}
         x = self.note(

@@ -110,7 +110,7 @@ class GoogLeNet(Network):
 
     Attributes:
       torchvision: that library's port rather than the paper's.
-      auxiliary: have the two auxiliary classifiers. Their votes are kept in the collection
+      auxiliary: have the two auxiliary classifiers. Their logits are kept in the collection
         `auxiliary` while training.
       modules: the inception modules to have, such as `3a 4a 4d`, for a smaller network.
     """
@@ -121,7 +121,7 @@ class GoogLeNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv = self._convolution(train)
 
         def lrn(name: str, x: jax.Array) -> jax.Array:
@@ -169,15 +169,15 @@ class GoogLeNet(Network):
     def _auxiliary(
         self, name: str, x: jax.Array, conv: Callable[..., nn.Module], train: bool
     ) -> None:
-        """5x5/3 average pool, 1x1 of 128, fully connected 1024, dropout of 70%, votes."""
+        """5x5/3 average pool, 1x1 of 128, fully connected 1024, dropout of 70%, logits."""
         x = adaptive_average_pool(x, 4) if self.torchvision else average_pool(x, 5, 3, layer=name)
         x = conv(128, 1, name=f"{name}_conv")(x)
         x = relu(Dense(1024, dtype=self.dtype, name=f"{name}_fc1")(x))
-        votes = self.head(
+        logits = self.head(
             nn.Dropout(0.7, deterministic=not train, name=f"{name}_dropout")(x), f"{name}_fc2"
         )
         if train:
-            self.keep(AUXILIARY, name, (votes, LOSS_WEIGHT))
+            self.keep(AUXILIARY, name, (logits, LOSS_WEIGHT))
 
 
 PAPER = "Szegedy et al. 2014, arXiv:1409.4842"

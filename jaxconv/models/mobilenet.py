@@ -48,7 +48,7 @@ class MobileNetV1(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note(
             "conv1",
@@ -133,7 +133,7 @@ class MobileNetV2(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         tools = {"conv": conv, "norm": norm, "act": nn.relu6}
         x = self.note(
@@ -178,7 +178,7 @@ class MobileNetV3(Network):
 
     Attributes:
       rows: the units.
-      hidden: neurons of the layer before the votes.
+      hidden: neurons of the layer before the logits.
     """
 
     rows: Sequence[Row] = ()
@@ -186,7 +186,7 @@ class MobileNetV3(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
         tools = {"conv": conv, "norm": norm}
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))

@@ -23,8 +23,8 @@ class Network(nn.Module):
     """Base of the networks.
 
     Attributes:
-      num_classes: votes to return; 0 returns the features that would have voted.
-      dtype: the compute type; parameters, running statistics and votes are float32.
+      num_classes: logits to return; 0 returns the input of the last layer, the features.
+      dtype: the compute type; parameters, running statistics and logits are float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
       norm_groups: consecutive parts of the batch that BatchNorm takes statistics of by itself, see
         `layers.BatchNorm`.
@@ -72,7 +72,7 @@ class Network(nn.Module):
             self.put_variable(collection, name, value)
 
     def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
-        """The votes: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0
+        """The logits: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0
         classes its input, [N, C] float32.
         """
         if not self.num_classes:

@@ -76,7 +76,7 @@ class RegNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note("stem", ConvNorm(32, conv, norm, stride=2, name="stem")(x))
         for stage, (width, units, group_width) in enumerate(

@@ -157,7 +157,7 @@ class ResNet(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] -> votes [N, num_classes], float32."""
+        """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         tools = {"conv": conv, "norm": norm}
         stem = (3, 1) if self.small_images else (7, 2)

@@ -61,8 +61,8 @@ class Text(Network):
     """The network that a text describes.
 
     Attributes:
-      text: in the notation. A last `fc` or `conv` without a number votes for `num_classes`; with 0
-        classes it is left out.
+      text: in the notation. A last `fc` or `conv` without a number has `num_classes` outputs; with
+        0 classes it is left out.
       by_stage: name convolutions by stage, `conv2_1`, as the VGG networks do, rather than through,
         `conv3`.
     """
@@ -72,7 +72,7 @@ class Text(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[N, *spatial, C] -> votes [N, num_classes], float32."""
+        """[N, *spatial, C] -> logits [N, num_classes], float32."""
         for name, layer in name_layers(parse(self.text), self.by_stage):
             if layer.kind in ("conv", "fc") and layer.count is None and not self.num_classes:
                 continue
@@ -182,9 +182,9 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
         yield name if taken[name] == 1 else f"{name}_again{taken[name] - 1}", layer
 
 
-def votes_of(text: str) -> int | None:
-    """The number of votes that a text says itself; None where its last layer leaves it open, or
-    nothing votes.
+def outputs_of(text: str) -> int | None:
+    """The number of outputs that a text says itself; None where its last layer leaves it open, or
+    it has none.
     """
     counts = _counts(text)
     return counts[-1] if counts else None
@@ -208,12 +208,12 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
       NotationError: a mistake in the text.
       ValueError: the text leaves the number of classes open and it is not given, or the two differ.
     """
-    given, still_open = votes_of(text), None in _counts(text)
+    given, still_open = outputs_of(text), None in _counts(text)
     if num_classes is None and still_open:
         raise ValueError(f"{text!r} leaves the number of classes open; give num_classes")
     if num_classes and not still_open and given not in (None, num_classes):
         raise ValueError(
-            f"{text!r} ends in {given} votes, and there are {num_classes} classes; end it in fc"
+            f"{text!r} ends in {given} logits, and there are {num_classes} classes; end it in fc"
         )
     return Text(
         num_classes=given if num_classes is None else num_classes,

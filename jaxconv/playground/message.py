@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxconv.data import xo
 from jaxconv.errors import UserError
-from jaxconv.playground.network import Settings
+from jaxconv.playground.learner import Settings
 
 # Characters of a message that is no file.
 _TEXT = 100_000

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxconv.data.interface import evenly
-from jaxconv.look.stages import ACTIVATIONS, Stage
+from jaxconv.inspect.stages import ACTIVATIONS, Stage
 from jaxconv.program import own_parameters
 
 # Rows of a page at most: a drawing's answer is sent and painted within a few frames.
@@ -15,7 +15,7 @@ MOST = 18
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class MapRow:
     """A stage that can be shown.
 
     Attributes:
@@ -33,7 +33,7 @@ class Row:
     depth: int
 
 
-def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[Row]:
+def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[MapRow]:
     """The rows of all stages [1, h, w, k] or [1, k] but the input and the votes [1, K], which have
     places of their own.
     """
@@ -48,7 +48,7 @@ def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[R
         kind = stage.kind or ("norm" if own_parameters(variables, path) else "")
         value = stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
         rows.append(
-            Row(
+            MapRow(
                 stage.name or kind,
                 _what(kind, stage.name, after, stage.value.ndim),
                 value,
@@ -75,7 +75,7 @@ def _what(kind: str, name: str, after: str, ndim: int) -> str:
     )
 
 
-def chosen(rows: Sequence[Row], most: int = MOST) -> list[Row]:
+def chosen(rows: Sequence[MapRow], most: int = MOST) -> list[MapRow]:
     """At most so many rows of a network with more, in their order.
 
     First the norms are left out, then what is inside of blocks, the innermost first; where that
@@ -98,11 +98,11 @@ def chosen(rows: Sequence[Row], most: int = MOST) -> list[Row]:
     return [row for place in evenly(len(groups), count) for row in groups[place]]
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+def _groups(rows: Sequence[MapRow]) -> list[list[MapRow]]:
     """Rows that belong together: a layer with weights begins a group, and so does what the group
     has already.
     """
-    groups: list[list[Row]] = []
+    groups: list[list[MapRow]] = []
     for row in rows:
         if (
             not groups

@@ -17,11 +17,11 @@ import tornado.web
 
 from jaxconv.data import xo
 from jaxconv.errors import UserError
-from jaxconv.look.opened import Looked
+from jaxconv.look.opened import OpenedNetwork
+from jaxconv.playground.connection import MOST_BYTES, MOST_PAGES, Page
 from jaxconv.playground.guard import File
-from jaxconv.playground.network import LIMITS
-from jaxconv.playground.page import MOST_BYTES, MOST_PAGES, Page
-from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, Shown, make_shown
+from jaxconv.playground.learner import LIMITS
+from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, NetworkView, make_view
 from jaxconv.playground.trainer import WINDOW, Trainer
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ _GOING = 1001
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunView:
     """The network of a run, to be looked at, and its test images, read when they are asked for."""
 
     title: str
-    shown: Shown
+    shown: NetworkView
     variables: Any
     source: Any
 
@@ -61,7 +61,7 @@ class Playground:
       UserError: the run does not look at images.
     """
 
-    def __init__(self, looked: Looked | None, config: Any):
+    def __init__(self, looked: OpenedNetwork | None, config: Any):
         self.config, self.run = config, None
         if looked is None:
             self.shape: tuple[int, ...] = (
@@ -76,10 +76,10 @@ class Playground:
                     f"{looked.title}: looks at {looked.kind}s; the playground is for images"
                 )
             self.shape, self.class_names = looked.input_shape, looked.class_names
-            shown = make_shown(
+            shown = make_view(
                 looked.model, looked.preprocess, looked.variables, self.shape, self.class_names
             )
-            self.run = Run(
+            self.run = RunView(
                 looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked)
             )
         self.pages: set[Page] = set()
@@ -95,7 +95,7 @@ class Playground:
         """Whether the pictures are X's and O's, which can be drawn."""
         return self.config.data.source == "xo"
 
-    def network(self, which: str) -> tuple[str, int, Shown, Any] | None:
+    def network(self, which: str) -> tuple[str, int, NetworkView, Any] | None:
         """(title, steps, network, variables) of the run's or the trained network; None while there
         is none.
         """
@@ -166,7 +166,7 @@ class Playground:
         self.workers.shutdown()
 
 
-def _tests_of(looked: Looked) -> Any:
+def _tests_of(looked: OpenedNetwork) -> Any:
     """The run's test images; None, with a warning, where they are not there any more: the network
     can be looked at without them.
     """

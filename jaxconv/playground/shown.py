@@ -20,8 +20,8 @@ from jaxconv.data import xo
 from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
-from jaxconv.look.stages import Stage, traced_stages
-from jaxconv.playground.rows import Row, chosen, rows_of
+from jaxconv.inspect.stages import Stage, traced_stages
+from jaxconv.playground.rows import MapRow, chosen, rows_of
 
 # At most, of what is sent and drawn: maps of a stage, pixels of each way of a map, classes; of
 # stages see module rows.
@@ -54,7 +54,7 @@ class Maps:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class NetworkView:
     """A network, compiled for being looked at.
 
     Attributes:
@@ -129,13 +129,13 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def make_shown(
+def make_view(
     model: Any,
     preprocess: Callable[[dict[str, Any]], dict[str, Any]],
     variables: Any,
     shape: tuple[int, ...],
     class_names: tuple[str, ...],
-) -> Shown:
+) -> NetworkView:
     """Compile a network for being looked at.
 
     Args:
@@ -176,7 +176,7 @@ def make_shown(
             np.zeros(shape, np.uint8),
         )
     )
-    return Shown(class_names, call=compiled, **known)
+    return NetworkView(class_names, call=compiled, **known)
 
 
 def _cut(maps: jax.Array) -> jax.Array:
@@ -186,7 +186,7 @@ def _cut(maps: jax.Array) -> jax.Array:
     return maps[::step, ::step, : _MAPS if maps.shape[0] > 1 else 16 * _MAPS]
 
 
-def _describe(row: Row) -> Maps:
+def _describe(row: MapRow) -> Maps:
     return Maps(row.name, row.what, _cut(row.value).shape, row.value.shape[-1], row.value.shape[:2])
 
 

@@ -21,8 +21,8 @@ from jaxconv.data.interface import Arrays
 from jaxconv.data.loading import train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, in_words
-from jaxconv.playground.network import Built, Settings, build, check_fits, key_of
-from jaxconv.playground.shown import Shown
+from jaxconv.playground.learner import Learner, Settings, build, check_fits, key_of
+from jaxconv.playground.shown import NetworkView
 from jaxconv.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _MOST_RATE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A report: the mean loss of the steps since the one before, and the accuracy on the last
     `WINDOW` test images (NaN before any).
     """
@@ -86,7 +86,7 @@ class Trainer:
         self._closed = self._wanted = self._running = False
         self._steps, self._holders, self._seed, self._rate = 0, 0, 0, 0.005
         self._settings, self._variation = Settings(), variation_of(config)
-        self._built: Built | None = None
+        self._built: Learner | None = None
         self._state: TrainState | None = None
         self._begun: tuple[Settings, int] | None = None
         self._data: tuple[xo.Variation, Arrays, Arrays] | None = None
@@ -112,7 +112,7 @@ class Trainer:
         return self._variation
 
     @property
-    def network(self) -> tuple[Shown, Any] | None:
+    def network(self) -> tuple[NetworkView, Any] | None:
         """The network as it is now, and its variables; None before there is one."""
         with self._wake:
             return (
@@ -309,7 +309,7 @@ class Trainer:
         self._tested += 1
         points = [
             *self.points,
-            Point(self.step, float(np.mean(self._losses)), float(np.mean(self._answers))),
+            CurvePoint(self.step, float(np.mean(self._losses)), float(np.mean(self._answers))),
         ]
         # The newest stays, whatever is left out.
         self.points = points if len(points) <= _POINTS else [*points[:-1:2], points[-1]]

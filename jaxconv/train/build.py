@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.config import check_type, default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
 from jaxconv.data.loading import take
@@ -19,8 +20,8 @@ from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
 from jaxconv.own import is_own, tried
 from jaxconv.program import kept_for_gradient
+from jaxconv.tasks.classification.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
-from jaxconv.train.losses import binary_cross_entropy, cross_entropy
 from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import (
@@ -34,7 +35,7 @@ from jaxconv.train.step import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuiltRun:
     """What a config and the shape of its data determine.
 
     Attributes:
@@ -79,7 +80,7 @@ def build(
     examples: int,
     axis_name: str | None,
     form: str = "unroll",
-) -> Built:
+) -> BuiltRun:
     """Build everything, allocating nothing.
 
     Args:
@@ -160,7 +161,7 @@ def build(
         of_all = over_members(
             train_on_indices, form, (0, None, 0 if members.own_batches else None, 0, 0)
         )
-    return Built(
+    return BuiltRun(
         classes=num_classes,
         total_steps=steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
@@ -193,7 +194,7 @@ def build_eval_step(
       config: the whole config.
       model: see `build_model`.
       preprocess: see `make_transforms`.
-      num_classes: that the model votes for.
+      num_classes: that the model tells apart.
       axis_name, form: as in `build`.
       apply, each: as in `make_eval_step`.
     """
@@ -322,8 +323,8 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
                 )
 
 
-def _some_votes(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of votes and labels to try a person's own function on: as many examples that they are
+def _some_logits(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of logits and labels to try a person's own function on: as many examples that they are
     not taken for classes.
     """
     count = num_classes + 1
@@ -336,10 +337,10 @@ def own_metrics(
     names: str, num_classes: int
 ) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     """The metrics of `config.eval.metrics` by their short names."""
-    votes, labels = _some_votes(num_classes)
+    logits, labels = _some_logits(num_classes)
     each = {name.replace(":", ".").rpartition(".")[2]: name for name in names.split()}
     return {
-        short: tried(name, "config.eval.metrics", labels.shape, votes, labels)
+        short: tried(name, "config.eval.metrics", labels.shape, logits, labels)
         for short, name in each.items()
     }
 
@@ -357,9 +358,11 @@ def make_loss(
     """
     loss, label_smoothing = config.loss, swept.get("label_smoothing", config.loss.label_smoothing)
     if is_own(loss.name):
-        votes, labels = _some_votes(num_classes)
+        logits, labels = _some_logits(num_classes)
         mixed = config.augment.mixup or config.augment.cutmix
-        return tried(loss.name, "config.loss.name", labels.shape, votes, votes if mixed else labels)
+        return tried(
+            loss.name, "config.loss.name", labels.shape, logits, logits if mixed else labels
+        )
     if loss.name == "binary":
         return functools.partial(
             binary_cross_entropy, label_smoothing=label_smoothing, threshold=loss.threshold
@@ -392,3 +395,6 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
         raise UserError(
             f"config.model.name is {config.name!r}, which fails: {in_words(error)}"
         ) from error
+
+
+__getattr__ = moved.names_of(__name__)

@@ -90,7 +90,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if not self._options.read_only:
-            self._parallel.first_does(self._mend_metrics)
+            self._parallel.on_first_process(self._mend_metrics)
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
@@ -151,7 +151,7 @@ class Checkpoints:
         # For good, since it is written in the background.
         _forgive_unfinished()
         logging.getLogger("asyncio").addFilter(_not_of_orbax)
-        with self._failures_said():
+        with self._reraise_write_errors():
             self._manager.save(step, args=args, metrics=metrics or {}, force=True)
 
     def restore(
@@ -200,16 +200,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written; raises what went wrong in the background."""
-        with self._failures_said():
+        with self._reraise_write_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and give the folder back."""
-        with self._failures_said():
+        with self._reraise_write_errors():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _failures_said(self) -> Iterator[None]:
+    def _reraise_write_errors(self) -> Iterator[None]:
         """What goes wrong in writing, as an error for the person: a full disk comes as an OSError,
         or as tensorstore's ValueError.
         """
@@ -241,7 +241,7 @@ class Checkpoints:
             )
         if damaged and not self._options.read_only:
             self._manager.close()
-            self._parallel.first_does(lambda: [self._move(step) for step in damaged])
+            self._parallel.on_first_process(lambda: [self._move(step) for step in damaged])
             self._manager = self._open()
 
     def _move(self, step: int) -> None:

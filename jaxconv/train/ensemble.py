@@ -171,12 +171,12 @@ def fastest_form(
             worth_it = not turns or not seconds or turns[-1] < 3 * min(seconds.values())
             # As the first process finds it: clocks differ, and a step that not all processes take
             # would wait for the others for ever.
-            if not parallel.of_first(int(worth_it)):
+            if not parallel.broadcast_from_first(int(worth_it)):
                 break
             start = time.perf_counter()
             step()
             turns.append(time.perf_counter() - start)
         seconds[form] = statistics.median(turns)
-    form = FORMS[parallel.of_first(FORMS.index(min(seconds, key=seconds.__getitem__)))]
-    parallel.first_does(lambda: write_json(path, {"by": form, "seconds_a_step": seconds}))
+    form = FORMS[parallel.broadcast_from_first(FORMS.index(min(seconds, key=seconds.__getitem__)))]
+    parallel.on_first_process(lambda: write_json(path, {"by": form, "seconds_a_step": seconds}))
     return form, seconds

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxconv.data.loading import Order, Resident, Streamed
+from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
 from jaxconv.errors import PREEMPTED, UserError, human_bytes
-from jaxconv.evaluation.run import evaluate
-from jaxconv.files import whole_file
-from jaxconv.interop.weights import start_from
-from jaxconv.train.build import Built
+from jaxconv.train.build import BuiltRun
 from jaxconv.train.checkpoint import Checkpoints, higher_is_better
 from jaxconv.train.ensemble import of_each
+from jaxconv.train.evaluate import evaluate
+from jaxconv.train.initial import start_from
 from jaxconv.train.optim import describe_groups, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
@@ -26,17 +25,17 @@ from jaxconv.train.step import several_steps
 from jaxconv.train.watch import (
     MetricsLog,
     NoLog,
-    Pending,
+    PendingMetrics,
     Profiler,
     Progress,
     Stopwatch,
-    memory_said,
+    reraise_out_of_memory,
 )
-from jaxconv.train.workdir import note_versions, read_metrics
+from jaxconv.train.workdir import note_versions
 
 log = logging.getLogger(__name__)
 
-Loader = Resident | Streamed
+Loader = ResidentLoader | StreamedLoader
 
 
 class Run:
@@ -52,7 +51,7 @@ class Run:
         config: Any,
         folder: Path,
         parallel: Parallel,
-        built: Built,
+        built: BuiltRun,
         train_data: Loader,
         eval_data: Loader,
     ):
@@ -92,7 +91,7 @@ class Run:
         """Train to the end; returns the result of the final weights."""
         config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
-            stack.enter_context(memory_said(self._memory_in_words))
+            stack.enter_context(reraise_out_of_memory(self._memory_in_words))
             checkpoints = Checkpoints(
                 self.folder / "checkpoints",
                 config.checkpoint.keep,
@@ -124,8 +123,6 @@ class Run:
                     first,
                     Outputs(checkpoints, metrics_log, progress, profiler, preemption),
                 )
-        if writes:
-            self._draw_curves()
         return {"split": config.data.eval_split, **result}
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
@@ -151,7 +148,9 @@ class Run:
     def _announce(self, first: int) -> None:
         config, params = self.config, self.built.abstract.params
         members = self.built.members
-        differing = self.parallel.first_does(lambda: note_versions(self.folder, first, config))
+        differing = self.parallel.on_first_process(
+            lambda: note_versions(self.folder, first, config)
+        )
         if first and differing:
             log.warning(
                 "this run began with other versions, so that it may not end with the same bits: %s",
@@ -238,7 +237,7 @@ class Run:
     ) -> dict[str, Any]:
         config, total = self.config, self.built.total_steps
         batches = self.train_data.train_batches(self.order, first, total, self._calls(first))
-        pending = Pending(
+        pending = PendingMetrics(
             self.built.metric_names,
             host["pending"],
             first,
@@ -312,7 +311,7 @@ class Run:
         step: int,
         host: dict[str, Any],
         metrics: dict[str, float],
-        pending: "Pending",
+        pending: "PendingMetrics",
         checkpoints: Checkpoints,
     ) -> None:
         whole = self.parallel.to_whole(state)
@@ -384,14 +383,6 @@ class Run:
             if steps
             else "there is no checkpoint yet"
         )
-
-    def _draw_curves(self) -> None:
-        from jaxconv.look.curves import loss_and_accuracy
-
-        with whole_file(self.folder / "curves.png") as temporary:
-            loss_and_accuracy({self.folder.name: read_metrics(self.folder)}).savefig(
-                temporary, dpi=120
-            )
 
 
 class Outputs(NamedTuple):

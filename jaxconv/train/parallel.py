@@ -238,7 +238,7 @@ class Parallel:
         )
 
     @contextlib.contextmanager
-    def lost_process_said(self) -> Iterator[None]:
+    def reraise_lost_process(self) -> Iterator[None]:
         """What JAX raises where another process of the run is gone, as an error for the person."""
         try:
             yield
@@ -251,7 +251,7 @@ class Parallel:
                 PREEMPTED,
             ) from error
 
-    def of_first(self, number: int) -> int:
+    def broadcast_from_first(self, number: int) -> int:
         """What the first process has for this number."""
         return (
             number
@@ -259,7 +259,7 @@ class Parallel:
             else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         )
 
-    def first_does(self, action: Callable[[], Any]) -> Any:
+    def on_first_process(self, action: Callable[[], Any]) -> Any:
         """Let the first process alone do what concerns the workdir, while the others wait; returns
         what it returned, elsewhere None.
 

@@ -7,20 +7,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxconv import moved
 from jaxconv.checks import check_config
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
-from jaxconv.errors import UserError, human_bytes, in_words
+from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
-from jaxconv.interop.weights import fitted_weights
-from jaxconv.train.build import Built, build, build_model
+from jaxconv.train.build import BuiltRun, build, build_model
 from jaxconv.train.ensemble import fastest_form
+from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, make_parallel
-from jaxconv.train.watch import memory_said
+from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir
 
 log = logging.getLogger(__name__)
@@ -30,31 +31,30 @@ log = logging.getLogger(__name__)
 _SEEN_LATE = 10
 
 
-def train(
+class Finished(NamedTuple):
+    """A training that has ended well.
+
+    Attributes:
+      result: `split`, and what `evaluate` returns of the final weights.
+      folder: the run's workdir.
+      parallel: its devices and processes.
+      eval_source: the examples that it was evaluated on.
+    """
+
+    result: dict[str, Any]
+    folder: Path
+    parallel: Parallel
+    eval_source: Source
+
+
+def start(
     config: Any,
     workdir: str,
     restart: bool = False,
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
-) -> dict[str, Any]:
-    """Train as the config says, or go on where a run in the workdir was left.
-
-    Args:
-      config: the whole config.
-      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several
-        processes share it.
-      restart: move a run that is there aside, and begin anew.
-      devices: those to use; all by default.
-      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default
-        those that the config names.
-
-    Returns:
-      `split`, and what `evaluate` returns of the final weights.
-
-    Raises:
-      UserError: the config, the data or the workdir cannot be used, the loss became infinite or
-        NaN, another process is gone, or SIGTERM asked for the machine (`exit_code` 75).
-    """
+) -> Finished:
+    """Train as the config says, or resume the run in the workdir; see `jaxconv.run.train`."""
     check_config(config)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
@@ -62,8 +62,8 @@ def train(
     build_model(config.model, num_classes=2)
     folder = expand(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.lost_process_said())
-        opened = parallel.first_does(lambda: open_workdir(workdir, config, restart))
+        stack.enter_context(parallel.reraise_lost_process())
+        opened = parallel.on_first_process(lambda: open_workdir(workdir, config, restart))
         if opened:
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
@@ -87,13 +87,13 @@ def train(
             fitted_weights(
                 config.model.init_from, built.abstract, built.classes
             )  # raises before the run is begun
-        parallel.first_does(
+        parallel.on_first_process(
             lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
         )
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
         )
-        with memory_said(
+        with reraise_out_of_memory(
             lambda: (
                 f"the data takes {human_bytes(size)}",
                 "a smaller --config.data.resident_limit, so that it is streamed",
@@ -105,20 +105,7 @@ def train(
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         result = Run(config, folder, parallel, built, *loaders).train()
-        if config.log.report and parallel.process[0] == 0:
-            _write_report(folder, parallel, eval_source)
-        return result
-
-
-def _write_report(folder: Path, parallel: Parallel, eval_source: Source) -> None:
-    """The run's page; the training has ended well, whatever becomes of it."""
-    try:
-        from jaxconv.look.report import report
-
-        # Of several processes one alone cannot restore a checkpoint: all of them would have to.
-        report(folder, weights=parallel.process[1] == 1, source=eval_source)
-    except Exception as error:
-        log.warning("report.html was not written: %s", in_words(error))
+        return Finished(result, folder, parallel, eval_source)
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:
@@ -127,9 +114,9 @@ def _check_shared(folder: Path, parallel: Parallel) -> None:
     """
     if parallel.process[1] == 1:
         return
-    number = str(parallel.of_first(int.from_bytes(os.urandom(3))))
+    number = str(parallel.broadcast_from_first(int.from_bytes(os.urandom(3))))
     mark = folder / ".shared"
-    parallel.first_does(lambda: mark.write_text(number))
+    parallel.on_first_process(lambda: mark.write_text(number))
     end = time.monotonic() + _SEEN_LATE
     while not (seen := mark.is_file() and mark.read_text() == number) and time.monotonic() < end:
         time.sleep(0.1)
@@ -140,7 +127,7 @@ def _check_shared(folder: Path, parallel: Parallel) -> None:
         )
 
 
-def _check_steps(config: Any, built: Built) -> None:
+def _check_steps(config: Any, built: BuiltRun) -> None:
     """Raise UserError for settings that would do nothing in a training of so many steps."""
     dues = {
         f"{name}.every": config[name].every or built.steps_per_epoch
@@ -165,7 +152,7 @@ def _form(
     config: Any,
     folder: Path,
     parallel: Parallel,
-    build_form: Callable[[str], Built],
+    build_form: Callable[[str], BuiltRun],
     train_data: Loader,
 ) -> str:
     """How the members of an ensemble are computed, see train/ensemble.py."""
@@ -198,3 +185,6 @@ def open_sources(config: Any) -> tuple[Source, Source]:
     return train_source, open_source(
         config.data, config.data.eval_split, like=describe(train_source)
     )
+
+
+__getattr__ = moved.names_of(__name__)

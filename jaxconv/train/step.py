@@ -17,7 +17,12 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.models.network import AUXILIARY
-from jaxconv.train.losses import average_votes, correct, correct_within, cross_entropy
+from jaxconv.tasks.classification.losses import (
+    average_logits,
+    correct,
+    correct_within,
+    cross_entropy,
+)
 from jaxconv.train.state import TrainState, named_key, update_ema
 
 Batch = dict[str, jax.Array]
@@ -45,12 +50,12 @@ def make_train_step(
 
     Args:
       model: a Linen module, called as `model.apply(variables, images, train=True)`. What it keeps
-        in the collection `auxiliary`, as (votes, weight), adds its weighted loss to the objective;
-        the metric `loss` is that of the main votes.
+        in the collection `auxiliary`, as (logits, weight), adds its weighted loss to the objective;
+        the metric `loss` is that of the main logits.
       optimizer: gives the direction of the update; the learning rate is multiplied in here, so that
         it can be traced.
       schedule: step -> learning rate.
-      loss: (votes [N, K], target) -> [N]; the target is the batch's `target` [N, K] where there is
+      loss: (logits [N, K], target) -> [N]; the target is the batch's `target` [N, K] where there is
         one, or else its `label` [N].
       augment: (key, batch) -> batch, before the network.
       axis_name: under `pmap`, the axis over which gradients and metrics are averaged.
@@ -76,17 +81,17 @@ def make_train_step(
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
         target = part["target"] if "target" in part else part["label"]
         collections = [*model_state, AUXILIARY]
-        votes, changed = apply(
+        logits, changed = apply(
             {"params": params, **model_state},
             part["image"],
             train=True,
             rngs={"dropout": dropout},
             mutable=collections,
         )
-        mean_loss = objective = jnp.mean(loss(votes, target))
-        for auxiliary_votes, weight in changed.pop(AUXILIARY, {}).values():
-            objective += weight * jnp.mean(loss(auxiliary_votes, target))
-        return objective, (mean_loss, jnp.mean(correct(votes, target)), changed)
+        mean_loss = objective = jnp.mean(loss(logits, target))
+        for auxiliary_logits, weight in changed.pop(AUXILIARY, {}).values():
+            objective += weight * jnp.mean(loss(auxiliary_logits, target))
+        return objective, (mean_loss, jnp.mean(correct(logits, target)), changed)
 
     def work_off(
         state: TrainState, part: Batch, dropout: jax.Array
@@ -242,31 +247,31 @@ def make_eval_step(
 
     Args:
       model, preprocess, axis_name: as in `make_train_step`.
-      loss: (votes [N, K], label [N]) -> [N].
-      over: makes of (variables, images) -> votes the function over all members of an ensemble,
+      loss: (logits [N, K], label [N]) -> [N].
+      over: makes of (variables, images) -> logits the function over all members of an ensemble,
         whose state this is. `loss` and `top1` are then [members], and there are `ensemble_loss` and
         `ensemble_top1` of the mean of the members' probabilities.
-      metrics: more of them by name, (votes [N, K], label [N]) -> [N].
-      apply: (variables, images) -> votes; by default the model's own.
-      each: return the sums, and of each example `votes` [B, K], or [B, members, K], with its
+      metrics: more of them by name, (logits [N, K], label [N]) -> [N].
+      apply: (variables, images) -> logits; by default the model's own.
+      each: return the sums, and of each example `logits` [B, K], or [B, members, K], with its
         `label`, `mask` and, where the batch has it, `index`.
     """
     measure = make_measure(loss, metrics, ensemble=over is not None)
 
-    def votes_of(variables: Any, images: jax.Array) -> jax.Array:
+    def logits_of(variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, train=False)
 
     def step(state: TrainState, batch: Batch) -> Any:
         if preprocess is not None:
             batch = preprocess(batch)
-        function = apply or votes_of
-        votes = (function if over is None else over(function))(state.variables, batch["image"])
-        sums = measure(votes, batch["label"], batch["mask"])
+        function = apply or logits_of
+        logits = (function if over is None else over(function))(state.variables, batch["image"])
+        sums = measure(logits, batch["label"], batch["mask"])
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:
             return sums
         # The examples first, as devices share them.
-        return sums, {"votes": jnp.moveaxis(votes, -2, 0)} | {
+        return sums, {"logits": jnp.moveaxis(logits, -2, 0)} | {
             name: batch[name] for name in ("label", "mask", "index") if name in batch
         }
 
@@ -278,29 +283,32 @@ def make_measure(
     metrics: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
     ensemble: bool = False,
 ) -> Callable[[jax.Array, jax.Array, jax.Array], Metrics]:
-    """A pure (votes [N, K], label [N], mask [N]) -> sums: `examples`, `loss`, `top1`, of more than
+    """A pure (logits [N, K], label [N], mask [N]) -> sums: `examples`, `loss`, `top1`, of more than
     5 classes `top5`; float32.
 
     Args:
       loss, metrics: as in `make_eval_step`.
-      ensemble: the votes are those [M, N, K] of M members, the sums [M] too, and there are
+      ensemble: the logits are those [M, N, K] of M members, the sums [M] too, and there are
         `ensemble_loss` and so on of the mean of the members' probabilities.
     """
 
-    def measure(votes: jax.Array, label: jax.Array, mask: jax.Array) -> Metrics:
-        def measured(votes: jax.Array) -> Metrics:
-            values = {"loss": loss(votes, label), "top1": correct(votes, label)}
-            if votes.shape[-1] > TOP:
-                values[f"top{TOP}"] = correct_within(votes, label, TOP)
-            return values | {name: metric(votes, label) for name, metric in (metrics or {}).items()}
+    def measure(logits: jax.Array, label: jax.Array, mask: jax.Array) -> Metrics:
+        def measured(logits: jax.Array) -> Metrics:
+            values = {"loss": loss(logits, label), "top1": correct(logits, label)}
+            if logits.shape[-1] > TOP:
+                values[f"top{TOP}"] = correct_within(logits, label, TOP)
+            return values | {
+                name: metric(logits, label) for name, metric in (metrics or {}).items()
+            }
 
         if ensemble:
-            values = jax.vmap(measured)(votes)
+            values = jax.vmap(measured)(logits)
             values |= {
-                f"ensemble_{name}": value for name, value in measured(average_votes(votes)).items()
+                f"ensemble_{name}": value
+                for name, value in measured(average_logits(logits)).items()
             }
         else:
-            values = measured(votes)
+            values = measured(logits)
         # where, not a product: a filler's loss may be infinite.
         sums = {
             name: jnp.sum(jnp.where(jnp.broadcast_to(mask, value.shape) > 0, value, 0), -1)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.errors import UserError, short
 from jaxconv.train.workdir import read_metrics, write_lines
 
@@ -46,7 +47,7 @@ class MetricsLog:
             from tensorboardX.event_file_writer import EventsWriter
 
             shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
-            with self._unwritable_said():
+            with self._reraise_unwritable():
                 (workdir / "tensorboard").mkdir()
                 self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
                 for row in rows:
@@ -54,7 +55,7 @@ class MetricsLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one row: `step`, and floats by name; raises UserError where it cannot be written."""
-        with self._unwritable_said():
+        with self._reraise_unwritable():
             self._file.write(json.dumps(row) + "\n")
             self._to_board(row)
 
@@ -74,7 +75,7 @@ class MetricsLog:
             self._flushed = time.monotonic()
 
     @contextlib.contextmanager
-    def _unwritable_said(self) -> Iterator[None]:
+    def _reraise_unwritable(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -86,7 +87,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write what is left; raises UserError where that cannot be."""
-        with self._unwritable_said():
+        with self._reraise_unwritable():
             self._file.close()
             if self._board is not None:
                 self._board.close()
@@ -102,7 +103,7 @@ class NoLog:
         """Nothing is open."""
 
 
-class Pending:
+class PendingMetrics:
     """Metrics of the steps since the last log: kept on the device until they are wanted, so that
     the host runs ahead.
 
@@ -339,7 +340,7 @@ def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def memory_said(in_words: Callable[[], tuple[str, str]]) -> Iterator[None]:
+def reraise_out_of_memory(in_words: Callable[[], tuple[str, str]]) -> Iterator[None]:
     """What JAX raises where a device's memory does not do, as an error for the person; `in_words`
     says what takes it, and what to try.
     """
@@ -366,3 +367,6 @@ def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
     # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of
     # errors that it raises too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+__getattr__ = moved.names_of(__name__)

@@ -16,8 +16,8 @@ from jaxconv.data.interface import DamagedError, describe
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_workdir
-from jaxconv.train.start import train
+from jaxconv.evaluation.evaluation import evaluate_workdir
+from jaxconv.run import train
 from tests.conftest import tiny_config, write_images
 
 

@@ -24,8 +24,8 @@ from jaxconv.data.signals import (
 )
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
+from jaxconv.run import train
 from jaxconv.train.build import make_transforms
-from jaxconv.train.start import train
 from tests.conftest import ROOT, tiny_config
 
 

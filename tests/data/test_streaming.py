@@ -12,13 +12,13 @@ from PIL import Image
 from jaxconv.config import default_config
 from jaxconv.data import DamagedError, from_arrays, from_sequence
 from jaxconv.data.interface import describe, generator
-from jaxconv.data.loading import Order, Reader, Resident, Streamed, take, train_indices
+from jaxconv.data.loading import Order, Reader, ResidentLoader, StreamedLoader, take, train_indices
 from jaxconv.data.sources import open_source
-from jaxconv.data.stored import Stored
+from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_workdir
+from jaxconv.evaluation.evaluation import evaluate_workdir
+from jaxconv.run import train
 from jaxconv.train.parallel import make_parallel
-from jaxconv.train.start import train
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import tiny_config, write_images
 
@@ -71,9 +71,9 @@ def test_streamed_batches_are_the_resident_ones(photographs, decoder):
         pytest.importorskip("cv2")
     config = folder_config(photographs, data__decoder=decoder)
     parallel = make_parallel("jit", jax.devices()[:1])
-    resident = Resident(open_source(config.data, "train", augment=config.augment), parallel)
+    resident = ResidentLoader(open_source(config.data, "train", augment=config.augment), parallel)
     config.data.resident_limit = 0
-    streamed = Streamed(
+    streamed = StreamedLoader(
         open_source(config.data, "train", augment=config.augment), parallel, config.data
     )
     pairs = list(
@@ -136,7 +136,7 @@ def test_images_of_one_size_are_cropped_on_the_device(tmp_path):
     for size, cropped in ((0, False), (6, True)):
         config = folder_config(tmp_path, data__image_size=size, **CROPS)
         source = open_source(config.data, "train", augment=config.augment)
-        assert describe(source)["cropped"] == cropped == isinstance(source, Stored)
+        assert describe(source)["cropped"] == cropped == isinstance(source, StoredSource)
 
 
 def test_every_pass_crops_anew(photographs):
@@ -222,7 +222,7 @@ def test_damaged_example_is_replaced_counted_and_named_once(caplog):
 
 def test_evaluation_leaves_damaged_examples_out():
     source = from_sequence(Counting(10, damaged=(4,)), ("even", "odd"))
-    streamed = Streamed(
+    streamed = StreamedLoader(
         source, make_parallel("jit", jax.devices()[:1]), tiny_config(data__damaged_share=0.1).data
     )
     for _ in range(2):

@@ -17,12 +17,13 @@ from jaxconv.config import thinner
 from jaxconv.data.boxes import whole_box
 from jaxconv.data.decode import decode_middle, decode_whole
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_run, restore_run
+from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.evaluation.sliding import sliding, total_stride
 from jaxconv.evaluation.views import View, mirrored, over_views, read_scales, ten_crops
 from jaxconv.models import MODELS
+from jaxconv.run import train
 from jaxconv.train.build import build_model
-from jaxconv.train.start import train
+from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import saved_config
 from tests.conftest import tiny_config
 
@@ -69,8 +70,8 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_as_convolutions_fully_connected_layers_give_the_same_votes(name):
-    """At the size that they were trained at; and at a larger one, votes for every position,
+def test_as_convolutions_fully_connected_layers_give_the_same_logits(name):
+    """At the size that they were trained at; and at a larger one, logits for every position,
     averaged.
     """
     size, model, stride = NETWORKS[name]
@@ -79,12 +80,12 @@ def test_as_convolutions_fully_connected_layers_give_the_same_votes(name):
     slid = sliding(model, variables, (size, size, 1))
     tolerance = 1e-5 if model.dtype == jnp.float32 else 2e-2
     plain = functools.partial(model.apply, train=False)
-    votes = jax.jit(plain)(variables, images)
+    logits = jax.jit(plain)(variables, images)
     np.testing.assert_allclose(
         jax.jit(slid)(variables, images),
-        votes,
+        logits,
         rtol=tolerance,
-        atol=tolerance * float(jnp.abs(votes).max()),
+        atol=tolerance * float(jnp.abs(logits).max()),
     )
     larger = jax.eval_shape(
         slid, variables, jax.ShapeDtypeStruct((2, size + 32, size + 64, 1), jnp.float32)
@@ -119,8 +120,8 @@ def test_global_pooling_takes_larger_images_as_it_is():
     model = create_model("resnet18", 7, units=(1, 1, 1, 1))
     images = jax.random.normal(jax.random.key(0), (1, 48, 64, 3))
     variables = jax.jit(model.init)(jax.random.key(1), images)
-    votes = sliding(model, variables, (32, 32, 3))(variables, images)
-    np.testing.assert_array_equal(votes, model.apply(variables, images, train=False))
+    logits = sliding(model, variables, (32, 32, 3))(variables, images)
+    np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
     assert total_stride(model, variables, (32, 32, 3)) == 32
 
 
@@ -131,8 +132,8 @@ def test_adaptive_pooling_that_works_stays():
     model = from_text(thinner(MODELS["vgg11"].arguments["text"], 16), 7, by_stage=True)
     images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
     variables = jax.jit(model.init)(jax.random.key(1), images)
-    votes = sliding(model, variables, (32, 32, 3))(variables, images)
-    np.testing.assert_allclose(votes, model.apply(variables, images), rtol=1e-5, atol=1e-5)
+    logits = sliding(model, variables, (32, 32, 3))(variables, images)
+    np.testing.assert_allclose(logits, model.apply(variables, images), rtol=1e-5, atol=1e-5)
 
 
 SIDES = st.integers(1, 3000)
@@ -203,11 +204,11 @@ def by_hand(root, name, files, apply_to):
     model = build_model(config.model, 2)
     probabilities = []
     for file in files:
-        votes = [
+        logits = [
             apply(model, state.variables, (jnp.asarray(views) / 255 - 0.5) / 0.5)
             for apply, views in apply_to(file.read_bytes())
         ]
-        probabilities.append(np.mean([jax.nn.softmax(x).mean(axis=0) for x in votes], axis=0))
+        probabilities.append(np.mean([jax.nn.softmax(x).mean(axis=0) for x in logits], axis=0))
     return np.stack(probabilities)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxconv.__main__ import main
 from jaxconv.commands.look import PICTURES
-from jaxconv.train.start import train
+from jaxconv.run import train
 from tests.conftest import tiny_config, write_images
 
 pytestmark = pytest.mark.slow

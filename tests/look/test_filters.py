@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.inspect.inside import activations
 from jaxconv.look.filters import activation_maps, filters, find_kernel
-from jaxconv.look.inside import activations
 
 
 def texts(figure):
@@ -128,8 +128,8 @@ def test_feature_maps_come_strongest_first():
 
 
 def test_vectors_are_bars_and_waves_are_curves():
-    votes = np.array([2.0, -1.0, 0.5])
-    figure = activation_maps(votes, "a text", "votes", ("cat", "dog", "fox"))
+    logits = np.array([2.0, -1.0, 0.5])
+    figure = activation_maps(logits, "a text", "votes", ("cat", "dog", "fox"))
     heights = [
         bar.get_height()
         for bar in figure.axes[0].patches

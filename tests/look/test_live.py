@@ -11,7 +11,7 @@ import pytest
 
 from jaxconv.errors import UserError
 from jaxconv.look import live
-from jaxconv.train.start import train
+from jaxconv.run import train
 from jaxconv.train.workdir import locked
 from tests.conftest import (
     ROOT,
@@ -162,7 +162,7 @@ CELLS = (
     "from tests.conftest import tiny_config",
     """
 from jaxconv.look import live
-from jaxconv.train.start import train
+from jaxconv.run import train
 with live.in_notebook(FOLDER, every=0.05) as drawing:
     train(tiny_config(steps=120, log__every=5), FOLDER)
 print("drawn", drawing.drawn)

@@ -8,10 +8,10 @@ from PIL import Image
 
 from jaxconv.data.signals import decode_text, encode_text
 from jaxconv.errors import UserError
-from jaxconv.interop.export import load_run
-from jaxconv.interop.weights import save_weights
 from jaxconv.look.opened import element_of, open_model, open_run
-from jaxconv.train.start import train
+from jaxconv.run import train
+from jaxconv.train.initial import save_weights
+from jaxconv.weights.export import load_run
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from matplotlib.colors import to_rgb
 
 from jaxconv.config import default_config
 from jaxconv.data.signals import encode_text, letters_of
-from jaxconv.look.attribution import integrated_gradients, occlusion
-from jaxconv.look.opened import Looked
+from jaxconv.inspect.attribution import integrated_gradients, occlusion
+from jaxconv.look.opened import OpenedNetwork
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import from_text
 from jaxconv.train.build import make_transforms
@@ -112,7 +112,7 @@ def test_what_speaks_for_a_class_of_texts_by_construction():
     kernel[2, 1] = 12
     (layer,) = variables["params"]
     variables = {"params": {layer: {"kernel": kernel, "bias": np.zeros(2, np.float32)}}}
-    looked = Looked(
+    looked = OpenedNetwork(
         "counts", model, variables, make_transforms(config, data)[1], ("none", "many"), config, data
     )
     element = encode_text("aababaa", 12, "ab")

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 import jaxconv
 from jaxconv.errors import UserError
-from jaxconv.look.depth import weighted_depth
+from jaxconv.inspect.depth import weighted_depth
 from jaxconv.look.filters import find_kernel
 from jaxconv.look.story import (
     WINNERS,
-    Point,
+    StoryPoint,
     counted,
     counted_depth,
     of_run,
@@ -27,7 +27,7 @@ from jaxconv.look.story import (
     story,
     winners,
 )
-from jaxconv.train.start import train
+from jaxconv.run import train
 from tests.conftest import tiny_config
 
 
@@ -91,10 +91,12 @@ def test_counts_are_the_summary_s():
 
 
 POINTS = [
-    Point("shallow", "ImageNet, one crop", (40.0, 20.0), 2012, 8, 60_000_000, 700_000_000),
-    Point("deep", "ImageNet, dense", (None, 6.0), 2015, 152, 60_000_000, 11_000_000_000),
-    Point("silent", "ImageNet, one crop", (30.0, None), 2014, 20, 5_000_000, 500_000_000),
-    Point("run ($x$)", "xo, split test, own run", (1.5, None), 0, 5, 22_000, 680_000, own=True),
+    StoryPoint("shallow", "ImageNet, one crop", (40.0, 20.0), 2012, 8, 60_000_000, 700_000_000),
+    StoryPoint("deep", "ImageNet, dense", (None, 6.0), 2015, 152, 60_000_000, 11_000_000_000),
+    StoryPoint("silent", "ImageNet, one crop", (30.0, None), 2014, 20, 5_000_000, 500_000_000),
+    StoryPoint(
+        "run ($x$)", "xo, split test, own run", (1.5, None), 0, 5, 22_000, 680_000, own=True
+    ),
 ]
 
 

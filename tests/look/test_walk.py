@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.drawing.sheet import as_printed, printed
+from jaxconv.inspect.stages import stages
 from jaxconv.look.lecture import FEATURES, lecture_network, lecture_walk
-from jaxconv.look.sheet import as_printed, printed
-from jaxconv.look.stages import stages
 from jaxconv.look.walk import choose_rows, chosen_votes, walk, words
 from tests.test_lecture import FEATURES as PRINTED_FEATURES
 from tests.test_lecture import POOLED, RESPONSES, X

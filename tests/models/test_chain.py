@@ -17,7 +17,7 @@ def shapes(model, shape):
 
 
 def test_chain_is_the_lecture_s_architecture():
-    """[(CONV-RELU)*2-POOL]*2-(FC-RELU)*1, and the votes."""
+    """[(CONV-RELU)*2-POOL]*2-(FC-RELU)*1, and the logits."""
     model = jaxconv.create_model(
         "chain", 10, filters=(6, 16), convs=2, filter_size=5, neurons=(84,)
     )
@@ -35,14 +35,16 @@ def test_chain_is_the_lecture_s_architecture():
 @pytest.mark.parametrize("shape", [(2, 40, 1), (2, 16, 12, 3), (2, 8, 8, 8, 1)])
 def test_waveform_image_and_volume(shape):
     model = jaxconv.create_model("chain", 3, filters=(4, 8), pool="average", global_pool=True)
-    votes, _ = model.init_with_output(jax.random.key(0), jnp.ones(shape))
-    assert votes.shape == (2, 3)
+    logits, _ = model.init_with_output(jax.random.key(0), jnp.ones(shape))
+    assert logits.shape == (2, 3)
 
 
-def test_votes_and_parameters_are_float32():
+def test_logits_and_parameters_are_float32():
     model = jaxconv.create_model("chain", 3, dtype="bfloat16", batch_norm=True, filters=(4,))
-    votes, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 1)), train=True)
-    assert votes.dtype == jnp.float32
+    logits, variables = model.init_with_output(
+        jax.random.key(0), jnp.ones((2, 8, 8, 1)), train=True
+    )
+    assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 

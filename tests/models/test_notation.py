@@ -155,8 +155,8 @@ def test_same_text_takes_a_waveform_an_image_a_volume(shape):
     model = jaxconv.from_text(
         "conv3-4 bn relu maxpool2 conv3-8/2 lrn relu avgpool2ceil globalpool fc", 3
     )
-    votes, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape))
-    assert votes.shape == (2, 3)
+    logits, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape))
+    assert logits.shape == (2, 3)
     assert variables["params"]["conv1"]["kernel"].shape == (3,) * (len(shape) - 2) + (shape[-1], 4)
 
 
@@ -164,7 +164,9 @@ def test_number_of_classes():
     assert jaxconv.from_text("fc10").num_classes == 10
     with pytest.raises(ValueError, match="leaves the number of classes open; give num_classes"):
         jaxconv.from_text("fc")
-    with pytest.raises(ValueError, match="ends in 10 votes, and there are 3 classes; end it in fc"):
+    with pytest.raises(
+        ValueError, match="ends in 10 logits, and there are 3 classes; end it in fc"
+    ):
         jaxconv.from_text("fc10", 3)
     with pytest.raises(ValueError, match=r"conv1: padding \(F - 1\)/2 = \(2 - 1\)/2 = 0.5"):
         abstract_variables(jaxconv.from_text("conv2-3 fc2"), (1, 8, 8, 1))

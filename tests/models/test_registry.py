@@ -120,10 +120,10 @@ def test_sizes_channels_classes_and_types(name):
     for size, channels, classes in ((None, None, 7), (SMALLEST[name], 4, 3)):
         model, variables, x = variables_of(name, size, channels, classes, dtype="bfloat16")
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-        votes = jax.eval_shape(
+        logits = jax.eval_shape(
             lambda v, x, model=model: model.apply(v, x, train=False), variables, x
         )
-        assert votes.shape == (1, classes) and votes.dtype == jnp.float32
+        assert logits.shape == (1, classes) and logits.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -207,9 +207,9 @@ def test_auxiliary_classifiers_count_three_tenths():
     images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
     optimizer, seen = optax.identity(), []
 
-    def loss(votes, label):
-        seen.append(votes.shape)
-        return jnp.sum(votes, axis=-1)
+    def loss(logits, label):
+        seen.append(logits.shape)
+        return jnp.sum(logits, axis=-1)
 
     state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images))(
         jax.random.key(0)
@@ -218,7 +218,7 @@ def test_auxiliary_classifiers_count_three_tenths():
     after, _ = jax.jit(step)(
         state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
     )
-    # The loss is the votes' sum, so that the gradient of each bias is the weight of its loss.
+    # The loss is the logits' sum, so that the gradient of each bias is the weight of its loss.
     for head, weight in (("fc", 1.0), ("aux1_fc2", 0.3), ("aux2_fc2", 0.3)):
         np.testing.assert_allclose(
             state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5
@@ -231,8 +231,8 @@ def test_frozen_backbone():
     model = jaxconv.create_model("resnet20_cifar", 4, frozen_norm=True)
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     variables = model.init(jax.random.key(0), images)
-    votes, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    np.testing.assert_array_equal(votes, model.apply(variables, images, train=False))
+    logits, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
     jax.tree.map(
         np.testing.assert_array_equal,
         changed.get("batch_stats", variables["batch_stats"]),

@@ -34,15 +34,15 @@ def test_it_acts_in_training_alone(name):
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
     np.testing.assert_array_equal(still.apply(variables, images), moving.apply(variables, images))
 
-    def votes(key, dtype=jnp.float32):
+    def logits(key, dtype=jnp.float32):
         model = create_model(name, 5, dtype, drop_path=0.9, **NETWORKS[name])
         rngs = {"dropout": jax.random.key(key)}
         return model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])[0]
 
-    first, again, second = (np.asarray(jax.jit(votes)(key)) for key in (0, 0, 1))
+    first, again, second = (np.asarray(jax.jit(logits)(key)) for key in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, second)
-    half = jax.jit(lambda key: votes(key, jnp.bfloat16))(0)
+    half = jax.jit(lambda key: logits(key, jnp.bfloat16))(0)
     assert half.dtype == jnp.float32 and bool(jnp.all(jnp.isfinite(half)))
 
 

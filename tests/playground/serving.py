@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxconv.config import default_config
 from jaxconv.playground.guard import listen
-from jaxconv.playground.network import Settings
+from jaxconv.playground.learner import Settings
 from jaxconv.playground.server import Playground, serve
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxconv.data import xo
 from jaxconv.look.opened import open_model
 from jaxconv.models import create_model
-from jaxconv.playground.network import Settings
+from jaxconv.playground.learner import Settings
 from tests.playground.serving import served, until, xo_config
 
 pytestmark = pytest.mark.slow

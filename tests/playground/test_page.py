@@ -26,7 +26,7 @@ from jaxconv.data import xo
 from jaxconv.errors import UserError
 from jaxconv.look.opened import open_model
 from jaxconv.models import create_model
-from jaxconv.playground import page
+from jaxconv.playground import connection as page
 from jaxconv.playground.guard import allowed, is_loopback, listen
 from jaxconv.playground.server import Playground
 from jaxconv.playground.shown import sample

@@ -16,15 +16,15 @@ from jaxconv.data.augment import make_preprocess
 from jaxconv.errors import UserError
 from jaxconv.look.filters import find_kernel
 from jaxconv.models import create_model
-from jaxconv.playground.rows import MOST, Row, chosen
-from jaxconv.playground.shown import MOST_POINTS, decoded, drawn, make_shown, sample
+from jaxconv.playground.rows import MOST, MapRow, chosen
+from jaxconv.playground.shown import MOST_POINTS, decoded, drawn, make_view, sample
 from tests.playground.serving import parts, xo_config
 
 
 def shown_chain(**arguments):
     model, preprocess = create_model("chain", 2, **arguments), make_preprocess(xo_config())
     variables = model.init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32), train=False)
-    return model, variables, make_shown(model, preprocess, variables, (16, 16, 1), xo.CLASS_NAMES)
+    return model, variables, make_view(model, preprocess, variables, (16, 16, 1), xo.CLASS_NAMES)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -97,7 +97,7 @@ class Own(nn.Module):
 
 def shown_of(model, shape=(32, 32, 3), classes=10):
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *shape), np.float32))
-    return variables, make_shown(
+    return variables, make_view(
         model, make_preprocess(xo_config()), variables, shape, tuple("abcdefghij")[:classes]
     )
 
@@ -196,7 +196,7 @@ def test_of_many_convolutions_some_are_shown_with_their_relu_and_pooling(batch_n
 
 def test_blocks_are_not_left_out_where_too_little_would_be_left():
     def row(name, kind):
-        return Row(name, "", np.zeros((1, 1, 1)), kind, name.count("/"))
+        return MapRow(name, "", np.zeros((1, 1, 1)), kind, name.count("/"))
 
     rows = [
         row("stem", "convolution"),

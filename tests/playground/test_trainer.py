@@ -10,7 +10,7 @@ import pytest
 
 from jaxconv.data import xo
 from jaxconv.errors import UserError
-from jaxconv.playground.network import Settings
+from jaxconv.playground.learner import Settings
 from jaxconv.playground.trainer import Trainer, read, variation_of
 from tests.conftest import write_images
 from tests.playground.serving import SMALL, parts, until, xo_config

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxconv.checks import CHOICES, check_config
 from jaxconv.config import flatten
 from jaxconv.errors import UserError
-from jaxconv.train.start import train
+from jaxconv.run import train
 from tests.conftest import tiny_config
 
 # What would take other files, other machines or too long here, or asks for what is tested

@@ -11,7 +11,8 @@ from tests.conftest import process_settings
 # A run of its own process, which looks at its own resident memory at every evaluation.
 PROGRAM = """
 import json, sys
-from jaxconv.train import loop, start
+from jaxconv import run
+from jaxconv.train import loop
 from tests.conftest import tiny_config
 
 def resident():
@@ -27,7 +28,7 @@ loop.Run._evaluate = watched
 steps, every = int(sys.argv[2]), int(sys.argv[2]) // 40
 settings = {"steps": steps, "eval__every": every, "checkpoint__every": every, "log__every": 10}
 settings |= {"optimizer__learning_rate": 0.01, "augment__flip": True}
-start.train(tiny_config(**settings, model__kwargs__batch_norm=True), sys.argv[1])
+run.train(tiny_config(**settings, model__kwargs__batch_norm=True), sys.argv[1])
 print(json.dumps(seen))
 """
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.evaluation.run import evaluate_workdir, restore_run
+from jaxconv.evaluation.evaluation import evaluate_workdir
 from jaxconv.models import create_model
+from jaxconv.run import train
 from jaxconv.train.optim import make_optimizer, make_schedule
 from jaxconv.train.parallel import fingerprint
-from jaxconv.train.start import train
+from jaxconv.train.restore import restore_run
 from jaxconv.train.state import create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from tests.conftest import tiny_config

@@ -10,12 +10,14 @@ import pytest
 
 from jaxconv.checks import FORMS, TRACED
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate_workdir, restore_run
-from jaxconv.interop.export import load_run
+from jaxconv.evaluation.evaluation import evaluate_workdir
+from jaxconv.run import train
 from jaxconv.train.ensemble import fastest_form, members_of
 from jaxconv.train.parallel import make_parallel
-from jaxconv.train.start import open_sources, train
+from jaxconv.train.restore import restore_run
+from jaxconv.train.start import open_sources
 from jaxconv.train.workdir import read_metrics
+from jaxconv.weights.export import load_run
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -106,7 +108,8 @@ def test_the_first_process_alone_decides_how_often_a_form_is_measured(tmp_path):
     """Three turns of the first form, one of each other: whatever the clock of this process says."""
     answers = iter([1, 1, 1, 1, 0, 1, 0])
     parallel = types.SimpleNamespace(
-        of_first=lambda number: next(answers, number), first_does=lambda action: action()
+        broadcast_from_first=lambda number: next(answers, number),
+        on_first_process=lambda action: action(),
     )
     taken = Counter()
     fastest_form(

@@ -9,8 +9,8 @@ from jaxconv.data.interface import describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import evaluate
 from jaxconv.train.build import build
+from jaxconv.train.evaluate import evaluate
 from jaxconv.train.loop import Run
 from jaxconv.train.parallel import all_finite, fingerprint, make_parallel
 from tests.conftest import tiny_config
@@ -135,9 +135,9 @@ def test_each_device_drops_other_values_under_pmap():
     config = tiny_config()
     seen = []
 
-    def loss(votes, label):
-        jax.debug.callback(lambda v: seen.append(np.asarray(v)), votes)
-        return jnp.sum(votes, axis=-1)
+    def loss(logits, label):
+        jax.debug.callback(lambda v: seen.append(np.asarray(v)), logits)
+        return jnp.sum(logits, axis=-1)
 
     model = create_model("chain", 2, filters=(4,), dropout=0.5)
     image = jnp.ones((2, 8, 8, 1))
@@ -160,7 +160,7 @@ def test_each_device_drops_other_values_under_pmap():
     )
     jax.effects_barrier()
     assert len(seen) == 4
-    assert len({votes.tobytes() for votes in seen}) == 4
+    assert len({logits.tobytes() for logits in seen}) == 4
 
 
 def test_batch_that_does_not_divide_is_said():

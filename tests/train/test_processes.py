@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jaxconv.errors import UserError
-from jaxconv.evaluation.run import restore_run
 from jaxconv.train import processes
 from jaxconv.train.parallel import fingerprint
+from jaxconv.train.restore import restore_run
 from tests.conftest import TINY, assert_one_line_error, command, command_line, process_settings
 
 pytestmark = pytest.mark.slow
@@ -209,7 +209,7 @@ def test_sigterm_before_the_first_step_is_a_preemption_too(tmp_path):
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
     """SIGTERM at step 6 of 10, of a process of our own."""
-    from jaxconv.train.start import train
+    from jaxconv.run import train
     from tests.conftest import tiny_config
 
     straight = train(tiny_config(), str(tmp_path / "a"), devices=one_device)

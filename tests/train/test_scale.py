@@ -15,11 +15,12 @@ from jaxconv.errors import UserError
 from jaxconv.layers import BatchNorm
 from jaxconv.models import abstract_variables
 from jaxconv.program import kept_for_gradient
+from jaxconv.run import train
 from jaxconv.train import parallel as spread
 from jaxconv.train.build import build
 from jaxconv.train.loop import Run
 from jaxconv.train.parallel import Parallel, make_parallel
-from jaxconv.train.start import open_sources, train
+from jaxconv.train.start import open_sources
 from jaxconv.train.step import rematerialised
 from tests.conftest import tiny_config
 from tests.train.test_parallel import run

@@ -1,0 +1,90 @@
+"""What a network is shown: how one example is drawn, whatever it is, and a grid of examples as they
+leave the augmentation.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxconv.drawing.sheet import Box, Sheet, new_sheet
+
+# Letters of a text in a box an inch wide, and lines an inch.
+_LETTERS, _LINES = 15.0, 8.5
+
+
+def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
+    """Draw one example into a box.
+
+    Args:
+      example: an image [H, W, C] uint8, or float on a scale from 0 to 1 where it has colours; of a
+        volume [D, H, W, C] the middle slice is drawn, a waveform [L, C] as its curves, a
+        spectrogram [T, F, 1] with time going down, a text (str) as far as the box holds it.
+    """
+    x, y, width, height = box
+    if isinstance(example, str):
+        sheet.frame(box)
+        lines = textwrap.wrap(example, max(4, int(_LETTERS * (width - 0.1)))) or [""]
+        lines = lines[: max(1, int(_LINES * (height - 0.1)))]
+        sheet.text(x + 0.05, y + 0.05, "\n".join(lines), 7, family="monospace", linespacing=1.1)
+        return
+    example = np.asarray(example)
+    if example.ndim == 2:
+        sheet.curves(example, box, linewidth=0.5)
+        return
+    picture = example[len(example) // 2] if example.ndim == 4 else example
+    settings: dict[str, Any] = {"cmap": "gray"}
+    if picture.shape[-1] == 3:
+        picture = picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1)
+    else:
+        picture = picture[..., 0]
+        settings |= {"vmin": 0, "vmax": 255} if picture.dtype == np.uint8 else {}
+    sheet.image(picture, box, **settings)
+
+
+def sample_grid(
+    images: np.ndarray,
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Figure:
+    """A figure of examples, each with the name of its class.
+
+    Args:
+      images: [N, ..., C] as the network gets them, drawn by `draw_example`.
+      labels: [N].
+      class_names: one name a class.
+      mean, std: of the normalisation, which is undone.
+    """
+    columns = max(1, round(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    sheet = new_sheet(1.5 * columns + 0.1, 1.7 * rows + 0.1)
+    for n, (image, label) in enumerate(
+        zip(np.asarray(images) * np.array(std) + np.array(mean), labels, strict=True)
+    ):
+        x, y = 0.1 + 1.5 * (n % columns), 0.1 + 1.7 * (n // columns)
+        sheet.text(x + 0.7, y, short_name(class_names[label]), 7, ha="center")
+        draw_example(sheet, image, (x, y + 0.17, 1.4, 1.4))
+    return sheet.figure
+
+
+def text_grid(texts: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> Figure:
+    """A figure of texts, one a line, each after the name of its class."""
+    sheet = new_sheet(10, 0.3 * len(texts) + 0.3)
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        sheet.text(
+            0.2,
+            0.2 + 0.3 * row,
+            f"{short_name(class_names[label]):18}  {text[:90]}",
+            family="monospace",
+        )
+    return sheet.figure
+
+
+def short_name(class_name: str, most: int = 18) -> str:
+    """A class's name as a picture has room for it: the first of its words, cut."""
+    name = class_name.split(",")[0]
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,291 @@
+"""The sections of a run's page that its files tell: functions from the run to what stands below a
+heading.
+
+What a run cannot have, such as filters of a network without convolutions, is left out and said:
+`LeftOutError`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxconv.config import default_config, flatten
+from jaxconv.data.interface import Part, Source
+from jaxconv.drawing.parts import Chart, Series, Table, Text
+from jaxconv.errors import UserError
+from jaxconv.evaluation.evaluation import Evaluation, evaluate_run
+from jaxconv.files import expand
+from jaxconv.look import opened
+from jaxconv.look.curves import PANELS
+from jaxconv.look.opened import OpenedNetwork
+from jaxconv.train.build import build_model, total_steps
+from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
+
+
+class LeftOutError(Exception):
+    """A section has no meaning for this run; the message says why."""
+
+
+class Memo:
+    """What was made, by name, and of which version of what it is made of: it is made again only
+    where that has changed.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Any, tuple[Any, Any]] = {}
+
+    def once(self, name: Any, version: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or has returned for this version."""
+        if name not in self._found or self._found[name][0] != version:
+            self._found[name] = version, make()
+        return self._found[name][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """A run as it stands.
+
+    Attributes:
+      folder: its workdir.
+      config: the whole config.
+      data: what data.json says.
+      rows: of metrics.jsonl.
+      weights: whether what needs the weights can be had.
+      source: the examples to evaluate on, where they are not those that the config names.
+      examples: to look at, at most; 0: all.
+      checkpoint: the newest one's step, and when it was written; empty where there is none.
+      kept: what was made of a checkpoint, for another look at the same run.
+    """
+
+    folder: Path
+    config: Any
+    data: dict[str, Any]
+    rows: Sequence[dict[str, float]]
+    weights: bool = True
+    source: Source | None = None
+    examples: int = 0
+    checkpoint: tuple[int, ...] = ()
+    kept: Memo = dataclasses.field(default_factory=Memo)
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or has returned for the newest checkpoint."""
+        return self.kept.once(name, self.checkpoint, make)
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as metrics.jsonl tells."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return total_steps(self.config, self.data["train_examples"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done and its checkpoint whole."""
+        return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
+
+    @property
+    def evaluated(self) -> dict[str, float]:
+        """The newest row with an evaluation; empty before the first."""
+        return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The network, without weights."""
+        return build_model(self.config.model, len(self.data["class_names"]))
+
+    @property
+    def looked(self) -> OpenedNetwork:
+        """The network with the weights of the latest checkpoint; of an ensemble the first."""
+        with self._weights():
+            return self.once("looked", lambda: opened.open_run(str(self.folder)))
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What the latest checkpoint makes of the test set, or of as many of its examples as were
+        asked for.
+        """
+        with self._weights():
+            return self.once("evaluation", self._evaluate)
+
+    def _evaluate(self) -> Evaluation:
+        source = self.source
+        if self.examples:
+            source = source or self.looked.source()
+            source = Part(source, self.examples) if len(source) > self.examples else self.source
+        return evaluate_run(str(self.folder), source=source)
+
+    @contextlib.contextmanager
+    def _weights(self) -> Iterator[None]:
+        """Raise LeftOutError where there are no weights, or they or the examples cannot be had."""
+        if not self.weights:
+            raise LeftOutError("the run has several processes; jaxconv report adds it afterwards")
+        if not self.checkpoint:
+            raise LeftOutError("the run has no checkpoint yet")
+        try:
+            yield
+        except UserError as error:
+            raise LeftOutError(str(error)) from error
+
+
+def read_run(workdir: str | Path, **settings: Any) -> RunReport:
+    """The run in a workdir as it stands, see `RunReport` for the settings; raises UserError where
+    there is none.
+    """
+    folder = expand(str(workdir))
+    newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
+    return RunReport(
+        folder,
+        saved_config(folder),
+        saved_data(folder),
+        read_metrics(folder),
+        checkpoint=newest,
+        **settings,
+    )
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, ...]:
+    """The step of a run's newest checkpoint, and when it was written; empty where there is none."""
+    step = max(
+        (int(place.name) for place in (folder / "checkpoints").glob("*") if place.name.isdecimal()),
+        default=-1,
+    )
+    return (step, (folder / "checkpoints" / str(step)).stat().st_mtime_ns) if step >= 0 else ()
+
+
+def curves(run: RunReport) -> list[Any]:
+    """Every number of metrics.jsonl that is worth a line."""
+    if not run.rows:
+        raise LeftOutError("the run has logged no number yet")
+    charts = []
+    for title, unit, lines in PANELS:
+        series = [s for key, label, look in lines for s in _lines(run.rows, key, label, look)]
+        if series:
+            charts.append(Chart(title, unit, "step", series))
+    known = {key for _, _, lines in PANELS for key, _, _ in lines}
+    own = sorted(
+        key
+        for key in {key for row in run.rows for key in row} - known
+        if re.fullmatch("eval/(?!ensemble_)[^/]+", key)
+    )
+    charts += [
+        Chart(
+            key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")
+        )
+        for key in own
+    ]
+    return charts
+
+
+def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) -> list[Series]:
+    """The line of one key, after the band of an ensemble's members."""
+    found = [row for row in rows if key in row]
+    if not found:
+        return []
+    number = {"train": 0, "eval": 1, "averaged": 2}.get(label, 0)
+    steps = [row["step"] for row in found]
+    each = [[value for name, value in row.items() if name.startswith(key + "/")] for row in found]
+    edges = []
+    if all(each):
+        edges = [
+            Series("", steps, [edge(values) for values in each], number, "edge")
+            for edge in (max, min)
+        ]
+    return [*edges, Series(label, steps, [row[key] for row in found], number, look)]
+
+
+def network(run: RunReport) -> list[Any]:
+    """The table of `jaxconv summary`."""
+    from jaxconv.summary import summarize
+
+    summary = summarize(
+        run.model, tuple(run.data["image_shape"]), run.config.batch_size, run.config.model.dtype
+    )
+    table = summary.table()
+    shape = " x ".join(map(str, run.data["image_shape"]))
+    caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
+    return [
+        Table(caption, table, texts=2, marked=frozenset({len(table) - 1})),
+        *map(Text, summary.notes()),
+    ]
+
+
+def data(run: RunReport) -> list[Any]:
+    """What the network learns from."""
+    names, config = run.data["class_names"], run.config.data
+    rows = [
+        ("source", config.source),
+        ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
+        ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
+        ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
+        (
+            "classes",
+            f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""),
+        ),
+    ]
+    return [Table("What the network learns from", [("what", "value"), *rows], texts=2)]
+
+
+def config(run: RunReport) -> list[Any]:
+    """The config, what is not the default first."""
+    defaults, given = flatten(default_config()), flatten(run.config)
+    differing = [
+        key for key, value in given.items() if key not in defaults or value != defaults[key]
+    ]
+
+    def row(key: str) -> tuple[str, str, str]:
+        return key, _value(given[key]), _value(defaults[key]) if key in defaults else "-"
+
+    header = ("key", "value", "default")
+    whole = [row(key) for key in given]
+    marked = frozenset(number for number, (key, *_) in enumerate(whole, 1) if key in differing)
+    return [
+        Table(
+            f"What differs from the default, {len(differing)} of {len(given)} keys",
+            [header, *map(row, differing)],
+            texts=3,
+        ),
+        Table("All keys", [header, *whole], texts=3, marked=marked, mark="differs", folded=True),
+    ]
+
+
+def _value(value: Any) -> str:
+    return (
+        (",".join(map(str, value)) or "()")
+        if isinstance(value, tuple)
+        else repr(value)
+        if value == ""
+        else str(value)
+    )
+
+
+def versions(run: RunReport) -> list[Any]:
+    """With what the run was made, a column for each start."""
+    entries = [
+        entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)
+    ]
+    names = list(
+        dict.fromkeys(
+            name for entry in entries for name in entry if name not in ("config", "from_step")
+        )
+    )
+    rows = [(name, *(str(entry.get(name, "-")) for entry in entries)) for name in names]
+    marked = frozenset(
+        number for number, (_, *values) in enumerate(rows, 1) if len(set(values)) > 1
+    )
+    header = ("what", *(f"from step {entry.get('from_step', 0):,}" for entry in entries))
+    return [
+        Table(
+            "Versions and devices at each start",
+            [header, *rows],
+            texts=len(header),
+            marked=marked,
+            mark="differs",
+        )
+    ]

@@ -1,0 +1,324 @@
+"""`jaxconv report --workdir=RUN`: all that there is to see of a run, or of a sweep, as one page.
+
+What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said
+there, and the others stand.
+"""
+
+import dataclasses
+import datetime
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxconv.data.interface import Source
+from jaxconv.drawing.parts import Chart, Series, Table, Text, share
+from jaxconv.errors import in_words
+from jaxconv.files import expand
+from jaxconv.look.curves import PANELS
+from jaxconv.report import document as page
+from jaxconv.report import network_sections, sections
+from jaxconv.report.document import Section
+from jaxconv.report.sections import LeftOutError, Memo, RunReport, newest_checkpoint, read_run
+from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table
+from jaxconv.train.workdir import in_use, read_json, read_metrics
+
+log = logging.getLogger(__name__)
+
+Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
+
+
+def _once(make: Callable[[RunReport], list[Any]]) -> Callable[[RunReport], list[Any]]:
+    """The same section, made once for a checkpoint however often the page is: what the run logs
+    meanwhile is not on it.
+    """
+    return lambda run: run.once(make, lambda: make(run))
+
+
+SECTIONS: Makers = (
+    ("Result", network_sections.result),
+    ("Curves", sections.curves),
+    ("Predictions", _once(network_sections.predictions)),
+    ("Mistakes", _once(network_sections.mistakes)),
+    ("Calibration", _once(network_sections.calibration)),
+    ("Filters", _once(network_sections.first_filters)),
+    ("Activations", _once(network_sections.layers)),
+    ("Patches", _once(network_sections.patches)),
+    ("Attribution", _once(network_sections.attribution)),
+    ("Network", _once(sections.network)),
+    ("Data", sections.data),
+    ("Config", sections.config),
+    ("Versions", sections.versions),
+)
+# Examples of the test set that are looked at, at most, unless more are asked for.
+EXAMPLES = 10_000
+# Seconds between two looks at a run that goes on.
+_EVERY = 2.0
+# Runs of a sweep whose curves are drawn.
+MOST_RUNS = 100
+
+
+def report(
+    workdir: str | Path,
+    out: str | Path = "",
+    weights: bool = True,
+    source: Source | None = None,
+    examples: int = EXAMPLES,
+    kept: Memo | None = None,
+) -> Path:
+    """Write the page of a run, or of a sweep, whole or not at all.
+
+    Args:
+      workdir: of the run, which may be going on, or of the sweep.
+      out: the file; by default report.html in the workdir.
+      weights: make the sections that need the network's weights too.
+      source: the examples to evaluate on, where they are not those that the config names.
+      examples: of them to look at, at most, evenly spread; 0: all.
+      kept: what the page before was made of, to be made again only where it has changed.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: there is no run, and no sweep.
+      OSError: the file cannot be written.
+    """
+    folder, kept = expand(str(workdir)), kept or Memo()
+    path = expand(str(out), "--out") if out else folder / "report.html"
+    if is_sweep(folder):
+        page.write(path, render_sweep(open_sweep(folder, kept)))
+    else:
+        page.write(
+            path,
+            render(read_run(folder, weights=weights, source=source, examples=examples, kept=kept)),
+        )
+    return path
+
+
+def render(run: RunReport) -> str:
+    """The page of a run as HTML."""
+    going_on = in_use(run.folder) and not run.finished
+    state = f"{'going on' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    return page.html(
+        run.folder.name,
+        _sections(SECTIONS, run),
+        subtitle=f"{run.config.model.name} on {run.config.data.source}",
+        state=f"finished, {run.step:,} steps" if run.finished else state,
+        going_on=going_on,
+        written=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _sections(makers: Makers, what: Any) -> list[Section]:
+    """What the functions make of a run; last, what is left out."""
+    made, left_out = [], []
+    for title, make in makers:
+        try:
+            made.append(Section(title, make(what)))
+        except LeftOutError as error:
+            left_out.append((title, str(error)))
+        except (
+            Exception
+        ) as error:  # the other sections stand, and a training that has finished has finished
+            log.warning("report.html: %s: %s", title.lower(), in_words(error))
+            made.append(
+                Section(title, (), why=f"This section could not be made: {in_words(error)}")
+            )
+    if left_out:
+        made.append(
+            Section(
+                "Left out",
+                [Table("What this page does not have", [("section", "why"), *left_out], texts=2)],
+            )
+        )
+    return made
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep, whose runs have started."""
+    return (folder / "sweep.json").is_file() and not (folder / "config.json").is_file()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep as it stands.
+
+    Attributes:
+      folder: its workdir.
+      rows: of its runs, see `results.standing`; of those that a process trains now the state is
+        `going on`.
+      kept: what was made of its runs' files.
+    """
+
+    folder: Path
+    rows: Sequence[dict[str, Any]]
+    kept: Memo
+
+    @property
+    def going_on(self) -> bool:
+        """Whether it is: its process goes on, or a run does; or, where it never had a process of
+        its own, some run is left.
+        """
+        states = {row["state"] for row in self.rows}
+        left = not (self.folder / ".lock").exists() and states & {"waiting", "unfinished"}
+        return in_use(self.folder) or "going on" in states or bool(left)
+
+
+def open_sweep(folder: Path, kept: Memo) -> Sweep:
+    """The sweep in a workdir as it stands; raises UserError where sweep.json is damaged."""
+
+    def stands(row: dict[str, Any]) -> dict[str, Any]:
+        run = folder / row["run"]
+        if not run.exists() and not log_of(run).exists():
+            return row  # it has not begun, or its files were moved away
+        now = kept.once(run, _traces(run), lambda: renewed(row, folder))
+        return now | {"state": "going on"} if now["state"] != "finished" and in_use(run) else now
+
+    return Sweep(
+        folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept
+    )
+
+
+def render_sweep(sweep: Sweep) -> str:
+    """The page of a sweep as HTML: its table, and the curves of its runs."""
+    states = [row["state"] for row in sweep.rows]
+    return page.html(
+        sweep.folder.name,
+        _sections((("Runs", _runs), ("Curves", _curves)), sweep),
+        subtitle=f"a sweep of {len(states):,} runs",
+        state=", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)),
+        going_on=sweep.going_on,
+        written=_now(),
+    )
+
+
+def _runs(sweep: Sweep) -> list[Any]:
+    keys, means, ranked = list(sweep.rows[0]["values"]), over_seeds(sweep.rows), _ranked(sweep.rows)
+    parts: list[Any] = [
+        Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)
+    ]
+    if ranked[0]["best_top1"] is not None:
+        parts.insert(
+            0,
+            Text(
+                f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of "
+                f"{ranked[0]['run']}.",
+                strong=True,
+            ),
+        )
+    if means:
+        parts.append(
+            Table(
+                "Mean and deviation over the seeds",
+                seed_table(means),
+                texts=len(keys) - 1,
+                sortable=True,
+            )
+        )
+    failed = [(row["run"], row["why"]) for row in sweep.rows if row["state"] == "failed"]
+    return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
+
+
+def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs by their best top-1 so far, the highest first, those without one last."""
+    return sorted(
+        rows,
+        key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"],
+        reverse=True,
+    )
+
+
+def _curves(sweep: Sweep) -> list[Any]:
+    """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told
+    apart, for the best.
+    """
+    begun = [row for row in sweep.rows if row["step"]]
+    drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
+    names = [row["run"] for row in begun if row["run"] in drawn]
+    each = [
+        _lines(sweep, name, number, page.points_of_each(len(names)))
+        for number, name in enumerate(names)
+    ]
+    charts = [
+        Chart(f"{title}, {label}" if len(lines) > 1 else title, unit, "step", found)
+        for title, unit, lines in PANELS
+        for key, label, _ in lines
+        if (found := [of_run[key] for of_run in each if key in of_run])
+    ]
+    if not charts:
+        raise LeftOutError("no run has logged a number yet")
+    said = (
+        f"The {len(names)} runs with the highest top-1 so far, of {len(begun):,} that have begun; "
+        "the table above has all."
+    )
+    return [*([Text(said)] if len(names) < len(begun) else []), *charts]
+
+
+def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]:
+    """The lines of a run by key, of at most so many points each."""
+
+    def make() -> dict[str, Series]:
+        rows = read_metrics(sweep.folder / name)
+        keys = [(key, look) for *_, lines in PANELS for key, _, look in lines]
+        of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
+        return {
+            key: page.thinned(
+                Series(
+                    name, [row["step"] for row in found], [row[key] for row in found], number, look
+                ),
+                most,
+            )
+            for key, look, found in of_keys
+            if found
+        }
+
+    return sweep.kept.once(("lines", name), (_traces(sweep.folder / name), number, most), make)
+
+
+def watch(
+    workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY
+) -> Iterator[Path]:
+    """Write the page now, and again whenever the run has logged or saved something, until it ends,
+    and when it has.
+
+    Args:
+      workdir, out, examples: as for `report`.
+      every: seconds between two looks.
+
+    Yields:
+      The file, each time that it was written.
+    """
+    folder, before, going_on, kept = expand(str(workdir)), None, True, Memo()
+    while going_on:
+        # Before the page is made, so that what comes meanwhile is seen by the next look.
+        going_on, now = _looked_at(folder, kept)
+        if now != before:
+            yield report(workdir, out, examples=examples, kept=kept)
+            before = now
+        if going_on:
+            time.sleep(every)
+
+
+def _looked_at(folder: Path, kept: Memo) -> tuple[bool, Any]:
+    """Whether a run or a sweep goes on, and all that changes with its page."""
+    if not is_sweep(folder):
+        going_on = in_use(folder)
+        return going_on, (going_on, _traces(folder))
+    sweep = open_sweep(folder, kept)
+    return sweep.going_on, (sweep.going_on, sweep.rows)
+
+
+def _traces(folder: Path) -> tuple[Any, ...]:
+    """What changes when a run begins, logs, saves or fails."""
+    files = [
+        file.stat()
+        for file in (folder / "metrics.jsonl", folder / "config.json", log_of(folder))
+        if file.exists()
+    ]
+    return *((file.st_size, file.st_mtime_ns) for file in files), newest_checkpoint(folder)

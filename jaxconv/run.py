@@ -1,0 +1,65 @@
+"""A run from the command to its report: trains, then draws the curves and writes the page."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from jaxconv.data.interface import Source
+from jaxconv.errors import in_words
+from jaxconv.files import whole_file
+from jaxconv.look.curves import loss_and_accuracy
+from jaxconv.train.start import Finished, start
+from jaxconv.train.workdir import read_metrics
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Any,
+    workdir: str,
+    restart: bool = False,
+    devices: list | None = None,
+    sources: tuple[Source, Source] | None = None,
+) -> dict[str, Any]:
+    """Train as the config says, or resume the run in the workdir; then draw its curves and, with
+    `config.log.report`, write its page.
+
+    Args:
+      config: the whole config.
+      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several
+        processes share it.
+      restart: move a run that is there aside, and begin anew.
+      devices: those to use; all by default.
+      sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default
+        those that the config names.
+
+    Returns:
+      `split`, and what `evaluate` returns of the final weights.
+
+    Raises:
+      UserError: the config, the data or the workdir cannot be used, the loss became infinite or
+        NaN, another process is gone, or SIGTERM asked for the machine (`exit_code` 75).
+    """
+    finished = start(config, workdir, restart, devices, sources)
+    if finished.parallel.process[0] == 0:
+        _draw_curves(finished.folder)
+        if config.log.report:
+            _write_report(finished)
+    return finished.result
+
+
+def _draw_curves(folder: Path) -> None:
+    with whole_file(folder / "curves.png") as temporary:
+        loss_and_accuracy({folder.name: read_metrics(folder)}).savefig(temporary, dpi=120)
+
+
+def _write_report(finished: Finished) -> None:
+    """The run's page; the training has ended well, whatever becomes of it."""
+    try:
+        from jaxconv.report.write import report
+
+        # Of several processes one alone cannot restore a checkpoint: all of them would have to.
+        alone = finished.parallel.process[1] == 1
+        report(finished.folder, weights=alone, source=finished.eval_source)
+    except Exception as error:
+        log.warning("report.html was not written: %s", in_words(error))

@@ -1,0 +1,1 @@
+"""Classification: one class an example, told by the highest of K logits."""

@@ -1,0 +1,91 @@
+"""Losses and the counts behind error rates, one value an example, float32.
+
+A target is a label [N] int32, or the shares [N, K] float32 of all classes, as mixup and cutmix make
+them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross entropy, in nats.
+
+    Args:
+      logits: [N, K] logits.
+      target: [N] int32 or [N, K] float32.
+      label_smoothing: share of the target spread evenly over all K classes (Szegedy et al. 2016,
+        arXiv:1512.00567, section 7).
+
+    Returns:
+      [N] float32.
+    """
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if target.ndim == logits.ndim:
+        true = jnp.sum(target * log_probability, axis=-1)
+    else:
+        true = jnp.take_along_axis(log_probability, target[:, None], axis=-1)[:, 0]
+    return -(1 - label_smoothing) * true - label_smoothing * jnp.mean(log_probability, axis=-1)
+
+
+def binary_cross_entropy(
+    logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0
+) -> jax.Array:
+    """Binary cross entropy, each class a question of its own, the mean over the classes, in nats.
+
+    For several classes in one image, which mixup and cutmix make (Wightman et al. 2021,
+    arXiv:2110.00476, section 2.3).
+
+    Args:
+      logits: [N, K] logits.
+      target: [N] int32 or [N, K] float32.
+      label_smoothing: as in `cross_entropy`.
+      threshold: classes with a larger share count as wholly there, the others as not there; 0 keeps
+        the shares.
+
+    Returns:
+      [N] float32.
+    """
+    logits = logits.astype(jnp.float32)
+    shares = (
+        target
+        if target.ndim == logits.ndim
+        else jax.nn.one_hot(target, logits.shape[-1], dtype=jnp.float32)
+    )
+    shares = shares * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    if threshold:
+        shares = (shares > threshold).astype(jnp.float32)
+    return jnp.mean(jax.nn.softplus(logits) - shares * logits, axis=-1)
+
+
+def correct(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """1.0 where the highest of the logits [N, K] is the target's class, else 0.0; among equal
+    logits, or shares, the first counts.
+
+    Of a target of shares [N, K], it is the class with the largest.
+    """
+    label = jnp.argmax(target, axis=-1) if target.ndim == logits.ndim else target
+    return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+
+
+def correct_within(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
+    """1.0 where the class of the label [N] has one of the k highest of the logits [N, K], else 0.0;
+    of equal logits the first are higher.
+    """
+    own = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    before = jnp.arange(logits.shape[-1])[None] < label[:, None]
+    # Not `logits > own`, by which a logit that is not a number would count as the highest.
+    ahead = ~(logits <= own) | ((logits == own) & before)
+    return (jnp.sum(ahead, axis=-1) < k).astype(jnp.float32)
+
+
+def average_logits(logits: jax.Array) -> jax.Array:
+    """The logits [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the
+    logarithms of their mean probabilities.
+
+    The softmax of them is that mean again. Members that have diverged, with a logit that is not
+    finite, are left out.
+    """
+    left = jnp.all(jnp.isfinite(logits), axis=(1, 2))
+    logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(logits), -jnp.inf)
+    return jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))

@@ -1,0 +1,306 @@
+"""What a network's predictions of a set say: error rates, the classes behind them, calibration.
+
+    top-k         the true class has one of the k highest logits; of equal logits the first class is
+                  higher
+    loss          -log of the true class's probability, in nats
+    confusion     how many examples of each class were taken for each class
+    calibration   whether of those predicted with a probability of 80% four out of five are right
+                  (Guo et al. 2017, arXiv:1706.04599)
+    height        how far off a prediction is in WordNet (Russakovsky et al. 2015, arXiv:1409.0575)
+
+Plain numpy on arrays, wherever they come from.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxconv.data.wordnet import mistake_heights, wordnet_ids
+
+BINS = 15
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The logits of a network for every example of a set.
+
+    Attributes:
+      labels: [N] the true classes.
+      logits: [N, K] logits, or logarithms of probabilities: their softmax are the probabilities.
+      class_names: K names.
+      index: [N] the examples' places in their source; those that could not be read are missing. By
+        default 0 ... N - 1.
+
+    Raises:
+      ValueError: the shapes do not fit one another, or a label is no class.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    class_names: tuple[str, ...]
+    index: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        labels, logits, count = np.asarray(self.labels), np.asarray(self.logits), len(self.labels)
+        index = np.asarray(self.index) if len(self.index) else np.arange(count)
+        if logits.shape != (count, len(self.class_names)) or index.shape != (count,) or not count:
+            raise ValueError(
+                f"logits {list(logits.shape)} and index {list(index.shape)} do not fit {count} "
+                f"labels and {len(self.class_names)} classes"
+            )
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise ValueError(
+                f"there is a label {wrong}; the {len(self.class_names)} classes are numbered from 0"
+            )
+        for name, value in (
+            ("labels", labels),
+            ("logits", logits),
+            ("index", index),
+            ("class_names", tuple(self.class_names)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """[N, K] float32."""
+        return np.exp(_log_softmax(self.logits), dtype=np.float32)
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """[N] the classes with the highest logits."""
+        return self.logits.argmax(axis=1)
+
+    @functools.cached_property
+    def confidence(self) -> np.ndarray:
+        """[N] float64, the probability of each predicted class."""
+        return self.probabilities.max(axis=1).astype(np.float64)
+
+    @functools.cached_property
+    def ranks(self) -> np.ndarray:
+        """[N] how many classes have a higher logit than the true one: 0 for a right prediction."""
+        own = self._of_true(self.logits)[:, None]
+        before = np.arange(self.logits.shape[1]) < self.labels[:, None]
+        # Not `logits > own`, by which a logit that is not a number would count as the highest.
+        return (~(self.logits <= own) | ((self.logits == own) & before)).sum(axis=1)
+
+    @functools.cached_property
+    def losses(self) -> np.ndarray:
+        """[N] float64, softmax cross entropy in nats."""
+        return -self._of_true(_log_softmax(self.logits)).astype(np.float64)
+
+    def _of_true(self, values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, self.labels[:, None], axis=1)[:, 0]
+
+
+def within(outcomes: Outcomes, k: int) -> np.ndarray:
+    """[N] bool, whether the true class has one of the k highest logits."""
+    return outcomes.ranks < k
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerClass:
+    """Examples of each class [K], how many of them are right, and how many examples are predicted
+    to be of it.
+    """
+
+    examples: np.ndarray
+    right: np.ndarray
+    predicted: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """[K] the share that is right of each class's examples (its recall); NaN where there are
+        none.
+        """
+        return _share(self.right, self.examples)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """[K] the share that is right of what is predicted to be of the class; NaN where nothing
+        is.
+        """
+        return _share(self.right, self.predicted)
+
+    def ranked(self) -> np.ndarray:
+        """Classes that have examples, the worst first; of equal accuracy the one with more
+        examples.
+        """
+        known = np.flatnonzero(self.examples)
+        return known[np.lexsort((known, -self.examples[known], self.accuracy[known]))]
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def per_class(outcomes: Outcomes) -> PerClass:
+    """Counts of each class."""
+    classes = len(outcomes.class_names)
+    right = outcomes.labels[within(outcomes, 1)]
+    return PerClass(
+        *(
+            np.bincount(values, minlength=classes)
+            for values in (outcomes.labels, right, outcomes.predicted)
+        )
+    )
+
+
+def confusion(outcomes: Outcomes) -> np.ndarray:
+    """[K, K] int64: examples of class i that were taken for class j. Rows add up to the classes'
+    examples, the diagonal is right.
+    """
+    classes = len(outcomes.class_names)
+    return np.bincount(
+        outcomes.labels * classes + outcomes.predicted, minlength=classes**2
+    ).reshape(classes, classes)
+
+
+def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken
+    for, count), falling.
+    """
+    mistaken = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
+    pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
+    return [pair for pair in pairs if pair[2]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """The reliability diagram: examples by the probability of their prediction, in bins of equal
+    width.
+
+    Attributes:
+      edges: [B + 1] of the bins, from 0 to 1; a bin holds its upper edge.
+      examples: [B] in each bin.
+      confidence, accuracy: [B] the mean probability of the predictions, and the share of them that
+        is right; NaN in empty bins.
+    """
+
+    edges: np.ndarray
+    examples: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean over all examples of how far their bin's
+        accuracy is off its confidence.
+        """
+        filled = self.examples > 0
+        gaps = np.abs(self.accuracy - self.confidence)[filled]
+        return float(np.sum(gaps * self.examples[filled]) / self.examples.sum())
+
+
+def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
+    """The points of the reliability diagram (Guo et al. 2017, section 2); 15 bins are theirs."""
+    edges, place = np.arange(bins + 1) / bins, bin_of(outcomes, bins)
+    examples = np.bincount(place, minlength=bins)
+    confidence, right = (
+        np.bincount(place, values, bins) for values in (outcomes.confidence, within(outcomes, 1))
+    )
+    return Calibration(edges, examples, _share(confidence, examples), _share(right, examples))
+
+
+def bin_of(outcomes: Outcomes, bins: int = BINS) -> np.ndarray:
+    """[N] the number of the bin of `calibration` that each prediction falls into."""
+    return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
+
+
+def confused_examples(
+    outcomes: Outcomes, pairs: Sequence[tuple[int, int, int]], most: int = 4
+) -> list[np.ndarray]:
+    """The first examples of each of the pairs of `most_confused`, by their row in the outcomes."""
+    return [
+        np.flatnonzero((outcomes.labels == true) & (outcomes.predicted == said))[:most]
+        for true, said, _ in pairs
+    ]
+
+
+def worst(outcomes: Outcomes, most: int) -> np.ndarray:
+    """The rows of the mistakes with the highest losses, at most so many, falling."""
+    wrong = np.flatnonzero(~within(outcomes, 1))
+    return wrong[np.argsort(-outcomes.losses[wrong], kind="stable")][:most]
+
+
+def heights(outcomes: Outcomes) -> np.ndarray:
+    """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it
+    shares with the truth; 0 where it is right.
+
+    Raises:
+      ValueError: the classes are not WordNet's, see `wordnet_ids`.
+    """
+    ids = wordnet_ids(outcomes.class_names)
+    if not ids:
+        raise ValueError(
+            f"the classes are not those of WordNet: {', '.join(outcomes.class_names[:3])} ..."
+        )
+    return _costs(ids)[outcomes.labels, outcomes.predicted]
+
+
+def greatest_height(outcomes: Outcomes) -> float:
+    """The largest that one of `heights` can be, of any two classes."""
+    return float(_costs(wordnet_ids(outcomes.class_names)).max())
+
+
+@functools.lru_cache(maxsize=2)
+def _costs(ids: tuple[str, ...]) -> np.ndarray:
+    return mistake_heights(ids)
+
+
+def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
+    """`loss`, `top1`, of more than 5 classes `top5`, `ece`, and of WordNet's classes `height`, the
+    mean of `heights`.
+    """
+    means = {name: float(np.mean(values)) for name, values in per_example(outcomes).items()}
+    return means | {"ece": calibration(outcomes, bins).ece}
+
+
+def per_example(outcomes: Outcomes) -> dict[str, np.ndarray]:
+    """What the figures are the means of: [N] float64 each."""
+    values: dict[str, Any] = {"loss": outcomes.losses, "top1": within(outcomes, 1)}
+    if len(outcomes.class_names) > 5:
+        values["top5"] = within(outcomes, 5)
+    if wordnet_ids(outcomes.class_names):
+        values["height"] = heights(outcomes)
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def averaged(each: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of the mean of several networks' probabilities, for the same examples.
+
+    Raises:
+      ValueError: they are of other examples, or of other classes.
+    """
+    first = each[0]
+    for other in each[1:]:
+        same = [
+            np.array_equal(getattr(first, name), getattr(other, name))
+            for name in ("labels", "index", "class_names")
+        ]
+        if not all(same):
+            raise ValueError("the outcomes are of other examples or other classes")
+    return dataclasses.replace(first, logits=log_mean([outcomes.logits for outcomes in each]))
+
+
+def log_mean(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithms [N, K] float32 of the mean of the probabilities of several logits [N, K]; of
+    one, these themselves.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    total = functools.reduce(np.logaddexp, (_log_softmax(x) for x in logits))
+    return (total - np.log(len(logits))).astype(np.float32)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # of a network that has diverged
+        shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

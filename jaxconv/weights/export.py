@@ -1,0 +1,298 @@
+"""Programs out: a trained network as one StableHLO program, with its weights and its preprocessing,
+for any batch size and platform.
+
+    jaxconv export --workdir=RUN --out=DIR
+    load_exported("DIR").predict(images)    # [N, H, W, C] uint8 -> probabilities [N, K] float32
+
+DIR/program.bin   elements [b, ...] -> {"probabilities": [b, K], "logits": [b, K]} float32,
+                  serialized by jax.export. JAX alone runs it:
+                  jax.export.deserialize(bytearray(open("DIR/program.bin",
+                  "rb").read())).call(images)["probabilities"]
+DIR/model.json    class names; kind, shape and dtype of an element, and how a file becomes one;
+                  platforms; step, versions, config
+
+An element is an image [H, W, C] uint8 as it was decoded and cropped, a signal float32 (of uint8, a
+255th), or a text's codes [L] uint8. The weights are the averaged ones where the run kept any.
+Probabilities are the softmax of the logits, whatever loss the run had.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.export
+import numpy as np
+
+from jaxconv.data.signals import to_unit
+from jaxconv.data.sources import reading_of
+from jaxconv.errors import UserError, in_words, nearest
+from jaxconv.files import check_new, expand, new_folder
+from jaxconv.tasks.classification.losses import average_logits
+from jaxconv.train.build import build_model, make_transforms
+from jaxconv.train.ensemble import form_of_run, members_of, over_members
+from jaxconv.train.restore import restore_run
+from jaxconv.train.workdir import saved_config, saved_data, write_json
+from jaxconv.version import __version__
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_ALL_PLATFORMS = (*PLATFORMS, "rocm")
+# Of model.json; one more whenever a reader of today could not understand it.
+_FORMAT = 1
+_KEYS = {"format", "class_names", "kind", "input_shape", "dtype", "reading", "step"}
+# A flatbuffer holds 2 GiB, of which some are not the program.
+_MOST_BYTES = 2**31 - 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained network with its preprocessing.
+
+    Attributes:
+      description: what model.json says.
+      program: elements [N, *input_shape] -> {"probabilities": [N, K], "logits": [N, K]} float32,
+        compiled for each N anew.
+    """
+
+    description: dict[str, Any]
+    program: Callable[[Any], dict[str, jax.Array]]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        return tuple(self.description["class_names"])
+
+    @property
+    def kind(self) -> str:
+        """`image`, `signal` or `text`."""
+        return self.description["kind"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one element: (H, W, C) for images."""
+        return tuple(self.description["input_shape"])
+
+    @property
+    def dtype(self) -> str:
+        """Of an element."""
+        return self.description["dtype"]
+
+    def predict(self, elements: Any) -> np.ndarray:
+        """Probabilities [N, K] float32 of elements [N, *input_shape]; a signal's may be of any
+        floating type, or uint8.
+
+        Raises:
+          UserError: they are of another shape or dtype.
+        """
+        elements = np.asarray(elements)
+        if self.kind == "signal" and (
+            elements.dtype == np.uint8 or np.issubdtype(elements.dtype, np.floating)
+        ):
+            elements = to_unit(elements)
+        if (
+            elements.shape[1:] != self.input_shape
+            or elements.dtype != self.dtype
+            or not len(elements)
+        ):
+            wanted = ", ".join(map(str, ("N", *self.input_shape)))
+            raise UserError(
+                f"the {self.kind}s are {elements.dtype} {list(elements.shape)}; the network takes "
+                f"{self.dtype} [{wanted}]"
+            )
+        return np.asarray(self.program(elements)["probabilities"])
+
+
+def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of one element as a run evaluates it, by its config and what `saved_data` says: (H,
+    W, C) for images, (L,) for texts.
+    """
+    shape = tuple(data["image_shape"])
+    if data["kind"] == "text":
+        return shape[:-1]  # the device makes codes one-hot
+    if data["kind"] == "image" and config.data.eval_image_size:
+        return (config.data.eval_image_size,) * 2 + shape[-1:]
+    return shape
+
+
+def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
+    """The network of a run.
+
+    Args:
+      workdir: of the run; of an ensemble the averaged prediction is taken.
+      checkpoint: `latest`, `best`, or a step.
+
+    Raises:
+      UserError: there is no run, or no such checkpoint.
+    """
+    folder = expand(workdir)
+    config, data = saved_config(folder), saved_data(folder)
+    state, step = restore_run(folder, checkpoint)
+    model = build_model(config.model, len(data["class_names"]))
+    _, preprocess = make_transforms(config, data)
+    kind, shape = data["kind"], element_shape(config, data)
+
+    def logits_of(variables: Any, images: jax.Array) -> jax.Array:
+        return model.apply(variables, images, train=False)
+
+    def apply(variables: Any, elements: jax.Array) -> dict[str, jax.Array]:
+        images = preprocess({"image": elements})["image"]
+        if members_of(config) is None:
+            logits = logits_of(variables, images)
+        else:
+            logits = average_logits(
+                over_members(logits_of, form_of_run(config, folder), (0, None))(variables, images)
+            )
+        return {"probabilities": jax.nn.softmax(logits), "logits": logits}
+
+    compiled = jax.jit(apply)
+    description = {
+        "format": _FORMAT,
+        "model": config.model.name,
+        "class_names": data["class_names"],
+        "kind": kind,
+        "input_shape": list(shape),
+        "dtype": "float32" if kind == "signal" else "uint8",
+        "reading": reading_of(config.data, kind, shape),
+        "step": step,
+        "versions": {"jaxconv": __version__, "jax": jax.__version__},
+        "config": config.to_dict(),
+    }
+    return Predictor(description, lambda elements: compiled(state.variables, elements))
+
+
+def export_workdir(
+    workdir: str, out: str, checkpoint: str = "latest", platforms: Sequence[str] = PLATFORMS
+) -> dict[str, Any]:
+    """Write the network of a run as one program; returns what model.json says.
+
+    Args:
+      workdir: of the run.
+      out: a folder that is not there yet, or empty; it is written whole or not at all.
+      checkpoint: `latest`, `best`, or a step.
+      platforms: to lower for: cpu, cuda, tpu, rocm. None of them needs to be here.
+
+    Raises:
+      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, the
+        program is too large, or the folder cannot be written.
+    """
+    for platform in platforms:
+        if platform not in _ALL_PLATFORMS:
+            choices = f"{nearest(platform, _ALL_PLATFORMS)}; there are {', '.join(_ALL_PLATFORMS)}"
+            raise UserError(
+                f"--platforms={','.join(platforms)}: there is no platform {platform!r}{choices}"
+            )
+    platforms = tuple(dict.fromkeys(platforms))
+    check_new(out)
+    predictor = load_run(workdir, checkpoint)
+    program = lower(predictor.program, predictor.input_shape, predictor.dtype, platforms)
+    size = len(program.mlir_module_serialized)
+    if size > _MOST_BYTES:
+        raise UserError(
+            f"--workdir={workdir}: the program has {size:,} bytes, and the format holds "
+            f"{_MOST_BYTES:,}; train a smaller network"
+        )
+    content = bytes(program.serialize())
+    description = predictor.description | {
+        "platforms": list(platforms),
+        "program": {"bytes": len(content), "crc32": zlib.crc32(content)},
+    }
+    with new_folder(out) as folder:
+        (folder / "program.bin").write_bytes(content)
+        write_json(folder / "model.json", description)
+    return description
+
+
+def lower(
+    program: Callable[[jax.Array], Any],
+    shape: Sequence[int],
+    dtype: str,
+    platforms: Sequence[str] = PLATFORMS,
+) -> jax.export.Exported:
+    """Lower a function of elements [b, *shape] for any b, and for several platforms at once.
+
+    The forms of convolution for the CPU (layers/forms.py) stay in it: which one is taken is settled
+    when it is compiled.
+
+    Raises:
+      UserError: a layer computes with the batch's size in Python; the message names it.
+    """
+    (b,) = jax.export.symbolic_shape("b")
+    elements = jax.ShapeDtypeStruct((b, *shape), dtype)
+    with nn.intercept_methods(_name_the_layer):
+        return jax.export.export(jax.jit(program), platforms=platforms)(elements)
+
+
+def _name_the_layer(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a layer may raise at a size that is no number
+        layer = "/".join(context.module.path) or type(context.module).__name__
+        raise UserError(
+            f"{layer}: cannot be exported for any size of the batch ({in_words(error)}); "
+            "it must not compute with x.shape[0] but by JAX, as x.reshape(x.shape[0], -1) does",
+            exit_code=1,
+        ) from error
+
+
+def load_exported(path: str) -> Predictor:
+    """The network in a folder of `export_workdir`; its config and the code of its model are not
+    needed.
+
+    Raises:
+      UserError: it is no such folder, damaged, of a later version, or not for this platform.
+    """
+    folder = expand(path, "--exported")
+    if not (folder / "model.json").is_file():
+        raise UserError(
+            f"{folder}: holds no exported network (there is no model.json); `jaxconv export` makes "
+            "such a folder",
+            exit_code=1,
+        )
+    try:
+        description, program = _read(folder)
+        _check_platform(folder, program.platforms)
+        call = jax.jit(program.call)
+        # What a later version wrote may be unpacked, and not be understood until it is lowered.
+        call.lower(jax.ShapeDtypeStruct((1, *description["input_shape"]), description["dtype"]))
+    except UserError:
+        raise
+    except Exception as error:  # damaged files can raise anything
+        raise UserError(
+            f"{folder}: the exported network cannot be read ({in_words(error)}); export it again, "
+            "or take the versions in its model.json",
+            exit_code=1,
+        ) from error
+    return Predictor(description, call)
+
+
+def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
+    here = jax.default_backend()
+    if not {"gpu": {"cuda", "rocm"}}.get(here, {here}) & set(platforms):
+        raise UserError(
+            f"{folder}: was exported for {', '.join(platforms)}, and this is {here}; export it "
+            "with --platforms, "
+            "or choose another by the environment's JAX_PLATFORMS",
+            exit_code=1,
+        )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], jax.export.Exported]:
+    description = json.loads((folder / "model.json").read_text())
+    if description["format"] > _FORMAT:
+        raise ValueError(
+            f"it has format {description['format']}, and this version knows up to {_FORMAT}: "
+            "update jaxconv"
+        )
+    missing = _KEYS - description.keys()
+    if missing:
+        raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
+    content = (folder / "program.bin").read_bytes()
+    if zlib.crc32(content) != description["program"]["crc32"]:
+        raise ValueError("program.bin is not what was written, its checksum differs")
+    return description, jax.export.deserialize(bytearray(content))

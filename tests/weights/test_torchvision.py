@@ -1,0 +1,180 @@
+"""Parity with torchvision: random weights and random BatchNorm statistics, converted, give the same
+logits and the same maps in between.
+
+Needs torch and torchvision, which `.ci/run` installs; skipped where they are absent.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxconv
+from jaxconv.weights.torchvision import load_torchvision
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    try:  # a build for another accelerator needs these two operators defined before it is imported
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except RuntimeError:
+        pass
+    return pytest.importorskip("torchvision")
+
+
+# Our network, and where its feature maps are in torchvision's.
+NETWORKS = {
+    "alexnet_torchvision": {
+        "conv1": "features.0",
+        "pool1": "features.2",
+        "pool3": "features.12",
+        "fc6": "classifier.1",
+    },
+    "vgg11": {"conv1_1": "features.0", "pool5": "features.20", "fc7": "classifier.3"},
+    "vgg11_bn": {"norm1_1": "features.1", "pool5": "features.28"},
+    "googlenet_torchvision": {
+        "pool1": "maxpool1",
+        "inception3b": "inception3b",
+        "pool4": "maxpool4",
+        "inception5b": "inception5b",
+    },
+    "resnet18": {"pool1": "maxpool", "conv2": "layer1", "conv5": "layer4"},
+    "resnet50": {"conv2": "layer1", "conv3": "layer2", "conv4": "layer3", "conv5": "layer4"},
+    "wide_resnet50_2": {"conv5": "layer4"},
+    "resnext50_32x4d": {"conv2": "layer1", "conv5": "layer4"},
+    "densenet121": {
+        "pool1": "features.pool0",
+        "block1": "features.denseblock1",
+        "transition1": "features.transition1",
+    },
+    "mobilenet_v2": {
+        "conv1": "features.0",
+        "block2": "features.1",
+        "block3": "features.3",
+        "conv2": "features.18",
+    },
+    "mobilenet_v3_small": {
+        "block1": "features.1",
+        "block11": "features.11",
+        "conv2": "features.12",
+    },
+    "mobilenet_v3_large": {"block5": "features.5", "conv2": "features.16"},
+    "efficientnet_b0": {
+        "stage1": "features.0",
+        "stage2": "features.1",
+        "stage8": "features.7",
+        "stage9": "features.8",
+    },
+    "regnet_x_400mf": {
+        "stem": "stem",
+        "stage1": "trunk_output.block1",
+        "stage4": "trunk_output.block4",
+    },
+    "regnet_y_400mf": {
+        "stem": "stem",
+        "stage1": "trunk_output.block1",
+        "stage4": "trunk_output.block4",
+    },
+    "convnext_tiny": {"stem": "features.0", "res2": "features.1", "res5": "features.7"},
+}
+# The same layouts, larger.
+LARGER = [
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg16_bn",
+    "resnet34",
+    "resnet101",
+    "densenet161",
+    "efficientnet_b5",
+    "regnet_y_1_6gf",
+    "convnext_small",
+]
+SIZE = 96
+
+
+def random_torch_model(torchvision, name):
+    """Weights as they are initialised, BatchNorm with random statistics, scales and shifts; in
+    inference mode.
+    """
+    torch.manual_seed(0)
+    name = name.removesuffix("_torchvision")
+    settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=10, **settings)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    for key, parameter in model.named_parameters():
+        if key.endswith("layer_scale"):  # 1e-6 would hide whatever the block does
+            torch.nn.init.uniform_(parameter, 0.5, 1.0)
+    return model.eval()
+
+
+def compare(torchvision, name, maps):
+    model = random_torch_model(torchvision, name)
+    images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
+    seen = {}
+    for ours, theirs in maps.items():
+        model.get_submodule(theirs).register_forward_hook(
+            lambda m, i, output, ours=ours: seen.update({ours: output.detach().clone()})
+        )
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    variables = load_torchvision(name, model.state_dict())
+    network = jaxconv.create_model(name, 10)
+    run = jax.jit(lambda v, x: (network.apply(v, x, train=False), jaxconv.features(network, v, x)))
+    logits, found = run(variables, jnp.array(images))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    for ours in maps:
+        value = seen[ours].numpy()
+        value = value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
+        np.testing.assert_allclose(
+            found[ours], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=ours
+        )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_and_maps_agree(torchvision, name):
+    compare(torchvision, name, NETWORKS[name])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", LARGER)
+def test_logits_agree_of_larger_networks(torchvision, name):
+    compare(torchvision, name, {})
+
+
+def test_wrong_entries_are_listed(torchvision):
+    state = random_torch_model(torchvision, "resnet18").state_dict()
+    state["layer9.weight"] = state.pop("bn1.bias")
+    state["conv1.weight"] = torch.zeros(64, 3, 5, 5)
+    with pytest.raises(ValueError) as error:
+        load_torchvision("resnet18", state)
+    message = str(error.value)
+    assert "missing: bn1.bias (for params/conv1/norm/bias)" in message
+    assert "left over: layer9.weight" in message
+    assert (
+        "of another shape: conv1.weight is (64, 3, 5, 5), where params/conv1/conv/kernel (7, 7, 3, "
+        "64) was expected" in message
+    )
+    with pytest.raises(
+        ValueError, match="torchvision has no network in the layout of 'se_resnet50'"
+    ):
+        load_torchvision("se_resnet50", {})
+
+
+def test_googlenet_without_auxiliaries(torchvision):
+    state = random_torch_model(torchvision, "googlenet_torchvision").state_dict()
+    variables = load_torchvision(
+        "googlenet_torchvision",
+        {key: value for key, value in state.items() if not key.startswith("aux")},
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_624_904 - 990 * 1025

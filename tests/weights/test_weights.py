@@ -1,0 +1,337 @@
+"""Weights from files, into folders, into trainings: other classes, other channels, and everything
+that can be wrong with them.
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxconv
+from jaxconv.errors import UserError
+from jaxconv.run import train
+from jaxconv.train.initial import adapt_channels, fit, load_weights, save_weights
+from jaxconv.weights import convert as weights
+from jaxconv.weights.convert import convert, read_state_dict
+from tests.conftest import TINY, assert_one_line_error, command, tiny_config
+
+pytestmark = pytest.mark.slow
+
+
+def state_dict_of(name="resnet18", classes=5, seed=0):
+    """Random arrays under torchvision's names, as `load_torchvision` asks for them: it names what
+    it misses.
+    """
+    random = np.random.default_rng(seed)
+    try:
+        jaxconv.load_torchvision(name, {}, classes)
+    except ValueError as error:
+        wanted = str(error).partition("missing: ")[2].split(", ")
+    model = jaxconv.create_model(name, classes)
+    variables = jaxconv.models.abstract_variables(model, (1, *jaxconv.model_info(name).input_size))
+    leaves = {
+        "/".join(str(k.key) for k in path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
+    }
+    arrays = {}
+    for entry in wanted:
+        key, _, path = entry.removesuffix(")").partition(" (for ")
+        shape = leaves[path].shape
+        shape = {4: lambda s: (s[3], s[2], s[0], s[1]), 2: lambda s: s[::-1]}.get(
+            len(shape), lambda s: s
+        )(shape)
+        arrays[key] = random.random(shape, np.float32) + 0.1
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """A safetensors file of a random ResNet-18 for 5 classes, and the folder that it was converted
+    to.
+    """
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(state_dict_of(), folder / "resnet18.safetensors")
+    convert(str(folder / "resnet18.safetensors"), "resnet18", str(folder / "out"))
+    return folder
+
+
+def test_a_converted_folder_gives_what_the_file_holds(resnet18):
+    variables, description = load_weights(resnet18 / "out")
+    direct = jaxconv.load_torchvision("resnet18", state_dict_of())
+    jax.tree.map(np.testing.assert_array_equal, variables, direct)
+    assert description["model"] == "resnet18" and description["source"].startswith(
+        "resnet18.safetensors, CRC-32 "
+    )
+    model = jaxconv.create_model("resnet18", 5)
+    assert model.apply(variables, jnp.ones((1, 33, 33, 3)), train=False).shape == (1, 5)
+
+
+def test_pth_needs_torch_and_says_how_to_do_without(tmp_path, monkeypatch):
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="safetensors.torch"):
+        read_state_dict(tmp_path / "net.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda d: d,
+        lambda d: {"model": d, "epoch": 3},
+        lambda d: {"state_dict": {f"module.{k}": v for k, v in d.items()}},
+    ],
+)
+def test_pth_files_bare_and_wrapped(tmp_path, wrap):
+    torch = pytest.importorskip("torch")
+    arrays = {name: torch.from_numpy(value) for name, value in state_dict_of().items()}
+    arrays["bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save(wrap(arrays), tmp_path / "net.pth")
+    convert(str(tmp_path / "net.pth"), "resnet18", str(tmp_path / "out"))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_weights(tmp_path / "out")[0],
+        jaxconv.load_torchvision("resnet18", state_dict_of()),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x02not a pickle"])
+def test_damaged_pth(tmp_path, content):
+    pytest.importorskip("torch")
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as weights of PyTorch"):
+        read_state_dict(tmp_path / "net.pth")
+
+
+@pytest.mark.slow
+def test_a_pth_that_holds_something_else(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save([1, 2], tmp_path / "net.pth")
+    with pytest.raises(UserError, match="not a state dict"):
+        read_state_dict(tmp_path / "net.pth")
+
+
+def test_wrong_files(tmp_path, resnet18):
+    for name, content, message in (
+        ("absent.pth", None, "no such file"),
+        ("net.onnx", b"x", "must end in"),
+        ("net.safetensors", b"\xff" * 40, "safetensors"),
+        ("cut.safetensors", (resnet18 / "resnet18.safetensors").read_bytes()[:2000], "safetensors"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            convert(str(tmp_path / name), "resnet18", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_entries_that_do_not_fit_are_named_and_nothing_is_written(tmp_path):
+    arrays = state_dict_of()
+    del arrays["layer1.0.conv1.weight"]
+    arrays["layer9.conv.weight"] = np.ones((3, 3), np.float32)
+    arrays["conv1.weight"] = arrays["conv1.weight"][:, :, 1:]
+    save_file(arrays, tmp_path / "net.safetensors")
+    with pytest.raises(UserError) as error:
+        convert(str(tmp_path / "net.safetensors"), "resnet18", str(tmp_path / "out"))
+    for word in (
+        "missing: layer1.0.conv1.weight",
+        "left over: layer9.conv.weight",
+        "conv1.weight is (64, 3, 6, 7)",
+    ):
+        assert word in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path, resnet18):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        convert(str(resnet18 / "resnet18.safetensors"), "resnet18", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_writing_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: no space left")
+
+    monkeypatch.setattr(weights, "write_json", full)
+    with pytest.raises(UserError, match="cannot be written .*no space left"):
+        save_weights(
+            str(tmp_path / "out"), "resnet18", {"params": {"a": np.ones(3, np.float32)}}, "made up"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "json", "gone"])
+def test_damaged_folders(tmp_path, damage):
+    variables = {
+        "params": {"fc": {"kernel": np.ones((40, 3), np.float32), "bias": np.zeros(3, np.float32)}}
+    }
+    save_weights(str(tmp_path / "out"), "resnet18", variables, "made up")
+    data = max(
+        (path for path in (tmp_path / "out" / "variables").rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-20])
+    elif damage == "flip":
+        description = json.loads((tmp_path / "out" / "weights.json").read_text())
+        (tmp_path / "out" / "weights.json").write_text(json.dumps(description | {"fingerprint": 1}))
+    elif damage == "json":
+        (tmp_path / "out" / "weights.json").write_text("{")
+    else:
+        (tmp_path / "out" / "weights.json").unlink()
+    with pytest.raises(UserError):
+        load_weights(tmp_path / "out")
+
+
+def test_layouts_are_converted_one_after_another(tmp_path, monkeypatch):
+    variables = {"params": {"old": {"kernel": np.ones((4, 3), np.float32)}}}
+    save_weights(str(tmp_path / "out"), "resnet18", variables, "made up")
+
+    def rename(old, new):
+        return lambda model, flat: {path.replace(old, new): value for path, value in flat.items()}
+
+    monkeypatch.setattr(
+        weights, "CONVERSIONS", {1: rename("old", "newer"), 2: rename("newer", "newest")}
+    )
+    monkeypatch.setattr(weights, "LAYOUT", 3)
+    assert list(load_weights(tmp_path / "out")[0]["params"]) == ["newest"]
+    monkeypatch.setattr(weights, "LAYOUT", 0)
+    with pytest.raises(UserError, match="update jaxconv"):
+        load_weights(tmp_path / "out")
+
+
+def test_a_grey_image_gives_what_its_channel_three_times_gave():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 4), np.float32)
+    grey = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)
+    expected = jaxconv.layers.convolve(jnp.repeat(grey, 3, axis=-1), jnp.asarray(kernel))
+    for channels in (1, 2, 3, 4, 5, 6):
+        adapted, _ = adapt_channels(kernel, channels)
+        assert adapted.shape == (3, 3, channels, 4) and adapted.dtype == np.float32
+        if channels in (1, 3, 6):  # whole repetitions: then it holds exactly
+            found = jaxconv.layers.convolve(
+                jnp.repeat(grey, channels, axis=-1), jnp.asarray(adapted)
+            )
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def variables_of(text, shape, seed=0, **fields):
+    return jaxconv.from_text(text, **fields).init(
+        jax.random.key(seed), jnp.ones(shape), train=False
+    )
+
+
+def test_fit_takes_what_fits_and_says_what_it_did():
+    old = variables_of(
+        "conv3-4 relu maxpool2 conv3-5 relu globalpool fc", (1, 8, 8, 3), num_classes=7
+    )
+    new = variables_of(
+        "conv3-4 relu maxpool2 conv3-5 relu globalpool fc", (1, 8, 8, 1), num_classes=3, seed=1
+    )
+    fitted, said = fit(old, new, 3)
+    np.testing.assert_array_equal(
+        fitted["params"]["conv2"]["kernel"], old["params"]["conv2"]["kernel"]
+    )
+    np.testing.assert_array_equal(fitted["params"]["fc3"]["kernel"], new["params"]["fc3"]["kernel"])
+    np.testing.assert_allclose(
+        fitted["params"]["conv1"]["kernel"], old["params"]["conv1"]["kernel"].sum(2, keepdims=True)
+    )
+    assert (
+        "3 classes instead of 7" in said[0]
+        and "1 channels instead of 3: the filters' 3 channels are summed" in said[1]
+    )
+    same, said = fit(old, old, 7)
+    assert not said
+    jax.tree.map(np.testing.assert_array_equal, same, dict(old))
+
+
+def test_fit_names_what_does_not():
+    old = variables_of("conv3-4 relu conv3-5 relu globalpool fc3", (1, 8, 8, 3))
+    new = variables_of("conv5-4 relu conv3-5 bn relu globalpool fc3", (1, 8, 8, 3))
+    with pytest.raises(
+        ValueError,
+        match=r"missing: .*norm2/bias.*of another shape: params/conv1/kernel is \(3, 3, 3, 4\)",
+    ) as error:
+        fit(old, new, 3)
+    with pytest.raises(ValueError, match="left over: .*norm2"):
+        fit(new, old, 3)
+    assert "batch_stats/norm2/mean" in str(error.value)
+    # A wider layer in the middle is no head.
+    with pytest.raises(ValueError, match="of another shape: params/conv2"):
+        fit(old, variables_of("conv3-4 relu conv3-6 relu globalpool fc3", (1, 8, 8, 3)), 3)
+
+
+def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, caplog):
+    caplog.set_level("INFO", "jaxconv")
+    settings = {
+        "model__name": "resnet18",
+        "steps": 3,
+        "data__xo__size": 33,
+        "optimizer__learning_rate": 0.0,
+    }
+    config = tiny_config(**settings, model__init_from=str(resnet18 / "out"))
+    train(config, str(tmp_path / "a"))
+    for words in (
+        "started from weights of resnet18",
+        "fc is fresh: 2 classes instead of 5",
+        "1 channels instead of 3",
+    ):
+        assert words in caplog.text
+    state, _ = weights.restore_run(tmp_path / "a")
+    # Nothing was learnt at rate 0, so the parameters are those that it started from.
+    direct = jaxconv.load_torchvision("resnet18", state_dict_of())
+    np.testing.assert_array_equal(
+        state.params["conv3_1"]["conv1"]["conv"]["kernel"],
+        direct["params"]["conv3_1"]["conv1"]["conv"]["kernel"],
+    )
+    caplog.clear()
+    train(tiny_config(**settings, model__init_from=str(tmp_path / "a")), str(tmp_path / "b"))
+    assert "started from step 3 of the run" in caplog.text
+    second, _ = weights.restore_run(tmp_path / "b")
+    jax.tree.map(np.testing.assert_array_equal, second.params, state.params)
+
+
+@pytest.mark.slow
+def test_the_commands(tmp_path, resnet18):
+    process = command(
+        "convert",
+        resnet18 / "resnet18.safetensors",
+        "--model=resnet18",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert process.returncode == 0 and json.loads(process.stdout)["parameters"] == 11_179_077, (
+        process.stderr
+    )
+    assert_one_line_error(
+        command("convert", tmp_path / "no.pth", "--model=resnet18", f"--out={tmp_path / 'x'}"),
+        1,
+        "no such file",
+    )
+    file = resnet18 / "resnet18.safetensors"
+    assert_one_line_error(
+        command("convert", file, "--model=resnet81", f"--out={tmp_path / 'x'}"), 2, "did you mean"
+    )
+    assert_one_line_error(
+        command("convert", file, "--model=lenet5", f"--out={tmp_path / 'x'}"),
+        1,
+        "torchvision has no network",
+    )
+    assert_one_line_error(
+        command("convert", file, "--model=resnet50", f"--out={tmp_path / 'x'}"),
+        1,
+        "layer1.0.conv3.weight",
+    )
+    for place, word in ((tmp_path / "out", "do not fit"), (tmp_path / "nowhere", "weights.json")):
+        process = command(
+            "train",
+            *TINY,
+            f"--workdir={tmp_path / 'run'}",
+            "--config.steps=4",
+            f"--config.model.init_from={place}",
+        )
+        assert_one_line_error(process, 1, word)
