@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.inspect.test_backward import ONE_OF_EACH
 
 import jaxconv
 from jaxconv.inspect.attribution import (
@@ -19,6 +18,7 @@ from jaxconv.inspect.zeiler import strongest_patches
 from jaxconv.layers import Conv, Dense, max_pool
 from jaxconv.look.overlays import attribution_figure
 from jaxconv.models import abstract_variables
+from tests.inspect.test_backward import ONE_OF_EACH
 
 KEY = jax.random.key(0)
 
