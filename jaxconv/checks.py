@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from jaxconv.config import check_type, default_config, flatten, group, nearest_key
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own
+from jaxconv.tasks import Task, find_task
 
-METRICS = ("eval/top1", "eval/loss")
 # How the members of an ensemble are computed, and the settings that they may differ in, since a
 # step takes them as an array.
 FORMS = ("vmap", "map", "unroll")
@@ -24,13 +24,10 @@ CHOICES = {
     "data.audio.form": ("log_mel", "waveform"),
     "ensemble.batches": ("own", "same"),
     "ensemble.by": ("auto", *FORMS),
-    "loss.name": ("softmax", "binary"),
     "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
     "augment.interpolation": ("nearest", "bilinear"),
     "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
-    "optimizer.schedule.metric": METRICS,
-    "checkpoint.metric": METRICS,
 }
 AT_LEAST = {
     0: (
@@ -116,7 +113,7 @@ def check_config(config: ConfigDict) -> None:
     given = flatten(config)
     _check_keys(given)
     for key, allowed in CHOICES.items():
-        if given[key] not in allowed and not (key == "loss.name" and is_own(given[key])):
+        if given[key] not in allowed:
             raise UserError(
                 f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of "
                 f"{', '.join(allowed)}"
@@ -139,13 +136,11 @@ def check_config(config: ConfigDict) -> None:
             f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of "
             "them must be more than 0"
         )
-    if config.loss.threshold and config.loss.name != "binary":
-        raise UserError(
-            f"config.loss.threshold is {config.loss.threshold}; it belongs to the loss 'binary', "
-            f"not to {config.loss.name!r}"
-        )
     swept_values(config)
     _check_own(config)
+    task = find_task(config.task.name)
+    _check_metrics(config, task)
+    task.check_config(config)
     first, _, last = config.profile.partition(":")
     if config.profile and not (
         first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
@@ -157,6 +152,28 @@ def check_config(config: ConfigDict) -> None:
     _check_data(config.data)
     _check_augment(config, given)
     _check_optimizer(config.optimizer)
+
+
+def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
+    """Raise UserError unless what should improve is a figure of the task."""
+    allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
+    for key in ("optimizer.schedule.metric", "checkpoint.metric"):
+        metric = task.metric(flatten(config)[key])
+        if metric not in allowed:
+            raise UserError(
+                f"config.{key} is {metric!r}{nearest(metric, allowed)}; it must be one of "
+                f"{', '.join(allowed)}, or empty for the first of them"
+            )
+
+
+def settled(config: ConfigDict) -> dict[str, Any]:
+    """A flattened config, in which what the task decides is written out: two are those of the same
+    run where `differing_keys` finds nothing.
+    """
+    flat, task = flatten(config), find_task(config.task.name)
+    for key in ("optimizer.schedule.metric", "checkpoint.metric"):
+        flat[key] = task.metric(flat[key])
+    return flat
 
 
 def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
@@ -212,11 +229,6 @@ def _check_own(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{key} is {name!r}; it must be FILE.py:NAME or package.module.NAME"
             )
-    if is_own(config.loss.name) and (config.loss.label_smoothing or config.loss.threshold):
-        raise UserError(
-            f"config.loss.name is {config.loss.name!r}; label_smoothing and threshold belong to "
-            "other losses: leave them at 0"
-        )
 
 
 def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: str) -> None:
@@ -228,7 +240,9 @@ def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: s
 def _check_keys(given: dict[str, Any]) -> None:
     known = flatten(default_config())
     for key in given:
-        if key not in known and not key.startswith(("model.kwargs.", "optimizer.groups.")):
+        if key not in known and not key.startswith(
+            ("model.kwargs.", "optimizer.groups.", "task.kwargs.")
+        ):
             raise UserError(
                 f"config.{key}: the config has no such key{nearest_key(default_config(), key)}"
             )

@@ -51,6 +51,10 @@ def default_config() -> ConfigDict:
     # folder that keeps compiled programs; auto: the user's cache folder; off: none
     config.compilation_cache = "auto"
 
+    config.task = task = ConfigDict()  # what is learnt, see jaxconv/tasks
+    task.name = "classification"  # one of jaxconv.tasks.TASKS, or one's own, see own.py
+    task.kwargs = ConfigDict()  # the task's own settings
+
     config.model = model = ConfigDict()
     # one of jaxconv.list_models(), text: and a text in the notation, or one's own, see own.py
     model.name = "chain"
@@ -201,7 +205,8 @@ def default_config() -> ConfigDict:
     schedule.warmup_steps = 0
     schedule.factor = 0.1  # step, plateau: the rate is multiplied by it
     schedule.boundaries = ()  # step: after these steps, such as 32000,48000
-    schedule.metric = "eval/top1"  # plateau: what should improve
+    # plateau: what should improve, such as eval/loss; empty: the first figure of the task
+    schedule.metric = ""
     schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
 
     config.ema = ema = ConfigDict()
@@ -236,10 +241,12 @@ def default_config() -> ConfigDict:
     checkpoint.every = 0
     checkpoint.keep = 2  # how many of the latest to keep
     checkpoint.keep_best = 1  # how many of the best to keep besides
-    checkpoint.metric = "eval/top1"  # best by this
+    checkpoint.metric = ""  # best by this; empty: the first figure of the task
     config.lock()
-    # These two are open: an experiment names its groups, and the network's arguments are its own.
+    # These are open: an experiment names its groups, and the arguments of a network and of a task
+    # are its own.
     config.model.kwargs.unlock()
+    config.task.kwargs.unlock()
     config.optimizer.groups.unlock()
     return config
 
@@ -377,7 +384,7 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 def set_key(config: ConfigDict, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
-    `model.kwargs` is open: a key that is not there yet is added.
+    `model.kwargs` and `task.kwargs` are open: a key that is not there yet is added.
 
     Raises:
       UserError: no such key (with the nearest), or the text is not of the key's type.
@@ -388,7 +395,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         if not isinstance(place, ConfigDict) or parent not in place:
             raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
         place = place[parent]
-    if isinstance(place, ConfigDict) and parents == ["model", "kwargs"] and last not in place:
+    if isinstance(place, ConfigDict) and parents[1:] == ["kwargs"] and last not in place:
         place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config
 from jaxconv.config import flatten, load_config
 from jaxconv.errors import UserError, short
-from jaxconv.train.build import build_model
+from jaxconv.models.configured import build_model
 
 MOST_RUNS = 10_000
 

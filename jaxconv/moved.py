@@ -69,7 +69,13 @@ NAMES: dict[str, dict[str, str]] = {
         "Given": "jaxconv.predict:GivenRecords",
         "predictions": "jaxconv.predict:predict_items",
     },
-    "jaxconv.train.build": {"Built": "jaxconv.train.build:BuiltRun"},
+    "jaxconv.train.build": {
+        "Built": "jaxconv.train.build:BuiltRun",
+        "build_model": "jaxconv.models.configured:build_model",
+        "make_loss": "jaxconv.tasks.classification.task:make_loss",
+        "make_transforms": "jaxconv.train.transforms:make_transforms",
+        "own_metrics": "jaxconv.tasks.classification.task:own_metrics",
+    },
     "jaxconv.train.losses": {"average_votes": "jaxconv.tasks.classification.losses:average_logits"},
     "jaxconv.train.start": {"train": "jaxconv.run:train"},
     "jaxconv.train.watch": {

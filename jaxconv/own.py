@@ -1,6 +1,8 @@
 """A person's own pieces, named in the config: `package.module.name` of what can be imported, or
 `FILE.py:name`.
 
+--config.task.name=tasks.py:Angle          a class that derives from jaxconv.tasks.Task
+--config.data.source=data.py:draw          (config.data, split) -> a jaxconv.data.Source
 --config.model.name=nets.py:Net            called as Net(num_classes=, dtype=,
                                            **config.model.kwargs); gives a Linen module
 --config.loss.name=losses.py:focal         (logits [N, K], target [N] int32 or [N, K] float32) ->
@@ -109,6 +111,8 @@ def _run(path: str, key: str) -> dict[str, Any]:
 def names_in(config: Any) -> dict[str, str]:
     """Key and name of each own piece that a config has."""
     names = {
+        "config.task.name": config.task.name,
+        "config.data.source": config.data.source,
         "config.model.name": config.model.name,
         "config.loss.name": config.loss.name,
         "config.augment.own": config.augment.own,

@@ -23,7 +23,6 @@ from jaxconv.data.folder import KINDS, read_content
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
-from jaxconv.data.wordnet import readable
 from jaxconv.errors import UserError
 from jaxconv.weights.export import Predictor
 
@@ -35,7 +34,7 @@ _BATCH = 32
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Something to predict the class of.
+    """Something to predict.
 
     Attributes:
       file: its name, as it was given or found.
@@ -84,35 +83,38 @@ class GivenRecords:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an item, falling: their names as the run has them, and
-    probabilities.
+    """What a network says of an item.
+
+    Attributes:
+      item: what it is of.
+      lines: the same for people, see `Task.describe`.
+      said: the same for JSON.
+      served: what the task serves of it, by name.
     """
 
     item: Item
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
+    lines: tuple[str, ...]
+    said: dict[str, Any]
+    served: dict[str, np.ndarray]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The most probable classes, falling, as the run has them."""
+        return tuple(one["class"] for one in self.said["top"])
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """Of `classes`."""
+        return tuple(one["probability"] for one in self.said["top"])
 
     def rows(self) -> str:
-        """A line for the item and one for each class, for reading; ImageNet's ids with their
-        words.
-        """
-        pairs = zip(self.classes, self.probabilities, strict=True)
-        return "\n".join(
-            [
-                str(self.item),
-                *(f"  {100 * probability:6.2f} %  {readable(name)}" for name, probability in pairs),
-            ]
-        )
+        """A line for the item, and what is said of it, for reading."""
+        return "\n".join([str(self.item), *self.lines])
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: `file`, `line` of a text, and `top`, with `class` and `probability` each."""
-        pairs = zip(self.classes, self.probabilities, strict=True)
+        """For JSON: `file`, `line` of a text, and what the task says, such as `top`."""
         line = {"line": self.item.line} if self.item.line else {}
-        return {
-            "file": self.item.file,
-            **line,
-            "top": [{"class": name, "probability": p} for name, p in pairs],
-        }
+        return {"file": self.item.file, **line, **self.said}
 
 
 def find_items(names: Sequence[str], kind: str) -> list[Item]:
@@ -174,7 +176,7 @@ def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> It
     """Predict each item that can be read, in order; of each other one, a warning is logged.
 
     Args:
-      network: see `interop.export`.
+      network: see `weights.export`.
       items: see `find_items`.
       top: classes to give, fewer where there are fewer.
 
@@ -186,15 +188,11 @@ def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> It
     )
     # All batches have one size, filled up at the end, so that the network is compiled once.
     for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
-        probabilities = network.predict(batch["image"])
+        served = network.serve(batch["image"])
         for row in np.flatnonzero(batch["mask"]):
-            best = np.argsort(-probabilities[row], kind="stable")[:top]
-            names = tuple(network.class_names[k] for k in best)
-            yield Prediction(
-                items[int(batch["label"][row])],
-                names,
-                tuple(float(probabilities[row][k]) for k in best),
-            )
+            own = {name: values[row] for name, values in served.items()}
+            lines, said = network.describe(own, top)
+            yield Prediction(items[int(batch["label"][row])], tuple(lines), said, own)
 
 
 __getattr__ = moved.names_of(__name__)

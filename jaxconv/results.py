@@ -2,13 +2,15 @@
 and a plot.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.drawing.parts import share
+from jaxconv.config import default_config
 from jaxconv.grid import Trial, name_of, text_of
+from jaxconv.tasks import Figure, find_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.workdir import read_metrics, saved_config, saved_data
 
@@ -21,12 +23,22 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
 
     Returns:
       `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the
-      whole training, the newest `loss` and `top1` of an evaluation, the `best_top1`, the median of
+      whole training, the `figure` that it is told by, the newest `loss` and figure (by its key,
+      such as `top1`) of an evaluation, the best one (`best_top1`), the median of
       `images_per_second`, and `why` it failed. What is not known yet is None.
     """
-    return renewed(
-        {"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}, workdir
-    )
+    figure = dataclasses.asdict(find_task(trial.config.task.name).figures[0])
+    row = {"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}
+    return renewed(row | {"figure": figure}, workdir)
+
+
+def figure_of(row: Mapping[str, Any]) -> Figure:
+    """The figure that a run is told by: the first of its task. Rows of an older sweep.json are of
+    the default task.
+    """
+    if "figure" in row:
+        return Figure(**row["figure"])
+    return find_task(default_config().task.name).figures[0]
 
 
 def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -49,6 +61,8 @@ def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
         if (folder / "config.json").exists()
         else "waiting"
     )
+    figure = figure_of(row)
+    key, best = figure.key, max if figure.higher else min
     evaluated = [row for row in rows if "eval/loss" in row]
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
@@ -57,9 +71,10 @@ def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
         "state": state,
         "step": step,
         "steps": steps,
+        "figure": dataclasses.asdict(figure),
         "loss": evaluated[-1]["eval/loss"] if evaluated else None,
-        "top1": evaluated[-1]["eval/top1"] if evaluated else None,
-        "best_top1": max((row["eval/top1"] for row in evaluated), default=None),
+        key: evaluated[-1][f"eval/{key}"] if evaluated else None,
+        f"best_{key}": best((row[f"eval/{key}"] for row in evaluated), default=None),
         "images_per_second": statistics.median(rates) if rates else None,
         "why": "" if finished else why,
     }
@@ -87,8 +102,8 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     where the grid has no seeds.
 
     Returns:
-      Rows with `values` but the seed, `runs` and `finished`, and of `loss`, `top1` and `best_top1`
-      pairs of mean and deviation, None where there are too few runs for it.
+      Rows with `values` but the seed, `runs` and `finished`, and of `loss`, the figure and the best
+      one pairs of mean and deviation, None where there are too few runs for it.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -102,7 +117,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "runs": len(group),
             "finished": len(finished),
         }
-        for key in ("loss", "top1", "best_top1"):
+        figure = figure_of(group[0])
+        mean["figure"] = dataclasses.asdict(figure)
+        for key in ("loss", figure.key, f"best_{figure.key}"):
             numbers = [row[key] for row in finished]
             mean[key] = (
                 statistics.mean(numbers) if numbers else None,
@@ -132,17 +149,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def run_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Header and one row of texts for each run, of `standing`; the keys of the grid come first."""
     keys = list(rows[0]["values"])
-    table = [[*keys, "steps", "eval loss", "top-1", "best top-1", "images/s", "state"]]
+    table = [[*keys, "steps", *_titles(rows[0]), "images/s", "state"]]
     for row in rows:
         steps = f"{row['step']:,}" + (
             f" of {row['steps']:,}" if row["steps"] and row["step"] < row["steps"] else ""
         )
-        figures = [
-            _figure(row["loss"]),
-            share(row["top1"]),
-            share(row["best_top1"]),
-            _figure(row["images_per_second"], ",.0f"),
-        ]
+        figures = [show(row[key]) for key, show in _columns(row).items()]
+        figures.append(_figure(row["images_per_second"], ",.0f"))
         table.append(
             [*(text_of(row["values"][key]) for key in keys), steps, *figures, row["state"]]
         )
@@ -154,13 +167,9 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     the seed come first.
     """
     others = list(means[0]["values"])
-    table = [[*others, "seeds finished", "eval loss", "top-1", "best top-1"]]
+    table = [[*others, "seeds finished", *_titles(means[0])]]
     for mean in means:
-        figures = [
-            _spread(*mean["loss"], _figure),
-            _spread(*mean["top1"], share),
-            _spread(*mean["best_top1"], share),
-        ]
+        figures = [_spread(*mean[key], show) for key, show in _columns(mean).items()]
         table.append(
             [
                 *(text_of(mean["values"][key]) for key in others),
@@ -169,6 +178,18 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             ]
         )
     return table
+
+
+def _titles(row: Mapping[str, Any]) -> list[str]:
+    """Of the columns of `_columns`."""
+    title = figure_of(row).title
+    return [*(["eval loss"] if figure_of(row).key != "loss" else []), title, f"best {title}"]
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, Callable[[float | None], str]]:
+    """Keys of the loss, the figure and the best one, and how each is shown."""
+    figure = figure_of(row)
+    return {"loss": _figure, figure.key: figure.show, f"best_{figure.key}": figure.show}
 
 
 def _figure(value: float | None, form: str = ".4f") -> str:

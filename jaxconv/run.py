@@ -8,8 +8,9 @@ from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
 from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
+from jaxconv.tasks import find_task
 from jaxconv.train.start import Finished, start
-from jaxconv.train.workdir import read_metrics
+from jaxconv.train.workdir import read_metrics, saved_config
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def train(
 
 def _draw_curves(folder: Path) -> None:
     with whole_file(folder / "curves.png") as temporary:
-        loss_and_accuracy({folder.name: read_metrics(folder)}).savefig(temporary, dpi=120)
+        task = find_task(saved_config(folder).task.name)
+        loss_and_accuracy({folder.name: read_metrics(folder)}, task).savefig(temporary, dpi=120)
 
 
 def _write_report(finished: Finished) -> None:

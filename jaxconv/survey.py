@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ import jax
 import numpy as np
 
 from jaxconv.data.folder import other_files
-from jaxconv.data.interface import Arrays, DamagedError, Source, describe, evenly
+from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
-from jaxconv.train.build import make_transforms
+from jaxconv.tasks import open_task
 from jaxconv.train.parallel import make_parallel
+from jaxconv.train.transforms import make_transforms
 
 _SECONDS = 3.0  # that the rate is measured for
 _SHOWN = 36  # samples in the picture
@@ -43,10 +44,10 @@ def show(
     rows = _table(found)
     try:
         source = open_source(config.data, split, augment=config.augment)
-        images, labels, rate = feed(source, config)
+        images, targets, rate = feed(source, config)
     except UserError as error:
         return [*rows, ("batches", f"none: {error}")], found
-    draw_samples(source, images, labels, config, png)
+    draw_samples(source, images, targets, config, png)
     way = "resident" if isinstance(source, Arrays) else "streamed"
     return [
         *rows,
@@ -56,17 +57,26 @@ def show(
 
 
 def draw_samples(
-    source: Source, images: np.ndarray, labels: np.ndarray, config: Any, png: Path
+    source: Source,
+    images: np.ndarray,
+    targets: Mapping[str, np.ndarray],
+    config: Any,
+    png: Path,
 ) -> None:
     """Draw the first of a batch, as the network gets it, into a PNG file."""
-    from jaxconv.drawing.samples import sample_grid, text_grid
+    from jaxconv.drawing.samples import captioned_grid, short_name, text_grid
 
-    images, labels = images[:_SHOWN], labels[:_SHOWN]
+    images, task = images[:_SHOWN], open_task(config, describe(source))
+    captions = [
+        short_name(task.caption_of({name: values[n] for name, values in targets.items()}), 60)
+        for n in range(len(images))
+    ]
     if source.element.kind == "text":
         texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
-        figure = text_grid(texts, labels, source.class_names)
+        figure = text_grid(texts, captions)
     else:
-        figure = sample_grid(images, labels, source.class_names, config.data.mean, config.data.std)
+        images = images * np.array(config.data.std) + np.array(config.data.mean)
+        figure = captioned_grid(images, captions)
     with whole_file(png) as temporary:
         figure.savefig(temporary, dpi=120)
 
@@ -88,20 +98,12 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(lambda i: _look(source, int(i)), sample))
     good = [found for found in looked if not isinstance(found, str)]
-    known = not isinstance(source, StoredSource) or source.records.has_labels
-    labels = source.labels_of_all() if known else np.array([label for label, _, _ in good], int)
     sizes: dict[str, int] = {}
     for _, size, _ in good:
         sizes[size] = sizes.get(size, 0) + 1
     result: dict[str, Any] = {
         "examples": len(source),
-        "classes": dict(
-            zip(
-                source.class_names,
-                np.bincount(labels, minlength=len(source.class_names)).tolist(),
-                strict=True,
-            )
-        ),
+        **_classes(source, [targets for targets, _, _ in good]),
         "sample": len(sample),
         "damaged": {
             source.name(int(i)): why
@@ -123,27 +125,48 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
     return result
 
 
-def _look(source: Source, i: int) -> tuple[int, str, tuple[Any, ...]] | str:
-    """Label, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it
+def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`classes`, where examples have labels; of other targets the least and the greatest value."""
+    found: dict[str, Any] = {}
+    if "label" in source.targets:
+        known = not isinstance(source, StoredSource) or source.records.has_labels
+        labels = source.labels_of_all() if known else np.array([one["label"] for one in seen], int)
+        counts = np.bincount(labels, minlength=len(source.class_names))
+        found["classes"] = dict(zip(source.class_names, counts.tolist(), strict=True))
+    others = {
+        name: {
+            "least": float(min(np.min(one[name]) for one in seen)),
+            "greatest": float(max(np.max(one[name]) for one in seen)),
+        }
+        for name in source.targets
+        if name != "label" and seen
+    }
+    return found | ({"targets": others} if others else {})
+
+
+def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]] | str:
+    """Targets, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it
     cannot be read.
     """
     try:
         # Around the source's own check of the form, so that sizes may differ.
-        payload, label = (
-            source.records[i] if isinstance(source, StoredSource) else source.read(i).values()
-        )
-        element = source.decode(payload, (0, i)) if isinstance(source, StoredSource) else payload
+        if isinstance(source, StoredSource):
+            payload, targets = source.records[i]
+            element, targets = source.decode(payload, (0, i)), as_targets(targets)
+        else:
+            targets = dict(source.read(i))
+            payload = element = targets.pop("image")
     except DamagedError as error:
         return str(error)
-    if isinstance(source, StoredSource):
-        source.check_label(i, label)
+    if isinstance(source, StoredSource) and "label" in targets:
+        source.check_label(i, int(targets["label"]))
     values = (
         (element / 255 if element.dtype == np.uint8 else element)
         .reshape(-1, element.shape[-1])
         .astype(np.float64)
     )
     return (
-        int(label),
+        targets,
         _size(payload, element),
         (len(values), values.sum(axis=0), (values**2).sum(axis=0)),
     )
@@ -164,11 +187,11 @@ def _size(payload: Any, element: np.ndarray) -> str:
     )
 
 
-def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
+def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
     """Read, send and augment batches as a training on the source does, for a few seconds.
 
     Returns:
-      Elements [B, ...] and labels [B] of the first batch, as a network would get them, and
+      Elements [B, ...] and targets [B, ...] of the first batch, as a network would get them, and
       examples/s after it.
 
     Raises:
@@ -177,17 +200,18 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
     parallel = make_parallel("jit", jax.devices()[:1])
     loader = make_loader(source, parallel, config.data)
     augment, _ = make_transforms(config, describe(source))
-    step = jax.jit(
-        lambda data, batch, key: (lambda new: (new["image"], new["label"]))(
-            augment(key, take(data, batch))
-        )
-    )
+
+    @jax.jit
+    def step(data: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        new = augment(key, take(data, batch))
+        return new["image"], {name: new[name] for name in source.targets}
+
     first, count, start, ahead = None, 0, 0.0, None
     order = Order((config.seed,), config.batch_size, config.augment.repeats)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
-        images, labels = step(loader.data, batch, jax.random.key(number))
+        images, targets = step(loader.data, batch, jax.random.key(number))
         if first is None:
-            first, start = (np.asarray(images), np.asarray(labels)), time.perf_counter()
+            first, start = jax.tree.map(np.asarray, (images, targets)), time.perf_counter()
             continue
         jax.block_until_ready(ahead)
         ahead, count = images, count + config.batch_size
@@ -199,8 +223,13 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, np.ndarray, float]:
 
 def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The survey as rows of name and text, for people."""
-    classes = sorted(found["classes"].items(), key=lambda item: -item[1])
-    rows = [("examples", f"{found['examples']:,}"), ("classes", f"{len(classes):,}")]
+    classes = sorted(found.get("classes", {}).items(), key=lambda item: -item[1])
+    rows = [("examples", f"{found['examples']:,}")]
+    rows += [("classes", f"{len(classes):,}")] if classes else []
+    rows += [
+        (name, f"{ends['least']:.4g} to {ends['greatest']:.4g}")
+        for name, ends in found.get("targets", {}).items()
+    ]
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]

@@ -23,13 +23,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from jaxconv.config import differing_keys, flatten
-from jaxconv.drawing.parts import share
+from jaxconv.checks import settled
+from jaxconv.config import differing_keys
 from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
 from jaxconv.grid import Trial, make_trials, name_of
 from jaxconv.look.curves import sweep_curves
-from jaxconv.results import FAILED, markdown, over_seeds, standing
+from jaxconv.results import FAILED, figure_of, markdown, over_seeds, standing
+from jaxconv.tasks import find_task
 from jaxconv.train.workdir import locked, read_metrics, saved_config, write_json, write_lines
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
     write_lines(workdir / "sweep.md", [markdown(rows)])
     curves = {trial.name: read_metrics(workdir / trial.name) for trial in trials}
     key = _number_key(rows)
-    figure = sweep_curves(curves, key, _against(rows, key) if key else {})
+    task = find_task(trials[0].config.task.name)
+    figure = sweep_curves(curves, key, _against(rows, key) if key else {}, task)
     with whole_file(workdir / "sweep.png") as temporary:
         figure.savefig(temporary, dpi=120)
     return rows
@@ -138,7 +140,7 @@ def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
 def _against(
     rows: Sequence[Mapping[str, Any]], key: str
 ) -> dict[str, list[tuple[float, float, float]]]:
-    """The value of a key, the loss and the accuracy of each finished run, by what differs besides
+    """The value of a key, the loss and the figure of each finished run, by what differs besides
     this key and the seed.
     """
     series: dict[str, list[tuple[float, float, float]]] = {}
@@ -148,7 +150,7 @@ def _against(
                 name: value for name, value in row["values"].items() if name not in (key, "seed")
             }
             series.setdefault(name_of(others), []).append(
-                (row["values"][key], row["loss"], row["top1"])
+                (row["values"][key], row["loss"], row[figure_of(row).key])
             )
     return series
 
@@ -158,7 +160,7 @@ def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
     for trial in trials:
         if (workdir / trial.name / "config.json").exists():
             differing = differing_keys(
-                flatten(saved_config(workdir / trial.name)), flatten(trial.config)
+                settled(saved_config(workdir / trial.name)), settled(trial.config)
             )
             if differing:
                 raise UserError(
@@ -222,9 +224,9 @@ def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], work
             log.info("%d/%d %s: see %s", number, len(trials), trial.name, path)
             run_once([sys.executable, "-m", "jaxconv", *commands[trial.name]], path, termination)
             row = standing(trial, workdir)
-            result = (
-                row["why"] or f"{row['state']} at step {row['step']:,}, top-1 {share(row['top1'])}"
-            )
+            figure = figure_of(row)
+            shown = f"{figure.title} {figure.show(row[figure.key])}"
+            result = row["why"] or f"{row['state']} at step {row['step']:,}, {shown}"
             log.info("%d/%d %s: %s", number, len(trials), trial.name, result)
             if termination.asked:
                 return True

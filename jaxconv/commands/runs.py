@@ -10,6 +10,9 @@ from typing import Any
 from jaxconv.commands.common import natural, print_json, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
+# Options of evaluate for files, which tasks write or not.
+FILES = ("predictions", "confusion", "reliability")
+
 
 def add(commands: Any) -> None:
     """Add train, evaluate and sweep."""
@@ -222,12 +225,19 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.evaluation.several import evaluate_runs
     from jaxconv.evaluation.views import read_scales
     from jaxconv.files import check_file
+    from jaxconv.tasks import open_task
+    from jaxconv.train.workdir import saved_data
 
-    files = {
-        option: check_file(option, getattr(args, option), allowed)
-        for option, allowed in tables.SUFFIXES.items()
-        if getattr(args, option)
-    }
+    config = saved_config(expand(args.workdir[0]))
+    writers = open_task(config, saved_data(expand(args.workdir[0]))).writers
+    files = {}
+    for option in filter(lambda option: getattr(args, option), FILES):
+        if option not in writers:
+            raise UserError(
+                f"--{option}: the task {config.task.name} writes no such file; it writes "
+                f"{', '.join(writers)}"
+            )
+        files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
     evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
     record = tables.make_record(evaluation, args.bootstrap)
@@ -236,9 +246,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     for name, text in rows:
         print(f"{name:{width}}{text}")
     if args.per_class:
-        print("", *tables.class_lines(evaluation.outcomes), "", sep="\n")
+        print("", *evaluation.task.lines(evaluation.outcomes), "", sep="\n")
     for option, file in files.items():
-        tables.WRITERS[option](file, evaluation)
+        writers[option][1](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")
     print_json(record)
     return 0

@@ -3,6 +3,14 @@ on the device).
 """
 
 from jaxconv.data.arrays import from_arrays, from_sequence
-from jaxconv.data.interface import DamagedError, Source
+from jaxconv.data.interface import Arrays, DamagedError, Source, Target, generator
 
-__all__ = ["DamagedError", "Source", "from_arrays", "from_sequence"]
+__all__ = [
+    "Arrays",
+    "DamagedError",
+    "Source",
+    "Target",
+    "from_arrays",
+    "from_sequence",
+    "generator",
+]

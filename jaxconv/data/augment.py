@@ -41,6 +41,8 @@ from jaxconv.own import own
 
 Range = Sequence[float]
 Step = Callable[[jax.Array, Batch], Batch]
+# (batch, values -> those of the examples they are mixed with, share that is kept) -> new targets.
+MixTargets = Callable[[Batch, Callable[[jax.Array], jax.Array], jax.Array], dict[str, jax.Array]]
 
 
 def _uniform(
@@ -213,21 +215,21 @@ def _box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
 def mix(
     key: jax.Array,
     batch: Batch,
-    num_classes: int,
+    mix_targets: MixTargets,
     mixup: float,
     cutmix: float,
     axis_name: str | None = None,
 ) -> Batch:
-    """Mix each image [B, H, W, C] float32 with that of the opposite position; adds `target` [B, K]
-    float32, the shares of the classes.
+    """Mix each image [B, H, W, C] float32 with that of the opposite position; the targets are
+    mixed by `mix_targets`.
 
     The share that is kept, lambda ~ Beta(alpha, alpha), is drawn once a batch: of every pixel for
     mixup, of the pixels outside of one box for cutmix, where the box is clipped at the border and
     the share is what is left.
 
     Args:
-      key, batch: with `label` [B].
-      num_classes: K.
+      key, batch: of training.
+      mix_targets: what becomes of the targets, see `Task.mix`.
       mixup, cutmix: their alphas; 0 is off; with both, a coin for each batch.
       axis_name: under `pmap`, the axis of the devices, which hold consecutive parts of the batch.
     """
@@ -249,12 +251,9 @@ def mix(
         outside = 1 - _box_mask(box, height, width).astype(jnp.float32)
         kept = jnp.where(jax.random.bernoulli(keys[3]), kept, outside) if mixup else outside
     opposite = partial(_opposite, axis_name=axis_name)
-    share, label = jnp.mean(kept), jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+    targets = mix_targets(batch, opposite, jnp.mean(kept))
     kept = kept[..., None]
-    return batch | {
-        "image": kept * image + (1 - kept) * opposite(image),
-        "target": share * label + (1 - share) * opposite(label),
-    }
+    return batch | {"image": kept * image + (1 - kept) * opposite(image)} | targets
 
 
 def _opposite(x: jax.Array, axis_name: str | None) -> jax.Array:
@@ -268,20 +267,20 @@ def _opposite(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def make_augment(
-    config: Any, num_classes: int, axis_name: str | None = None, cropped: bool = False
+    config: Any, mix_targets: MixTargets, axis_name: str | None = None, cropped: bool = False
 ) -> Step:
     """The (key, batch) -> batch of training that the settings of `config.augment` and `config.data`
     ask for.
 
     Args:
       config: the whole config.
-      num_classes: K of the targets that mixing makes.
+      mix_targets: what becomes of the targets, see `Task.mix`.
       axis_name: under `pmap`, the axis of the devices.
       cropped: the host has already cut the images out (random_resized_crop, scale_jitter).
 
     The batch holds `image` [B, H, W, C] uint8, `label` [B] and `position` [B] in the global batch.
     """
-    steps = list(_steps(config, num_classes, axis_name, cropped))
+    steps = list(_steps(config, mix_targets, axis_name, cropped))
 
     def augment(key: jax.Array, batch: Batch) -> Batch:
         for name, step in steps:
@@ -292,7 +291,7 @@ def make_augment(
 
 
 def _steps(
-    config: Any, num_classes: int, axis_name: str | None, cropped: bool
+    config: Any, mix_targets: MixTargets, axis_name: str | None, cropped: bool
 ) -> Iterator[tuple[str, Callable[[jax.Array, Batch], Batch]]]:
     """Name and function of each augmentation that is on, in the module's order."""
     settings, mean = config.augment, config.data.mean
@@ -330,7 +329,7 @@ def _steps(
             "mix",
             partial(
                 mix,
-                num_classes=num_classes,
+                mix_targets=mix_targets,
                 mixup=settings.mixup,
                 cutmix=settings.cutmix,
                 axis_name=axis_name,

@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -61,11 +61,39 @@ class Element:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-class Source(abc.ABC):
-    """Labelled examples with random access.
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What an example has beside its `image`, with a static shape: a label, boxes, a mask ...
 
     Attributes:
-      class_names: one name a class.
+      shape: of one example's.
+      dtype: the same at rest and on the devices.
+      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`;
+        empty where it does not.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "int32"
+    moves: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes; of a single number, which hardly count beside an image, none."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.shape else 0
+
+
+# What a source has that tells classes apart.
+LABEL = {"label": Target()}
+# Names that a batch has beside the targets of its examples.
+RESERVED = ("image", "position", "index", "mask", "target")
+
+
+class Source(abc.ABC):
+    """Examples with random access: `image`, and the targets.
+
+    Attributes:
+      class_names: one name a class; empty where there are none.
+      targets: what an example has beside its image, by name; names of `RESERVED` are taken.
       element: the form of the examples.
       random: whether random crops of `config.augment` are made as examples are read, so that no two
         passes are alike.
@@ -75,6 +103,7 @@ class Source(abc.ABC):
 
     class_names: tuple[str, ...]
     element: Element
+    targets: Mapping[str, Target] = LABEL
     decoder: str = ""
     random: bool = False
 
@@ -83,7 +112,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Example i: `image` and `label`.
+        """Example i: `image` and the targets by name.
 
         Args:
           i: from 0.
@@ -99,9 +128,9 @@ class Source(abc.ABC):
             raise IndexError(f"there are {len(self)} examples; there is no example {i}")
         return self.read(i % len(self))
 
-    @abc.abstractmethod
     def labels_of_all(self) -> np.ndarray:
-        """The labels [N] int32."""
+        """The labels [N] int32; where they are not at hand, all examples are read."""
+        return np.array([self.read(i)["label"] for i in range(len(self))], np.int32)
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
@@ -118,41 +147,66 @@ class Source(abc.ABC):
 
     @property
     def size(self) -> int:
-        """Bytes of all elements."""
-        return len(self) * self.element.size
+        """Bytes of all elements, and of the targets but for single numbers."""
+        return len(self) * (self.element.size + sum(t.size for t in self.targets.values()))
+
+
+def as_targets(value: Any) -> dict[str, Any]:
+    """Targets by name: a mapping as it is, a number as the `label`."""
+    return dict(value) if isinstance(value, Mapping) else {"label": np.int32(value)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays(Source):
-    """Labelled examples in memory.
+    """Examples in memory.
 
     Attributes:
       images: [N, ...] of uint8 for images and texts.
-      labels: [N] int32, indices into `class_names`.
+      values: the targets [N, ...] by name; an array [N] int32 alone is the `label`, indices into
+        `class_names`.
       class_names: one name a class.
       kind: of the elements.
       codes: V, of a text.
       name_of: what example i is called, such as the path that it was read from.
+      moves: of the targets that move with the pixels, how; see `Target`.
     """
 
     images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
+    values: np.ndarray | Mapping[str, np.ndarray]
+    class_names: tuple[str, ...] = ()
     kind: str = "image"
     codes: int = 0
     name_of: Callable[[int], str] = "example {}".format
+    moves: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping):
+            object.__setattr__(self, "values", {"label": self.values})
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The target `label` [N] int32."""
+        return self.values["label"]
 
     @property
     def element(self) -> Element:  # type: ignore[override]
         """The form of the examples."""
         return Element(self.images.shape[1:], self.kind, str(self.images.dtype), self.codes)
 
+    @property
+    def targets(self) -> dict[str, Target]:  # type: ignore[override]
+        """What an example has beside its image."""
+        return {
+            name: Target(value.shape[1:], str(value.dtype), self.moves.get(name, ""))
+            for name, value in self.values.items()
+        }
+
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Example i: `image` and `label`."""
-        return {"image": self.images[i], "label": self.labels[i]}
+        """Example i: `image` and the targets."""
+        return {"image": self.images[i]} | {name: v[i] for name, v in self.values.items()}
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -163,10 +217,11 @@ class Arrays(Source):
         return self.name_of(i)
 
     def checksum(self) -> int:
-        """CRC-32 of all images and labels."""
-        return zlib.crc32(
-            np.ascontiguousarray(self.labels), zlib.crc32(np.ascontiguousarray(self.images))
-        )
+        """CRC-32 of all images and targets."""
+        value = zlib.crc32(np.ascontiguousarray(self.images))
+        for target in self.values.values():
+            value = zlib.crc32(np.ascontiguousarray(target), value)
+        return value
 
 
 def evenly(count: int, most: int, first: int = 0) -> np.ndarray:
@@ -179,12 +234,12 @@ class Part(Source):
 
     def __init__(self, source: Source, count: int):
         self.source, self.places = source, evenly(len(source), count)
-        self.class_names, self.element, self.decoder, self.random = (
+        self.class_names, self.element, self.targets = (
             source.class_names,
             source.element,
-            source.decoder,
-            source.random,
+            source.targets,
         )
+        self.decoder, self.random = source.decoder, source.random
 
     def __len__(self) -> int:
         return len(self.places)
@@ -234,12 +289,28 @@ def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: shape and kind of its input, whether it was cropped, and the
-    classes, for JSON.
+    """What a network depends on: shape and kind of its input, whether it was cropped, the classes,
+    and the targets where they are more than a label; for JSON.
     """
-    return {
+    described = {
         "image_shape": list(source.image_shape),
         "kind": source.element.kind,
         "cropped": source.random,
         "class_names": list(source.class_names),
+    }
+    if dict(source.targets) != LABEL:
+        described["targets"] = {
+            name: {**dataclasses.asdict(target), "shape": list(target.shape)}
+            for name, target in source.targets.items()
+        }
+    return described
+
+
+def read_targets(description: Mapping[str, Any]) -> dict[str, Target]:
+    """The targets of an example, by what `describe` says."""
+    if "targets" not in description:
+        return LABEL
+    return {
+        name: Target(tuple(value["shape"]), value["dtype"], value["moves"])
+        for name, value in description["targets"].items()
     }

@@ -87,15 +87,14 @@ def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
 
 
 def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with its `image` [B, ...] and `label` [B] int32: as they were sent, or gathered
-    from the resident set by `index`.
+    """The batch with its `image` [B, ...] and targets: as they were sent, or gathered from the
+    resident set by `index`.
     """
     if "image" in batch:
         return batch
     index = batch["index"]
     return batch | {
-        "image": jnp.take(data["images"], index, axis=0, mode="clip"),
-        "label": jnp.take(data["labels"], index, mode="clip"),
+        name: jnp.take(values, index, axis=0, mode="clip") for name, values in data.items()
     }
 
 
@@ -135,14 +134,14 @@ class ResidentLoader:
       parallel: places it.
 
     Attributes:
-      data: `images` [N, ...] and `labels` [N] int32 on the devices, for `take`.
+      data: `image` [N, ...] and the targets [N, ...] on the devices, for `take`.
       examples: N.
       left_out: examples that no evaluation can count: 0.
     """
 
     def __init__(self, source: Arrays, parallel: Any):
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
-        self.data = parallel.replicate({"images": source.images, "labels": source.labels})
+        self.data = parallel.replicate({"image": source.images, **source.values})
 
     def train_batches(
         self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
@@ -211,8 +210,8 @@ class StreamedLoader:
     def train_batches(
         self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
     ) -> Iterator[Batch]:
-        """The batches of steps first ... last - 1: `image`, `label` and `position`, a function of
-        (seed, step); `calls` are all 1.
+        """The batches of steps first ... last - 1: `image`, the targets and `position`, a function
+        of (seed, step); `calls` are all 1.
         """
         each = [
             self._reader.train_batches(seed, first, last, order.batch_size, order.repeats)
@@ -227,7 +226,7 @@ class StreamedLoader:
         return self._ahead(together, order.axis)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once: `image`, `label`, `index` and `mask`, which is 0 for damaged ones
+        """Every example once: `image`, the targets, `index` and `mask`, which is 0 for damaged ones
         too.
         """
         return self._ahead(self._reader.eval_batches(batch_size))
@@ -303,7 +302,8 @@ class Reader:
         `mask`, 0 for fillers and damaged ones.
         """
         image = np.zeros(self.source.element.shape, self.source.element.dtype)
-        empty = {"image": image, "label": np.int32(0), "index": np.int32(0), "mask": np.float32(0)}
+        empty = {"image": image, "index": np.int32(0), "mask": np.float32(0)}
+        empty |= {name: np.zeros(t.shape, t.dtype) for name, t in self.source.targets.items()}
 
         def read(local: int) -> Batch:
             step, position = self._place(local, batch_size)
@@ -322,8 +322,8 @@ class Reader:
         )
 
     def examples(self) -> Iterator[Batch]:
-        """Every example that can be read, one by one and in order: `image`, `label` and `index`; in
-        one process.
+        """Every example that can be read, one by one and in order: `image`, the targets and
+        `index`; in one process.
         """
         count = len(self.source)
         for examples in self._chunks(

@@ -6,6 +6,7 @@
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
     text:PATH      PATH/<split>.tsv, a class, a tab and a text each line (data/lines.py)
     tfds:NAME      a set of TensorFlow Datasets (data/tfds_sets.py)
+    FILE.py:NAME   a function of one's own, (config.data, split) -> Source (own.py)
 
 A source that is no larger than `data.resident_limit`, and that no random crop makes different in
 every pass, is read into memory.
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
 from jaxconv.data.interface import (
+    RESERVED,
     Arrays,
     DamagedError,
     Element,
@@ -30,7 +32,8 @@ from jaxconv.data.interface import (
     size_in_words,
 )
 from jaxconv.data.stored import Records, StoredSource, load
-from jaxconv.errors import UserError, nearest, short
+from jaxconv.errors import UserError, in_words, nearest, short
+from jaxconv.own import is_own, own
 
 TOYS = ("tones", "sentences", "solids")
 PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
@@ -53,6 +56,8 @@ def open_source(
       UserError: no such source or split, or files that cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
+    if is_own(config.source):
+        return _agreeing(_open_own(config, split), config, split, like, augment)
     if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (
         f"{kind}:" in " ".join(PATTERNS)
     ):
@@ -66,24 +71,56 @@ def open_source(
         source = arrays.read_arrays(rest, split)
     else:
         source = _open_stored(kind, rest, config, split, like, augment)
-    if like:
-        found, like = describe(source), dict(like)
-        if like["kind"] == "image" and config.eval_image_size and augment is None:
-            like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
-        for what in ("class_names", "image_shape", "kind"):
-            if found[what] != like[what]:
-                raise UserError(
-                    f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
-                    f"{short(found[what])}, "
-                    f"where the network was trained with {short(like[what])}",
-                    exit_code=1,
-                )
+    source = _agreeing(source, config, split, like, augment)
     if (
         isinstance(source, StoredSource)
         and not source.random
         and source.size <= config.resident_limit
     ):
         return load(source, config.skip_unreadable, f"{config.source}, split {split!r}")
+    return source
+
+
+def _open_own(config: Any, split: str) -> Source:
+    """A person's own source; raises UserError where it fails, or is none."""
+    make = own(config.source, "config.data.source")
+    try:
+        source = make(config, split)
+    except UserError:
+        raise
+    except Exception as error:  # a person's own function may raise anything
+        why = f"which fails: {in_words(error)}"
+        raise UserError(f"config.data.source is {config.source!r}, {why}") from error
+    if not isinstance(source, Source):
+        raise UserError(
+            f"config.data.source is {config.source!r}, which gave {type(source).__name__}; it must "
+            "return a jaxconv.data.Source, such as jaxconv.data.from_arrays makes"
+        )
+    taken = [name for name in source.targets if name in RESERVED]
+    if taken:
+        raise UserError(
+            f"{config.source}: has a target {taken[0]!r}; a batch needs that name itself"
+        )
+    return source
+
+
+def _agreeing(
+    source: Source, config: Any, split: str, like: Source | dict | None, augment: Any
+) -> Source:
+    """The source; raises UserError where it is not as `like` says."""
+    if not like:
+        return source
+    found, like = describe(source), dict(like)
+    if like["kind"] == "image" and config.eval_image_size and augment is None:
+        like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
+    for what in ("class_names", "image_shape", "kind", "targets"):
+        if found.get(what) != like.get(what):
+            raise UserError(
+                f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
+                f"{short(found.get(what))}, where the network was trained with "
+                f"{short(like.get(what))}",
+                exit_code=1,
+            )
     return source
 
 

@@ -5,14 +5,23 @@ them into memory.
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.interface import Arrays, DamagedError, Element, Source, size_in_words
+from jaxconv.data.interface import (
+    LABEL,
+    Arrays,
+    DamagedError,
+    Element,
+    Source,
+    Target,
+    as_targets,
+    size_in_words,
+)
 from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,7 +39,8 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> tuple[Any, int]: ...
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        """Payload and targets of record i: a mapping by name, or the label alone."""
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -53,6 +63,7 @@ class StoredSource(Source):
       element: the form that every decoded element must have.
       decoder: libraries and versions that `decode` uses.
       random: whether `decode` draws by its key, so that no two passes are alike.
+      targets: what an example has beside its element.
     """
 
     records: Records
@@ -61,6 +72,7 @@ class StoredSource(Source):
     element: Element
     decoder: str = ""
     random: bool = False
+    targets: Mapping[str, Target] = dataclasses.field(default_factory=lambda: LABEL)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -69,8 +81,8 @@ class StoredSource(Source):
         """Read and decode example i; raises DamagedError, or UserError where its form is not that
         of the others, or it has no class.
         """
-        payload, label = self.records[i]
-        element = self.decode(payload, key)
+        payload, targets = self.records[i]
+        element, targets = self.decode(payload, key), as_targets(targets)
         if element.shape != self.element.shape:
             found, wanted = (
                 size_in_words(shape, self.element.kind)
@@ -90,8 +102,9 @@ class StoredSource(Source):
                 f"{self.element.dtype}; save all as one type",
                 exit_code=1,
             )
-        self.check_label(i, label)
-        return {"image": element, "label": np.int32(label)}
+        if "label" in targets:
+            self.check_label(i, int(targets["label"]))
+        return {"image": element, **targets}
 
     def check_label(self, i: int, label: int) -> None:
         """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks
@@ -157,28 +170,36 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
             log.warning("  %s: %s", source.name(i), why)
     place = [i for i, example in enumerate(examples) if not isinstance(example, str)]
     good = [examples[i] for i in place]
-    labels = np.array([example["label"] for example in good], np.int32)
-    # Labels that are only known by reading are those of what could be read.
-    gone = (
-        set(np.unique(source.labels_of_all())) - set(np.unique(labels))
-        if source.records.has_labels
-        else ()
+    values = {
+        name: np.stack([np.asarray(example[name], target.dtype) for example in good])
+        for name, target in source.targets.items()
+    }
+    _check_classes(source, values, what)
+    images = np.stack([example["image"] for example in good])
+    return Arrays(
+        images,
+        values,
+        source.class_names,
+        source.element.kind,
+        source.element.codes,
+        lambda i: source.name(place[i]),
+        {name: target.moves for name, target in source.targets.items() if target.moves},
     )
+
+
+def _check_classes(source: StoredSource, values: Mapping[str, np.ndarray], what: str) -> None:
+    """Raise UserError where no example of some class could be read. Labels that are only known by
+    reading are those of what could be.
+    """
+    if "label" not in values or not source.records.has_labels:
+        return
+    gone = set(np.unique(source.labels_of_all())) - set(np.unique(values["label"]))
     if gone:
         name = source.class_names[min(gone)]
         raise UserError(
             f"{what}: no example of class {name!r} can be read; mend some, or remove the class",
             exit_code=1,
         )
-    images = np.stack([example["image"] for example in good])
-    return Arrays(
-        images,
-        labels,
-        source.class_names,
-        source.element.kind,
-        source.element.codes,
-        lambda i: source.name(place[i]),
-    )
 
 
 __getattr__ = moved.names_of(__name__)

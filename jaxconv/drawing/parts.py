@@ -142,3 +142,7 @@ def short_number(value: float | None) -> str:
 def share(value: float | None) -> str:
     """A share as per cent, such as `80.40 %`; `-` for None."""
     return "-" if value is None else f"{100 * value:.2f} %"
+
+
+class LeftOutError(Exception):
+    """A section has no meaning for this run; the message says why."""

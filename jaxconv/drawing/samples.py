@@ -44,43 +44,31 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
     sheet.image(picture, box, **settings)
 
 
-def sample_grid(
-    images: np.ndarray,
-    labels: Sequence[int],
-    class_names: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Figure:
-    """A figure of examples, each with the name of its class.
+def captioned_grid(images: Sequence[Any], captions: Sequence[str], title: str = "") -> Figure:
+    """A figure of examples, each with a text above it.
 
     Args:
-      images: [N, ..., C] as the network gets them, drawn by `draw_example`.
-      labels: [N].
-      class_names: one name a class.
-      mean, std: of the normalisation, which is undone.
+      images: of N examples, drawn by `draw_example`.
+      captions: N texts, of one line or several.
+      title: above the picture.
     """
     columns = max(1, round(len(images) ** 0.5))
-    rows = -(-len(images) // columns)
-    sheet = new_sheet(1.5 * columns + 0.1, 1.7 * rows + 0.1)
-    for n, (image, label) in enumerate(
-        zip(np.asarray(images) * np.array(std) + np.array(mean), labels, strict=True)
-    ):
-        x, y = 0.1 + 1.5 * (n % columns), 0.1 + 1.7 * (n // columns)
-        sheet.text(x + 0.7, y, short_name(class_names[label]), 7, ha="center")
-        draw_example(sheet, image, (x, y + 0.17, 1.4, 1.4))
+    rows, above = -(-len(images) // columns), 0.4 if title else 0.1
+    height = 1.43 + 0.13 * (1 + max(caption.count("\n") + 1 for caption in captions))
+    sheet = new_sheet(1.5 * columns + 0.1, height * rows + above, title)
+    for n, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = 0.1 + 1.5 * (n % columns), above + height * (n // columns)
+        sheet.text(x + 0.7, y, caption, 7, ha="center", linespacing=1.1)
+        draw_example(sheet, image, (x, y + height - 1.53, 1.4, 1.4))
     return sheet.figure
 
 
-def text_grid(texts: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> Figure:
-    """A figure of texts, one a line, each after the name of its class."""
+def text_grid(texts: Sequence[str], captions: Sequence[str]) -> Figure:
+    """A figure of texts, one a line, each after its caption."""
     sheet = new_sheet(10, 0.3 * len(texts) + 0.3)
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        sheet.text(
-            0.2,
-            0.2 + 0.3 * row,
-            f"{short_name(class_names[label]):18}  {text[:90]}",
-            family="monospace",
-        )
+    for row, (text, caption) in enumerate(zip(texts, captions, strict=True)):
+        line = f"{caption:18}  {text[:90]}"
+        sheet.text(0.2, 0.2 + 0.3 * row, line, family="monospace")
     return sheet.figure
 
 

@@ -1,41 +1,30 @@
-"""Evaluation: every example of a split exactly once.
+"""Evaluation of a run that is there: every example of a split exactly once.
 
-While training, sums are enough (`evaluate`). Of a run that is there, the logits for every example
-are kept, in the order of its source, so that all of outcomes.py can be asked of them
-(`evaluate_run`), in one process, on all its devices; several.py has several runs together.
+Of each example the task's outcomes are kept, in the order of its source, so that more than the
+figures can be asked of them (`evaluate_run`), in one process, on all its devices; several.py has
+several runs together.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxconv.data.interface import Source
-from jaxconv.data.loading import ResidentLoader, StreamedLoader
 from jaxconv.data.sources import as_files, open_source
-from jaxconv.evaluation.views import GroupedLoader, View, passes
+from jaxconv.evaluation.views import View, passes
 from jaxconv.files import expand
-from jaxconv.tasks.classification.losses import cross_entropy
-from jaxconv.tasks.classification.outcomes import Outcomes, averaged, log_mean
-from jaxconv.train.build import (
-    BuiltRun,
-    build,
-    build_eval_step,
-    build_model,
-    make_transforms,
-    own_metrics,
-)
+from jaxconv.tasks import Task
+from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
 from jaxconv.train.evaluate import evaluate_each, result_of
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.restore import restore_run
-from jaxconv.train.step import make_measure
+from jaxconv.train.step import make_sums
 from jaxconv.train.workdir import saved_config, saved_data
-
-Loader = ResidentLoader | StreamedLoader | GroupedLoader
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,10 +36,11 @@ class Evaluation:
       split: of the data.
       step: of the checkpoint; of several the latest.
       view: what was seen of each example.
+      task: of the run, or of the first of several.
       result: see `evaluate`; with it `split` and `step`. Of several runs as of an ensemble, whose
         members they are.
-      outcomes: the logits for every example; of several networks, the logarithms of their mean
-        probabilities.
+      outcomes: what the task makes of every example, see `Task.outcomes`; of several networks, by
+        their combined prediction.
       members: the outcomes of each of several networks by name; a member of an ensemble that has
         diverged is left out. Empty for one.
       source: the examples: `source.read(i)["image"]` and `source.name(i)` for each i of
@@ -62,9 +52,10 @@ class Evaluation:
     split: str
     step: int
     view: View
+    task: Task
     result: dict[str, Any]
-    outcomes: Outcomes
-    members: dict[str, Outcomes]
+    outcomes: Any
+    members: dict[str, Any]
     source: Source
     checksum: Callable[[], int]
 
@@ -109,74 +100,93 @@ def evaluate_run(
     view = View(views, tuple(scales), crop_ratio)
     folder = expand(workdir)
     config, description = saved_config(folder), saved_data(folder)
-    split, classes = split or config.data.eval_split, tuple(description["class_names"])
+    split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())
-    form = form_of_run(config, folder)
-    built = build(config, description, description["train_examples"], parallel.axis_name, form)
-    model, (_, preprocess) = (
-        build_model(config.model, len(classes)),
-        make_transforms(config, description),
-    )
-    ways = passes(view, config, description, model, split, source)
-    state, step = restore_run(folder, checkpoint, built, parallel)
-    state, results, each = parallel.to_steps(state), [], []
+    network = build_network(config, description, parallel.axis_name)
+    # Outside of any axis: what is traced to look at the network alone.
+    ways = passes(view, config, description, network.task, split, source)
+    state, step = restore_run(folder, checkpoint, network.abstract, parallel)
+    state, form, found = parallel.to_steps(state), form_of_run(config, folder), []
     for way in ways:
-        eval_step = build_eval_step(
-            config, model, preprocess, len(classes), parallel.axis_name, form, way.apply, each=True
-        )
-        compiled, data = (
-            parallel.compile_eval(eval_step, built.abstract, each=True),
-            way.loader(parallel, config.data),
-        )
-        result, rows = evaluate_each(
-            compiled, parallel, state, data, way.batch_size(config.eval.batch_size), built.members
-        )
-        results.append(result)
-        each.append(rows)
-    logits = _logits_of_members([rows["logits"] for rows in each])
-    labels, index = each[0]["label"], each[0]["index"]
-    result = results[0] if len(ways) == 1 else _measure(logits, labels, config, built, len(classes))
-    single = [Outcomes(labels, of_one, classes, index) for of_one in logits]
-    named = zip(built.members.names, single, strict=True) if built.members else ()
-    members = {name: outcomes for name, outcomes in named if np.isfinite(outcomes.logits).all()}
+        arguments = (config, description, network, parallel.axis_name, form, way.apply)
+        eval_step = build_eval_step(*arguments, each=True)
+        compiled = parallel.compile_eval(eval_step, network.abstract, each=True)
+        data, size = way.loader(parallel, config.data), way.batch_size(config.eval.batch_size)
+        settings = (parallel, state, data, size, network.members, network.task.finish)
+        found.append(evaluate_each(compiled, *settings))
+    kept = _join([rows for _, rows in found], network)
+    result = found[0][0] if len(ways) == 1 else _measured_again(kept, config, network)
+    outcomes, members = _outcomes_of(kept, result, found[0][1]["index"], network)
     return Evaluation(
         str(workdir),
         split,
         step,
         view,
+        network.task,
         {"split": split, **result, "step": step},
-        averaged([*members.values()] or single),
+        outcomes,
         members,
         ways[0].source,
         functools.partial(_checksum, config, split, source),
     )
 
 
-def _logits_of_members(passes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The logits [N, K] of each member, or of the one network, over all passes [N, K] or [N,
-    members, K].
+# What was kept of each example by each network, or by the one; and by an ensemble together.
+Kept = list[Mapping[str, np.ndarray]]
+
+
+def _join(passes: Sequence[Mapping[str, np.ndarray]], network: BuiltNetwork) -> Kept:
+    """What was kept by each network over all passes; of an ensemble, last, by its combined
+    prediction.
     """
-    apart = [[logits] if logits.ndim == 2 else list(np.moveaxis(logits, 1, 0)) for logits in passes]
-    return [log_mean(of_one) for of_one in zip(*apart, strict=True)]
+    rows = [{k: v for k, v in one.items() if k != "index"} for one in passes]
+    if network.members is None:
+        return [network.task.join_passes(rows)]
+    own = [{k: v for k, v in one.items() if not k.startswith("ensemble_")} for one in rows]
+    each = [
+        [{k: v[:, n] for k, v in one.items()} for one in own]
+        for n in range(len(network.members.names))
+    ]
+    prefix = "ensemble_"
+    joint = [
+        {k.removeprefix(prefix): v for k, v in one.items() if k.startswith(prefix)} for one in rows
+    ]
+    return [network.task.join_passes(one) for one in (*each, joint)]
 
 
-def _measure(
-    logits: Sequence[np.ndarray], labels: np.ndarray, config: Any, built: BuiltRun, classes: int
-) -> dict[str, Any]:
-    """What `evaluate` returns, of logits that are there."""
-    ensemble = built.members is not None
-    measure = jax.jit(
-        make_measure(cross_entropy, own_metrics(config.eval.metrics, classes), ensemble)
-    )
-    sums = []
-    for start in range(0, len(labels), config.eval.batch_size):
+def _outcomes_of(
+    kept: Kept, result: Mapping[str, Any], index: np.ndarray, network: BuiltNetwork
+) -> tuple[Any, dict[str, Any]]:
+    """The outcomes of the network, or of an ensemble's combined prediction; and those of its
+    members that have not diverged, by name.
+    """
+    task = network.task
+    if network.members is None:
+        return task.outcomes(kept[0], index), {}
+    members = {
+        member["name"]: task.outcomes(one, index)
+        for member, one in zip(result["members"], kept, strict=False)
+        if "loss" in member
+    }
+    together = task.averaged([*members.values()]) if members else None
+    return (task.outcomes(kept[-1], index) if together is None else together), members
+
+
+def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str, Any]:
+    """What `evaluate` returns, of outputs that were joined over several passes."""
+    task, ensemble = network.task, network.members is not None
+    add_up, sums = jax.jit(make_sums(task, ensemble)), []
+    each = kept[:-1] if ensemble else kept
+    outputs = [one[task.kept_outputs] for one in each]
+    others = {name: value for name, value in each[0].items() if name != task.kept_outputs}
+    for start in range(0, len(outputs[0]), config.eval.batch_size):
         part = slice(start, start + config.eval.batch_size)
-        of_part = np.stack([of_one[part] for of_one in logits]) if ensemble else logits[0][part]
-        sums.append(measure(of_part, labels[part], np.ones(len(labels[part]), np.float32)))
-    return result_of(
-        {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]},
-        built.members,
-    )
+        batch = {name: value[part] for name, value in others.items()}
+        batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
+        of_part = np.stack([one[part] for one in outputs]) if ensemble else outputs[0][part]
+        sums.append(add_up(of_part, batch))
+    totals = {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]}
+    return result_of(totals, network.members, task.finish)
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxconv.errors import UserError, short
 from jaxconv.evaluation.evaluation import Evaluation, evaluate_run
 from jaxconv.files import expand
-from jaxconv.tasks.classification.outcomes import averaged, figures
 from jaxconv.train.evaluate import mean_and_spread
 from jaxconv.train.workdir import saved_config, saved_data
 
@@ -60,10 +59,17 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
         if difference:
             raise _other_data(other.name, difference)
     own = [_of_itself(run.result) for run in runs]
-    joint = averaged([run.outcomes for run in runs])
+    joint = first.task.averaged([run.outcomes for run in runs])
+    if joint is None:
+        raise UserError(
+            f"the task of {first.name} cannot average the predictions of several runs; evaluate "
+            "them one by one"
+        )
     result = {"split": first.split, "examples": len(joint)} | mean_and_spread(own)
     result |= {
-        f"ensemble_{name}": value for name, value in figures(joint).items() if name in own[0]
+        f"ensemble_{name}": value
+        for name, value in first.task.joint_figures(joint).items()
+        if name in own[0]
     }
     members = [
         {"name": run.name, "step": run.step, **one} for run, one in zip(runs, own, strict=True)
@@ -106,8 +112,8 @@ def _other_classes(ours: Sequence[str], its: Sequence[str], name: str) -> str:
 
 def _difference(one: Evaluation, other: Evaluation) -> str:
     """Where the examples or the classes of two runs differ; empty where they do not."""
-    ours, its = one.outcomes, other.outcomes
-    classes = _other_classes(ours.class_names, its.class_names, one.name)
+    ours, its, task = one.outcomes, other.outcomes, one.task
+    classes = _other_classes(task.class_names, other.task.class_names, one.name)
     if classes:
         return classes
     if len(its) != len(ours) or not np.array_equal(its.index, ours.index):
@@ -115,10 +121,10 @@ def _difference(one: Evaluation, other: Evaluation) -> str:
             f"it was evaluated on {len(its):,} examples, where {one.name} was on {len(ours):,} or "
             "on others"
         )
-    wrong = np.flatnonzero(its.labels != ours.labels)
+    wrong = np.flatnonzero(task.truth(its) != task.truth(ours))
     if len(wrong):
         place = int(wrong[0])
-        mine, theirs = (ours.class_names[outcomes.labels[place]] for outcomes in (ours, its))
+        mine, theirs = (task.truth_in_words(outcomes, place) for outcomes in (ours, its))
         return (
             f"{other.source.name(int(its.index[place]))} is {theirs}, where {one.name} has {mine} "
             "there"

@@ -32,12 +32,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.data import decode
-from jaxconv.data.interface import Batch, Source
+from jaxconv.data.interface import Batch, Source, as_targets
 from jaxconv.data.loading import Reader, ResidentLoader, StreamedLoader, make_loader
 from jaxconv.data.sources import as_files, eval_size, open_source
 from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError, nearest
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
+from jaxconv.tasks import Task
 
 VIEWS = ("center", "flip", "10-crop", "dense")
 # The longest side of a whole image, in shorter sides.
@@ -137,7 +138,7 @@ def passes(
     view: View,
     config: Any,
     description: dict[str, Any],
-    model: nn.Module,
+    task: Task,
     split: str,
     source: Source | None = None,
 ) -> list[Pass]:
@@ -147,7 +148,7 @@ def passes(
       view: which views.
       config: the whole config.
       description: of the training data, see `interface.describe`.
-      model: the network.
+      task: of the run, whose network it is, and which says what it may look at.
       split: the split's name.
       source: what to evaluate on instead of the split of the config's source.
 
@@ -156,6 +157,12 @@ def passes(
     """
     shape = tuple(description["image_shape"])
     size, ratio = eval_size(config.data) or shape[0], view.crop_ratio or config.data.crop_ratio
+    if view.name not in task.views:
+        raise UserError(
+            f"--views={view}: the task {config.task.name} has no such view; it has "
+            f"{', '.join(task.views)}"
+        )
+    model = task.model()
     if str(view) != "center" and description["kind"] != "image":
         raise UserError(
             f"--views={view}: is for images, and {config.data.source} holds "
@@ -284,8 +291,8 @@ class WholeImages(StoredSource):
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Read and decode example i; raises DamagedError."""
-        payload, label = self.records[i]
-        return {"image": self.decode(payload, key), "label": np.int32(label)}
+        payload, targets = self.records[i]
+        return {"image": self.decode(payload, key), **as_targets(targets)}
 
 
 class GroupedLoader:

@@ -5,61 +5,73 @@ against what was tried too.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawn
 from matplotlib.lines import Line2D
 
-# What of metrics.jsonl is worth a curve, by panel: its title, its unit, and the lines, (key, label,
-# look).
-PANELS = (
-    (
-        "Loss",
-        "nats",
-        (
-            ("train/loss", "train", "thin"),
-            ("eval/loss", "eval", "thick"),
-            ("eval/ensemble_loss", "averaged", "dashed"),
-        ),
-    ),
-    (
-        "Accuracy",
-        "share",
-        (
-            ("train/top1", "train", "thin"),
-            ("eval/top1", "eval", "thick"),
-            ("eval/ensemble_top1", "averaged", "dashed"),
-        ),
-    ),
-    (
-        "Top-5 accuracy",
-        "share",
-        (("eval/top5", "eval", "thick"), ("eval/ensemble_top5", "averaged", "dashed")),
-    ),
+from jaxconv.config import default_config
+from jaxconv.tasks import Figure, Task, find_task
+
+# A curve panel: its title, its unit, and the lines, (key in metrics.jsonl, label, look).
+Panel = tuple[str, str, tuple[tuple[str, str, str], ...]]
+# What every training has.
+ENGINE: tuple[Panel, ...] = (
     ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
     ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
     ("Speed", "images/s", (("images_per_second", "images/s", "thin"),)),
 )
-# Those that are drawn where there is room for two: loss and accuracy.
-MAIN = PANELS[:2]
+
+
+def panels(task: type[Task] | None = None) -> tuple[Panel, ...]:
+    """The panels of a task's curves, by default of the default task: the loss, its figures in
+    their order, and what every training has.
+    """
+    task = task or find_task(default_config().task.name)
+    figures = sorted((f for f in task.figures if f.panel), key=lambda f: f.key != "loss")
+    return (*(_panel_of(figure, task) for figure in figures), *ENGINE)
+
+
+def main_panels(task: type[Task] | None = None) -> tuple[Panel, ...]:
+    """Those that are drawn where there is room for two: the loss, and the task's first figure."""
+    task = task or find_task(default_config().task.name)
+    first = task.figures[0]
+    return (panels(task)[0], *(() if first.key == "loss" else (_panel_of(first, task),)))
+
+
+def _panel_of(figure: Figure, task: type[Task]) -> Panel:
+    trained = figure.key == "loss" or figure.key in task.training
+    lines = ((f"train/{figure.key}", "train", "thin"),) if trained else ()
+    lines += (
+        (f"eval/{figure.key}", "eval", "thick"),
+        (f"eval/ensemble_{figure.key}", "averaged", "dashed"),
+    )
+    return figure.panel, "share" if figure.share else figure.unit, lines
+
+
 _LOOKS = {"thin": {"linewidth": 0.8}, "thick": {"linewidth": 2.0}, "dashed": {"linestyle": "--"}}
 # A longer legend would hide the curves.
 _LEGEND = 10
 
 
-def loss_and_accuracy(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def loss_and_accuracy(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], task: type[Task] | None = None
+) -> Drawn:
     """Draw the curves of one run or several.
 
     Args:
       runs: rows of metrics.jsonl by the run's name.
+      task: of the runs, by default the default one.
 
     Returns:
-      A figure with two panels: training as a thin line, evaluation as a thick one, one colour a
-      run. Of an ensemble the lines are the means over its members, with a band from the least to
-      the greatest, and the averaged prediction is dashed.
+      A figure with a panel for the loss and one for the task's first figure: training as a thin
+      line, evaluation as a thick one, one colour a run. Of an ensemble the lines are the means over
+      its members, with a band from the least to the greatest, and the averaged prediction is
+      dashed.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    _draw(panels, runs)
-    for panel in panels:
+    figure = Drawn(figsize=(10, 4), layout="constrained")
+    main = main_panels(task)
+    axes = figure.subplots(1, len(main), squeeze=False)[0]
+    _draw(axes, runs, main)
+    for panel in axes:
         if panel.lines:
             _as_text(panel.legend(frameon=False))
     if len(runs) == 1:
@@ -71,23 +83,25 @@ def sweep_curves(
     runs: Mapping[str, Sequence[Mapping[str, float]]],
     key: str,
     series: Mapping[str, Sequence[tuple[float, float, float]]],
-) -> Figure:
+    task: type[Task] | None = None,
+) -> Drawn:
     """Draw the curves of all runs of a sweep, and what they ended with.
 
     Args:
       runs: rows of metrics.jsonl by the run's name.
       key: that the sweep is over, a number; empty where there is none.
-      series: final (value of the key, loss, accuracy) of runs, by what else differs, the seed
+      series: final (value of the key, loss, first figure) of runs, by what else differs, the seed
         apart.
+      task: of the runs, by default the default one.
 
     Returns:
       A figure as `loss_and_accuracy` has it, and with a key two panels below: each run a point, and
       a line through the means.
     """
-    rows = 2 if key else 1
-    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
-    panels = figure.subplots(rows, 2, squeeze=False)
-    _draw(panels[0], runs)
+    rows, main = 2 if key else 1, main_panels(task)
+    figure = Drawn(figsize=(10, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(main), squeeze=False)
+    _draw(axes[0], runs, main)
     if len(runs) <= _LEGEND:
         colours = [
             Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(runs)
@@ -102,7 +116,7 @@ def sweep_curves(
             )
         )
     if key:
-        for panel, column, (title, unit, _) in zip(panels[1], (1, 2), MAIN, strict=True):
+        for panel, column, (title, unit, _) in zip(axes[1], (1, 2), main, strict=False):
             _draw_against(
                 panel,
                 {
@@ -115,8 +129,12 @@ def sweep_curves(
     return figure
 
 
-def _draw(panels: Sequence[Any], runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    for panel, (title, unit, lines) in zip(panels, MAIN, strict=True):
+def _draw(
+    axes: Sequence[Any],
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    panels: Sequence[Panel],
+) -> None:
+    for panel, (title, unit, lines) in zip(axes, panels, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             look = {"color": f"C{number % 10}", "markersize": 3}
             before = "" if len(runs) == 1 else f"{name}, "

@@ -22,11 +22,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from jaxconv.errors import UserError
 from jaxconv.files import expand
-from jaxconv.look.curves import MAIN, loss_and_accuracy
+from jaxconv.look.curves import Panel, loss_and_accuracy, main_panels
+from jaxconv.tasks import Task, find_task
 from jaxconv.train.workdir import in_use, read_metrics, saved_config
 
 # Colours of the runs, as uniplot calls them, and letters in their place where there is no colour:
@@ -38,19 +39,29 @@ _CLEAR, _ENTER, _LEAVE = "\x1b[H\x1b[J", "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
 
 
-def text_curves(runs: Runs, width: int = 80, height: int = 24, colour: bool = False) -> str:
+def text_curves(
+    runs: Runs,
+    width: int = 80,
+    height: int = 24,
+    colour: bool = False,
+    task: type[Task] | None = None,
+) -> str:
     """Loss above, accuracy below, as lines of text.
 
     Args:
       runs: rows of metrics.jsonl by the run's name.
       width, height: of the text, in characters; 40 by 16 at least.
       colour: tell runs apart by colour, and draw finer; else by letters.
+      task: of the runs, by default the default one.
     """
-    drawn = [_panel(runs, panel, max(width, 40), max(height, 16) // 2, colour) for panel in MAIN]
+    drawn = [
+        _panel(runs, panel, max(width, 40), max(height, 16) // 2, colour)
+        for panel in main_panels(task)
+    ]
     return "\n".join(panel for panel in drawn if panel) or "no loss was logged yet"
 
 
-def _panel(runs: Runs, panel: tuple[str, str, Any], width: int, height: int, colour: bool) -> str:
+def _panel(runs: Runs, panel: Panel, width: int, height: int, colour: bool) -> str:
     import uniplot
 
     title, unit, (*train_and_eval, _) = panel
@@ -108,6 +119,12 @@ def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
     }
 
 
+def task_of(folders: Mapping[str, Path]) -> type[Task] | None:
+    """The task of the first of the runs; None where none has begun."""
+    begun = [folder for folder in folders.values() if (folder / "config.json").is_file()]
+    return find_task(saved_config(begun[0]).task.name) if begun else None
+
+
 def frames(
     folders: Mapping[str, Path], every: float, ended: Callable[[float], bool]
 ) -> Iterator[Runs]:
@@ -159,7 +176,11 @@ def in_terminal(
         ):
             size = shutil.get_terminal_size()
             text = text_curves(
-                runs, size.columns, size.lines - 1, terminal and not os.environ.get("NO_COLOR")
+                runs,
+                size.columns,
+                size.lines - 1,
+                terminal and not os.environ.get("NO_COLOR"),
+                task=task_of(folders),
             )
             stream.write(f"{_CLEAR}{text}" if inside else f"{text}\n")
             stream.flush()
@@ -184,12 +205,12 @@ class Drawing:
             raise UserError("this is no notebook; jaxconv curves draws in a terminal")
         self._display, self._handle, self.drawn = display, None, 0
 
-    def show(self, runs: Runs) -> None:
+    def show(self, runs: Runs, task: type[Task] | None = None) -> None:
         """Put the curves in the place of those before."""
         from IPython.display import Image
 
         file = io.BytesIO()
-        loss_and_accuracy(runs).savefig(file, format="png", dpi=100)
+        loss_and_accuracy(runs, task).savefig(file, format="png", dpi=100)
         image = Image(file.getvalue(), format="png", alt=f"loss and accuracy of {', '.join(runs)}")
         if self._handle is None:
             self._handle = self._display(image, display_id=True)
@@ -216,7 +237,7 @@ def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
 
     def draw() -> None:
         for runs in frames(folders, every, over.wait):
-            drawing.show(runs)
+            drawing.show(runs, task_of(folders))
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
@@ -236,4 +257,4 @@ def follow(*workdirs: str, every: float = 2.0) -> None:
     """
     drawing, folders = Drawing(), open_runs(workdirs)
     for runs in frames(folders, every, functools.partial(all_ended, folders)):
-        drawing.show(runs)
+        drawing.show(runs, task_of(folders))

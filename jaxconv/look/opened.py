@@ -27,10 +27,11 @@ from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
 from jaxconv.own import is_own
 from jaxconv.predict import GivenRecords, find_items
-from jaxconv.train.build import build_model, make_transforms
+from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
 from jaxconv.train.restore import restore_run
+from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import saved_config, saved_data
 from jaxconv.weights.export import element_shape
 
@@ -48,7 +49,8 @@ class OpenedNetwork:
       variables: what to apply it with; of an ensemble, one member's.
       preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32; for
         `jit`.
-      class_names: K names, as the run has them.
+      task: what it was trained for.
+      class_names: K names, as the run has them; empty where the task has none.
       config: the run's.
       data: what the data looked like: `image_shape` of an input, `kind` (image, signal or text),
         `class_names`.
@@ -59,6 +61,7 @@ class OpenedNetwork:
     model: nn.Module
     variables: Any
     preprocess: Callable[[Batch], Batch]
+    task: Task
     class_names: tuple[str, ...]
     config: Any
     data: dict[str, Any]
@@ -101,16 +104,31 @@ class OpenedNetwork:
         }
 
     @functools.cached_property
-    def _probabilities(self) -> Callable[[Any, jax.Array], jax.Array]:
+    def _served(self) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
         return jax.jit(
-            lambda variables, x: jax.nn.softmax(
+            lambda variables, x: self.task.serve(
                 self.model.apply(variables, self.inputs(x), train=False)
             )
         )
 
+    def served(self, elements: np.ndarray) -> dict[str, np.ndarray]:
+        """Elements [N, ...] -> what the task says of each, [N, ...] by name, see `Task.serve`;
+        compiled for each N anew.
+        """
+        return jax.tree.map(np.asarray, self._served(self.variables, elements))
+
     def probabilities(self, elements: np.ndarray) -> np.ndarray:
-        """Elements [N, ...] -> probabilities [N, K] float32; compiled for each N anew."""
-        return np.asarray(self._probabilities(self.variables, elements))
+        """Elements [N, ...] -> probabilities [N, K] float32 of the classes.
+
+        Raises:
+          UserError: the network tells no classes apart.
+        """
+        served = self.served(elements)
+        if "probabilities" not in served:
+            raise UserError(
+                f"{self.title} tells no classes apart; it gives {', '.join(served)}", exit_code=1
+            )
+        return served["probabilities"]
 
     def shown(self, element: np.ndarray) -> Any:
         """An element as a picture shows it: a text as a string, all else as it is."""
@@ -142,9 +160,14 @@ class OpenedNetwork:
         )
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
-        """Element [...] and label of one example of a split; raises UserError where there is none
-        such, or it cannot be read.
+        """Element [...] and label, -1 where it has none, of one example of a split; raises
+        UserError where there is none such, or it cannot be read.
         """
+        example = self.read_example(number, split)
+        return example["image"], int(example.get("label", -1))
+
+    def read_example(self, number: int, split: str = "") -> dict[str, Any]:
+        """`image` and the targets of one example of a split; raises what `example` does."""
         source = self.source(split)
         if not 0 <= number < len(source):
             raise UserError(
@@ -152,10 +175,9 @@ class OpenedNetwork:
                 f"{len(source) - 1}"
             )
         try:
-            example = source[number]
+            return source[number]
         except DamagedError as error:
             raise UserError(f"{source.name(number)}: {error}", exit_code=1) from error
-        return example["image"], int(example["label"])
 
     def read(self, file: str) -> np.ndarray:
         """The element [...] of a file, made as the run's examples are while evaluating; of a text
@@ -210,14 +232,15 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
         raise UserError(f"--member={member}: {has}")
     state, step = restore_run(folder, checkpoint)
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
-    model = build_model(config.model, len(data["class_names"]))
-    _, preprocess = make_transforms(config, data)
+    task = open_task(config, data)
+    model = task.model()
+    preprocess = make_preprocessing(config, data)
     title = (
         f"{folder.name}: {short(config.model.name, 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(
-        title, model, variables, preprocess, tuple(data["class_names"]), config, data, folder
+        title, model, variables, preprocess, task, tuple(data["class_names"]), config, data, folder
     )
 
 
@@ -264,8 +287,9 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
     ]
     names = names if classes == len(names) else [f"class {k}" for k in range(classes)]
     data = {"image_shape": list(shape), "kind": "image", "cropped": False, "class_names": names}
-    _, preprocess = make_transforms(config, data)
-    return OpenedNetwork(title, model, variables, preprocess, tuple(names), config, data)
+    task = open_task(config, data)
+    preprocess = make_preprocessing(config, data)
+    return OpenedNetwork(title, model, variables, preprocess, task, tuple(names), config, data)
 
 
 def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:

@@ -1,8 +1,6 @@
-"""The sections of a run's page that need its weights: what it says of the test set, where it is
-wrong, and what its layers hold.
-"""
+"""The sections of a run's page that need its weights: the figures, and what its layers hold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,29 +8,20 @@ import numpy as np
 
 from jaxconv.data.interface import evenly
 from jaxconv.data.wordnet import readable
-from jaxconv.drawing.parts import Figures, Table, Text, picture, share, short_number
+from jaxconv.drawing.parts import Figures, LeftOutError, Table, Text, picture, share, short_number
+from jaxconv.evaluation.evaluation import Evaluation
 from jaxconv.inspect import zeiler
 from jaxconv.inspect.attribution import integrated_gradients, occlusion
 from jaxconv.inspect.inside import activations
 from jaxconv.look import filters
-from jaxconv.report.sections import LeftOutError, RunReport
-from jaxconv.tasks.classification import examples, intervals, outcomes
-from jaxconv.tasks.classification.accuracy import accuracy_of_classes, reliability
+from jaxconv.report.sections import RunReport
+from jaxconv.tasks import Figure, Task
 from jaxconv.train.ensemble import members_of
 
-# Examples, mistakes, pairs of classes, classes, and images that patches are looked for in: so many
-# at most.
-_SHOWN, _WORST, _PAIRS, _CLASSES, _PATCHED = 16, 12, 10, 1_000, 500
+# Images that patches are looked for in, at most.
+_PATCHED = 500
 # Feature maps of a layer, and pixels up to which an image is small.
 _MAPS, _SMALL = 32, 64
-# What stands for each figure of `outcomes.figures`: its name, its unit, how it is shown.
-_FIGURES = {
-    "top1": ("top-1", "", share),
-    "top5": ("top-5", "", share),
-    "loss": ("loss", "nats", short_number),
-    "ece": ("calibration error (ECE)", "", share),
-    "height": ("height of a mistake in WordNet", "", short_number),
-}
 
 
 def result(run: RunReport) -> list[Any]:
@@ -41,198 +30,75 @@ def result(run: RunReport) -> list[Any]:
         found, count = run.evaluation, len(run.evaluation.outcomes)
     except LeftOutError as error:
         return [*_logged(run), Text(f"There are no intervals: {error}.")]
-    total = run.data.get("eval_examples", count)
-    of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
-    figures, between = outcomes.figures(found.outcomes), intervals.intervals(found.outcomes)
+    task, total = found.task, run.data.get("eval_examples", count)
+    prefix = "ensemble_" if found.members else ""
+    values = {
+        name.removeprefix(prefix): value
+        for name, value in found.result.items()
+        if name.startswith(prefix)
+    } | task.more_figures(found.outcomes)
+    between = task.intervals(found.outcomes, 1000)
     rows, items = [("figure", "value", "from", "to")], []
-    for key, (name, unit, show) in _FIGURES.items():
-        if key in figures:
-            low, high = map(show, between[key])
-            rows.append((f"{name}, {unit}" if unit else name, show(figures[key]), low, high))
-            items.append((name, show(figures[key]), f"{low} to {high} {unit}"))
-    of_more = f", on all {total:,}" if count < total else ""
-    best = max(
-        ((row["eval/top1"], -row["step"]) for row in run.rows if "eval/top1" in row), default=None
-    )
-    items += (
-        [("best top-1 while training", share(best[0]), f"at step {-best[1]:,}{of_more}")]
-        if best
-        else []
-    )
-    wrong = int((~outcomes.within(found.outcomes, 1)).sum())
+    for figure in task.figures:
+        if figure.key in values:
+            value, ends = _shown(figure, values[figure.key]), between.get(figure.key, ())
+            low, high = [_shown(figure, end) for end in ends] or ("-", "-")
+            rows.append((", ".join(filter(None, (figure.words, figure.unit))), value, low, high))
+            items.append((figure.words, value, f"{low} to {high} {figure.unit}" if ends else ""))
+    items += _best(run, task, count, total)
+    of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % "
-        f"intervals (bootstrap): {wrong:,} are wrong"
+        f"intervals (bootstrap){task.caption(found.outcomes)}"
     )
-    remarks = [
-        Text(f"{text[0].upper()}{text[1:]}.") for text in intervals.on_intervals(figures, between)
+    said = [Text(f"{text[0].upper()}{text[1:]}.") for text in task.remarks(values, between)]
+    return [Figures(items), Table(caption, rows), *said, *_members(found, values)]
+
+
+def _shown(figure: Figure, value: float) -> str:
+    return share(value) if figure.share else short_number(value)
+
+
+def _best(run: RunReport, task: Task, count: int, total: int) -> list[tuple[str, str, str]]:
+    """The best value of the task's first figure while training, as an item of `Figures`."""
+    figure = task.figures[0]
+    logged = [
+        (row[f"eval/{figure.key}"], row["step"]) for row in run.rows if f"eval/{figure.key}" in row
     ]
-    members = [
-        (name, share(float(outcomes.within(one, 1).mean())), short_number(float(one.losses.mean())))
-        for name, one in found.members.items()
+    if not logged:
+        return []
+    value, step = min(logged, key=lambda at: (-at[0] if figure.higher else at[0], at[1]))
+    of_more = f", on all {total:,}" if count < total else ""
+    return [
+        (f"best {figure.title} while training", _shown(figure, value), f"at step {step:,}{of_more}")
     ]
-    if members:
-        header, together = (
-            ("network", "top-1", "loss"),
-            ("averaged prediction", share(figures["top1"]), short_number(figures["loss"])),
-        )
-        last = frozenset({len(members) + 1})
-        return [
-            Figures(items),
-            Table(caption, rows),
-            *remarks,
-            Table("The networks of the ensemble", [header, *members, together], marked=last),
-        ]
-    return [Figures(items), Table(caption, rows), *remarks]
+
+
+def _members(found: Evaluation, values: Mapping[str, float]) -> list[Table]:
+    """The networks of an ensemble, one by one and together."""
+    if not found.members:
+        return []
+    figures = [f for f in found.task.figures if f.key in ("loss", found.task.figures[0].key)]
+    rows = [
+        (member["name"], *(_shown(f, member[f.key]) for f in figures))
+        for member in found.result["members"]
+        if member["name"] in found.members
+    ]
+    together = ("averaged prediction", *(_shown(f, values[f.key]) for f in figures))
+    header, last = ("network", *(f.title for f in figures)), frozenset({len(rows) + 1})
+    return [Table("The networks of the ensemble", [header, *rows, together], marked=last)]
 
 
 def _logged(run: RunReport) -> list[Any]:
-    row = run.evaluated
+    row, task = run.evaluated, run.task
     if not row:
         raise LeftOutError("the run was not evaluated yet")
     shown = [
-        (name, show(row[f"eval/{key}"]), unit)
-        for key, (name, unit, show) in _FIGURES.items()
-        if f"eval/{key}" in row
+        (figure.words, _shown(figure, row[f"eval/{figure.key}"]), figure.unit)
+        for figure in task.figures
+        if f"eval/{figure.key}" in row
     ]
     return [Text(f"The newest evaluation, of step {row['step']:,}:"), Figures(shown)]
-
-
-def predictions(run: RunReport) -> list[Any]:
-    """Some examples with their most probable classes."""
-    found = run.evaluation.outcomes
-    places = evenly(len(found), _SHOWN)
-    right = int(outcomes.within(found, 1)[places].sum())
-    figure = examples.predictions(
-        _images(run, places), found.labels[places], found.probabilities[places], found.class_names
-    )
-    alt = (
-        f"{len(places)} test examples, each with its three most probable classes as bars; {right} "
-        f"of the {len(places)} are right."
-    )
-    return [
-        Text(
-            "Examples evenly spread over the test set: right is green with a tick, wrong is red "
-            "with a cross."
-        ),
-        picture(figure, f"{alt} The table below has them one by one."),
-        _table(run, "The same examples in numbers", places),
-    ]
-
-
-def mistakes(run: RunReport) -> list[Any]:
-    """The mistakes with the highest losses, the most confused classes, and the accuracy of each."""
-    found = run.evaluation.outcomes
-    places = outcomes.worst(found, _WORST)
-    wrong = int((~outcomes.within(found, 1)).sum())
-    if not wrong:
-        raise LeftOutError(f"there is none: all {len(found):,} examples are right")
-    names = [
-        run.evaluation.source.name(int(found.index[place])).rpartition("/")[2] for place in places
-    ]
-    below = f"{wrong:,} of {len(found):,} are wrong ({share(wrong / len(found))})"
-    figure = examples.mistakes(_images(run, places), found, places, names, below=below)
-    high, low = found.losses[places[0]], found.losses[places[-1]]
-    alt = (
-        f"The {len(places)} mistakes with the highest losses, from {high:.2f} down to {low:.2f} "
-        "nats."
-    )
-    parts = [
-        picture(figure, f"{alt} {below}. The table below has them one by one."),
-        _table(run, "These mistakes in numbers", places),
-    ]
-    return [*parts, *_confused(run), *_classes(run)]
-
-
-def _confused(run: RunReport) -> list[Any]:
-    found = run.evaluation.outcomes
-    counts = outcomes.confusion(found)
-    pairs = outcomes.most_confused(counts, _PAIRS)
-    each = outcomes.confused_examples(found, pairs)
-    figure = examples.confusions(
-        counts, found.class_names, [_images(run, places) for places in each], _PAIRS
-    )
-    said = "; ".join(
-        f"{readable(found.class_names[a])} taken for {readable(found.class_names[b])} {n} times"
-        for a, b, n in pairs[:3]
-    )
-    rows = [
-        (
-            readable(found.class_names[a]),
-            readable(found.class_names[b]),
-            f"{n:,}",
-            share(n / max(1, counts[a].sum())),
-        )
-        for a, b, n in pairs
-    ]
-    header = ("is", "taken for", "times", "of the class")
-    alt = (
-        f"The matrix of confusion of {len(found.class_names)} classes, and the most confused "
-        f"pairs: {said}."
-    )
-    return [
-        picture(figure, alt),
-        Table("The most confused pairs", [header, *rows], texts=2, folded=True),
-    ]
-
-
-def _classes(run: RunReport) -> list[Any]:
-    found = run.evaluation.outcomes
-    each, names = outcomes.per_class(found), found.class_names
-    ranked = each.ranked()
-    worst, best = ranked[0], ranked[-1]
-    alt = (
-        f"The accuracy of each class as a bar, from {share(each.accuracy[worst])} "
-        f"({readable(names[worst])}) "
-        f"to {share(each.accuracy[best])} ({readable(names[best])})."
-    )
-    rows = [
-        (
-            readable(names[k]),
-            f"{each.examples[k]:,}",
-            share(each.accuracy[k]),
-            "-" if not each.predicted[k] else share(each.precision[k]),
-        )
-        for k in ranked[:_CLASSES]
-    ]
-    header = ("class", "examples", "accuracy", "precision")
-    return [
-        picture(accuracy_of_classes(each, names), alt),
-        Table("Every class, the worst first", [header, *rows], folded=True, sortable=True),
-    ]
-
-
-def calibration(run: RunReport) -> list[Any]:
-    """Whether probabilities mean what they say."""
-    found = outcomes.calibration(run.evaluation.outcomes)
-    bins = [
-        (f"{low:.2f} to {high:.2f}", f"{count:,}", *map(share, pair))
-        for low, high, count, *pair in zip(
-            found.edges,
-            found.edges[1:],
-            found.examples,
-            found.confidence,
-            found.accuracy,
-            strict=False,
-        )
-        if count
-    ]
-    gaps = np.where(found.examples, found.accuracy - found.confidence, 0.0)
-    side = "more sure than right" if float(gaps @ found.examples) < 0 else "more right than sure"
-    alt = (
-        f"Reliability diagram, {len(bins)} bins: expected calibration error {share(found.ece)}; on "
-        f"the whole the network is {side}."
-    )
-    header = ("probability", "examples", "mean probability", "accuracy")
-    said = (
-        "Of the predictions with a probability of 80 %, four out of five should be right: then "
-        "bars end on the dashed line."
-    )
-    return [
-        Text(said),
-        picture(reliability(found), alt),
-        Table("The reliability diagram in numbers", [header, *bins], folded=True),
-    ]
 
 
 def first_filters(run: RunReport) -> list[Any]:
@@ -268,8 +134,8 @@ def layers(run: RunReport) -> list[Any]:
         "of its own, red above 0, blue below."
     )
     names, parts = list(values), [Text(said), *_of_member(run)]
-    for n, (place, image) in enumerate(zip(places, _images(run, places), strict=True)):
-        name = readable(found.class_names[found.labels[place]])
+    for n, (place, image) in enumerate(zip(places, run.images(places), strict=True)):
+        name = run.caption(place)
         for layer in dict.fromkeys((names[0], names[len(names) // 2], names[-1])):
             value = values[layer][n]
             zero = share(float((value == 0).mean()))
@@ -295,7 +161,7 @@ def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
         names[:] = found
         return list(found.values())
 
-    found = look(looked.variables, looked.inputs(np.stack(list(_elements(run, places)))))
+    found = look(looked.variables, looked.inputs(np.stack(list(run.elements(places)))))
     values = dict(zip(names, (np.asarray(value, np.float32) for value in found), strict=True))
     several = {
         name: value
@@ -320,7 +186,7 @@ def patches(run: RunReport) -> list[Any]:
         raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
     places = evenly(len(found), _PATCHED)
     batches = (
-        np.asarray(looked.inputs(np.stack(list(_elements(run, chunk)))))
+        np.asarray(looked.inputs(np.stack(list(run.elements(chunk)))))
         for chunk in np.array_split(places, -(-len(places) // 100))
     )
     try:
@@ -345,6 +211,8 @@ def patches(run: RunReport) -> list[Any]:
 def attribution(run: RunReport) -> list[Any]:
     """Which values of three test examples speak for the class that the network sees in them."""
     looked, found = run.looked, run.evaluation.outcomes
+    if not run.task.class_names:
+        raise LeftOutError("it tells which values speak for a class, and the task has none")
     text = looked.kind == "text"
     hidden = "a gap of some letters" if text else "a grey square"
     parts = [
@@ -361,7 +229,7 @@ def attribution(run: RunReport) -> list[Any]:
         tuple(max(1, size // (128 if text else 8)) for size in sizes) if text or not small else 0
     )
     places = evenly(len(found), 5)[1:4] if small and len(found) > 4 else evenly(len(found), 1)
-    for place, element in zip(places, _elements(run, places), strict=True):
+    for place, element in zip(places, run.elements(places), strict=True):
         x, said = looked.inputs(element[None]), found.predicted[place : place + 1]
         shares = np.asarray(
             integrated_gradients(looked.model, looked.variables, x, said, looked.nothing, steps=16)[
@@ -393,34 +261,3 @@ def attribution(run: RunReport) -> list[Any]:
 def _of_member(run: RunReport) -> list[Any]:
     members = members_of(run.config)
     return [Text(f"Of the ensemble's first network, {members.names[0]}.")] if members else []
-
-
-def _elements(run: RunReport, places: Sequence[int]) -> Iterator[np.ndarray]:
-    for place in places:
-        yield run.evaluation.source.read(int(run.evaluation.outcomes.index[place]))["image"]
-
-
-def _images(run: RunReport, places: Sequence[int]) -> list[Any]:
-    return [run.looked.shown(element) for element in _elements(run, places)]
-
-
-def _table(run: RunReport, caption: str, places: Sequence[int]) -> Table:
-    """Examples one by one: what they are and what was said."""
-    found, rows = run.evaluation.outcomes, []
-    for place in places:
-        true, said = int(found.labels[place]), int(found.predicted[place])
-        rows.append(
-            (
-                run.evaluation.source.name(int(found.index[place])),
-                readable(found.class_names[true]),
-                readable(found.class_names[said]),
-                share(float(found.probabilities[place, said])),
-                share(float(found.probabilities[place, true])),
-            )
-        )
-    return Table(
-        caption,
-        [("example", "is", "was taken for", "so probable", "the truth"), *rows],
-        texts=3,
-        folded=True,
-    )

@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxconv.config import default_config, flatten
-from jaxconv.data.interface import Part, Source
-from jaxconv.drawing.parts import Chart, Series, Table, Text
+from jaxconv.data.interface import Part, Source, evenly
+from jaxconv.data.wordnet import readable
+from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import Evaluation, evaluate_run
 from jaxconv.files import expand
 from jaxconv.look import opened
-from jaxconv.look.curves import PANELS
+from jaxconv.look.curves import panels
 from jaxconv.look.opened import OpenedNetwork
-from jaxconv.train.build import build_model, total_steps
+from jaxconv.tasks import Task, open_task
+from jaxconv.train.build import total_steps
 from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
-
-
-class LeftOutError(Exception):
-    """A section has no meaning for this run; the message says why."""
 
 
 class Memo:
@@ -96,9 +96,45 @@ class RunReport:
         return next((row for row in reversed(self.rows) if "eval/loss" in row), {})
 
     @functools.cached_property
+    def task(self) -> Task:
+        """What the run learns."""
+        return open_task(self.config, self.data)
+
+    @functools.cached_property
     def model(self) -> Any:
         """The network, without weights."""
-        return build_model(self.config.model, len(self.data["class_names"]))
+        return self.task.model()
+
+    def elements(self, places: Sequence[int]) -> Iterator[np.ndarray]:
+        """The elements [...] of evaluated examples, by their row in the outcomes."""
+        for place in places:
+            yield self._example(place)["image"]
+
+    def images(self, places: Sequence[int]) -> list[Any]:
+        """The same as a picture shows them."""
+        return [self.looked.shown(element) for element in self.elements(places)]
+
+    def predictions_drawn(self, most: int = 16) -> tuple[Any, int]:
+        """A figure of so many evaluated examples with what the network says of them, see
+        `Task.draw`; and how many they are.
+        """
+        places = evenly(len(self.evaluation.outcomes), most)
+        found = [self._example(place) for place in places]
+        served = self.looked.served(np.stack([one["image"] for one in found]))
+        kept = [
+            {name: one[name] for name in self.task.needs} | {k: v[n] for k, v in served.items()}
+            for n, one in enumerate(found)
+        ]
+        return self.task.draw(self.images(places), kept), len(places)
+
+    def caption(self, place: int) -> str:
+        """What an evaluated example is, by its row in the outcomes; ImageNet's ids with their
+        words.
+        """
+        return readable(self.task.caption_of(self._example(place)).replace("\n", ", "))
+
+    def _example(self, place: int) -> dict[str, Any]:
+        return self.evaluation.source.read(int(self.evaluation.outcomes.index[place]))
 
     @property
     def looked(self) -> OpenedNetwork:
@@ -163,12 +199,12 @@ def curves(run: RunReport) -> list[Any]:
     """Every number of metrics.jsonl that is worth a line."""
     if not run.rows:
         raise LeftOutError("the run has logged no number yet")
-    charts = []
-    for title, unit, lines in PANELS:
+    charts, shown_panels = [], panels(type(run.task))
+    for title, unit, lines in shown_panels:
         series = [s for key, label, look in lines for s in _lines(run.rows, key, label, look)]
         if series:
             charts.append(Chart(title, unit, "step", series))
-    known = {key for _, _, lines in PANELS for key, _, _ in lines}
+    known = {key for _, _, lines in shown_panels for key, _, _ in lines}
     own = sorted(
         key
         for key in {key for row in run.rows for key in row} - known
@@ -224,11 +260,13 @@ def data(run: RunReport) -> list[Any]:
         ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
         ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
         ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
-        (
-            "classes",
-            f"{len(names):,}: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""),
-        ),
     ]
+    if names:
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        rows.append(("classes", f"{len(names):,}: {shown}"))
+    else:
+        targets = (f"{n} {list(t.shape) or ''} {t.dtype}" for n, t in run.task.targets.items())
+        rows.append(("targets", ", ".join(targets)))
     return [Table("What the network learns from", [("what", "value"), *rows], texts=2)]
 
 

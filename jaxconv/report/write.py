@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.data.interface import Source
-from jaxconv.drawing.parts import Chart, Series, Table, Text, share
+from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
 from jaxconv.errors import in_words
 from jaxconv.files import expand
-from jaxconv.look.curves import PANELS
+from jaxconv.look.curves import panels
 from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report.document import Section
-from jaxconv.report.sections import LeftOutError, Memo, RunReport, newest_checkpoint, read_run
-from jaxconv.results import log_of, over_seeds, renewed, run_table, seed_table
-from jaxconv.train.workdir import in_use, read_json, read_metrics
+from jaxconv.report.sections import Memo, RunReport, newest_checkpoint, read_run
+from jaxconv.results import figure_of, log_of, over_seeds, renewed, run_table, seed_table
+from jaxconv.tasks import Task, find_task
+from jaxconv.train.workdir import in_use, read_json, read_metrics, saved_config
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,9 @@ def _once(make: Callable[[RunReport], list[Any]]) -> Callable[[RunReport], list[
     return lambda run: run.once(make, lambda: make(run))
 
 
+# Before and after the sections of the task.
+FIRST: Makers = (("Result", network_sections.result), ("Curves", sections.curves))
 SECTIONS: Makers = (
-    ("Result", network_sections.result),
-    ("Curves", sections.curves),
-    ("Predictions", _once(network_sections.predictions)),
-    ("Mistakes", _once(network_sections.mistakes)),
-    ("Calibration", _once(network_sections.calibration)),
     ("Filters", _once(network_sections.first_filters)),
     ("Activations", _once(network_sections.layers)),
     ("Patches", _once(network_sections.patches)),
@@ -97,13 +95,18 @@ def report(
     return path
 
 
+def _of_task(run: RunReport) -> Makers:
+    """The task's own sections, each made once for a checkpoint."""
+    return tuple((title, _once(make)) for title, make in run.task.sections())
+
+
 def render(run: RunReport) -> str:
     """The page of a run as HTML."""
     going_on = in_use(run.folder) and not run.finished
     state = f"{'going on' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
     return page.html(
         run.folder.name,
-        _sections(SECTIONS, run),
+        _sections((*FIRST, *_of_task(run), *SECTIONS), run),
         subtitle=f"{run.config.model.name} on {run.config.data.source}",
         state=f"finished, {run.step:,} steps" if run.finished else state,
         going_on=going_on,
@@ -161,6 +164,14 @@ class Sweep:
     kept: Memo
 
     @property
+    def task(self) -> type[Task] | None:
+        """Of its first run that has begun; None before."""
+        begun = [
+            f for row in self.rows if (f := self.folder / row["run"] / "config.json").is_file()
+        ]
+        return find_task(saved_config(begun[0].parent).task.name) if begun else None
+
+    @property
     def going_on(self) -> bool:
         """Whether it is: its process goes on, or a run does; or, where it never had a process of
         its own, some run is left.
@@ -203,12 +214,13 @@ def _runs(sweep: Sweep) -> list[Any]:
     parts: list[Any] = [
         Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)
     ]
-    if ranked[0]["best_top1"] is not None:
+    figure = figure_of(ranked[0])
+    best = ranked[0][f"best_{figure.key}"]
+    if best is not None:
         parts.insert(
             0,
             Text(
-                f"The highest top-1 so far is {share(ranked[0]['best_top1'])}, of "
-                f"{ranked[0]['run']}.",
+                f"The best {figure.title} so far is {figure.show(best)}, of {ranked[0]['run']}.",
                 strong=True,
             ),
         )
@@ -225,18 +237,25 @@ def _runs(sweep: Sweep) -> list[Any]:
     return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
 
 
+def _badness(row: dict[str, Any]) -> float:
+    figure = figure_of(row)
+    best = row[f"best_{figure.key}"]
+    return math.inf if best is None else -best if figure.higher else best
+
+
 def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs by their best top-1 so far, the highest first, those without one last."""
+    """The runs by the best of their task's figure so far, the best first, those without one
+    last.
+    """
     return sorted(
         rows,
-        key=lambda row: -math.inf if row["best_top1"] is None else row["best_top1"],
-        reverse=True,
+        key=_badness,
     )
 
 
 def _curves(sweep: Sweep) -> list[Any]:
-    """A chart for each line of `PANELS`, with a line for each run; of more runs than can be told
-    apart, for the best.
+    """A chart for each line of the task's panels, with a line for each run; of more runs than can
+    be told apart, for the best.
     """
     begun = [row for row in sweep.rows if row["step"]]
     drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
@@ -247,14 +266,15 @@ def _curves(sweep: Sweep) -> list[Any]:
     ]
     charts = [
         Chart(f"{title}, {label}" if len(lines) > 1 else title, unit, "step", found)
-        for title, unit, lines in PANELS
+        for title, unit, lines in panels(sweep.task)
         for key, label, _ in lines
         if (found := [of_run[key] for of_run in each if key in of_run])
     ]
     if not charts:
         raise LeftOutError("no run has logged a number yet")
+    title = figure_of(sweep.rows[0]).title
     said = (
-        f"The {len(names)} runs with the highest top-1 so far, of {len(begun):,} that have begun; "
+        f"The {len(names)} runs with the best {title} so far, of {len(begun):,} that have begun; "
         "the table above has all."
     )
     return [*([Text(said)] if len(names) < len(begun) else []), *charts]
@@ -265,7 +285,7 @@ def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]
 
     def make() -> dict[str, Series]:
         rows = read_metrics(sweep.folder / name)
-        keys = [(key, look) for *_, lines in PANELS for key, _, look in lines]
+        keys = [(key, look) for *_, lines in panels(sweep.task) for key, _, look in lines]
         of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
         return {
             key: page.thinned(

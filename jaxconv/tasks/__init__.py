@@ -1,1 +1,58 @@
-"""Tasks: what a network is trained for. The engine asks a task, see task.py, and knows none."""
+"""Tasks: what a network is trained for. The engine asks a task, see task.py, and knows none.
+
+    task = open_task(config, description)      # of a run, by config.task.name
+
+A task of one's own is named `FILE.py:NAME` or `package.module.NAME`, and needs no line here.
+"""
+
+import importlib
+from typing import Any
+
+from jaxconv.errors import UserError, nearest
+from jaxconv.own import is_own, own
+from jaxconv.tasks.task import Figure, Task
+
+# Name -> module and class: a table of texts, so that nothing is imported before it is needed.
+TASKS = {"classification": "jaxconv.tasks.classification.task:Classification"}
+
+__all__ = ["TASKS", "Figure", "Task", "find_task", "open_task"]
+
+
+def find_task(name: str) -> type[Task]:
+    """The class of a task; raises UserError where there is none, or it is no `Task`."""
+    if name in TASKS:
+        module, _, attribute = TASKS[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if not is_own(name):
+        raise UserError(
+            f"config.task.name is {name!r}{nearest(name, TASKS)}; it must be one of "
+            f"{', '.join(TASKS)}, FILE.py:NAME or package.module.NAME"
+        )
+    found = own(name, "config.task.name")
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise UserError(
+            f"config.task.name is {name!r}, which is {found!r}; it must be a class that derives "
+            "from jaxconv.tasks.Task"
+        )
+    return found
+
+
+def open_task(config: Any, description: dict[str, Any]) -> Task:
+    """The task of a run. Whether the data and the loss are for it, `Task.check` says.
+
+    Args:
+      config: the whole config.
+      description: of the data, see `interface.describe`.
+
+    Raises:
+      UserError: there is no such task, or it has no such settings.
+    """
+    task = find_task(config.task.name)
+    known = task.settings
+    for key in config.task.kwargs:
+        if key not in known:
+            raise UserError(
+                f"config.task.kwargs.{key}: {config.task.name} has no such setting"
+                f"{nearest(key, known)}; it has {', '.join(known) or 'none'}"
+            )
+    return task(config, description)

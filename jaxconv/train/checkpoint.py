@@ -29,18 +29,9 @@ from jaxconv.train.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether a metric such as `eval/top1` should grow; a loss should fall."""
-    return "loss" not in metric
-
-
-def goodness(metric: str, metrics: dict[str, float]) -> float:
+def goodness(metric: str, higher: bool, metrics: dict[str, float]) -> float:
     """Of a checkpoint's metrics, larger is better; one that was not evaluated is the worst."""
-    return (
-        (1 if higher_is_better(metric) else -1) * metrics[metric]
-        if metric in metrics
-        else -float("inf")
-    )
+    return (1 if higher else -1) * metrics[metric] if metric in metrics else -float("inf")
 
 
 class Checkpoints:
@@ -51,6 +42,7 @@ class Checkpoints:
       keep: how many of the latest to keep.
       keep_best: how many of the best to keep besides.
       metrics: best by each of these.
+      higher: whether more of them is better.
       read_only: look at them only.
       parallel: the processes that share the folder; by default this one alone.
     """
@@ -60,21 +52,22 @@ class Checkpoints:
         folder: Path,
         keep: int = 2,
         keep_best: int = 1,
-        metrics: tuple[str, ...] = ("eval/top1",),
+        metrics: tuple[str, ...] = ("eval/loss",),
+        higher: bool = False,
         read_only: bool = False,
         parallel: Parallel | None = None,
     ):
-        self.folder = Path(folder).absolute()
+        self.folder, self._higher = Path(folder).absolute(), higher
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
         best = [
-            BestN(get_metric_fn=functools.partial(goodness, metric), n=keep_best)
+            BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)
             for metric in metrics
         ]
         policies = [LatestN(keep), *(best if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
             # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the
             # policies' choice.
-            best_fn=None if read_only else functools.partial(goodness, metrics[0]),
+            best_fn=None if read_only else functools.partial(goodness, metrics[0], higher),
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
@@ -112,13 +105,15 @@ class Checkpoints:
         """Steps that there are checkpoints of, rising."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self, metric: str = "eval/top1") -> int | None:
+    def best_step(self, metric: str) -> int | None:
         """The step with the best value of a metric, the latest among equals; None where no
         checkpoint has it.
         """
         metrics = {step: self._metrics(step) or {} for step in self.steps()}
         measured = [
-            (goodness(metric, values), step) for step, values in metrics.items() if metric in values
+            (goodness(metric, self._higher, values), step)
+            for step, values in metrics.items()
+            if metric in values
         ]
         return max(measured)[1] if measured else None
 

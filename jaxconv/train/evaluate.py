@@ -1,5 +1,5 @@
-"""Evaluation while training: every example of a split exactly once, as sums that devices and
-processes add up.
+"""Evaluation of a state: every example of a split exactly once, as sums that devices and processes
+add up, and where the task asks for it, what is kept of each example.
 """
 
 import collections
@@ -15,6 +15,16 @@ from jaxconv.train.parallel import Parallel
 # Batches that the host may be ahead of the device.
 _AHEAD = 3
 
+# (sums, examples, kept) -> figures, see `Task.finish`.
+Finish = Callable[[Mapping[str, np.ndarray], int, Mapping[str, np.ndarray] | None], dict]
+
+
+def means(
+    sums: Mapping[str, np.ndarray], examples: int, kept: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
+    """The figures of a task that measures means."""
+    return {name: float(value / examples) for name, value in sums.items()}
+
 
 def evaluate(
     eval_step: Callable,
@@ -23,8 +33,9 @@ def evaluate(
     data: Any,
     batch_size: int,
     members: Members | None = None,
+    finish: Finish = means,
 ) -> dict[str, Any]:
-    """Means over a whole split.
+    """The figures of a whole split.
 
     Args:
       eval_step: a compiled step, see `Parallel.compile_eval`.
@@ -34,19 +45,20 @@ def evaluate(
       batch_size: images a step, rounded up to a multiple of the devices; the last batch is filled
         up and masked.
       members: of an ensemble.
+      finish: makes the figures of the sums.
 
     Returns:
-      `examples`, those that can be read, `loss`, `top1`, of more than 5 classes `top5`, and metrics
-      of one's own. Of an ensemble these are the means over the members that have not diverged;
-      `loss_spread` and so on their standard deviations; `ensemble_loss` and so on those of the mean
-      of all members' probabilities; `members` the `name` of each, and its own unless it has
-      diverged.
+      `examples`, those that can be read, and the figures, such as `loss` and `top1`. Of an ensemble
+      these are the means over the members that have not diverged; `loss_spread` and so on their
+      standard deviations; `ensemble_loss` and so on those of the combined prediction; `members` the
+      `name` of each, and its own figures unless it has diverged.
 
     Raises:
       RuntimeError: not every example was counted exactly once.
       UserError: too many of them cannot be read.
     """
-    return _means(list(_batches(eval_step, parallel, state, data, batch_size)), data, members)
+    sums = list(_batches(eval_step, parallel, state, data, batch_size))
+    return result_of(_totals(sums, data), members, finish)
 
 
 def evaluate_each(
@@ -56,12 +68,12 @@ def evaluate_each(
     data: Any,
     batch_size: int,
     members: Members | None = None,
+    finish: Finish = means,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `evaluate` returns, and of each example that can be read, in the order of `index`:
-    `logits` [N, K] or [N, members, K], `label`.
+    """What `evaluate` returns, and of each example that can be read, once each and in the order of
+    `index`, what the task keeps of it: [N, ...], or [N, members, ...], on every process.
 
-    Args, Raises: as of `evaluate`; the step is one that keeps them, see `step.make_eval_step`, and
-    there is one process.
+    Args, Raises: as of `evaluate`; the step is one that keeps them, see `step.make_eval_step`.
     """
     sums, rows = [], []
     for batch_sums, each in _batches(eval_step, parallel, state, data, batch_size):
@@ -71,7 +83,8 @@ def evaluate_each(
         rows.append({name: values[seen] for name, values in each.items()})
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     order = np.argsort(joined["index"], kind="stable")
-    return _means(sums, data, members), {name: values[order] for name, values in joined.items()}
+    kept = {name: values[order] for name, values in joined.items()}
+    return result_of(_totals(sums, data), members, finish, kept), kept
 
 
 def _batches(
@@ -88,32 +101,47 @@ def _batches(
     yield from pending
 
 
-def _means(sums: Sequence[dict[str, Any]], data: Any, members: Members | None) -> dict[str, Any]:
+def _totals(sums: Sequence[dict[str, Any]], data: Any) -> dict[str, np.ndarray]:
     totals = {name: sum(np.asarray(batch[name], np.float64) for batch in sums) for name in sums[0]}
     examples = data.examples - data.left_out  # after all batches: they tell which are damaged
     if totals["examples"] != examples:
         raise RuntimeError(
             f"{examples} examples went into the evaluation, {totals['examples']} were counted"
         )
-    return result_of(totals, members)
+    return totals
 
 
-def result_of(totals: dict[str, Any], members: Members | None) -> dict[str, Any]:
-    """What `evaluate` returns, from the sums over all examples."""
+def result_of(
+    totals: Mapping[str, Any],
+    members: Members | None,
+    finish: Finish = means,
+    kept: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """What `evaluate` returns, from the sums over all examples and what was kept of each."""
     examples = int(totals["examples"])
-    means = {name: value / examples for name, value in totals.items() if name != "examples"}
+    sums = {name: value for name, value in totals.items() if name != "examples"}
     if members is None:
-        return {"examples": examples, **{name: float(value) for name, value in means.items()}}
-    finite = np.isfinite(means["loss"])
-    singles = [name for name in means if not name.startswith("ensemble_")]
-    each = [{name: float(means[name][n]) for name in singles} for n in range(len(finite))]
-    left = [one for one, good in zip(each, finite, strict=True) if good]
-    named = [
-        {"name": name} | (one if good else {})
-        for name, one, good in zip(members.names, each, finite, strict=True)
+        return {"examples": examples, **finish(sums, examples, kept)}
+    singles = {name: value for name, value in sums.items() if not name.startswith("ensemble_")}
+    joint = {name.removeprefix("ensemble_"): sums[name] for name in sums.keys() - singles.keys()}
+    own = {k for k in kept or () if k != "index" and not k.startswith("ensemble_")}
+    together = kept and {k: kept[f"ensemble_{k}"] for k in own}
+    each = [
+        finish(
+            {name: value[n] for name, value in singles.items()},
+            examples,
+            kept and {k: v[:, n] for k, v in kept.items() if k in own},
+        )
+        for n in range(len(members.names))
     ]
-    joint = {name: float(value) for name, value in means.items() if name not in singles}
-    return {"examples": examples} | mean_and_spread(left or each) | joint | {"members": named}
+    left = [one for one in each if np.isfinite(one["loss"])]
+    named = [
+        {"name": name} | (one if np.isfinite(one["loss"]) else {})
+        for name, one in zip(members.names, each, strict=True)
+    ]
+    combined = finish(joint, examples, together)
+    combined = {f"ensemble_{name}": value for name, value in combined.items()}
+    return {"examples": examples} | mean_and_spread(left or each) | combined | {"members": named}
 
 
 def mean_and_spread(each: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -13,9 +13,9 @@ import numpy as np
 from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
 from jaxconv.errors import PREEMPTED, UserError, human_bytes
 from jaxconv.train.build import BuiltRun
-from jaxconv.train.checkpoint import Checkpoints, higher_is_better
+from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
-from jaxconv.train.evaluate import evaluate
+from jaxconv.train.evaluate import evaluate, evaluate_each
 from jaxconv.train.initial import start_from
 from jaxconv.train.optim import describe_groups, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
@@ -73,9 +73,11 @@ class Run:
             )
             for count in {1, config.steps_per_call}
         }
-        self.eval_step = parallel.compile_eval(built.eval_step, built.abstract)
+        task = built.task
+        self.eval_step = parallel.compile_eval(built.eval_step, built.abstract, each=task.keeps)
         # What the best checkpoints are the best by: each member by its own.
-        self.best_metrics = of_each(config.checkpoint.metric, members)
+        best = task.metric(config.checkpoint.metric)
+        self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
 
     def key(self, parallel: Parallel | None = None) -> jax.Array:
         """The run's key, or the members' keys, for the compiled calls."""
@@ -97,6 +99,7 @@ class Run:
                 config.checkpoint.keep,
                 config.checkpoint.keep_best,
                 self.best_metrics,
+                self.best_is_higher,
                 parallel=self.parallel,
             )
             stack.callback(checkpoints.close)
@@ -108,7 +111,8 @@ class Run:
                 MetricsLog(self.folder, first, config.log.tensorboard) if writes else NoLog()
             )
             stack.callback(metrics_log.close)
-            progress = Progress(total, first, config.batch_size, config.log.progress and writes)
+            shown, figure = config.log.progress and writes, self.built.task.figures[0].key
+            progress = Progress(total, first, config.batch_size, shown, figure)
             stack.callback(progress.close)
             state = self.parallel.to_steps(state)
             if first == total:
@@ -327,10 +331,11 @@ class Run:
         one, members = make_parallel("jit", jax.local_devices()[:1]), self.built.members
         state = one.init(self.built.init, self.key(one), self.built.abstract)
         if members is None:
-            state, said = start_from(place, state, self.built.classes)
+            state, said = start_from(place, state, self.built.task.outputs)
         else:
             each = [
-                start_from(place, member, self.built.classes) for member in members.apart(state)
+                start_from(place, member, self.built.task.outputs)
+                for member in members.apart(state)
             ]
             state, said = (
                 jax.tree.map(lambda *x: np.stack(x), *(state for state, _ in each)),
@@ -339,31 +344,26 @@ class Run:
         return self.parallel.spread(state, self.built.abstract), said
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
-        return evaluate(
-            self.eval_step,
-            self.parallel,
-            state,
-            self.eval_data,
-            self.config.eval.batch_size,
-            self.built.members,
-        )
+        batch_size, members, task = self.config.eval.batch_size, self.built.members, self.built.task
+        arguments = (self.parallel, state, self.eval_data, batch_size, members, task.finish)
+        if task.keeps:
+            return evaluate_each(self.eval_step, *arguments)[0]
+        return evaluate(self.eval_step, *arguments)
 
     def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
         if name not in best:
             return True
-        return (
-            evaluated[name] > best[name]
-            if higher_is_better(self.config.checkpoint.metric)
-            else evaluated[name] < best[name]
-        )
+        better = evaluated[name] - best[name]
+        return better > 0 if self.best_is_higher else better < 0
 
     def _update_plateau(self, state: TrainState, evaluated: dict[str, float]) -> TrainState:
         schedule = self.config.optimizer.schedule
-        higher = higher_is_better(schedule.metric)
+        metric = self.built.task.metric(schedule.metric)
+        higher = self.built.task.figure(metric).higher
         # A member that has diverged counts as the worst.
         worst = -np.inf if higher else np.inf
         values = np.array(
-            [evaluated.get(name, worst) for name in of_each(schedule.metric, self.built.members)],
+            [evaluated.get(name, worst) for name in of_each(metric, self.built.members)],
             np.float32,
         )
         plateau = update_plateau(
@@ -400,9 +400,9 @@ def _steps_done(state: TrainState) -> int:
 
 
 def eval_row(result: dict[str, Any]) -> dict[str, float]:
-    """What of an evaluation goes into metrics.jsonl: `eval/loss` and `eval/top1`.
+    """What of an evaluation goes into metrics.jsonl: `eval/loss` and the other figures.
 
-    Of an ensemble these are the means; there are `eval/ensemble_top1` and so on, and `eval/top1/0`
+    Of an ensemble these are the means; there are `eval/ensemble_loss` and so on, and `eval/loss/0`
     of each member that has not diverged.
     """
     row = {

@@ -208,10 +208,22 @@ class Parallel:
 
     def in_order(self, values: Any) -> Any:
         """The values [B, ...] of each example of a batch on the host, in its order, from what a
-        step returns of them in one process.
+        step returns of them; every process gets those of all.
         """
-        merged = (lambda x: x.reshape(-1, *x.shape[2:])) if self.mode == "pmap" else (lambda x: x)
-        return jax.tree.map(lambda x: merged(np.asarray(x)), values)
+
+        def whole(x: jax.Array) -> np.ndarray:
+            if self.process[1] == 1:
+                part = np.asarray(x)
+            else:
+                # This process' part of the batch; the processes' parts follow one another.
+                shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+                part = np.concatenate([np.asarray(shard.data) for shard in shards])
+            part = part.reshape(-1, *part.shape[2:]) if self.mode == "pmap" else part
+            if self.process[1] == 1:
+                return part
+            return np.asarray(multihost_utils.process_allgather(part, tiled=True))
+
+        return jax.tree.map(whole, values)
 
     def bytes_of(self, abstract: Any) -> int:
         """Bytes of the whole state on one device."""

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import UserError
-from jaxconv.train.build import BuiltRun, build
+from jaxconv.tasks import find_task
+from jaxconv.train.build import build_network
 from jaxconv.train.checkpoint import Checkpoints
-from jaxconv.train.ensemble import of_each
+from jaxconv.train.ensemble import members_of, of_each
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
 from jaxconv.train.workdir import saved_config, saved_data
@@ -18,7 +19,7 @@ from jaxconv.train.workdir import saved_config, saved_data
 def restore_run(
     folder: Path,
     checkpoint: str = "latest",
-    built: BuiltRun | None = None,
+    abstract: TrainState | None = None,
     parallel: Parallel | None = None,
 ) -> tuple[TrainState, int]:
     """The whole state in a checkpoint of a run, and its step.
@@ -26,22 +27,27 @@ def restore_run(
     Args:
       folder: the run's workdir.
       checkpoint: `latest`, `best`, or a step.
-      built: of the run; by default it is built here.
+      abstract: shapes of the state; by default the run's network is built for them, and nothing
+        else of the run is needed.
       parallel: where to put it; by default on one device.
 
     Raises:
       UserError: there is no run, or no such checkpoint, or it cannot be read.
     """
     config, description = saved_config(folder), saved_data(folder)
-    built = built or build(config, description, description["train_examples"], axis_name=None)
+    if abstract is None:
+        abstract = build_network(config, description).abstract
     parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"--workdir={folder}: the run has no checkpoint yet", exit_code=1)
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    targets = parallel.targets(built.abstract)
+    task = find_task(config.task.name)
+    metric = task.metric(config.checkpoint.metric)
+    higher = task.figure(metric).higher
+    checkpoints = Checkpoints(folder / "checkpoints", higher=higher, read_only=True)
+    targets = parallel.targets(abstract)
     try:
         if checkpoint == "best":
-            return _best(checkpoints, of_each(config.checkpoint.metric, built.members), targets)
+            return _best(checkpoints, of_each(metric, members_of(config)), targets)
         if checkpoint != "latest" and not checkpoint.isdecimal():
             raise UserError(f"--checkpoint={checkpoint}: must be latest, best or a step")
         restored = checkpoints.restore(targets, None if checkpoint == "latest" else int(checkpoint))

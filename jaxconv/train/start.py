@@ -16,7 +16,8 @@ from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
-from jaxconv.train.build import BuiltRun, build, build_model
+from jaxconv.models.configured import build_model
+from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
@@ -85,7 +86,7 @@ def start(
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
             fitted_weights(
-                config.model.init_from, built.abstract, built.classes
+                config.model.init_from, built.abstract, built.task.outputs
             )  # raises before the run is begun
         parallel.on_first_process(
             lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})

@@ -176,12 +176,8 @@ class PendingMetrics:
         """
         self.fetch()
         means: dict[str, float] = {}
-        for name, key in (
-            ("loss", "train/loss"),
-            ("top1", "train/top1"),
-            ("grad_norm", "train/grad_norm"),
-            ("learning_rate",) * 2,
-        ):
+        for name in self._names:
+            key = name if name == "learning_rate" else f"train/{name}"
             values = np.array(
                 [row[name] for row in (self.rows[-1:] if name == "learning_rate" else self.rows)]
             ).mean(axis=0)
@@ -202,12 +198,15 @@ class PendingMetrics:
 
 
 class Progress:
-    """A bar with step, loss, accuracy, images/s and time left; plain lines where standard error is
-    no terminal.
+    """A bar with step, loss, the first figure of the task (`figure`), images/s and time left; plain
+    lines where standard error is no terminal.
     """
 
-    def __init__(self, total: int, step: int, batch_size: int, shown: bool):
+    def __init__(self, total: int, step: int, batch_size: int, shown: bool, figure: str = "loss"):
         self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        keys = dict.fromkeys(("loss", figure))
+        self._names = {f"train/{key}": key for key in keys}
+        self._names |= {f"eval/{key}": f"eval {key}" for key in keys}
         self._newest: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
         if shown and sys.stderr.isatty():
@@ -226,16 +225,10 @@ class Progress:
 
     def report(self, row: dict[str, float]) -> None:
         """Show the newest numbers, from a row of metrics.jsonl."""
-        names = {
-            "train/loss": "loss",
-            "train/top1": "top1",
-            "eval/loss": "eval loss",
-            "eval/top1": "eval top1",
-        }
         if self._bar is not None:
             self._newest |= row
             row = self._newest
-        texts = [f"{name} {row[key]:.4f}" for key, name in names.items() if key in row]
+        texts = [f"{name} {row[key]:.4f}" for key, name in self._names.items() if key in row]
         rate = row.get("images_per_second")
         if rate:
             texts.append(f"{rate:,.0f} images/s")

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from jaxconv.checks import check_config
+from jaxconv.checks import check_config, settled
 from jaxconv.config import MAY_DIFFER, default_config, differing_keys, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.files import expand, whole_file
@@ -43,6 +43,9 @@ PACKAGES = (
     "ml-collections",
     "pillow",
 )
+
+# Keys that older runs lack, and whose default is what those did.
+NEWER = ("task",)
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
@@ -130,7 +133,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
                 exit_code=1,
             )
         return
-    old, new = flatten(saved_config(workdir)), flatten(config)
+    old, new = settled(saved_config(workdir)), settled(config)
     differing = differing_keys(old, new)
     if differing:
         shown = ", ".join(
@@ -183,12 +186,10 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
 
 
 def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
-    """Give a run that is older than a key the default, where the key does not change what is
-    computed.
-    """
+    """Give a run that is older than a key the default, where that is what it has computed."""
     for key, default in defaults.items():
         if key not in config:
-            if f"{prefix}{key}".startswith(MAY_DIFFER):
+            if f"{prefix}{key}".startswith((*MAY_DIFFER, *NEWER)):
                 config[key] = default
         elif isinstance(default, ConfigDict) and isinstance(config[key], ConfigDict):
             _add_newer_keys(config[key], default, f"{prefix}{key}.")

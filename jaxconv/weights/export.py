@@ -3,6 +3,7 @@ for any batch size and platform.
 
     jaxconv export --workdir=RUN --out=DIR
     load_exported("DIR").predict(images)    # [N, H, W, C] uint8 -> probabilities [N, K] float32
+    load_exported("DIR").serve(images)      # all that the task says of each, by name
 
 DIR/program.bin   elements [b, ...] -> {"probabilities": [b, K], "logits": [b, K]} float32,
                   serialized by jax.export. JAX alone runs it:
@@ -19,7 +20,7 @@ Probabilities are the softmax of the logits, whatever loss the run had.
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.files import check_new, expand, new_folder
-from jaxconv.tasks.classification.losses import average_logits
-from jaxconv.train.build import build_model, make_transforms
+from jaxconv.tasks import TASKS, Task, find_task, open_task
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.restore import restore_run
+from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import saved_config, saved_data, write_json
 from jaxconv.version import __version__
 
@@ -81,8 +82,8 @@ class Predictor:
         """Of an element."""
         return self.description["dtype"]
 
-    def predict(self, elements: Any) -> np.ndarray:
-        """Probabilities [N, K] float32 of elements [N, *input_shape]; a signal's may be of any
+    def serve(self, elements: Any) -> dict[str, np.ndarray]:
+        """What the task says of each of the elements [N, *input_shape]; a signal's may be of any
         floating type, or uint8.
 
         Raises:
@@ -103,7 +104,28 @@ class Predictor:
                 f"the {self.kind}s are {elements.dtype} {list(elements.shape)}; the network takes "
                 f"{self.dtype} [{wanted}]"
             )
-        return np.asarray(self.program(elements)["probabilities"])
+        return {name: np.asarray(value) for name, value in self.program(elements).items()}
+
+    def predict(self, elements: Any) -> np.ndarray:
+        """Probabilities [N, K] float32 of the classes; see `serve`.
+
+        Raises:
+          UserError: as `serve`, or the network tells no classes apart.
+        """
+        served = self.serve(elements)
+        if "probabilities" not in served:
+            raise UserError(
+                f"the network tells no classes apart; it gives {', '.join(served)}: ask `serve`"
+            )
+        return served["probabilities"]
+
+    def describe(self, served: Mapping[str, np.ndarray], top: int) -> tuple[list[str], dict]:
+        """What `predict` says of one example, see `Task.describe`; where the code of a task of
+        one's own is not here, the arrays as they are.
+        """
+        name = self.description.get("task", "classification")
+        task = find_task(name) if name in TASKS else Task
+        return task.describe(served, self.description, top)
 
 
 def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
@@ -131,26 +153,23 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     folder = expand(workdir)
     config, data = saved_config(folder), saved_data(folder)
     state, step = restore_run(folder, checkpoint)
-    model = build_model(config.model, len(data["class_names"]))
-    _, preprocess = make_transforms(config, data)
-    kind, shape = data["kind"], element_shape(config, data)
+    task, preprocess = open_task(config, data), make_preprocessing(config, data)
+    model, kind, shape = task.model(), data["kind"], element_shape(config, data)
 
-    def logits_of(variables: Any, images: jax.Array) -> jax.Array:
+    def outputs_of(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)
 
     def apply(variables: Any, elements: jax.Array) -> dict[str, jax.Array]:
         images = preprocess({"image": elements})["image"]
         if members_of(config) is None:
-            logits = logits_of(variables, images)
-        else:
-            logits = average_logits(
-                over_members(logits_of, form_of_run(config, folder), (0, None))(variables, images)
-            )
-        return {"probabilities": jax.nn.softmax(logits), "logits": logits}
+            return task.serve(outputs_of(variables, images))
+        of_members = over_members(outputs_of, form_of_run(config, folder), (0, None))
+        return task.serve(task.combine(of_members(variables, images)))
 
     compiled = jax.jit(apply)
     description = {
         "format": _FORMAT,
+        "task": config.task.name,
         "model": config.model.name,
         "class_names": data["class_names"],
         "kind": kind,

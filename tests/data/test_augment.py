@@ -11,6 +11,7 @@ from PIL import Image
 from jaxconv.config import default_config, set_key
 from jaxconv.data import augment, randaugment
 from jaxconv.data.interface import example_keys
+from jaxconv.tasks.labels import mix_labels
 
 
 def crop(batch, scale, ratio):
@@ -107,7 +108,7 @@ def test_randomness_belongs_to_the_example(name):
     """Any part of the global batch is augmented as in the whole, whichever device it lies on; other
     keys and positions draw anew.
     """
-    run = jax.jit(augment.make_augment(configured(SETTINGS[name]), 10))
+    run = jax.jit(augment.make_augment(configured(SETTINGS[name]), mix_labels(10)))
     batch = batch_of(16, 12, 10)
     batch["image"] = jnp.tile(batch["image"][:4], (4, 1, 1, 1))
     whole = run(KEY, batch)["image"]
@@ -291,7 +292,7 @@ def mixed(mixup, cutmix, key):
         "image": jnp.tile(jnp.arange(4.0).reshape(4, 1, 1, 1), (1, 10, 8, 1)),
         "label": jnp.array([0, 1, 2, 2]),
     }
-    out = jax.jit(augment.mix, static_argnums=(2, 3, 4))(key, batch, 3, mixup, cutmix)
+    out = jax.jit(augment.mix, static_argnums=(2, 3, 4))(key, batch, mix_labels(3), mixup, cutmix)
     image = np.asarray(out["image"])[..., 0]
     np.testing.assert_array_equal(out["label"], batch["label"])
     kept = (image[0] - 3) / -3  # 0 is mixed with 3, 1 with 2
@@ -331,9 +332,9 @@ def test_mixup_and_cutmix_mix_images_and_targets_by_the_same_share():
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 8.0])
 def test_the_share_of_mixup_is_beta_distributed(alpha):
     batch = {"image": jnp.arange(2.0).reshape(2, 1, 1, 1), "label": jnp.array([0, 1])}
-    share = jax.jit(jax.vmap(lambda key: augment.mix(key, batch, 2, alpha, 0.0)["target"][0, 0]))(
-        jax.random.split(KEY, 2000)
-    )
+    share = jax.jit(
+        jax.vmap(lambda key: augment.mix(key, batch, mix_labels(2), alpha, 0.0)["target"][0, 0])
+    )(jax.random.split(KEY, 2000))
     assert float(jnp.mean(share)) == pytest.approx(0.5, abs=0.03)
     assert float(jnp.var(share)) == pytest.approx(0.25 / (2 * alpha + 1), rel=0.1)
 
@@ -343,15 +344,15 @@ def test_a_setting_that_is_off_is_not_in_the_program():
     batch = {**batch_of(4), "label": jnp.zeros(4, jnp.int32)}
     plain = jax.make_jaxpr(lambda batch: augment.normalise(batch, (0.5,), (0.5,))["image"])(batch)
     off = jax.make_jaxpr(
-        lambda batch: augment.make_augment(default_config(), 10)(KEY, batch)["image"]
+        lambda batch: augment.make_augment(default_config(), mix_labels(10))(KEY, batch)["image"]
     )(batch)
     assert [str(e.primitive) for e in off.eqns if "random" not in str(e.primitive)] == [
         str(e.primitive) for e in plain.eqns
     ]
-    both = augment.make_augment(configured({"pad_crop": "2", "erasing.probability": "1"}), 10)(
-        KEY, batch
-    )["image"]
-    alone = augment.make_augment(configured({"pad_crop": "2"}), 10)(KEY, batch)["image"]
+    both = augment.make_augment(
+        configured({"pad_crop": "2", "erasing.probability": "1"}), mix_labels(10)
+    )(KEY, batch)["image"]
+    alone = augment.make_augment(configured({"pad_crop": "2"}), mix_labels(10))(KEY, batch)["image"]
     kept = np.asarray(both) != 0
     np.testing.assert_array_equal(np.asarray(both)[kept], np.asarray(alone)[kept])
 
@@ -359,7 +360,7 @@ def test_a_setting_that_is_off_is_not_in_the_program():
 def test_what_the_host_has_cut_is_not_cut_again():
     config, batch = configured({"random_resized_crop.scale": "0.1,0.5"}), batch_of(4)
     np.testing.assert_array_equal(
-        augment.make_augment(config, 10, cropped=True)(KEY, batch)["image"],
+        augment.make_augment(config, mix_labels(10), cropped=True)(KEY, batch)["image"],
         augment.make_preprocess(config)(batch)["image"],
     )
 
@@ -367,7 +368,7 @@ def test_what_the_host_has_cut_is_not_cut_again():
 def test_all_off_is_normalisation_alone():
     config, batch = default_config(), batch_of(4)
     np.testing.assert_array_equal(
-        augment.make_augment(config, 10)(KEY, batch)["image"],
+        augment.make_augment(config, mix_labels(10))(KEY, batch)["image"],
         augment.make_preprocess(config)(batch)["image"],
     )
 
@@ -384,9 +385,9 @@ def test_one_s_own_sees_and_gives_a_scale_from_0_to_1(tmp_path, pca_colour):
     batch = batch_of(4) | {"label": jnp.zeros(4, jnp.int32)}
 
     def augmented(own):
-        return augment.make_augment(configured({"pca_colour": pca_colour, "own": own}), 10)(
-            KEY, batch
-        )["image"]
+        return augment.make_augment(
+            configured({"pca_colour": pca_colour, "own": own}), mix_labels(10)
+        )(KEY, batch)["image"]
 
     plain = augmented("")
     assert float(jnp.min(plain)) > -1.2 and float(jnp.max(plain)) < 1.2

@@ -59,7 +59,7 @@ def test_every_example_comes_once_an_evaluation(examples, batch_size):
 
 
 def test_take():
-    data = {"images": jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1), "labels": jnp.arange(6)}
+    data = {"image": jnp.arange(24, dtype=jnp.uint8).reshape(6, 2, 2, 1), "label": jnp.arange(6)}
     batch = take(data, {"index": jnp.array([5, 0])})
     np.testing.assert_array_equal(batch["label"], [5, 0])
     np.testing.assert_array_equal(batch["image"][0].ravel(), [20, 21, 22, 23])

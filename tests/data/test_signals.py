@@ -25,7 +25,7 @@ from jaxconv.data.signals import (
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.run import train
-from jaxconv.train.build import make_transforms
+from jaxconv.train.transforms import make_transforms
 from tests.conftest import ROOT, tiny_config
 
 

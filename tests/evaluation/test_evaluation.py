@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxconv.config import default_config
 from jaxconv.data import from_arrays
 from jaxconv.data.decode import read_image
 from jaxconv.errors import UserError
@@ -19,15 +20,24 @@ from jaxconv.evaluation.evaluation import Evaluation, evaluate_run, evaluate_wor
 from jaxconv.evaluation.several import evaluate_runs, together
 from jaxconv.evaluation.views import View
 from jaxconv.files import check_file, whole_file
+from jaxconv.models.configured import build_model
 from jaxconv.run import train
+from jaxconv.tasks import open_task
+from jaxconv.tasks.classification import tables as class_tables
 from jaxconv.tasks.classification.losses import correct_within
 from jaxconv.tasks.classification.outcomes import Outcomes, figures
-from jaxconv.train.build import build_model
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics, saved_config
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
 
 CLASSES = tuple("abcdefg")
+
+
+def task_of(class_names):
+    return open_task(default_config(), {"class_names": class_names})
+
+
+WRITERS = task_of(CLASSES).writers
 
 
 @pytest.fixture(scope="module")
@@ -287,13 +297,13 @@ def test_bad_options_are_one_line_before_any_work(root):
         ("reliability", "", "is empty"),
     ):
         with pytest.raises(UserError, match=words):
-            check_file(option, str(path), tables.SUFFIXES[option])
+            check_file(option, str(path), WRITERS[option][0])
 
 
 def test_predictions_as_a_table(root, tmp_path):
     found = evaluate_run(str(root / "0"), devices=jax.devices()[:1])
-    tables.write_predictions(tmp_path / "p.csv", found)
-    tables.write_confusion(tmp_path / "c.png", found)
+    class_tables.write_predictions(tmp_path / "p.csv", found)
+    class_tables.write_confusion(tmp_path / "c.png", found)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 35 and rows[7]["name"].endswith("b/002.png") and rows[7]["class"] == "b"
@@ -324,7 +334,7 @@ def test_the_table_of_classes():
         np.eye(4)[[0, 1, 1, 1, 2, 2]],
         ("cat", "dog", "n02109961", "never"),
     )
-    lines = tables.class_lines(outcomes)
+    lines = class_tables.class_lines(outcomes)
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "cat",
         "dog",
@@ -336,7 +346,8 @@ def test_the_table_of_classes():
 
 def evaluation_of(outcomes, apart=(), **result):
     whole = {"split": "test", "examples": len(outcomes), "step": 3, **figures(outcomes), **result}
-    return Evaluation("run", "test", 3, View(), whole, outcomes, dict(apart), None, lambda: 0)
+    task = task_of(outcomes.class_names)
+    return Evaluation("run", "test", 3, View(), task, whole, outcomes, dict(apart), None, lambda: 0)
 
 
 def test_what_is_said_of_imagenets_classes_and_of_no_mistake():

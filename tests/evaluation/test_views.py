@@ -21,8 +21,8 @@ from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.evaluation.sliding import sliding, total_stride
 from jaxconv.evaluation.views import View, mirrored, over_views, read_scales, ten_crops
 from jaxconv.models import MODELS
+from jaxconv.models.configured import build_model
 from jaxconv.run import train
-from jaxconv.train.build import build_model
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import saved_config
 from tests.conftest import tiny_config

@@ -11,7 +11,7 @@ from jaxconv.inspect.attribution import integrated_gradients, occlusion
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import from_text
-from jaxconv.train.build import make_transforms
+from jaxconv.train.transforms import make_transforms
 
 
 def test_figure():

@@ -18,6 +18,7 @@ from PIL import Image
 
 from jaxconv.config import load_config, small
 from jaxconv.data.interface import Arrays, describe
+from jaxconv.drawing import parts
 from jaxconv.drawing.parts import Chart, Series, Table, Text
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import Evaluation
@@ -26,12 +27,13 @@ from jaxconv.inspect import zeiler
 from jaxconv.inspect.zeiler import patches_figure
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.look.overlays import attribution_figure
+from jaxconv.models.configured import build_model
 from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report import write as report
 from jaxconv.run import train
 from jaxconv.tasks.classification.outcomes import Outcomes
-from jaxconv.train.build import build_model, make_transforms
+from jaxconv.train.transforms import make_transforms
 from jaxconv.train.workdir import locked, read_metrics
 from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
 
@@ -95,7 +97,8 @@ def test_page_stands_by_itself(opened, run):
         == 2
     )
     assert [heading.text for heading in opened.find_all("h2")] == [
-        title for title, _ in report.SECTIONS
+        title
+        for title, _ in (*report.FIRST, *report._of_task(sections.read_run(run)), *report.SECTIONS)
     ]
     assert len(opened.find_all("img")) >= 12
     for source in opened.run(
@@ -376,7 +379,7 @@ def test_page_without_the_weights(run, tmp_path, monkeypatch):
     them.
     """
     monkeypatch.setattr(sections, "evaluate_run", None)
-    monkeypatch.setattr(sections.opened, "read_run", None)
+    monkeypatch.setattr(sections.opened, "open_run", None)
     text = report.report(
         run, tmp_path / "page.html", weights=False, source=hostile_sources()[1]
     ).read_text()
@@ -690,17 +693,17 @@ def test_figure_becomes_a_drawing_or_pixels():
 
     figure = Figure(figsize=(4, 3))
     figure.subplots().plot([1, 2, 3])
-    drawing = page.picture(figure, "a line from 1 to 3")
+    drawing = parts.picture(figure, "a line from 1 to 3")
     assert drawing.source.startswith("data:image/svg+xml") and (drawing.width, drawing.height) == (
         384,
         288,
     )
     figure.axes[0].imshow(np.zeros((3, 3)))
-    assert page.picture(figure, "black").source.startswith("data:image/png")
+    assert parts.picture(figure, "black").source.startswith("data:image/png")
     # A large one, of a photograph, is stored with a loss, at the same size.
     noise = np.random.default_rng(0).random((300, 400, 3))
     figure.axes[0].imshow(noise)
-    kind, _, data = page.picture(figure, "noise").source.partition(",")
+    kind, _, data = parts.picture(figure, "noise").source.partition(",")
     assert kind == "data:image/webp;base64" and Image.open(
         io.BytesIO(base64.b64decode(data))
     ).size == (600, 450)

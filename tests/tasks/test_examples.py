@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jaxconv.drawing.samples import sample_grid, text_grid
+from jaxconv.drawing.samples import captioned_grid, text_grid
 from jaxconv.tasks.classification.examples import (
     OTHER,
     RIGHT,
@@ -105,7 +105,7 @@ def test_many_classes_have_lists_instead_of_a_matrix():
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (40, 1), (4, 5, 6, 1)])
 def test_samples_of_any_kind(shape):
     elements = np.random.default_rng(0).uniform(size=(3, *shape))
-    figure = sample_grid((elements - 0.5) / 0.25, [0, 1, 2], NAMES, (0.5,), (0.25,))
+    figure = captioned_grid(elements, NAMES[:3])
     assert [text for text in texts(figure) if text in NAMES] == ["cat", "dog", "fox"]
     if len(shape) == 2:
         assert len(figure.axes[0].lines) == 3
@@ -121,4 +121,4 @@ def test_samples_of_any_kind(shape):
 
 
 def test_texts_one_a_line():
-    assert texts(text_grid(["$5 for a dog"], [1], NAMES)) == [f"{'dog':18}  $5 for a dog"]
+    assert texts(text_grid(["$5 for a dog"], ["dog"])) == [f"{'dog':18}  $5 for a dog"]

@@ -28,8 +28,12 @@ def state_at(step):
 TARGETS = make_parallel("jit", jax.devices()[:1]).targets(state_at(0))
 
 
+# What the best are the best by, unless a test says otherwise.
+TOP1 = {"metrics": ("eval/top1",), "higher": True}
+
+
 def save_all(folder, values, **settings):
-    checkpoints = Checkpoints(folder, **settings)
+    checkpoints = Checkpoints(folder, **(TOP1 | settings))
     for step, value in values.items():
         checkpoints.save(
             step,
@@ -58,7 +62,7 @@ def test_state_and_host_part_come_back(tmp_path):
         ({"keep": 2, "keep_best": 1}, [2, 5, 6], 2),
         ({"keep": 1, "keep_best": 2}, [2, 3, 6], 2),
         ({"keep": 1, "keep_best": 0}, [6], None),
-        ({"keep": 1, "keep_best": 1, "metrics": ("eval/loss",)}, [1, 6], 1),
+        ({"keep": 1, "keep_best": 1, "metrics": ("eval/loss",), "higher": False}, [1, 6], 1),
     ],
 )
 def test_latest_and_best_are_kept(tmp_path, settings, kept, best):
@@ -66,10 +70,12 @@ def test_latest_and_best_are_kept(tmp_path, settings, kept, best):
         tmp_path / "c", {1: 0.1, 2: 0.9, 3: 0.8, 4: None, 5: 0.2, 6: None}, **settings
     )
     assert checkpoints.steps() == kept
-    metric = settings.get("metrics", ("eval/top1",))[0]
+    metric = (TOP1 | settings)["metrics"][0]
     assert checkpoints.best_step(metric) == best
     checkpoints.close()
-    assert Checkpoints(tmp_path / "c", **settings, read_only=True).best_step(metric) == best
+    assert (
+        Checkpoints(tmp_path / "c", **(TOP1 | settings), read_only=True).best_step(metric) == best
+    )
 
 
 def damage_data(folder):
@@ -108,7 +114,7 @@ def change_fingerprint(folder):
 def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     save_all(tmp_path / "c", {3: 0.5, 7: 0.6}, keep=5).close()
     damage(tmp_path / "c" / "7")
-    checkpoints = Checkpoints(tmp_path / "c", keep=5)
+    checkpoints = Checkpoints(tmp_path / "c", keep=5, **TOP1)
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
         state, _ = checkpoints.restore(TARGETS)
     assert int(state.step) == 3
@@ -127,11 +133,14 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
 def test_damaged_metrics_lose_the_metrics_alone(tmp_path, step, content, caplog):
     save_all(tmp_path / "c", {3: 0.5, 7: 0.6}, keep=5).close()
     (tmp_path / "c" / str(step) / "metrics" / "metrics").write_text(content)
-    assert Checkpoints(tmp_path / "c", read_only=True).best_step() == 10 - step
+    assert Checkpoints(tmp_path / "c", **TOP1, read_only=True).best_step("eval/top1") == 10 - step
     with caplog.at_level(logging.WARNING, logger="jaxconv"):
-        checkpoints = Checkpoints(tmp_path / "c", keep=5)
+        checkpoints = Checkpoints(tmp_path / "c", keep=5, **TOP1)
     assert f"metrics of the checkpoint of step {step} are damaged" in caplog.text
-    assert int(checkpoints.restore(TARGETS)[0].step) == 7 and checkpoints.best_step() == 10 - step
+    assert (
+        int(checkpoints.restore(TARGETS)[0].step) == 7
+        and checkpoints.best_step("eval/top1") == 10 - step
+    )
 
 
 def test_nothing_is_touched_where_none_can_be_read(tmp_path):

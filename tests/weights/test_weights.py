@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 import jaxconv
 from jaxconv.errors import UserError
 from jaxconv.run import train
+from jaxconv.train import initial
 from jaxconv.train.initial import adapt_channels, fit, load_weights, save_weights
-from jaxconv.weights import convert as weights
+from jaxconv.train.restore import restore_run
 from jaxconv.weights.convert import convert, read_state_dict
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
@@ -158,7 +159,7 @@ def test_writing_that_fails_leaves_no_half_folder(tmp_path, monkeypatch):
     def full(*_):
         raise ValueError("RESOURCE_EXHAUSTED: no space left")
 
-    monkeypatch.setattr(weights, "write_json", full)
+    monkeypatch.setattr(initial, "write_json", full)
     with pytest.raises(UserError, match="cannot be written .*no space left"):
         save_weights(
             str(tmp_path / "out"), "resnet18", {"params": {"a": np.ones(3, np.float32)}}, "made up"
@@ -197,11 +198,11 @@ def test_layouts_are_converted_one_after_another(tmp_path, monkeypatch):
         return lambda model, flat: {path.replace(old, new): value for path, value in flat.items()}
 
     monkeypatch.setattr(
-        weights, "CONVERSIONS", {1: rename("old", "newer"), 2: rename("newer", "newest")}
+        initial, "CONVERSIONS", {1: rename("old", "newer"), 2: rename("newer", "newest")}
     )
-    monkeypatch.setattr(weights, "LAYOUT", 3)
+    monkeypatch.setattr(initial, "LAYOUT", 3)
     assert list(load_weights(tmp_path / "out")[0]["params"]) == ["newest"]
-    monkeypatch.setattr(weights, "LAYOUT", 0)
+    monkeypatch.setattr(initial, "LAYOUT", 0)
     with pytest.raises(UserError, match="update jaxconv"):
         load_weights(tmp_path / "out")
 
@@ -282,7 +283,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
         "1 channels instead of 3",
     ):
         assert words in caplog.text
-    state, _ = weights.restore_run(tmp_path / "a")
+    state, _ = restore_run(tmp_path / "a")
     # Nothing was learnt at rate 0, so the parameters are those that it started from.
     direct = jaxconv.load_torchvision("resnet18", state_dict_of())
     np.testing.assert_array_equal(
@@ -292,7 +293,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
     caplog.clear()
     train(tiny_config(**settings, model__init_from=str(tmp_path / "a")), str(tmp_path / "b"))
     assert "started from step 3 of the run" in caplog.text
-    second, _ = weights.restore_run(tmp_path / "b")
+    second, _ = restore_run(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, second.params, state.params)
 
 

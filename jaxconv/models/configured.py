@@ -1,0 +1,35 @@
+"""A network as a config names it."""
+
+from typing import Any
+
+from jaxconv.config import check_type
+from jaxconv.errors import UserError, in_words
+from jaxconv.models import create_model, model_arguments
+from jaxconv.own import is_own
+
+
+def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
+    """The network that `config` (the `model` part of a config) names; raises UserError for what it
+    does not have.
+    """
+    kwargs = config.kwargs.to_dict()
+    try:
+        defaults = model_arguments(config.name)
+        for key, value in kwargs.items():
+            if key in defaults and defaults[key] is not None:
+                if isinstance(defaults[key], tuple) and type(value) in (int, float):
+                    value = kwargs[key] = (value,)
+                check_type(f"config.model.kwargs.{key}", value, defaults[key])
+        return create_model(
+            config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs
+        )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from error
+    except Exception as error:  # a person's own network may raise anything
+        if not is_own(config.name):
+            raise
+        raise UserError(
+            f"config.model.name is {config.name!r}, which fails: {in_words(error)}"
+        ) from error

@@ -1,0 +1,96 @@
+"""What is measured of logits [B, K] against the labels of a batch, as functions of (outputs,
+batch).
+
+objective(loss)     of training: ([B] loss, {"top1": [B]})
+LabelMeasure(...)   of evaluation: sums over the examples, and the logits that are kept of each
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.tasks.classification.losses import (
+    average_logits,
+    correct,
+    correct_within,
+    cross_entropy,
+)
+from jaxconv.tasks.task import Batch, masked_sum
+
+# (logits [N, K], label [N] or shares [N, K]) -> [N].
+LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+# The k of the other error that is reported of ImageNet, where there are more classes.
+TOP = 5
+
+
+def target_of(batch: Batch) -> jax.Array:
+    """The shares [B, K] of a batch that was mixed, or else its labels [B]."""
+    return batch["target"] if "target" in batch else batch["label"]
+
+
+def objective(
+    loss: LabelLoss = cross_entropy,
+) -> Callable[[jax.Array, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
+    """What a training step makes smaller, and measures beside: (logits, batch) -> ([B], {"top1":
+    [B]}). Where images are mixed, `top1` counts the class with the largest share.
+    """
+
+    def measured(logits: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        target = target_of(batch)
+        return loss(logits, target), {"top1": correct(logits, target)}
+
+    return measured
+
+
+@functools.cache
+def mix_labels(num_classes: int) -> Callable[..., dict[str, jax.Array]]:
+    """What mixing images makes of their labels, see `Task.mix`: `target` [B, K] float32, the shares
+    of the classes.
+    """
+
+    def mix(
+        batch: Batch, opposite: Callable[[jax.Array], jax.Array], share: jax.Array
+    ) -> dict[str, jax.Array]:
+        label = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+        return {"target": share * label + (1 - share) * opposite(label)}
+
+    return mix
+
+
+class LabelMeasure:
+    """What an evaluation step asks: see the methods of the same names of `Task`.
+
+    Args:
+      loss: (logits [N, K], label [N]) -> [N].
+      metrics: more of them by name.
+    """
+
+    def __init__(
+        self, loss: LabelLoss = cross_entropy, metrics: Mapping[str, LabelLoss] | None = None
+    ):
+        self._loss, self._metrics = loss, metrics or {}
+
+    def measured(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """`loss`, `top1`, of more than 5 classes `top5`, and the metrics, [B] each."""
+        label = batch["label"]
+        values = {"loss": self._loss(logits, label), "top1": correct(logits, label)}
+        if logits.shape[-1] > TOP:
+            values[f"top{TOP}"] = correct_within(logits, label, TOP)
+        return values | {name: metric(logits, label) for name, metric in self._metrics.items()}
+
+    def sums(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """The sums of `measured` over the examples whose `mask` is not 0."""
+        values = self.measured(logits, batch)
+        return {name: masked_sum(value, batch["mask"]) for name, value in values.items()}
+
+    def keep(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """`logits` [B, K] and `label` [B]."""
+        return {"logits": logits, "label": batch["label"]}
+
+    def combine(self, logits: Any) -> Any:
+        """The logarithms [B, K] of the mean probabilities of several logits [M, B, K]."""
+        return average_logits(logits)

@@ -1,0 +1,119 @@
+"""What the device does with a batch before the network sees it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.config import default_config, flatten
+from jaxconv.data.augment import make_augment, make_preprocess, normalise
+from jaxconv.data.interface import Target
+from jaxconv.errors import UserError
+from jaxconv.own import tried
+from jaxconv.tasks import Task, open_task
+from jaxconv.train.step import Batch
+
+
+def make_transforms(
+    config: Any,
+    description: dict[str, Any],
+    axis_name: str | None = None,
+    task: Task | None = None,
+) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
+    """What the device does with a batch before the network: (key, batch) -> batch while training,
+    batch -> batch while evaluating.
+
+    Images are augmented and normalised, signals normalised, the codes of texts made one-hot.
+
+    Args:
+      config: the whole config.
+      description: of the data, see `interface.describe`.
+      axis_name: under `pmap`, the axis of the devices.
+      task: of the run, whose targets are mixed; by default it is opened here.
+
+    Raises:
+      UserError: a setting does not fit the shape or the kind of the examples.
+    """
+    preprocess = make_preprocessing(config, description)
+    shape, kind = tuple(description["image_shape"]), description["kind"]
+    if kind == "image":
+        task = task or open_task(config, description)
+        _check_against_images(config.augment, shape)
+        if config.augment.own:
+            _try_augmentation(config.augment.own, shape, task.targets)
+        return make_augment(config, task.mix, axis_name, description["cropped"]), preprocess
+    defaults = flatten(default_config().augment)
+    for key, value in flatten(config.augment).items():
+        if value != defaults[key]:
+            raise UserError(
+                f"config.augment.{key} is {value}; it is for images, and {config.data.source} "
+                f"holds {kind}s"
+            )
+    return (lambda key, batch: preprocess(batch)), preprocess
+
+
+def make_preprocessing(config: Any, description: dict[str, Any]) -> Callable[[Batch], Batch]:
+    """The second of `make_transforms` alone, which needs nothing of a person's own.
+
+    Raises:
+      UserError: mean or deviation do not fit the channels.
+    """
+    shape, kind = tuple(description["image_shape"]), description["kind"]
+    if kind == "text":
+        return lambda batch: batch | {"image": jax.nn.one_hot(batch["image"], shape[-1])}
+    for name in ("mean", "std"):
+        if len(config.data[name]) not in (1, shape[-1]):
+            raise UserError(
+                f"config.data.{name} has {len(config.data[name])} numbers; the images have "
+                f"{shape[-1]} channels"
+            )
+    if kind == "image":
+        return make_preprocess(config)
+    return lambda batch: normalise(batch, config.data.mean, config.data.std)
+
+
+def _try_augmentation(name: str, shape: tuple[int, ...], targets: Mapping[str, Target]) -> None:
+    numbers, images = (
+        jax.ShapeDtypeStruct((2,), jnp.int32),
+        jax.ShapeDtypeStruct((2, *shape), jnp.float32),
+    )
+    batch = {"image": images, "position": numbers} | {
+        name: jax.ShapeDtypeStruct((2, *target.shape), target.dtype)
+        for name, target in targets.items()
+    }
+    tried(
+        name,
+        "config.augment.own",
+        images.shape,
+        jax.eval_shape(jax.random.key, 0),
+        batch,
+        of=lambda batch: batch["image"],
+    )
+
+
+def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
+    """Raise UserError for settings of `config.augment` that images of this shape cannot have."""
+    channels = shape[-1]
+    if augment.pad_crop >= min(shape[:2]):
+        raise UserError(
+            f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} "
+            "pixels"
+        )
+    if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
+        raise UserError(
+            f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the "
+            f"images' {min(shape[:2])} pixels"
+        )
+    colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
+    of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
+    of_either |= {
+        f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")
+    }
+    for settings, wanted, words in ((colours, (3,), "3"), (of_either, (1, 3), "1 or 3")):
+        for name, value in settings.items():
+            if value and channels not in wanted:
+                raise UserError(
+                    f"config.augment.{name} is {value}, and needs {words} channels; the images "
+                    f"have {channels}"
+                )
