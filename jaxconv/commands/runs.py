@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from jaxconv.commands.common import natural, print_json, set_up_jax
+from jaxconv.commands.common import add_trust, natural, print_json, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 
@@ -116,6 +116,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="FILE",
         help="draw how often predictions are right against how sure they are: .png",
     )
+    add_trust(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 

@@ -23,6 +23,7 @@ from jaxconv.look import opened
 from jaxconv.look.curves import PANELS
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.train.build import build_model, total_steps
+from jaxconv.train.code import with_code
 from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
 
 
@@ -51,7 +52,7 @@ class RunReport:
 
     Attributes:
       folder: its workdir.
-      config: the whole config.
+      config: the whole config, as the run has saved it.
       data: what data.json says.
       rows: of metrics.jsonl.
       weights: whether what needs the weights can be had.
@@ -98,7 +99,8 @@ class RunReport:
     @functools.cached_property
     def model(self) -> Any:
         """The network, without weights."""
-        return build_model(self.config.model, len(self.data["class_names"]))
+        config = with_code(self.folder, self.config)
+        return build_model(config.model, len(self.data["class_names"]))
 
     @property
     def looked(self) -> OpenedNetwork:
@@ -136,13 +138,15 @@ class RunReport:
 
 def read_run(workdir: str | Path, **settings: Any) -> RunReport:
     """The run in a workdir as it stands, see `RunReport` for the settings; raises UserError where
-    there is none.
+    there is none, or its code may not be run.
     """
     folder = expand(str(workdir))
     newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
+    config = saved_config(folder)
+    with_code(folder, config)  # raises here, not in each section, where its code may not be run
     return RunReport(
         folder,
-        saved_config(folder),
+        config,
         saved_data(folder),
         read_metrics(folder),
         checkpoint=newest,

@@ -12,7 +12,7 @@ from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
-from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.train.workdir import opened_config, saved_data
 
 
 def restore_run(
@@ -32,7 +32,7 @@ def restore_run(
     Raises:
       UserError: there is no run, or no such checkpoint, or it cannot be read.
     """
-    config, description = saved_config(folder), saved_data(folder)
+    config, description = opened_config(folder), saved_data(folder)
     built = built or build(config, description, description["train_examples"], axis_name=None)
     parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
     if not (folder / "checkpoints").is_dir():

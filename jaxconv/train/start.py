@@ -17,6 +17,7 @@ from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.train.build import BuiltRun, build, build_model
+from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
@@ -59,11 +60,12 @@ def start(
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
+    folder, given = expand(workdir), config
+    config = config if restart else resumed(folder, config)
     build_model(config.model, num_classes=2)
-    folder = expand(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.reraise_lost_process())
-        opened = parallel.on_first_process(lambda: open_workdir(workdir, config, restart))
+        opened = parallel.on_first_process(lambda: open_workdir(workdir, given, restart))
         if opened:
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
@@ -88,7 +90,7 @@ def start(
                 config.model.init_from, built.abstract, built.classes
             )  # raises before the run is begun
         parallel.on_first_process(
-            lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
+            lambda: begin_or_compare(folder, given, {**description, **sizes, **sums, **decoders})
         )
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)

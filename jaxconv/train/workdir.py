@@ -1,6 +1,7 @@
 """The folder of one run, and what keeps it one run.
 
 config.json      the config, as it began
+code/            the files of own code that it names, as they were then, see code.py
 data.json        what the run depends on: image shape, class names, number and checksum of the
                  examples
 versions.json    one entry a start: from which step, with which versions and devices
@@ -31,6 +32,7 @@ from jaxconv.errors import UserError, short
 from jaxconv.files import expand, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums
+from jaxconv.train.code import as_written, keep, with_code
 
 PACKAGES = (
     "jaxconv",
@@ -169,6 +171,16 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
+def opened_config(workdir: Path) -> ConfigDict:
+    """The config to open the run in a workdir by: with the workdir's code, see `code.with_code`.
+    For what is shown and compared, `saved_config` has the names as they were written.
+
+    Raises:
+      UserError: as `saved_config`; or its code may not be run, or is damaged.
+    """
+    return with_code(Path(workdir), saved_config(workdir))
+
+
 def _to_config(value: dict[str, Any]) -> ConfigDict:
     """JSON knows no tuples: every list of a config was one."""
 
@@ -220,9 +232,10 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
     with what it was then.
 
     Raises:
-      UserError: the data has changed since.
+      UserError: the data has changed since, or the workdir has no room for the run's own code.
     """
     if not (workdir / "config.json").exists():
+        keep(workdir, config)
         write_json(workdir / "data.json", {**description, "layout": LAYOUT})
         write_json(workdir / "config.json", config.to_dict())
         return
@@ -247,7 +260,7 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
         **{name: _version(name) for name in PACKAGES},
         "device": devices[0].device_kind,
         "devices": len(devices),
-        **checksums(config),
+        **{as_written(workdir, name): crc for name, crc in checksums(config).items()},
     }
     before = [entry for entry in entries if isinstance(entry, dict)]
     differing = sorted(

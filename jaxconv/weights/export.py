@@ -36,7 +36,7 @@ from jaxconv.tasks.classification.losses import average_logits
 from jaxconv.train.build import build_model, make_transforms
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.restore import restore_run
-from jaxconv.train.workdir import saved_config, saved_data, write_json
+from jaxconv.train.workdir import opened_config, saved_config, saved_data, write_json
 from jaxconv.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -129,7 +129,8 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
       UserError: there is no run, or no such checkpoint.
     """
     folder = expand(workdir)
-    config, data = saved_config(folder), saved_data(folder)
+    config, data = opened_config(folder), saved_data(folder)
+    written = saved_config(folder)
     state, step = restore_run(folder, checkpoint)
     model = build_model(config.model, len(data["class_names"]))
     _, preprocess = make_transforms(config, data)
@@ -151,7 +152,7 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     compiled = jax.jit(apply)
     description = {
         "format": _FORMAT,
-        "model": config.model.name,
+        "model": written.model.name,
         "class_names": data["class_names"],
         "kind": kind,
         "input_shape": list(shape),
@@ -159,7 +160,7 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
         "reading": reading_of(config.data, kind, shape),
         "step": step,
         "versions": {"jaxconv": __version__, "jax": jax.__version__},
-        "config": config.to_dict(),
+        "config": written.to_dict(),
     }
     return Predictor(description, lambda elements: compiled(state.variables, elements))
 
