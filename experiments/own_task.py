@@ -3,10 +3,8 @@
     jaxconv train --config=experiments/own_task.py --workdir=/tmp/angle
     jaxconv predict --workdir=/tmp/angle x.png
 
-Result: 1.3 degrees off on average, after half a minute on two CPU cores.
-
-jaxconv/tasks/task.py says what else a task may have: figures from sums of any shape, pictures,
-parts of the report.
+Result: 1.4 degrees off on average, after half a minute on two CPU cores. What else a
+task may have, such as sums of any shape and pictures, jaxconv/tasks/task.py says.
 """
 
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from jaxconv.config import check_argument, default_config
 from jaxconv.data import Arrays, generator, xo
 from jaxconv.tasks import Figure, Task
 
-LARGEST = 40.0  # degrees each way; an X turned by 90 is the same again
+LARGEST = 40.0  # degrees each way: an X turned by 90 is the same again
 EXAMPLES = {"train": 3_000, "test": 500}
 BAR = np.linspace(-0.35, 0.35, 2)
 
@@ -58,5 +56,6 @@ def get_config(argument=""):
     check_argument(argument)
     config = default_config()
     config.task.name, config.data.source = f"{__file__}:Angle", f"{__file__}:draw"
-    config.epochs, config.optimizer.learning_rate = 20.0, 0.02
+    config.epochs, config.optimizer.schedule.name = 10.0, "cosine"
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
     return config

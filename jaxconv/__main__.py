@@ -5,6 +5,7 @@ import os
 import sys
 
 from jaxconv.commands import data, look, networks, playground, report, runs, use
+from jaxconv.commands.common import trusting
 from jaxconv.errors import UserError
 from jaxconv.version import __version__
 
@@ -17,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
     try:
-        code = args.run(args, overrides)
+        with trusting(args):
+            code = args.run(args, overrides)
         sys.stdout.flush()
         return code
     except UserError as error:

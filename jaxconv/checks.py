@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxconv.config import check_type, default_config, flatten, group, nearest_key
+from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own
 from jaxconv.tasks import Task, find_task
@@ -103,8 +103,13 @@ ALTERNATIVES = (
 )
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: ConfigDict, with_task: bool = True) -> None:
     """Check what can be checked before the data is read.
+
+    Args:
+      config: the whole config.
+      with_task: check the settings that its task knows too, for which the code of a task of one's
+        own is run.
 
     Raises:
       UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is
@@ -138,9 +143,10 @@ def check_config(config: ConfigDict) -> None:
         )
     swept_values(config)
     _check_own(config)
-    task = find_task(config.task.name)
-    _check_metrics(config, task)
-    task.check_config(config)
+    if with_task:
+        task = find_task(config.task.name)
+        _check_metrics(config, task)
+        task.check_config(config)
     first, _, last = config.profile.partition(":")
     if config.profile and not (
         first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
@@ -166,14 +172,16 @@ def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
             )
 
 
-def settled(config: ConfigDict) -> dict[str, Any]:
-    """A flattened config, in which what the task decides is written out: two are those of the same
-    run where `differing_keys` finds nothing.
+def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Keys whose difference makes two configs different runs, see `config.differing_keys`; what
+    the task decides where a config leaves it open counts as written out.
     """
-    flat, task = flatten(config), find_task(config.task.name)
+    before, now = flatten(old), flatten(new)
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
-        flat[key] = task.metric(flat[key])
-    return flat
+        if before[key] != now[key]:
+            metric = find_task(new.task.name).metric
+            before[key], now[key] = metric(before[key]), metric(now[key])
+    return differing_keys(before, now)
 
 
 def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:

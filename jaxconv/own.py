@@ -11,20 +11,32 @@
                                            with spaces between
 --config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
                                            scale from 0 to 1
+
+A file may import its neighbours, the modules and packages beside it, at its top: they are found
+while it runs, and not later, within a function. In the path of a file, a space and a colon can be
+written as %20 and %3A.
 """
 
+import ast
+import contextlib
 import functools
 import importlib
 import re
 import runpy
+import sys
+import urllib.parse
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxconv.errors import UserError, in_words, nearest
+
+# What jaxconv itself runs on is no neighbour, also where its checkout is: a second copy of it would
+# be another library, whose arrays and modules are of other types.
+_SHARED = {"jaxconv", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "ml_collections"}
 
 
 def is_own(name: str) -> bool:
@@ -44,10 +56,14 @@ def own(name: str, key: str) -> Callable[..., Any]:
         called.
     """
     place, _, attribute = name.rpartition(":" if ".py:" in name else ".")
-    if place.endswith(".py"):
-        if not Path(place).is_file():
+    file = file_of(name)
+    if file:
+        if not file.is_file():
             raise UserError(f"{key} is {name!r}: there is no file {place!r} in {Path.cwd()}")
-        found = _run(str(Path(place).resolve()), key)
+        try:
+            found = _run(file, checksum(file))
+        except Exception as error:  # a person's own file may raise anything
+            raise UserError(f"{key}: {file}: {in_words(error)}") from error
     else:
         try:
             found = vars(importlib.import_module(place))
@@ -99,13 +115,103 @@ def tried(
     return function
 
 
+def file_of(name: str) -> Path | None:
+    """The file that a name of the form FILE.py:NAME is of, whether it is there or not, as an
+    absolute path without links; None for package.module.name.
+    """
+    place, colon, _ = name.rpartition(":")
+    if not colon:
+        return None
+    file = Path(place)
+    return (file if file.is_file() else Path(urllib.parse.unquote(place))).resolve()
+
+
+def name_in(file: Path, name: str) -> str:
+    """The name of the same piece in another file, without what would end a name in a config."""
+    place = re.sub(r"[\s:%]", lambda found: urllib.parse.quote(found[0]), str(file))
+    return f"{place}:{name.rpartition(':')[2]}"
+
+
 @functools.lru_cache
-def _run(path: str, key: str) -> dict[str, Any]:
-    """The names of a file, which is run once."""
+def _run(file: Path, content: int) -> dict[str, Any]:
+    """The names of a file, which is run once for each `content`, its `checksum`."""
+    with _beside(file):
+        return runpy.run_path(str(file))
+
+
+@contextlib.contextmanager
+def _beside(file: Path) -> Iterator[None]:
+    """Let a file import its neighbours, as a script does.
+
+    They are not kept among Python's modules: another run's may have the same names.
+    """
+    folder = file.parent
+    tops = {path.relative_to(folder).parts[0].removesuffix(".py") for path in neighbours(file)}
+
+    def loaded() -> dict[str, Any]:
+        return {
+            name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops
+        }
+
+    before, writes = loaded(), sys.dont_write_bytecode
+    for name in before:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # the folder may be somebody else's
+    importlib.invalidate_caches()  # a neighbour may be newer than the last look into the folder
     try:
-        return runpy.run_path(path)
-    except Exception as error:  # a person's own file may raise anything
-        raise UserError(f"{key}: {path}: {in_words(error)}") from error
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(str(folder))
+        for name in loaded():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def neighbours(file: Path) -> list[Path]:
+    """The files of the modules and packages that a file imports from its own folder, and of those
+    that they import from there.
+
+    Args:
+      file: an absolute path without links.
+    """
+    found: set[Path] = set()
+    left = [file]
+    while left:
+        for name in _imported(left.pop()):
+            package, module = file.parent / name, file.parent / f"{name}.py"
+            is_package = (package / "__init__.py").is_file()
+            files = package.rglob("*.py") if is_package else [module] if module.is_file() else []
+            new = {*files} - found - {file}
+            found |= new
+            left += new
+    return sorted(found)
+
+
+def _imported(file: Path) -> set[str]:
+    """The names, up to their first dot, of modules that a file imports, but for those that can be
+    no neighbours.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()  # what is wrong is told where the file is run
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.add(node.module)
+    tops = {module.partition(".")[0] for module in modules}
+    return tops - sys.stdlib_module_names - _SHARED
+
+
+def checksum(file: Path) -> int:
+    """The CRC-32 of a file, and of its neighbours after it."""
+    return functools.reduce(
+        lambda before, path: zlib.crc32(path.read_bytes(), before), [file, *neighbours(file)], 0
+    )
 
 
 def names_in(config: Any) -> dict[str, str]:
@@ -121,14 +227,35 @@ def names_in(config: Any) -> dict[str, str]:
     return {key: name for key, name in names.items() if is_own(name)}
 
 
+def renamed(config: Any, names: Mapping[str, str]) -> Any:
+    """The config with other names for its own pieces.
+
+    Args:
+      config: the whole config, which stays as it is.
+      names: those of `names_in` that change -> what they become.
+    """
+    changed = type(config)(config.to_dict())
+    for key in names_in(config):
+        *sections, last = key.removeprefix("config.").partition(",")[0].split(".")
+        section = functools.reduce(lambda inner, part: inner[part], sections, changed)
+        value = section[last]
+        # A key may hold several names, with spaces between them.
+        section[last] = names.get(value) or re.sub(
+            r"\S+", lambda found: names.get(found[0], found[0]), value
+        )
+    return changed.lock()
+
+
 def checksums(config: Any) -> dict[str, str]:
-    """A checksum of the file that each own piece of a config comes from."""
+    """A checksum of the file that each own piece of a config comes from, see `checksum`; of a
+    module's without neighbours.
+    """
     sums = {}
     for name in names_in(config).values():
-        place = (
-            name.rpartition(":")[0]
-            if ".py:" in name
-            else importlib.import_module(name.rpartition(".")[0]).__file__
-        )
-        sums[name] = f"{zlib.crc32(Path(place).read_bytes()):08x}"
+        file = file_of(name)
+        if file:
+            sums[name] = f"{checksum(file):08x}"
+        else:
+            module = importlib.import_module(name.rpartition(".")[0])
+            sums[name] = f"{zlib.crc32(Path(module.__file__).read_bytes()):08x}"
     return sums

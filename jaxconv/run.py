@@ -1,16 +1,14 @@
 """A run from the command to its report: trains, then draws the curves and writes the page."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from jaxconv.data.interface import Source
 from jaxconv.errors import in_words
 from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
-from jaxconv.tasks import find_task
 from jaxconv.train.start import Finished, start
-from jaxconv.train.workdir import read_metrics, saved_config
+from jaxconv.train.workdir import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +41,17 @@ def train(
     """
     finished = start(config, workdir, restart, devices, sources)
     if finished.parallel.process[0] == 0:
-        _draw_curves(finished.folder)
+        _draw_curves(finished)
         if config.log.report:
             _write_report(finished)
     return finished.result
 
 
-def _draw_curves(folder: Path) -> None:
+def _draw_curves(finished: Finished) -> None:
+    folder = finished.folder
     with whole_file(folder / "curves.png") as temporary:
-        task = find_task(saved_config(folder).task.name)
-        loss_and_accuracy({folder.name: read_metrics(folder)}, task).savefig(temporary, dpi=120)
+        rows = {folder.name: read_metrics(folder)}
+        loss_and_accuracy(rows, type(finished.task)).savefig(temporary, dpi=120)
 
 
 def _write_report(finished: Finished) -> None:

@@ -23,8 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from jaxconv.checks import settled
-from jaxconv.config import differing_keys
+from jaxconv.checks import differing_runs
 from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
 from jaxconv.grid import Trial, make_trials, name_of
@@ -159,9 +158,7 @@ def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
     """Raise UserError where a folder holds a run of another config."""
     for trial in trials:
         if (workdir / trial.name / "config.json").exists():
-            differing = differing_keys(
-                settled(saved_config(workdir / trial.name)), settled(trial.config)
-            )
+            differing = differing_runs(saved_config(workdir / trial.name), trial.config)
             if differing:
                 raise UserError(
                     f"--workdir={workdir}: {trial.name} there is a run with another "

@@ -1,6 +1,7 @@
 """Pieces of a person's own: a network, a loss, a metric, an augmentation, by name."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import jaxconv
 from jaxconv.config import load_config
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_workdir
-from jaxconv.own import is_own, own
+from jaxconv.own import checksum, is_own, neighbours, own
 from jaxconv.run import train
 from tests.conftest import ROOT, command, tiny_config
 
@@ -129,6 +130,49 @@ def test_a_changed_file_is_told_on_resume(pieces, tmp_path, one_device, caplog):
     with caplog.at_level("WARNING", logger="jaxconv"):
         train(tiny_config(steps=4, **settings), str(tmp_path / "run"), devices=one_device)
     assert "pieces.py:margin" in caplog.text and "may not end with the same bits" in caplog.text
+
+
+def test_an_edited_file_is_run_again(tmp_path):
+    """And so is one whose neighbour was edited; else it is run once, whichever key names it."""
+    (tmp_path / "helper.py").write_text("number = 1")
+    file = tmp_path / "piece.py"
+    file.write_text("import helper\ndef number(): return helper.number")
+    first = own(f"{file}:number", "config.loss.name")
+    assert first() == 1 and own(f"{file}:number", "config.augment.own") is first
+    (tmp_path / "helper.py").write_text("number = 2")
+    second = own(f"{file}:number", "config.loss.name")
+    file.write_text("import helper\ndef number(): return 10 * helper.number")
+    assert (first(), second(), own(f"{file}:number", "config.loss.name")()) == (1, 2, 20)
+
+
+def test_neighbours_are_those_of_a_file(tmp_path, monkeypatch):
+    """Two of one name do not meet, nor does one meet a module that this process has by that name;
+    what jaxconv runs on, and Python's own, are no neighbours.
+    """
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text(f"name = {name!r}")
+        (tmp_path / name / "piece.py").write_text(
+            "import helper, json, numpy\nfrom flax import linen\ndef name(): return helper.name"
+        )
+        for other in ("json", "numpy", "flax", "unused"):
+            (tmp_path / name / f"{other}.py").write_text("1 / 0")
+    mine, path = object(), [*sys.path]
+    monkeypatch.setitem(sys.modules, "helper", mine)
+    assert [own(f"{tmp_path / name / 'piece.py'}:name", "key")() for name in "ab"] == ["a", "b"]
+    assert sys.modules["helper"] is mine and sys.path == path
+    assert neighbours(tmp_path / "a" / "piece.py") == [tmp_path / "a" / "helper.py"]
+    before = checksum(tmp_path / "a" / "piece.py")
+    (tmp_path / "a" / "helper.py").write_text("name = 0")
+    assert checksum(tmp_path / "a" / "piece.py") != before
+
+
+def test_a_path_with_a_space(tmp_path):
+    """It can be written without one, which would end a name in config.eval.metrics."""
+    (tmp_path / "my pieces.py").write_text(PIECES)
+    (tmp_path / "100%20.py").write_text(PIECES)
+    for name in ("my pieces", "my%20pieces", "100%20", "100%2520"):
+        assert own(f"{tmp_path}/{name}.py:always", "config.eval.metrics").__name__ == "always"
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@ for devices.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,35 @@ def no_overrides(command: str, overrides: list[str]) -> None:
     """Raise UserError where a command that has no config is given keys of one."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust to a command that opens runs by --workdir; `trusting` makes it hold."""
+    parser.add_argument(
+        "--trust",
+        default="ask",
+        choices=("yes", "no", "ask"),
+        help="whether to run code of its own that the workdir of a run holds: yes, no, or ask (the "
+        "default), which asks at a terminal where the workdir is somebody else's, and else is yes",
+    )
+
+
+@contextlib.contextmanager
+def trusting(args: argparse.Namespace) -> Iterator[None]:
+    """Hold a command to its --trust, where it has one.
+
+    Raises:
+      UserError: it was given, and no run is opened.
+    """
+    if "trust" not in args:
+        yield
+        return
+    if args.trust != "ask" and not args.workdir:
+        raise UserError(f"--trust={args.trust}: is about the code of a run; give a --workdir too")
+    from jaxconv.train.code import trusted
+
+    with trusted(args.trust):
+        yield
 
 
 def print_json(record: dict[str, Any]) -> None:

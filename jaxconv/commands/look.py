@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive, set_up_jax
+from jaxconv.commands.common import add_trust, natural, no_overrides, positive, set_up_jax
 from jaxconv.errors import UserError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -114,6 +114,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="the .png, .svg or .pdf file to write; PICTURE.png by default",
     )
+    add_trust(look)
     look.set_defaults(run=_look, defaults={option: look.get_default(option) for option in OPTIONS})
 
 
@@ -341,7 +342,9 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
 def _story(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.look.story import LECTURE, of_run, published, story
     from jaxconv.models import MODELS, list_models
+    from jaxconv.train.watch import announce_to
 
+    announce_to()
     names = list(LECTURE) if not args.model and not args.workdir else []
     for pattern in args.model:
         # Of many, those of which an error is known; of one, it is said that none is.

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, set_up_jax
+from jaxconv.commands.common import add_trust, natural, no_overrides, set_up_jax
 from jaxconv.errors import UserError
 
 _PORT = 8400
@@ -42,6 +42,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help=f"port to listen on ({_PORT}); 0: any that is free",
     )
+    add_trust(playground)
     playground.set_defaults(run=_playground)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, set_up_jax
+from jaxconv.commands.common import add_trust, natural, no_overrides, set_up_jax
 
 
 def add(commands: Any) -> None:
@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="of the test set to look at, at most, evenly spread; 0: all (10000)",
     )
+    add_trust(report)
     report.set_defaults(run=_report)
 
     curves = commands.add_parser(

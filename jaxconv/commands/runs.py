@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from jaxconv.commands.common import natural, print_json, set_up_jax
+from jaxconv.commands.common import add_trust, natural, print_json, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 # Options of evaluate for files, which tasks write or not.
@@ -119,6 +119,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="FILE",
         help="draw how often predictions are right against how sure they are: .png",
     )
+    add_trust(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -184,9 +185,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop_at_once)
     from jaxconv.checks import check_config
     from jaxconv.config import load_config
+    from jaxconv.own import is_own
 
     config = load_config(args.config, overrides)
-    check_config(config)
+    check_config(config, with_task=not is_own(config.task.name))
     from jaxconv.train.processes import join
 
     join(args.distributed)
@@ -226,10 +228,11 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.evaluation.views import read_scales
     from jaxconv.files import check_file
     from jaxconv.tasks import open_task
-    from jaxconv.train.workdir import saved_data
+    from jaxconv.train.workdir import opened_config, saved_data
 
     config = saved_config(expand(args.workdir[0]))
-    writers = open_task(config, saved_data(expand(args.workdir[0]))).writers
+    folder = expand(args.workdir[0])
+    writers = open_task(opened_config(folder), saved_data(folder)).writers
     files = {}
     for option in filter(lambda option: getattr(args, option), FILES):
         if option not in writers:
@@ -243,10 +246,13 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     record = tables.make_record(evaluation, args.bootstrap)
     rows = tables.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2
+    lines = evaluation.task.lines(evaluation.outcomes) if args.per_class else []
     for name, text in rows:
         print(f"{name:{width}}{text}")
+    if args.per_class and not lines:
+        raise UserError(f"--per_class: the task {config.task.name} has no such table")
     if args.per_class:
-        print("", *evaluation.task.lines(evaluation.outcomes), "", sep="\n")
+        print("", *lines, "", sep="\n")
     for option, file in files.items():
         writers[option][1](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
+from jaxconv.commands.common import add_trust, no_overrides, positive, print_json, set_up_jax
 from jaxconv.errors import UserError
 
 
@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         metavar="NAMES",
         help="cpu, cuda, tpu, rocm; the first three by default",
     )
+    add_trust(export)
     export.set_defaults(run=_export)
 
     predict = commands.add_parser(
@@ -58,6 +59,7 @@ def add(commands: Any) -> None:
     predict.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each file"
     )
+    add_trust(predict)
     predict.set_defaults(run=_predict)
 
 

@@ -24,7 +24,7 @@ from jaxconv.train.evaluate import evaluate_each, result_of
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.restore import restore_run
 from jaxconv.train.step import make_sums
-from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.train.workdir import opened_config, saved_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def evaluate_run(
     """
     view = View(views, tuple(scales), crop_ratio)
     folder = expand(workdir)
-    config, description = saved_config(folder), saved_data(folder)
+    config, description = opened_config(folder), saved_data(folder)
     split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())
     network = build_network(config, description, parallel.axis_name)

@@ -12,7 +12,7 @@ from jaxconv.errors import UserError, short
 from jaxconv.evaluation.evaluation import Evaluation, evaluate_run
 from jaxconv.files import expand
 from jaxconv.train.evaluate import mean_and_spread
-from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.train.workdir import opened_config, saved_data
 
 
 def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> Evaluation:
@@ -28,7 +28,7 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
             raise UserError(
                 f"--workdir={workdir}: is given twice; its predictions would count twice"
             )
-        saved_config(folder)
+        opened_config(folder)
         difference = _other_classes(
             saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0]
         )

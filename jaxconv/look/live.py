@@ -28,7 +28,7 @@ from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.look.curves import Panel, loss_and_accuracy, main_panels
 from jaxconv.tasks import Task, find_task
-from jaxconv.train.workdir import in_use, read_metrics, saved_config
+from jaxconv.train.workdir import in_use, opened_config, read_metrics, saved_config
 
 # Colours of the runs, as uniplot calls them, and letters in their place where there is no colour:
 # for training, and for evaluation.
@@ -122,7 +122,7 @@ def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
 def task_of(folders: Mapping[str, Path]) -> type[Task] | None:
     """The task of the first of the runs; None where none has begun."""
     begun = [folder for folder in folders.values() if (folder / "config.json").is_file()]
-    return find_task(saved_config(begun[0]).task.name) if begun else None
+    return find_task(opened_config(begun[0]).task.name) if begun else None
 
 
 def frames(

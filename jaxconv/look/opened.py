@@ -32,7 +32,7 @@ from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
-from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.train.workdir import opened_config, saved_config, saved_data
 from jaxconv.weights.export import element_shape
 
 # Of ImageNet's training images, as torchvision's weights and our recipes have them.
@@ -217,10 +217,10 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
       member: of an ensemble, which one, from 0.
 
     Raises:
-      UserError: there is no run, or no such checkpoint or member.
+      UserError: there is no run, or no such checkpoint or member, or its code may not be run.
     """
     folder = expand(workdir)
-    config, data = saved_config(folder), saved_data(folder)
+    config, data = opened_config(folder), saved_data(folder)
     members = members_of(config)
     count = len(members.names) if members else 1
     if not 0 <= member < count:
@@ -236,7 +236,7 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
     model = task.model()
     preprocess = make_preprocessing(config, data)
     title = (
-        f"{folder.name}: {short(config.model.name, 32)}, "
+        f"{folder.name}: {short(saved_config(folder).model.name, 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(

@@ -24,7 +24,7 @@ from jaxconv.inspect.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
 from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.tasks import open_task
-from jaxconv.train.workdir import read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import opened_config, read_metrics, saved_config, saved_data
 
 # ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error
 # in % on the test images (Russakovsky et al. 2015, arXiv:1409.0575; He et al. 2015,
@@ -139,7 +139,8 @@ def of_run(workdir: str) -> StoryPoint:
     top5 = 100 - 100 * last["eval/top5"] if "eval/top5" in last else None
     year = MODELS[name].year if name in MODELS else 0
     measured = f"{config.data.source}, split {config.data.eval_split}, own run"
-    facts = counted(open_task(config, data).model(), data["image_shape"])
+    model = open_task(opened_config(folder), data).model()
+    facts = counted(model, data["image_shape"])
     return StoryPoint(
         f"{folder.name} ({name})",
         measured,

@@ -27,6 +27,7 @@ from jaxconv.look.curves import panels
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
+from jaxconv.train.code import with_code
 from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
 
 
@@ -51,7 +52,7 @@ class RunReport:
 
     Attributes:
       folder: its workdir.
-      config: the whole config.
+      config: the whole config, as the run has saved it.
       data: what data.json says.
       rows: of metrics.jsonl.
       weights: whether what needs the weights can be had.
@@ -98,7 +99,7 @@ class RunReport:
     @functools.cached_property
     def task(self) -> Task:
         """What the run learns."""
-        return open_task(self.config, self.data)
+        return open_task(with_code(self.folder, self.config), self.data)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -172,13 +173,15 @@ class RunReport:
 
 def read_run(workdir: str | Path, **settings: Any) -> RunReport:
     """The run in a workdir as it stands, see `RunReport` for the settings; raises UserError where
-    there is none.
+    there is none, or its code may not be run.
     """
     folder = expand(str(workdir))
     newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
+    config = saved_config(folder)
+    with_code(folder, config)  # raises here, not in each section, where its code may not be run
     return RunReport(
         folder,
-        saved_config(folder),
+        config,
         saved_data(folder),
         read_metrics(folder),
         checkpoint=newest,

@@ -24,7 +24,7 @@ from jaxconv.report.document import Section
 from jaxconv.report.sections import Memo, RunReport, newest_checkpoint, read_run
 from jaxconv.results import figure_of, log_of, over_seeds, renewed, run_table, seed_table
 from jaxconv.tasks import Task, find_task
-from jaxconv.train.workdir import in_use, read_json, read_metrics, saved_config
+from jaxconv.train.workdir import in_use, opened_config, read_json, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Sweep:
         begun = [
             f for row in self.rows if (f := self.folder / row["run"] / "config.json").is_file()
         ]
-        return find_task(saved_config(begun[0].parent).task.name) if begun else None
+        return find_task(opened_config(begun[0].parent).task.name) if begun else None
 
     @property
     def going_on(self) -> bool:

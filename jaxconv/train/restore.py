@@ -13,7 +13,7 @@ from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import members_of, of_each
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.state import TrainState
-from jaxconv.train.workdir import saved_config, saved_data
+from jaxconv.train.workdir import opened_config, saved_data
 
 
 def restore_run(
@@ -34,7 +34,7 @@ def restore_run(
     Raises:
       UserError: there is no run, or no such checkpoint, or it cannot be read.
     """
-    config, description = saved_config(folder), saved_data(folder)
+    config, description = opened_config(folder), saved_data(folder)
     if abstract is None:
         abstract = build_network(config, description).abstract
     parallel = parallel or make_parallel("jit", jax.local_devices()[:1])

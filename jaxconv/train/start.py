@@ -17,7 +17,9 @@ from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
+from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltRun, build
+from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
@@ -40,12 +42,14 @@ class Finished(NamedTuple):
       folder: the run's workdir.
       parallel: its devices and processes.
       eval_source: the examples that it was evaluated on.
+      task: what was learnt.
     """
 
     result: dict[str, Any]
     folder: Path
     parallel: Parallel
     eval_source: Source
+    task: Task
 
 
 def start(
@@ -56,15 +60,17 @@ def start(
     sources: tuple[Source, Source] | None = None,
 ) -> Finished:
     """Train as the config says, or resume the run in the workdir; see `jaxconv.run.train`."""
-    check_config(config)
+    check_config(config, with_task=False)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
+    folder, given = expand(workdir), config
+    config = config if restart else resumed(folder, config)
+    check_config(config)  # the code of a task may be a copy, when its file is gone
     build_model(config.model, num_classes=2)
-    folder = expand(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.reraise_lost_process())
-        opened = parallel.on_first_process(lambda: open_workdir(workdir, config, restart))
+        opened = parallel.on_first_process(lambda: open_workdir(workdir, given, restart))
         if opened:
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
@@ -89,7 +95,7 @@ def start(
                 config.model.init_from, built.abstract, built.task.outputs
             )  # raises before the run is begun
         parallel.on_first_process(
-            lambda: begin_or_compare(folder, config, {**description, **sizes, **sums, **decoders})
+            lambda: begin_or_compare(folder, given, {**description, **sizes, **sums, **decoders})
         )
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
@@ -106,7 +112,7 @@ def start(
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         result = Run(config, folder, parallel, built, *loaders).train()
-        return Finished(result, folder, parallel, eval_source)
+        return Finished(result, folder, parallel, eval_source, built.task)
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:

@@ -1,6 +1,7 @@
 """The folder of one run, and what keeps it one run.
 
 config.json      the config, as it began
+code/            the files of own code that it names, as they were then, see code.py
 data.json        what the run depends on: image shape, class names, number and checksum of the
                  examples
 versions.json    one entry a start: from which step, with which versions and devices
@@ -25,12 +26,13 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from jaxconv.checks import check_config, settled
-from jaxconv.config import MAY_DIFFER, default_config, differing_keys, flatten
+from jaxconv.checks import check_config, differing_runs
+from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
 from jaxconv.files import expand, whole_file
 from jaxconv.models.network import LAYOUT
-from jaxconv.own import checksums
+from jaxconv.own import checksums, is_own
+from jaxconv.train.code import as_written, keep, with_code
 
 PACKAGES = (
     "jaxconv",
@@ -133,8 +135,8 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
                 exit_code=1,
             )
         return
-    old, new = settled(saved_config(workdir)), settled(config)
-    differing = differing_keys(old, new)
+    saved = saved_config(workdir)
+    old, new, differing = flatten(saved), flatten(config), differing_runs(saved, config)
     if differing:
         shown = ", ".join(
             f"{key} ({old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} here)"
@@ -161,7 +163,8 @@ def saved_config(workdir: Path) -> ConfigDict:
         )
     config = _to_config(read_json(path, dict))
     try:
-        check_config(config)
+        # The code of a task of one's own is not run only to read a config.
+        check_config(config, with_task=not is_own(config.task.name))
     except UserError as error:
         raise UserError(
             f"--workdir={workdir}: holds a run that this version of jaxconv cannot go on with "
@@ -170,6 +173,16 @@ def saved_config(workdir: Path) -> ConfigDict:
             exit_code=1,
         ) from error
     return config
+
+
+def opened_config(workdir: Path) -> ConfigDict:
+    """The config to open the run in a workdir by: with the workdir's code, see `code.with_code`.
+    For what is shown and compared, `saved_config` has the names as they were written.
+
+    Raises:
+      UserError: as `saved_config`; or its code may not be run, or is damaged.
+    """
+    return with_code(Path(workdir), saved_config(workdir))
 
 
 def _to_config(value: dict[str, Any]) -> ConfigDict:
@@ -221,9 +234,10 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
     with what it was then.
 
     Raises:
-      UserError: the data has changed since.
+      UserError: the data has changed since, or the workdir has no room for the run's own code.
     """
     if not (workdir / "config.json").exists():
+        keep(workdir, config)
         write_json(workdir / "data.json", {**description, "layout": LAYOUT})
         write_json(workdir / "config.json", config.to_dict())
         return
@@ -248,7 +262,7 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
         **{name: _version(name) for name in PACKAGES},
         "device": devices[0].device_kind,
         "devices": len(devices),
-        **checksums(config),
+        **{as_written(workdir, name): crc for name, crc in checksums(config).items()},
     }
     before = [entry for entry in entries if isinstance(entry, dict)]
     differing = sorted(

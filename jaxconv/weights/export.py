@@ -37,7 +37,7 @@ from jaxconv.tasks import TASKS, Task, find_task, open_task
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
-from jaxconv.train.workdir import saved_config, saved_data, write_json
+from jaxconv.train.workdir import opened_config, saved_config, saved_data, write_json
 from jaxconv.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -151,7 +151,8 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
       UserError: there is no run, or no such checkpoint.
     """
     folder = expand(workdir)
-    config, data = saved_config(folder), saved_data(folder)
+    config, data = opened_config(folder), saved_data(folder)
+    written = saved_config(folder)
     state, step = restore_run(folder, checkpoint)
     task, preprocess = open_task(config, data), make_preprocessing(config, data)
     model, kind, shape = task.model(), data["kind"], element_shape(config, data)
@@ -169,8 +170,8 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
     compiled = jax.jit(apply)
     description = {
         "format": _FORMAT,
-        "task": config.task.name,
-        "model": config.model.name,
+        "task": written.task.name,
+        "model": written.model.name,
         "class_names": data["class_names"],
         "kind": kind,
         "input_shape": list(shape),
@@ -178,7 +179,7 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
         "reading": reading_of(config.data, kind, shape),
         "step": step,
         "versions": {"jaxconv": __version__, "jax": jax.__version__},
-        "config": config.to_dict(),
+        "config": written.to_dict(),
     }
     return Predictor(description, lambda elements: compiled(state.variables, elements))
 
