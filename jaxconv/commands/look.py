@@ -231,8 +231,6 @@ def _lecture(args: argparse.Namespace, looked: Any) -> Any:
 
 
 def _predictions(args: argparse.Namespace, looked: Any) -> Any:
-    import numpy as np
-
     from jaxconv.data.interface import evenly
     from jaxconv.look.opened import element_of
 
@@ -244,14 +242,7 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
         # Evenly spread: a folder's examples come class by class.
         places = evenly(total, args.number or 16, args.example)
         examples = [looked.read_example(int(place), args.split) for place in places]
-    served = looked.served(np.stack([example["image"] for example in examples]))
-    kept = [
-        {name: example[name] for name in looked.task.needs if name in example}
-        | {name: values[n] for name, values in served.items()}
-        for n, example in enumerate(examples)
-    ]
-    shown = [looked.shown(example["image"]) for example in examples]
-    return looked.task.draw(shown, kept, looked.title)
+    return looked.predictions_figure(examples, looked.title)
 
 
 def _of_task(args: argparse.Namespace, looked: Any) -> Any:

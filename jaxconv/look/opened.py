@@ -4,7 +4,7 @@ examples that it is tested on.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,17 @@ class OpenedNetwork:
         compiled for each N anew.
         """
         return jax.tree.map(np.asarray, self._served(self.variables, elements))
+
+    def predictions_figure(self, examples: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+        """A figure of examples, `image` and targets each, with what the network says of them."""
+        served = self.served(np.stack([example["image"] for example in examples]))
+        targets = [
+            {name: example[name] for name in self.task.needs if name in example}
+            for example in examples
+        ]
+        said = [{name: v[n] for name, v in served.items()} for n in range(len(examples))]
+        shown = [self.shown(example["image"]) for example in examples]
+        return self.task.draw(shown, targets, said, title)
 
     def probabilities(self, elements: np.ndarray) -> np.ndarray:
         """Elements [N, ...] -> probabilities [N, K] float32 of the classes.

@@ -121,12 +121,7 @@ class RunReport:
         """
         places = evenly(len(self.evaluation.outcomes), most)
         found = [self._example(place) for place in places]
-        served = self.looked.served(np.stack([one["image"] for one in found]))
-        kept = [
-            {name: one[name] for name in self.task.needs} | {k: v[n] for k, v in served.items()}
-            for n, one in enumerate(found)
-        ]
-        return self.task.draw(self.images(places), kept), len(places)
+        return self.looked.predictions_figure(found), len(places)
 
     def caption(self, place: int) -> str:
         """What an evaluated example is, by its row in the outcomes; ImageNet's ids with their

@@ -307,18 +307,26 @@ class Task:
         return "\n".join(_captions({name: targets[name] for name in self.needs}))
 
     def draw(
-        self, images: Sequence[Any], kept: Sequence[Mapping[str, Any]], title: str = ""
+        self,
+        images: Sequence[Any],
+        targets: Sequence[Mapping[str, Any]],
+        served: Sequence[Mapping[str, Any]],
+        title: str = "",
     ) -> Any:
-        """A matplotlib figure of examples with what the network says of each.
+        """A matplotlib figure of N examples with what the network says of each.
 
         Args:
-          images: of N examples, see `drawing.samples.draw_example`.
-          kept: N mappings: the example's targets by name, and what `serve` returns of it.
+          images: see `drawing.samples.draw_example`.
+          targets: of each by name; empty where none are known.
+          served: what `serve` returns of each.
           title: above the picture.
         """
         from jaxconv.drawing.samples import captioned_grid
 
-        captions = ["\n".join(_captions(one)) for one in kept]
+        captions = [
+            "\n".join([*_captions(said), *(f"is: {line}" for line in _captions(true))])
+            for true, said in zip(targets, served, strict=True)
+        ]
         return captioned_grid(images, captions, title)
 
     @property

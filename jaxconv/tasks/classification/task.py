@@ -167,13 +167,17 @@ class Classification(Task):
         return self.class_names[int(targets["label"])]
 
     def draw(
-        self, images: Sequence[Any], kept: Sequence[Mapping[str, Any]], title: str = ""
+        self,
+        images: Sequence[Any],
+        targets: Sequence[Mapping[str, Any]],
+        served: Sequence[Mapping[str, Any]],
+        title: str = "",
     ) -> Any:
         """Examples with their most probable classes as bars."""
         from jaxconv.tasks.classification.examples import predictions
 
-        labels = [int(one.get("label", -1)) for one in kept]
-        probabilities = np.stack([one["probabilities"] for one in kept])
+        labels = [int(true.get("label", -1)) for true in targets]
+        probabilities = np.stack([said["probabilities"] for said in served])
         return predictions(images, labels, probabilities, self.class_names, title=title)
 
     @property
