@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
+from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
 from jaxconv.data.interface import (
     Arrays,
     DamagedError,
@@ -238,11 +238,11 @@ def _images(
         )
     channels = channels or (1 if _all(decode.is_grey, records) else 3)
 
-    def choose_box(height: int, width: int, key: tuple[int, int]) -> boxes.Box:
+    def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
         if augment is None:
-            return boxes.eval_box(height, width, size, config.crop_ratio)
+            return geometry.eval_box(height, width, size, config.crop_ratio)
         # A generator costs 10 microseconds, which an image without a random crop need not pay.
-        return boxes.train_box(
+        return geometry.train_box(
             generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
         )
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.config import default_config
-from jaxconv.data.boxes import crop_box, eval_box, jitter_box, train_box
+from jaxconv.data.geometry import crop_box, eval_box, jitter_box, train_box
 from jaxconv.data.interface import generator
 
 SIDES = st.integers(1, 900)
