@@ -16,6 +16,7 @@ from typing import Any
 
 # Old module -> where its names are now.
 MODULES: dict[str, tuple[str, ...]] = {
+    "jaxconv.data.boxes": ("jaxconv.data.geometry",),
     "jaxconv.evaluation.intervals": ("jaxconv.tasks.classification.intervals",),
     "jaxconv.evaluation.outcomes": (
         "jaxconv.tasks.classification.outcomes",

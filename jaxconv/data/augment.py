@@ -2,9 +2,10 @@
 this order.
 
     random_resized_crop | scale_jitter | pad_crop
-                     a part of the image, see data/boxes.py; what is streamed from files is cut on
-                     the host, as it is read
-    flip             mirror left to right, with probability 1/2
+                     a part of the image, see data/geometry.py; what is streamed from files is cut
+                     on the host, as it is read
+    flip             mirror left to right, with probability 1/2; this and the crops, in
+                     data/spatial.py, move boxes, points and masks of the example too
     colour_jitter    brightness, contrast, saturation, hue by random factors, in an order drawn for
                      the batch (torchvision's ColorJitter)
     randaugment | trivial
@@ -35,119 +36,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.data import colour, randaugment
-from jaxconv.data.boxes import TRIES, middle_box
+from jaxconv.data.geometry import NO_MOVES, Moves
 from jaxconv.data.interface import Batch, example_keys
+from jaxconv.data.spatial import (
+    Range,
+    draw_boxes,
+    flip,
+    pad_crop,
+    random_resized_crop,
+    scale_jitter,
+    uniform,
+)
+from jaxconv.errors import UserError
 from jaxconv.own import own
 
-Range = Sequence[float]
 Step = Callable[[jax.Array, Batch], Batch]
 # (batch, values -> those of the examples they are mixed with, share that is kept) -> new targets.
 MixTargets = Callable[[Batch, Callable[[jax.Array], jax.Array], jax.Array], dict[str, jax.Array]]
-
-
-def _uniform(
-    keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()
-) -> jax.Array:
-    """[B, *shape] uniform draws, for one use of the examples' keys."""
-    number = zlib.crc32(name.encode())
-    return jax.vmap(
-        lambda k: jax.random.uniform(jax.random.fold_in(k, number), shape, minval=low, maxval=high)
-    )(keys)
-
-
-def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
-    """A whole number from 0 to count - 1, of a uniform draw."""
-    return jnp.minimum(jnp.floor(share * count), count - 1)
-
-
-def _draw_boxes(
-    keys: jax.Array, height: int, width: int, scale: Range, ratio: Range
-) -> tuple[jax.Array, jax.Array]:
-    """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten
-    tries fits [B]; as `boxes.crop_box`.
-    """
-    area = height * width * _uniform(keys, "area", *scale, shape=(TRIES,))
-    log_ratio = jnp.log(jnp.array(ratio, jnp.float32))
-    aspect = jnp.exp(
-        log_ratio[0] + (log_ratio[1] - log_ratio[0]) * _uniform(keys, "aspect", shape=(TRIES,))
-    )
-    w, h = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = jnp.argmax(fits, axis=1)[:, None]
-    w, h = (jnp.take_along_axis(size, first, axis=1)[:, 0] for size in (w, h))
-    top, left = (
-        _whole(_uniform(keys, "top"), height - h + 1),
-        _whole(_uniform(keys, "left"), width - w + 1),
-    )
-    return jnp.stack([top, left, h, w], axis=1), jnp.any(fits, axis=1)
-
-
-def _cut_out(image: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Cut out one box [B, 4] an image [B, H, W, C] uint8 and stretch it to the image's size,
-    linearly.
-    """
-    size = jnp.array(image.shape[1:3], jnp.float32)
-
-    def one(pixels: jax.Array, box: jax.Array) -> jax.Array:
-        scale = size / box[2:]
-        return jax.image.scale_and_translate(
-            pixels, pixels.shape, (0, 1), scale, -box[:2] * scale, "linear", antialias=False
-        )
-
-    stretched = jax.vmap(one)(image.astype(jnp.float32), boxes)
-    return jnp.clip(jnp.round(stretched), 0, 255).astype(image.dtype)
-
-
-def random_resized_crop(key: jax.Array, batch: Batch, scale: Range, ratio: Range) -> Batch:
-    """Stretch a random part of each image [B, H, W, C] to its whole size; see `boxes.crop_box` for
-    `scale` and `ratio`.
-    """
-    h, w = batch["image"].shape[1:3]
-    boxes, fits = _draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
-    middle = jnp.array(middle_box(h, w, ratio), jnp.float32)
-    return batch | {
-        "image": _cut_out(batch["image"], jnp.where(fits[:, None], boxes, middle.reshape(1, 4)))
-    }
-
-
-def scale_jitter(key: jax.Array, batch: Batch, sides: Sequence[int]) -> Batch:
-    """Enlarge each image [B, H, W, C] so that its shorter side is a random one in `sides`, and crop
-    it to its old size at random.
-    """
-    h, w = batch["image"].shape[1:3]
-    keys = example_keys(key, batch["position"])
-    side = jnp.minimum(sides[0] + _whole(_uniform(keys, "side"), sides[1] - sides[0] + 1), sides[1])
-    height, width = (jnp.round(length * min(h, w) / side) for length in (h, w))
-    top, left = (
-        _whole(_uniform(keys, "top"), h - height + 1),
-        _whole(_uniform(keys, "left"), w - width + 1),
-    )
-    return batch | {
-        "image": _cut_out(batch["image"], jnp.stack([top, left, height, width], axis=1))
-    }
-
-
-def pad_crop(key: jax.Array, batch: Batch, pixels: int) -> Batch:
-    """Move every image by up to `pixels` each way; what comes in from outside is black. `image` is
-    [B, H, W, C].
-    """
-    image = batch["image"]
-    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
-        example_keys(key, batch["position"])
-    )
-    padded = jnp.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-
-    def crop(padded_image: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(padded_image, (corner[0], corner[1], 0), image.shape[1:])
-
-    return batch | {"image": jax.vmap(crop)(padded, corners)}
-
-
-def flip(key: jax.Array, batch: Batch) -> Batch:
-    """Mirror every other image [B, H, W, C] left to right, by a coin an example."""
-    heads = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["position"]))
-    image = batch["image"]
-    return batch | {"image": jnp.where(heads.reshape(-1, 1, 1, 1), image[:, :, ::-1], image)}
 
 
 def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
@@ -190,8 +95,8 @@ def erase(
     image = batch["image"]
     h, w = image.shape[1:3]
     keys = example_keys(key, batch["position"])
-    boxes, fits = _draw_boxes(keys, h, w, area, ratio)
-    inside = _box_mask(boxes, h, w) & (fits & (_uniform(keys, "coin") < probability)).reshape(
+    boxes, fits = draw_boxes(keys, h, w, area, ratio)
+    inside = _box_mask(boxes, h, w) & (fits & (uniform(keys, "coin") < probability)).reshape(
         -1, 1, 1
     )
     value = (
@@ -267,7 +172,11 @@ def _opposite(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def make_augment(
-    config: Any, mix_targets: MixTargets, axis_name: str | None = None, cropped: bool = False
+    config: Any,
+    mix_targets: MixTargets,
+    axis_name: str | None = None,
+    cropped: bool = False,
+    moves: Moves = NO_MOVES,
 ) -> Step:
     """The (key, batch) -> batch of training that the settings of `config.augment` and `config.data`
     ask for.
@@ -277,10 +186,17 @@ def make_augment(
       mix_targets: what becomes of the targets, see `Task.mix`.
       axis_name: under `pmap`, the axis of the devices.
       cropped: the host has already cut the images out (random_resized_crop, scale_jitter).
+      moves: the kind of each target that moves with its image, by its name in the batch; see
+        data/geometry.py.
 
     The batch holds `image` [B, H, W, C] uint8, `label` [B] and `position` [B] in the global batch.
+
+    Raises:
+      UserError: there are such targets, and a setting moves the image alone.
     """
-    steps = list(_steps(config, mix_targets, axis_name, cropped))
+    if moves:
+        _check_that_all_moves(config.augment, moves)
+    steps = list(_steps(config, mix_targets, axis_name, cropped, moves))
 
     def augment(key: jax.Array, batch: Batch) -> Batch:
         for name, step in steps:
@@ -290,19 +206,34 @@ def make_augment(
     return augment
 
 
+def _check_that_all_moves(settings: Any, moves: Moves) -> None:
+    """Raises UserError for a setting that moves the image, and none of these targets."""
+    for name, value in (
+        ("randaugment.layers", settings.randaugment.layers),
+        ("trivial", settings.trivial),
+    ):
+        if value:
+            raise UserError(
+                f"config.augment.{name} is {value}; it turns and shears the image, but not its "
+                f"{', '.join(moves)}: turn it off, and use flip, pad_crop, scale_jitter, "
+                "random_resized_crop or colour_jitter"
+            )
+
+
 def _steps(
-    config: Any, mix_targets: MixTargets, axis_name: str | None, cropped: bool
+    config: Any, mix_targets: MixTargets, axis_name: str | None, cropped: bool, moves: Moves
 ) -> Iterator[tuple[str, Callable[[jax.Array, Batch], Batch]]]:
     """Name and function of each augmentation that is on, in the module's order."""
     settings, mean = config.augment, config.data.mean
     if settings.random_resized_crop.scale and not cropped:
-        yield "random_resized_crop", partial(random_resized_crop, **settings.random_resized_crop)
+        crop = partial(random_resized_crop, moves=moves, **settings.random_resized_crop)
+        yield "random_resized_crop", crop
     if settings.scale_jitter and not cropped:
-        yield "scale_jitter", partial(scale_jitter, sides=settings.scale_jitter)
+        yield "scale_jitter", partial(scale_jitter, sides=settings.scale_jitter, moves=moves)
     if settings.pad_crop:
-        yield "pad_crop", partial(pad_crop, pixels=settings.pad_crop)
+        yield "pad_crop", partial(pad_crop, pixels=settings.pad_crop, moves=moves)
     if settings.flip:
-        yield "flip", flip
+        yield "flip", partial(flip, moves=moves)
     if any(settings.colour_jitter.values()):
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)
     if settings.randaugment.layers:

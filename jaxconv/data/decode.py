@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.boxes import Box, eval_box, whole_box
+from jaxconv.data.geometry import Box, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
 
@@ -322,7 +322,7 @@ def decode_middle(
     data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0
 ) -> np.ndarray:
     """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and
-    `boxes.eval_box` for `crop_ratio`.
+    `geometry.eval_box` for `crop_ratio`.
     """
 
     def middle(height: int, width: int) -> Box:
@@ -335,7 +335,7 @@ def decode_whole(
     data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str
 ) -> np.ndarray:
     """An image file as dense evaluation sees it: [H, W, C] uint8, of the size that
-    `boxes.whole_box` says.
+    `geometry.whole_box` says.
     """
     pixels = decode_image(data, 0, channels, lambda height, width: (0, 0, height, width), decoder)
     box, size = whole_box(*pixels.shape[:2], scale, step, longest)

@@ -68,8 +68,8 @@ class Target:
     Attributes:
       shape: of one example's.
       dtype: the same at rest and on the devices.
-      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`;
-        empty where it does not.
+      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`,
+        `mask:255`; empty where it does not.
     """
 
     shape: tuple[int, ...] = ()
@@ -80,6 +80,11 @@ class Target:
     def size(self) -> int:
         """Bytes; of a single number, which hardly count beside an image, none."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.shape else 0
+
+
+def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
+    """How the targets move that move with the pixels of their image, by name."""
+    return {name: target.moves for name, target in targets.items() if target.moves}
 
 
 # What a source has that tells classes apart.

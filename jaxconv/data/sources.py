@@ -13,15 +13,15 @@ every pass, is read into memory.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxconv.data import arrays, boxes, decode, folder, lines, signals, toys, xo
+from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
 from jaxconv.data.interface import (
+    LABEL,
     RESERVED,
     Arrays,
     DamagedError,
@@ -29,9 +29,10 @@ from jaxconv.data.interface import (
     Source,
     describe,
     generator,
+    moves_of,
     size_in_words,
 )
-from jaxconv.data.stored import Records, StoredSource, load
+from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
 from jaxconv.own import is_own, own
 
@@ -275,18 +276,27 @@ def _images(
         )
     channels = channels or (1 if _all(decode.is_grey, records) else 3)
 
-    def choose_box(height: int, width: int, key: tuple[int, int]) -> boxes.Box:
+    def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
         if augment is None:
-            return boxes.eval_box(height, width, size, config.crop_ratio)
+            return geometry.eval_box(height, width, size, config.crop_ratio)
         # A generator costs 10 microseconds, which an image without a random crop need not pay.
-        return boxes.train_box(
+        return geometry.train_box(
             generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
         )
 
-    def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_image(
-            content, size, channels, functools.partial(choose_box, key=key), decoder, fast=random
-        )
+    # Records of a label alone need not say so.
+    targets = getattr(records, "targets", LABEL)
+    moving = bool(size and moves_of(targets))
+
+    def decode_one(content: bytes, key: tuple[int, int]) -> Any:
+        chosen = [(0, 0, size, size)]
+
+        def choose(height: int, width: int) -> geometry.Box:
+            chosen[0] = choose_box(height, width, key)
+            return chosen[0]
+
+        pixels = decode.decode_image(content, size, channels, choose, decoder, fast=random)
+        return Placed(pixels, geometry.crop(chosen[0], (size, size))) if moving else pixels
 
     shape = (
         (size, size, channels)
@@ -294,7 +304,13 @@ def _images(
         else _first(records, lambda content: decode_one(content, (0, 0))).shape
     )
     return StoredSource(
-        records, decode_one, classes, Element(shape), decode.decoder_versions(decoder), random
+        records,
+        decode_one,
+        classes,
+        Element(shape),
+        decode.decoder_versions(decoder),
+        random,
+        targets,
     )
 
 

@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxconv import moved
+from jaxconv.data.geometry import Transform, move
 from jaxconv.data.interface import (
     LABEL,
     Arrays,
@@ -20,6 +21,7 @@ from jaxconv.data.interface import (
     Source,
     Target,
     as_targets,
+    moves_of,
     size_in_words,
 )
 from jaxconv.errors import UserError
@@ -33,9 +35,11 @@ class Records(Protocol):
 
     Attributes:
       has_labels: whether all labels are known without reading all records.
+      targets: what a record has beside its payload, where that is more than a label.
     """
 
     has_labels: bool
+    targets: Mapping[str, Target] = LABEL
 
     def __len__(self) -> int: ...
 
@@ -52,13 +56,21 @@ class Records(Protocol):
         """A CRC-32 that changes when the records do."""
 
 
+class Placed(NamedTuple):
+    """Pixels [H, W, C] that were cut out of an image, and where that puts what is marked in it."""
+
+    pixels: np.ndarray
+    transform: Transform
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredSource(Source):
     """Labelled examples that are read and decoded when they are asked for.
 
     Attributes:
       records: payloads and labels.
-      decode: (payload, key) -> element; raises DamagedError. See `Source.read` for the key.
+      decode: (payload, key) -> element, or where it is of targets that move with it, `Placed`;
+        raises DamagedError. See `Source.read` for the key.
       class_names: one name a class.
       element: the form that every decoded element must have.
       decoder: libraries and versions that `decode` uses.
@@ -67,7 +79,7 @@ class StoredSource(Source):
     """
 
     records: Records
-    decode: Callable[[Any, tuple[int, int]], np.ndarray]
+    decode: Callable[[Any, tuple[int, int]], np.ndarray | Placed]
     class_names: tuple[str, ...]
     element: Element
     decoder: str = ""
@@ -83,6 +95,10 @@ class StoredSource(Source):
         """
         payload, targets = self.records[i]
         element, targets = self.decode(payload, key), as_targets(targets)
+        if isinstance(element, Placed):
+            size = element.pixels.shape[:2]
+            targets = move(targets, moves_of(self.targets), element.transform, size)
+            element = element.pixels
         if element.shape != self.element.shape:
             found, wanted = (
                 size_in_words(shape, self.element.kind)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxconv.config import default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
-from jaxconv.data.interface import Target
+from jaxconv.data.interface import Target, moves_of
 from jaxconv.errors import UserError
 from jaxconv.own import tried
 from jaxconv.tasks import Task, open_task
@@ -42,7 +42,9 @@ def make_transforms(
         _check_against_images(config.augment, shape)
         if config.augment.own:
             _try_augmentation(config.augment.own, shape, task.targets)
-        return make_augment(config, task.mix, axis_name, description["cropped"]), preprocess
+        moves = moves_of(task.targets)
+        augment = make_augment(config, task.mix, axis_name, description["cropped"], moves)
+        return augment, preprocess
     defaults = flatten(default_config().augment)
     for key, value in flatten(config.augment).items():
         if value != defaults[key]:

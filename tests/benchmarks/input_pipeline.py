@@ -182,7 +182,7 @@ def grain_pillow_batches(root):
     """Grain as its tutorial has it, with Pillow, reading by threads."""
     import grain
 
-    from jaxconv.data.boxes import crop_box
+    from jaxconv.data.geometry import crop_box
 
     files = paths(root)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxconv.config import default_config, set_key
-from jaxconv.data import augment, randaugment
+from jaxconv.data import augment, randaugment, spatial
 from jaxconv.data.interface import example_keys
 from jaxconv.tasks.labels import mix_labels
 
@@ -130,8 +130,10 @@ def test_random_resized_crop_is_pillow_s_resize():
     """Of the box that is drawn, within one level; boxes cover the shares and ratios asked for."""
     batch = batch_of(300, 24, 20)
     scale, ratio = (0.2, 0.9), (0.5, 2.0)
-    boxes, fits = augment._draw_boxes(example_keys(KEY, batch["position"]), 24, 20, scale, ratio)
+    boxes, fits = spatial.draw_boxes(example_keys(KEY, batch["position"]), 24, 20, scale, ratio)
     assert bool(jnp.all(fits))
+    # A run that goes on sees the crops that it would have seen.
+    np.testing.assert_array_equal(boxes[:2], [[12, 1, 9, 16], [4, 7, 19, 13]])
     top, left, h, w = np.asarray(boxes, np.float64).T
     assert np.all((top >= 0) & (left >= 0) & (top + h <= 24) & (left + w <= 20))
     share = h * w / 480

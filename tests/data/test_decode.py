@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxconv.data.boxes import eval_box
 from jaxconv.data.decode import choose_decoder, decode_image, decoder_versions, is_grey, read_image
+from jaxconv.data.geometry import eval_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
 

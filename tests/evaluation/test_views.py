@@ -14,8 +14,8 @@ from PIL import Image
 
 from jaxconv import create_model, from_text
 from jaxconv.config import thinner
-from jaxconv.data.boxes import whole_box
 from jaxconv.data.decode import decode_middle, decode_whole
+from jaxconv.data.geometry import whole_box
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.evaluation.sliding import sliding, total_stride

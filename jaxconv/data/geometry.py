@@ -1,0 +1,298 @@
+"""Which part of an image a network sees, and where that puts what is marked in the image.
+
+A part of an image is a `Box` (top, left, height, width) in the image's own pixels. Cutting the box
+out and resizing it once is the same as the papers' "resize, then crop", without the pixels that the
+crop throws away.
+
+    crop_box    random resized crop: a random share of the area at a random aspect ratio (Szegedy et
+                al. 2014, arXiv:1409.4842, section 6)
+    jitter_box  scale jitter: the shorter side is resized to a random S, then a random square is cut
+                out (Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.1). With one S it is
+                AlexNet's random crop of an image of one size
+    eval_box    the shorter side is resized to one size, then the middle square is cut out
+    whole_box   the shorter side is resized to one size, and nearly all of the longer one kept (the
+                same, section 3.2)
+
+A `Transform` says where the pixels of an image go: `crop`, `flip`, `scale`, `shift`, `rotate`, in a
+row by `compose`, back by `inverse`. It is drawn once an example and moves all that the example
+holds. Coordinates are pixels; pixel (i, j) covers [i, i + 1) x [j, j + 1). What moves, by its kind:
+
+    boxes       [..., 4] float32: top, left, bottom, right
+    points      [..., 2] float32: y, x
+    mask        [H, W] or [H, W, C] whole numbers, such as the class of each pixel; what comes from
+                outside of the image is 0, or 255 where the kind is `mask:255`
+
+Functions of transforms take arrays of numpy or of JAX, and one example; `jax.vmap` is for batches.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Box = tuple[int, int, int, int]
+Size = tuple[int, int]
+Array = Any  # of numpy or of JAX
+Number = Any  # of Python, or a float32 scalar of JAX
+Moves = Mapping[str, str]  # name of an entry of the batch -> its kind
+
+TRIES = 10
+NO_MOVES: Moves = types.MappingProxyType({})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """The affine map from (y, x) to (yy * y + yx * x + down, xy * y + xx * x + right), in pixels.
+
+    A field is a number of Python or a float32 scalar of JAX; those of a batch are [B].
+    """
+
+    yy: Number
+    yx: Number
+    xy: Number
+    xx: Number
+    down: Number
+    right: Number
+
+
+def scale(down: Number, across: Number) -> Transform:
+    """Stretch by these factors, from the corner at the top left."""
+    return Transform(down, 0.0, 0.0, across, 0.0, 0.0)
+
+
+def shift(down: Number, right: Number) -> Transform:
+    """Move by so many pixels. An image that is padded moves by the padding at its top and left."""
+    return Transform(1.0, 0.0, 0.0, 1.0, down, right)
+
+
+def crop(box: Any, size: Size) -> Transform:
+    """Cut out a `Box` and stretch it to a size (height, width) in pixels."""
+    top, left, height, width = (box[n] for n in range(4))
+    return compose(shift(-top, -left), scale(size[0] / height, size[1] / width))
+
+
+def flip(width: int) -> Transform:
+    """Mirror an image of this width in pixels left to right."""
+    return Transform(1.0, 0.0, 0.0, -1.0, 0.0, float(width))
+
+
+def rotate(degrees: Number, height: int, width: int) -> Transform:
+    """Turn an image of this size in pixels about its middle, counterclockwise as it is seen."""
+    library: Any = jnp if isinstance(degrees, jax.Array) else math
+    cos, sin = (f(degrees * (math.pi / 180)) for f in (library.cos, library.sin))
+    turn = Transform(cos, -sin, sin, cos, 0.0, 0.0)
+    return compose(shift(-height / 2, -width / 2), turn, shift(height / 2, width / 2))
+
+
+def compose(*transforms: Transform) -> Transform:
+    """One transform that does all of these, the first one first."""
+    a, *others = transforms
+    for b in others:
+        a = Transform(
+            b.yy * a.yy + b.yx * a.xy,
+            b.yy * a.yx + b.yx * a.xx,
+            b.xy * a.yy + b.xx * a.xy,
+            b.xy * a.yx + b.xx * a.xx,
+            *_apply(b, a.down, a.right),
+        )
+    return a
+
+
+def inverse(transform: Transform) -> Transform:
+    """The transform that undoes another one, which must not flatten the image to a line."""
+    t = transform
+    area = t.yy * t.xx - t.yx * t.xy
+    back = Transform(t.xx / area, -t.yx / area, -t.xy / area, t.yy / area, 0.0, 0.0)
+    return compose(shift(-t.down, -t.right), back)
+
+
+def _apply(t: Transform, y: Array, x: Array) -> tuple[Array, Array]:
+    return t.yy * y + t.yx * x + t.down, t.xy * y + t.xx * x + t.right
+
+
+def _library(*values: Any) -> Any:
+    """`jax.numpy` where a value is of JAX, or else numpy."""
+    return jnp if any(isinstance(x, jax.Array) for x in jax.tree.leaves(values)) else np
+
+
+def move_points(points: Array, transform: Transform) -> Array:
+    """Where points [..., 2] go: [..., 2] float32, perhaps outside of the image."""
+    y, x = (points[..., n].astype(np.float32) for n in range(2))
+    return _library(y, transform).stack(_apply(transform, y, x), axis=-1).astype(np.float32)
+
+
+def move_boxes(boxes: Array, transform: Transform) -> Array:
+    """The upright boxes around where the corners of boxes [..., 4] go: [..., 4] float32, perhaps
+    outside of the image. All transforms but rotations give the exact box of what is inside.
+    """
+    xp = _library(boxes, transform)
+    top, left, bottom, right = (boxes[..., n].astype(np.float32) for n in range(4))
+    y, x = xp.stack([top, top, bottom, bottom]), xp.stack([left, right, left, right])
+    y, x = _apply(transform, y, x)
+    hull = [y.min(axis=0), x.min(axis=0), y.max(axis=0), x.max(axis=0)]
+    return xp.stack(hull, axis=-1).astype(np.float32)
+
+
+def clip_boxes(boxes: Array, size: Size) -> Array:
+    """What of boxes [..., 4] is in an image of a size (height, width): no area of those outside."""
+    xp = _library(boxes)
+    return xp.stack([xp.clip(boxes[..., n], 0.0, float(size[n % 2])) for n in range(4)], axis=-1)
+
+
+def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> Array:
+    """A mask [H, W] or [H, W, C] after a transform, on an image of a size (height, width): each
+    pixel is the one that its middle comes from, or `fill` where that lies outside.
+    """
+    xp, (height, width) = _library(mask, transform), mask.shape[:2]
+    y, x = (xp.arange(length, dtype=np.float32) + 0.5 for length in size)
+    y, x = _apply(inverse(transform), y.reshape(-1, 1), x.reshape(1, -1))
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    row, column = (xp.clip(xp.floor(v), 0, n - 1) for v, n in ((y, height), (x, width)))
+    pixels = mask[row.astype(np.int32), column.astype(np.int32)]
+    inside = inside.reshape(*size, *(1 for _ in mask.shape[2:]))
+    return xp.where(inside, pixels, xp.asarray(fill, mask.dtype))
+
+
+def mask_fill(kind: str) -> int | None:
+    """What a kind of masks is filled with: 255 of `mask:255`, 0 of `mask`; None of other kinds."""
+    name, _, fill = kind.partition(":")
+    return int(fill or 0) if name == "mask" else None
+
+
+def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size) -> dict[str, Any]:
+    """One example's targets after a transform of its image; boxes are clipped to it, points not.
+
+    Args:
+      targets: arrays by name; those that `moves` does not name stay as they are.
+      moves: the kind of each target that moves with the image, by name; see the module.
+      transform: of the image.
+      size: (height, width) of the image afterwards, in pixels.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    moved = {}
+    for name, kind in moves.items():
+        if (fill := mask_fill(kind)) is not None:
+            moved[name] = move_mask(targets[name], transform, size, fill)
+        elif kind == "points":
+            moved[name] = move_points(targets[name], transform)
+        elif kind == "boxes":
+            moved[name] = clip_boxes(move_boxes(targets[name], transform), size)
+        else:
+            raise ValueError(f"{name} is to move as {kind!r}, not as boxes, points or mask")
+    return targets | moved
+
+
+def train_box(
+    random: np.random.Generator, height: int, width: int, image_size: int, augment: Any
+) -> Box:
+    """The box that `config.augment` asks for while training: of one of its random crops, or else
+    the whole middle square.
+
+    Args:
+      random: the example's own generator.
+      height, width, image_size: pixels of the image and of the network's input.
+      augment: `config.augment`; `random_resized_crop` and `scale_jitter` are used.
+    """
+    if augment.random_resized_crop.scale:
+        return crop_box(random, height, width, **augment.random_resized_crop)
+    if augment.scale_jitter:
+        return jitter_box(random, height, width, image_size, augment.scale_jitter)
+    return eval_box(height, width, image_size)
+
+
+def crop_box(
+    random: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+    """Draw the box of a random resized crop, by torchvision's rule for RandomResizedCrop.
+
+    Its share of the area is uniform in `scale`, the logarithm of its width over its height uniform
+    in that of `ratio`; where ten tries do not fit the image, it is the largest box in the middle
+    with a ratio in that range.
+    """
+    for _ in range(TRIES):
+        share = random.uniform(*scale)
+        aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w, fits = crop_size(share, aspect, height, width)
+        if fits:
+            top, left = random.integers(height - h + 1), random.integers(width - w + 1)
+            return int(top), int(left), int(h), int(w)
+    return middle_box(height, width, ratio)
+
+
+def crop_size(share: Array, aspect: Array, height: int, width: int) -> tuple[Array, Array, Array]:
+    """Height and width in whole pixels of a box with a share of an image's area and an aspect ratio
+    (width over height), and whether it fits the image; all of one shape.
+    """
+    xp = _library(share, aspect)
+    area = height * width * share
+    w, h = xp.round(xp.sqrt(area * aspect)), xp.round(xp.sqrt(area / aspect))
+    return h, w, (w > 0) & (w <= width) & (h > 0) & (h <= height)
+
+
+def middle_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """The largest box in the middle whose width over height lies in a range."""
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def jitter_box(
+    random: np.random.Generator, height: int, width: int, image_size: int, sides: tuple[int, int]
+) -> Box:
+    """Draw the box of VGG's scale jitter: what a crop of `image_size` covers once the shorter side
+    is a random S in `sides`.
+
+    Raises:
+      ValueError: the crop would be larger than the smallest S.
+    """
+    least, most = sides
+    if image_size > least:
+        raise ValueError(
+            f"augment.scale_jitter begins at {least} pixels, less than the {image_size} of the crop"
+        )
+    side = max(1, round(min(height, width) * image_size / random.integers(least, most + 1)))
+    top, left = (int(random.integers(length - side + 1)) for length in (height, width))
+    return top, left, side, side
+
+
+def eval_box(height: int, width: int, image_size: int, crop_ratio: float = 1.0) -> Box:
+    """The middle square that is left when the shorter side is resized to `image_size / crop_ratio`,
+    rounded down, and the middle kept.
+
+    With 224 and 0.875 that is the papers' 224 of 256. The square is rounded to whole pixels.
+    """
+    side = max(1, round(min(height, width) * image_size / math.floor(image_size / crop_ratio)))
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def whole_box(
+    height: int, width: int, scale: int, step: int, longest: int
+) -> tuple[Box, tuple[int, int]]:
+    """The part of an image that is left when its longer side is cut in the middle, and the size
+    (height, width) to resize it to.
+
+    Args:
+      height, width: of the image, in pixels.
+      scale: of the shorter side, after resizing.
+      step: the longer side is `scale` and a whole number of these.
+      longest: the longer side is at most so many times the shorter.
+    """
+    shorter, longer = sorted((height, width))
+    room = min(round(longer * scale / shorter), longest * scale) - scale
+    long_size = scale + room // step * step
+    kept = min(longer, round(shorter * long_size / scale))
+    start = (longer - kept) // 2
+    if height <= width:
+        return (0, start, height, kept), (scale, long_size)
+    return (start, 0, kept, width), (long_size, scale)

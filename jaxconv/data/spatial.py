@@ -1,0 +1,172 @@
+"""Augmentations that move pixels, jitted and on the device: a random crop, padding, a mirror.
+
+Each draws one transform an example (data/geometry.py) and applies it to the image and to all that
+`moves` names. Whole-pixel moves of images and masks are slices, which are faster than a resampling.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.data import geometry
+from jaxconv.data.geometry import NO_MOVES, Moves, Transform
+from jaxconv.data.interface import Batch, example_keys
+
+Range = Sequence[float]
+
+
+def uniform(
+    keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()
+) -> jax.Array:
+    """[B, *shape] uniform draws, for one use of the examples' keys."""
+    number = zlib.crc32(name.encode())
+    return jax.vmap(
+        lambda k: jax.random.uniform(jax.random.fold_in(k, number), shape, minval=low, maxval=high)
+    )(keys)
+
+
+def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
+    """A whole number from 0 to count - 1, of a uniform draw."""
+    return jnp.minimum(jnp.floor(share * count), count - 1)
+
+
+def draw_boxes(
+    keys: jax.Array, height: int, width: int, scale: Range, ratio: Range
+) -> tuple[jax.Array, jax.Array]:
+    """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten
+    tries fits [B]; as `geometry.crop_box`, which draws only as many as it needs.
+    """
+    share = uniform(keys, "area", *scale, shape=(geometry.TRIES,))
+    log_ratio = jnp.log(jnp.array(ratio, jnp.float32))
+    aspect = jnp.exp(
+        log_ratio[0]
+        + (log_ratio[1] - log_ratio[0]) * uniform(keys, "aspect", shape=(geometry.TRIES,))
+    )
+    h, w, fits = geometry.crop_size(share, aspect, height, width)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    w, h = (jnp.take_along_axis(size, first, axis=1)[:, 0] for size in (w, h))
+    top, left = (
+        _whole(uniform(keys, "top"), height - h + 1),
+        _whole(uniform(keys, "left"), width - w + 1),
+    )
+    return jnp.stack([top, left, h, w], axis=1), jnp.any(fits, axis=1)
+
+
+def _move_targets(
+    batch: Batch,
+    moves: Moves,
+    transform: Callable[[jax.Array], Transform],
+    drawn: jax.Array,
+    slices: Callable[[jax.Array, int], jax.Array] | None = None,
+) -> Batch:
+    """The targets that `moves` names, moved by one transform an example: `transform` of its part of
+    what was drawn [B, ...].
+
+    Where the transforms move by whole pixels, `slices` does the same to masks [B, H, W, ...], given
+    what to fill them with.
+    """
+    fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()} if slices else {}
+    sliced = {name: slices(batch[name], fill) for name, fill in fills.items() if fill is not None}
+    rest = {name: kind for name, kind in moves.items() if name not in sliced}
+    size = batch["image"].shape[1:3]
+
+    def move(targets: Batch, one: jax.Array) -> Batch:
+        return geometry.move(targets, rest, transform(one), size)
+
+    return sliced | jax.vmap(move)({name: batch[name] for name in rest}, drawn)
+
+
+def _crop(batch: Batch, boxes: jax.Array, moves: Moves) -> Batch:
+    """Cut out one box [B, 4] (top, left, height, width) an example and stretch it to the size of
+    the images [B, H, W, C] uint8, linearly.
+    """
+    image = batch["image"]
+    size = jnp.array(image.shape[1:3], jnp.float32)
+
+    def one(pixels: jax.Array, box: jax.Array) -> jax.Array:
+        scale = size / box[2:]
+        return jax.image.scale_and_translate(
+            pixels, pixels.shape, (0, 1), scale, -box[:2] * scale, "linear", antialias=False
+        )
+
+    stretched = jax.vmap(one)(image.astype(jnp.float32), boxes)
+    stretched = jnp.clip(jnp.round(stretched), 0, 255).astype(image.dtype)
+    transform = partial(geometry.crop, size=image.shape[1:3])
+    return batch | {"image": stretched} | _move_targets(batch, moves, transform, boxes)
+
+
+def random_resized_crop(
+    key: jax.Array, batch: Batch, scale: Range, ratio: Range, moves: Moves = NO_MOVES
+) -> Batch:
+    """Stretch a random part of each image [B, H, W, C] to its whole size; see `geometry.crop_box`
+    for `scale` and `ratio`, and data/geometry.py for `moves`.
+    """
+    h, w = batch["image"].shape[1:3]
+    boxes, fits = draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
+    middle = jnp.array(geometry.middle_box(h, w, ratio), jnp.float32)
+    return _crop(batch, jnp.where(fits[:, None], boxes, middle.reshape(1, 4)), moves)
+
+
+def scale_jitter(
+    key: jax.Array, batch: Batch, sides: Sequence[int], moves: Moves = NO_MOVES
+) -> Batch:
+    """Enlarge each image [B, H, W, C] so that its shorter side is a random one in `sides`, and crop
+    it to its old size at random; see data/geometry.py for `moves`.
+    """
+    h, w = batch["image"].shape[1:3]
+    keys = example_keys(key, batch["position"])
+    side = jnp.minimum(sides[0] + _whole(uniform(keys, "side"), sides[1] - sides[0] + 1), sides[1])
+    height, width = (jnp.round(length * min(h, w) / side) for length in (h, w))
+    top, left = (
+        _whole(uniform(keys, "top"), h - height + 1),
+        _whole(uniform(keys, "left"), w - width + 1),
+    )
+    return _crop(batch, jnp.stack([top, left, height, width], axis=1), moves)
+
+
+def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES) -> Batch:
+    """Move every image [B, H, W, C] by up to `pixels` each way; what comes in from outside is
+    black. See data/geometry.py for `moves`.
+    """
+    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
+        example_keys(key, batch["position"])
+    )
+
+    def slices(images: jax.Array, fill: int) -> jax.Array:
+        rest, border = images.shape[3:], (pixels, pixels)
+        padded = jnp.pad(
+            images, ((0, 0), border, border, *((0, 0) for _ in rest)), constant_values=fill
+        )
+
+        def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
+            start = (corner[0], corner[1], *(0 for _ in rest))
+            return jax.lax.dynamic_slice(image, start, images.shape[1:])
+
+        return jax.vmap(crop)(padded, corners)
+
+    def transform(corner: jax.Array) -> Transform:
+        return geometry.shift(*(pixels - corner).astype(jnp.float32))
+
+    image = slices(batch["image"], 0)
+    return batch | {"image": image} | _move_targets(batch, moves, transform, corners, slices)
+
+
+def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
+    """Mirror every other image [B, H, W, C] left to right, by a coin an example; see
+    data/geometry.py for `moves`.
+    """
+    heads = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["position"]))
+
+    def slices(images: jax.Array, _: int) -> jax.Array:
+        chosen = heads.reshape(-1, *(1 for _ in images.shape[1:]))
+        return jnp.where(chosen, images[:, :, ::-1], images)
+
+    def transform(head: jax.Array) -> Transform:
+        mirrored, same = geometry.flip(batch["image"].shape[2]), geometry.shift(0.0, 0.0)
+        return jax.tree.map(partial(jnp.where, head), mirrored, same)
+
+    image = slices(batch["image"], 0)
+    return batch | {"image": image} | _move_targets(batch, moves, transform, heads, slices)
