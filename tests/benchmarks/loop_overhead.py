@@ -97,7 +97,7 @@ def loops(batch_size):
             folder = Path(folder)
             logs = MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True)
             outputs = Outputs(Checkpoints(folder / "c"), *logs, Profiler(folder, ""), Preemption(1))
-            run._steps(run.first_state(), {"pending": [], "best": {}}, 0, outputs)
+            run._steps(run.first_state(), {"pending": [], "best": {}, "gone": []}, 0, outputs)
             outputs.checkpoints.close()
             outputs.metrics_log.close()
         return run.calls[1].seconds()
