@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         goes_on = {
-            "train": "; the same command goes on from the last checkpoint",
-            "sweep": "; the same command goes on",
+            "train": "; the same command resumes from the last checkpoint",
+            "sweep": "; the same command resumes",
         }
         after = goes_on | {"prepare": "; the same command starts again"}
         print(f"jaxconv: interrupted{after.get(argv[0], '')}", file=sys.stderr)

@@ -108,7 +108,7 @@ def names_of(module: str) -> Callable[[str], Any]:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is {new} now; the old name goes away in 0.4", DeprecationWarning, 3)
+    warnings.warn(f"{old} is {new} now; the old name goes away in 0.2", DeprecationWarning, 3)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

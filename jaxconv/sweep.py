@@ -102,7 +102,7 @@ def sweep(
     print(markdown(rows))
     print(f"workdir: {folder}")
     if stopped:
-        log.warning("told to stop; the same command goes on")
+        log.warning("told to stop; the same command resumes")
         return PREEMPTED
     return 1 if any(row["state"] == "failed" for row in rows) else 0
 

@@ -7,7 +7,7 @@
 #   ./launch/sweep.sh ... --launcher=print > commands.txt                       the commands alone
 #   ./launch/sweep.sh ... --table                                               the table and the plot of what there is
 #
-# The same command goes on with what is not finished; a sweep that is preempted (exit code 75) is started again.
+# The same command resumes what is not finished; a sweep that is preempted (exit code 75) is started again.
 # --extras=NAMES  extras of jaxconv to install, such as cuda for an NVIDIA GPU, tpu, or cuda,fast; each choice has a .venv of its own
 # --install_only  make .venv and stop
 # --restarts=N    times that a preempted sweep is started again (100)

@@ -16,7 +16,8 @@ import pytest
 import jaxconv
 from jaxconv import moved
 from jaxconv.checks import check_config
-from tests.conftest import ROOT
+from jaxconv.run import train
+from tests.conftest import ROOT, tiny_config
 
 # What jaxconv needs to train, and a plain JAX image does not have.
 HEAVY = (
@@ -195,6 +196,41 @@ def test_readme_s_python_runs():
     check_config(space["get_config"]())
     assert int(space["state"].step) == 1 and space["logits"].shape == (2, 10)
     assert space["heat"].shape == (2, 32, 32) and space["shares"].shape == (2, 32, 32, 3)
+
+
+def test_contributing_s_task_network_and_source_train_together(tmp_path):
+    """Its blocks in one file, each of at most ten lines of its own."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        own = [line for line in block.splitlines() if line and not re.match("import|from", line)]
+        assert len(own) <= 10, block
+    (tmp_path / "mine.py").write_text("\n".join(blocks))
+    names = {"task": "Brightness", "model": "Mean"}
+    changes = {f"{key}__name": f"{tmp_path}/mine.py:{name}" for key, name in names.items()}
+    source = f"{tmp_path}/mine.py:greys"
+    config = tiny_config(**changes, data__source=source, optimizer__learning_rate=0.3, steps=40)
+    result = train(config, str(tmp_path / "run"))
+    assert result["examples"] == 64 and result["error"] < 0.25
+    assert "mine.py" in str([*(tmp_path / "run" / "code").iterdir()])
+
+
+@pytest.mark.parametrize("room", ["train", "evaluation", "commands", "look", "report"])
+def test_the_engine_knows_no_task_by_name(room):
+    from jaxconv.tasks import TASKS
+
+    for path in (ROOT / "jaxconv" / room).rglob("*.py"):
+        imported = [name for name in imports(path) if name.startswith("jaxconv.tasks.")]
+        assert all(name in ("jaxconv.tasks.labels", "jaxconv.tasks.task") for name in imported), (
+            path
+        )
+        words = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert not set(words) & set(TASKS), path
 
 
 def test_readme_s_nnx_bridge():

@@ -2,6 +2,7 @@
 on with.
 """
 
+import dataclasses
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from jaxconv.errors import UserError
 from jaxconv.grid import MOST_RUNS, make_grid, make_trials, name_of, parse_grid, read_grid
 from jaxconv.results import markdown, over_seeds, renewed, standing
 from jaxconv.sweep import Termination, run_once, sweep
+from jaxconv.tasks import find_task
 from tests.conftest import (
     ROOT,
     TINY,
@@ -249,6 +251,7 @@ def test_standing_and_table(tmp_path, some_trials):
         "best_top1": 0.9,
         "images_per_second": 200.0,
         "why": "",
+        "figure": dataclasses.asdict(find_task("classification").figures[0]),
     }
     assert (
         rows[4]["why"] == "the loss became nan" and rows[5]["loss"] is None and rows[5]["step"] == 0

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     train = commands.add_parser(
         "train",
-        help="train a network as a config says, or go on where a run was left",
+        help="train a network as a config says, or resume where a run was left",
         epilog="Any key of the config is set by --config.KEY=VALUE, such as "
         "--config.optimizer.learning_rate=0.05.",
     )
@@ -129,7 +129,7 @@ def _add_sweep(commands: Any) -> None:
         help="train every combination of some keys of the config, and compare them in a table and "
         "a "
         "plot",
-        epilog="The same command goes on with what is not finished. Any key is set for all runs by "
+        epilog="The same command resumes what is not finished. Any key is set for all runs by "
         "--config.KEY=VALUE.",
     )
     sweep.add_argument(
@@ -177,7 +177,7 @@ def _stop_at_once(*_: Any) -> None:
     """For SIGTERM before the first step and after the last, when there is nothing to save; between
     them `Preemption` takes over.
     """
-    os.write(2, b"jaxconv: stopped by SIGTERM, with nothing to save; the same command goes on\n")
+    os.write(2, b"jaxconv: stopped by SIGTERM, with nothing to save; the same command resumes\n")
     os._exit(PREEMPTED)
 
 

@@ -189,7 +189,7 @@ class Arrays(Source):
             object.__setattr__(self, "values", {"label": self.values})
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(next(iter(self.values.values()), self.images))
 
     @property
     def labels(self) -> np.ndarray:

@@ -313,7 +313,7 @@ class GroupedLoader:
         return len(self._reader.damaged)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once, in the order in which batches fill up: `image`, `label`, `index` and
+        """Every example once, in the order in which batches fill up: `image`, targets, `index` and
         `mask`.
         """
         groups: dict[tuple[int, ...], list[Mapping[str, Any]]] = collections.defaultdict(list)

@@ -36,7 +36,8 @@ def result(run: RunReport) -> list[Any]:
         name.removeprefix(prefix): value
         for name, value in found.result.items()
         if name.startswith(prefix)
-    } | task.more_figures(found.outcomes)
+    }
+    values |= task.joint_figures(found.outcomes) | task.more_figures(found.outcomes)
     between = task.intervals(found.outcomes, 1000)
     rows, items = [("figure", "value", "from", "to")], []
     for figure in task.figures:

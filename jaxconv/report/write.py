@@ -23,7 +23,7 @@ from jaxconv.report import network_sections, sections
 from jaxconv.report.document import Section
 from jaxconv.report.sections import Memo, RunReport, newest_checkpoint, read_run
 from jaxconv.results import figure_of, log_of, over_seeds, renewed, run_table, seed_table
-from jaxconv.tasks import Task, find_task
+from jaxconv.tasks import Figure, Task, find_task
 from jaxconv.train.workdir import in_use, opened_config, read_json, read_metrics
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,8 @@ def _runs(sweep: Sweep) -> list[Any]:
         parts.insert(
             0,
             Text(
-                f"The best {figure.title} so far is {figure.show(best)}, of {ranked[0]['run']}.",
+                f"The {_best(figure)} {figure.title} so far is {figure.show(best)}, of "
+                f"{ranked[0]['run']}.",
                 strong=True,
             ),
         )
@@ -235,6 +236,10 @@ def _runs(sweep: Sweep) -> list[Any]:
         )
     failed = [(row["run"], row["why"]) for row in sweep.rows if row["state"] == "failed"]
     return [*parts, Table("Failed", [("run", "why"), *failed], texts=2)] if failed else parts
+
+
+def _best(figure: Figure) -> str:
+    return "highest" if figure.higher else "lowest"
 
 
 def _badness(row: dict[str, Any]) -> float:
@@ -272,9 +277,10 @@ def _curves(sweep: Sweep) -> list[Any]:
     ]
     if not charts:
         raise LeftOutError("no run has logged a number yet")
-    title = figure_of(sweep.rows[0]).title
+    figure = figure_of(sweep.rows[0])
     said = (
-        f"The {len(names)} runs with the best {title} so far, of {len(begun):,} that have begun; "
+        f"The {len(names)} runs with the {_best(figure)} {figure.title} so far, of "
+        f"{len(begun):,} that have begun; "
         "the table above has all."
     )
     return [*([Text(said)] if len(names) < len(begun) else []), *charts]

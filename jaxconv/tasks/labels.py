@@ -20,6 +20,8 @@ from jaxconv.tasks.classification.losses import (
 )
 from jaxconv.tasks.task import Batch, masked_sum
 
+__all__ = ["LabelLoss", "LabelMeasure", "cross_entropy", "mix_labels", "objective", "target_of"]
+
 # (logits [N, K], label [N] or shares [N, K]) -> [N].
 LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -232,7 +232,7 @@ class Checkpoints:
     def _move_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():
             log.warning(
-                "checkpoint of step %d is damaged (%s); going on from step %d", step, why, used
+                "checkpoint of step %d is damaged (%s); resuming from step %d", step, why, used
             )
         if damaged and not self._options.read_only:
             self._manager.close()

@@ -122,7 +122,7 @@ def _kept(workdir: Path) -> dict[str, _Copy]:
         }
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart",
+            f"{path}: cannot be read ({error}); bring it back, or start anew with --restart",
             exit_code=1,
         ) from error
 

@@ -144,7 +144,7 @@ class Run:
             raise UserError(
                 f"--workdir={self.folder}: the run has done {done} steps, more than the "
                 f"{self.built.total_steps} asked for; "
-                "evaluate it, or begin anew by --restart",
+                "evaluate it, or start anew with --restart",
                 exit_code=1,
             )
         return state, host

@@ -20,8 +20,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.models.network import AUXILIARY
-from jaxconv.tasks.classification.losses import cross_entropy
-from jaxconv.tasks.labels import LabelLoss, LabelMeasure
+from jaxconv.tasks.labels import LabelLoss, LabelMeasure, cross_entropy
 from jaxconv.tasks.labels import objective as of_labels
 from jaxconv.train.state import TrainState, named_key, update_ema
 

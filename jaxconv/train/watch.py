@@ -81,7 +81,7 @@ class MetricsLog:
         except OSError as error:
             raise UserError(
                 f"{self._workdir}: cannot be written ({error.strerror or error}); "
-                "once it can, the same command goes on from the last checkpoint",
+                "once it can, the same command resumes from the last checkpoint",
                 exit_code=1,
             ) from error
 

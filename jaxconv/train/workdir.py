@@ -131,7 +131,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
         if (workdir / "checkpoints").exists():
             raise UserError(
                 f"--workdir={workdir}: holds checkpoints but no config.json, so that nobody knows "
-                "of what; move them aside by --restart",
+                "of what; move them aside with --restart",
                 exit_code=1,
             )
         return
@@ -144,7 +144,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
         )
         raise UserError(
             f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, "
-            "or move that run aside by --restart",
+            "or move that run aside with --restart",
             exit_code=1,
         )
 
@@ -167,9 +167,9 @@ def saved_config(workdir: Path) -> ConfigDict:
         check_config(config, with_task=not is_own(config.task.name))
     except UserError as error:
         raise UserError(
-            f"--workdir={workdir}: holds a run that this version of jaxconv cannot go on with "
+            f"--workdir={workdir}: holds a run that this version of jaxconv cannot resume "
             f"({error}); take the version in its "
-            "versions.json, give another folder, or move that run aside by --restart",
+            "versions.json, give another folder, or move that run aside with --restart",
             exit_code=1,
         ) from error
     return config
@@ -216,14 +216,14 @@ def saved_data(workdir: Path) -> dict[str, Any]:
         <= found.keys()
     ):
         raise UserError(
-            f"{workdir / 'data.json'}: is damaged; bring it back, or begin anew by --restart",
+            f"{workdir / 'data.json'}: is damaged; bring it back, or start anew with --restart",
             exit_code=1,
         )
     if found["layout"] != LAYOUT:
         raise UserError(
             f"--workdir={workdir}: holds parameters under the names of layout {found['layout']}, "
             f"and this version has layout {LAYOUT}; "
-            "go on with the version in versions.json, or begin anew by --restart",
+            "go on with the version in versions.json, or start anew with --restart",
             exit_code=1,
         )
     return found
@@ -247,7 +247,7 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
             raise UserError(
                 f"--workdir={workdir}: the data has changed since the run began: {key} was "
                 f"{short(before.get(key))}, now it is "
-                f"{short(description[key])}; bring it back, or begin anew by --restart",
+                f"{short(description[key])}; bring it back, or start anew with --restart",
                 exit_code=1,
             )
 
@@ -304,7 +304,7 @@ def read_json(path: Path, kind: type) -> Any:
         return value
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); bring it back, or begin anew by --restart",
+            f"{path}: cannot be read ({error}); bring it back, or start anew with --restart",
             exit_code=1,
         ) from error
 

@@ -29,6 +29,7 @@ import jax
 import jax.export
 import numpy as np
 
+from jaxconv.config import default_config
 from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
@@ -123,7 +124,7 @@ class Predictor:
         """What `predict` says of one example, see `Task.describe`; where the code of a task of
         one's own is not here, the arrays as they are.
         """
-        name = self.description.get("task", "classification")
+        name = self.description.get("task") or default_config().task.name
         task = find_task(name) if name in TASKS else Task
         return task.describe(served, self.description, top)
 

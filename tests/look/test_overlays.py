@@ -11,6 +11,7 @@ from jaxconv.inspect.attribution import integrated_gradients, occlusion
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import from_text
+from jaxconv.tasks import open_task
 from jaxconv.train.transforms import make_transforms
 
 
@@ -113,7 +114,14 @@ def test_what_speaks_for_a_class_of_texts_by_construction():
     (layer,) = variables["params"]
     variables = {"params": {layer: {"kernel": kernel, "bias": np.zeros(2, np.float32)}}}
     looked = OpenedNetwork(
-        "counts", model, variables, make_transforms(config, data)[1], ("none", "many"), config, data
+        "counts",
+        model,
+        variables,
+        make_transforms(config, data)[1],
+        open_task(config, data),
+        ("none", "many"),
+        config,
+        data,
     )
     element = encode_text("aababaa", 12, "ab")
     x, said = looked.inputs(element[None]), np.array([1])

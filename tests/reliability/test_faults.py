@@ -102,7 +102,7 @@ def test_a_full_disk_ends_the_log_with_a_line(tmp_path, result):
         process,
         1,
         f"{workdir}: cannot be written (File too large)",
-        "goes on from the last checkpoint",
+        "resumes from the last checkpoint",
     )
     again = command(*run)
     assert again.returncode == 0 and again.stdout.splitlines()[-1] == result, again.stderr

@@ -27,11 +27,12 @@ from jaxconv.inspect import zeiler
 from jaxconv.inspect.zeiler import patches_figure
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.look.overlays import attribution_figure
-from jaxconv.models.configured import build_model
 from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report import write as report
 from jaxconv.run import train
+from jaxconv.tasks import open_task
+from jaxconv.tasks.classification import sections as class_sections
 from jaxconv.tasks.classification.outcomes import Outcomes
 from jaxconv.train.transforms import make_transforms
 from jaxconv.train.workdir import locked, read_metrics
@@ -438,7 +439,7 @@ def test_watch_evaluates_a_checkpoint_once(tmp_path, monkeypatch, same_drawings)
     for module, name in (
         (sections, "evaluate_run"),
         (network_sections, "integrated_gradients"),
-        (network_sections, "accuracy_of_classes"),
+        (class_sections, "accuracy_of_classes"),
     ):
         count(module, name)
     with locked(folder):
@@ -559,7 +560,8 @@ def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
             {},
         )
     data = {**describe(source), "train_examples": 1_281_167, "eval_examples": 50_000}
-    model, (_, preprocess) = build_model(config.model, 1_000), make_transforms(config, data)
+    task = open_task(config, data)
+    model, (_, preprocess) = task.model(), make_transforms(config, data)
     variables = model.init(jax.random.key(0), np.zeros((1, 224, 224, 3), np.float32), train=False)
     logits = np.random.default_rng(1).normal(size=(len(source), 1_000)).astype(np.float32)
     logits[np.arange(len(source)), source.labels] += 4
@@ -578,11 +580,12 @@ def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
     run.once(
         "looked",
         lambda: OpenedNetwork(
-            "", model, variables, preprocess, source.class_names, config, data, tmp_path
+            "", model, variables, preprocess, task, source.class_names, config, data, tmp_path
         ),
     )
     run.once(
-        "evaluation", lambda: Evaluation("", "test", 1, View(), {}, outcomes, {}, source, lambda: 0)
+        "evaluation",
+        lambda: Evaluation("", "test", 1, View(), task, {}, outcomes, {}, source, lambda: 0),
     )
     (tmp_path / "versions.json").write_text("[]")
     text = report.render(run)

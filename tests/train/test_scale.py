@@ -279,7 +279,9 @@ def test_too_little_memory_is_one_line_with_what_to_change(
     tmp_path, one_device, monkeypatch, place
 ):
     """In the first step, in the first evaluation, and where the weights begin."""
-    monkeypatch.setattr(Parallel, place, exhausted if place == "init" else lambda *_: exhausted)
+    monkeypatch.setattr(
+        Parallel, place, exhausted if place == "init" else lambda *_, **__: exhausted
+    )
     with pytest.raises(
         UserError,
         match=r"out of memory: training takes about .* of a device "
