@@ -70,6 +70,11 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
 
     listening = listen(args.host, args.port)  # before a network is compiled for nothing
     looked = open_run(args.workdir, args.checkpoint) if args.workdir else None
+    if looked is not None and not looked.class_names:
+        raise UserError(
+            f"--workdir={args.workdir}: the run tells no classes apart, which the page shows; "
+            "jaxconv predict says what it makes of files"
+        )
     if not is_loopback(args.host):
         print(
             f"jaxconv: --host={args.host}: whoever reaches this machine on the network can use the "

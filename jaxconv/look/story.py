@@ -133,6 +133,10 @@ def of_run(workdir: str) -> StoryPoint:
     folder = expand(workdir)
     config, data = saved_config(folder), saved_data(folder)
     rows = [row for row in read_metrics(folder) if "eval/top1" in row]
+    if not data["class_names"]:
+        raise UserError(
+            f"--workdir={workdir}: the run tells no classes apart; the story is of their errors"
+        )
     if not rows:
         raise UserError(f"--workdir={workdir}: the run has not been evaluated yet", exit_code=1)
     name, last = config.model.name, rows[-1]

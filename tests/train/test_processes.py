@@ -266,3 +266,21 @@ def test_launchers_are_told_by_their_variables(monkeypatch):
     assert not processes._several()
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     assert processes._several()
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
+    """To both processes: the task looks at it, and one run of one process has the same figures."""
+    here = "tests.tasks.test_own_task"
+    flags = (f"--config.task.name={here}.Rounded", f"--config.data.source={here}.greys")
+    flags += (f"--config.parallel={mode}", "--config.steps=4", "--config.model.kwargs.filters=4")
+    codes, said = finish(start(tmp_path / "two", *flags))
+    assert codes == [0, 0], said
+    alone = command("train", f"--workdir={tmp_path / 'one'}", *TINY, STEPS, *flags)
+    results = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("two", "one")
+    ]
+    assert alone.returncode == 0, alone.stderr
+    assert results[0]["eval/spread"] == results[1]["eval/spread"] > 1
+    assert results[0]["eval/loss"] == pytest.approx(results[1]["eval/loss"], rel=1e-4)
