@@ -335,7 +335,7 @@ def test_damaged_checkpoint_is_one_warning(tmp_path):
         timeout=300,
     )
     assert again.returncode == 0 and "Traceback" not in again.stderr, again.stderr
-    assert again.stderr.count("is damaged") == 1 and "going on from step 8" in again.stderr
+    assert again.stderr.count("is damaged") == 1 and "resuming from step 8" in again.stderr
     assert command("evaluate", f"--workdir={tmp_path}").stdout == before
 
 

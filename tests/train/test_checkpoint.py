@@ -119,7 +119,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
         state, _ = checkpoints.restore(TARGETS)
     assert int(state.step) == 3
     assert (
-        "checkpoint of step 7 is damaged" in caplog.text and "going on from step 3" in caplog.text
+        "checkpoint of step 7 is damaged" in caplog.text and "resuming from step 3" in caplog.text
     )
     # The run comes to step 7 again, and writes it again; the damaged one is kept aside.
     checkpoints.save(7, state_at(7), {"note": "again"}, {})
