@@ -210,7 +210,7 @@ def test_contributing_s_task_network_and_source_train_together(tmp_path):
     names = {"task": "Brightness", "model": "Mean"}
     changes = {f"{key}__name": f"{tmp_path}/mine.py:{name}" for key, name in names.items()}
     source = f"{tmp_path}/mine.py:greys"
-    config = tiny_config(**changes, data__source=source, optimizer__learning_rate=0.3, steps=40)
+    config = tiny_config(**changes, data__source=source, optimizer__learning_rate=0.02, steps=40)
     result = train(config, str(tmp_path / "run"))
     assert result["examples"] == 64 and result["error"] < 0.25
     assert "mine.py" in str([*(tmp_path / "run" / "code").iterdir()])

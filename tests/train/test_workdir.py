@@ -103,7 +103,7 @@ def test_workdir_that_cannot_be_made(tmp_path):
     write_json(tmp_path / "config.json", {})
     with pytest.raises(
         UserError,
-        match="holds a run that this version of jaxconv cannot resume .*is missing.* with --restart",
+        match="holds a run that this version of jaxconv cannot resume .*is missing.*with --restart",
     ):
         saved_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
