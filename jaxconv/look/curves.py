@@ -44,7 +44,7 @@ def _panel_of(figure: Figure, task: type[Task]) -> Panel:
         (f"eval/{figure.key}", "eval", "thick"),
         (f"eval/ensemble_{figure.key}", "averaged", "dashed"),
     )
-    return figure.panel, "share" if figure.share else figure.unit, lines
+    return figure.panel, "share" if figure.share else figure.unit or "value", lines
 
 
 _LOOKS = {"thin": {"linewidth": 0.8}, "thick": {"linewidth": 2.0}, "dashed": {"linestyle": "--"}}

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from jaxconv.errors import UserError
+from jaxconv.evaluation.evaluation import evaluate_workdir
 from jaxconv.files import expand
+from jaxconv.run import train
 from jaxconv.train.watch import MetricsLog, Stopwatch
 from jaxconv.train.workdir import (
     begin_or_compare,
@@ -207,3 +209,25 @@ def test_stopwatch_stands_still_while_stopped(monkeypatch):
     watch.go_on()
     now[0] = 11.0
     assert watch.rate() == {"images_per_second": 10.0}
+
+
+def test_a_workdir_from_before_there_were_tasks_is_evaluated_and_resumed(tmp_path, one_device):
+    """Its config has no task, and names the metrics that are the first of the task today."""
+
+    def config_of(steps, **changes):
+        return tiny_config(steps=steps, optimizer__schedule__name="constant", **changes)
+
+    train(config_of(4), str(tmp_path), devices=one_device)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("task") == {"name": "classification", "kwargs": {}}
+    for section in (config["checkpoint"], config["optimizer"]["schedule"]):
+        assert section["metric"] == ""
+        section["metric"] = "eval/top1"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert evaluate_workdir(str(tmp_path), checkpoint="best")["step"] == 4
+    longer = train(config_of(8), str(tmp_path), devices=one_device)
+    whole = train(config_of(8), str(tmp_path / "whole"), devices=one_device)
+    assert longer == whole
+    with pytest.raises(UserError, match="checkpoint.metric .'eval/top1' there, 'eval/loss' here"):
+        changed = config_of(8, checkpoint__metric="eval/loss")
+        train(changed, str(tmp_path), devices=one_device)
