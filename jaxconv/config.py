@@ -234,7 +234,7 @@ def default_config() -> ConfigDict:
     log.every = 50  # steps between lines of metrics.jsonl
     log.tensorboard = True  # write TensorBoard files too
     log.progress = True  # show a progress bar, or lines where there is no terminal
-    log.report = True  # write report.html at the end, see look/report.py
+    log.report = True  # write report.html at the end, see report/write.py
 
     config.checkpoint = checkpoint = ConfigDict()
     # steps between checkpoints; 0: once an epoch. The last step is always kept

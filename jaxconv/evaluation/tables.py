@@ -5,10 +5,8 @@ from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
 from jaxconv.tasks import Figure, Task
+from jaxconv.tasks.task import CONFIDENCE
 from jaxconv.train.evaluate import mean_and_spread
-
-# Confidence of the intervals.
-CONFIDENCE = 0.95
 
 Record = dict[str, Any]
 Rows = list[tuple[str, str]]

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxconv.layers import BatchNorm, Conv, Dense, relu
 
 # The layout of parameter paths, which are public: one more whenever one of any network changes (see
-# interop/weights.py).
+# train/initial.py).
 LAYOUT = 1
 FEATURES, AUXILIARY = "features", "auxiliary"
 

@@ -25,6 +25,9 @@ from jaxconv.errors import UserError
 
 Batch = Mapping[str, jax.Array]
 
+# Of intervals.
+CONFIDENCE = 0.95
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
@@ -220,7 +223,7 @@ class Task:
           examples: how many.
           kept: what `keep` kept of each example, in order, where `keeps` says so.
         """
-        return {name: float(value / examples) for name, value in sums.items()}
+        return means(sums, examples, kept)
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Any:
         """What a network makes of every example of a set, to be asked for more than the figures.
@@ -386,6 +389,13 @@ class Measured:
         return len(self.index)
 
 
+def means(
+    sums: Mapping[str, np.ndarray], examples: int, kept: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
+    """The figures of a task that measures means, see `Task.finish`."""
+    return {name: float(value / examples) for name, value in sums.items()}
+
+
 def masked_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
     """The sum over the examples [B, ...] that count; `where`, since a filler's value may be
     infinite.
@@ -395,7 +405,7 @@ def masked_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def bootstrap_means(
-    values: Mapping[str, np.ndarray], resamples: int, seed: int = 0, confidence: float = 0.95
+    values: Mapping[str, np.ndarray], resamples: int, seed: int = 0, confidence: float = CONFIDENCE
 ) -> dict[str, tuple[float, float]]:
     """(low, high) of the mean of each of the values [N], by the bootstrap: percentiles of the means
     of so many resamples of the examples (Efron and Tibshirani 1993, chapter 13).

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv.tasks.task import means
 from jaxconv.train.ensemble import Members
 from jaxconv.train.parallel import Parallel
 
@@ -17,13 +18,6 @@ _AHEAD = 3
 
 # (sums, examples, kept) -> figures, see `Task.finish`.
 Finish = Callable[[Mapping[str, np.ndarray], int, Mapping[str, np.ndarray] | None], dict]
-
-
-def means(
-    sums: Mapping[str, np.ndarray], examples: int, kept: Mapping[str, np.ndarray] | None = None
-) -> dict[str, float]:
-    """The figures of a task that measures means."""
-    return {name: float(value / examples) for name, value in sums.items()}
 
 
 def evaluate(

@@ -16,8 +16,8 @@ from jaxconv.tasks.classification.outcomes import (
     per_example,
     within,
 )
+from jaxconv.tasks.task import CONFIDENCE
 
-CONFIDENCE = 0.95
 # Values of the matrix of resamples that are worked off at once: 32 MB.
 _AT_ONCE = 2**23
 

@@ -68,16 +68,12 @@ class Classification(Task):
     def check(self) -> None:
         """Raise UserError unless the examples have labels, and loss and metrics can be used."""
         super().check()
-        for key in ("checkpoint", "optimizer.schedule"):
-            *parents, last = f"{key}.metric".split(".")
-            section = self.config
-            for parent in parents:
-                section = section[parent]
-            if section[last] == f"eval/top{TOP}" and self.outputs <= TOP:
-                raise UserError(
-                    f"config.{key}.metric is {section[last]!r}, and there are {self.outputs} "
-                    f"classes; it is measured where there are more than {TOP}"
-                )
+        metrics = (self.config.checkpoint.metric, self.config.optimizer.schedule.metric)
+        if f"eval/top{TOP}" in metrics and self.outputs <= TOP:
+            raise UserError(
+                f"config.checkpoint.metric or config.optimizer.schedule.metric is eval/top{TOP}, "
+                f"which is measured of more than {TOP} classes; there are {self.outputs}"
+            )
         self.make_loss({})
         own_metrics(self.config.eval.metrics, self.outputs)
 
