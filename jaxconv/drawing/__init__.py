@@ -1,1 +1,1 @@
-"""What pictures and pages are drawn with: the sheet, an example on it, the parts of a page."""
+"""Drawing primitives for figures and pages: the sheet, examples, and the parts of a page."""

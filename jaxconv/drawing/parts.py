@@ -1,5 +1,6 @@
-"""What a page is made of, as data: text, numbers, tables, pictures, charts. How it looks is
-`report/document.py`'s.
+"""The parts of a page as data: text, numbers, tables, pictures and charts.
+
+`report/document.py` renders them.
 """
 
 import base64
@@ -8,16 +9,15 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-# Letters up to which a drawing stays one, sharp at any size; a larger one becomes pixels, if they
-# take less. And up to which pixels are stored without loss: more are of photographs, and are a
-# third as WebP of this quality.
+# Up to `_SMALL` characters a figure stays an SVG; a larger one becomes a PNG if that is smaller.
+# Above `_LARGE` the pixels are mostly photographs: WebP of this quality takes a third.
 _SMALL, _LARGE, _QUALITY = 150_000, 500_000, 95
 _DPI = 150
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph; `strong` for what should be seen first."""
+    """A paragraph; `strong` emphasizes it."""
 
     text: str
     strong: bool = False
@@ -25,23 +25,24 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Numbers in large type: (what, number, small print) each."""
+    """Numbers in large type, each as (label, number, small print)."""
 
     items: Sequence[tuple[str, str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts.
+    """A table of strings.
 
     Attributes:
-      caption: what it shows.
-      rows: of texts; the first is the header, and the first cell of every other names its row.
-      texts: columns from the left that are texts; the others are numbers, set to the right.
-      marked: numbers of rows, the header being 0, that stand out.
-      mark: what makes them stand out, in a word.
-      folded: it is shown when asked for.
-      sortable: its header's cells sort it.
+      caption: what the table shows.
+      rows: rows of strings; the first is the header, and the first cell of each other row names it.
+      texts: the number of columns from the left that are text; the others are right-aligned
+        numbers.
+      marked: indices of highlighted rows; the header is row 0.
+      mark: the reason for the highlight, in a word.
+      folded: whether the table is collapsed at first.
+      sortable: whether a click on a header cell sorts the table.
     """
 
     caption: str
@@ -59,9 +60,9 @@ class Picture:
 
     Attributes:
       source: a data URI.
-      alt: says what it shows, with its numbers, to whom cannot see it.
-      width, height: in CSS pixels.
-      folded: it is shown when asked for, by this text; always where it is empty.
+      alt: alternative text, with the numbers in the picture.
+      width, height: size in CSS pixels.
+      folded: the label that expands the collapsed picture; always shown if empty.
     """
 
     source: str
@@ -73,13 +74,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A line of a chart: `ys` at `xs`, None where there is no number.
+    """A line of a chart: `ys` at `xs`, None where a value is missing.
 
     Attributes:
-      label: in the legend; empty for the edge of a band.
-      number: of its colour, from 0.
-      look: `thin`, `thick`, `dashed`, or `edge`, of which two after one another are the upper and
-        lower of a band.
+      label: label in the legend; empty for the edge of a band.
+      number: index of the colour, from 0.
+      look: `thin`, `thick`, `dashed`, or `edge`. Two consecutive edges are the upper and lower
+        bounds of a band.
     """
 
     label: str
@@ -91,7 +92,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Lines against a common x; all charts of a page are zoomed together."""
+    """Lines over a common x axis; all charts of a page zoom together."""
 
     title: str
     unit: str
@@ -100,14 +101,12 @@ class Chart:
 
 
 def picture(figure: Any, alt: str, folded: str = "") -> Picture:
-    """A matplotlib figure as a picture: a drawing where it holds no images and is small, else
-    pixels, if they take less.
-    """
+    """A matplotlib figure as a picture: SVG if it has no images and is small, otherwise pixels."""
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
 
     def saved(form: str, kind: str, **settings: Any) -> str:
         file = io.BytesIO()
-        # Cropping is off: the size is what was said.
+        # No cropping, so that the size is `width` by `height`.
         figure.savefig(file, format=form, dpi=_DPI, **settings)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
@@ -129,7 +128,7 @@ def _crowded(axis: Any) -> bool:
 
 
 def short_number(value: float | None) -> str:
-    """Four digits, or none: `-`."""
+    """The value with four digits; `-` for None."""
     return (
         "-"
         if value is None
@@ -140,9 +139,9 @@ def short_number(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share as per cent, such as `80.40 %`; `-` for None."""
+    """A fraction as a percentage, such as `80.40 %`; `-` for None."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
 class LeftOutError(Exception):
-    """A section has no meaning for this run; the message says why."""
+    """A section does not apply to this run; the message says why."""

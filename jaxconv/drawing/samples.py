@@ -1,6 +1,4 @@
-"""What a network is shown: how one example is drawn, whatever it is, and a grid of examples as they
-leave the augmentation.
-"""
+"""Drawing of examples of any kind: images, volumes, waveforms, spectrograms and texts."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxconv.drawing.sheet import Box, Sheet, new_sheet
 
-# Letters of a text in a box an inch wide, and lines an inch.
+# Letters and lines of text per inch.
 _LETTERS, _LINES = 15.0, 8.5
 
 
@@ -19,9 +17,9 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
     """Draw one example into a box.
 
     Args:
-      example: an image [H, W, C] uint8, or float on a scale from 0 to 1 where it has colours; of a
-        volume [D, H, W, C] the middle slice is drawn, a waveform [L, C] as its curves, a
-        spectrogram [T, F, 1] with time going down, a text (str) as far as the box holds it.
+      example: an image [H, W, C] uint8 or float, from 0 to 1 if it has colours; a volume [D, H, W,
+        C], drawn as its middle slice; a waveform [L, C], as curves; a spectrogram [T, F, 1], with
+        time downward; or a text (str), cut to the box.
     """
     x, y, width, height = box
     if isinstance(example, str):
@@ -45,12 +43,12 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
 
 
 def captioned_grid(images: Sequence[Any], captions: Sequence[str], title: str = "") -> Figure:
-    """A figure of examples, each with a text above it.
+    """A figure of examples, each with a caption above it.
 
     Args:
-      images: of N examples, drawn by `draw_example`.
-      captions: N texts, of one line or several.
-      title: above the picture.
+      images: N examples, drawn by `draw_example`.
+      captions: N texts of one or more lines.
+      title: text above the figure.
     """
     columns = max(1, round(len(images) ** 0.5))
     rows, above = -(-len(images) // columns), 0.4 if title else 0.1
@@ -64,7 +62,7 @@ def captioned_grid(images: Sequence[Any], captions: Sequence[str], title: str = 
 
 
 def text_grid(texts: Sequence[str], captions: Sequence[str]) -> Figure:
-    """A figure of texts, one a line, each after its caption."""
+    """A figure of texts, one per line, each after its caption."""
     sheet = new_sheet(10, 0.3 * len(texts) + 0.3)
     for row, (text, caption) in enumerate(zip(texts, captions, strict=True)):
         line = f"{caption:18}  {text[:90]}"
@@ -73,6 +71,6 @@ def text_grid(texts: Sequence[str], captions: Sequence[str]) -> Figure:
 
 
 def short_name(class_name: str, most: int = 18) -> str:
-    """A class's name as a picture has room for it: the first of its words, cut."""
+    """The first of the comma-separated names of a class, cut to `most` characters."""
     name = class_name.split(",")[0]
     return name if len(name) <= most else name[: most - 1] + "…"

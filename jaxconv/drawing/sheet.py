@@ -1,8 +1,7 @@
-"""A sheet of paper: a figure that is drawn on in inches from its top left corner, so that what is
-written stays legible at any size.
+"""A figure with coordinates in inches from its top left corner, so that text stays legible.
 
-What all pictures of a network are made of: images, maps of signed values by colour, curves, numbers
-in cells, bars, texts.
+Pictures of networks are built from its images, signed maps, curves, numbers in cells, bars and
+texts.
 """
 
 import dataclasses
@@ -17,17 +16,17 @@ from matplotlib.patches import Rectangle
 # (left, top, width, height) in inches.
 Box = tuple[float, float, float, float]
 
-# Red is positive, blue negative, white 0: told apart by the colour-blind too.
+# Red is positive, blue negative, white 0; safe for colour blindness.
 SIGNED = "RdBu_r"
-# Of letters on white, 16 and 5.7 to 1: enough for small ones (WCAG 2.2, 1.4.3).
+# Their contrast on white is 16:1 and 5.7:1, enough for small text (WCAG 2.2, 1.4.3).
 INK, FAINT = "#222222", "#666666"
-# The worst that a cell may be to hold a number of four or five characters.
+# The least width of a cell in inches for a number of four or five characters.
 CELL = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """A sheet of `width` by `height` inches; its figure is what the functions of `look` return."""
+    """A sheet of `width` by `height` inches; the functions of `look` return its figure."""
 
     width: float
     height: float
@@ -35,21 +34,23 @@ class Sheet:
     axis: Any
 
     def text(self, x: float, y: float, text: str, size: float = 8, **settings: Any) -> Any:
-        """Write a text with its top left corner at (x, y), unless `ha` and `va` say otherwise;
-        dollar signs are no mathematics.
+        """Write a text with its top left corner at (x, y), or aligned by `ha` and `va`.
+
+        Dollar signs do not start math.
         """
         settings = {"ha": "left", "va": "top", "color": INK} | settings
         return self.axis.text(x, y, text, fontsize=size, parse_math=False, **settings)
 
     def frame(self, box: Box, **settings: Any) -> Any:
-        """Draw a rectangle, by default an empty one with a thin line."""
+        """Draw a rectangle, by default unfilled with a thin outline."""
         x, y, width, height = box
         settings = {"fill": False, "edgecolor": FAINT, "linewidth": 0.6} | settings
         return self.axis.add_patch(Rectangle((x, y), width, height, **settings))
 
     def image(self, picture: np.ndarray, box: Box, limit: float = 0.0, **settings: Any) -> Any:
-        """Draw [H, W] or [H, W, 3] into the middle of a box, undistorted; with a limit, by colours
-        from -limit to limit.
+        """Draw [H, W] or [H, W, 3] centered in a box, with its aspect ratio preserved.
+
+        With a limit, values are colour-mapped from -limit to limit.
         """
         x, y, width, height = self.fitted(picture.shape, box)
         if limit:
@@ -73,8 +74,9 @@ class Sheet:
         return x + (width - w) / 2, y + (height - h) / 2, w, h
 
     def numbers(self, values: np.ndarray, box: Box, limit: float = 0.0) -> None:
-        """Write values [H, W] into the cells of an image in this box; with its limit, light where
-        the colour is dark.
+        """Write values [H, W] into the cells of an image in this box.
+
+        `limit` is that of the image, so that text on dark cells is light.
         """
         x, y, width, height = self.fitted(values.shape, box)
         cell = width / values.shape[1]
@@ -93,7 +95,7 @@ class Sheet:
             )
 
     def cell(self, value: float, box: Box, limit: float) -> None:
-        """Draw one value as a cell with its number."""
+        """Draw one value as a coloured cell with its number."""
         x, y, width, height = box
         colour = _signed(value, limit)
         self.frame(box, fill=True, facecolor=colour)
@@ -115,8 +117,9 @@ class Sheet:
         high: float | None = None,
         **settings: Any,
     ) -> list[Any]:
-        """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`, those of the
-        values by default.
+        """Draw [L, C] as C curves from left to right, on a scale from `low` to `high`.
+
+        The scale defaults to the range of the values.
         """
         x, y, width, height = box
         low = float(values.min()) if low is None else low
@@ -140,8 +143,9 @@ class Sheet:
         ]
 
     def bars(self, values: np.ndarray, box: Box, limit: float) -> None:
-        """Draw a list of values [L] as bars from left to right, up where they are positive, on a
-        scale from -limit to limit or from 0.
+        """Draw values [L] as bars from left to right, upward if positive.
+
+        The scale is from -limit to limit, or from 0 if no value is negative.
         """
         x, y, width, height = box
         low = -limit if values.min() < 0 else 0.0
@@ -163,8 +167,9 @@ class Sheet:
 
 
 def new_sheet(width: float, height: float, title: str = "") -> Sheet:
-    """An empty sheet; a title stands at the top, in the first 0.4 inches, in letters so small that
-    it fits.
+    """An empty sheet, with a title in the top 0.4 inches.
+
+    A long title is set smaller, and cut if it still does not fit.
     """
     figure = Figure(figsize=(width, height), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
@@ -173,7 +178,7 @@ def new_sheet(width: float, height: float, title: str = "") -> Sheet:
     axis.set_autoscale_on(False)
     sheet = Sheet(width, height, figure, axis)
     if title:
-        # A bold letter is 0.0095 inches wide for each point of its size, on the average.
+        # A bold letter is on average 0.0095 inches wide per point of font size.
         size = min(11.0, max(7.0, (width - 0.4) / 0.0095 / len(title)))
         most = int((width - 0.4) / 0.0095 / size)
         sheet.text(
@@ -187,13 +192,13 @@ def _signed(value: float, limit: float) -> Any:
 
 
 def on_colour(colour: Any) -> str:
-    """The ink that is legible on a colour (red, green, blue, alpha), each from 0 to 1."""
+    """The legible text color on a colour (red, green, blue, alpha), each from 0 to 1."""
     red, green, blue, _ = colour
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else INK
 
 
 def as_printed(values: np.ndarray) -> np.ndarray:
-    """Values as the lecture prints them, see `printed`; where all are whole, as whole numbers."""
+    """Values as the lecture prints them, see `printed`; as integers if all of them are."""
     values = np.asarray(values, np.float64)
     whole = bool(np.all(values == np.round(values)))
     return np.vectorize(lambda value: f"{value:.0f}" if whole else printed(value), otypes=[str])(
@@ -202,7 +207,7 @@ def as_printed(values: np.ndarray) -> np.ndarray:
 
 
 def printed(value: float) -> str:
-    """A value as the lecture prints it: cut to two decimals, not rounded; 0 is 0."""
+    """A value as the lecture prints it: truncated to two decimals; 0 is `0`."""
     # The small push keeps 0.33333 * 3 from becoming 0.99.
     shown = np.trunc(value * 100 + 1e-3 * np.sign(value)) / 100
     return "0" if value == 0 else f"{shown + 0.0:.2f}" if abs(value) < 100 else f"{shown:.0f}"

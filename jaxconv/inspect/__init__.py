@@ -1,1 +1,1 @@
-"""Into a network: layer by layer, backward, what a prediction comes from, how deep it is."""
+"""Network inspection: activations by layer, backward rules, attribution, depth."""

@@ -1,18 +1,18 @@
-"""Which pixels a logit comes from.
+"""Attribution: which pixels a logit depends on.
 
-    gradient                 how much the logit moves with each value           Simonyan et al.
+    gradient                 the sensitivity of the logit to each value         Simonyan et al.
                              2013, arXiv:1312.6034
-    guided_backpropagation   of that, what excites all the way up              Springenberg et al.
+    guided_backpropagation   the gradient through positive signals only         Springenberg et al.
                              2015, arXiv:1412.6806
-    integrated_gradients     shares of the logit, which add up to it            Sundararajan et al.
+    integrated_gradients     shares that add up to the logit                    Sundararajan et al.
                              2017, arXiv:1703.01365
-    grad_cam                 where the feature maps are that logit              Selvaraju et al.
+    grad_cam                 where the feature maps support the logit           Selvaraju et al.
                              2017, arXiv:1610.02391
-    occlusion                what the class loses under a grey square          Zeiler and Fergus
+    occlusion                the probability lost under a grey square           Zeiler and Fergus
                              2014, arXiv:1311.2901, section 4.2
 
-All take (module, variables, images [N, *spatial, C] as the network gets them, classes [N]). Where a
-class does not exist, its map is NaN.
+All take (module, variables, images [N, *spatial, C] as preprocessed for the network, classes [N]).
+The map of a class that does not exist is NaN.
 """
 
 import functools
@@ -34,12 +34,12 @@ def gradient(
 ) -> jax.Array:
     """The gradient of each image's logit for its class: [N, *spatial, C].
 
-    `rule` is how the signal comes back through what rectifies, see `backward.RULES`: with
-    `deconvnet` it is the logit's projection.
+    `rule` is the backward rule of rectifiers, one of `backward.RULES`. With `deconvnet` the result
+    is the projection of the logit.
 
     Raises:
-      ValueError: the module does not return logits [N, K], images that are not of floating point,
-        classes that are, or no such rule.
+      ValueError: the module does not return logits [N, K], the images are not floating point, the
+        classes are not integers, or the rule does not exist.
     """
     return _gradient(Held(module), variables, *_checked(images, classes), rule)
 
@@ -47,7 +47,7 @@ def gradient(
 def guided_backpropagation(
     module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array
 ) -> jax.Array:
-    """`gradient` by the rule `guided`: [N, *spatial, C]."""
+    """`gradient` with the rule `guided`: [N, *spatial, C]."""
     return gradient(module, variables, images, classes, "guided")
 
 
@@ -59,20 +59,19 @@ def integrated_gradients(
     baseline: Any = 0.0,
     steps: int = 64,
 ) -> jax.Array:
-    """Each value's share of the difference between the image's logit and the baseline's: [N,
-    *spatial, C].
+    """Each value's share of the logit's difference from the baseline: [N, *spatial, C].
 
-    The gradient is integrated along the straight line from the baseline to the image, by the
-    midpoint rule; the shares add up to the difference as well as that rule's error lets them. The
-    steps are one jitted function called `steps` times.
+    The gradient is integrated along the straight line from the baseline to the image with the
+    midpoint rule. The shares add up to the difference up to the error of that rule. One jitted
+    function is called `steps` times.
 
     Args:
-      baseline: an image in which there is nothing, or one value for all of it; of the shape of
-        `images`, or one that broadcasts to it. 0 is the mean image where images are normalised.
-      steps: of the integral.
+      baseline: an image without content, or one value for all of it; its shape must broadcast to
+        that of `images`. 0 is the mean image if images are normalised.
+      steps: the number of steps of the integral.
 
     Raises:
-      ValueError: as `gradient`, or no steps.
+      ValueError: as `gradient`, or `steps` is less than 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
@@ -93,16 +92,16 @@ def integrated_gradients(
 def grad_cam(
     module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, layer: str = ""
 ) -> jax.Array:
-    """Where the feature maps of one layer speak for the class: [N, *spatial], at least 0.
+    """Where the feature maps of one layer support the class: [N, *spatial], nonnegative.
 
-    Each feature map weighs as much as the logit's mean gradient by it; their sum is rectified, and
-    drawn out to the image's size.
+    Each feature map is weighted by the mean gradient of the logit with respect to it. Their sum is
+    rectified and resized to the image.
 
     Args:
-      layer: one of `inside.activations`; the last that has several positions, by default.
+      layer: one of `inside.activations`; by default the last with more than one position.
 
     Raises:
-      ValueError: as `gradient`; or no such layer, or it has no positions.
+      ValueError: as `gradient`; or the layer does not exist or has no spatial axes.
     """
     return _grad_cam(Held(module), variables, *_checked(images, classes), layer)
 
@@ -117,22 +116,21 @@ def occlusion(
     fill: Any = 0.0,
     batch: int = 64,
 ) -> jax.Array:
-    """How much of the class's probability is lost under a grey square that hides a pixel: [N,
-    *spatial].
+    """The class probability lost when a grey square hides a pixel: [N, *spatial].
 
-    The mean over all places of the square that hide the pixel, of the probability without the
-    square minus that with it. The paper draws the probability that is left.
+    The probability without the square minus that with it, averaged over all positions of the
+    square that hide the pixel. The paper shows the remaining probability instead.
 
     Args:
-      window: the square, in pixels; 0 is a quarter of the image.
-      stride: pixels between its places; 0 is a quarter of the window. The last place is at the
-        image's edge.
-      fill: its value; 0 is the mean image where images are normalised.
-      batch: images that go through the network at once, at most, or one place in all the images
-        where those are more.
+      window: the size of the square in pixels; 0 is a quarter of the image.
+      stride: pixels between positions of the square; 0 is a quarter of the window. The last
+        position is at the edge of the image.
+      fill: the value of the square; 0 is the mean image if images are normalised.
+      batch: the largest number of images in one forward pass. If there are more images than that,
+        a pass takes one position in all of them.
 
     Raises:
-      ValueError: as `gradient`, or a window larger than the image, or of no size.
+      ValueError: as `gradient`, or the window is larger than the image or not positive.
     """
     images, classes = _checked(images, classes)
     spatial = images.shape[1:-1]
@@ -147,8 +145,8 @@ def occlusion(
     for size, f, s in zip(spatial, windows, strides, strict=True):
         if not 0 < f <= size or s < 1:
             raise ValueError(
-                f"a window of {f} pixels at stride {s} does not fit into {size} pixels; give 1 to "
-                f"{size}, and a stride"
+                f"a window of {f} pixels at stride {s} does not fit into {size} pixels; the window "
+                f"must be 1 to {size} pixels and the stride at least 1"
             )
     starts = [
         [*range(0, size - f, s), size - f]
@@ -156,7 +154,7 @@ def occlusion(
     ]
     places = np.array([*itertools.product(*starts)])
     chunk = max(1, min(len(places), batch // len(images)))
-    # Places beyond the image, which hide nothing, fill up the last chunk.
+    # Pad the last chunk with positions outside the image, which hide nothing.
     beyond = np.tile(spatial, (-len(places) % chunk, 1))
     whole = _probabilities(Held(module), variables, images, classes)
     lost, times = jnp.zeros(images.shape[:-1]), jnp.zeros(spatial)
@@ -173,25 +171,24 @@ def _checked(images: Any, classes: Any) -> tuple[jax.Array, jax.Array]:
     images, classes = jnp.asarray(images), jnp.asarray(classes)
     if not jnp.issubdtype(images.dtype, jnp.floating) or images.ndim < 3:
         raise ValueError(
-            "attribution is of images [N, *spatial, C] of floating point; these are "
+            "attribution needs floating-point images [N, *spatial, C]; these are "
             f"{images.dtype} {images.shape}"
         )
     if not jnp.issubdtype(classes.dtype, jnp.integer):
-        raise ValueError(
-            f"classes are whole numbers [N]; these are {classes.dtype} {classes.shape}"
-        )
+        raise ValueError(f"classes must be integers [N]; these are {classes.dtype} {classes.shape}")
     return images, classes
 
 
 def _of_classes(logits: Any, classes: jax.Array) -> jax.Array:
-    """Each example's logit for its class, [N]; NaN, and so its gradients, for a class that does not
-    exist.
+    """Each example's logit for its class, [N].
+
+    The logit and its gradients are NaN for a class that does not exist.
     """
     shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(logits)]
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][:1] != classes.shape:
         raise ValueError(
             "attribution needs a module that returns logits [N, K], and classes [N]; it returns "
-            f"{shapes} for {classes.shape}"
+            f"{shapes}, and the classes are {classes.shape}"
         )
     there = (classes >= 0) & (classes < logits.shape[1])
     mine = jnp.take_along_axis(
@@ -221,13 +218,13 @@ def _grad_cam(
         if maps.ndim == images.ndim and math.prod(maps.shape[1:-1]) > 1
     ]
     if not spatial:
-        raise ValueError("Grad-CAM needs a layer with several positions; this module names none")
+        raise ValueError("Grad-CAM needs a layer with more than one position; this module has none")
     name = layer or spatial[-1]
     maps = layer_of(layers, name)
     if maps.ndim != images.ndim:
         raise ValueError(
-            f"Grad-CAM needs a layer with positions; {name} is {maps.shape[1:]}; the last that has "
-            f"some is {spatial[-1]}"
+            f"Grad-CAM needs a layer with spatial axes; {name} is {maps.shape[1:]}. The last layer "
+            f"with spatial axes is {spatial[-1]}"
         )
 
     def total(maps: jax.Array) -> jax.Array:
@@ -257,8 +254,10 @@ def _occluded(
     windows: tuple[int, ...],
     fill: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Of squares that begin at `places` [P, axes]: the probability lost, summed where it is hidden
-    [N, *spatial]; how often [*spatial].
+    """The probability lost to squares whose first pixels are `places` [P, axes].
+
+    Returns:
+      The sum over the squares that hide each pixel, [N, *spatial], and their number, [*spatial].
     """
     hidden = jnp.ones((len(places), *(1,) * len(windows)), bool)
     for axis, (size, f) in enumerate(zip(images.shape[1:-1], windows, strict=True)):

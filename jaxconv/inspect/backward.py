@@ -1,16 +1,16 @@
-"""Backward rules that show what a network looks for, in place of the gradient's.
+"""Backward rules that replace the gradient of rectifiers, to show what a network looks for.
 
-Where the signal from above comes down to a rectifier, y = f(x), these pass on (Springenberg et al.
-2015, arXiv:1412.6806, Figure 1)
+At a rectifier y = f(x) each rule turns the signal from above into (Springenberg et al. 2015,
+arXiv:1412.6806, Figure 1)
 
     gradient    f'(x) * signal                               backpropagation
     deconvnet   max(signal, 0)                               Zeiler and Fergus 2014,
                 arXiv:1311.2901, section 2.1
-    guided      f'(x) * max(signal, 0) where x > 0, or 0     guided backpropagation
+    guided      f'(x) * max(signal, 0) where x > 0, else 0   guided backpropagation
 
-of which the last two go beyond ReLU, for which they were written, as they stand here. A maximum
-hands the signal to a single one of its operands, the first that is the maximum (the deconvnet's
-switch), where the gradient shares it among those that tie.
+The last two were published for ReLU; this is how they extend to other activations. With them, a
+maximum passes the signal to a single operand, the first that attains it (the deconvnet's switch).
+The gradient splits the signal among ties.
 """
 
 import functools
@@ -37,8 +37,8 @@ def _guided(x: jax.Array, slope: jax.Array, signal: jax.Array) -> jax.Array:
 
 RULES = {"gradient": _gradient, "deconvnet": _deconvnet, "guided": _guided}
 
-# Functions of jax.nn that rectify, by the names of their programs. Others are found by what they
-# compute: max(x, 0), and x times a sigmoid of x, as GELU is.
+# Rectifiers of jax.nn, by the names of their jaxprs. Others are recognized by what they compute:
+# max(x, 0), or x times a sigmoid of x, as in GELU.
 _NAMED = (
     "relu",
     "relu6",
@@ -52,7 +52,7 @@ _NAMED = (
     "softplus",
     "squareplus",
 )
-# A sigmoid that is written by a rectifier and is none.
+# A sigmoid that is computed with a rectifier but is not one.
 _OPAQUE = ("hard_sigmoid",)
 _SIGMOIDS = ("erf", "erfc", "tanh", "logistic")
 _ELEMENTWISE = (
@@ -72,7 +72,7 @@ _COPIES = ("broadcast_in_dim", "convert_element_type", "copy")
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def rectified(rule: str, x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
-    """y = f(x), whose backward signal goes to `x` by one of the `RULES`; `slope` is f'(x)."""
+    """y = f(x), with one of the `RULES` as the backward pass to `x`; `slope` is f'(x)."""
     return y
 
 
@@ -102,20 +102,22 @@ def first_of_two(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def first_along(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The maximum over some axes; its gradient goes to the first position that has it."""
+    """The maximum over `axes`; its gradient goes to the first position that attains it."""
     x = jnp.moveaxis(x, axes, range(-len(axes), 0))
     x = x.reshape(*x.shape[: x.ndim - len(axes)], -1)
     return jnp.take_along_axis(x, jnp.argmax(x, axis=-1, keepdims=True), axis=-1)[..., 0]
 
 
 def opaque(eqn: Any) -> bool:
-    """Whether an equation is a function that is taken as it is, whatever is inside of it."""
+    """Whether an equation is a function whose contents are not examined."""
     return "name" in eqn.params and eqn.params["name"] in _OPAQUE
 
 
 def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
-    """Where a program rectifies: an equation's number -> (the variable that goes in, the equations
-    from it to what comes out).
+    """The rectifiers of a program.
+
+    Returns:
+      The number of the last equation of each -> (its input variable, its equations).
     """
     found: dict[int, tuple[Any, list[Any]]] = {}
     zeros: set[Any] = set()
@@ -148,8 +150,9 @@ def rectifiers(jaxpr: Any) -> dict[int, tuple[Any, list[Any]]]:
 
 
 def _variances(jaxpr: Any) -> set[Any]:
-    """What becomes a divisor by its root alone, as a variance does, which Linen's norms cut off
-    below 0 as ReLU would.
+    """Variables whose root is taken, such as variances.
+
+    Linen's norms clip variances at 0, which looks like a ReLU.
     """
     found: set[Any] = set()
     for eqn in reversed(jaxpr.eqns):
@@ -161,14 +164,14 @@ def _variances(jaxpr: Any) -> set[Any]:
 
 
 def _is_rectifier(eqn: Any, zeros: set[Any]) -> bool:
-    # A lifted loop leaves equations behind that put out nothing.
+    # A lifted loop leaves equations without outputs behind.
     if not eqn.outvars or not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
         return False
     if eqn.primitive.name == "max":
         return any(_is_zero(var, zeros) for var in eqn.invars) and not _all_zero(eqn, zeros)
     if (
         eqn.primitive.name == "custom_jvp_call"
-    ):  # jax.nn.relu and its like, or one that is written in the same way
+    ):  # jax.nn.relu, or a function written in the same way
         inner = next(jex.jaxprs_in_params(eqn.params))
         return len(inner.eqns) == 1 and _is_rectifier(inner.eqns[0], set())
     return "jaxpr" in eqn.params and "name" in eqn.params and eqn.params["name"] in _NAMED

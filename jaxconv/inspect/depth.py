@@ -1,9 +1,8 @@
-"""How deep a network is, as its paper counts: the layers with weights on the longest way from the
-image to the logits.
+"""The depth of a network as papers count it: layers with weights on the longest path.
 
-AlexNet has 8, VGG-16 16, GoogLeNet 22, ResNet-152 152. The ways are read off the program. A way
-leads through feature maps alone: what weights whole maps, as the gates of squeeze and excitation
-do, is no part of it, so that SE-ResNet-50 has 50.
+AlexNet has 8, VGG-16 16, GoogLeNet 22, ResNet-152 152. The paths from the image to the logits are
+read from the traced program. They run through feature maps only. Branches that scale whole maps,
+such as the gates of squeeze-and-excitation, do not count, so SE-ResNet-50 has 50.
 """
 
 from collections.abc import Sequence
@@ -21,26 +20,25 @@ from jaxconv.receptive import broadcasts
 
 
 class _Way(NamedTuple):
-    """The longest way to a value: layers with weights, and whether the value was spread over
-    positions that it did not have.
-    """
+    """The longest path to a value: its layers with weights, and whether the value was broadcast."""
 
     layers: int
     spread: bool = False
 
 
-# Where a value comes from: the image by a way, weights alone, or, None, neither of them, as the
-# shares by which an image is resized.
+# The origin of a value: the image (a path), weights only, or neither (None), such as the
+# interpolation weights of a resize.
 _WEIGHTS = "weights"
 _Origin = _Way | str | None
 
 
 def weighted_depth(module: nn.Module, input_shape: Sequence[int]) -> int:
-    """Convolutions and fully connected layers on the longest way through any Linen module; nothing
-    is computed.
+    """The number of convolutions and fully connected layers on the longest path.
+
+    Takes any Linen module and only traces it; no arrays are allocated.
 
     Args:
-      input_shape: of one example, such as (224, 224, 3).
+      input_shape: the shape of one example, such as (224, 224, 3).
     """
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     call = call_arguments(module, False, {})
@@ -53,8 +51,9 @@ def weighted_depth(module: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def weighting(program: Any) -> set[int]:
-    """The `id` of each equation that takes what has come from the image times weights, of the jaxpr
-    of (variables, image).
+    """The `id` of each equation that multiplies a value from the image by weights.
+
+    `program` is the jaxpr of a function of (variables, image).
     """
     found: set[int] = set()
     _through(program, _of_inputs(program), found)
@@ -66,8 +65,9 @@ def _of_inputs(program: Any) -> list[_Origin]:
 
 
 def _through(jaxpr: Any, origins: Sequence[_Origin], weighting: set[int]) -> list[_Origin]:
-    """Where a program's outputs come from, by where its inputs do; `weighting` takes up the
-    equations that `weighting` returns.
+    """The origins of a program's outputs, given those of its inputs.
+
+    Adds to `weighting` the equations that the function `weighting` returns.
     """
     known = dict(zip(jaxpr.invars, origins, strict=True))
 
@@ -115,7 +115,7 @@ def _after(eqn: Any, operands: list[_Origin], weighting: set[int]) -> list[_Orig
 
 
 def _around(body: Any, operands: list[_Origin], length: int, weighting: set[int]) -> list[_Origin]:
-    """A loop of known length: each turn adds what one turn adds."""
+    """The origins of a `scan`'s outputs: each iteration adds as many layers as the first."""
     before = max(way.layers for way in operands if isinstance(way, _Way))
     once = _through(body, operands, weighting)
     return [

@@ -1,9 +1,8 @@
-"""What goes on inside any Linen module: its layers' outputs by name, the network from a layer on,
-and other backward rules.
+"""Access to the inside of any Linen module: read and replace layer outputs, change backward rules.
 
-The module's program is traced, with a mark at each named layer, and evaluated equation by equation:
-what a mark names is kept, or replaced, and what rectifies has the backward rule that is asked for.
-All of it is pure, and goes under `jit`, `grad` and `vmap`.
+The module is traced with a mark at each named layer, and its program is evaluated equation by
+equation. At a mark the value is recorded or replaced; rectifiers get the requested backward rule.
+Everything is pure and works under `jit`, `grad` and `vmap`.
 
     logits, layers = apply(module, variables, images)
     logits, _ = apply(module, variables, images, replaced={"conv5": layers["conv5"] * 0})
@@ -28,16 +27,16 @@ from jaxconv.models import Network
 from jaxconv.program import Tracer, call_arguments
 from jaxconv.receptive import Seen, image
 
-# Begins a mark; no name of a feature map does.
+# The first character of a mark; no feature map name starts with it.
 _MARK = "\x03"
 
 
 def activations(
     module: nn.Module, variables: Any, x: jax.Array, **call: Any
 ) -> dict[str, jax.Array]:
-    """The output of every named layer, in the order of the program; see `apply` for the names.
+    """The output of every named layer, in program order; see `apply` for the names.
 
-    Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+    Under `jax.jit` the dict is sorted by name, because JAX sorts dicts.
     """
     return apply(module, variables, x, **call)[1]
 
@@ -50,34 +49,34 @@ def apply(
     replaced: Mapping[str, jax.Array] | None = None,
     **call: Any,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """`module.apply(variables, x, **call)`, looked into.
+    """`module.apply(variables, x, **call)` together with the outputs of the layers.
 
-    A layer is named by the path of its module, such as `block1/conv1`, and `block1/conv1#2` for
-    that module's second call; one output of several is `block1/rnn[0]`. A feature map that a
-    network notes has the name it is noted by (after the network's own path, where the network is a
-    part of another module), and takes that name from a module that has it too. Layers inside of
-    `nn.scan`, `nn.vmap` and the like have no name here: theirs would be the value of one turn, or
-    with its axes in another order.
+    A layer is named by the path of its module, such as `block1/conv1`; the second call of that
+    module is `block1/conv1#2`, and one of several outputs is `block1/rnn[0]`. A feature map that a
+    network notes keeps the name it is noted by, prefixed with the network's path if the network is
+    part of another module. If a module has the same name, the feature map takes precedence. Layers
+    inside `nn.scan`, `nn.vmap` and similar transforms are not named: their values would be those of
+    one iteration, or have their axes in another order.
 
     Args:
-      module: any Linen module; `train=False` is given where it takes `train`, `deterministic=True`
-        where it takes that.
+      module: any Linen module; called with `train=False` if it takes `train`, and with
+        `deterministic=True` if it takes `deterministic`.
       x: [N, ...].
-      rule: how the backward signal passes what rectifies, one of `backward.RULES`.
-      replaced: values that layers put out in place of their own.
+      rule: the backward rule of rectifiers, one of `backward.RULES`.
+      replaced: values that replace the outputs of layers, by name.
       **call: further keyword arguments for the module's call.
 
     Returns:
-      What the module returns, and the outputs of its layers.
+      The module's output, and the outputs of its layers.
 
     Raises:
-      ValueError: no such rule or layer, a value of another shape than the layer's, one for a layer
-        inside of `nn.scan`, `nn.vmap` and the like, or a rule other than `gradient` for a program
-        that rectifies inside of a loop.
+      ValueError: the rule or layer does not exist; a replacement has another shape than the layer's
+        output, or is for a layer inside `nn.scan`, `nn.vmap` or similar; or the rule is not
+        `gradient` and the program has a rectifier inside a loop.
     """
     if rule not in backward.RULES:
         raise ValueError(
-            f"no backward rule is called {rule!r}{nearest(rule, backward.RULES)}; there are "
+            f"no backward rule is called {rule!r}{nearest(rule, backward.RULES)}; the rules are "
             f"{', '.join(backward.RULES)}"
         )
     program, shapes, marks = _marked(module, variables, x, call)
@@ -86,15 +85,16 @@ def apply(
     for name in replaced or {}:
         if name not in evaluation.layers:
             raise ValueError(
-                f"{name} is inside of nn.scan, nn.vmap or the like, where no value can take its "
-                "place"
+                f"{name} is inside nn.scan, nn.vmap or a similar transform, where its output "
+                "cannot be replaced"
             )
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs), evaluation.layers
 
 
 def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Seen]:
-    """What the values of every named layer see of the input [N, *spatial, C]; arrays may be shapes.
-    A layer that sees none is left out.
+    """The receptive field of every named layer on the input [N, *spatial, C].
+
+    Arrays may be given as shapes. A layer that does not depend on the input is omitted.
     """
     with plain():
         program, _, marks = _marked(module, variables, x, call)
@@ -104,8 +104,9 @@ def seen(module: nn.Module, variables: Any, x: Any, **call: Any) -> dict[str, Se
 
 
 class Held:
-    """A module as a static argument of `jax.jit`, hashable whatever its fields are: the same object
-    is compiled for once.
+    """A module as a static argument of `jax.jit`, compared by identity.
+
+    It is hashable even if the module's fields are not.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -122,12 +123,12 @@ def layer_of(layers: Mapping[str, Any], name: str) -> Any:
     """The layer of this name.
 
     Raises:
-      ValueError: there is none; the message names the nearest.
+      ValueError: it does not exist; the message gives the nearest name.
     """
     if name not in layers:
         shown = [*layers][:12]
         raise ValueError(
-            f"no layer is called {name!r}{nearest(name, layers)}; there are "
+            f"no layer is called {name!r}{nearest(name, layers)}; the layers are "
             f"{', '.join(shown)}{', ...' * (len(layers) > 12)}"
         )
     return layers[name]
@@ -136,7 +137,7 @@ def layer_of(layers: Mapping[str, Any], name: str) -> Any:
 def _marked(
     module: nn.Module, variables: Any, x: Any, call: dict[str, Any]
 ) -> tuple[Any, Any, "Marks"]:
-    """The module's program with marks, the shapes of what it returns, and the marks."""
+    """The module's program with marks, the shapes of its outputs, and the marks."""
     marks = Marks()
     with nn.intercept_methods(marks.intercept):
         program, shapes = jax.make_jaxpr(
@@ -146,8 +147,9 @@ def _marked(
 
 
 class Marks:
-    """Marks the output of each named layer while a module is traced; a mark's number is its layer's
-    place in `names`.
+    """Marks the output of each named layer while a module is traced.
+
+    The number of a mark is the index of its layer in `names`.
     """
 
     def __init__(self) -> None:
@@ -157,12 +159,12 @@ class Marks:
         self._open: list[tuple[str, ...]] = []
 
     def intercept(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        """For `nn.intercept_methods`."""
+        """Mark the output of a call; passed to `nn.intercept_methods`."""
         path = context.module.path
         if context.method_name == "note" and isinstance(context.module, Network):
             name = kwargs["name"] if "name" in kwargs else args[0]
             return self._mark("/".join((*path, name)), next_fun(*args, **kwargs))
-        # A call within a call of the same module is its parent class's.
+        # A nested call of the same module is its parent class's `__call__`.
         if context.method_name != "__call__" or not path or path in self._open:
             return next_fun(*args, **kwargs)
         self._open.append(path)
@@ -173,11 +175,10 @@ class Marks:
         return self._mark(f"{name}#{self._calls[name]}" if self._calls[name] > 1 else name, output)
 
     def number_of(self, mark: str, shape: Sequence[int]) -> int | None:
-        """The number of the mark that a program has at a value of this shape, or None where it has
-        none of ours.
+        """The number of a mark at a value of this shape, or None if the mark is not ours.
 
-        Inside of `nn.vmap` a layer put out another shape than the program's value has, whose axes
-        are in an order that nobody knows here.
+        Also None if the layer's output had another shape. This happens inside `nn.vmap`, where the
+        order of the value's axes is unknown here.
         """
         number = int(mark.removeprefix(_MARK)) if mark.startswith(_MARK) else None
         return number if number is not None and self._shapes[number] == tuple(shape) else None
@@ -196,7 +197,7 @@ class Marks:
 
 
 class _Walk(Tracer):
-    """A walk over a marked program."""
+    """Traces receptive fields through a marked program."""
 
     def __init__(self, marks: Marks) -> None:
         super().__init__()
@@ -204,18 +205,18 @@ class _Walk(Tracer):
         self._marks = marks
 
     def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
-        """Keep what a layer sees."""
+        """Record the receptive field of a layer."""
         number = self._marks.number_of(mark, aval.shape)
         if number is not None and seen is not None:
             self.layers[self._marks.names[number]] = seen
 
 
 class Interpreter:
-    """One evaluation of a marked program, for others to build on.
+    """Evaluates a marked program once; a base class for other evaluations.
 
-    `run` takes the program equation by equation: `rectify` does those that rectify, `step` all
-    others, and each of them calls `meet` with the value at a mark. `layers` are the outputs that
-    were met, in order.
+    `run` evaluates the program equation by equation: `rectify` evaluates rectifiers, and `step` all
+    other equations. `step` calls `meet` with the value at a mark. `layers` holds the layer outputs
+    found so far, in order.
     """
 
     def __init__(self, rule: str, marks: Marks, replaced: Mapping[str, jax.Array]) -> None:
@@ -226,11 +227,11 @@ class Interpreter:
         names = marks.names
         for name, value in replaced.items():
             layer_of(dict.fromkeys(names), name)
-            # The last of its name is the one that `layers` has.
+            # `layers` holds the last value of a name.
             self._replaced[len(names) - 1 - names[::-1].index(name)] = value
 
     def run(self, program: Any, operands: Sequence[Any]) -> list[Any]:
-        """The outputs of a closed jaxpr."""
+        """Evaluate a closed jaxpr, and return its outputs."""
         jaxpr = program.jaxpr
         known = dict(
             zip((*jaxpr.constvars, *jaxpr.invars), (*program.consts, *operands), strict=True)
@@ -252,8 +253,9 @@ class Interpreter:
     def rectify(
         self, jaxpr: Any, known: Mapping[Any, Any], root: Any, steps: Sequence[Any]
     ) -> jax.Array:
-        """The value of an activation: the equations from the variable that goes in, whose value is
-        among the known ones.
+        """Evaluate an activation: the equations `steps`, whose input variable is `root`.
+
+        `known` holds the values of variables, including that of `root`.
         """
 
         def function(x: jax.Array) -> jax.Array:
@@ -270,7 +272,7 @@ class Interpreter:
         return backward.rectified(self._rule, x, y, slope)
 
     def step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-        """The outputs of one equation."""
+        """Evaluate one equation, and return its outputs."""
         name, inner = eqn.primitive.name, _programs(eqn)
         if (
             name == "name"
@@ -303,29 +305,29 @@ class Interpreter:
             return self.run(inner[0], operands)
         if self._rule != "gradient" and any(_rectifies(program.jaxpr) for program in inner):
             raise ValueError(
-                f"the backward rule {self._rule!r} does not reach what rectifies inside of a "
+                f"the backward rule {self._rule!r} cannot be applied to a rectifier inside a "
                 f"{name!r} of the program"
             )
         return _plainly(jaxpr, eqn, operands)
 
     def meet(self, number: int, value: jax.Array) -> jax.Array:
-        """Keep the value at a mark, and return it or what is to be in its place."""
+        """Record the value at a mark, and return it or its replacement."""
         name = self.marks.names[number]
         if number in self._replaced:
             given = jnp.asarray(self._replaced[number])
             if given.shape != value.shape:
                 raise ValueError(
-                    f"{name} is {value.shape}; the value to replace it is {given.shape}"
+                    f"{name} has shape {value.shape}; its replacement has shape {given.shape}"
                 )
             value = given.astype(value.dtype)
-        # A second one of the same name takes the first one's place in the order too.
+        # A later value of the same name replaces the earlier one and moves to the end.
         self.layers.pop(name, None)
         self.layers[name] = value
         return value
 
 
 def _plainly(jaxpr: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    """One equation of a jaxpr as it is."""
+    """Evaluate one equation of a jaxpr unchanged."""
     given = [
         (var, value)
         for var, value in zip(eqn.invars, operands, strict=True)

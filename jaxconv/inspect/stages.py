@@ -1,9 +1,8 @@
-"""What a network does to one input, stage by stage, read from its program as it runs: nothing is
-assumed about the names of its layers.
+"""The stages of a network on one input.
 
-A stage is what a layer returns, what an activation makes of it, a pooled map, or a feature map that
-the network names. Convolutions and fully connected layers come with their weights and with what
-they were given.
+A stage is the output of a layer, of an activation or of pooling, or a feature map that the network
+names. Convolutions and fully connected layers come with their weights and their input. The stages
+are read from the traced program, so nothing is assumed about the names of the layers.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from jaxconv.inspect.inside import Interpreter, Marks
 from jaxconv.layers.conv import plain
 from jaxconv.program import call_arguments
 
-# Activations, by the names of JAX's functions and equations.
+# Activations by the names of JAX functions and primitives.
 ACTIVATIONS = {
     "relu": "ReLU",
     "max": "ReLU",
@@ -46,16 +45,15 @@ _WINDOWS = ("reduce_window_max", "reduce_window_sum", "reduce_window")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of one input.
+    """One stage of a network on one input.
 
     Attributes:
-      name: the path of the layer, or the name of the feature map; empty where it has none.
+      name: the path of the layer or the name of the feature map; empty if it has none.
       kind: `input`, `convolution`, `fully connected`, `pooling`, an activation such as `ReLU`, or
-        empty for all else.
-      value: [*spatial, C], or [C].
-      weights: of a convolution [*window, C, K], of a fully connected layer [D, K]; None of other
-        stages.
-      given: what those weights were multiplied by, [*spatial, C] or [D]; None of other stages.
+        empty for anything else.
+      value: [*spatial, C] or [C].
+      weights: [*window, C, K] of a convolution, [D, K] of a fully connected layer; otherwise None.
+      given: the input of those weights, [*spatial, C] or [D]; otherwise None.
     """
 
     name: str
@@ -66,12 +64,11 @@ class Stage:
 
 
 def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
-    """The stages of one input, in the order of the program; the first is the input itself, the last
-    what the module returns.
+    """The stages of one input in program order, from the input itself to the module's output.
 
     Args:
-      module: any Linen module; `train=False` is given where it takes `train`.
-      x: [*spatial, C] float32, as the module takes it, but without the batch axis.
+      module: any Linen module; called with `train=False` if it takes `train`.
+      x: [*spatial, C] float32, the module's input without the batch axis.
     """
     met: list[tuple[str, str]] = []
 
@@ -98,8 +95,9 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
 
 
 def traced_stages(module: nn.Module, variables: Any, x: jax.Array) -> tuple[Any, list[Stage]]:
-    """What the module returns for x [N, *spatial, C], and the stages on the way, their values with
-    the batch axis; for `jit`.
+    """The module's output for x [N, *spatial, C] and its stages, whose values keep the batch axis.
+
+    Can be called under `jit`.
     """
     marks = Marks()
     with plain(), nn.intercept_methods(marks.intercept):
@@ -117,9 +115,7 @@ def traced_stages(module: nn.Module, variables: Any, x: jax.Array) -> tuple[Any,
 
 @dataclasses.dataclass
 class _Work:
-    """A convolution, product or pooling that has been done, and waits for its layer's end, where
-    the bias has been added.
-    """
+    """A convolution, product or pooling whose layer may still add a bias."""
 
     kind: str
     output: Any
@@ -128,8 +124,9 @@ class _Work:
 
 
 class _Walk(Interpreter):
-    """An evaluation that collects stages: `names` (name, kind), and `arrays` (value, weights,
-    given) with the batch axis.
+    """An evaluation that collects stages.
+
+    `names` has (name, kind) of each stage, `arrays` (value, weights, given) with the batch axis.
     """
 
     def __init__(self, marks: Marks, image: Any, weighting: set[int]):
@@ -140,11 +137,11 @@ class _Walk(Interpreter):
         self._work: _Work | None = None
 
     def step(self, jaxpr: Any, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-        """Do one equation; see whether it is a layer's work."""
+        """Evaluate one equation, and record it if it does the work of a layer."""
         name = eqn.primitive.name
         if name == "name" and len(eqn.params["name"]) and eqn.params["name"].isprintable():
             return (
-                operands  # a mark of the network's own: the same value, so that it is known again
+                operands  # the network's own mark: the same object, so that it is recognized later
             )
         outputs = super().step(jaxpr, eqn, operands)
         if id(eqn) in self._weighting and (name == "conv_general_dilated" or _is_dense(eqn)):
@@ -164,24 +161,24 @@ class _Walk(Interpreter):
         return outputs
 
     def rectify(self, jaxpr: Any, known: Any, root: Any, steps: Sequence[Any]) -> Any:
-        """An activation, which is a stage."""
+        """Evaluate an activation, which is a stage."""
         output = super().rectify(jaxpr, known, root, steps)
         if self.names[-1][1] in {
             ACTIVATIONS[step.primitive.name] for step in steps if step.primitive.name in _SIGMOIDS
         }:
-            self.names.pop()  # a part of this one, as the tanh of GELU
+            self.names.pop()  # part of this activation, like the tanh in GELU
             self.arrays.pop()
         self._activate(known[root], _activation(steps), output)
         return output
 
     def _activate(self, value: Any, kind: str, output: Any) -> None:
         self._arrive(value)
-        # Not what a norm does with its statistics, nor a layer with its weights.
+        # Excludes what a norm does to its statistics or a layer to its weights.
         if output.ndim == self.arrays[-1][0].ndim and output.shape == value.shape:
             self._add("", kind, output)
 
     def meet(self, number: int, value: Any) -> Any:
-        """The output of a layer, or a named feature map, which are stages unless they are known."""
+        """Record a layer's output or a named feature map as a stage, unless it is one already."""
         value = super().meet(number, value)
         name, work = self.marks.names[number], self._work
         if work is not None:
@@ -193,15 +190,13 @@ class _Walk(Interpreter):
         return value
 
     def end(self, value: Any) -> None:
-        """What the module returns."""
+        """Record the module's output."""
         self._arrive(value)
         if self._is_new(value) and value.size != self.arrays[-1][0].size:
             self._add("", "pooling" if self._is_pooled(value) else "", value)
 
     def _arrive(self, value: Any) -> None:
-        """A value is worked on, without a name: a stage where it is what the work before has led
-        to, or has been pooled.
-        """
+        """Record an unnamed value that is used next: a result of pending work or of pooling."""
         self._settle("", value)
         if self._is_new(value) and self._is_pooled(value):
             self._add("", "pooling", value)
@@ -219,7 +214,7 @@ class _Walk(Interpreter):
         self.arrays.append((value, weights, given))
 
     def _rename(self, name: str, value: Any) -> None:
-        """A name for a stage that had none, such as the feature map that an activation makes."""
+        """Name a stage that has no name yet, such as a named feature map that is an activation."""
         place = next(n for n, (known, _, _) in enumerate(self.arrays) if known is value)
         if not self.names[place][0] and place:
             self.names[place] = (name, self.names[place][1])
@@ -237,8 +232,9 @@ class _Walk(Interpreter):
 
 
 def _activation(steps: Sequence[Any]) -> str:
-    """What an activation is called: by its own name, or that of the one function that it calls;
-    GELU is written in several equations.
+    """The name of an activation: its own, or that of the only function it calls.
+
+    GELU takes several equations.
     """
     eqn = steps[-1]
     while (
@@ -258,6 +254,6 @@ def _activation(steps: Sequence[Any]) -> str:
 
 
 def _is_dense(eqn: Any) -> bool:
-    """A product with a matrix of weights, and not of two batches."""
+    """Whether this is a product with a weight matrix, not of two batches."""
     _, batch = eqn.params["dimension_numbers"]
     return not any(batch) and eqn.invars[1].aval.ndim == 2

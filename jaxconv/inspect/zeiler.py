@@ -1,10 +1,9 @@
-"""What excites a feature map most, and what of it does (Zeiler and Fergus 2014, arXiv:1311.2901,
-Figure 2).
+"""The patches that excite a feature map most, and their deconvnet projections.
 
-For each feature map of a layer the images of a set are ranked by their strongest activation, each
-image standing for one patch only. Of the strongest nine, everything in the layer but that
-activation is set to zero, and the deconvnet carries it down to the pixels. Image and projection are
-cut to the activation's receptive field.
+After Zeiler and Fergus 2014, arXiv:1311.2901, Figure 2. For each feature map of a layer, the images
+of a dataset are ranked by their strongest activation; each image contributes one patch. For the top
+nine, everything in the layer except that activation is set to zero, and the deconvnet projects it
+to pixels. Image and projection are cropped to the receptive field of the activation.
 """
 
 import dataclasses
@@ -19,23 +18,23 @@ import numpy as np
 
 from jaxconv.inspect.inside import Held, apply, layer_of, seen
 
-# Of the figure, in inches: the square of nine, and what is between them.
+# Inches in the figure: the side of a square of nine patches, and the gap between patches.
 _SQUARE, _GAP = 1.55, 0.04
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """The patches that excite M feature maps most, K each, strongest first.
+    """The K patches that excite each of M feature maps most, strongest first.
 
     Attributes:
-      layer: its name.
-      maps: [M], the numbers of the feature maps.
+      layer: the name of the layer.
+      maps: [M], the indices of the feature maps.
       values: [M, K], the activations.
-      examples: [M, K], which example of the set; counted from 0.
+      examples: [M, K], the index of the example in the dataset, from 0.
       positions: [M, K, 2], row and column in the feature map.
-      corners: [M, K, 2], the pixel at which the receptive field begins, negative where it begins in
-        the padding; 0 along an axis of the image that it covers all of.
-      patches, projections: [M, K, h, w, C], of the receptive field. Beyond the image they are 0.
+      corners: [M, K, 2], the first pixel of the receptive field: negative if it starts in the
+        padding, 0 along an axis that it covers completely.
+      patches, projections: [M, K, h, w, C], the receptive field; 0 outside the image.
     """
 
     layer: str
@@ -58,21 +57,23 @@ def strongest_patches(
     most: int = 9,
     rule: str = "deconvnet",
 ) -> Patches:
-    """Find them over a set of any size, in one pass; it keeps M * K images.
+    """Find the strongest patches in one pass over a dataset of any size.
+
+    Holds M * K images in memory.
 
     Args:
-      batches: of images [N, H, W, C], as the network gets them.
-      layer: one of `inside.activations`; by default the last that sees no more than half of the
-        image.
-      maps: numbers of the feature maps.
-      first: how many there are, where no numbers are given: the first ones, or as many as the layer
-        has.
-      most: K; where the set has fewer examples, so many.
-      rule: how the projection passes what rectifies, see `backward.RULES`.
+      batches: batches of images [N, H, W, C], preprocessed for the network.
+      layer: one of `inside.activations`; by default the last whose receptive field is at most half
+        of the image.
+      maps: indices of the feature maps.
+      first: how many feature maps to take, from the first on, if `maps` is empty; limited to those
+        of the layer.
+      most: K; limited to the number of examples.
+      rule: the backward rule of the projection, one of `backward.RULES`.
 
     Raises:
-      ValueError: no such layer, feature map or rule; the layer has no positions; there are no
-        images, or they are not [N, H, W, C].
+      ValueError: the layer, feature map or rule does not exist; the layer has no spatial axes;
+        there are no images, or they are not [N, H, W, C].
     """
     for name, value in (("first", first), ("most", most)):
         if value < 1:
@@ -83,7 +84,7 @@ def strongest_patches(
         images = np.asarray(images)
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(
-                f"patches are of images [N, H, W, C] of floating point; these are {images.dtype} "
+                f"patches need floating-point images [N, H, W, C]; these are {images.dtype} "
                 f"{images.shape}"
             )
         layer = layer or _usual_layer(module, variables, images)
@@ -98,7 +99,7 @@ def strongest_patches(
             peaks += [
                 _Peak(float(value[n]), count + int(n), int(place[n]), images[n]) for n in strongest
             ]
-            # Where two are as strong, the earlier one.
+            # Ties go to the earlier example.
             peaks.sort(key=lambda peak: (-peak.value, peak.example))
             del peaks[most:]
         count += len(images)
@@ -109,9 +110,7 @@ def strongest_patches(
 
 @dataclasses.dataclass(frozen=True)
 class _Peak:
-    """The strongest activation of a feature map in one image; `place` counts its positions row by
-    row.
-    """
+    """The strongest activation of a feature map in one image; `place` is its row-major index."""
 
     value: float
     example: int
@@ -120,8 +119,9 @@ class _Peak:
 
 
 def _usual_layer(module: nn.Module, variables: Any, images: np.ndarray) -> str:
-    """The last layer whose values see no more than half of the image along both axes; the first
-    with positions where all see more.
+    """The last layer whose receptive field is at most half of the image along both axes.
+
+    If there is none, the first layer with spatial axes.
     """
     spatial = {
         name: sees
@@ -129,7 +129,7 @@ def _usual_layer(module: nn.Module, variables: Any, images: np.ndarray) -> str:
         if len([entry for entry in sees.axes if entry]) == 2
     }
     if not spatial:
-        raise ValueError("no layer of this module has positions")
+        raise ValueError("no layer of this module has spatial axes")
     partial = [
         name
         for name, sees in spatial.items()
@@ -149,12 +149,14 @@ def _numbers(
     shape = _maps_of(module, variables, images, layer)
     if len(shape) != 4:
         raise ValueError(
-            f"{layer} is {shape[1:]} and has no positions; name a layer of feature maps [N, H, W, "
-            "C]"
+            f"{layer} is {shape[1:]} and has no spatial axes; give a layer with feature maps "
+            "[N, H, W, C]"
         )
     for number in maps:
         if not 0 <= number < shape[-1]:
-            raise ValueError(f"{layer} has no feature map {number}; it has 0 to {shape[-1] - 1}")
+            raise ValueError(
+                f"{layer} has no feature map {number}; its feature maps are 0 to {shape[-1] - 1}"
+            )
     return list(maps) or list(range(min(first, shape[-1])))
 
 
@@ -168,7 +170,7 @@ def _maps_of(module: nn.Module, variables: Any, images: np.ndarray, layer: str) 
 def _peaks(
     held: Held, variables: Any, images: jax.Array, layer: str, numbers: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """Strongest activation and its place, [N, M] each."""
+    """The strongest activations and their row-major indices, [N, M] each."""
     maps = apply(held.module, variables, images)[1][layer][..., jnp.array(numbers)]
     maps = maps.reshape(maps.shape[0], -1, maps.shape[-1])
     return jnp.max(maps, axis=1), jnp.argmax(maps, axis=1)
@@ -184,7 +186,7 @@ def _project(
     places: jax.Array,
     rule: str,
 ) -> jax.Array:
-    """One activation of each image [N, ...], carried down to its pixels: [N, H, W, C]."""
+    """One activation of each image, projected to pixels: [N, H, W, C]."""
     maps, down = jax.vjp(
         lambda images: apply(held.module, variables, images, rule)[1][layer], images
     )
@@ -197,9 +199,7 @@ def _project(
 def _cut(
     module: nn.Module, variables: Any, layer: str, kept: dict[int, list[_Peak]], rule: str
 ) -> Patches:
-    """Project the peaks of each feature map, and cut images and projections to their receptive
-    fields.
-    """
+    """Project the peaks of each feature map, and crop everything to the receptive fields."""
     image = next(iter(kept.values()))[0].image
     sees, shape = seen(module, variables, image[None])[layer], list(image.shape[:2])
     width = _maps_of(module, variables, image[None], layer)[2]
@@ -240,7 +240,7 @@ def _cut(
 
 
 def _window(image: np.ndarray, corner: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Part of an image [H, W, C]; zeros where it reaches beyond."""
+    """Crop an image [H, W, C], with zeros outside of it."""
     cut = np.zeros((*shape, image.shape[-1]), image.dtype)
     (top, left), (height, width) = corner, shape
     inner = image[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
@@ -253,11 +253,10 @@ def _window(image: np.ndarray, corner: np.ndarray, shape: Sequence[int]) -> np.n
 def patches_figure(
     found: Patches, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,), title: str = ""
 ) -> Any:
-    """A figure as the paper's: for each feature map a square of projections, and the square of the
-    patches to its right.
+    """The paper's figure: for each feature map a square of projections next to one of patches.
 
-    A projection has 0 as middle grey, and its largest value as black or white. `mean` and `std` are
-    of the normalisation, which is undone in the patches.
+    In a projection 0 is middle grey, and the value largest in magnitude is black or white. `mean`
+    and `std` are those of the normalisation, which is undone in the patches.
     """
     from jaxconv.drawing.sheet import FAINT, new_sheet
 
@@ -268,8 +267,8 @@ def patches_figure(
         0.2 + 3.6 * columns, 0.75 + 1.95 * -(-len(found.maps) // columns), title or found.layer
     )
     said = (
-        f"{found.layer}: what excites each feature map (left), in the patches that excite it most "
-        "(right); their activations"
+        f"{found.layer}: what excites each feature map (left) in its strongest patches (right), and "
+        "their activations"
     )
     sheet.text(0.2, 0.38, said, 8, color=FAINT)
     for n, number in enumerate(found.maps):

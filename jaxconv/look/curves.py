@@ -1,5 +1,6 @@
-"""Loss and accuracy against step: the lecture's "monitor and visualize the loss curve"; of a sweep,
-against what was tried too.
+"""Curves of loss and accuracy by step, and by setting for a sweep.
+
+The lecture: "monitor and visualize the loss curve".
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from matplotlib.lines import Line2D
 from jaxconv.config import default_config
 from jaxconv.tasks import Figure, Task, find_task
 
-# A curve panel: its title, its unit, and the lines, (key in metrics.jsonl, label, look).
+# A panel of curves: title, unit, and lines of (key in metrics.jsonl, label, look).
 Panel = tuple[str, str, tuple[tuple[str, str, str], ...]]
-# What every training has.
+# The panels of every run.
 ENGINE: tuple[Panel, ...] = (
     ("Learning rate", "a step", (("learning_rate", "learning rate", "thin"),)),
     ("Gradient", "norm", (("train/grad_norm", "gradient norm", "thin"),)),
@@ -22,8 +23,9 @@ ENGINE: tuple[Panel, ...] = (
 
 
 def panels(task: type[Task] | None = None) -> tuple[Panel, ...]:
-    """The panels of a task's curves, by default of the default task: the loss, its figures in
-    their order, and what every training has.
+    """The panels of a task, by default the default task.
+
+    They are the loss, the task's figures in their order, and those of every run.
     """
     task = task or find_task(default_config().task.name)
     figures = sorted((f for f in task.figures if f.panel), key=lambda f: f.key != "loss")
@@ -31,7 +33,7 @@ def panels(task: type[Task] | None = None) -> tuple[Panel, ...]:
 
 
 def main_panels(task: type[Task] | None = None) -> tuple[Panel, ...]:
-    """Those that are drawn where there is room for two: the loss, and the task's first figure."""
+    """The panels drawn when there is room for two: the loss and the task's first figure."""
     task = task or find_task(default_config().task.name)
     first = task.figures[0]
     return (panels(task)[0], *(() if first.key == "loss" else (_panel_of(first, task),)))
@@ -55,17 +57,16 @@ _LEGEND = 10
 def loss_and_accuracy(
     runs: Mapping[str, Sequence[Mapping[str, float]]], task: type[Task] | None = None
 ) -> Drawn:
-    """Draw the curves of one run or several.
+    """Draw the curves of one or several runs.
 
     Args:
-      runs: rows of metrics.jsonl by the run's name.
-      task: of the runs, by default the default one.
+      runs: rows of metrics.jsonl by run name.
+      task: the task of the runs, by default the default task.
 
     Returns:
       A figure with a panel for the loss and one for the task's first figure: training as a thin
-      line, evaluation as a thick one, one colour a run. Of an ensemble the lines are the means over
-      its members, with a band from the least to the greatest, and the averaged prediction is
-      dashed.
+      line, evaluation as a thick one, one colour per run. For an ensemble the lines are the means
+      over its members, with a band from minimum to maximum; the averaged prediction is dashed.
     """
     figure = Drawn(figsize=(10, 4), layout="constrained")
     main = main_panels(task)
@@ -85,18 +86,18 @@ def sweep_curves(
     series: Mapping[str, Sequence[tuple[float, float, float]]],
     task: type[Task] | None = None,
 ) -> Drawn:
-    """Draw the curves of all runs of a sweep, and what they ended with.
+    """Draw the curves of all runs of a sweep, and their final values.
 
     Args:
-      runs: rows of metrics.jsonl by the run's name.
-      key: that the sweep is over, a number; empty where there is none.
-      series: final (value of the key, loss, first figure) of runs, by what else differs, the seed
-        apart.
-      task: of the runs, by default the default one.
+      runs: rows of metrics.jsonl by run name.
+      key: the numeric setting that the sweep varies; empty if there is none.
+      series: final (value of the key, loss, first figure) of the runs, grouped by the other
+        settings that differ except the seed.
+      task: the task of the runs, by default the default task.
 
     Returns:
-      A figure as `loss_and_accuracy` has it, and with a key two panels below: each run a point, and
-      a line through the means.
+      The figure of `loss_and_accuracy`. With a key, two panels below show the final values against
+      it, with a point per run and a line through the means.
     """
     rows, main = 2 if key else 1, main_panels(task)
     figure = Drawn(figsize=(10, 4 * rows), layout="constrained")
@@ -178,6 +179,6 @@ def _draw_against(panel: Any, series: Mapping[str, Sequence[tuple[float, float]]
 
 
 def _as_text(legend: Any) -> None:
-    """No mathematics between dollar signs."""
+    """Turn off math between dollar signs."""
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -1,13 +1,14 @@
-"""The filters of a convolution as a grid, as Krizhevsky et al. 2012 show AlexNet's (Figure 3), and
-what a layer makes of an image.
+"""Figures of the filters of a convolution, and of a layer's activations on an image.
 
-    filters that see RGB    colour tiles, grey where a weight is 0
-    other channels          a tile for each: red is positive, blue negative
-    in 1-D                  curves; of many channels one tile, a row for each channel
-    in 3-D                  the slices of the first channel
-    of one pixel            one tile for all: a column for each filter, a row for each channel
+Filters are a grid, like AlexNet's in Krizhevsky et al. 2012, Figure 3:
 
-Every filter is scaled by its own largest weight, every feature map by its own largest value.
+    filters of RGB images   colour tiles, grey where a weight is 0
+    other channels          one tile per channel: red is positive, blue negative
+    1-D                     curves; with many channels one tile with a row per channel
+    3-D                     the slices of the first channel
+    1x1                     one tile for all: a column per filter, a row per channel
+
+Each filter is scaled by its own largest weight, each feature map by its own largest value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from jaxconv.drawing.sheet import FAINT, Sheet, new_sheet
 from jaxconv.errors import nearest
 from jaxconv.program import call_arguments, own_parameters, trace
 
-# Channels of a filter that have a tile each, and those of a filter in 1-D that are curves.
+# The most channels of a filter drawn as tiles, and those of a 1-D filter drawn as curves.
 _CHANNELS, _CURVES = 8, 3
 _WIDTH, _TILE, _GAP, _TOP = 10.0, 0.66, 0.13, 0.55
 
@@ -33,16 +34,17 @@ def filters(kernel: np.ndarray, most: int = 96, title: str = "filters") -> Figur
 
     Args:
       kernel: [*window, C, K], see `find_kernel`.
-      most: tiles to draw; a filter may have several.
-      title: what stands before the count.
+      most: the most tiles to draw; a filter may take several.
+      title: text before the number of filters.
 
     Raises:
-      ValueError: the kernel has no window, or one of more than three axes.
+      ValueError: the window of the kernel does not have one to three axes.
     """
     *window, channels, count = kernel.shape
     if not 1 <= len(window) <= 3:
         raise ValueError(
-            f"filters are drawn in 1-D, 2-D and 3-D; the kernel is {list(kernel.shape)}"
+            f"filters can be drawn in 1-D, 2-D and 3-D; the kernel is {list(kernel.shape)}, with "
+            f"{len(window)} spatial axes"
         )
     size = "x".join(map(str, (*window, channels)))
     if all(extent == 1 for extent in window):
@@ -64,8 +66,9 @@ def filters(kernel: np.ndarray, most: int = 96, title: str = "filters") -> Figur
 
 
 def _tiles(kernel: np.ndarray) -> list[np.ndarray]:
-    """The tiles of one filter [*window, C], its largest weight 1: signed [H, W], colours [H, W, 3],
-    or curves as [L, 1, C].
+    """The tiles of one filter [*window, C], scaled so that its largest weight is 1.
+
+    Tiles are signed [H, W], colours [H, W, 3], or curves [L, 1, C].
     """
     *window, channels = kernel.shape
     scaled = kernel / (np.abs(kernel).max() or 1)
@@ -93,14 +96,14 @@ def _grid(title: str, parts: Sequence[Sequence[np.ndarray]]) -> Figure:
         for n, tile in enumerate(tiles):
             box = (x, y + n * (_TILE + 0.06), tile_width, _TILE)
             if curves:
-                sheet.curves(tile[:, 0], box, -1.0, 1.0)  # a colour for each channel
+                sheet.curves(tile[:, 0], box, -1.0, 1.0)  # one colour per channel
             else:
                 sheet.image(tile, box, limit=0.0 if tile.ndim == 3 else 1.0)
     return sheet.figure
 
 
 def _even(count: int, most: int) -> int:
-    """Columns, at most so many, that leave the last row as full as can be."""
+    """The number of columns, at most `most`, that fills the last row best."""
     return -(-count // -(-count // max(1, most)))
 
 
@@ -122,15 +125,15 @@ def _matrix(values: np.ndarray, title: str) -> Figure:
 def find_kernel(
     module: nn.Module, variables: Any, input_shape: Sequence[int], layer: str = ""
 ) -> tuple[str, np.ndarray]:
-    """The path and the weights [*window, C, K] of a convolution of any Linen module.
+    """The path and the weights [*window, C, K] of a convolution in any Linen module.
 
     Args:
-      input_shape: (*spatial, C) of what it is called with.
-      layer: the path, such as `block1/conv1`; by default the first that is called.
+      input_shape: (*spatial, C) of the module's input.
+      layer: the path, such as `block1/conv1`; by default the first convolution that is called.
 
     Raises:
-      ValueError: the module has no convolution, or none of that path; the message names the
-        nearest.
+      ValueError: the module has no convolution, or none with that path; the message gives the
+        nearest path.
     """
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     calls = [
@@ -147,7 +150,8 @@ def find_kernel(
         raise ValueError(f"{type(module).__name__} has no convolution")
     if layer and layer not in found:
         raise ValueError(
-            f"no convolution is called {layer!r}{nearest(layer, found)}; there are {_listed(found)}"
+            f"no convolution is called {layer!r}{nearest(layer, found)}; the convolutions are "
+            f"{_listed(found)}"
         )
     layer = layer or next(iter(found))
     return layer, np.asarray(found[layer], np.float32)
@@ -167,15 +171,15 @@ def activation_maps(
     most: int = 64,
     title: str = "",
 ) -> Figure:
-    """What a layer makes of one image, with the image beside it.
+    """The activations of a layer on one image, next to the image.
 
     Args:
       value: the layer's output [*spatial, K] for that image, or [K].
-      example: the image, as `samples.draw_example` takes it.
-      layer: its name.
-      names: of the values, where they are logits for classes.
-      most: feature maps to show, those with the largest values first.
-      title: above the picture.
+      example: the image, see `samples.draw_example`.
+      layer: the name of the layer.
+      names: class names of the values, if they are logits.
+      most: the most feature maps to show; those with the largest values come first.
+      title: text above the figure.
     """
     value = np.asarray(value, np.float32)
     count = value.shape[-1]
@@ -221,7 +225,7 @@ def _map_grid(value: np.ndarray, places: np.ndarray, heading: str) -> Sheet:
     height, width = (1, 2) if value.ndim == 2 else value.shape[-3:-1]
     count = len(places)
     left, across = 2.4, _WIDTH - 2.6
-    # Wider than high on the whole, whatever the shape of one.
+    # The grid is wider than high for any shape of the maps.
     columns = _even(count, round((1.8 * count * height / width) ** 0.5))
     tile_width = min(across / columns - _GAP, 2.0 * max(1.0, width / height))
     tile = tile_width * height / width
@@ -237,8 +241,9 @@ def _map_grid(value: np.ndarray, places: np.ndarray, heading: str) -> Sheet:
 def draw_map(
     sheet: Sheet, values: np.ndarray, box: tuple[float, float, float, float], limit: float
 ) -> None:
-    """Draw one feature map [L] as a curve, [H, W] by colours from -limit to limit, [D, H, W] as its
-    middle slice.
+    """Draw one feature map, with colours from -limit to limit.
+
+    [L] is drawn as a curve, [H, W] as an image, and [D, H, W] as its middle slice.
     """
     if values.ndim == 1:
         limit = limit or 1.0

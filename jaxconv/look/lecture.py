@@ -1,6 +1,4 @@
-"""The lecture's own example, as a network that can be walked through: its nine-by-nine X, its three
-features, the numbers of its slides.
-"""
+"""The lecture's toy example as a network: its nine-by-nine X, three features and numbers."""
 
 from typing import Any
 
@@ -13,8 +11,7 @@ from jaxconv.inspect.stages import stages
 from jaxconv.look.walk import walk
 from jaxconv.models import from_text
 
-# The lecture's three features, and what it does with them: filtering, ReLU, pooling, pooling, and
-# votes.
+# The lecture's three features; below, its layers: filtering, ReLU, pooling, pooling and votes.
 FEATURES = np.array(
     [
         [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]],
@@ -26,12 +23,11 @@ _LECTURE = "conv3-3p0nobias relu maxpool2ceil maxpool2 fc2"
 
 
 def lecture_network() -> tuple[nn.Module, dict[str, Any], np.ndarray]:
-    """The lecture's toy ConvNet with its nine-by-nine X: module, variables and the image [9, 9, 1]
-    of -1 and 1.
+    """The lecture's toy ConvNet: module, variables, and its X as an image [9, 9, 1] of -1 and 1.
 
-    Filters, responses and pooled maps are the lecture's. The voting weights, which its slides draw
-    as lines, are ours: the values that are highest for an X have equal weights for it, all others
-    for an O.
+    Filters, responses and pooled maps are the lecture's. The voting weights, which its slides only
+    draw as lines, are ours: the values that are highest for an X vote for X and all others for O,
+    each group with equal weights.
     """
     module = from_text(_LECTURE)
     image = xo.draw_split("test", size=9, test_examples=20)
@@ -60,8 +56,9 @@ def lecture_network() -> tuple[nn.Module, dict[str, Any], np.ndarray]:
 
 
 def lecture_walk() -> Figure:
-    """The lecture's own example: its X, its three features, responses, ReLU, pooled stacks and
-    votes, with the numbers of its slides.
+    """A figure of the lecture's example: X, features, responses, ReLU, pooled stacks and votes.
+
+    The numbers are those of the slides.
     """
     module, variables, x = lecture_network()
     return walk(module, variables, x, class_names=xo.CLASS_NAMES, title="the lecture's X")

@@ -1,15 +1,14 @@
-"""Loss and accuracy while runs go on: as text in a terminal, as a picture that changes in a
-notebook.
+"""Live curves of loss and accuracy: text in a terminal, a picture that updates in a notebook.
 
     jaxconv curves --workdir=RUN --watch
 
     from jaxconv.look import live
-    with live.in_notebook("RUN"):      # while this very cell trains
+    with live.in_notebook("RUN"):      # while this cell trains
         train(config, "RUN")
     live.follow("RUN")                 # while another process does
 
-Text is drawn by uniplot: a function from numbers to a string that needs NumPy alone. Plotext draws
-as well, but through one global figure, and its version 6 has just left the names of version 5.
+Text is drawn by uniplot, a pure function from numbers to a string that needs only NumPy. Plotext
+draws into one global figure, and its version 6 has dropped the names of version 5.
 """
 
 import contextlib
@@ -30,8 +29,8 @@ from jaxconv.look.curves import Panel, loss_and_accuracy, main_panels
 from jaxconv.tasks import Task, find_task
 from jaxconv.train.workdir import in_use, opened_config, read_metrics, saved_config
 
-# Colours of the runs, as uniplot calls them, and letters in their place where there is no colour:
-# for training, and for evaluation.
+# uniplot's names for the colours of the runs; and letters, for output without colour: training,
+# evaluation.
 _COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow")
 _LETTERS = tuple(zip(".,:'`-", "oxabcd", strict=True))
 _CLEAR, _ENTER, _LEAVE = "\x1b[H\x1b[J", "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -49,16 +48,16 @@ def text_curves(
     """Loss above, accuracy below, as lines of text.
 
     Args:
-      runs: rows of metrics.jsonl by the run's name.
-      width, height: of the text, in characters; 40 by 16 at least.
-      colour: tell runs apart by colour, and draw finer; else by letters.
-      task: of the runs, by default the default one.
+      runs: rows of metrics.jsonl by run name.
+      width, height: size of the text in characters; at least 40 by 16.
+      colour: distinguish runs by colour and draw finer lines; otherwise by letters.
+      task: the task of the runs, by default the default task.
     """
     drawn = [
         _panel(runs, panel, max(width, 40), max(height, 16) // 2, colour)
         for panel in main_panels(task)
     ]
-    return "\n".join(panel for panel in drawn if panel) or "no loss was logged yet"
+    return "\n".join(panel for panel in drawn if panel) or "no loss has been logged yet"
 
 
 def _panel(runs: Runs, panel: Panel, width: int, height: int, colour: bool) -> str:
@@ -97,19 +96,19 @@ def _panel(runs: Runs, panel: Panel, width: int, height: int, colour: bool) -> s
     }
 
     def draw(inner: int) -> str:
-        # Numbers stand beside the frame.
+        # The axis labels are outside the frame.
         return uniplot.plot_to_string(
             ys, xs, width=max(20, width - 12), height=max(3, inner), **look
         )
 
-    # Five lines for title, frame, numbers below and the legend, which may need more of them.
+    # Five lines for title, frame, axis labels and legend; the legend may take more.
     text = draw(height - 5)
     excess = text.count("\n") + 1 - height
     return draw(height - 5 - excess) if excess > 0 else text
 
 
 def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
-    """The folders of runs by names that tell them apart; raises UserError where there is no run."""
+    """The folders of runs by unique names; raises UserError if one holds no run."""
     folders = [expand(workdir) for workdir in workdirs]
     for folder in folders:
         saved_config(folder)
@@ -120,7 +119,7 @@ def open_runs(workdirs: Sequence[str]) -> dict[str, Path]:
 
 
 def task_of(folders: Mapping[str, Path]) -> type[Task] | None:
-    """The task of the first of the runs; None where none has begun."""
+    """The task of the first run that has started; None if none has."""
     begun = [folder for folder in folders.values() if (folder / "config.json").is_file()]
     return find_task(opened_config(begun[0]).task.name) if begun else None
 
@@ -128,13 +127,13 @@ def task_of(folders: Mapping[str, Path]) -> type[Task] | None:
 def frames(
     folders: Mapping[str, Path], every: float, ended: Callable[[float], bool]
 ) -> Iterator[Runs]:
-    """The rows of the runs, now and each time that there are more.
+    """Yield the rows of the runs, first as they are, then each time that they change.
 
     Args:
-      folders: of the runs by name.
-      every: seconds between two looks.
-      ended: waits so many seconds, less where it is over before, and says whether it is. What was
-        logged before it is over is shown.
+      folders: folders of the runs by name.
+      every: seconds between checks.
+      ended: called with `every`; waits up to that long and returns whether the runs have ended.
+        Rows are read once more after that.
     """
     before, over = None, False
     while True:
@@ -148,7 +147,7 @@ def frames(
 
 
 def all_ended(folders: Mapping[str, Path], seconds: float) -> bool:
-    """Wait, and say whether no process trains in any of the folders."""
+    """Wait `seconds` if a process trains in any folder; return whether none does after that."""
     if any(in_use(folder) for folder in folders.values()):
         threading.Event().wait(seconds)
     return not any(in_use(folder) for folder in folders.values())
@@ -157,10 +156,10 @@ def all_ended(folders: Mapping[str, Path], seconds: float) -> bool:
 def in_terminal(
     workdirs: Sequence[str], watch: bool = False, every: float = 1.0, stream: TextIO | None = None
 ) -> None:
-    """Draw the curves as text; with `watch` again as they grow, until all runs have ended.
+    """Draw the curves as text; with `watch`, redraw them as they grow until all runs have ended.
 
-    A terminal is redrawn in place, in a screen of its own, and left with the last picture.
-    Elsewhere one picture comes below the other.
+    A terminal switches to its alternate screen, is redrawn in place, and shows the last picture at
+    the end. In other output each picture follows the one before.
     """
     stream = stream or sys.stdout
     folders = open_runs(workdirs)
@@ -190,7 +189,7 @@ def in_terminal(
 
 
 class Drawing:
-    """A picture in a notebook's output; `drawn` counts how often it was drawn."""
+    """A picture in the output of a notebook; `drawn` counts how often it was drawn."""
 
     def __init__(self) -> None:
         try:
@@ -198,15 +197,15 @@ class Drawing:
             from IPython.display import display
         except ImportError as error:
             raise UserError(
-                "IPython is not installed, so that this is no notebook; jaxconv curves draws in a "
+                "IPython is not installed, so this is not a notebook; use `jaxconv curves` in a "
                 "terminal"
             ) from error
         if get_ipython() is None:
-            raise UserError("this is no notebook; jaxconv curves draws in a terminal")
+            raise UserError("this is not a notebook; use `jaxconv curves` in a terminal")
         self._display, self._handle, self.drawn = display, None, 0
 
     def show(self, runs: Runs, task: type[Task] | None = None) -> None:
-        """Put the curves in the place of those before."""
+        """Replace the previous curves with these."""
         from IPython.display import Image
 
         file = io.BytesIO()
@@ -221,15 +220,14 @@ class Drawing:
 
 @contextlib.contextmanager
 def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
-    """Draw the curves below the cell, again and again as they grow, while the block runs, which
-    trains; a last time at its end.
+    """Draw the curves below the cell while the block trains, and once more at its end.
 
     Args:
-      *workdirs: of the runs, which need not have begun.
-      every: seconds between two looks.
+      *workdirs: workdirs of the runs, which need not have started.
+      every: seconds between checks.
 
     Raises:
-      UserError: this is no notebook.
+      UserError: this is not a notebook.
     """
     drawing, over = Drawing(), threading.Event()
     folders = {expand(workdir).name: expand(workdir) for workdir in workdirs}
@@ -249,11 +247,12 @@ def in_notebook(*workdirs: str, every: float = 2.0) -> Iterator[Drawing]:
 
 
 def follow(*workdirs: str, every: float = 2.0) -> None:
-    """Draw the curves of runs that other processes train below the cell, until they have ended or
-    the cell is interrupted.
+    """Draw the curves of runs in other processes below the cell.
+
+    Returns when all runs have ended or the cell is interrupted.
 
     Raises:
-      UserError: there is no such run, or this is no notebook.
+      UserError: a workdir holds no run, or this is not a notebook.
     """
     drawing, folders = Drawing(), open_runs(workdirs)
     for runs in frames(folders, every, functools.partial(all_ended, folders)):

@@ -1,6 +1,4 @@
-"""A network opened to be looked into: module, variables, how an element becomes its input, and the
-examples that it is tested on.
-"""
+"""A network opened for inspection: module, variables, preprocessing and evaluation examples."""
 
 import dataclasses
 import functools
@@ -35,26 +33,27 @@ from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
 from jaxconv.weights.export import element_shape
 
-# Of ImageNet's training images, as torchvision's weights and our recipes have them.
+# ImageNet's mean and standard deviation, and the crop ratio, of torchvision's weights and our
+# recipes.
 _MEAN, _STD, _CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedNetwork:
-    """A network to look into.
+    """A network opened for inspection.
 
     Attributes:
-      title: what it is, for the top of a picture.
+      title: a short description, for the top of a figure.
       model: a Linen module, called as (x, train=False).
-      variables: what to apply it with; of an ensemble, one member's.
-      preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32; for
-        `jit`.
-      task: what it was trained for.
-      class_names: K names, as the run has them; empty where the task has none.
-      config: the run's.
-      data: what the data looked like: `image_shape` of an input, `kind` (image, signal or text),
+      variables: the variables of the model; of one member if the run is an ensemble.
+      preprocess: {"image": elements [N, ...]} -> the same with inputs [N, *spatial, C] float32;
+        can be called under `jit`.
+      task: the task it was trained for.
+      class_names: K names from the run; empty if the task has none.
+      config: the config of the run.
+      data: a description of the data: `image_shape` of an input, `kind` (image, signal or text),
         `class_names`.
-      folder: the workdir; None where no run was opened.
+      folder: the workdir; None if no run was opened.
     """
 
     title: str
@@ -74,18 +73,19 @@ class OpenedNetwork:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(*spatial, C) of what the network sees."""
+        """(*spatial, C) of an input of the network."""
         shape = element_shape(self.config, self.data)
         return (*shape, self.data["image_shape"][-1]) if self.kind == "text" else shape
 
     def inputs(self, elements: np.ndarray) -> jax.Array:
-        """Elements [N, ...] as they are stored -> inputs [N, *spatial, C] float32."""
+        """Stored elements [N, ...] -> inputs [N, *spatial, C] float32."""
         return self.preprocess({"image": jnp.asarray(elements)})["image"]
 
     @functools.cached_property
     def nothing(self) -> Any:
-        """An input in which there is nothing to see, [1, *spatial, C] or one value for all of it: a
-        mean image, an empty text.
+        """An input without content: a mean image or an empty text.
+
+        [1, *spatial, C], or one value for all of it.
         """
         return (
             self.inputs(np.zeros((1, self.input_shape[0]), np.uint8))
@@ -95,8 +95,9 @@ class OpenedNetwork:
 
     @property
     def hiding(self) -> dict[str, Any]:
-        """How `occlusion` hides a part of an input: by a grey square of a quarter of the image, or
-        by a gap of five letters in a text.
+        """Arguments of `occlusion`: how it hides a part of an input.
+
+        Hides a quarter of an image with a grey square, or five letters of a text.
         """
         return {
             "fill": self.nothing,
@@ -112,13 +113,14 @@ class OpenedNetwork:
         )
 
     def served(self, elements: np.ndarray) -> dict[str, np.ndarray]:
-        """Elements [N, ...] -> what the task says of each, [N, ...] by name, see `Task.serve`;
-        compiled for each N anew.
+        """Elements [N, ...] -> the outputs of `Task.serve`, [N, ...] by name.
+
+        Compiled once for each N.
         """
         return jax.tree.map(np.asarray, self._served(self.variables, elements))
 
     def predictions_figure(self, examples: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-        """A figure of examples, `image` and targets each, with what the network says of them."""
+        """A figure of examples, each with `image` and targets, and the network's predictions."""
         served = self.served(np.stack([example["image"] for example in examples]))
         targets = [
             {name: example[name] for name in self.task.needs if name in example}
@@ -129,26 +131,26 @@ class OpenedNetwork:
         return self.task.draw(shown, targets, said, title)
 
     def probabilities(self, elements: np.ndarray) -> np.ndarray:
-        """Elements [N, ...] -> probabilities [N, K] float32 of the classes.
+        """Elements [N, ...] -> class probabilities [N, K] float32.
 
         Raises:
-          UserError: the network tells no classes apart.
+          UserError: the network does not classify.
         """
         served = self.served(elements)
         if "probabilities" not in served:
             raise UserError(
-                f"{self.title} tells no classes apart; it gives {', '.join(served)}", exit_code=1
+                f"{self.title} does not classify; it predicts {', '.join(served)}", exit_code=1
             )
         return served["probabilities"]
 
     def shown(self, element: np.ndarray) -> Any:
-        """An element as a picture shows it: a text as a string, all else as it is."""
+        """An element as it is drawn: a text as a string, anything else unchanged."""
         return (
             decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
         )
 
     def explained(self, element: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> Figure:
-        """A figure of an element with maps of what speaks for a class over it, see `overlays`."""
+        """A figure of an element with attribution maps, see `overlays`."""
         if self.kind == "text":
             return text_attribution_figure(
                 letters_of(element, self.config.data.text.alphabet), maps, title
@@ -156,29 +158,32 @@ class OpenedNetwork:
         return attribution_figure(element, maps, title)
 
     def source(self, split: str = "") -> Source:
-        """The examples of a split, by default the config's `data.eval_split`; those in files are
-        read when they are asked for.
+        """The examples of a split, by default the config's `data.eval_split`.
+
+        Examples in files are read on access.
 
         Raises:
-          UserError: there is no run, or its data cannot be read.
+          UserError: no run was opened, or its data cannot be read.
         """
         if self.folder is None:
             raise UserError(
-                f"{self.title} has no examples of its own; give --image=FILE, or a run by --workdir"
+                f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
             )
         return open_source(
             as_files(self.config.data), split or self.config.data.eval_split, like=self.data
         )
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
-        """Element [...] and label, -1 where it has none, of one example of a split; raises
-        UserError where there is none such, or it cannot be read.
+        """The element [...] and label of one example of a split; the label is -1 if it has none.
+
+        Raises:
+          UserError: the example does not exist or cannot be read.
         """
         example = self.read_example(number, split)
         return example["image"], int(example.get("label", -1))
 
     def read_example(self, number: int, split: str = "") -> dict[str, Any]:
-        """`image` and the targets of one example of a split; raises what `example` does."""
+        """`image` and targets of one example of a split; raises as `example`."""
         source = self.source(split)
         if not 0 <= number < len(source):
             raise UserError(
@@ -191,14 +196,15 @@ class OpenedNetwork:
             raise UserError(f"{source.name(number)}: {error}", exit_code=1) from error
 
     def read(self, file: str) -> np.ndarray:
-        """The element [...] of a file, made as the run's examples are while evaluating; of a text
-        file its first line.
+        """The element [...] of a file, preprocessed like the run's evaluation examples.
+
+        Of a text file this is the first line.
 
         Raises:
-          UserError: it cannot be read, or is of another form than the network takes.
+          UserError: the file cannot be read, or its contents do not match the network's input.
         """
         if Path(file).is_dir():
-            raise UserError(f"{file}: is a folder; give one file")
+            raise UserError(f"{file}: is a folder; give a single file")
         shape = element_shape(self.config, self.data)
         source = open_given(
             GivenRecords(find_items([file], self.kind)),
@@ -212,7 +218,7 @@ class OpenedNetwork:
             raise UserError(f"{file}: {error}", exit_code=1) from error
 
     def elements(self, split: str = "", batch_size: int = 0) -> Iterator[np.ndarray]:
-        """All examples of a split that can be read, each once, in batches [B, ...]."""
+        """All readable examples of a split, each once, in batches [B, ...]."""
         source, size = self.source(split), batch_size or self.config.eval.batch_size
         reader = Reader(source, self.config.data.threads, self.config.data.damaged_share)
         for batch in reader.eval_batches(min(size, len(source))):
@@ -220,15 +226,15 @@ class OpenedNetwork:
 
 
 def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> OpenedNetwork:
-    """The network that a run has trained.
+    """Open the trained network of a run.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       checkpoint: `latest`, `best`, or a step.
-      member: of an ensemble, which one, from 0.
+      member: the index of the ensemble member, from 0.
 
     Raises:
-      UserError: there is no run, or no such checkpoint or member, or its code may not be run.
+      UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.
     """
     folder = expand(workdir)
     config, data = opened_config(folder), saved_data(folder)
@@ -256,14 +262,14 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
 
 
 def open_model(name: str, weights: str = "") -> OpenedNetwork:
-    """A network of the registry, for the task that it was published for.
+    """Open a network by name, for the task it was published for.
 
     Args:
-      name: one of `list_models()`, `text:` and a text, or one's own.
-      weights: a folder of `jaxconv convert`; without one, the weights are random.
+      name: one of `list_models()`, `text:` and a text, or your own network.
+      weights: a folder written by `jaxconv convert`; by default the weights are random.
 
     Raises:
-      UserError: there is no such network, or the weights are not its.
+      UserError: the network does not exist, or the weights do not fit it.
     """
     try:
         shape, classes = usual_task(name)
@@ -271,7 +277,7 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
         fresh = abstract_variables(model, (1, *shape))
     except ValueError as error:
         raise UserError(f"--model={name}: {error}") from error
-    except Exception as error:  # a person's own network may raise anything
+    except Exception as error:  # a custom network may raise anything
         if not is_own(name):
             raise
         raise UserError(f"--model={name}: fails: {in_words(error)}") from error
@@ -320,11 +326,12 @@ def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
 def element_of(
     looked: OpenedNetwork, file: str = "", example: int = 0, split: str = ""
 ) -> tuple[np.ndarray, int]:
-    """The element [...] of a file, or without one of an example of a split; and its label, -1 of a
-    file.
+    """The element [...] and label of a file or, without a file, of an example of a split.
+
+    The label of a file is -1.
 
     Raises:
-      UserError: there is no such file or example.
+      UserError: the file or example does not exist, or cannot be read.
     """
     return (looked.read(file), -1) if file else looked.example(example, split)
 

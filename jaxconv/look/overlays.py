@@ -1,6 +1,4 @@
-"""Maps of what speaks for a class, laid over what the network was shown: over an image, a volume, a
-waveform, and the letters of a text.
-"""
+"""Attribution maps drawn over the input: images, volumes, waveforms, or the letters of texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,24 +9,25 @@ from matplotlib.figure import Figure
 from jaxconv.drawing.samples import draw_example
 from jaxconv.drawing.sheet import FAINT, INK, SIGNED, Sheet, new_sheet, on_colour
 
-# Letters in a line, and inches of one and of a line.
+# Letters per line, and the width of a letter and height of a line in inches.
 _LETTERS, _WIDE, _HIGH = 80, 0.12, 0.24
 
 
 def attribution_figure(
     example: np.ndarray, maps: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
-    """A figure of an example, and beside it each map laid over it, with its colour scale.
+    """A figure of an example, next to an overlay of each map with its colour scale.
 
     Args:
-      example: [*spatial, C], see `samples.draw_example`. Of a volume the middle slice is drawn.
-      maps: by name, [*spatial], or [*spatial, C], of which the sum over the channels is drawn. Red
-        speaks for the class, blue against it. Each has its own scale, which ends at the 99.5th
-        percentile. A second line of the name is written smaller.
-      title: above it all.
+      example: [*spatial, C], see `samples.draw_example`. Only the middle slice of a volume is
+        drawn.
+      maps: maps by name, [*spatial], or [*spatial, C], which are summed over the channels. Red is
+        evidence for the class, blue against it. Each map has its own scale, which ends at the
+        99.5th percentile. A second line of the name is written smaller.
+      title: text above the figure.
 
     Raises:
-      ValueError: a map of another shape than the example's.
+      ValueError: the shape of a map does not match that of the example.
     """
     example = np.asarray(example)
     columns = min(3, len(maps) + 1)
@@ -46,7 +45,7 @@ def attribution_figure(
         values = values.sum(-1) if values.ndim == example.ndim else values
         if values.shape != example.shape[:-1]:
             raise ValueError(
-                f"the map {name!r} is {values.shape}; the example is {example.shape[:-1]}"
+                f"the map {name!r} has shape {values.shape}; the example has {example.shape[:-1]}"
             )
         _draw_map(sheet, example, values, box)
     return sheet.figure
@@ -55,17 +54,17 @@ def attribution_figure(
 def text_attribution_figure(
     letters: Sequence[str], maps: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
-    """A figure of a text, once for each map, which colours the letters.
+    """A figure that repeats a text for each map, with its letters coloured by the map.
 
     Args:
-      letters: what stands at each position of the text, see `signals.letters_of`; of the maps the
-        first so many positions are drawn.
-      maps: by name, [L], or [L, C], of which the sum over the codes is drawn; colours and names as
-        for `attribution_figure`.
-      title: above it all.
+      letters: the letter at each position of the text, see `signals.letters_of`. Positions of the
+        maps beyond them are not drawn.
+      maps: maps by name, [L], or [L, C], which are summed over the codes; colours and names as for
+        `attribution_figure`.
+      title: text above the figure.
 
     Raises:
-      ValueError: a map of fewer positions than letters.
+      ValueError: a map has fewer positions than there are letters.
     """
     lines = max(1, -(-len(letters) // _LETTERS))
     tall = 0.55 + lines * _HIGH
@@ -113,12 +112,12 @@ def text_attribution_figure(
 
 
 def _limit(values: np.ndarray) -> float:
-    """Where a scale of colours ends: few values lie beyond."""
+    """The end of a colour scale: few values lie beyond it."""
     return float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
 
 
 def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Sequence[float]) -> None:
-    """Lay a map over a faint example, and its scale to the right."""
+    """Draw a map over a faint example, with its scale to the right."""
     limit = _limit(values)
     values = values[len(values) // 2] if values.ndim == 3 else values
     colours = colormaps[SIGNED](0.5 + 0.5 * np.clip(values / limit, -1, 1))
@@ -134,8 +133,8 @@ def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Sequen
     else:
         picture = example[len(example) // 2] if example.ndim == 4 else example
         grey = picture.mean(-1, keepdims=True) / (255 if picture.dtype == np.uint8 else 1)
-        # What is nothing lets the example through, faintly, so that the colours are the map's
-        # alone.
+        # Small values let the example show through, in faint grey so that all colours come from
+        # the map.
         share = np.sqrt(np.clip(np.abs(values) / limit, 0, 1))[..., None]
         sheet.image(
             share * colours[..., :3] + (1 - share) * (0.45 + 0.5 * np.clip(grey, 0, 1)), box

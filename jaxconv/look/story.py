@@ -1,9 +1,9 @@
-"""The story of depth, as the lecture's charts tell it: ILSVRC's winners by year, and error against
-year, depth, weights and multiply-adds.
+"""The lecture's story of depth as charts.
 
-What the errors were measured on stands in every panel's title, and errors of different sets never
-share a panel: published ones come from the registry, those of one's own runs from their workdirs.
-Depth, weights and multiply-adds are counted in the program of each network.
+There are two: ILSVRC's winners by year, and error against year, depth, weights and multiply-adds.
+Published errors come from the registry, those of your own runs from their workdirs. Errors on
+different datasets never share a panel, and each title names the dataset. Depth, weights and
+multiply-adds are counted in the program of each network.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.tasks import open_task
 from jaxconv.train.workdir import opened_config, read_metrics, saved_config, saved_data
 
-# ILSVRC classification: year, team, the network in the registry whose depth is counted, top-5 error
-# in % on the test images (Russakovsky et al. 2015, arXiv:1409.0575; He et al. 2015,
-# arXiv:1512.03385), as the lecture's "Revolution of Depth" has them. From 2012 on each is of
-# several networks together. VGG came second.
+# ILSVRC classification: year, team, the network in the registry whose depth is counted, and top-5
+# error in % on the test images (Russakovsky et al. 2015, arXiv:1409.0575; He et al. 2015,
+# arXiv:1512.03385), as in the lecture's "Revolution of Depth". From 2012 on the errors are those of
+# ensembles. VGG came second.
 WINNERS = (
     (2010, "NEC-UIUC", "", 28.2),
     (2011, "XRCE", "", 25.8),
@@ -39,7 +39,7 @@ WINNERS = (
     (2014, "GoogLeNet", "googlenet", 6.7),
     (2015, "ResNet", "resnet152_v1", 3.57),
 )
-# Networks of the lecture.
+# The networks in the lecture.
 LECTURE = (
     "alexnet_2012",
     "zfnet",
@@ -57,7 +57,7 @@ PANELS = (
     ("year", "year"),
     ("depth", "layers with weights"),
     ("weights", "parameters"),
-    ("multiply_adds", "multiply-adds an image"),
+    ("multiply_adds", "multiply-adds per image"),
 )
 _MARKERS = "osD^vPX*"
 
@@ -67,14 +67,13 @@ class StoryPoint:
     """One network in the story.
 
     Attributes:
-      name: of the network, or of the run.
-      data: what the errors were measured on; the part before the first comma is the set, what
-        follows is how.
-      errors: (top-1, top-5) in %, None where it is not known.
-      year: of the network's publication; 0 where it has none.
-      depth: layers with weights on the longest way, see `depth.weighted_depth`.
-      weights, multiply_adds: parameters, and multiply-adds for one image.
-      own: whether the errors are those of one's own run.
+      name: the network or the run.
+      data: what the errors were measured on: the dataset up to the first comma, then the protocol.
+      errors: (top-1, top-5) in %; None if unknown.
+      year: the year the network was published; 0 if unknown.
+      depth: layers with weights on the longest path, see `depth.weighted_depth`.
+      weights, multiply_adds: number of parameters, and of multiply-adds per image.
+      own: whether the errors are from your own run.
     """
 
     name: str
@@ -88,8 +87,9 @@ class StoryPoint:
 
 
 def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Depth, parameters, and multiply-adds for one image of any Linen module, allocating nothing;
-    without what only training calls.
+    """Depth, parameters, and multiply-adds per image of any Linen module.
+
+    Layers that are called only in training are not counted. No arrays are allocated.
     """
     x, call = (
         jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
@@ -109,14 +109,14 @@ def counted(module: nn.Module, input_shape: Sequence[int]) -> tuple[int, int, in
 
 
 def published(name: str) -> StoryPoint:
-    """A network of the registry, with its published errors.
+    """A network of the registry with its published errors.
 
     Raises:
-      ValueError: there is no such network, or no error of it is known.
+      ValueError: the network does not exist, or the registry has no errors for it.
     """
     info, (shape, classes) = model_info(name), usual_task(name)
     if info.errors is None:
-        raise ValueError(f"no published error of {name} is known to the registry")
+        raise ValueError(f"the registry has no published error of {name}")
     errors = (*info.errors, None)[:2]
     return StoryPoint(
         name, info.data, errors, info.year, *counted(create_model(name, classes), shape)
@@ -124,18 +124,20 @@ def published(name: str) -> StoryPoint:
 
 
 def of_run(workdir: str) -> StoryPoint:
-    """A run, with the error of its last evaluation, as metrics.jsonl has it; of an ensemble the
-    mean over its members.
+    """A run with the error of its last evaluation in metrics.jsonl.
+
+    For an ensemble this is the mean over its members.
 
     Raises:
-      UserError: there is no run, or it has not been evaluated.
+      UserError: the folder holds no run, or the run is not of a classifier or was not evaluated.
     """
     folder = expand(workdir)
     config, data = saved_config(folder), saved_data(folder)
     rows = [row for row in read_metrics(folder) if "eval/top1" in row]
     if not data["class_names"]:
         raise UserError(
-            f"--workdir={workdir}: the run tells no classes apart; the story is of their errors"
+            f"--workdir={workdir}: the run does not classify; the story compares top-1 and top-5 "
+            "errors"
         )
     if not rows:
         raise UserError(f"--workdir={workdir}: the run has not been evaluated yet", exit_code=1)
@@ -156,11 +158,10 @@ def of_run(workdir: str) -> StoryPoint:
 
 
 def story(points: Sequence[StoryPoint]) -> Figure:
-    """Error against year, depth, parameters and multiply-adds: a row of four panels for each set
-    that errors were measured on.
+    """Error against year, depth, parameters and multiply-adds: a row of panels per dataset.
 
-    The error is top-5 where it is known of as many networks as top-1, as ILSVRC has it; who lacks
-    it is named. One's own runs are hollow.
+    The error is top-5, as in ILSVRC, if it is known for at least as many networks as top-1. The
+    title names networks whose error is unknown. Your own runs have hollow markers.
     """
     sets = {point.data.partition(",")[0]: None for point in points}
     figure = Figure(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
@@ -171,7 +172,7 @@ def story(points: Sequence[StoryPoint]) -> Figure:
             part, name, [point for point in points if point.data.partition(",")[0] == name]
         )
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # labels stay where they fit
+    figure.set_layout_engine("none")  # keep the axes fixed, so that labels still fit
     for axis, labels in to_label:
         place_labels(axis, labels)
     return figure
@@ -180,12 +181,12 @@ def story(points: Sequence[StoryPoint]) -> Figure:
 def _draw_set(
     part: Any, name: str, points: Sequence[StoryPoint]
 ) -> list[tuple[Any, list[tuple[float, float, str]]]]:
-    """The four panels of one set; returns what is to be labelled in each."""
+    """Draw the four panels of one dataset; return the labels to place in each."""
     known = [sum(point.errors[metric] is not None for point in points) for metric in (0, 1)]
     metric = int(known[1] >= known[0])
     shown = [point for point in points if point.errors[metric] is not None]
     lacking = ", ".join(point.name for point in points if point.errors[metric] is None)
-    note = f" (not known of {lacking})" if lacking else ""
+    note = f" (unknown for {lacking})" if lacking else ""
     part.suptitle(
         f"{name}: top-{(1, 5)[metric]} error in %{note}",
         fontsize=11,
@@ -234,7 +235,7 @@ def _draw_set(
 
 
 def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[float]) -> None:
-    """Errors from 0, years as years, all else on a logarithmic scale where it spans much."""
+    """Scale the axes: errors from 0, years as integers, others logarithmic if the range is wide."""
     axis.tick_params(labelsize=8)
     axis.set_ylim(0, 1.15 * max(errors, default=0) or 1)
     if not values:
@@ -256,24 +257,23 @@ def _scale(axis: Any, column: str, values: Sequence[float], errors: Sequence[flo
 
 
 def _short(value: float) -> str:
-    """Three digits, with k, M or G."""
+    """The value with three digits, and k, M or G."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
-# Where a label may stand about its point, in points: near ones first.
+# Candidate offsets of a label from its point, in points; nearest first.
 _WAYS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 _SPOTS = [(reach * dx, reach * dy) for reach in (7, 14, 23, 34, 48, 64) for dx, dy in _WAYS]
 
 
 def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: float = 7.0) -> None:
-    """Write a text beside each point (x, y, text), where it covers no point, no text and no edge;
-    one far off has a line to its point.
+    """Label each point (x, y, text) so that no label overlaps a point, a label or the frame.
 
-    The axes must have their final place and limits. Where there is no room for a text, it is left
-    out.
+    A label far from its point gets a line to it; a label without room is omitted. The axes must
+    have their final position and limits.
     """
     figure = axis.get_figure(root=True)
     scale = figure.dpi / 72
@@ -323,9 +323,7 @@ def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: fl
 
 
 def winners() -> Figure:
-    """ILSVRC's winners by year: top-5 error as bars, with the depth of the network over each,
-    counted in its program.
-    """
+    """A bar chart of the top-5 error and counted depth of ILSVRC's winners by year."""
     figure = Figure(figsize=(9, 4.4), layout="constrained", facecolor="white")
     axis = figure.subplots()
     for place, (_, _, name, error) in enumerate(WINNERS):
@@ -352,6 +350,6 @@ def winners() -> Figure:
 
 @functools.cache
 def counted_depth(name: str) -> int:
-    """The depth of a network of the registry, for the task that it was published for."""
+    """The depth of a network of the registry, for the task it was published for."""
     shape, classes = usual_task(name)
     return weighted_depth(create_model(name, classes), shape)

@@ -1,9 +1,8 @@
-"""The lecture's walk of one image through a network: pixels, filter responses, ReLU, pooled stacks,
-votes with their weights.
+"""One image on its way through a network, drawn as in the lecture.
 
-Maps that are small enough have their numbers in the cells, as the slides have them (cut to two
-decimals, not rounded); others are images. The signs have colours: red is positive, blue negative,
-so that ReLU is where the blue is gone.
+The rows are pixels, filter responses, ReLU, pooled stacks, and votes with their weights. Small maps
+have numbers in their cells, truncated to two decimals as on the slides; larger ones are images. Red
+is positive, blue is negative, so ReLU removes the blue.
 """
 
 import itertools
@@ -20,12 +19,12 @@ from jaxconv.drawing.sheet import CELL, FAINT, Sheet, new_sheet, printed
 from jaxconv.inspect.stages import Stage, stages
 from jaxconv.look.filters import draw_map
 
-# Inches: the page, the column of words on its left, a map that is an image, and what is between two
-# rows.
+# Inches: the width of the figure, its text column and an image, the gap between rows, the margin
+# at the top.
 _WIDTH, _WORDS, _IMAGE, _GAP, _TOP = 12.0, 2.1, 1.1, 0.3, 0.6
-# Cells each way of a map that has numbers, at most, and of a filter.
+# The largest side of a map and of a filter whose cells have numbers.
 _NUMBERED, _FILTER = 12, 5
-# Values and classes in the panel of votes.
+# The most values and classes in the panel of votes.
 _VOTING, _CLASSES = 14, 5
 _VOTES_AT, _BAR = 8.4, 0.9
 
@@ -40,17 +39,17 @@ def walk(
     most_rows: int = 14,
     title: str = "",
 ) -> Figure:
-    """One input on its way through any Linen module, a row for each stage.
+    """A figure of one input on its way through any Linen module, with a row for each stage.
 
     Args:
       module, variables: the network.
-      x: [*spatial, C] float32, as the module takes it.
-      example: the image as a person sees it, see `samples.draw_example`; by default `x`.
-      class_names: of the votes; by default their numbers.
-      most_maps: feature maps in a row: those that answer the most, in their order; the same ones
-        until the next weights.
-      most_rows: of a network with more stages, the last map of each size is shown.
-      title: above the picture.
+      x: [*spatial, C] float32, the module's input.
+      example: the image before preprocessing, see `samples.draw_example`; by default `x`.
+      class_names: names for the votes; by default class numbers.
+      most_maps: the most feature maps in a row. The strongest are shown, in channel order; the
+        choice stays the same up to the next layer with weights.
+      most_rows: the most rows; with more stages, only the last of each size is shown.
+      title: text above the figure.
     """
     every = stages(module, variables, x)
     rows = choose_rows(every, most_rows)
@@ -80,7 +79,7 @@ def walk(
 
 
 def _afters(every: Sequence[Stage]) -> dict[int, str]:
-    """For each stage without a name, by identity, the last name before it."""
+    """The last name before each unnamed stage, by `id` of the stage; empty for named stages."""
     found, last = {}, ""
     for stage in every:
         found[id(stage)] = "" if stage.name else last
@@ -93,27 +92,28 @@ def _left_out(every: Sequence[Stage], rows: Sequence[Stage]) -> str:
 
 
 def choose_rows(every: Sequence[Stage], most: int) -> list[Stage]:
-    """The stages that have a row: all but the votes, which have a panel; of too many the last of
-    each size, and the first two.
+    """The stages that get a row: all except the votes, which have a panel.
+
+    If there are more than `most`: the first two and the last of each size.
     """
     rows = [stage for stage in every[:-1] if stage.value.ndim] or list(every[:1])
     if every[-1].value.ndim > 1:
         rows.append(every[-1])
     if len(rows) <= most:
         return rows
-    kept = rows[:2]  # the first convolution has the filters that can be seen
+    kept = rows[:2]  # the filters of the first convolution are drawn
     for _, same in itertools.groupby(rows[2:], lambda stage: stage.value.shape[:-1]):
         group = list(same)
-        # What a whole block gives rather than what is inside of the next.
+        # Prefer the output of a block to a stage inside the next one.
         outermost = min(stage.name.count("/") for stage in group)
         kept.append([stage for stage in group if stage.name.count("/") == outermost][-1])
     return kept if len(kept) <= most else [*kept[: most - 1], kept[-1]]
 
 
 def _channels(every: Sequence[Stage], rows: Sequence[Stage], most: int) -> list[np.ndarray]:
-    """The maps that each row shows: where no weights lie between two rows, the same ones.
+    """The channels that each row shows; the same for rows without weights between them.
 
-    They are the strongest of the last such row, where ReLU and pooling have done their work.
+    They are the strongest in the last of those rows, after ReLU and pooling.
     """
     weighted = list(itertools.accumulate(stage.weights is not None for stage in every))
     of = {
@@ -128,8 +128,10 @@ def _channels(every: Sequence[Stage], rows: Sequence[Stage], most: int) -> list[
 
 
 def _map_size(value: np.ndarray, count: int) -> tuple[float, float, int, bool]:
-    """Width and height in inches of one of `count` maps [*spatial, C] in a row, how many there is
-    room for, and whether with numbers.
+    """The layout of `count` maps [*spatial, C] in a row.
+
+    Returns:
+      Width and height of a map in inches, how many maps fit, and whether they have numbers.
     """
     room = _WIDTH - _WORDS - 0.2
     height, width = (0.7, 1.0) if value.ndim == 2 else value.shape[-3:-1]
@@ -144,8 +146,9 @@ def _map_size(value: np.ndarray, count: int) -> tuple[float, float, int, bool]:
 
 
 def _filter_height(stage: Stage) -> float:
-    """Inches for the filters above the maps, where they can be seen: of a convolution in 2-D over
-    grey or RGB, or over each map alone.
+    """Inches for the filters above the maps, 0 if they are not drawn.
+
+    Filters of 2-D convolutions are drawn if they have one channel or RGB.
     """
     weights = stage.weights
     return (
@@ -183,7 +186,7 @@ def _row(
         sheet.text(
             0.2,
             y,
-            f"filters, times {pixels}: a response is\nthe mean of products and the bias",
+            f"filters, times {pixels}: a response is\nthe mean of products plus the bias",
             7.5,
             color="#555555",
             linespacing=1.3,
@@ -203,8 +206,9 @@ def _row(
 
 
 def words(stage: Stage, after: str = "") -> list[str]:
-    """A stage in words: its name, then what it is, line by line; one without a name comes `after`
-    another.
+    """The lines that describe a stage: its name, kind and shape.
+
+    `after` is the last name before an unnamed stage.
     """
     *spatial, count = stage.value.shape
     size = "x".join(map(str, spatial))
@@ -246,8 +250,9 @@ def _maps(sheet: Sheet, y: float, stage: Stage, places: np.ndarray, above: float
 
 
 def _filter(sheet: Sheet, weights: np.ndarray, box: tuple[float, float, float, float]) -> None:
-    """A filter [h, w, C], its weights times the pixels of its window: a response is the mean of the
-    products, as the lecture has it.
+    """Draw a filter [h, w, C], with its weights multiplied by the number of pixels in its window.
+
+    A response is then the mean of the products, as in the lecture.
     """
     x, y, width, height = box
     size = min(height, width)
@@ -271,16 +276,15 @@ def _votes_height(last: Stage) -> float:
 def chosen_votes(
     last: Stage, most: int = _VOTING, classes: int = _CLASSES
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the panel of votes shows: the values with the largest say, the classes with the most
-    votes, and value times weight.
+    """The values with the largest contributions, and the classes with the most votes.
 
     Args:
       last: a fully connected stage.
-      most, classes: of each, at most.
+      most, classes: the most values and classes to choose.
 
     Returns:
-      The places [F] of the values and [K] of the classes, both in their order, and the shares [F,
-      K] of those votes.
+      The indices [F] of the values and [K] of the classes, both ascending, and the contributions
+      [F, K] of the values to the votes, each value times weight.
     """
     shown = np.sort(np.argsort(-last.value, kind="stable")[:classes])
     shares = last.given[:, None] * last.weights[:, shown]
@@ -289,13 +293,14 @@ def chosen_votes(
 
 
 def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> None:
-    """The panel of votes: values on the left, classes on the right, and the weights between them as
-    lines, thick where they are large.
+    """Draw the panel of votes: values on the left, classes on the right, weights as lines between.
+
+    The thickness of a line is the magnitude of its weight.
 
     Args:
-      last: the stage whose values are the votes; where no fully connected layer gives them, they
-        are shown alone.
-      class_names: K names; empty for numbers.
+      last: the stage whose values are the votes. Unless it is fully connected, only the votes are
+        drawn.
+      class_names: K names; empty for class numbers.
     """
     names = class_names if len(class_names) else [f"class {k}" for k in range(len(last.value))]
     sheet.text(0.2, y, "votes", 9, weight="bold")
@@ -330,8 +335,8 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
         detail = ""
         if 0 < len(places) < len(last.given):
             detail = (
-                f"{said[:, n].sum():.2f} by those shown, {last.value[k] - said[:, n].sum():+.2f} "
-                "by the rest"
+                f"{said[:, n].sum():.2f} from those shown, "
+                f"{last.value[k] - said[:, n].sum():+.2f} from the rest"
             )
         weight = "bold" if k == last.value.argmax() else "normal"
         _class(
@@ -348,7 +353,7 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
 def _weights(
     sheet: Sheet, weights: np.ndarray, values: Sequence[float], classes: Sequence[float]
 ) -> None:
-    """A line for each weight [F, K], from the values' heights to the classes'."""
+    """Draw a line for each weight [F, K], from the height of its value to that of its class."""
     heaviest = float(np.abs(weights).max()) or 1.0
     for (f, k), weight in np.ndenumerate(weights):
         look = (

@@ -24,7 +24,7 @@ KEY = jax.random.key(0)
 
 
 class Linear(nn.Module):
-    """Votes are a linear function of the pixels."""
+    """Logits are a linear function of the pixels."""
 
     @nn.compact
     def __call__(self, x):
@@ -32,9 +32,7 @@ class Linear(nn.Module):
 
 
 class Corner(nn.Module):
-    """Class 1's vote is what a patch of 4x4 pixels in one corner holds of bright pixels; class 0's
-    is 0.
-    """
+    """The logit of class 1 is the brightness of a 4x4 patch in one corner; that of class 0 is 0."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -73,8 +71,8 @@ def test_patch_in_a_corner():
     inside[:4, 12:] = True
     cam = np.asarray(grad_cam(module, variables, images, classes))
     assert cam.shape == (2, 16, 16) and cam.min() >= 0
-    # One feature map, bright everywhere: Grad-CAM weighs it by 1/256 (the mean over all positions)
-    # and finds it everywhere.
+    # One feature map, bright everywhere: Grad-CAM weights it by 1/256, the mean over all positions,
+    # and the result is uniform.
     np.testing.assert_allclose(cam, 0.5 / 256, rtol=1e-5)
     spot = images * jnp.asarray(inside[None, ..., None])
     cam = np.asarray(grad_cam(module, variables, spot, classes, "bright"))
@@ -82,7 +80,7 @@ def test_patch_in_a_corner():
     lost = np.asarray(occlusion(module, variables, images, classes, window=4, stride=4))
     probability = np.exp(0.5) / (1 + np.exp(0.5))
     np.testing.assert_allclose(lost[0], np.where(inside, probability - 0.5, 0), atol=1e-6)
-    # Finer steps: squares that hide less of the patch lose less, those that hide none lose nothing.
+    # A smaller stride: squares that hide less of the patch lose less, and others lose nothing.
     lost = np.asarray(occlusion(module, variables, images, classes, window=4, stride=1, batch=5))
     assert (
         np.unravel_index(lost[1].argmax(), lost[1].shape) == (0, 15)
@@ -98,7 +96,7 @@ def chain():
 
 
 def test_integrated_gradients_are_complete():
-    """The shares add up to the vote's difference, better with more steps."""
+    """The shares add up to the difference of the logits, more closely with more steps."""
     model, variables, images = chain()
     classes, baseline = jnp.array([2, 0]), -jnp.ones((8, 8, 1))
     difference = (model.apply(variables, images) - model.apply(variables, -jnp.ones((1, 8, 8, 1))))[
@@ -112,8 +110,9 @@ def test_integrated_gradients_are_complete():
 
 
 def test_grad_cam_by_hand():
-    """Of two feature maps the one that speaks for the class is seen, weighted by its mean gradient,
-    where it is active.
+    """Of two feature maps, the one that supports the class shows where it is active.
+
+    It is weighted by its mean gradient.
     """
 
     class Two(nn.Module):
@@ -129,8 +128,8 @@ def test_grad_cam_by_hand():
     images = np.zeros((2, 8, 8, 2), np.float32)
     images[:, 0:2, 0:2, 0], images[:, 6:8, 6:8, 1] = 1, 1
     maps = np.asarray(grad_cam(Two(), {"params": kernel}, images, jnp.array([0, 1])))
-    # A pixel in a corner of the image is in the corner of the map alone: 1 times the mean gradient,
-    # 3/16 and 5/16.
+    # A pixel in a corner of the image affects only that corner of the map: 1 times the mean
+    # gradient, 3/16 and 5/16.
     assert maps[0, 0, 0] == maps[0].max() == pytest.approx(3 / 16) and maps[1, 7, 7] == maps[
         1
     ].max() == pytest.approx(5 / 16)
@@ -151,25 +150,25 @@ def test_bad_inputs():
     for call, message in (
         (
             lambda: gradient(model, variables, images.astype(int), classes),
-            "of floating point; these are int",
+            r"floating-point images \[N, \*spatial, C\]; these are int",
         ),
         (
             lambda: gradient(model, variables, images, classes[:1]),
-            r"classes \[N\]; it returns \[\(2, 3\)\] for \(1,\)",
+            r"classes \[N\]; it returns \[\(2, 3\)\], and the classes are \(1,\)",
         ),
         (
             lambda: gradient(model, variables, images, jnp.array([1.0, 2.0])),
-            r"classes are whole numbers \[N\]; these are float32 \(2,\)",
+            r"classes must be integers \[N\]; these are float32 \(2,\)",
         ),
         (lambda: gradient(model, variables, images, classes, "guided "), "did you mean 'guided'"),
         (lambda: grad_cam(model, variables, images, classes, "pol2"), "did you mean 'pool2'"),
         (
             lambda: grad_cam(model, variables, images, classes, "fc1"),
-            r"fc1 is \(6,\); the last that has some is dropout1",
+            r"fc1 is \(6,\). The last layer with spatial axes is dropout1",
         ),
         (
             lambda: grad_cam(Linear(), Linear().init(KEY, images), images, classes),
-            "this module names none",
+            "this module has none",
         ),
         (
             lambda: occlusion(model, variables, images, classes, window=9),
@@ -212,9 +211,7 @@ def test_waveforms_and_volumes(ndim):
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_family(name):
-    """Gradients by every rule are shaped as the images, and a Grad-CAM of the default layer as
-    their pixels.
-    """
+    """Guided gradients have the shape of the images; Grad-CAM has their spatial shape."""
     size, arguments = ONE_OF_EACH[name]
     model = jaxconv.create_model(name, 10, **arguments)
     shape = (2, size, size, 1 if name == "lenet5" else 3)
@@ -231,9 +228,7 @@ def test_every_family(name):
 
 
 class Own(nn.Module):
-    """One's own module: Linen's layers, fields that cannot be hashed, integers that are cut off at
-    0.
-    """
+    """A custom module: Linen layers, an unhashable field, integers clipped at 0."""
 
     sizes: list
 

@@ -25,7 +25,7 @@ class Elementwise(nn.Module):
 
 
 def back(function, rule, x=X, signal=SIGNAL):
-    """What comes out, and what comes back of a signal."""
+    """The output, and the result of a backward signal."""
     y, down = jax.vjp(lambda x: apply(Elementwise(function), {}, x, rule)[0], x)
     return y, down(signal)[0]
 
@@ -72,7 +72,7 @@ def test_rectifiers(function):
 
 
 def norm(x):
-    """As Linen's LayerNorm has it."""
+    """Computes as Linen's LayerNorm does."""
     variance = jnp.maximum(
         0.0, jnp.mean(x * x, axis=1, keepdims=True) - jnp.mean(x, axis=1, keepdims=True) ** 2
     )
@@ -97,9 +97,7 @@ def test_what_does_not_rectify(function):
 
 
 def test_guided_backpropagation_by_hand():
-    """Votes are relu(x) times these weights: 2 and 5 speak for the class, -1 against it; the second
-    input is below 0.
-    """
+    """The logit is relu(x) times the weights 2, 5 and -1; the second input is negative."""
 
     class Net(nn.Module):
         @nn.compact
@@ -142,13 +140,13 @@ def test_not_a_number_stays_what_it_is():
 
 
 def test_branches_and_loops():
-    """Rules go into both branches of a `cond`; a loop that rectifies is refused."""
+    """Rules apply in the branches of a `cond`; a loop with a rectifier is rejected."""
     branched = lambda x: jax.lax.cond(x[0, 0] < 0, nn.relu, nn.tanh, x)  # noqa: E731
     np.testing.assert_array_equal(back(branched, "deconvnet")[1], jnp.maximum(SIGNAL, 0))
     looped = lambda x: jax.lax.scan(lambda carry, _: (nn.relu(carry), None), x, length=2)[0]  # noqa: E731
     np.testing.assert_array_equal(back(looped, "gradient")[1], jax.vjp(looped, X)[1](SIGNAL)[0])
     with pytest.raises(
-        ValueError, match="'guided' does not reach what rectifies inside of a 'scan'"
+        ValueError, match="'guided' cannot be applied to a rectifier inside a 'scan'"
     ):
         back(looped, "guided")
 
@@ -198,7 +196,7 @@ def test_as_pytorch_s_hooks_do_it(rule):
     )
 
 
-# One of each family, with as few units as show what it is made of, and a size of image.
+# One network of each family: an image size, and arguments for a minimal version.
 ONE_OF_EACH = {
     "lenet5": (32, {}),
     "googlenet": (65, {"modules": "3a"}),
@@ -218,7 +216,7 @@ def test_the_ordinary_rule_gives_the_ordinary_gradient(name):
     channels = 3 if name.startswith("text:") else MODELS[name].input_size[-1]
     model = jaxconv.create_model(name, 3, **arguments)
     x = jax.random.normal(jax.random.key(0), (1, size, size, channels))
-    # Weights that need no compiling, and logits that depend on all of the network.
+    # Weights without compilation, and logits that depend on the whole network.
     shapes = abstract_variables(model, x.shape)
     random = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -242,7 +240,7 @@ def test_the_ordinary_rule_gives_the_ordinary_gradient(name):
     np.testing.assert_allclose(interpreted, ordinary, rtol=1e-3, atol=1e-4 * scale)
 
 
-# How often each network rectifies, counted by hand.
+# The number of rectifiers of each network, counted by hand.
 RECTIFIED = {
     "chain": 2,
     "lenet5": 0,
@@ -264,8 +262,8 @@ RECTIFIED = {
     "densenet121": 1 + 58 * 2 + 3 + 1,
     "mobilenet_v1": 1 + 13 * 2,
     "mobilenet_v2": 1 + 1 + 16 * 2 + 1,
-    # In 11 units after the depthwise convolution, in all but the first after the 1x1 before it, in
-    # 9 in squeeze-and-excitation.
+    # After the depthwise convolution in all 11 units, after the 1x1 before it in all but the first,
+    # and in the squeeze-and-excitation of 9.
     "mobilenet_v3_small": 1 + 11 + 10 + 9 + 2,
     "efficientnet_b0": 1 + 16 + 15 + 16 + 1,
     "regnet_x_400mf": 1 + 22 * 3,

@@ -1,6 +1,4 @@
-"""Layers by name, the network from a layer on, and other backward rules, for networks of the
-registry and any other Linen module.
-"""
+"""Layers by name and replaced layers, in networks of the registry and other Linen modules."""
 
 import flax.linen as nn
 import jax
@@ -14,9 +12,7 @@ from jaxconv.models.chain import Chain
 
 
 class Own(nn.Module):
-    """One's own module: a layer that is called twice, one with several outputs, and a
-    rematerialised one.
-    """
+    """A custom module: a layer called twice, one with several outputs, a rematerialised one."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -108,7 +104,7 @@ def test_the_network_from_a_layer_on():
     )
     same, _ = apply(model, variables, 0 * x, replaced={"pool1": layers["pool1"]})
     np.testing.assert_array_equal(same, logits)
-    # The vote of class 1 is what its weights make of what comes before.
+    # The logit of class 1 is linear in the last layer's input.
     slope = jax.grad(
         lambda before: apply(model, variables, x, replaced={"dropout_votes": before})[0][:, 1].sum()
     )(layers["dropout_votes"])
@@ -130,7 +126,7 @@ def test_replacing_a_layer_that_is_called_twice():
         ({"replaced": {"pol1": 0}}, "no layer is called 'pol1', did you mean 'pool1'"),
         (
             {"replaced": {"pool1": jnp.ones((2, 4, 4, 3))}},
-            r"pool1 is \(2, 4, 4, 4\); the value to replace it is \(2, 4, 4, 3\)",
+            r"pool1 has shape \(2, 4, 4, 4\); its replacement has shape \(2, 4, 4, 3\)",
         ),
     ],
 )
@@ -147,7 +143,7 @@ class Step(nn.Module):
 
 
 class Loop(nn.Module):
-    """Linen's own loop over layers, which leaves an equation behind that puts out nothing."""
+    """Linen's own loop over layers, which leaves an equation without outputs behind."""
 
     @nn.compact
     def __call__(self, x):
@@ -164,7 +160,9 @@ def test_layers_inside_of_a_loop_have_no_name_and_cannot_be_replaced():
     logits, layers = apply(Loop(), variables, x)
     np.testing.assert_array_equal(logits, Loop().apply(variables, x))
     assert list(layers) == ["before", "after"]
-    with pytest.raises(ValueError, match="loop/dense is inside of nn.scan, nn.vmap or the like"):
+    with pytest.raises(
+        ValueError, match="loop/dense is inside nn.scan, nn.vmap or a similar transform"
+    ):
         apply(Loop(), variables, x, replaced={"loop/dense": 0 * x})
 
 
@@ -189,9 +187,9 @@ def test_layers_inside_of_vmap_have_no_name_and_cannot_be_replaced():
     logits, layers = apply(Mapped(), variables, x)
     np.testing.assert_allclose(logits, Mapped().apply(variables, x), rtol=1e-6)
     assert list(layers) == list(seen(Mapped(), variables, x)) == ["after"]
-    with pytest.raises(ValueError, match="rows is inside of nn.scan, nn.vmap or the like"):
+    with pytest.raises(ValueError, match="rows is inside nn.scan, nn.vmap or a similar transform"):
         apply(Mapped(), variables, x, replaced={"rows": 0 * x})
-    # A user's own vmap around the whole changes no name.
+    # A vmap around the whole call does not change the names.
     mapped = jax.vmap(lambda x: activations(Mapped(), variables, x))(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(mapped["after"][0], layers["after"], rtol=1e-5)
 

@@ -1,6 +1,4 @@
-"""What a network does stage by stage, whatever it is made of: kinds, names and values against what
-its layers give.
-"""
+"""The stages of any network: their kinds, names and values."""
 
 import flax.linen as nn
 import jax
@@ -46,7 +44,7 @@ def test_a_chain():
 
 
 class Own(nn.Module):
-    """Pooling, activations and means without a module of their own, and a norm."""
+    """Pooling, activations and means outside of modules, and a norm."""
 
     @nn.compact
     def __call__(self, x):
@@ -72,7 +70,7 @@ def test_a_module_of_one_s_own():
         ("", "tanh"),
         ("Dense_1", "fully connected"),
     ]
-    # The maximum and the mean after it are one stage: nothing marks what is between them.
+    # Max pooling and the mean after it are one stage: there is no mark between them.
     assert [stage.value.shape for stage in found[6:8]] == [(8, 8, 4), (4,)]
     np.testing.assert_allclose(
         found[-1].value, Own().apply(variables, x[None])[0], rtol=1e-5, atol=1e-6
@@ -90,7 +88,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Residual blocks, branches side by side, and a gate."""
+    """Residual blocks, parallel branches, and a gate."""
 
     @nn.compact
     def __call__(self, x):
@@ -149,7 +147,7 @@ def test_other_dimensions(shape):
 
 
 class Resized(nn.Module):
-    """Products with what are no weights, and with weights that are made of others."""
+    """Products without weights, and with weights computed from others."""
 
     @nn.compact
     def __call__(self, x):

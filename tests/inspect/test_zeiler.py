@@ -1,4 +1,4 @@
-"""The patches that excite a feature map most, on networks that look for a known thing."""
+"""The patches that excite a feature map most, on networks that detect a known pattern."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ PLUS = -CROSS
 
 
 class Looks(nn.Module):
-    """Looks for an X and for a +; the second layer for an X 4 pixels below a +."""
+    """Detects an X and a +; the second layer detects an X 4 pixels below a +."""
 
     @nn.compact
     def __call__(self, x):
@@ -44,7 +44,7 @@ VARIABLES = {
 
 
 def planted(count=15):
-    """Images with one X each, the stronger the later, at places that differ; and where each is."""
+    """Images with one X each, at random positions and of increasing strength; and the positions."""
     random = np.random.default_rng(0)
     images, places = (
         np.zeros((count, 12, 13, 1), np.float32),
@@ -59,7 +59,7 @@ def planted(count=15):
 
 def test_the_nine_strongest_are_those_that_were_planted():
     images, places = planted()
-    # Only an X that is whole in the image is matched by all of the filter.
+    # Only an X completely inside the image matches the whole filter.
     whole = ((places > 0) & (places < (11, 12))).all(axis=1)
     expected = [n for n in range(14, -1, -1) if whole[n]][:9]
     assert len(expected) == 9
@@ -77,14 +77,12 @@ def test_the_nine_strongest_are_those_that_were_planted():
 
 
 def test_through_rectifier_and_switch():
-    """An X that lies 4 pixels below a +: the projection draws them both, each where it was found,
-    and nothing else.
-    """
+    """An X 4 pixels below a +: the projection shows both in place, and nothing else."""
     image = np.zeros((1, 12, 12, 1), np.float32)
     image[0, 2:5, 4:7, 0], image[0, 6:9, 3:6, 0] = PLUS, CROSS
     found = strongest_patches(Looks(), VARIABLES, [image], "conv2")
     assert found.values.tolist() == [[2.0]] and found.positions.tolist() == [[[1, 2]]]
-    # 3 rows of the pooled map are 6 of the one before, whose windows reach one pixel further on
+    # 3 rows of the pooled map are 6 rows before pooling, whose windows extend one pixel further on
     # both sides.
     assert found.corners.tolist() == [[[1, 3]]] and found.patches.shape == (1, 1, 8, 4, 1)
     np.testing.assert_allclose(found.patches[0], image[:, 1:9, 3:7])
@@ -104,8 +102,8 @@ def test_a_field_larger_than_the_image_and_a_patch_beyond_its_edge():
     corner = np.zeros((1, 12, 13, 1), np.float32)
     corner[0, 0, 0] = 20
     found = strongest_patches(Looks(), VARIABLES, [corner], "relu1", maps=(0,))
-    # Of the 4 windows that the pixel is in the first whose weight for it is 1 wins: its centre, the
-    # pixel itself.
+    # Of the 4 windows that contain the pixel, the first whose weight for it is 1 wins: the one
+    # centred on the pixel.
     assert found.positions.tolist() == [[[0, 0]]] and found.corners.tolist() == [[[-1, -1]]]
     assert found.patches[0, 0, :, :, 0].tolist() == [[0, 0, 0], [0, 20, 0], [0, 0, 0]]
     assert found.projections[0, 0, :, :, 0].tolist() == [[0, 0, 0], [0, 12, -12], [0, -12, 12]]
@@ -120,7 +118,7 @@ def test_order_and_batches_do_not_matter():
     for name in ("values", "examples", "positions", "patches", "projections"):
         np.testing.assert_allclose(getattr(one, name), getattr(many, name), rtol=1e-6, err_msg=name)
     assert (np.diff(one.values, axis=1) <= 0).all()
-    # Equal images: the earliest stand for them all.
+    # Equal images: the earliest ones are chosen.
     same = strongest_patches(Looks(), VARIABLES, [images[:1]] * 5, "conv1", most=3)
     assert same.examples.tolist() == [[0, 1, 2]] * 2
 
@@ -129,13 +127,18 @@ def test_order_and_batches_do_not_matter():
     ("layer", "arguments", "shape", "message"),
     [
         ("cnv1", {}, (2, 8, 8, 1), "no layer is called 'cnv1', did you mean 'conv1'"),
-        ("conv1", {"maps": (2,)}, (2, 8, 8, 1), "conv1 has no feature map 2; it has 0 to 1"),
+        (
+            "conv1",
+            {"maps": (2,)},
+            (2, 8, 8, 1),
+            "conv1 has no feature map 2; its feature maps are 0 to 1",
+        ),
         ("conv1", {"most": 0}, (2, 8, 8, 1), "most is 0"),
         (
             "conv1",
             {},
             (2, 8, 1),
-            r"images \[N, H, W, C\] of floating point; these are float32 \(2, 8, 1\)",
+            r"floating-point images \[N, H, W, C\]; these are float32 \(2, 8, 1\)",
         ),
     ],
 )
@@ -151,7 +154,7 @@ def test_figure():
     found = strongest_patches(Looks(), VARIABLES, [images], "conv1")
     figure = patches_figure(found, (0.5,), (0.5,))
     pictures = [drawn.get_array() for drawn in figure.axes[0].images]
-    # Of two feature maps nine projections, and beside each its patch.
+    # Nine projections of each of two feature maps, each with its patch.
     assert len(pictures) == 36 and {picture.shape for picture in pictures} == {(3, 3)}
     np.testing.assert_allclose(pictures[0], (CROSS + 1) / 2, atol=1e-6)
     strength = 1 + found.examples[0] / 100
@@ -171,9 +174,9 @@ def test_figure():
 def test_the_usual_layer_sees_half_of_the_image():
     images = np.ones((2, 16, 16, 1), np.float32)
     model = jaxconv.create_model("chain", 2, filters=(4, 4, 4))
-    # Fields of 3, 4, 8, 10 pixels.
+    # Receptive fields of 3, 4, 8 and 10 pixels.
     assert (
         strongest_patches(model, model.init(jax.random.key(0), images), [images]).layer == "conv2_1"
     )
-    with pytest.raises(ValueError, match="no layer of this module has positions"):
+    with pytest.raises(ValueError, match="no layer of this module has spatial axes"):
         strongest_patches(nn.Sequential([jnp.ravel]), {}, [images])

@@ -84,7 +84,10 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         (
             ["filters", "RUN", "--layer=conv1"],
             2,
-            ["no convolution is called 'conv1', did you mean 'conv", "there are conv1_1, conv2_1"],
+            [
+                "no convolution is called 'conv1', did you mean 'conv",
+                "the convolutions are conv1_1, conv2_1",
+            ],
         ),
         (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give one of them"]),
         (
@@ -122,18 +125,18 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
         (["activations", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["predictions", "RUN", "--example=30"], 2, ["the split has 30 examples, 0 to 29"]),
         (["walk", "RUN", "--image=/nowhere.png"], 1, ["/nowhere.png: cannot be read"]),
-        (["patches", "RUN", "--layer=votes"], 2, ["votes is (2,) and has no positions"]),
+        (["patches", "RUN", "--layer=votes"], 2, ["votes is (2,) and has no spatial axes"]),
         (
             ["attribution", "RUN", "--layer=votes"],
             2,
-            ["Grad-CAM needs a layer with positions; votes is (2,); the last that has"],
+            ["Grad-CAM needs a layer with spatial axes; votes is (2,). The last layer with"],
         ),
         (["walk", "RUN", "--member=2"], 2, ["the run has one network, not an ensemble"]),
         (["walk", "RUN", "--checkpoint=99"], 1, ["99"]),
         (
             ["walk", "--model=lenet5"],
             2,
-            ["lenet5, random weights has no examples of its own; give --image=FILE"],
+            ["lenet5, random weights has no examples; give --image=FILE"],
         ),
         (["mistakes", "RUN", "--split=validation"], 2, ["validation"]),
         (["story", "--model=chain"], 2, ["no published error of chain"]),

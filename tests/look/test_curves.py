@@ -1,4 +1,4 @@
-"""The curves show the numbers."""
+"""The curves show the logged numbers."""
 
 from jaxconv.look.curves import loss_and_accuracy, sweep_curves
 

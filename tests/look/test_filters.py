@@ -1,4 +1,4 @@
-"""Filters and feature maps: which layer is taken, and that the tiles hold its numbers."""
+"""Filters and feature maps: the default layer, and the numbers in the tiles."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ def arrays(figure):
 
 
 class Own(nn.Module):
-    """Made in another order than it is called in."""
+    """Creates its layers in another order than it calls them."""
 
     @nn.compact
     def __call__(self, x):
@@ -39,8 +39,8 @@ def test_the_first_convolution_is_the_one_that_is_called_first():
     )
     with pytest.raises(
         ValueError,
-        match="no convolution is called 'a_secund', did you mean 'a_second'\\?; there are b_first, "
-        "a_second",
+        match="no convolution is called 'a_secund', did you mean 'a_second'\\?; the convolutions "
+        "are b_first, a_second",
     ):
         find_kernel(Own(), variables, (8, 8, 3), "a_secund")
     dense = nn.Dense(3)
@@ -102,7 +102,7 @@ def test_other_dimensions(shape, images, curves):
     figure = filters(kernel)
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
     assert len(arrays(figure)) == images and len(lines) == curves
-    if shape == (1, 64, 5):  # lying, as it is read
+    if shape == (1, 64, 5):  # drawn transposed, wider than high
         np.testing.assert_array_equal(arrays(figure)[0], kernel[0].T)
     if shape == (3, 4, 5, 1, 6):
         np.testing.assert_allclose(

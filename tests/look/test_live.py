@@ -1,4 +1,4 @@
-"""Curves live: as text, redrawn in a terminal, and in a notebook's output."""
+"""Live curves: as text, redrawn in a terminal, and in the output of a notebook."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 
 
 def panels(text):
-    """Of each frame in a text: its rows between the left and right edges."""
+    """The rows of each frame in a text, without the left and right edges."""
     frames = text.split("┌")[1:]
     return [
         [
@@ -64,7 +64,7 @@ def test_text(width, colour):
         and "eval 0.9000" in bare
     )
     loss, accuracy = panels(bare)
-    # The loss falls from the first column on, the accuracy rises.
+    # From left to right the loss falls and the accuracy rises.
     assert loss[0][0] != " " and loss[0][-1] == " " and loss[-1][-1] != " "
     assert accuracy[-1][0] != " " and accuracy[0][0] == " " and accuracy[0][-1] != " "
 
@@ -75,7 +75,7 @@ def test_text_of_several_runs_and_of_none():
         all(said in text for said in ("a, train 0.1000", "a, eval 0.2500", "b, train 0.6667"))
         and "b, eval" not in text
     )
-    assert live.text_curves({"a": []}, 80, 24) == "no loss was logged yet"
+    assert live.text_curves({"a": []}, 80, 24) == "no loss has been logged yet"
     diverged = [*ROWS, {"step": 21, "train/loss": float("nan")}]
     assert "train 0.1000" in live.text_curves({"a": diverged}, 80, 24)
 
@@ -93,7 +93,7 @@ def test_command_in_a_pipe(run, tmp_path):
 
 
 def test_command_in_a_terminal_redraws_until_the_run_ends(run):
-    """In a screen of its own, which is left with the last picture drawn on the one before."""
+    """It uses the alternate screen, and leaves it at the end."""
     settings = process_settings()
     settings["env"] |= {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     settings["env"].pop("NO_COLOR", None)
@@ -154,7 +154,7 @@ def test_names_tell_runs_apart(run, tmp_path):
 
 
 def test_no_notebook():
-    with pytest.raises(UserError, match="no notebook"), live.in_notebook("run"):
+    with pytest.raises(UserError, match="not a notebook"), live.in_notebook("run"):
         pass
 
 
@@ -173,9 +173,7 @@ print("drawn", drawing.drawn)
 
 @pytest.mark.slow
 def test_notebook(tmp_path, monkeypatch):
-    """The picture of the first cell changes while the cell trains; the second finds that the run
-    has ended.
-    """
+    """The first cell updates its picture while it trains; the second finds an ended run."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -199,6 +197,6 @@ def test_notebook(tmp_path, monkeypatch):
     )
     printed = "".join(output.get("text", "") for output in notebook.cells[1].outputs)
     assert int(re.search(r"drawn (\d+)", printed)[1]) >= 3
-    # One output each, in whose place the others came; the last of both shows the whole run.
+    # Each cell has one output, updated in place; both end with a picture of the whole run.
     assert len(training) == len(following) == 1
     assert training[0]["data"]["image/png"] == following[0]["data"]["image/png"]

@@ -1,6 +1,4 @@
-"""Opening what was trained: the same network, examples and probabilities as evaluation and
-prediction have.
-"""
+"""An opened run has the same network, examples and probabilities as evaluation and prediction."""
 
 import numpy as np
 import pytest
@@ -90,7 +88,7 @@ def test_a_network_without_a_run(tmp_path):
     assert again.title == "lenet5, weights of weights"
     with pytest.raises(UserError, match="holds weights of lenet5, which do not fit all_cnn_c"):
         open_model("all_cnn_c", str(tmp_path / "weights"))
-    with pytest.raises(UserError, match="has no examples of its own; give --image=FILE"):
+    with pytest.raises(UserError, match="has no examples; give --image=FILE"):
         looked.example(0)
     with pytest.raises(UserError, match="did you mean 'lenet5'"):
         open_model("lenet6")

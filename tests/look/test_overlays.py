@@ -1,4 +1,4 @@
-"""Maps over images, and over the letters of texts."""
+"""Maps over images and over the letters of texts."""
 
 import jax
 import numpy as np
@@ -32,22 +32,24 @@ def test_figure():
         "nothing",
     ]
     pictures = [drawn.get_array() for drawn in figure.axes[0].images]
-    # The sum over the channels: 3 for, in red, 6 against, in blue; what is nothing leaves the
-    # example, in faint grey.
+    # Sums over the channels: 3 for the class in red, 6 against it in blue. Where the map is 0, the
+    # example shows through in faint grey.
     assert (pictures[0] == 128).all() and [p.shape for p in pictures[1::2]] == [(6, 6, 3)] * 3
     overlay = pictures[1]
     assert overlay[0, 0, 0] > overlay[0, 0, 2] + 0.2 and overlay[5, 5, 2] > overlay[5, 5, 0] + 0.2
     np.testing.assert_allclose(overlay[2, 2], 0.45 + 0.5 * 128 / 255)
     assert np.allclose(pictures[5], 0.45 + 0.5 * 128 / 255)
-    # The scales: of what is for and against on both sides of 0, else from 0 on.
+    # Scales of signed maps are symmetric around 0; others start at 0.
     assert [p.min() == -p.max() for p in pictures[2::2]] == [True, False, False]
     assert [round(float(p.max()), 2) for p in pictures[2::2]] == [5.47, 1.0, 1.0]
-    with pytest.raises(ValueError, match=r"the map 'c' is \(5, 6\); the example is \(6, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"the map 'c' has shape \(5, 6\); the example has \(6, 6\)"
+    ):
         attribution_figure(image, {"c": np.zeros((5, 6))})
 
 
 def colours(figure):
-    """The letters of each line of the figure that is coloured, and their colours."""
+    """The colours of the letters of a figure, in order."""
     return [to_rgb(patch.get_facecolor()) for patch in figure.axes[0].patches if patch.get_fill()]
 
 
@@ -93,9 +95,7 @@ def test_letters_of_several_bytes():
 
 
 def test_what_speaks_for_a_class_of_texts_by_construction():
-    """A network that counts the letter b: integrated gradients give each b its count, a gap of
-    letters takes the counts within it.
-    """
+    """A network that counts the letter b: gradients find each b, and a gap removes those in it."""
     config = default_config()
     config.data.text.alphabet, config.data.text.length = "ab", 12
     data = {

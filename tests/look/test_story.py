@@ -1,6 +1,4 @@
-"""The story of depth: depths as the papers count them, and charts that say what was measured on
-what.
-"""
+"""The story of depth: depths as papers count them, and charts separated by dataset."""
 
 import itertools
 import json
@@ -52,9 +50,7 @@ def test_depth_as_the_papers_count(name, layers):
 
 
 class Loop(nn.Module):
-    """Three times through one layer, beside a shorter way, and weights that are made by a layer of
-    their own.
-    """
+    """Three iterations of one layer, next to a shorter path, and weights computed from others."""
 
     @nn.compact
     def __call__(self, x):
@@ -80,13 +76,12 @@ def test_counts_are_the_summary_s():
     model = jaxconv.create_model("chain", 3, filters=(4, 8), neurons=(6,), batch_norm=True)
     summary = jaxconv.summarize(model, (16, 16, 1))
     assert counted(model, (16, 16, 1)) == (4, summary.parameters, summary.total("multiply_adds"))
-    # Without the two classifiers that GoogLeNet has while training: 7.0 million, as torchvision has
-    # it too.
+    # Without GoogLeNet's two auxiliary classifiers: 7.0 million parameters, as in torchvision.
     assert published("googlenet").weights == 6_998_552 and published("googlenet").errors == (
         None,
         10.07,
     )
-    with pytest.raises(ValueError, match="no published error of chain"):
+    with pytest.raises(ValueError, match="the registry has no published error of chain"):
         published("chain")
 
 
@@ -104,14 +99,14 @@ def test_sets_never_share_a_panel():
     figure = story(POINTS)
     imagenet, own = figure.subfigs
     assert (
-        imagenet.get_suptitle() == "ImageNet: top-5 error in % (not known of silent)"
+        imagenet.get_suptitle() == "ImageNet: top-5 error in % (unknown for silent)"
         and own.get_suptitle() == "xo: top-1 error in %"
     )
     assert [axis.get_title() for axis in imagenet.axes] == [
         "year",
         "layers with weights",
         "parameters",
-        "multiply-adds an image",
+        "multiply-adds per image",
     ]
     drawn = [
         np.concatenate([marks.get_offsets() for marks in axis.collections])
@@ -125,7 +120,7 @@ def test_sets_never_share_a_panel():
     ]
     assert [text.get_text() for text in imagenet.legends[0].get_texts()] == ["one crop", "dense"]
     assert [text.get_text() for text in own.legends[0].get_texts()] == ["split test, own run"]
-    # A network of no known year is in the other three panels.
+    # A network without a year is only in the other three panels.
     assert [
         len(np.concatenate([marks.get_offsets() for marks in axis.collections]))
         for axis in own.axes
@@ -194,7 +189,7 @@ def test_winners():
 
 
 def test_nothing_is_computed():
-    """No weight of VGG-16 is made: 138 million of them would take a second and half a gigabyte."""
+    """No weights of VGG-16 are allocated: 138 million would take a second and half a gigabyte."""
     before = len(jax.live_arrays())
     published("vgg16")
     assert len(jax.live_arrays()) == before

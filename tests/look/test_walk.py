@@ -1,6 +1,4 @@
-"""The walk: the lecture's own example with the numbers of its slides, and the structure of other
-networks.
-"""
+"""The walk: the lecture's example with the numbers of its slides, and other networks."""
 
 import re
 
@@ -25,7 +23,7 @@ def texts(figure):
 
 
 def cells(figure, image):
-    """The texts inside of an image of a figure, as a table, and None where a cell has none."""
+    """The texts inside an image of a figure as a table, with None for an empty cell."""
     left, right, bottom, top = image.get_extent()
     height, width = np.asarray(image.get_array()).shape[:2]
     found = np.full((height, width), None)
@@ -44,7 +42,7 @@ def cells(figure, image):
 
 
 def as_lecture(values):
-    """A table as the lecture prints it: 0 without decimals, all else with two."""
+    """A table as the lecture prints it: 0 without decimals, other values with two."""
     return np.vectorize(lambda value: "0" if value == 0 else f"{value:.2f}", otypes=[object])(
         values
     )
@@ -75,7 +73,7 @@ def test_the_lecture_s_numbers_stand_in_the_cells(lecture):
         np.testing.assert_array_equal(responses, as_lecture(RESPONSES[name]))
         np.testing.assert_array_equal(rectified, as_lecture(np.maximum(RESPONSES[name], 0)))
         np.testing.assert_array_equal(pooled, as_lecture(POOLED[name]))
-    # Pooled once more, as the values that vote.
+    # Pooled once more: the values that vote.
     np.testing.assert_array_equal(rest[12], [["1.00", "0.55"], ["0.55", "1.00"]])
     np.testing.assert_array_equal(rest[13], [["1.00", "0.55"], ["0.55", "0.55"]])
     np.testing.assert_array_equal(rest[14], [["0.55", "1.00"], ["1.00", "0.55"]])
@@ -84,7 +82,7 @@ def test_the_lecture_s_numbers_stand_in_the_cells(lecture):
 def test_the_lecture_s_votes(lecture):
     written = texts(lecture)
     assert written[written.index("x") + 1] == "1.00" and written[written.index("o") + 1] == "0.55"
-    # Five equal weights for an X and seven for an O, and no line where the weight is 0.
+    # Five equal weights for X and seven for O, and no line where a weight is 0.
     lines = [line for line in lecture.axes[0].lines if line.get_linewidth() > 0.1]
     assert (
         sorted(round(line.get_linewidth(), 3) for line in lines)
@@ -179,8 +177,8 @@ def test_maps_are_chosen_anew_after_weights_that_have_no_row():
     variables = model.init(jax.random.key(1), x[None])
     figure, found = walk(model, variables, x, most_maps=2, most_rows=4), stages(model, variables, x)
     maps = [np.asarray(image.get_array()) for image in figure.axes[0].images]
-    # Rows: the image, the first convolution with its filters, the last ReLU, the pooling; which
-    # maps, the last row before weights says.
+    # Rows: the image, the first convolution with its filters, the last ReLU, the pooling. The last
+    # row before weights decides which maps are shown.
     for place, decides, drawn in ((1, 1, maps[2:6:2]), (6, 7, maps[5:7]), (7, 7, maps[7:9])):
         strongest = np.sort(
             np.argsort(-np.abs(found[decides].value).reshape(-1, 9).max(axis=0))[:2]

@@ -130,7 +130,7 @@ def test_evaluate_look_report_export_and_predict(trained, tmp_path, caplog):
     found = evaluate_run(str(folder))
     assert found.result["error"] == pytest.approx(result["error"], rel=1e-6)
     looked = open_run(str(folder))
-    with pytest.raises(UserError, match="tells no classes apart; it gives angle"):
+    with pytest.raises(UserError, match="does not classify; it predicts angle"):
         looked.probabilities(np.stack([looked.example(0)[0]]))
     page = report(folder, tmp_path / "page.html").read_text()
     assert "This section could not be made" not in page
