@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 # (left, top, width, height) in inches.
 Box = tuple[float, float, float, float]
 
-# Red is positive, blue negative, white 0; safe for colour blindness.
+# Red is positive, blue negative, white 0; distinguishable with color blindness too.
 SIGNED = "RdBu_r"
 # Their contrast on white is 16:1 and 5.7:1, enough for small text (WCAG 2.2, 1.4.3).
 INK, FAINT = "#222222", "#666666"

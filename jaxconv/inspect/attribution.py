@@ -62,7 +62,7 @@ def integrated_gradients(
     """Each value's share of the logit's difference from the baseline: [N, *spatial, C].
 
     The gradient is integrated along the straight line from the baseline to the image with the
-    midpoint rule. The shares add up to the difference up to the error of that rule. One jitted
+    midpoint rule. The shares add up to the difference within the error of that rule. One jitted
     function is called `steps` times.
 
     Args:

@@ -267,8 +267,8 @@ def patches_figure(
         0.2 + 3.6 * columns, 0.75 + 1.95 * -(-len(found.maps) // columns), title or found.layer
     )
     said = (
-        f"{found.layer}: what excites each feature map (left) in its strongest patches (right), and "
-        "their activations"
+        f"{found.layer}: what excites each feature map (left) in its strongest patches (right), "
+        "and their activations"
     )
     sheet.text(0.2, 0.38, said, 8, color=FAINT)
     for n, number in enumerate(found.maps):

@@ -129,7 +129,7 @@ def of_run(workdir: str) -> StoryPoint:
     For an ensemble this is the mean over its members.
 
     Raises:
-      UserError: the folder holds no run, or the run is not of a classifier or was not evaluated.
+      UserError: the folder holds no run, or the run does not classify or has not been evaluated.
     """
     folder = expand(workdir)
     config, data = saved_config(folder), saved_data(folder)
