@@ -104,7 +104,7 @@ def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ..
 
     Args:
       path: the folder.
-      split: the split's name; `train` or `test` where the folder is one unsplit tree.
+      split: the split's name; `train` or `test` if the folder is one unsplit tree.
       config: `config.data`; `folder` is used.
 
     Raises:

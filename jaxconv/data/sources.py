@@ -277,7 +277,7 @@ def _images(
     def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
         if augment is None:
             return geometry.eval_box(height, width, size, config.crop_ratio)
-        # A generator costs 10 microseconds, so it is made for random crops alone.
+        # A generator costs 10 microseconds, so it is made only for random crops.
         return geometry.train_box(
             generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
         )

@@ -42,7 +42,7 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
-        """Payload and targets of record i: a mapping by name, or the label alone."""
+        """Payload and targets of record i: a mapping by name, or only the label."""
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
