@@ -176,11 +176,11 @@ def test_plateau_divides_the_learning_rate(tmp_path):
             2,
             ["pool1: (16 - 3)/2 + 1 = 7.50"],
         ),
-        (["--config.data.source=folder:/nowhere"], 1, ["/nowhere", "there is no such folder"]),
+        (["--config.data.source=folder:/nowhere"], 1, ["/nowhere", "folder not found"]),
         (
             ["--config.data.source=mnist"],
             2,
-            ["no source is called 'mnist'", "there are xo, tones, sentences, solids, folder:PATH"],
+            ["unknown source 'mnist'", "the sources are xo, tones, sentences, solids, folder:PATH"],
         ),
         (["--config.batch_size=10"], 2, ["10 images / 4 devices", "give 8 or 12"]),
         (["--config.data.xo.noise=-1"], 2, ["xo.noise is -1"]),

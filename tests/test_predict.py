@@ -168,7 +168,7 @@ def test_images_of_another_size(tmp_path):
             )
         else:
             with pytest.raises(
-                DamagedError, match="is 96x64 pixels, where the network takes 12x8 pixels"
+                DamagedError, match="is 96x64 pixels, but the network takes 12x8 pixels"
             ):
                 found[0]
 
@@ -212,11 +212,9 @@ def test_sounds_and_volumes_are_the_same_numbers(tmp_path):
             np.testing.assert_allclose(
                 found[i]["image"], source[i]["image"] / np.float32(scale), rtol=1e-6
             )
-    with pytest.raises(DamagedError, match="is 3 x 8 x 1, where the network takes 3 x 4 x 5 x 1"):
+    with pytest.raises(DamagedError, match="is 3 x 8 x 1, but the network takes 3 x 4 x 5 x 1"):
         given([tmp_path / "sounds" / "test" / "low" / "a.wav"], config, source)[0]
-    with pytest.raises(
-        DamagedError, match="is 3 x 4 x 4 x 1, where the network takes 3 x 4 x 5 x 1"
-    ):
+    with pytest.raises(DamagedError, match="is 3 x 4 x 4 x 1, but the network takes 3 x 4 x 5 x 1"):
         np.save(tmp_path / "other.npy", np.zeros((3, 4, 4)))
         given([tmp_path / "other.npy"], config, source)[0]
 

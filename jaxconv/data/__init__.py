@@ -1,6 +1,4 @@
-"""Data: sources (what an example is), loading (how batches reach the device), augmentation (jitted,
-on the device).
-"""
+"""Data: sources of examples, loading of batches, and augmentation (jitted, on the device)."""
 
 from jaxconv.data.arrays import from_arrays, from_sequence
 from jaxconv.data.interface import Arrays, DamagedError, Source, Target, generator

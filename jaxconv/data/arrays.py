@@ -1,14 +1,13 @@
-"""Arrays that are there already: .npz files, the idx files of MNIST's family, and any Python
-sequence.
+"""Sources from existing arrays: .npz files, idx files of MNIST's family, and Python sequences.
 
-    FILE.npz   `<split>_images` and `<split>_labels`, or `x_<split>` and `y_<split>`; `class_names`
-               if there are any
+    FILE.npz   `<split>_images` and `<split>_labels`, or `x_<split>` and `y_<split>`; optionally
+               `class_names`
     FOLDER     `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...` for the split
-               test, or the same with .gz (LeCun, Cortes and Burges, "The MNIST database of
-               handwritten digits": the format)
+               test, or the same with .gz (format: LeCun, Cortes and Burges, "The MNIST database of
+               handwritten digits")
 
-uint8 of [N, H, W] or [N, H, W, C] are images; everything else with a last axis of channels is a
-signal.
+uint8 arrays [N, H, W] or [N, H, W, C] are images; everything else is a signal, with the channels on
+the last axis.
 """
 
 import contextlib
@@ -33,8 +32,7 @@ def read_arrays(path: str, split: str) -> Arrays:
     """Read one split of a .npz file, or of a folder of idx files, into memory.
 
     Raises:
-      UserError: the file or the split is not there, is damaged, or its arrays do not fit one
-        another.
+      UserError: the file or the split does not exist or is damaged, or its arrays do not match.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -58,14 +56,14 @@ def from_arrays(
     """A source in memory.
 
     Args:
-      images: [N, H, W] or [N, H, W, C] uint8, or a signal [N, ..., C] of uint8 or floating point
+      images: [N, H, W] or [N, H, W, C] uint8, or a signal [N, ..., C] of uint8 or floating-point
         numbers.
-      labels: [N] whole numbers from 0.
-      class_names: one a class; by default the numbers.
-      what: the source, in messages.
+      labels: [N] integers from 0.
+      class_names: one per class; by default the numbers.
+      what: the name of the source in messages.
 
     Raises:
-      UserError: they do not fit one another.
+      UserError: the arrays do not match, or have a wrong type or shape.
     """
     if images.dtype == np.uint8 and images.ndim == 3:
         images = images[..., None]
@@ -86,14 +84,14 @@ def from_arrays(
         or len(labels) != len(images)
     ):
         raise UserError(
-            f"{what}: the labels are {labels.dtype} {labels.shape}; they must be whole numbers "
-            f"[{len(images)}], one an example",
+            f"{what}: the labels are {labels.dtype} {labels.shape}; they must be integers "
+            f"[{len(images)}], one per example",
             exit_code=1,
         )
     names = tuple(map(str, class_names)) or tuple(map(str, range(max(2, int(labels.max()) + 1))))
     if labels.min() < 0 or labels.max() >= len(names):
         raise UserError(
-            f"{what}: the labels go from {labels.min()} to {labels.max()}, where there are "
+            f"{what}: the labels go from {labels.min()} to {labels.max()}, but there are "
             f"{len(names)} classes",
             exit_code=1,
         )
@@ -107,7 +105,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
         with open(path, "rb") as opened:
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz file")
+                raise ValueError("it is not a .npz file")
             for images, labels in (
                 (f"{split}_images", f"{split}_labels"),
                 (f"x_{split}", f"y_{split}"),
@@ -118,7 +116,7 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
             found = ", ".join(sorted(file))
     except FileNotFoundError as error:
         raise UserError(
-            f"arrays:{path}: there is no such file; give --config.data.source=arrays:FILE.npz",
+            f"arrays:{path}: file not found; set --config.data.source=arrays:FILE.npz",
             exit_code=1,
         ) from error
     except (
@@ -143,30 +141,30 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str
 
 
 def _find_idx(folder: Path, name: str, split: str) -> Path:
-    # They are also handed around with a dot in the place of a hyphen.
+    # Some copies have a dot in place of a hyphen.
     for other in (name, name.replace("-idx", ".idx")):
         for path in (folder / other, folder / f"{other}.gz"):
             if path.is_file():
                 return path
     raise UserError(
-        f"arrays:{folder}: has no file {name} (nor {name}.gz), which the split {split!r} needs",
+        f"arrays:{folder}: has no file {name} (or {name}.gz), which the split {split!r} needs",
         exit_code=1,
     )
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read an idx file, gzipped or not; raises UserError where it is damaged."""
+    """Read an idx file, gzipped or not; raises UserError if it is damaged."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, rank = content[:2], content[2], content[3]
         if zeros != b"\0\0" or kind not in _IDX_TYPES:
-            raise ValueError("it does not begin as an idx file does")
+            raise ValueError("it does not have the header of an idx file")
         shape = np.frombuffer(content, ">i4", rank, offset=4)
         values = np.frombuffer(content, _IDX_TYPES[kind], offset=4 + 4 * rank)
         return values.reshape(shape).astype(values.dtype.newbyteorder("="))
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(
-            f"{path}: cannot be read as an idx file ({error}); fetch it again", exit_code=1
+            f"{path}: cannot be read as an idx file ({error}); download it again", exit_code=1
         ) from error
 
 
@@ -195,11 +193,11 @@ class Items:
         return f"item {i}"
 
     def checksum(self) -> int:
-        """CRC-32 of the first and the last item, and of the length."""
+        """CRC-32 of the first item, the last item and the length."""
         return zlib.crc32(repr([*map(self._end, (0, len(self) - 1)), len(self)]).encode())
 
     def _end(self, i: int) -> tuple[int, int]:
-        """CRC-32 and label of an item; of a damaged one, which no checksum can cover, two zeros."""
+        """CRC-32 and label of an item; two zeros for a damaged item, which has no checksum."""
         try:
             element, label = self[i]
         except DamagedError:
@@ -208,7 +206,7 @@ class Items:
 
 
 def _first_good(records: "Items") -> np.ndarray:
-    """The first element that can be read."""
+    """The first readable element."""
     for i in range(len(records)):
         with contextlib.suppress(DamagedError):
             return records[i][0]
@@ -216,17 +214,17 @@ def _first_good(records: "Items") -> np.ndarray:
 
 
 def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> StoredSource:
-    """A source of any Python sequence, which is read item by item when a batch needs it, from
-    several threads at once.
+    """A source of any Python sequence; several threads read items at once, as batches need them.
 
     Args:
       sequence: `len` and `[i]`; an item is (element, label) or {"image": element, "label": label}.
         Elements are arrays of one shape: [H, W, C] uint8 images, or signals of uint8 or float32. An
-        item that raises `jaxconv.data.DamagedError` is replaced by the next.
-      class_names: one name a class.
+        item that raises `jaxconv.data.DamagedError` is replaced by the next one.
+      class_names: one name per class.
 
     Raises:
-      UserError: it is empty, or none of its items can be read, or its first is none of these.
+      UserError: the sequence is empty, none of its items can be read, or the first readable element
+        is not of these types and shapes.
     """
     if not len(sequence):
         raise UserError("the sequence is empty")

@@ -1,30 +1,29 @@
-"""Augmentation, jitted and on the device: functions of (key, batch), each off by its setting, in
-this order.
+"""Augmentation, jitted and on the device: optional functions of (key, batch), in this order.
 
     random_resized_crop | scale_jitter | pad_crop
-                     a part of the image, see data/geometry.py; what is streamed from files is cut
-                     on the host, as it is read
-    flip             mirror left to right, with probability 1/2; this and the crops, in
-                     data/spatial.py, move boxes, points and masks of the example too
-    colour_jitter    brightness, contrast, saturation, hue by random factors, in an order drawn for
-                     the batch (torchvision's ColorJitter)
+                     a part of the image, see data/geometry.py; images streamed from files are
+                     cropped on the host, while they are read
+    flip             mirror left to right, with probability 1/2; the flip and the crops, in
+                     data/spatial.py, also move the boxes, points and masks of the example
+    colour_jitter    change brightness, contrast, saturation and hue by random factors, in an order
+                     drawn once per batch (torchvision's ColorJitter)
     randaugment | trivial
                      random operations of data/colour.py (Cubuk et al. 2020, arXiv:1909.13719;
                      Mueller and Hutter 2021, arXiv:2103.10158)
     pca_colour       shift the colours along their principal components (Krizhevsky et al. 2012,
                      section 4.1)
-    own              a person's own, see jaxconv/own.py
-    normalise        (x/255 - mean) / std, float32; while evaluating too
+    own              a custom function, see jaxconv/own.py
+    normalise        (x/255 - mean) / std, float32; in evaluation too
     erasing          replace a random box by the mean or by noise (Zhong et al. 2020,
                      arXiv:1708.04896)
-    mixup | cutmix   mix the image, and the target, with another one of the batch (Zhang et al.
-                     2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899); with both on, a
-                     coin for each batch
+    mixup | cutmix   mix the image and the target with those of another example of the batch (Zhang
+                     et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899); if both are
+                     on, a coin flip per batch chooses
 
-The randomness belongs to an example: its key is folded with its position in the global batch, so
-that any number of devices draws the same. What is drawn once a batch, the mixing and the order of
-colour jitter, is the same on all devices; the example at position p is mixed with that at B - 1 - p
-of the global batch.
+Randomness is per example: the key is folded with the example's position in the global batch, so the
+draws do not depend on the number of devices. What is drawn once per batch, the mixing and the order
+of colour jitter, is the same on all devices. The example at position p is mixed with the one at
+B - 1 - p of the global batch.
 """
 
 import zlib
@@ -51,15 +50,14 @@ from jaxconv.errors import UserError
 from jaxconv.own import own
 
 Step = Callable[[jax.Array, Batch], Batch]
-# (batch, values -> those of the examples they are mixed with, share that is kept) -> new targets.
+# (batch, values -> values of the examples they are mixed with, share that is kept) -> new targets.
 MixTargets = Callable[[Batch, Callable[[jax.Array], jax.Array], jax.Array], dict[str, jax.Array]]
 
 
 def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
-    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components by normal
-    draws of this deviation.
+    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components.
 
-    What comes out is float32, about 0 to 1.
+    The shifts are normal draws with this deviation. The result is float32, about 0 to 1.
     """
     amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(
         example_keys(key, batch["position"])
@@ -68,11 +66,12 @@ def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
 
 
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first; one
-    number serves all channels.
+    """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first.
+
+    A single number applies to all channels.
 
     Raises:
-      ValueError: there are several numbers, but not one a channel.
+      ValueError: there are several numbers, but not one per channel.
     """
     image = batch["image"]
     for name, values in (("mean", mean), ("std", std)):
@@ -89,8 +88,9 @@ def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batc
 def erase(
     key: jax.Array, batch: Batch, probability: float, area: Range, ratio: Range, noise: bool
 ) -> Batch:
-    """Replace a box of a share of the images [B, H, W, C] float32 by 0, the mean of normalised
-    images, or by normal noise.
+    """Replace a random box in each image [B, H, W, C] float32, with a probability.
+
+    The box is filled with 0, the mean of normalised images, or with normal noise.
     """
     image = batch["image"]
     h, w = image.shape[1:3]
@@ -108,7 +108,7 @@ def erase(
 
 
 def _box_mask(boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """Whether a pixel lies in the box [B, 4]: [B, H, W]."""
+    """Which pixels are inside the box [B, 4]: [B, H, W]."""
     top, left, h, w = (boxes[:, n].reshape(-1, 1, 1) for n in range(4))
     y, x = (
         jnp.arange(height, dtype=jnp.float32).reshape(1, -1, 1),
@@ -125,17 +125,17 @@ def mix(
     cutmix: float,
     axis_name: str | None = None,
 ) -> Batch:
-    """Mix each image [B, H, W, C] float32 with that of the opposite position; the targets are
-    mixed by `mix_targets`.
+    """Mix each image [B, H, W, C] float32 with the one at the opposite position of the batch.
 
-    The share that is kept, lambda ~ Beta(alpha, alpha), is drawn once a batch: of every pixel for
-    mixup, of the pixels outside of one box for cutmix, where the box is clipped at the border and
-    the share is what is left.
+    The share that is kept, lambda ~ Beta(alpha, alpha), is drawn once per batch. Mixup keeps this
+    share of every pixel. Cutmix replaces a box with a share of 1 - lambda of the area; the box is
+    clipped at the border, and the share that is kept is computed after clipping. The targets are
+    mixed by `mix_targets`.
 
     Args:
       key, batch: of training.
-      mix_targets: what becomes of the targets, see `Task.mix`.
-      mixup, cutmix: their alphas; 0 is off; with both, a coin for each batch.
+      mix_targets: mixes the targets, see `Task.mix`.
+      mixup, cutmix: their alphas; 0 is off; if both are on, a coin flip per batch chooses.
       axis_name: under `pmap`, the axis of the devices, which hold consecutive parts of the batch.
     """
     keys = [jax.random.fold_in(key, n) for n in range(5)]
@@ -162,9 +162,7 @@ def mix(
 
 
 def _opposite(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """For each example of the global batch, the one as far from its end as this is from its
-    beginning.
-    """
+    """For the example at each position p of the global batch, the one at B - 1 - p."""
     if axis_name is not None:
         last = jax.lax.axis_size(axis_name) - 1
         x = jax.lax.ppermute(x, axis_name, [(n, last - n) for n in range(last + 1)])
@@ -178,21 +176,20 @@ def make_augment(
     cropped: bool = False,
     moves: Moves = NO_MOVES,
 ) -> Step:
-    """The (key, batch) -> batch of training that the settings of `config.augment` and `config.data`
-    ask for.
+    """The (key, batch) -> batch of training, from `config.augment` and `config.data`.
 
     Args:
       config: the whole config.
-      mix_targets: what becomes of the targets, see `Task.mix`.
+      mix_targets: mixes the targets, see `Task.mix`.
       axis_name: under `pmap`, the axis of the devices.
-      cropped: the host has already cut the images out (random_resized_crop, scale_jitter).
+      cropped: the host has already cropped the images (random_resized_crop, scale_jitter).
       moves: the kind of each target that moves with its image, by its name in the batch; see
         data/geometry.py.
 
     The batch holds `image` [B, H, W, C] uint8, `label` [B] and `position` [B] in the global batch.
 
     Raises:
-      UserError: there are such targets, and a setting moves the image alone.
+      UserError: there are such targets, and a setting moves only the image.
     """
     if moves:
         _check_that_all_moves(config.augment, moves)
@@ -207,14 +204,14 @@ def make_augment(
 
 
 def _check_that_all_moves(settings: Any, moves: Moves) -> None:
-    """Raises UserError for a setting that moves the image, and none of these targets."""
+    """Raise UserError for a setting that moves the image but not these targets."""
     for name, value in (
         ("randaugment.layers", settings.randaugment.layers),
         ("trivial", settings.trivial),
     ):
         if value:
             raise UserError(
-                f"config.augment.{name} is {value}; it turns and shears the image, but not its "
+                f"config.augment.{name} is {value}; it rotates and shears the image, but not its "
                 f"{', '.join(moves)}: turn it off, and use flip, pad_crop, scale_jitter, "
                 "random_resized_crop or colour_jitter"
             )
@@ -223,7 +220,7 @@ def _check_that_all_moves(settings: Any, moves: Moves) -> None:
 def _steps(
     config: Any, mix_targets: MixTargets, axis_name: str | None, cropped: bool, moves: Moves
 ) -> Iterator[tuple[str, Callable[[jax.Array, Batch], Batch]]]:
-    """Name and function of each augmentation that is on, in the module's order."""
+    """Name and function of each enabled augmentation, in the module's order."""
     settings, mean = config.augment, config.data.mean
     if settings.random_resized_crop.scale and not cropped:
         crop = partial(random_resized_crop, moves=moves, **settings.random_resized_crop)
@@ -269,7 +266,7 @@ def _steps(
 
 
 def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
-    """On a scale from 0 to 1, whatever came before: bytes, or what pca_colour has made of them."""
+    """Apply a custom function to images on a scale from 0 to 1: bytes, or pca_colour's output."""
     image = batch["image"]
     batch = function(
         key,
@@ -279,5 +276,5 @@ def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
 
 
 def make_preprocess(config: Any) -> Callable[[Batch], Batch]:
-    """The batch -> batch of evaluation: normalisation alone."""
+    """The batch -> batch of evaluation: only normalisation."""
     return lambda batch: normalise(batch, config.data.mean, config.data.std)

@@ -1,17 +1,16 @@
-"""Operations on the pixels of a batch: Pillow's definitions, a value an example, all examples at
-once.
+"""Pillow's operations on pixels, for a whole batch at once and with one value per example.
 
-Images are [B, H, W, C] float32 with whole numbers from 0 to 255, as bytes hold them, and so is what
-comes out, rounded off where `ImageEnhance` and `ImageOps` do. Each example may want another
-operation, and computing all of them for each would cost as much as fourteen passes; so they are
-three families, and an example picks its part of each:
+Images are [B, H, W, C] float32 that hold integers from 0 to 255. So are the results, rounded where
+`ImageEnhance` and `ImageOps` round. Each example may need a different operation, and computing all
+of them for each would cost fourteen passes. So there are three families, and an example selects
+from each:
 
     MATRICES   one affine resampling: shear, translation, rotation
     BASES      one blend, base + (1 + value) * (image - base): brightness, contrast, saturation
                ("Color"), sharpness
-    DIRECT     the odd ones: posterize, solarize, autocontrast, equalize, invert
+    DIRECT     all others: posterize, solarize, autocontrast, equalize, invert
 
-Besides these, hue and AlexNet's colour shift.
+The module also has hue and AlexNet's colour shift.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,22 +18,20 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-# Of the colours (0 to 1) of ImageNet's pixels: a column an eigenvector of their covariance, and the
-# sizes of the shift along each (Krizhevsky et al. 2012, section 4.1; the numbers are those of
+# For the colours (0 to 1) of ImageNet's pixels: the eigenvectors of their covariance, one per
+# column, and the size of the shift along each (Krizhevsky et al. 2012, section 4.1; numbers from
 # facebook/fb.resnet.torch).
 PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 
 
 def each(value: jax.Array) -> jax.Array:
-    """[B] -> [B, 1, 1, 1], one value an example."""
+    """[B] -> [B, 1, 1, 1], one value per example."""
     return value.reshape(-1, 1, 1, 1)
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """Luminance [B, H, W, 1], ITU-R 601 in Pillow's fixed point; of one channel the channel
-    itself.
-    """
+    """Luminance [B, H, W, 1], ITU-R 601 in Pillow's fixed point; a single channel is unchanged."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = jnp.split(image.astype(jnp.int32), 3, axis=-1)
@@ -42,12 +39,12 @@ def grey(image: jax.Array) -> jax.Array:
 
 
 def mean_grey(image: jax.Array) -> jax.Array:
-    """The mean luminance [B, 1, 1, 1], rounded: what an image without contrast is made of."""
+    """The mean luminance [B, 1, 1, 1], rounded: every pixel of an image without contrast."""
     return jnp.floor(jnp.mean(grey(image), axis=(1, 2, 3), keepdims=True) + 0.5)
 
 
 def smooth(image: jax.Array) -> jax.Array:
-    """Each pixel five parts, its eight neighbours one each; the pixels at the border stay."""
+    """Smooth with weights 5 for the pixel and 1 for its eight neighbours; borders are unchanged."""
     h, w = image.shape[1:3]
     neighbours = sum(image[:, y : h - 2 + y, x : w - 2 + x] for y in range(3) for x in range(3))
     inner = jnp.floor((neighbours + 4 * image[:, 1:-1, 1:-1]) / 13 + 0.5)
@@ -55,51 +52,48 @@ def smooth(image: jax.Array) -> jax.Array:
 
 
 def blend(base: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """base + factor * (image - base), clipped: 0 is the base, 1 the image, more is more of what
-    sets it apart.
-    """
+    """base + factor * (image - base), clipped: 0 is the base, 1 the image, more exaggerates it."""
     return jnp.floor(jnp.clip(base + factor * (image - base), 0, 255))
 
 
 def posterize(image: jax.Array, bits: jax.Array) -> jax.Array:
-    """Keep the highest bits alone, a whole number [B, 1, 1, 1] of them."""
+    """Keep only the highest bits, an integer number [B, 1, 1, 1] of them."""
     step = jnp.exp2(8 - jnp.round(bits))
     return jnp.floor(image / step) * step
 
 
 def solarize(image: jax.Array, threshold: jax.Array) -> jax.Array:
-    """Invert what is at least as bright as the threshold [B, 1, 1, 1]."""
+    """Invert the values that are at least the threshold [B, 1, 1, 1]."""
     return jnp.where(image >= threshold, 255 - image, image)
 
 
 def solarize_add(image: jax.Array, amount: jax.Array) -> jax.Array:
-    """Brighten the darker half of all values by a whole amount [B, 1, 1, 1]."""
+    """Brighten values below 128 by an integer amount [B, 1, 1, 1]."""
     return jnp.where(image < 128, jnp.minimum(image + jnp.floor(amount), 255), image)
 
 
 def autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
-    """Stretch each channel to reach from 0 to 255."""
+    """Stretch each channel to the range from 0 to 255."""
     low, high = (f(image, axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
     stretched = jnp.floor((image - low) * (255 / jnp.maximum(high - low, 1)))
     return jnp.where(high > low, stretched, image)
 
 
 def equalize(image: jax.Array, _: jax.Array) -> jax.Array:
-    """Make each channel's values as evenly frequent as can be."""
+    """Equalize the histogram of each channel."""
     b, _, _, c = image.shape
-    # One histogram for all: a scatter by one index is twice as fast on a CPU as one of each channel
-    # by itself.
+    # One histogram for all: on a CPU, one scatter is twice as fast as a scatter per channel.
     index = image.astype(jnp.int32) + 256 * jnp.arange(b * c).reshape(b, 1, 1, c)
     histogram = jnp.zeros(b * c * 256, jnp.int32).at[index.reshape(-1)].add(1).reshape(-1, 256)
-    # Pixels darker than each level, as a product: XLA on the CPU would compute jnp.cumsum anew for
-    # each pixel that looks into the table.
+    # Pixels darker than each level, as a matrix product: XLA on the CPU would recompute jnp.cumsum
+    # for each pixel that reads the table.
     darker = jnp.matmul(
         histogram.astype(jnp.float32), jnp.triu(jnp.ones((256, 256)), 1), precision="highest"
     )
     step = jnp.floor(
         (jnp.max(jnp.where(histogram > 0, darker, 0), axis=1, keepdims=True) + 0.5) / 255
     )
-    # The half makes the quotient of whole numbers safe to round down.
+    # Adding 0.5 makes the quotient of integers safe to round down.
     table = jnp.minimum(jnp.floor((jnp.floor(step / 2) + darker + 0.5) / jnp.maximum(step, 1)), 255)
     return jnp.where(step > 0, table, jnp.arange(256, dtype=jnp.float32).reshape(1, -1)).reshape(
         -1
@@ -107,12 +101,13 @@ def equalize(image: jax.Array, _: jax.Array) -> jax.Array:
 
 
 def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turn the colours [B, H, W, 3] on by a share [B, 1, 1, 1] of their circle; brightest and
-    darkest channel keep their values.
+    """Rotate the hue of [B, H, W, 3] by a share [B, 1, 1, 1] of the color wheel.
+
+    The largest and the smallest value of each pixel are unchanged.
     """
     high, low = jnp.max(image, axis=-1, keepdims=True), jnp.min(image, axis=-1, keepdims=True)
     red, green, blue = jnp.split(image, 3, axis=-1)
-    # Sixths of the circle, from red.
+    # Sixths of the color wheel, from red.
     from_red, from_green, from_blue = green - blue, blue - red, red - green
     nearest = jnp.where(
         red == high, from_red, jnp.where(green == high, from_green, from_blue)
@@ -123,8 +118,9 @@ def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def pca_shift(image: jax.Array, amounts: jax.Array) -> jax.Array:
-    """Add the principal components of ImageNet's colours to [B, H, W, 3], from 0 to 1: `amounts`
-    [B, 3] of each; not clipped.
+    """Add `amounts` [B, 3] of ImageNet's principal colour components to [B, H, W, 3], from 0 to 1.
+
+    The result is not clipped.
     """
     vectors, values = jnp.array(PCA_VECTORS, jnp.float32), jnp.array(PCA_VALUES, jnp.float32)
     shift = (amounts * values.reshape(1, 3)) @ vectors.T
@@ -132,13 +128,14 @@ def pca_shift(image: jax.Array, amounts: jax.Array) -> jax.Array:
 
 
 def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: str) -> jax.Array:
-    """Affine resampling, as Pillow's `Image.transform`: what is at (x, y) comes from A (x, y, 1);
-    the first pixel's middle is (0.5, 0.5).
+    """Affine resampling like Pillow's `Image.transform`: output (x, y) is input A (x, y, 1).
+
+    The center of the first pixel is (0.5, 0.5).
 
     Args:
       image: [B, H, W, C].
-      matrix: [B, 2, 3].
-      fill: [C], for what comes from outside.
+      matrix: A [B, 2, 3].
+      fill: [C], for pixels from outside the image.
       interpolation: `nearest` or `bilinear`.
     """
     b, h, w, c = image.shape
@@ -172,7 +169,7 @@ def warp(image: jax.Array, matrix: jax.Array, fill: jax.Array, interpolation: st
 def _affine(
     a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array
 ) -> jax.Array:
-    """[B, 2, 3] of six entries [B]."""
+    """[B, 2, 3] from six entries [B]."""
     return jnp.stack([jnp.stack([a, b, c], -1), jnp.stack([d, e, f], -1)], 1)
 
 
@@ -183,7 +180,7 @@ def _rotation(degrees: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def _one_entry(place: int) -> Callable[[jax.Array, int, int], jax.Array]:
-    """Identity, but for one of the six entries."""
+    """The identity except for one of the six entries."""
 
     def matrix(value: jax.Array, height: int, width: int) -> jax.Array:
         entries = [jnp.full_like(value, n in (0, 4)) for n in range(6)]
@@ -193,8 +190,8 @@ def _one_entry(place: int) -> Callable[[jax.Array, int, int], jax.Array]:
     return matrix
 
 
-# Of a value [B]: a share for shear, whole pixels for translation, degrees counterclockwise for
-# rotation.
+# Functions of a value [B]: a share for shear, whole pixels for translation, degrees
+# counterclockwise for rotation.
 MATRICES = {
     "shear_x": _one_entry(1),
     "shear_y": _one_entry(3),
@@ -226,12 +223,12 @@ def apply(
     fill: jax.Array,
     interpolation: str = "nearest",
 ) -> jax.Array:
-    """One operation an example.
+    """Apply one operation to each example.
 
     Args:
       image: [B, H, W, C] float32.
-      names: of operations: `identity`, or in one of the tables above; the others are not computed.
-      choice: [B], indices into them.
+      names: of operations, `identity` or from the tables above; only these are computed.
+      choice: [B], indices into `names`.
       value: [B], in the units of the example's operation.
       fill, interpolation: see `warp`.
     """

@@ -1,13 +1,13 @@
-"""From the bytes of an image file to the pixels that a network sees.
+"""From the bytes of an image file to the pixels that the network sees.
 
-Two decoders, which choose the same boxes, but do not give the same bits:
+There are two decoders. They choose the same boxes, but their pixels differ slightly:
 
-    simplejpeg   JPEG by simplejpeg, everything else by Pillow; resized by OpenCV. For speed (the
-                 extra `fast`)
-    pillow       all by Pillow
+    simplejpeg   decodes JPEG with simplejpeg and everything else with Pillow, resizes with OpenCV;
+                 faster (the extra `fast`)
+    pillow       uses only Pillow
 
-An image that is resized to less than half is decoded at 1/2, 1/4 or 1/8 of its size where it is a
-JPEG: libjpeg does that faster than it decodes the whole, and it smooths what would alias.
+A JPEG that is resized to at most half its size is decoded at 1/2, 1/4 or 1/8 of its size. That is
+faster than decoding all of it, and avoids aliasing.
 """
 
 import contextlib
@@ -28,28 +28,27 @@ from jaxconv.errors import UserError
 
 DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
 
-# Bytes that hold the beginning of the EXIF block of a JPEG, if there is one: it is the first
-# segment, or the second after JFIF's.
+# The EXIF block of a JPEG, if there is one, begins within this many bytes: it is the first segment,
+# or the second after JFIF's.
 _EXIF_WITHIN = 1 << 12
-# Markers of a JPEG: the header of a frame that is decoded from top to bottom, and those of all
-# other kinds.
+# JPEG markers: the header of a frame that is decoded from top to bottom, and those of all other
+# frames.
 _BASELINE = 0xC0
 _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Rows that are decoded together, at most: four blocks of 8, where there are a quarter as many
-# colours.
+# The most rows that are decoded together: four blocks of 8, if chroma is subsampled by four.
 _LARGEST_BLOCK = 32
 _own = threading.local()
-# Pixels that a thread keeps memory for.
+# The most pixels for which a thread keeps a buffer.
 _SCRATCH = 1 << 22
 _GREY_MODES = ("1", "L", "LA")
 _UPRIGHT = 1
 
 
 def choose_decoder(name: str) -> str:
-    """`simplejpeg` or `pillow`; `auto` takes simplejpeg where it and OpenCV are installed.
+    """`simplejpeg` or `pillow`; `auto` is simplejpeg if it and OpenCV are installed.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the decoder is not installed.
     """
     there = all(importlib.util.find_spec(module) for module in ("simplejpeg", "cv2"))
     if name == "simplejpeg" and not there:
@@ -69,7 +68,7 @@ def decoder_versions(name: str) -> str:
 
 
 def _version(package: str) -> str:
-    # OpenCV goes by several names, one a variant.
+    # OpenCV has several package names, one per variant.
     for name in (package, package.removesuffix("-headless"), "opencv-contrib-python"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
@@ -84,35 +83,35 @@ def decode_image(
     decoder: str,
     fast: bool = False,
 ) -> np.ndarray:
-    """Decode an image file to [H, W, C] uint8, turned as its EXIF data says.
+    """Decode an image file to [H, W, C] uint8, with the orientation of its EXIF data applied.
 
     Args:
       data: the file's content.
-      image_size: pixels each way of the result; 0 leaves the whole image as it is.
-      channels: 1 for grey, 3 for colour, 0 for what the file has.
-      choose_box: (height, width) -> the part to keep, in pixels of the upright image; used where
-        there is an `image_size`.
+      image_size: height and width of the result in pixels; 0 keeps the whole image as it is.
+      channels: 1 for grey, 3 for colour, 0 for that of the file.
+      choose_box: (height, width) -> the part to keep, in pixels of the upright image; used if
+        `image_size` is not 0.
       decoder: `simplejpeg` or `pillow`.
-      fast: let simplejpeg repeat the colours of a JPEG, of which there are half as many each way,
-        instead of interpolating them, and stop below the box: together they save a quarter of the
-        time; and shrink to no less than half by a linear kernel.
+      fast: let simplejpeg repeat subsampled chroma instead of interpolating it, and stop decoding
+        below the box, which together save a quarter of the time; and use a linear kernel to shrink
+        to no less than half.
 
     Raises:
-      DamagedError: it is no image, a damaged one, or one that is too large (Pillow's limit, about
-        179 million pixels).
+      DamagedError: the file is not an image, is damaged, or is too large (Pillow's limit, about 179
+        million pixels).
     """
     if not data:
         raise DamagedError("the file is empty")
     if decoder == "simplejpeg":
-        # What it refuses, Pillow may read, as other programs do; if not, Pillow says best what is
-        # wrong.
+        # Pillow can read some files that simplejpeg rejects; otherwise its error message is the
+        # better one.
         with contextlib.suppress(Exception):
             pixels = _decode_jpeg(data, image_size, channels, choose_box, fast)
             if pixels is not None:
                 return pixels
     try:
         return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
-    except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
+    except Exception as error:  # Pillow's readers raise many kinds of errors for damaged bytes
         why = (
             re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
         )
@@ -122,9 +121,7 @@ def decode_image(
 def _decode_jpeg(
     data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool
 ) -> np.ndarray | None:
-    """The pixels, or None for what only Pillow can do: other formats, CMYK, turned images, huge
-    ones.
-    """
+    """The pixels; None if only Pillow can decode: other formats, CMYK, rotated or huge images."""
     import simplejpeg
     from PIL import Image
 
@@ -140,8 +137,8 @@ def _decode_jpeg(
     box = choose_box(height, width) if image_size else (0, 0, height, width)
     factor = _reduction(box, image_size)
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
-    # What is resized is copied by that; what is not must not be overwritten by the thread's next
-    # image.
+    # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
+    # overwrite them.
     settings = {
         "colorspace": "GRAY" if grey else "RGB",
         "buffer": _scratch(height * width * 3)
@@ -165,20 +162,17 @@ def _decode_jpeg(
 
 
 def _scratch(size: int) -> np.ndarray:
-    """Memory of this thread's own: images of ever other sizes would leave holes in what all threads
-    share.
-    """
+    """This thread's buffer: allocating images of varying sizes would fragment the shared heap."""
     if len(getattr(_own, "memory", ())) < size:
         _own.memory = np.empty(size, np.uint8)
     return _own.memory
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> bytes | None:
-    """The JPEG with its height set to just below row `bottom`, so that libjpeg stops there: its
-    pixels above are the same bits.
+    """The JPEG with its height reduced to just below row `bottom`, so that libjpeg stops there.
 
-    None for what cannot be cut so: progressive files, and those that do not end as they should,
-    which may be cut off already.
+    The pixels above are bit-identical. None if the file cannot be cut: progressive files, and those
+    without an end marker, which may be truncated already.
     """
     rows = -(-bottom // _LARGEST_BLOCK) * _LARGEST_BLOCK
     if rows >= height or data[-2:] != b"\xff\xd9":
@@ -219,7 +213,7 @@ def _decode_by_pillow(
         image = ImageOps.exif_transpose(image)
         if image.mode == "F":
             raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off all but white
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
@@ -232,9 +226,7 @@ def _decode_by_pillow(
 
 
 def _reduction(box: Box, image_size: int) -> int:
-    """The largest of 8, 4, 2, 1 by which the box can be made smaller and still have `image_size`
-    pixels each way.
-    """
+    """The largest of 8, 4, 2, 1 by which the box can shrink and still span `image_size` pixels."""
     return next(
         (factor for factor in (8, 4, 2) if image_size and min(box[2:]) >= factor * image_size), 1
     )
@@ -276,8 +268,8 @@ def _resize_part(
     else:
         import cv2
 
-        # What shrinks, by the mean of its pixels, nearest to Pillow; the faster linear kernel
-        # passes some over, most beyond one half.
+        # To shrink, the mean of the pixels is closest to Pillow. The linear kernel is faster, but
+        # skips pixels, too many of them below one half.
         area = all(
             old >= (2 if fast else 1) * new for old, new in zip(part.shape, size, strict=False)
         )
@@ -288,8 +280,7 @@ def _resize_part(
 
 
 def is_grey(data: bytes | Any) -> bool:
-    """Whether an image file has one channel, by its header alone; raises OSError where it is no
-    image.
+    """Whether an image file has one channel, by its header; raises OSError if it is not an image.
 
     Args:
       data: the file's content, or an open file.
@@ -303,17 +294,17 @@ def is_grey(data: bytes | Any) -> bool:
 def read_image(
     file: Path | str, image_size: int = 0, channels: int = 0, decoder: str = "auto"
 ) -> np.ndarray:
-    """Read one image file to [H, W, C] uint8, turned as its EXIF data says.
+    """Read one image file to [H, W, C] uint8, with the orientation of its EXIF data applied.
 
     Args:
       file: its path.
-      image_size: the shorter side is resized to this and the middle square kept; 0 leaves the image
+      image_size: the shorter side is resized to this and the middle square kept; 0 keeps the image
         as it is.
-      channels: 1 for grey, 3 for colour, 0 for what the file has.
+      channels: 1 for grey, 3 for colour, 0 for that of the file.
       decoder: see `choose_decoder`.
 
     Raises:
-      DamagedError: it is no image, or a damaged one.
+      DamagedError: the file is not an image, or is damaged.
     """
     return decode_middle(Path(file).read_bytes(), image_size, channels, choose_decoder(decoder))
 
@@ -321,8 +312,9 @@ def read_image(
 def decode_middle(
     data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0
 ) -> np.ndarray:
-    """An image file as evaluation sees it: [H, W, C] uint8; see `decode_image`, and
-    `geometry.eval_box` for `crop_ratio`.
+    """Decode an image file for evaluation: [H, W, C] uint8.
+
+    See `decode_image`, and `geometry.eval_box` for `crop_ratio`.
     """
 
     def middle(height: int, width: int) -> Box:
@@ -334,9 +326,7 @@ def decode_middle(
 def decode_whole(
     data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str
 ) -> np.ndarray:
-    """An image file as dense evaluation sees it: [H, W, C] uint8, of the size that
-    `geometry.whole_box` says.
-    """
+    """Decode an image file for dense evaluation: [H, W, C] uint8 of `geometry.whole_box`'s size."""
     pixels = decode_image(data, 0, channels, lambda height, width: (0, 0, height, width), decoder)
     box, size = whole_box(*pixels.shape[:2], scale, step, longest)
     return _resize_part(pixels, box, size, decoder)

@@ -1,15 +1,14 @@
-"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split here by a seeded
-draw.
+"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split at random by a seed.
 
     images    .jpg, .jpeg, .png    [H, W, C] uint8, see data/decode.py
     sounds    .wav                 a waveform [L, 1] or a spectrogram [T, mels, 1], see
               data/signals.py
     volumes   .npy                 [D, H, W] or [D, H, W, C], uint8 or float32
 
-Everything that could stop a training is looked for before it begins, where the set is read into
-memory: unreadable and empty files, folders without a class, splits with different classes, images
-of different sizes. `data.skip_unreadable=True` leaves unreadable files out instead, and says which.
-Of a set that is streamed, the tree is looked at before, and the files when their turn comes.
+If the set is read into memory, everything that could stop training is checked before it begins:
+unreadable and empty files, folders without a class, splits with different classes, images of
+different sizes. With `data.skip_unreadable=True`, unreadable files are left out and logged instead.
+For a streamed set, the tree is checked before training, and each file when it is read.
 """
 
 import os
@@ -31,7 +30,7 @@ class Files:
     """Records that are files: the payload is the content.
 
     Args:
-      root: of all paths; messages show the whole path, the checksum does not depend on it.
+      root: of all paths; messages show it, but the checksum does not depend on it.
       files, labels: of the records.
     """
 
@@ -39,7 +38,7 @@ class Files:
 
     def __init__(self, root: Path | str, files: Sequence[Path], labels: Sequence[int]):
         self._root = Path(root)
-        # As text: a million Path objects take half a gigabyte.
+        # Strings, because a million Path objects take half a gigabyte.
         self._names = [os.path.relpath(file, root) for file in files]
         self._labels = np.array(labels, np.int32)
 
@@ -48,9 +47,9 @@ class Files:
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
         path = self.name(i)
-        # Reading from a pipe would wait for whoever writes to it.
+        # Reading from a pipe would block.
         if os.path.exists(path) and not os.path.isfile(path):
-            raise DamagedError("is no file")
+            raise DamagedError("is not a file")
         return read_content(path), int(self._labels[i])
 
     def labels_of_all(self) -> np.ndarray:
@@ -69,7 +68,7 @@ class Files:
         return value
 
     def kind(self) -> str:
-        """`image`, `sound` or `volume`, by the suffixes; raises UserError where they are mixed."""
+        """`image`, `sound` or `volume`, by the suffixes; raises UserError if they are mixed."""
         kinds = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suffixes}
         found = {kinds[os.path.splitext(name)[1].lower()]: name for name in self._names}
         if len(found) > 1:
@@ -81,9 +80,7 @@ class Files:
 
 
 def _size(path: Path) -> int:
-    """Bytes; -1 of what is not there, such as a link that leads nowhere, which is a damaged file
-    when its turn comes.
-    """
+    """Size in bytes; -1 if missing, such as a broken link, which is a damaged file when read."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -91,7 +88,7 @@ def _size(path: Path) -> int:
 
 
 def read_content(path: Path | str) -> bytes:
-    """What a file holds; raises DamagedError where it cannot be read, or holds nothing."""
+    """The content of a file; raises DamagedError if it cannot be read or is empty."""
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -107,11 +104,11 @@ def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ..
 
     Args:
       path: the folder.
-      split: the split's name; `train` or `test` where the folder is one unsplit tree.
+      split: the split's name; `train` or `test` if the folder is one unsplit tree.
       config: `config.data`; `folder` is used.
 
     Raises:
-      UserError: whatever the module's docstring names, with the path and what to do.
+      UserError: the tree has one of the faults in the module's docstring.
     """
     classes, files, labels = list_split(
         path, split, config.folder.test_fraction, config.folder.seed
@@ -124,16 +121,17 @@ def list_split(
 ) -> tuple[tuple[str, ...], list[Path], list[int]]:
     """Class names, files and labels of one split; classes and files are sorted by name.
 
-    An unsplit tree is drawn apart class by class: a share `test_fraction` of each, rounded, goes to
+    An unsplit tree is split class by class: a share `test_fraction` of each class, rounded, goes to
     `test`.
 
     Raises:
-      UserError: the folder, the split or its classes are not there, or differ between splits.
+      UserError: the folder, the split or its classes do not exist, or the classes differ between
+        splits.
     """
     root = Path(os.path.expanduser(path))
     if not path or not root.is_dir():
         raise UserError(
-            f"folder:{path}: there is no such folder; give --config.data.source=folder:PATH",
+            f"folder:{path}: folder not found; set --config.data.source=folder:PATH",
             exit_code=1,
         )
     top = _subfolders(root)
@@ -150,8 +148,8 @@ def list_split(
     for folder in top:
         if folder not in splits:
             raise UserError(
-                f"{folder}: has no class folders, where {splits[0]} has; give every split a folder "
-                "for each class, or move it away",
+                f"{folder}: has no class folders, but {splits[0]} has; give every split a folder "
+                "for each class, or remove this one",
                 exit_code=1,
             )
     names = [folder.name for folder in splits]
@@ -190,8 +188,8 @@ def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]
     for class_folder in classes:
         if not class_folder.name.isprintable():
             raise UserError(
-                f"{folder}: the name of the class folder {class_folder.name!r} cannot be shown; "
-                "give it another",
+                f"{folder}: the name of the class folder {class_folder.name!r} is not printable; "
+                "rename it",
                 exit_code=1,
             )
     for label, class_folder in enumerate(classes):
@@ -203,8 +201,8 @@ def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]
             )
         if not names:
             raise UserError(
-                f"{class_folder}: has no {_suffixes()} file; put images of the class there, or "
-                "remove the folder",
+                f"{class_folder}: has no {_suffixes()} file; add files of the class, or remove "
+                "the folder",
                 exit_code=1,
             )
         files += [class_folder / name for name in names]
@@ -219,9 +217,7 @@ def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]
 
 
 def other_files(path: str) -> list[str]:
-    """Paths below a folder, sorted, of files of other kinds than those that are read; hidden ones
-    apart.
-    """
+    """Sorted paths of all files below a folder whose kind is not read; hidden files are skipped."""
     found = []
     for place, folders, names in os.walk(os.path.expanduser(path)):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -243,7 +239,7 @@ def _draw_apart(
 ) -> tuple[list[Path], list[int]]:
     if split not in ("train", "test"):
         raise UserError(
-            f"{root}: is one unsplit tree, drawn apart into train and test; it has no split "
+            f"{root}: is one unsplit tree, split at random into train and test; it has no split "
             f"{split!r}",
             exit_code=1,
         )
@@ -254,8 +250,8 @@ def _draw_apart(
     in_test = np.zeros(len(files), bool)
     for label in range(max(labels) + 1):
         members = np.flatnonzero(np.equal(labels, label))
-        # The draw depends on the class's name and size alone, so that a class added later leaves
-        # the others as they were.
+        # The draw depends only on the class's name and size, so adding a class later does not
+        # change the split of the others.
         name = files[members[0]].parent.name
         order = generator(seed, name).permutation(len(members))
         in_test[members[order[: round(test_fraction * len(members))]]] = True

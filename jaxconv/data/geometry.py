@@ -1,28 +1,28 @@
-"""Which part of an image a network sees, and where that puts what is marked in the image.
+"""The part of an image that a network sees, and how the boxes, points and masks in it move.
 
-A part of an image is a `Box` (top, left, height, width) in the image's own pixels. Cutting the box
-out and resizing it once is the same as the papers' "resize, then crop", without the pixels that the
-crop throws away.
+A part of an image is a `Box` (top, left, height, width) in the image's own pixels. Cropping the box
+and resizing it once is equivalent to the papers' "resize, then crop", but does not resize pixels
+that the crop discards.
 
     crop_box    random resized crop: a random share of the area at a random aspect ratio (Szegedy et
                 al. 2014, arXiv:1409.4842, section 6)
-    jitter_box  scale jitter: the shorter side is resized to a random S, then a random square is cut
-                out (Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.1). With one S it is
-                AlexNet's random crop of an image of one size
-    eval_box    the shorter side is resized to one size, then the middle square is cut out
-    whole_box   the shorter side is resized to one size, and nearly all of the longer one kept (the
-                same, section 3.2)
+    jitter_box  scale jitter: the shorter side is resized to a random S, then a random square is
+                cropped (Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.1). With a single S
+                it is AlexNet's random crop
+    eval_box    the shorter side is resized to one size, then the middle square is cropped
+    whole_box   the shorter side is resized to one size, and nearly all of the longer side is kept
+                (Simonyan and Zisserman, section 3.2)
 
-A `Transform` says where the pixels of an image go: `crop`, `flip`, `scale`, `shift`, `rotate`, in a
-row by `compose`, back by `inverse`. It is drawn once an example and moves all that the example
-holds. Coordinates are pixels; pixel (i, j) covers [i, i + 1) x [j, j + 1). What moves, by its kind:
+A `Transform` maps the pixels of an image: `crop`, `flip`, `scale`, `shift`, `rotate`, chained by
+`compose`, undone by `inverse`. It is drawn once per example and moves all of the example's targets.
+Coordinates are pixels; pixel (i, j) covers [i, i + 1) x [j, j + 1). The kinds of targets that move:
 
     boxes       [..., 4] float32: top, left, bottom, right
     points      [..., 2] float32: y, x
-    mask        [H, W] or [H, W, C] whole numbers, such as the class of each pixel; what comes from
-                outside of the image is 0, or 255 where the kind is `mask:255`
+    mask        [H, W] or [H, W, C] integers, such as the class of each pixel; pixels from outside
+                the image are 0, or 255 if the kind is `mask:255`
 
-Functions of transforms take arrays of numpy or of JAX, and one example; `jax.vmap` is for batches.
+Functions of transforms take numpy or JAX arrays of one example; use `jax.vmap` for batches.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
-Array = Any  # of numpy or of JAX
-Number = Any  # of Python, or a float32 scalar of JAX
+Array = Any  # numpy or JAX
+Number = Any  # a Python number, or a JAX float32 scalar
 Moves = Mapping[str, str]  # name of an entry of the batch -> its kind
 
 TRIES = 10
@@ -50,7 +50,7 @@ NO_MOVES: Moves = types.MappingProxyType({})
 class Transform:
     """The affine map from (y, x) to (yy * y + yx * x + down, xy * y + xx * x + right), in pixels.
 
-    A field is a number of Python or a float32 scalar of JAX; those of a batch are [B].
+    A field is a Python number or a JAX float32 scalar; [B] for a batch.
     """
 
     yy: Number
@@ -62,17 +62,17 @@ class Transform:
 
 
 def scale(down: Number, across: Number) -> Transform:
-    """Stretch by these factors, from the corner at the top left."""
+    """Stretch by these factors, with the top left corner fixed."""
     return Transform(down, 0.0, 0.0, across, 0.0, 0.0)
 
 
 def shift(down: Number, right: Number) -> Transform:
-    """Move by so many pixels. An image that is padded moves by the padding at its top and left."""
+    """Move by a number of pixels. Padding moves an image by the padding at its top and left."""
     return Transform(1.0, 0.0, 0.0, 1.0, down, right)
 
 
 def crop(box: Any, size: Size) -> Transform:
-    """Cut out a `Box` and stretch it to a size (height, width) in pixels."""
+    """Crop a `Box` and stretch it to a size (height, width) in pixels."""
     top, left, height, width = (box[n] for n in range(4))
     return compose(shift(-top, -left), scale(size[0] / height, size[1] / width))
 
@@ -83,7 +83,7 @@ def flip(width: int) -> Transform:
 
 
 def rotate(degrees: Number, height: int, width: int) -> Transform:
-    """Turn an image of this size in pixels about its middle, counterclockwise as it is seen."""
+    """Rotate an image of this size in pixels about its center, counterclockwise on the screen."""
     library: Any = jnp if isinstance(degrees, jax.Array) else math
     cos, sin = (f(degrees * (math.pi / 180)) for f in (library.cos, library.sin))
     turn = Transform(cos, -sin, sin, cos, 0.0, 0.0)
@@ -91,7 +91,7 @@ def rotate(degrees: Number, height: int, width: int) -> Transform:
 
 
 def compose(*transforms: Transform) -> Transform:
-    """One transform that does all of these, the first one first."""
+    """One transform that applies all of these, from first to last."""
     a, *others = transforms
     for b in others:
         a = Transform(
@@ -105,7 +105,7 @@ def compose(*transforms: Transform) -> Transform:
 
 
 def inverse(transform: Transform) -> Transform:
-    """The transform that undoes another one, which must not flatten the image to a line."""
+    """The inverse of a transform, which must not be singular."""
     t = transform
     area = t.yy * t.xx - t.yx * t.xy
     back = Transform(t.xx / area, -t.yx / area, -t.xy / area, t.yy / area, 0.0, 0.0)
@@ -117,19 +117,21 @@ def _apply(t: Transform, y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _library(*values: Any) -> Any:
-    """`jax.numpy` where a value is of JAX, or else numpy."""
+    """`jax.numpy` if any value is a JAX array, else numpy."""
     return jnp if any(isinstance(x, jax.Array) for x in jax.tree.leaves(values)) else np
 
 
 def move_points(points: Array, transform: Transform) -> Array:
-    """Where points [..., 2] go: [..., 2] float32, perhaps outside of the image."""
+    """Transform points [..., 2]: [..., 2] float32, possibly outside the image."""
     y, x = (points[..., n].astype(np.float32) for n in range(2))
     return _library(y, transform).stack(_apply(transform, y, x), axis=-1).astype(np.float32)
 
 
 def move_boxes(boxes: Array, transform: Transform) -> Array:
-    """The upright boxes around where the corners of boxes [..., 4] go: [..., 4] float32, perhaps
-    outside of the image. All transforms but rotations give the exact box of what is inside.
+    """Transform boxes [..., 4]: [..., 4] float32, possibly outside the image.
+
+    The result is the axis-aligned box around the transformed corners. It is the exact box of the
+    content for all transforms but rotations.
     """
     xp = _library(boxes, transform)
     top, left, bottom, right = (boxes[..., n].astype(np.float32) for n in range(4))
@@ -140,14 +142,15 @@ def move_boxes(boxes: Array, transform: Transform) -> Array:
 
 
 def clip_boxes(boxes: Array, size: Size) -> Array:
-    """What of boxes [..., 4] is in an image of a size (height, width): no area of those outside."""
+    """Clip boxes [..., 4] to an image of a size (height, width); a box outside it has area 0."""
     xp = _library(boxes)
     return xp.stack([xp.clip(boxes[..., n], 0.0, float(size[n % 2])) for n in range(4)], axis=-1)
 
 
 def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> Array:
-    """A mask [H, W] or [H, W, C] after a transform, on an image of a size (height, width): each
-    pixel is the one that its middle comes from, or `fill` where that lies outside.
+    """Transform a mask [H, W] or [H, W, C] to an image of a size (height, width).
+
+    Each pixel is the one that its center comes from, or `fill` if that is outside the image.
     """
     xp, (height, width) = _library(mask, transform), mask.shape[:2]
     y, x = (xp.arange(length, dtype=np.float32) + 0.5 for length in size)
@@ -160,7 +163,7 @@ def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> A
 
 
 def mask_fill(kind: str) -> int | None:
-    """What a kind of masks is filled with: 255 of `mask:255`, 0 of `mask`; None of other kinds."""
+    """The fill value of a kind: 255 for `mask:255`, 0 for `mask`, None for other kinds."""
     name, _, fill = kind.partition(":")
     return int(fill or 0) if name == "mask" else None
 
@@ -169,13 +172,13 @@ def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size
     """One example's targets after a transform of its image; boxes are clipped to it, points not.
 
     Args:
-      targets: arrays by name; those that `moves` does not name stay as they are.
+      targets: arrays by name; those not in `moves` are unchanged.
       moves: the kind of each target that moves with the image, by name; see the module.
       transform: of the image.
-      size: (height, width) of the image afterwards, in pixels.
+      size: (height, width) of the transformed image, in pixels.
 
     Raises:
-      ValueError: there is no such kind.
+      ValueError: a kind is unknown.
     """
     moved = {}
     for name, kind in moves.items():
@@ -186,15 +189,14 @@ def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size
         elif kind == "boxes":
             moved[name] = clip_boxes(move_boxes(targets[name], transform), size)
         else:
-            raise ValueError(f"{name} is to move as {kind!r}, not as boxes, points or mask")
+            raise ValueError(f"{name} has moves={kind!r}; it must be boxes, points or mask")
     return targets | moved
 
 
 def train_box(
     random: np.random.Generator, height: int, width: int, image_size: int, augment: Any
 ) -> Box:
-    """The box that `config.augment` asks for while training: of one of its random crops, or else
-    the whole middle square.
+    """The box for training: of the random crop in `config.augment`, or else the middle square.
 
     Args:
       random: the example's own generator.
@@ -217,9 +219,8 @@ def crop_box(
 ) -> Box:
     """Draw the box of a random resized crop, by torchvision's rule for RandomResizedCrop.
 
-    Its share of the area is uniform in `scale`, the logarithm of its width over its height uniform
-    in that of `ratio`; where ten tries do not fit the image, it is the largest box in the middle
-    with a ratio in that range.
+    Its share of the area is uniform in `scale`, its width over its height log-uniform in `ratio`.
+    If ten tries do not fit the image, it is the largest centered box with a ratio in that range.
     """
     for _ in range(TRIES):
         share = random.uniform(*scale)
@@ -232,8 +233,9 @@ def crop_box(
 
 
 def crop_size(share: Array, aspect: Array, height: int, width: int) -> tuple[Array, Array, Array]:
-    """Height and width in whole pixels of a box with a share of an image's area and an aspect ratio
-    (width over height), and whether it fits the image; all of one shape.
+    """Height and width of a box in whole pixels, and whether it fits the image; all of one shape.
+
+    The box has a share of the image's area and an aspect ratio, which is width over height.
     """
     xp = _library(share, aspect)
     area = height * width * share
@@ -242,7 +244,7 @@ def crop_size(share: Array, aspect: Array, height: int, width: int) -> tuple[Arr
 
 
 def middle_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    """The largest box in the middle whose width over height lies in a range."""
+    """The largest centered box whose width over height is in a range."""
     w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
     return (height - h) // 2, (width - w) // 2, h, w
 
@@ -250,8 +252,10 @@ def middle_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
 def jitter_box(
     random: np.random.Generator, height: int, width: int, image_size: int, sides: tuple[int, int]
 ) -> Box:
-    """Draw the box of VGG's scale jitter: what a crop of `image_size` covers once the shorter side
-    is a random S in `sides`.
+    """Draw the box of VGG's scale jitter.
+
+    It is what a crop of `image_size` covers after the shorter side is resized to a random S in
+    `sides`.
 
     Raises:
       ValueError: the crop would be larger than the smallest S.
@@ -259,7 +263,7 @@ def jitter_box(
     least, most = sides
     if image_size > least:
         raise ValueError(
-            f"augment.scale_jitter begins at {least} pixels, less than the {image_size} of the crop"
+            f"augment.scale_jitter starts at {least} pixels, less than the {image_size} of the crop"
         )
     side = max(1, round(min(height, width) * image_size / random.integers(least, most + 1)))
     top, left = (int(random.integers(length - side + 1)) for length in (height, width))
@@ -267,10 +271,10 @@ def jitter_box(
 
 
 def eval_box(height: int, width: int, image_size: int, crop_ratio: float = 1.0) -> Box:
-    """The middle square that is left when the shorter side is resized to `image_size / crop_ratio`,
-    rounded down, and the middle kept.
+    """The middle square for evaluation, rounded to whole pixels.
 
-    With 224 and 0.875 that is the papers' 224 of 256. The square is rounded to whole pixels.
+    It is what a center crop of `image_size` covers after the shorter side is resized to
+    `image_size / crop_ratio`, rounded down. With 224 and 0.875 that is the papers' 224 of 256.
     """
     side = max(1, round(min(height, width) * image_size / math.floor(image_size / crop_ratio)))
     return (height - side) // 2, (width - side) // 2, side, side
@@ -279,14 +283,13 @@ def eval_box(height: int, width: int, image_size: int, crop_ratio: float = 1.0) 
 def whole_box(
     height: int, width: int, scale: int, step: int, longest: int
 ) -> tuple[Box, tuple[int, int]]:
-    """The part of an image that is left when its longer side is cut in the middle, and the size
-    (height, width) to resize it to.
+    """The part of an image with its longer side center-cropped, and its size after resizing.
 
     Args:
       height, width: of the image, in pixels.
       scale: of the shorter side, after resizing.
-      step: the longer side is `scale` and a whole number of these.
-      longest: the longer side is at most so many times the shorter.
+      step: the longer side is `scale` plus a multiple of `step`.
+      longest: the largest ratio of the longer side to the shorter one.
     """
     shorter, longer = sorted((height, width))
     room = min(round(longer * scale / shorter), longest * scale) - scale

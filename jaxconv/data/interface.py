@@ -1,10 +1,10 @@
-"""What every source of examples offers: length, random access, class names, shapes.
+"""The interface of every source of examples: length, random access, class names, shapes.
 
     Arrays   examples in memory
-    Part     some of the examples of another source
-    Stored   examples that are read and decoded one by one, whenever they are asked for: stored.py
+    Part     a subset of another source's examples
+    Stored   examples that are read and decoded on demand: stored.py
 
-An example's element is called `image` throughout, whatever it is. There are three kinds:
+An example's element is always called `image`, whatever its kind. There are three kinds:
 
     image    [H, W, C] uint8; augmented and normalised on the device
     signal   a waveform [L, C], a spectrogram [T, F, C], a volume [D, H, W, C] ...: normalised on
@@ -39,10 +39,10 @@ class Element:
     """The form of every example's element.
 
     Attributes:
-      shape: as it is stored, without the batch.
+      shape: as stored, without the batch axis.
       kind: `image`, `signal` or `text`.
-      dtype: as it is stored.
-      codes: V, of a text.
+      dtype: as stored.
+      codes: V, for texts.
     """
 
     shape: tuple[int, ...]
@@ -52,24 +52,24 @@ class Element:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape that a network sees."""
+        """The shape that the network sees."""
         return (*self.shape, self.codes) if self.kind == "text" else self.shape
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an example has beside its `image`, with a static shape: a label, boxes, a mask ...
+    """An entry of an example other than its `image`, of static shape: a label, boxes, a mask ...
 
     Attributes:
-      shape: of one example's.
-      dtype: the same at rest and on the devices.
+      shape: per example.
+      dtype: the same on the host and on the devices.
       moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`,
-        `mask:255`; empty where it does not.
+        `mask:255`; empty if it does not.
     """
 
     shape: tuple[int, ...] = ()
@@ -78,18 +78,18 @@ class Target:
 
     @property
     def size(self) -> int:
-        """Bytes; of a single number, which hardly count beside an image, none."""
+        """Size in bytes; 0 for a scalar, which is negligible next to an image."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.shape else 0
 
 
 def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
-    """How the targets move that move with the pixels of their image, by name."""
+    """`Target.moves` of the targets that move with the pixels of their image, by name."""
     return {name: target.moves for name, target in targets.items() if target.moves}
 
 
-# What a source has that tells classes apart.
+# The targets of a classification source.
 LABEL = {"label": Target()}
-# Names that a batch has beside the targets of its examples.
+# Names that a batch uses itself; no target may have them.
 RESERVED = ("image", "position", "index", "mask", "target")
 
 
@@ -97,12 +97,12 @@ class Source(abc.ABC):
     """Examples with random access: `image`, and the targets.
 
     Attributes:
-      class_names: one name a class; empty where there are none.
-      targets: what an example has beside its image, by name; names of `RESERVED` are taken.
+      class_names: one name per class; empty if there are none.
+      targets: the other entries of an example, by name; the names in `RESERVED` are not allowed.
       element: the form of the examples.
-      random: whether random crops of `config.augment` are made as examples are read, so that no two
-        passes are alike.
-      decoder: what made the elements from files, with versions; nothing where `checksum` covers the
+      random: whether the random crops of `config.augment` are made while examples are read, so that
+        no two passes are alike.
+      decoder: the libraries that decode the elements, with versions; empty if `checksum` covers the
         elements themselves.
     """
 
@@ -120,26 +120,26 @@ class Source(abc.ABC):
         """Example i: `image` and the targets by name.
 
         Args:
-          i: from 0.
-          key: a seed and a position in the run's endless sequence of examples, of which random
-            crops are a function.
+          i: index, from 0.
+          key: seed and position in the run's endless sequence of examples; random crops are a
+            function of it.
 
         Raises:
-          DamagedError: it cannot be read.
+          DamagedError: the example cannot be read.
         """
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not -len(self) <= i < len(self):
-            raise IndexError(f"there are {len(self)} examples; there is no example {i}")
+            raise IndexError(f"there are {len(self)} examples; example {i} is out of range")
         return self.read(i % len(self))
 
     def labels_of_all(self) -> np.ndarray:
-        """The labels [N] int32; where they are not at hand, all examples are read."""
+        """The labels [N] int32; by default, all examples are read."""
         return np.array([self.read(i)["label"] for i in range(len(self))], np.int32)
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
-        """What example i is called in messages, such as its path."""
+        """The name of example i in messages, such as its path."""
 
     @abc.abstractmethod
     def checksum(self) -> int:
@@ -147,17 +147,17 @@ class Source(abc.ABC):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The shape that a network sees, (H, W, C) for images."""
+        """The shape that the network sees, (H, W, C) for images."""
         return self.element.input_shape
 
     @property
     def size(self) -> int:
-        """Bytes of all elements, and of the targets but for single numbers."""
+        """Size in bytes of all elements and of all targets that are not scalars."""
         return len(self) * (self.element.size + sum(t.size for t in self.targets.values()))
 
 
 def as_targets(value: Any) -> dict[str, Any]:
-    """Targets by name: a mapping as it is, a number as the `label`."""
+    """Targets by name: a mapping is copied, a single number becomes the `label`."""
     return dict(value) if isinstance(value, Mapping) else {"label": np.int32(value)}
 
 
@@ -167,13 +167,13 @@ class Arrays(Source):
 
     Attributes:
       images: [N, ...] of uint8 for images and texts.
-      values: the targets [N, ...] by name; an array [N] int32 alone is the `label`, indices into
+      values: the targets [N, ...] by name; a single array [N] int32 is the `label`, indices into
         `class_names`.
-      class_names: one name a class.
+      class_names: one name per class.
       kind: of the elements.
-      codes: V, of a text.
-      name_of: what example i is called, such as the path that it was read from.
-      moves: of the targets that move with the pixels, how; see `Target`.
+      codes: V, for texts.
+      name_of: maps i to the name of the example, such as the path that it was read from.
+      moves: `Target.moves` of the targets that move with the pixels.
     """
 
     images: np.ndarray
@@ -203,7 +203,7 @@ class Arrays(Source):
 
     @property
     def targets(self) -> dict[str, Target]:  # type: ignore[override]
-        """What an example has beside its image."""
+        """The entries of an example other than its image."""
         return {
             name: Target(value.shape[1:], str(value.dtype), self.moves.get(name, ""))
             for name, value in self.values.items()
@@ -218,7 +218,7 @@ class Arrays(Source):
         return self.labels
 
     def name(self, i: int) -> str:
-        """What example i is called in messages."""
+        """The name of example i in messages."""
         return self.name_of(i)
 
     def checksum(self) -> int:
@@ -230,12 +230,12 @@ class Arrays(Source):
 
 
 def evenly(count: int, most: int, first: int = 0) -> np.ndarray:
-    """At most so many of the numbers first ... count - 1, evenly spread over them, rising."""
+    """At most `most` of the numbers first ... count - 1, evenly spaced, in ascending order."""
     return np.unique(np.linspace(first, count - 1, min(count - first, most)).round().astype(int))
 
 
 class Part(Source):
-    """So many examples of another source, evenly spread over it, in their order."""
+    """`count` examples of another source, evenly spaced, in the same order."""
 
     def __init__(self, source: Source, count: int):
         self.source, self.places = source, evenly(len(source), count)
@@ -250,7 +250,7 @@ class Part(Source):
         return len(self.places)
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Example i of the part, as the source reads it."""
+        """Example i of the part, read by the source."""
         return self.source.read(int(self.places[i]), key)
 
     def labels_of_all(self) -> np.ndarray:
@@ -258,29 +258,29 @@ class Part(Source):
         return self.source.labels_of_all()[self.places]
 
     def name(self, i: int) -> str:
-        """What the source calls the example."""
+        """The source's name for the example."""
         return self.source.name(int(self.places[i]))
 
     def checksum(self) -> int:
-        """The source's, with the number of examples."""
+        """The source's checksum, combined with the number of examples."""
         return zlib.crc32(len(self).to_bytes(8, "little"), self.source.checksum())
 
 
 def size_in_words(shape: tuple[int, ...], kind: str) -> str:
-    """`640x480 pixels` of an image (480, 640, C); of other kinds every number, with `x` between."""
+    """`640x480 pixels` for an image (480, 640, C); for other kinds all sizes, joined by `x`."""
     return f"{shape[1]}x{shape[0]} pixels" if kind == "image" else " x ".join(map(str, shape))
 
 
 def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generator:
-    """A random generator that is a function of the seed and of what it is for.
+    """A random generator that is a function of the seed, the stream and the index.
 
     Args:
-      seed: any whole number; taken modulo 2**64.
+      seed: any integer; taken modulo 2**64.
       stream: a number, or a name such as a split's.
       index: of an example within the stream.
     """
     number = zlib.crc32(stream.encode()) if isinstance(stream, str) else stream
-    # The index is the counter's highest word: the draws of two examples never meet.
+    # The index is the counter's highest word, so the draws of two examples never overlap.
     key, counter = (
         np.array([seed % 2**64, number], np.uint64),
         np.array([0, 0, 0, index], np.uint64),
@@ -289,13 +289,13 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
 
 
 def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
-    """One JAX key an example, from its position [B] in the global batch."""
+    """One JAX key per example, from its position [B] in the global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """What a network depends on: shape and kind of its input, whether it was cropped, the classes,
-    and the targets where they are more than a label; for JSON.
+    """What a network depends on, for JSON: the shape and kind of its input, whether it is cropped
+    while reading, the classes, and the targets if they are more than a label.
     """
     described = {
         "image_shape": list(source.image_shape),
@@ -312,7 +312,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def read_targets(description: Mapping[str, Any]) -> dict[str, Target]:
-    """The targets of an example, by what `describe` says."""
+    """The targets of an example, from a description that `describe` made."""
     if "targets" not in description:
         return LABEL
     return {

@@ -1,4 +1,4 @@
-"""Lines of text with labels: PATH/<split>.tsv, a class, a tab and a text each line."""
+"""Lines of text with labels: PATH/<split>.tsv, a class, a tab and a text per line."""
 
 import zlib
 from pathlib import Path
@@ -14,10 +14,10 @@ class Lines:
     Args:
       path: the folder.
       split: the file's name, without its suffix.
-      class_names: those of the training split; nothing for this split's own, sorted.
+      class_names: those of the training split; empty for this split's own, sorted.
 
     Raises:
-      UserError: there is no such file, or a line is not of this form.
+      UserError: the file does not exist, or a line does not have this form.
     """
 
     has_labels = True
@@ -28,7 +28,7 @@ class Lines:
         if not self._file.is_file():
             there = ", ".join(sorted(file.stem for file in root.glob("*.tsv"))) or "none"
             raise UserError(
-                f"text:{path}: there is no file {self._file}; the folder's splits are: {there}",
+                f"text:{path}: file {self._file} not found; the folder's splits are: {there}",
                 exit_code=1,
             )
         try:

@@ -1,14 +1,13 @@
 """Loading: how batches reach the device.
 
-    Resident   the whole set lies in device memory, and a batch is a list of indices, gathered on
-               the device
-    Streamed   examples are read and decoded by threads, and batches are sent ahead of the step that
-               needs them
+    Resident   the whole set is in device memory; a batch is a list of indices, gathered on the
+               device
+    Streamed   threads read and decode examples; batches are sent ahead of the step that needs them
 
 The order is the same either way: the position in the data is a function of (seed, step). Step n
 trains on examples n * B ... (n + 1) * B - 1 of an endless sequence of shuffled epochs, whatever
-came before. Epochs run on into one another, so that every batch is full and every example comes
-once an epoch. Of p processes, process i has the i-th part of every batch.
+came before. A batch may span two epochs, so every batch is full and every example comes once per
+epoch. With p processes, process i has the i-th part of every batch.
 """
 
 import collections
@@ -31,7 +30,7 @@ from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Examples that a thread reads at a time, at most.
+# The most examples that a thread reads at a time.
 _CHUNK = 16
 
 
@@ -42,7 +41,7 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _orders(seed: int, examples: int) -> Callable[[int], np.ndarray]:
-    """Epoch -> its order; the last two are kept, since a batch may reach from one into the next."""
+    """Epoch -> its order; the last two are cached, since a batch may span two epochs."""
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -56,9 +55,9 @@ def train_indices(
 ) -> np.ndarray:
     """Indices [batch_size] int32 of the examples of one training step, counted from 0.
 
-    With `repeats`, which divides the batch, it holds batch_size / repeats examples, each so many
-    times: repeated augmentation (Hoffer et al. 2020, arXiv:1901.09335; Berman et al. 2019,
-    arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
+    With `repeats`, which must divide the batch size, the batch holds batch_size / repeats examples,
+    each `repeats` times: repeated augmentation (Hoffer et al. 2020, arXiv:1901.09335; Berman et al.
+    2019, arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
     """
     different = batch_size // repeats
     position = np.arange(step * different, (step + 1) * different)
@@ -67,7 +66,7 @@ def train_indices(
         epoch_order(seed, int(e), examples)[position[epochs == e] % examples]
         for e in range(epochs[0], epochs[-1] + 1)
     ]
-    # One round after the other, so that the devices' parts hold different examples.
+    # Tiled, not repeated in place, so that each device's part holds different examples.
     return np.tile(np.concatenate(parts), repeats)
 
 
@@ -75,7 +74,7 @@ def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
     """Batches that hold every example exactly once: `index` [batch_size] int32 and `mask`
     [batch_size] float32.
 
-    The last batch is filled up with example 0, masked out by 0.
+    The last batch is padded with example 0, for which the mask is 0.
     """
     padded = -(-examples // batch_size) * batch_size
     index = np.where(np.arange(padded) < examples, np.arange(padded), 0).astype(np.int32)
@@ -87,8 +86,8 @@ def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
 
 
 def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with its `image` [B, ...] and targets: as they were sent, or gathered from the
-    resident set by `index`.
+    """The batch with its `image` [B, ...] and targets: as sent, or gathered from the resident set
+    by `index`.
     """
     if "image" in batch:
         return batch
@@ -100,11 +99,11 @@ def take(data: dict[str, jax.Array], batch: dict[str, jax.Array]) -> dict[str, j
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """In what order a run sees its examples.
+    """The order in which a run sees its examples.
 
     Attributes:
-      seeds: the run's; several, where each member of an ensemble has an order of its own.
-      batch_size: examples a step, of all processes.
+      seeds: the run's seed, or several if each member of an ensemble has its own order.
+      batch_size: examples per step, over all processes.
       repeats: see `train_indices`.
     """
 
@@ -114,7 +113,7 @@ class Order:
 
     @property
     def axis(self) -> int:
-        """The axis of the examples in the batch of a step: 1 where the members' come first."""
+        """The axis of the examples in a step's batch: 1 if the ensemble's axis comes first."""
         return int(len(self.seeds) > 1)
 
     def indices(self, step: int, examples: int) -> np.ndarray:
@@ -127,16 +126,16 @@ class Order:
 
 
 class ResidentLoader:
-    """The resident way.
+    """Batches of indices into a set in device memory.
 
     Args:
       source: what to put into device memory.
-      parallel: places it.
+      parallel: places it on the devices.
 
     Attributes:
       data: `image` [N, ...] and the targets [N, ...] on the devices, for `take`.
       examples: N.
-      left_out: examples that no evaluation can count: 0.
+      left_out: examples that an evaluation cannot count: 0.
     """
 
     def __init__(self, source: Arrays, parallel: Any):
@@ -152,8 +151,8 @@ class ResidentLoader:
         Args:
           order: of the run.
           first, last: steps, counted from 0.
-          calls: how many steps each call takes, by default 1; the batches of several come as one,
-            with the steps' axis in front.
+          calls: how many steps each call takes, 1 by default; the batches of several steps are
+            stacked along a leading axis.
         """
         axis, step = order.axis, first
         position = np.broadcast_to(
@@ -185,15 +184,15 @@ class ResidentLoader:
 
 
 class StreamedLoader:
-    """The streamed way.
+    """Batches that threads read and decode while the devices compute.
 
     Args:
       source: what to read.
-      parallel: places the batches.
+      parallel: places the batches on the devices.
       settings: `config.data`; `threads`, `prefetch` and `damaged_share` are used.
 
     Attributes:
-      data: nothing; the batches hold all.
+      data: empty; the batches hold everything.
       examples: N.
     """
 
@@ -204,7 +203,7 @@ class StreamedLoader:
 
     @property
     def left_out(self) -> int:
-        """Damaged examples met so far, which an evaluation cannot count."""
+        """Damaged examples found so far, which an evaluation cannot count."""
         return self._parallel.total(len(self._reader.damaged))
 
     def train_batches(
@@ -226,13 +225,11 @@ class StreamedLoader:
         return self._ahead(together, order.axis)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once: `image`, the targets, `index` and `mask`, which is 0 for damaged ones
-        too.
-        """
+        """Every example once: `image`, the targets, `index` and `mask`, also 0 for damaged ones."""
         return self._ahead(self._reader.eval_batches(batch_size))
 
     def _ahead(self, batches: Iterator[Batch], axis: int = 0) -> Iterator[Batch]:
-        """The batches on the devices, some of them sent before they are asked for."""
+        """The batches on the devices, `prefetch` of them sent ahead."""
         sent: collections.deque[Batch] = collections.deque()
         for batch in batches:
             sent.append(self._parallel.place(batch, axis))
@@ -242,16 +239,16 @@ class StreamedLoader:
 
 
 class Reader:
-    """Batches on the host, read by threads: the same whatever their number.
+    """Batches on the host, read by threads; the number of threads does not change them.
 
     Args:
       source: what to read.
-      threads: 0 for twice as many as there are cores, since some wait for files.
-      damaged_share: share of the examples that may be damaged; one more, and reading stops.
-      process: (i, p): this is process i of p, which reads its p-th part of every batch.
+      threads: 0 for twice the number of cores, since some threads wait for files.
+      damaged_share: share of the examples that may be damaged; beyond it, reading stops.
+      process: (i, p): this is process i of p, which reads the i-th part of every batch.
 
     Attributes:
-      damaged: names of the damaged examples met so far.
+      damaged: names of the damaged examples found so far.
     """
 
     def __init__(
@@ -273,7 +270,7 @@ class Reader:
     def train_batches(
         self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1
     ) -> Iterator[Batch]:
-        """This process' part of the batches of steps first ... last - 1: `image`, `label` and
+        """This process's part of the batches of steps first ... last - 1: `image`, `label` and
         `position` in the global batch.
 
         A damaged example is replaced by the next good one.
@@ -298,8 +295,8 @@ class Reader:
         return self._read((last - first) * self._local(batch_size), read, self._local(batch_size))
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """This process' part of batches of every example once: `image`, `label`, `index` and
-        `mask`, 0 for fillers and damaged ones.
+        """This process's part of batches that hold every example once: `image`, `label`, `index`
+        and `mask`, 0 for padding and damaged examples.
         """
         image = np.zeros(self.source.element.shape, self.source.element.dtype)
         empty = {"image": image, "index": np.int32(0), "mask": np.float32(0)}
@@ -322,9 +319,7 @@ class Reader:
         )
 
     def examples(self) -> Iterator[Batch]:
-        """Every example that can be read, one by one and in order: `image`, the targets and
-        `index`; in one process.
-        """
+        """Every readable example, in order and in one process: `image`, the targets, `index`."""
         count = len(self.source)
         for examples in self._chunks(
             count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0
@@ -337,21 +332,19 @@ class Reader:
         number, processes = self.process
         if batch_size % processes:
             raise UserError(
-                f"{batch_size} examples a batch / {processes} processes = "
-                f"{batch_size / processes:.2f} is not whole"
+                f"{batch_size} examples per batch / {processes} processes = "
+                f"{batch_size / processes:.2f} is not a whole number"
             )
         return batch_size // processes
 
     def _place(self, local: int, batch_size: int) -> tuple[int, int]:
-        """Of this process' example number `local`: the step, and the position in the global
-        batch.
-        """
+        """The step, and the position in the global batch, of this process's example `local`."""
         step, offset = divmod(local, self._local(batch_size))
         return step, self.process[0] * self._local(batch_size) + offset
 
     def _read(self, count: int, read: Any, batch_size: int) -> Iterator[Batch]:
-        # A thread reads several examples at a time: handing each over alone costs a sixth of what
-        # it takes to decode a photograph.
+        # A thread reads several examples at a time: handing them over one at a time costs a sixth
+        # of the time that it takes to decode a photograph.
         chunks = self._chunks(count, read, _chunk_size(batch_size), 2 * batch_size)
         try:
             for _ in range(count // batch_size):
@@ -365,8 +358,8 @@ class Reader:
             chunks.close()
 
     def _chunks(self, count: int, read: Any, size: int, ahead: int) -> Iterator[list[Any]]:
-        """What threads read, in order, as lists of `size`, which divides `count`; at least `ahead`
-        of them before they are asked for.
+        """What the threads read, in order, as lists of `size`, which divides `count`; they read at
+        least `ahead` items ahead.
         """
         import grain
 
@@ -398,12 +391,12 @@ class Reader:
             self.damaged.add(name)
             count = len(self.damaged)
         log.warning("left out (%d so far): %s: %s", count, name, why)
-        # Each process sees a part of the examples, and may find a part of what is allowed.
+        # Each process sees its part of the examples, and is allowed its part of the damaged ones.
         if count > self.damaged_share * len(self.source) / self.process[1]:
             raise UserError(
                 f"{count} of {len(self.source)} examples are damaged, more than a share of "
                 f"{self.damaged_share}; the last: {name}: {why}; "
-                "mend them, or allow more by --config.data.damaged_share",
+                "fix them, or allow more with --config.data.damaged_share",
                 exit_code=1,
             )
 
@@ -413,8 +406,9 @@ def _chunk_size(examples: int) -> int:
 
 
 def make_loader(source: Source, parallel: Any, settings: Any) -> ResidentLoader | StreamedLoader:
-    """The resident way for a source in memory, the streamed way for any other; `settings` is
-    `config.data`.
+    """A resident loader for a source in memory, a streamed one for any other.
+
+    `settings` is `config.data`.
     """
     return (
         ResidentLoader(source, parallel)

@@ -1,8 +1,7 @@
-"""`jaxconv prepare NAME`: has TensorFlow Datasets prepare a set as array_record, which needs
-TensorFlow (the extra `prepare`).
+"""`jaxconv prepare NAME`: prepare a TensorFlow Datasets set as array_record.
 
-TFDS prepares in a folder `incomplete.*` and renames it when all is done: a set is there whole or
-not at all.
+This needs TensorFlow (the extra `prepare`). TFDS writes to a folder `incomplete.*` and renames it
+when it has finished, so a set is either complete or absent.
 """
 
 import contextlib
@@ -33,20 +32,20 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
 
     Args:
       name: TFDS's name, such as `cifar10` or `imagenet2012`.
-      data_dir: where to put it; empty for TFDS's own folder.
-      manual_dir: folder of files that one must fetch oneself, such as ImageNet's two tars.
+      data_dir: where to put it; empty for TFDS's default folder.
+      manual_dir: folder of manually downloaded files, such as ImageNet's two tars.
       partial: accept tars of ImageNet that lack classes or images.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      UserError: TensorFlow is not installed, there is no such set, its files are not there or
+      UserError: TensorFlow is not installed, the set does not exist, its files are missing or
         damaged, or TFDS cannot prepare it.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            "preparing a set needs TensorFlow, reading it later does not: pip install "
+            "preparing a set needs TensorFlow (reading it does not): pip install "
             "'jaxconv[prepare]'",
             exit_code=1,
         )
@@ -62,7 +61,7 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     except tfds.core.DatasetNotFoundError as error:
         known = nearest(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
-            f"tfds:{name}: TensorFlow Datasets has no such set{known}", exit_code=1
+            f"tfds:{name}: not found in TensorFlow Datasets{known}", exit_code=1
         ) from error
     except (ValueError, ImportError) as error:
         raise UserError(f"tfds:{name}: {' '.join(str(error).split())}", exit_code=1) from error
@@ -71,14 +70,14 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
         if folder.exists():
             if builder.info.file_format.value not in ("array_record", "parquet"):
                 raise cannot_be_shuffled(name, builder)
-            log.info("%s is prepared already, in %s", name, folder)
+            log.info("%s is already prepared in %s", name, folder)
             return folder
         _clean_up(folder.parent)
         try:
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**manual))
         except (
             Exception
-        ) as error:  # downloads, archives and every set's own code may raise anything
+        ) as error:  # downloads, archives and the code of each set may raise anything
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"tfds:{name}: cannot be prepared: {why}", exit_code=1) from error
     splits = ", ".join(
@@ -90,14 +89,15 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Hold a lock: the rest of an interrupted preparation must not be taken for one that runs."""
+    """Hold a lock, to tell the leftovers of an interrupted preparation from a running one."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".prepare.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{folder}: another process is preparing this set; wait for it", exit_code=1
+                f"{folder}: another process is preparing this set; wait until it finishes",
+                exit_code=1,
             ) from error
         yield
 
@@ -105,7 +105,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _clean_up(folder: Path) -> None:
     for rest in folder.glob("incomplete.*"):
         log.warning(
-            "a preparation was interrupted: removing its rest, %s, and starting again", rest
+            "a preparation was interrupted: removing its leftovers, %s, and starting again", rest
         )
         shutil.rmtree(rest)
 
@@ -114,11 +114,12 @@ def check_imagenet(manual_dir: str, partial: bool = False) -> None:
     """Check ImageNet's two tars: names and counts of all members, a sample of the images.
 
     Raises:
-      UserError: they are not there, damaged, of other members, or not complete and not `partial`.
+      UserError: a tar is missing or damaged, has unexpected members, or is incomplete without
+        `partial`.
     """
     if not manual_dir:
         raise UserError(
-            f"imagenet2012 is prepared from {' and '.join(IMAGENET_TARS)}: give their folder by "
+            f"imagenet2012 is prepared from {' and '.join(IMAGENET_TARS)}: set their folder with "
             "--manual_dir=DIR"
         )
     folder = Path(manual_dir).expanduser()
@@ -127,10 +128,10 @@ def check_imagenet(manual_dir: str, partial: bool = False) -> None:
             there = (
                 ", ".join(sorted(path.name for path in folder.glob("*"))[:5])
                 if folder.is_dir()
-                else "no such folder"
+                else "the folder does not exist"
             )
             raise UserError(
-                f"--manual_dir={manual_dir}: has no {name}; there is: {there or 'nothing'}",
+                f"--manual_dir={manual_dir}: {name} not found; found: {there or 'nothing'}",
                 exit_code=1,
             )
     for name, check in zip(IMAGENET_TARS, (_check_train, _check_validation), strict=True):
@@ -145,7 +146,7 @@ def check_imagenet(manual_dir: str, partial: bool = False) -> None:
                 check(folder / name, tar, members, partial)
         except tarfile.TarError as error:
             raise UserError(
-                f"{folder / name}: is damaged ({error}); fetch it again", exit_code=1
+                f"{folder / name}: is damaged ({error}); download it again", exit_code=1
             ) from error
 
 
@@ -166,7 +167,7 @@ def _check_train(
     )
     if strange:
         raise UserError(
-            f"{path}: holds {strange[0]!r}, which is no class of ImageNet 2012; it must hold "
+            f"{path}: holds {strange[0]!r}, which is not a class of ImageNet 2012; it must hold "
             "n01440764.tar ...",
             exit_code=1,
         )
@@ -181,13 +182,13 @@ def _check_train(
             ]
             if wrong or not images:
                 raise UserError(
-                    f"{path}, {member.name}: holds {wrong[0] if wrong else 'nothing'!r}, where "
-                    "images must be",
+                    f"{path}, {member.name}: holds {wrong[0] if wrong else 'nothing'!r}; it must "
+                    "hold images of the class",
                     exit_code=1,
                 )
             _check_image(f"{path}, {member.name}, {images[0].name}", inner.extractfile(images[0]))
     log.info(
-        "%s: %s classes, of which %d were looked into",
+        "%s: %s classes, of which %d were opened",
         path,
         f"{len(found):,}",
         len(_spread(members)),
@@ -198,12 +199,11 @@ def _check_validation(
     path: Path, tar: tarfile.TarFile, members: list[tarfile.TarInfo], partial: bool
 ) -> None:
     names = sorted(member.name for member in members)
-    # TFDS gives the labels to the sorted names, one after the other: a gap would shift all labels
-    # behind it.
+    # TFDS assigns the labels to the sorted names in order: a gap would shift all later labels.
     for number, name in enumerate(names, 1):
         if name != f"ILSVRC2012_val_{number:08}.JPEG":
             raise UserError(
-                f"{path}: holds {name!r} in the place of ILSVRC2012_val_{number:08}.JPEG; fetch it "
+                f"{path}: holds {name!r} in place of ILSVRC2012_val_{number:08}.JPEG; download it "
                 "again",
                 exit_code=1,
             )
@@ -218,8 +218,8 @@ def _check_validation(
 def _check_count(path: Path, found: int, wanted: int, what: str, partial: bool) -> None:
     if not found or (found != wanted and not partial):
         raise UserError(
-            f"{path}: holds {found:,} {what}, where ImageNet has {wanted:,}; fetch it again, or "
-            "accept it by --partial",
+            f"{path}: holds {found:,} {what}, but ImageNet has {wanted:,}; download it again, or "
+            "accept it with --partial",
             exit_code=1,
         )
 
@@ -232,11 +232,11 @@ def _check_image(name: str, file: Any) -> None:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
-            f"{name}: cannot be read as an image ({error}); fetch the tar again", exit_code=1
+            f"{name}: cannot be read as an image ({error}); download the tar again", exit_code=1
         ) from error
 
 
 def _spread(members: list[tarfile.TarInfo]) -> list[tarfile.TarInfo]:
-    """A few, evenly spread, the first and the last among them."""
+    """A few members, evenly spaced, including the first and the last."""
     count = min(_SAMPLE, len(members))
     return [members[i * (len(members) - 1) // max(1, count - 1)] for i in range(count)]

@@ -1,7 +1,7 @@
-"""Random operations on colours and shapes: colour jitter, RandAugment, TrivialAugment. All are
-(key, batch) -> batch on uint8 images.
+"""Random operations on colours and shapes: colour jitter, RandAugment, TrivialAugment.
 
-Which operations there are, and what they do at the weakest and at the strongest, level 0 to 1:
+All are (key, batch) -> batch on uint8 images. The operations of each space, and their values from
+the weakest level, 0, to the strongest, 1:
 
                     torchvision        wide (TrivialAugment)   timm ("increasing")     unit
     shear           0 to 0.3           0 to 0.99               0 to 0.3                pixels a
@@ -16,8 +16,8 @@ Which operations there are, and what they do at the weakest and at the strongest
     posterize       8 to 4             8 to 2                  4 to 0                  bits
     solarize        255 to 0           255 to 0                256 to 0                threshold
     solarize_add    -                  -                       0 to 110                levels
-    besides         identity, autocontrast, equalize           autocontrast, equalize, invert
-    outside         black              black                   the mean colour
+    also            identity, autocontrast, equalize           autocontrast, equalize, invert
+    fill            black              black                   the mean colour
 """
 
 import itertools
@@ -33,8 +33,9 @@ LEVELS = 31  # of TrivialAugment
 
 
 def space(name: str, height: int, width: int) -> dict[str, tuple[float, float]]:
-    """Operations of a space, and their values at level 0 and level 1: `torchvision`, `wide` or
-    `timm`; see the module's table.
+    """The operations of a space, with their values at level 0 and level 1.
+
+    `name` is `torchvision`, `wide` or `timm`; see the module's table.
     """
     shear, turn, factor, shift = {
         "torchvision": (0.3, 30.0, 0.9, (150 / 331 * width, 150 / 331 * height)),
@@ -51,7 +52,7 @@ def space(name: str, height: int, width: int) -> dict[str, tuple[float, float]]:
     table |= dict.fromkeys(("brightness", "saturation", "contrast", "sharpness"), (0, factor))
     table |= dict.fromkeys(("autocontrast", "equalize"), (0, 0))
     if name == "timm":
-        # Its bits are 4 - int(4 x level), where ours are rounded.
+        # timm's bits are 4 - int(4 x level), but ours are rounded.
         return table | {
             "posterize": (4.499, 0.499),
             "solarize": (256, 0),
@@ -108,16 +109,16 @@ def randaugment(
     mean: Sequence[float],
     interpolation: str,
 ) -> Batch:
-    """RandAugment: `layers` random operations one after the other on each image [B, H, W, C] uint8.
+    """RandAugment: a sequence of `layers` random operations on each image [B, H, W, C] uint8.
 
     Args:
       key, batch: with `position`.
       layers: N of the paper.
       level: strength from 0 to 1; M of the paper over the number of its levels.
-      deviation: of the level, a normal draw for each operation, clipped to 0 and 1.
-      probability: of each operation to be done at all.
+      deviation: of normal noise on the level of each operation; the level is clipped to 0 and 1.
+      probability: that an operation is applied at all.
       space: `torchvision`, `wide` or `timm`.
-      mean: of the data's colours, 0 to 1, with which the space `timm` fills.
+      mean: of the data's colours, 0 to 1; the fill color of the space `timm`.
       interpolation: `nearest` or `bilinear`.
     """
     image = batch["image"].astype(jnp.float32)
@@ -134,9 +135,7 @@ def randaugment(
 
 
 def trivial(key: jax.Array, batch: Batch, interpolation: str) -> Batch:
-    """TrivialAugment: one random operation at one of 31 random levels on each image [B, H, W, C]
-    uint8.
-    """
+    """TrivialAugment: a random operation at one of 31 levels on each image [B, H, W, C] uint8."""
     image, keys = batch["image"].astype(jnp.float32), example_keys(key, batch["position"])
     level = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 3), (), 0, LEVELS))(
         keys
@@ -150,11 +149,11 @@ def trivial(key: jax.Array, batch: Batch, interpolation: str) -> Batch:
 def colour_jitter(
     key: jax.Array, batch: Batch, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Batch:
-    """Blend each image [B, H, W, C] uint8 by factors from [1 - x, 1 + x], not below 0, of the first
-    three; turn its hue by [-x, x].
+    """Change brightness, contrast, saturation and hue of each image [B, H, W, C] uint8 at random.
 
-    The order of those that are on is drawn once for the whole batch (torchvision draws it for each
-    image), so that each is computed once.
+    The factors of the first three are in [1 - x, 1 + x] and at least 0; the shift of the hue is in
+    [-x, x]. The order of the enabled operations is drawn once per batch (torchvision draws it per
+    image), so each is computed once.
     """
     keys = example_keys(key, batch["position"])
 

@@ -1,4 +1,4 @@
-"""What is not an image, but has its locality: sound, text, volumes.
+"""Data that is local like an image, but is not one: sound, text, volumes.
 
     sound    16-bit PCM; a waveform [L, 1] float32 from -1 to 1, or the logarithm of its mel
              spectrogram [T, mels, 1] float32
@@ -20,7 +20,7 @@ import numpy as np
 from jaxconv.data.interface import DamagedError
 
 _WINDOW, _HOP = 0.025, 0.010  # seconds
-_FLOOR = 1e-6  # power below which all is silence; the rounding of 16 bits lies near 1e-10 a sample
+_FLOOR = 1e-6  # power below which all is silence; 16-bit rounding is near 1e-10 per sample
 
 BYTES = 256
 
@@ -30,10 +30,10 @@ def read_wav(data: bytes, rate: int) -> np.ndarray:
 
     Args:
       data: the file's content.
-      rate: samples a second that it must have.
+      rate: the required sample rate.
 
     Raises:
-      DamagedError: it is no WAV file, not 16-bit PCM, or of another rate.
+      DamagedError: the content is not a WAV file, not 16-bit PCM, or has another rate.
     """
     try:
         with wave.open(io.BytesIO(_simple(data))) as file:
@@ -44,9 +44,9 @@ def read_wav(data: bytes, rate: int) -> np.ndarray:
             f"cannot be read as a WAV file of PCM samples ({str(error) or 'it ends too early'})"
         ) from error
     if width != 2:
-        raise DamagedError(f"has {8 * width} bits a sample; save it with 16")
+        raise DamagedError(f"has {8 * width} bits per sample; save it with 16")
     if found != rate:
-        raise DamagedError(f"has {found} samples a second, where config.data.audio.rate is {rate}")
+        raise DamagedError(f"has {found} samples per second, but config.data.audio.rate is {rate}")
     if len(content) < 2 * channels:
         raise DamagedError("holds no samples")
     samples = np.frombuffer(content, "<i2", len(content) // (2 * channels) * channels)
@@ -54,7 +54,7 @@ def read_wav(data: bytes, rate: int) -> np.ndarray:
 
 
 def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
-    """The middle `length` of the samples [L]; shorter ones get silence on both sides."""
+    """The middle `length` of the samples [L]; shorter sounds are padded on both sides with 0."""
     start = max(0, (len(samples) - length) // 2)
     samples = samples[start : start + length]
     before = (length - len(samples)) // 2
@@ -62,9 +62,7 @@ def fit_length(samples: np.ndarray, length: int) -> np.ndarray:
 
 
 def _simple(data: bytes) -> bytes:
-    """A WAV file whose extensible header says no more than the simple one would, with the simple
-    one's tag: Python 3.11 reads no other.
-    """
+    """Retag a PCM WAV file with an extensible header as simple, which Python 3.11 requires."""
     place = data.find(b"fmt ", 12) + 8
     if data[place : place + 2] == b"\xfe\xff" and data[place + 24 : place + 26] == b"\x01\x00":
         return data[:place] + b"\x01\x00" + data[place + 2 :]
@@ -72,15 +70,16 @@ def _simple(data: bytes) -> bytes:
 
 
 def log_mel(samples: np.ndarray, rate: int, mels: int) -> np.ndarray:
-    """The mel spectrogram's natural logarithm [T, mels] float32 of samples [L], T = 1 + (L -
-    window)/hop.
+    """The natural logarithm of the mel spectrogram [T, mels] float32 of samples [L].
+
+    T = 1 + (L - window)/hop.
     """
     window, hop = round(_WINDOW * rate), round(_HOP * rate)
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     points = 1 << (window - 1).bit_length()
     spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32), points)
     power = (np.abs(spectrum) ** 2).astype(np.float32) / window
-    # Not by a matrix product: its threads would wait for cores that the training keeps busy, a
+    # Not a matrix product: its threads would wait for cores that training keeps busy, and take a
     # hundred times as long.
     return np.log(np.einsum("tf,fm->tm", power, mel_filters(points, rate, mels)) + _FLOOR).astype(
         np.float32
@@ -89,8 +88,9 @@ def log_mel(samples: np.ndarray, rate: int, mels: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def mel_filters(points: int, rate: int, mels: int) -> np.ndarray:
-    """Triangles [points/2 + 1, mels] float32 over the frequencies of a Fourier transform;
-    neighbours cross at one half.
+    """Triangular filters [points/2 + 1, mels] float32 over the frequencies of a Fourier transform.
+
+    Neighbouring filters cross at one half.
     """
     top = 2595 * np.log10(1 + rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
@@ -101,13 +101,13 @@ def mel_filters(points: int, rate: int, mels: int) -> np.ndarray:
 
 
 def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
-    """Codes [length] uint8 of a text; its end is cut off, or filled up with 0.
+    """Codes [length] uint8 of a text, which is truncated or padded with 0.
 
     Args:
       text: any.
       length: of the result.
-      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order, all
-        others 0.
+      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order; all
+        others are 0.
     """
     if alphabet:
         codes = {character: number for number, character in enumerate(alphabet, 1)}
@@ -118,17 +118,16 @@ def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
 
 
 def decode_text(codes: np.ndarray, alphabet: str) -> str:
-    """The text of codes [L], as far as they hold it: what fills it up is left out, an unknown
-    character is U+FFFD.
-    """
+    """The text of codes [L], without padding; an unknown character is U+FFFD."""
     if not alphabet:
         return bytes(codes.tolist()).rstrip(b"\0").decode(errors="replace")
     return "".join(("\ufffd" + alphabet)[code] for code in np.trim_zeros(codes, "b"))
 
 
 def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
-    """What stands at each of the codes [L] of a text, as far as it goes: of a letter of several
-    bytes all of it at the first.
+    """The character at each of the codes [L] of a text, without padding.
+
+    A character of several bytes is at its first byte; the others are empty.
     """
     if alphabet:
         return list(decode_text(codes, alphabet))
@@ -140,15 +139,15 @@ def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
 
 
 def count_codes(alphabet: str) -> int:
-    """V: how many codes `encode_text` has."""
+    """V: the number of codes of `encode_text`."""
     return len(alphabet) + 1 if alphabet else BYTES
 
 
 def read_volume(data: bytes) -> np.ndarray:
-    """A volume [D, H, W, C], uint8 or float32, of a .npy file [D, H, W] or [D, H, W, C].
+    """A volume [D, H, W, C], uint8 or float32, from a .npy file [D, H, W] or [D, H, W, C].
 
     Raises:
-      DamagedError: it is no such array.
+      DamagedError: the content is not such an array.
     """
     volume = read_numbers(data)
     if volume.ndim not in (3, 4):
@@ -160,11 +159,12 @@ def read_numbers(data: bytes) -> np.ndarray:
     """The array of a .npy file, uint8 or float32.
 
     Raises:
-      DamagedError: it is none, has no axis or no number, or its numbers are of another type.
+      DamagedError: the content is not such a file, or the array is a scalar, empty, not finite or
+        of another type.
     """
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # numpy's readers raise many kinds of errors at damaged bytes
+    except Exception as error:  # numpy's readers raise many kinds of errors for damaged bytes
         raise DamagedError(
             f"cannot be read as a .npy file ({' '.join(str(error).split())})"
         ) from error
@@ -180,7 +180,7 @@ def read_numbers(data: bytes) -> np.ndarray:
 
 
 def to_unit(values: np.ndarray) -> np.ndarray:
-    """float32 on the scale that `config.data.mean` and `std` are on: uint8 is divided by 255."""
+    """float32 on the scale of `config.data.mean` and `std`: uint8 is divided by 255."""
     return (
         values.astype(np.float32) / 255 if values.dtype == np.uint8 else values.astype(np.float32)
     )

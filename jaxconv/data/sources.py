@@ -1,15 +1,15 @@
-"""Sources: what an example is. A name in the config opens one.
+"""Opening a source of examples by its name in the config.
 
-    xo             the lecture's X's and O's, drawn on the spot (data/xo.py)
+    xo             the lecture's X's and O's, drawn on the fly (data/xo.py)
     tones, sentences, solids   toys in 1-D and 3-D (data/toys.py)
     folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
-    text:PATH      PATH/<split>.tsv, a class, a tab and a text each line (data/lines.py)
-    tfds:NAME      a set of TensorFlow Datasets (data/tfds_sets.py)
-    FILE.py:NAME   a function of one's own, (config.data, split) -> Source (own.py)
+    text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
+    tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
+    FILE.py:NAME   a custom function, (config.data, split) -> Source (own.py)
 
-A source that is no larger than `data.resident_limit`, and that no random crop makes different in
-every pass, is read into memory.
+A source is read into memory if it is no larger than `data.resident_limit` and is not cropped at
+random while reading.
 """
 
 import dataclasses
@@ -48,13 +48,13 @@ def open_source(
     Args:
       config: `config.data`.
       split: the split's name.
-      like: a `description` that this split must agree with, so that a test split is read as its
-        training split was.
-      augment: `config.augment`, for a split that is trained on: its random crops are the source's.
-        Otherwise the middle is kept.
+      like: a source, or its description, that this split must match, so that a test split is read
+        as its training split was.
+      augment: `config.augment` for a training split, whose random crops the source makes. Otherwise
+        images are center-cropped.
 
     Raises:
-      UserError: no such source or split, or files that cannot be used.
+      UserError: the source or the split does not exist, or its files cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
     if is_own(config.source):
@@ -63,7 +63,7 @@ def open_source(
         f"{kind}:" in " ".join(PATTERNS)
     ):
         raise UserError(
-            f"no source is called {config.source!r}{nearest(kind, PATTERNS)}; there are "
+            f"unknown source {config.source!r}{nearest(kind, PATTERNS)}; the sources are "
             f"{', '.join(PATTERNS)}"
         )
     if kind == "xo":
@@ -83,24 +83,24 @@ def open_source(
 
 
 def _open_own(config: Any, split: str) -> Source:
-    """A person's own source; raises UserError where it fails, or is none."""
+    """A custom source; raises UserError if it fails, or does not return a source."""
     make = own(config.source, "config.data.source")
     try:
         source = make(config, split)
     except UserError:
         raise
-    except Exception as error:  # a person's own function may raise anything
+    except Exception as error:  # custom code may raise anything
         why = f"which fails: {in_words(error)}"
         raise UserError(f"config.data.source is {config.source!r}, {why}") from error
     if not isinstance(source, Source):
         raise UserError(
-            f"config.data.source is {config.source!r}, which gave {type(source).__name__}; it must "
-            "return a jaxconv.data.Source, such as jaxconv.data.from_arrays makes"
+            f"config.data.source is {config.source!r}, which returned {type(source).__name__}; it "
+            "must return a jaxconv.data.Source, such as the result of jaxconv.data.from_arrays"
         )
     taken = [name for name in source.targets if name in RESERVED]
     if taken:
         raise UserError(
-            f"{config.source}: has a target {taken[0]!r}; a batch needs that name itself"
+            f"{config.source}: has a target named {taken[0]!r}, which is reserved; rename it"
         )
     return source
 
@@ -108,7 +108,7 @@ def _open_own(config: Any, split: str) -> Source:
 def _agreeing(
     source: Source, config: Any, split: str, like: Source | dict | None, augment: Any
 ) -> Source:
-    """The source; raises UserError where it is not as `like` says."""
+    """The source; raises UserError if it does not match `like`."""
     if not like:
         return source
     found, like = describe(source), dict(like)
@@ -118,7 +118,7 @@ def _agreeing(
         if found.get(what) != like.get(what):
             raise UserError(
                 f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
-                f"{short(found.get(what))}, where the network was trained with "
+                f"{short(found.get(what))}, but the network was trained with "
                 f"{short(like.get(what))}",
                 exit_code=1,
             )
@@ -126,24 +126,22 @@ def _agreeing(
 
 
 def as_files(settings: Any) -> ConfigDict:
-    """A copy of `config.data` by which a set is not read into memory: its examples are read when
-    they are asked for.
-    """
+    """A copy of `config.data` that keeps a set on disk: its examples are read on demand."""
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
 
 def eval_size(config: Any) -> int:
-    """Pixels each way of images while evaluating, by `config.data`; 0: the files' own."""
+    """The image size in evaluation, by `config.data`, in pixels; 0 for that of the files."""
     return config.eval_image_size or config.image_size
 
 
 def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What in `config` (the `data` part of a config) makes an element of this kind and shape of a
-    file while evaluating; for JSON.
+    """The settings in `config` (the `data` part of a config) that turn a file into an element of
+    this kind and shape in evaluation; for JSON.
     """
     if kind == "image":
-        # A set that is not resized has whole images of one size. Others are brought to it, which
-        # needs a square.
+        # A set that is not resized has whole images of one size, of any shape. Other images can be
+        # resized to that size only if it is square.
         size = shape[0] if shape[0] == shape[1] else 0
         return {
             "image_size": size,
@@ -156,16 +154,16 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
 def open_given(
     records: Records, reading: dict[str, Any], kind: str, shape: tuple[int, ...]
 ) -> StoredSource:
-    """Files or texts that belong to no set, decoded as the examples of a run are while evaluating.
+    """Files or texts that belong to no set, decoded as a run's examples are in evaluation.
 
-    A signal comes out of a .wav file as the run's sounds do, or out of a .npy file, whose uint8 is
+    A signal is read from a .wav file, like the run's sounds, or from a .npy file, whose uint8 is
     divided by 255.
 
     Args:
-      records: their payloads are contents of files, or texts.
+      records: their payloads are file contents or texts.
       reading: see `reading_of`.
-      kind, shape: of the elements, see `interface.Element`. To read a record that gives another
-        shape raises DamagedError.
+      kind, shape: of the elements, see `interface.Element`. Reading a record of another shape
+        raises DamagedError.
 
     Raises:
       UserError: the decoder is not installed.
@@ -188,7 +186,7 @@ def open_given(
             element = source.decode(payload, key)
         if element.shape != shape:
             raise DamagedError(
-                f"is {size_in_words(element.shape, kind)}, where the network takes "
+                f"is {size_in_words(element.shape, kind)}, but the network takes "
                 f"{size_in_words(shape, kind)}"
             )
         return element
@@ -215,7 +213,7 @@ def _draw_xo(config: Any, split: str) -> Arrays:
     for key in ("image_size", "eval_image_size"):
         if config[key]:
             raise UserError(
-                f"config.data.{key} is {config[key]}; the size of X's and O's is "
+                f"config.data.{key} is {config[key]}; set the size of X's and O's with "
                 "config.data.xo.size"
             )
     return xo.draw_split(split, **config.xo)
@@ -249,7 +247,7 @@ def _open_stored(
         rate = prepared.sample_rate
         if rate not in (0, config.audio.rate):
             raise UserError(
-                f"{config.source}: has {rate} samples a second; set "
+                f"{config.source}: has {rate} samples per second; set "
                 f"--config.data.audio.rate={rate}",
                 exit_code=1,
             )
@@ -262,8 +260,8 @@ def _images(
 ) -> StoredSource:
     size = config.image_size if augment is not None else eval_size(config)
     decoder = decode.choose_decoder(config.decoder)
-    # Images of one size are cropped on the device; those that are brought to one size, as they are
-    # read, out of all their pixels.
+    # Images of one size are cropped on the device. Images that are resized are cropped while they
+    # are read, from all their pixels.
     random = (
         bool(size)
         and augment is not None
@@ -271,7 +269,7 @@ def _images(
     )
     if random and augment.scale_jitter and augment.scale_jitter[0] < size:
         raise UserError(
-            f"config.augment.scale_jitter begins at {augment.scale_jitter[0]}; it must be at least "
+            f"config.augment.scale_jitter starts at {augment.scale_jitter[0]}; it must be at least "
             f"data.image_size, {size}"
         )
     channels = channels or (1 if _all(decode.is_grey, records) else 3)
@@ -279,12 +277,12 @@ def _images(
     def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
         if augment is None:
             return geometry.eval_box(height, width, size, config.crop_ratio)
-        # A generator costs 10 microseconds, which an image without a random crop need not pay.
+        # A generator costs 10 microseconds, so it is made only for random crops.
         return geometry.train_box(
             generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
         )
 
-    # Records of a label alone need not say so.
+    # Records with only a label may omit `targets`.
     targets = getattr(records, "targets", LABEL)
     moving = bool(size and moves_of(targets))
 
@@ -335,7 +333,7 @@ def _sounds(
 
 
 def _as_sound(samples: np.ndarray) -> np.ndarray:
-    """TFDS's whole numbers of 16 bits -> [L] float32 from -1 to 1."""
+    """TFDS's 16-bit integers -> [L] float32 from -1 to 1."""
     if not len(samples):
         raise DamagedError("holds no samples")
     return np.asarray(samples, np.float32) / 32768
@@ -397,9 +395,7 @@ def _open_toy(kind: str, config: Any, split: str) -> StoredSource:
 
 
 def _all(test: Callable[[Any], bool], records: Records) -> bool:
-    """Whether the test holds for every record that can be read; stops at the first that fails
-    it.
-    """
+    """Whether every readable record passes the test; stops at the first that fails."""
     for i in range(len(records)):
         try:
             if not test(records[i][0]):
@@ -410,7 +406,7 @@ def _all(test: Callable[[Any], bool], records: Records) -> bool:
 
 
 def _first(records: Records, decode_one: Callable[[Any], np.ndarray]) -> np.ndarray:
-    """The first record that can be read, decoded."""
+    """The first readable record, decoded."""
     why = ""
     for i in range(len(records)):
         try:

@@ -1,7 +1,8 @@
-"""Augmentations that move pixels, jitted and on the device: a random crop, padding, a mirror.
+"""Augmentations that move pixels, jitted and on the device: random crops, padding, flips.
 
-Each draws one transform an example (data/geometry.py) and applies it to the image and to all that
-`moves` names. Whole-pixel moves of images and masks are slices, which are faster than a resampling.
+Each draws one transform per example (data/geometry.py) and applies it to the image and to the
+targets in `moves`. Whole-pixel moves of images and masks are slices, which are faster than
+resampling.
 """
 
 import zlib
@@ -21,7 +22,7 @@ Range = Sequence[float]
 def uniform(
     keys: jax.Array, name: str, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()
 ) -> jax.Array:
-    """[B, *shape] uniform draws, for one use of the examples' keys."""
+    """Uniform draws [B, *shape] from the examples' keys; `name` separates one use from another."""
     number = zlib.crc32(name.encode())
     return jax.vmap(
         lambda k: jax.random.uniform(jax.random.fold_in(k, number), shape, minval=low, maxval=high)
@@ -29,15 +30,15 @@ def uniform(
 
 
 def _whole(share: jax.Array, count: jax.Array | int) -> jax.Array:
-    """A whole number from 0 to count - 1, of a uniform draw."""
+    """An integer from 0 to count - 1, from a uniform draw."""
     return jnp.minimum(jnp.floor(share * count), count - 1)
 
 
 def draw_boxes(
     keys: jax.Array, height: int, width: int, scale: Range, ratio: Range
 ) -> tuple[jax.Array, jax.Array]:
-    """Boxes [B, 4] (top, left, height, width) in whole pixels, float32, and whether one of ten
-    tries fits [B]; as `geometry.crop_box`, which draws only as many as it needs.
+    """Draw boxes [B, 4] (top, left, height, width) in whole pixels, float32, like
+    `geometry.crop_box`; and whether one of the ten tries fits [B].
     """
     share = uniform(keys, "area", *scale, shape=(geometry.TRIES,))
     log_ratio = jnp.log(jnp.array(ratio, jnp.float32))
@@ -62,11 +63,10 @@ def _move_targets(
     drawn: jax.Array,
     slices: Callable[[jax.Array, int], jax.Array] | None = None,
 ) -> Batch:
-    """The targets that `moves` names, moved by one transform an example: `transform` of its part of
-    what was drawn [B, ...].
+    """The targets in `moves`, moved by one transform per example.
 
-    Where the transforms move by whole pixels, `slices` does the same to masks [B, H, W, ...], given
-    what to fill them with.
+    `transform` maps an example's part of `drawn` [B, ...] to its transform. If the transforms move
+    by whole pixels, `slices` does the same to masks [B, H, W, ...], with a given fill value.
     """
     fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()} if slices else {}
     sliced = {name: slices(batch[name], fill) for name, fill in fills.items() if fill is not None}
@@ -80,8 +80,8 @@ def _move_targets(
 
 
 def _crop(batch: Batch, boxes: jax.Array, moves: Moves) -> Batch:
-    """Cut out one box [B, 4] (top, left, height, width) an example and stretch it to the size of
-    the images [B, H, W, C] uint8, linearly.
+    """Crop one box [B, 4] (top, left, height, width) per example and resize it bilinearly to the
+    size of the images [B, H, W, C] uint8.
     """
     image = batch["image"]
     size = jnp.array(image.shape[1:3], jnp.float32)
@@ -101,8 +101,9 @@ def _crop(batch: Batch, boxes: jax.Array, moves: Moves) -> Batch:
 def random_resized_crop(
     key: jax.Array, batch: Batch, scale: Range, ratio: Range, moves: Moves = NO_MOVES
 ) -> Batch:
-    """Stretch a random part of each image [B, H, W, C] to its whole size; see `geometry.crop_box`
-    for `scale` and `ratio`, and data/geometry.py for `moves`.
+    """Resize a random part of each image [B, H, W, C] to the size of the image.
+
+    See `geometry.crop_box` for `scale` and `ratio`, and data/geometry.py for `moves`.
     """
     h, w = batch["image"].shape[1:3]
     boxes, fits = draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
@@ -113,8 +114,9 @@ def random_resized_crop(
 def scale_jitter(
     key: jax.Array, batch: Batch, sides: Sequence[int], moves: Moves = NO_MOVES
 ) -> Batch:
-    """Enlarge each image [B, H, W, C] so that its shorter side is a random one in `sides`, and crop
-    it to its old size at random; see data/geometry.py for `moves`.
+    """Enlarge each image [B, H, W, C] to a random shorter side in `sides`, then crop at random.
+
+    The crop has the size of the image. See data/geometry.py for `moves`.
     """
     h, w = batch["image"].shape[1:3]
     keys = example_keys(key, batch["position"])
@@ -128,8 +130,9 @@ def scale_jitter(
 
 
 def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES) -> Batch:
-    """Move every image [B, H, W, C] by up to `pixels` each way; what comes in from outside is
-    black. See data/geometry.py for `moves`.
+    """Move each image [B, H, W, C] by up to `pixels` in each direction, padding it with black.
+
+    See data/geometry.py for `moves`.
     """
     corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
         example_keys(key, batch["position"])
@@ -155,8 +158,9 @@ def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES)
 
 
 def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
-    """Mirror every other image [B, H, W, C] left to right, by a coin an example; see
-    data/geometry.py for `moves`.
+    """Mirror each image [B, H, W, C] left to right with probability 1/2.
+
+    See data/geometry.py for `moves`.
     """
     heads = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["position"]))
 

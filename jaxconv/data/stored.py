@@ -1,6 +1,4 @@
-"""Examples in files or records: read and decoded one by one, whenever they are asked for, or all of
-them into memory.
-"""
+"""Examples in files or records: read and decoded on demand, or all of them loaded into memory."""
 
 import dataclasses
 import logging
@@ -35,7 +33,7 @@ class Records(Protocol):
 
     Attributes:
       has_labels: whether all labels are known without reading all records.
-      targets: what a record has beside its payload, where that is more than a label.
+      targets: what a record has in addition to its payload, if that is more than a label.
     """
 
     has_labels: bool
@@ -44,20 +42,20 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
-        """Payload and targets of record i: a mapping by name, or the label alone."""
+        """Payload and targets of record i: a mapping by name, or only the label."""
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
 
     def name(self, i: int) -> str:
-        """What record i is called in messages."""
+        """The name of record i in messages."""
 
     def checksum(self) -> int:
         """A CRC-32 that changes when the records do."""
 
 
 class Placed(NamedTuple):
-    """Pixels [H, W, C] that were cut out of an image, and where that puts what is marked in it."""
+    """Pixels [H, W, C] cropped from an image, and the transform that moves targets with them."""
 
     pixels: np.ndarray
     transform: Transform
@@ -65,17 +63,17 @@ class Placed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StoredSource(Source):
-    """Labelled examples that are read and decoded when they are asked for.
+    """Labelled examples that are read and decoded on demand.
 
     Attributes:
       records: payloads and labels.
-      decode: (payload, key) -> element, or where it is of targets that move with it, `Placed`;
-        raises DamagedError. See `Source.read` for the key.
-      class_names: one name a class.
+      decode: (payload, key) -> element, or `Placed` if targets move with the element; raises
+        DamagedError. See `Source.read` for the key.
+      class_names: one name per class.
       element: the form that every decoded element must have.
       decoder: libraries and versions that `decode` uses.
-      random: whether `decode` draws by its key, so that no two passes are alike.
-      targets: what an example has beside its element.
+      random: whether `decode` is random by its key, so that no two passes are alike.
+      targets: what an example has in addition to its element.
     """
 
     records: Records
@@ -90,8 +88,11 @@ class StoredSource(Source):
         return len(self.records)
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Read and decode example i; raises DamagedError, or UserError where its form is not that
-        of the others, or it has no class.
+        """Read and decode example i.
+
+        Raises:
+          DamagedError: the example cannot be read.
+          UserError: its form differs from that of the others, or its label is not a class.
         """
         payload, targets = self.records[i]
         element, targets = self.decode(payload, key), as_targets(targets)
@@ -105,16 +106,16 @@ class StoredSource(Source):
                 for shape in (element.shape, self.element.shape)
             )
             advice = (
-                "; give one size to all by --config.data.image_size=N"
+                "; resize all images to one size with --config.data.image_size=N"
                 if self.element.kind == "image"
                 else ""
             )
             raise UserError(
-                f"{self.name(i)}: is {found}, where {self.name(0)} is {wanted}{advice}", exit_code=1
+                f"{self.name(i)}: is {found}, but {self.name(0)} is {wanted}{advice}", exit_code=1
             )
         if element.dtype != self.element.dtype:
             raise UserError(
-                f"{self.name(i)}: has numbers of type {element.dtype}, where {self.name(0)} has "
+                f"{self.name(i)}: has numbers of type {element.dtype}, but {self.name(0)} has "
                 f"{self.element.dtype}; save all as one type",
                 exit_code=1,
             )
@@ -123,13 +124,11 @@ class StoredSource(Source):
         return {"image": element, **targets}
 
     def check_label(self, i: int, label: int) -> None:
-        """Raise UserError unless the label of example i is one of the classes; -1 is how TFDS marks
-        what has no label.
-        """
+        """Raise UserError if the label of example i is not a class; TFDS's missing label is -1."""
         if self.class_names and not 0 <= label < len(self.class_names):
             count = len(self.class_names)
             raise UserError(
-                f"{self.name(i)}: has the label {label}, where the classes are 0 to {count - 1}; "
+                f"{self.name(i)}: has the label {label}, but the classes are 0 to {count - 1}; "
                 "choose another split",
                 exit_code=1,
             )
@@ -139,11 +138,11 @@ class StoredSource(Source):
         return self.records.labels_of_all()
 
     def name(self, i: int) -> str:
-        """What example i is called in messages, such as its path."""
+        """The name of example i in messages, such as its path."""
         return self.records.name(i)
 
     def checksum(self) -> int:
-        """CRC-32 of what tells the records apart; not of every byte of them."""
+        """CRC-32 of what identifies the records, not of all their bytes."""
         return self.records.checksum()
 
 
@@ -152,11 +151,11 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
 
     Args:
       source: what to read.
-      skip_unreadable: leave unreadable examples out, and log which, instead of stopping.
-      what: the source, in messages.
+      skip_unreadable: leave out and log unreadable examples instead of stopping.
+      what: the name of the source in messages.
 
     Raises:
-      UserError: examples cannot be read, or are of different sizes.
+      UserError: examples cannot be read, or have different sizes.
     """
 
     def read(i: int) -> dict[str, Any] | str:
@@ -171,8 +170,8 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
     if broken and not skip_unreadable:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         raise UserError(
-            f"{source.name(broken[0][0])}: {broken[0][1]}{more}; mend or remove it, "
-            "or leave such files out by --config.data.skip_unreadable=True",
+            f"{source.name(broken[0][0])}: {broken[0][1]}{more}; fix or remove it, "
+            "or leave out such files with --config.data.skip_unreadable=True",
             exit_code=1,
         )
     if len(broken) == len(examples):
@@ -204,8 +203,9 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
 
 
 def _check_classes(source: StoredSource, values: Mapping[str, np.ndarray], what: str) -> None:
-    """Raise UserError where no example of some class could be read. Labels that are only known by
-    reading are those of what could be.
+    """Raise UserError if no example of some class could be read.
+
+    This needs labels that are known without reading the examples.
     """
     if "label" not in values or not source.records.has_labels:
         return
@@ -213,7 +213,7 @@ def _check_classes(source: StoredSource, values: Mapping[str, np.ndarray], what:
     if gone:
         name = source.class_names[min(gone)]
         raise UserError(
-            f"{what}: no example of class {name!r} can be read; mend some, or remove the class",
+            f"{what}: no example of class {name!r} can be read; fix some, or remove the class",
             exit_code=1,
         )
 

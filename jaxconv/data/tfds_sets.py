@@ -1,7 +1,7 @@
-"""Sets of TensorFlow Datasets, read without TensorFlow: `tfds:NAME` or `tfds:NAME/CONFIG:VERSION`,
-splits in TFDS's own syntax.
+"""TensorFlow Datasets sets, read without TensorFlow: `tfds:NAME` or `tfds:NAME/CONFIG:VERSION`.
 
-The set must be prepared as array_record, which `jaxconv prepare NAME` does (data/prepare.py).
+Splits are in TFDS's own syntax. The set must be prepared as array_record, which
+`jaxconv prepare NAME` does (data/prepare.py).
 """
 
 import contextlib
@@ -26,21 +26,21 @@ _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
 
 
 class PreparedSet:
-    """Records of a prepared set: the payload is what the file holds, such as the bytes of a JPEG,
-    numbers, or bytes of a text.
+    """Records of a prepared set: payloads are as stored, such as JPEG bytes, numbers, text bytes.
 
     Args:
-      name: TFDS's name, with config and version if need be.
+      name: TFDS's name, with config and version if needed.
       split: in TFDS's syntax.
       settings: `config.data.tfds`.
 
     Attributes:
       class_names: of the label.
       kind: `image`, `sound` or `text`.
-      channels: of the images; 0 where they differ.
+      channels: of the images; 0 if they vary.
 
     Raises:
-      UserError: it is not prepared, not as array_record, or has no such split, input or label.
+      UserError: the set is not prepared, or not as array_record, or it does not have the split,
+        input or label.
     """
 
     has_labels = False
@@ -56,8 +56,7 @@ class PreparedSet:
         self.kind = _kind_of(feature, self._input)
         self.channels = (feature.shape[-1] or 0) if self.kind == "image" else 0
         self.sample_rate = self._view.sample_rate if self._view else 0
-        # The bytes of images: the pictures are decoded elsewhere, and those that nobody asks for,
-        # such as masks, not at all.
+        # Images stay encoded: they are decoded elsewhere, and unused ones, such as masks, never.
         pictures = {
             key: tfds.decode.SkipDecoding()
             for key, each in info.features.items()
@@ -90,7 +89,7 @@ class PreparedSet:
         except (
             RuntimeError,
             OSError,
-        ) as error:  # array_record's, of a file that is damaged or gone
+        ) as error:  # raised by array_record for a damaged or missing file
             raise DamagedError(f"cannot be read ({short(error)})") from error
         return record[self._input], int(record[self._label])
 
@@ -99,7 +98,7 @@ class PreparedSet:
         return np.array([int(self._records[i][self._label]) for i in range(len(self))], np.int32)
 
     def name(self, i: int) -> str:
-        """The file's name where the set has one, and the place in the split."""
+        """The index in the split, and the file name if the set has one."""
         file = ""
         if self._has_names:
             with contextlib.suppress(RuntimeError, OSError):
@@ -107,16 +106,12 @@ class PreparedSet:
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
     def checksum(self) -> int:
-        """CRC-32 of the set's name and version, the number of examples, and the first and the last
-        of them.
-        """
+        """CRC-32 of the set's name and version, its size, and its first and last example."""
         ends = [self._end(i) for i in (0, len(self) - 1)]
         return zlib.crc32(repr((self._full_name, len(self), ends)).encode())
 
     def _end(self, i: int) -> tuple[int, int]:
-        """Label and CRC-32 of an example; of a damaged one, which no checksum can cover, two
-        zeros.
-        """
+        """Label and CRC-32 of an example; two zeros for a damaged one, which has no checksum."""
         try:
             payload, label = self[i]
         except DamagedError:
@@ -125,9 +120,7 @@ class PreparedSet:
 
 
 def _count(records: Any) -> int:
-    """How many there are; none of a slice that ends before it begins, whose length array_record
-    gives as less than 0.
-    """
+    """The number of records; 0 for a slice that ends before it begins, where `len` is negative."""
     try:
         return len(records)
     except ValueError:
@@ -139,8 +132,9 @@ def _as_bytes(payload: Any) -> bytes:
 
 
 class _WithoutAudio:
-    """A folder that shows a prepared set with its sounds as plain numbers: TFDS's own feature for
-    sound needs TensorFlow to be named.
+    """A view of a prepared set's folder in which sounds are plain tensors.
+
+    TFDS's Audio feature cannot be loaded without TensorFlow.
     """
 
     def __init__(self, folder: Path, features: dict[str, Any]):
@@ -173,8 +167,8 @@ def cannot_be_shuffled(name: str, builder: Any) -> UserError:
     """The error for a set that was prepared in a format without random access."""
     folder = shlex.quote(str(builder.data_dir))
     return UserError(
-        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which cannot be read in "
-        "any order; convert it: pip install "
+        f"tfds:{name}: is prepared as {builder.info.file_format.value}, which has no random "
+        "access; convert it: pip install "
         f"tensorflow-cpu apache-beam && tfds convert_format --dataset_version_dir={folder} "
         "--out_file_format=array_record",
         exit_code=1,
@@ -182,9 +176,7 @@ def cannot_be_shuffled(name: str, builder: Any) -> UserError:
 
 
 def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
-    """The builder, without the code that made the set, and the folder it reads from where that is
-    not the set's own.
-    """
+    """The builder, loaded without the set's own code; and the folder it reads from, if a view."""
     import tensorflow_datasets as tfds
 
     folder = _find_folder(name, Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
@@ -210,10 +202,9 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
 
 
 def _find_folder(name: str, root: Path) -> Path | None:
-    """ROOT/NAME[/CONFIG]/VERSION: the newest version where none is given; None where it is not
-    there.
+    """ROOT/NAME[/CONFIG]/VERSION, by default the newest version; None if it does not exist.
 
-    TFDS's own search imports the code that made the set, and some of that needs TensorFlow.
+    TFDS's own search imports the set's code, some of which needs TensorFlow.
     """
     path, _, version = name.partition(":")
     if not path:
@@ -243,14 +234,14 @@ def _input_and_label(info: Any, settings: Any) -> tuple[str, str]:
     for what, key in zip(("input", "label"), chosen, strict=True):
         if key not in info.features:
             raise UserError(
-                f"tfds:{info.full_name}: has no feature {key!r} to be the {what}; it has "
+                f"tfds:{info.full_name}: has no feature {key!r} to use as the {what}; it has "
                 f"{', '.join(info.features)}: "
                 f"set --config.data.tfds.{what}",
                 exit_code=1,
             )
     if not hasattr(info.features[chosen[1]], "num_classes"):
         raise UserError(
-            f"tfds:{info.full_name}: the feature {chosen[1]!r} is no class; set "
+            f"tfds:{info.full_name}: the feature {chosen[1]!r} is not a class label; set "
             "--config.data.tfds.label",
             exit_code=1,
         )

@@ -1,8 +1,7 @@
-"""Sets drawn on the spot that are not images: for tests, and to try a network in 1-D and 3-D before
-there are data.
+"""Toy sets in 1-D and 3-D, drawn on the fly: for tests, and to try a network before there is data.
 
     tones      rising, falling and steady tones in noise: sound, see data/signals.py
-    sentences  lines of words that nobody knows, and one that says what they are about: text
+    sentences  lines of random words and one word that gives the topic: text
     solids     balls, cubes and crosses in noise: volumes [S, S, S, 1] uint8
 
 Example i of a split is a function of (seed, split, i) alone.
@@ -26,16 +25,16 @@ TOPICS = {
 
 
 class DrawnRecords:
-    """Records that are drawn when they are asked for.
+    """Records that are drawn on demand.
 
     Args:
       draw: (random, label) -> payload.
-      classes: how many.
+      classes: number of classes.
       split: `train` or `test`.
       settings: `config.data.toy`.
 
     Raises:
-      UserError: no such split, or no examples.
+      UserError: the split does not exist.
     """
 
     has_labels = True
@@ -49,7 +48,7 @@ class DrawnRecords:
     ):
         examples = {"train": settings.train_examples, "test": settings.test_examples}
         if split not in examples:
-            raise UserError(f"there is no split {split!r}; there are train and test")
+            raise UserError(f"split {split!r} not found; the splits are train and test")
         self._draw, self._split, self._seed = draw, split, settings.seed
         self._labels = (np.arange(examples[split]) % classes).astype(np.int32)
 
@@ -69,13 +68,14 @@ class DrawnRecords:
         return f"example {i}"
 
     def checksum(self) -> int:
-        """The number of examples: all else stands in the config."""
+        """The number of examples: everything else is in the config."""
         return len(self)
 
 
 def draw_tone(random: np.random.Generator, label: int, rate: int, seconds: float) -> np.ndarray:
-    """Samples [L] float32 from -1 to 1 of one tone in noise: its frequency falls or rises by a half
-    to an octave, or stays.
+    """Samples [L] float32 from -1 to 1 of one tone in noise.
+
+    Its frequency falls or rises by half an octave to an octave, or is constant.
     """
     time = np.arange(round(rate * seconds)) / rate
     start = random.uniform(0.03, 0.06) * rate
@@ -88,7 +88,7 @@ def draw_tone(random: np.random.Generator, label: int, rate: int, seconds: float
 
 
 def draw_sentence(random: np.random.Generator, label: int) -> str:
-    """A line of eight words of five letters, one of which is of the topic."""
+    """A line of eight words of five letters, one of which belongs to the topic."""
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(random.choice(letters, 5)) for _ in range(8)]
     words[random.integers(8)] = random.choice(list(TOPICS.values())[label])
@@ -96,9 +96,7 @@ def draw_sentence(random: np.random.Generator, label: int) -> str:
 
 
 def draw_solid(random: np.random.Generator, label: int, size: int) -> np.ndarray:
-    """One solid [size, size, size, 1] uint8, moved, of any size between a half and almost all, in
-    noise.
-    """
+    """One solid [size, size, size, 1] uint8 in noise, at a random position and scale."""
     reach = random.uniform(0.25, 0.42) * size
     centre = (size - 1) / 2 + random.uniform(-0.08, 0.08, 3) * size
     z, y, x = (np.abs(np.arange(size) - c) for c in centre)

@@ -1,14 +1,13 @@
 """ImageNet's classes in WordNet: the lecture's path from "Eskimo dog, husky" to "entity", and how
-far a mistake is off.
+severe a mistake is.
 
-wordnet.tsv holds the 1,000 classes of ILSVRC 2012 and all their ancestors, out of WordNet 3.0
-(Fellbaum 1998), whose licence stands in the file. It is made anew from Debian's package
-wordnet-base by
+wordnet.tsv holds the 1,000 classes of ILSVRC 2012 and all their ancestors, from WordNet 3.0
+(Fellbaum 1998), whose licence is in the file. To regenerate it from Debian's package wordnet-base:
 
     python -m jaxconv.data.wordnet /usr/share/wordnet > jaxconv/data/wordnet.tsv
 
-WordNet is a graph, not a tree: a dog is a canine and a domestic animal. Where a path is wanted,
-there may be several.
+WordNet is a graph, not a tree: a dog is a canine and a domestic animal. So there may be several
+paths from a class to the root.
 """
 
 import dataclasses
@@ -30,11 +29,11 @@ class Synset:
     """A set of synonyms, WordNet's node.
 
     Attributes:
-      id: `n` and its offset in WordNet's noun file, such as n02109961; ImageNet's name of a class.
+      id: `n` and the offset in WordNet's noun file, such as n02109961; ImageNet's name for a class.
       words: the synonyms.
       gloss: what it means.
       parents: ids of its direct hypernyms, in WordNet's order.
-      label: its number among the 1,000 classes, in the order of their ids; -1 for an ancestor.
+      label: its index among the 1,000 classes, in the order of their ids; -1 for an ancestor.
     """
 
     id: str
@@ -60,10 +59,10 @@ def synsets() -> dict[str, Synset]:
 
 
 def find(name: str) -> Synset:
-    """The synset of an id, or the class or ancestor that has such a word.
+    """The synset with this id, or the class or ancestor with this word.
 
     Raises:
-      UserError: there is none; the message names the nearest.
+      UserError: it does not exist; the message names the nearest.
     """
     known = synsets()
     if name in known:
@@ -73,14 +72,15 @@ def find(name: str) -> Synset:
         return by_word[name.lower()]
     choices = known if re.fullmatch(r"n\d+", name) else by_word
     raise UserError(
-        f"{name!r} is no class of ImageNet 2012 nor above one{nearest(name.lower(), choices)}; "
-        "give an id such as n02109961, or a word"
+        f"{name!r} is not a class of ImageNet 2012 or an ancestor of one"
+        f"{nearest(name.lower(), choices)}; give an id such as n02109961, or a word"
     )
 
 
 def paths(id: str) -> list[tuple[str, ...]]:
-    """All ways from a synset up to `entity`, as ids; first the one along every first hypernym,
-    which is the lecture's.
+    """All paths from a synset up to `entity`, as ids.
+
+    The first one follows the first hypernym at each step, as the lecture does.
     """
     parents = synsets()[id].parents
     return [(id, *rest) for parent in parents for rest in paths(parent)] or [(id,)]
@@ -88,13 +88,13 @@ def paths(id: str) -> list[tuple[str, ...]]:
 
 @functools.cache
 def ancestors(id: str) -> frozenset[str]:
-    """The synset and all above it."""
+    """The synset and all its ancestors."""
     return frozenset({id}.union(*map(ancestors, synsets()[id].parents)))
 
 
 @functools.cache
 def heights() -> dict[str, int]:
-    """Height of every synset: steps of the longest way down to a class; 0 for classes."""
+    """Height of every synset: the length of the longest path down to a class; 0 for classes."""
     found = dict.fromkeys(synsets(), 0)
     for synset in synsets().values():
         if synset.label >= 0:
@@ -105,19 +105,19 @@ def heights() -> dict[str, int]:
 
 
 def lowest_common_ancestor(a: str, b: str) -> str:
-    """The id of the synset above both (or one of them) that is the lowest."""
+    """The id of the lowest common ancestor of two synsets, which may be one of them."""
     return min(ancestors(a) & ancestors(b), key=lambda id: (heights()[id], id))
 
 
 def mistake_heights(ids: Sequence[str]) -> np.ndarray:
-    """How far off each mistake is: [K, K] int32, the height of the lowest common ancestor of
-    classes i and j; 0 on the diagonal.
+    """The severity of each mistake [K, K] int32.
 
-    ILSVRC's hierarchical error is its mean over the predictions (Russakovsky et al. 2015,
-    arXiv:1409.0575; Deng et al. 2010).
+    It is the height of the lowest common ancestor of classes i and j; 0 on the diagonal. ILSVRC's
+    hierarchical error is its mean over the predictions (Russakovsky et al. 2015, arXiv:1409.0575;
+    Deng et al. 2010).
 
     Raises:
-      UserError: an id is not in WordNet's part that is known here.
+      UserError: an id is not in wordnet.tsv.
     """
     for id in ids:
         find(id)
@@ -126,7 +126,7 @@ def mistake_heights(ids: Sequence[str]) -> np.ndarray:
         for above in ancestors(id):
             members.setdefault(above, []).append(number)
     costs = np.zeros((len(ids), len(ids)), np.int32)
-    # The lower ones come later and write over the higher.
+    # Lower ancestors come later and overwrite higher ones.
     for above in sorted(members, key=heights().__getitem__, reverse=True):
         costs[np.ix_(members[above], members[above])] = heights()[above]
     np.fill_diagonal(costs, 0)
@@ -134,8 +134,9 @@ def mistake_heights(ids: Sequence[str]) -> np.ndarray:
 
 
 def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The WordNet ids of the classes, where all names are ids, or the words of ImageNet's 1,000
-    classes in their order; else nothing.
+    """The WordNet ids of the classes, or () if they are unknown.
+
+    The names must all be ids, or words of ImageNet's 1,000 classes in their order.
     """
     known = synsets()
     if all(name in known for name in class_names):
@@ -153,9 +154,7 @@ def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def show(name: str) -> str:
-    """All paths of a synset, indented by one step each, as WordNet's own browser and the lecture
-    show them.
-    """
+    """All paths of a synset, indented at each step, as in WordNet's own browser and the lecture."""
     blocks = []
     ways = paths(find(name).id)
     for number, way in enumerate(ways, 1):
@@ -169,9 +168,7 @@ def show(name: str) -> str:
 
 
 def make(folder: Path, classes: Iterable[str]) -> str:
-    """The text of wordnet.tsv, from the files `data.noun` of WordNet 3.0 and the ids of the
-    classes.
-    """
+    """The text of wordnet.tsv, from WordNet 3.0's file `data.noun` and the ids of the classes."""
     lines = (folder / "data.noun").read_text(encoding="latin-1").splitlines()
     by_id = {f"n{line[:8]}": line for line in lines if not line.startswith(" ")}
     order = {id: number for number, id in enumerate(sorted(classes))}
@@ -192,7 +189,7 @@ def make(folder: Path, classes: Iterable[str]) -> str:
         rows.append(
             "\t".join([id, str(order.get(id, -1)), ", ".join(words), meaning, " ".join(above)])
         )
-    # The licence opens the file; its lines begin with a space and their number.
+    # data.noun begins with the licence, whose lines start with a space and their number.
     licence = [
         f"# {line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else ''}".rstrip()
         for line in lines
@@ -207,7 +204,7 @@ def make(folder: Path, classes: Iterable[str]) -> str:
 
 
 def readable(class_name: str) -> str:
-    """The name, with the words of an id of ImageNet: `n02109961 Eskimo dog, husky`."""
+    """The name, followed by its words if it is an ImageNet id: `n02109961 Eskimo dog, husky`."""
     known = synsets() if re.fullmatch(r"n\d{8}", class_name) else {}
     return (
         f"{class_name} {', '.join(known[class_name].words)}" if class_name in known else class_name

@@ -1,10 +1,10 @@
 """X's and O's: the lecture's toy problem, "says whether a picture is of an X or an O".
 
-The lecture's trickier cases, each a setting that is off at 0:
+The lecture's trickier cases, each a setting, 0 for off:
 
     translation  the figure is moved by up to this share of the image's width
     scaling      each axis is stretched or shrunk by up to this share
-    rotation     the figure is turned by up to this many degrees
+    rotation     the figure is rotated by up to this many degrees
     weight       the stroke is thicker or thinner by up to this share
     noise        normal noise of this deviation is added, on the lecture's scale from -1 (paper) to
                  1 (ink)
@@ -23,21 +23,18 @@ from jaxconv.errors import UserError
 
 CLASS_NAMES = ("o", "x")
 
-# On the lecture's nine-by-nine grid the figure reaches from pixel 1 to pixel 7, and a diagonal
-# stroke covers one pixel: ink is full on the line, and gone at sqrt(1/2), the distance of the
-# diagonal's neighbours.
+# On the lecture's nine-by-nine grid the figure spans pixels 1 to 7, and a diagonal stroke is one
+# pixel wide: ink is full on the line, and zero at sqrt(1/2), the distance of its neighbours.
 _GRID = 9
 _REACH = 3.0
 _STROKE = 0.5**0.5
-# Straight pieces of a drawing that are drawn at a time.
+# The number of line segments that are drawn at a time.
 _PIECES = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """How much examples differ; see the module's docstring. Raises UserError for a value out of its
-    range.
-    """
+    """How much examples vary; see the module. Raises UserError for a value out of range."""
 
     translation: float = 0.0
     scaling: float = 0.0
@@ -67,11 +64,12 @@ def draw_split(
     channels: int = 1,
     **variation: float,
 ) -> Arrays:
-    """Draw the split `train` or `test`: images [N, size, size, channels] uint8, all channels alike;
-    0 is the lecture's -1, 255 its 1.
+    """Draw the split `train` or `test`: images [N, size, size, channels] uint8.
+
+    All channels are equal; 0 is the lecture's -1, 255 its 1.
 
     Raises:
-      UserError: no such split, or a setting out of its range.
+      UserError: the split does not exist, or a setting is out of range.
     """
     examples = {"train": train_examples, "test": test_examples}
     if split not in examples:
@@ -89,9 +87,7 @@ def draw_split(
 def draw(
     seed: int, split: str, index: int, size: int = 32, variation: Variation = Variation()
 ) -> tuple[np.ndarray, int]:
-    """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O and 1 for an
-    X.
-    """
+    """Draw one example: its image [size, size, 1] uint8, and its label, 0 for an O, 1 for an X."""
     random = generator(seed, split, index)
     label = int(random.integers(2))
     shift = random.uniform(-variation.translation, variation.translation, 2) * size
@@ -105,7 +101,7 @@ def draw(
         np.cos(angle) * y - np.sin(angle) * x,
         np.sin(angle) * y + np.cos(angle) * x,
     )
-    # In the figure's own coordinates it reaches from -reach to reach, whatever its scale.
+    # In its own coordinates the figure spans -reach to reach at any scale.
     distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
     image = _paint(distance, stroke) + variation.noise * random.standard_normal((size, size))
     return _to_bytes(image), label
@@ -117,12 +113,11 @@ def draw_strokes(
     """Draw lines with the pen of the examples: an image [size, size, 1] uint8.
 
     Args:
-      strokes: lines of points [P, 2] each, (x, y) from the upper left corner as shares of the
-        width; a single point is a dot.
-      size: pixels each way.
+      strokes: lines of points [P, 2], (x, y) from the upper left corner as shares of the width; a
+        single point is a dot.
+      size: height and width in pixels.
       weight: the pen is thicker by this share.
-      fit: move what is drawn to the middle, and size it so that its longer side is that of an
-        example without any variation.
+      fit: center the drawing, and scale its longer side to that of an example without variation.
     """
     lines = [
         (np.asarray(line, np.float32).reshape(-1, 2) - 0.5) * size for line in strokes if len(line)
@@ -135,15 +130,14 @@ def draw_strokes(
             np.max([line.max(0) for line in lines], 0),
         )
         extent = float((high - low).max())
-        # A dot has no size to be changed.
+        # A dot has no extent to scale.
         scale = 2 * _REACH * size / _GRID / extent if extent > 0 else 1.0
         lines = [(line - (low + high) / 2) * scale for line in lines]
     starts = np.concatenate([line[:-1] if len(line) > 1 else line for line in lines])
     ends = np.concatenate([line[1:] if len(line) > 1 else line for line in lines])
     stroke, middle = _STROKE * (1 + weight) * size / _GRID, (size - 1) / 2
     distance = np.full((size, size), np.inf, np.float32)
-    # A few pieces of a line at a time lie close together: only the pixels around them are looked
-    # at.
+    # A few successive segments are close together, so only the pixels around them are computed.
     for first in range(0, len(starts), _PIECES):
         start, end = starts[first : first + _PIECES], ends[first : first + _PIECES]
         low, high = (
@@ -165,9 +159,7 @@ def draw_strokes(
 def _distance_to_lines(
     starts: np.ndarray, ends: np.ndarray, y: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
-    """Distance [len(y), len(x)] in pixels from each position to the nearest of straight lines
-    between points [P, 2], (x, y).
-    """
+    """Distance [len(y), len(x)] in pixels to the nearest segment between points [P, 2], (x, y)."""
     (wx, wy), (fromx, fromy) = (
         np.split(values.astype(np.float32)[..., None], 2, axis=1)
         for values in (ends - starts, starts)
@@ -181,11 +173,9 @@ def _distance_to_lines(
 
 
 def _paint(distance: np.ndarray, stroke: float) -> np.ndarray:
-    """-1 for paper and 1 for ink, by the distance to the middle of a stroke of this width, both in
-    pixels.
-    """
-    # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full on its middle
-    # line alone.
+    """-1 for paper to 1 for ink, by the distance in pixels to the center of a stroke."""
+    # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full only on its
+    # center line.
     return 2 * np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1) - 1
 
 
@@ -195,13 +185,13 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 
 
 def _distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Distance in pixels from each position to the middle of the stroke; `reach` is the figure's
-    half height and half width.
+    """Distance in pixels from each position to the center of the stroke.
+
+    `reach` is the figure's half height and half width.
     """
     ry, rx = reach
     if label == 0:
-        # Along the ray from the centre, the ellipse is crossed at (y, x) / radius; the centre
-        # itself has no such ray.
+        # The ray from the centre crosses the ellipse at (y, x) / radius; the centre has no ray.
         radius = np.hypot(y / ry, x / rx)
         crossing = np.where(radius > 0, np.hypot(y, x) / np.maximum(radius, 1e-9), min(ry, rx))
         return np.abs(np.hypot(y, x) - crossing)

@@ -1,4 +1,4 @@
-"""Arrays of files and of programs."""
+"""Arrays from files and from Python sequences."""
 
 import gzip
 import re
@@ -56,7 +56,7 @@ def test_idx_files(tmp_path, names, packed):
     )
     with pytest.raises(
         UserError,
-        match=r"has no file t10k-images-idx3-ubyte \(nor t10k-images-idx3-ubyte.gz\), which the "
+        match=r"has no file t10k-images-idx3-ubyte \(or t10k-images-idx3-ubyte.gz\), which the "
         r"split 'test' needs",
     ):
         open_source(settings(tmp_path), "test")
@@ -105,16 +105,16 @@ def test_npz_files(tmp_path):
     for name in ("broken.npz", "one.npy", "pickled.npz"):
         with pytest.raises(UserError, match=f"{name}: cannot be read"):
             open_source(settings(tmp_path / name), "train")
-    with pytest.raises(UserError, match="nowhere.npz: there is no such file"):
+    with pytest.raises(UserError, match="nowhere.npz: file not found"):
         open_source(settings(tmp_path / "nowhere.npz"), "train")
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "names", "words"),
     [
-        (IMAGES, LABELS[:3], (), "the labels are uint8 (3,); they must be whole numbers [7]"),
+        (IMAGES, LABELS[:3], (), "the labels are uint8 (3,); they must be integers [7]"),
         (IMAGES, LABELS.astype(float), (), "the labels are float64"),
-        (IMAGES, LABELS, ("a", "b"), "the labels go from 0 to 2, where there are 2 classes"),
+        (IMAGES, LABELS, ("a", "b"), "the labels go from 0 to 2, but there are 2 classes"),
         (IMAGES, LABELS.astype(int) - 1, (), "the labels go from -1 to 1"),
         (
             IMAGES.astype(np.int64),
@@ -132,7 +132,7 @@ def test_arrays_that_do_not_fit(images, labels, names, words):
 
 
 class Damaged(list):
-    """Items of which the first `count` cannot be read."""
+    """Items whose first `count` cannot be read."""
 
     def __init__(self, items, count):
         super().__init__(items)
@@ -156,14 +156,14 @@ def test_sequences():
     np.testing.assert_array_equal(source[-1]["image"], IMAGES[6][..., None])
     assert source.labels_of_all().tolist() == LABELS.tolist() and source.name(3) == "item 3"
     assert source.checksum() != from_sequence(items[:6], "abc").checksum()
-    with pytest.raises(IndexError, match="there are 7 examples; there is no example 7"):
+    with pytest.raises(IndexError, match="there are 7 examples; example 7 is out of range"):
         source[7]
     assert from_sequence(Damaged(items, 1), "abc").image_shape == (5, 6, 1)
     with pytest.raises(UserError, match="none of the sequence's 7 items can be read"):
         from_sequence(Damaged(items, 7), "abc")
-    with pytest.raises(UserError, match="item 1: is 3x2 pixels, where item 0 is 6x5 pixels"):
+    with pytest.raises(UserError, match="item 1: is 3x2 pixels, but item 0 is 6x5 pixels"):
         from_sequence([items[0], (np.zeros((2, 3, 1), np.uint8), 0)], "ab")[1]
-    with pytest.raises(UserError, match="item 1: has the label 2, where the classes are 0 to 1"):
+    with pytest.raises(UserError, match="item 1: has the label 2, but the classes are 0 to 1"):
         from_sequence([items[0], (items[1][0], 2)], "ab")[1]
     assert from_sequence([(np.zeros((4, 2), np.float32), 0)], "ab").element.kind == "signal"
     with pytest.raises(UserError, match="the sequence is empty"):
@@ -178,6 +178,6 @@ def test_unknown_sources(name):
     config.source = name
     with pytest.raises(
         UserError,
-        match="no source is called .*; there are xo, tones, sentences, solids, folder:PATH",
+        match="unknown source .*; the sources are xo, tones, sentences, solids, folder:PATH",
     ):
         open_source(config, "train")

@@ -1,4 +1,4 @@
-"""Augmentation: what it does to the pixels, and that its randomness belongs to an example."""
+"""Augmentation: what it does to the pixels, and that its randomness is per example."""
 
 from functools import partial
 
@@ -71,7 +71,7 @@ def test_normalise():
         augment.normalise(batch, (0.5, 0.5), (0.5,))
 
 
-# Every augmentation that belongs to an example, by itself and all together.
+# Every per-example augmentation, one at a time and all together.
 SETTINGS = {
     "random_resized_crop": {"random_resized_crop.scale": "0.3,1"},
     "scale_jitter": {"scale_jitter": "12,20"},
@@ -105,8 +105,8 @@ def configured(settings):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_randomness_belongs_to_the_example(name):
-    """Any part of the global batch is augmented as in the whole, whichever device it lies on; other
-    keys and positions draw anew.
+    """A part of the global batch is augmented as in the whole batch, on any device; other keys and
+    positions give other draws.
     """
     run = jax.jit(augment.make_augment(configured(SETTINGS[name]), mix_labels(10)))
     batch = batch_of(16, 12, 10)
@@ -120,19 +120,19 @@ def test_randomness_belongs_to_the_example(name):
     part = run(KEY, jax.tree.map(lambda x: x[10:16], batch))["image"]
     np.testing.assert_allclose(
         part, whole[10:16], atol=2.1 / 255
-    )  # a level may round otherwise in another program
+    )  # a level may round differently in another program
     assert np.mean(np.asarray(part) != np.asarray(whole[10:16])) < 0.01
     assert not np.array_equal(run(jax.random.key(1), batch)["image"], whole)
     assert len({image.tobytes() for image in np.asarray(whole).reshape(4, 4, -1)[:, 0]}) > 1
 
 
 def test_random_resized_crop_is_pillow_s_resize():
-    """Of the box that is drawn, within one level; boxes cover the shares and ratios asked for."""
+    """The crop is Pillow's within one level; boxes cover the configured shares and ratios."""
     batch = batch_of(300, 24, 20)
     scale, ratio = (0.2, 0.9), (0.5, 2.0)
     boxes, fits = spatial.draw_boxes(example_keys(KEY, batch["position"]), 24, 20, scale, ratio)
     assert bool(jnp.all(fits))
-    # A run that goes on sees the crops that it would have seen.
+    # A resumed run sees the same crops.
     np.testing.assert_array_equal(boxes[:2], [[12, 1, 9, 16], [4, 7, 19, 13]])
     top, left, h, w = np.asarray(boxes, np.float64).T
     assert np.all((top >= 0) & (left >= 0) & (top + h <= 24) & (left + w <= 20))
@@ -194,8 +194,8 @@ def test_pca_colour_is_one_normal_shift_an_image():
 
 
 def test_colour_jitter_draws_within_its_ranges():
-    """A uniform image of one grey shows the factor of brightness; contrast and saturation leave it;
-    the order differs between batches.
+    """A uniform grey image shows the brightness factor, since contrast and saturation do not change
+    it; the order differs between batches.
     """
     batch = {"image": jnp.full((500, 2, 2, 3), 100, jnp.uint8), "position": jnp.arange(500)}
     factor = np.asarray(colour_jitter(KEY, batch, 0.4, 0.3, 0.2, 0.0)["image"])[:, 0, 0, 0] / 100
@@ -233,7 +233,7 @@ def test_every_operation_of_a_space_is_drawn(name):
     out = np.asarray(
         jax.jit(partial(randaugment.randaugment, probability=1.0, **settings))(KEY, batch)["image"]
     )
-    # One result an operation, two where it goes either way.
+    # One result per operation, two if it has a sign.
     results = {one.tobytes() for one in out}
     assert len(results) == sum(2 if operation in randaugment.SIGNED else 1 for operation in table)
     same = np.mean([one.tobytes() == image.tobytes() for one in out])
@@ -289,7 +289,7 @@ def test_erasing():
 
 
 def mixed(mixup, cutmix, key):
-    """The kept share of each pixel, read off images that hold their own number, and the targets."""
+    """The kept share of each pixel, computed from images that hold their own index."""
     batch = {
         "image": jnp.tile(jnp.arange(4.0).reshape(4, 1, 1, 1), (1, 10, 8, 1)),
         "label": jnp.array([0, 1, 2, 2]),
@@ -342,7 +342,7 @@ def test_the_share_of_mixup_is_beta_distributed(alpha):
 
 
 def test_a_setting_that_is_off_is_not_in_the_program():
-    """Nor does it change what another draws."""
+    """It does not change the draws of another augmentation either."""
     batch = {**batch_of(4), "label": jnp.zeros(4, jnp.int32)}
     plain = jax.make_jaxpr(lambda batch: augment.normalise(batch, (0.5,), (0.5,))["image"])(batch)
     off = jax.make_jaxpr(
@@ -377,9 +377,7 @@ def test_all_off_is_normalisation_alone():
 
 @pytest.mark.parametrize("pca_colour", ["0.0", "0.1"])
 def test_one_s_own_sees_and_gives_a_scale_from_0_to_1(tmp_path, pca_colour):
-    """One that changes nothing leaves the batch as it is without it; one that halves, halves on
-    that scale.
-    """
+    """An identity function changes nothing; a function that halves, halves on that scale."""
     (tmp_path / "mine.py").write_text(
         "def same(key, batch):\n    return batch\n\n\ndef half(key, batch):\n    return batch | "
         "{'image': batch['image'] / 2}\n"
@@ -394,7 +392,7 @@ def test_one_s_own_sees_and_gives_a_scale_from_0_to_1(tmp_path, pca_colour):
     plain = augmented("")
     assert float(jnp.min(plain)) > -1.2 and float(jnp.max(plain)) < 1.2
     np.testing.assert_allclose(augmented(f"{tmp_path / 'mine.py'}:same"), plain, atol=1e-6)
-    # (x - 0.5) / 0.5, of half of x.
+    # (x/2 - 0.5) / 0.5.
     np.testing.assert_allclose(
         augmented(f"{tmp_path / 'mine.py'}:half"), plain / 2 - 0.5, atol=1e-6
     )

@@ -1,6 +1,4 @@
-"""Operations on pixels against Pillow's, on photographs and on noise; hue against the standard
-library's.
-"""
+"""Operations on pixels against Pillow's, on photographs and noise; hue against colorsys."""
 
 import colorsys
 import itertools
@@ -21,7 +19,7 @@ FILL = (10, 20, 30)
 
 @pytest.fixture(scope="module")
 def photographs():
-    """[60, 32, 32, 3] uint8, of CIFAR-10."""
+    """[60, 32, 32, 3] uint8 from CIFAR-10."""
     archive = SHARED / "data" / "cifar10_jpeg.tar.xz"
     if not archive.is_file():
         pytest.skip(f"{archive} is not there")
@@ -32,7 +30,7 @@ def photographs():
 
 @pytest.fixture(scope="module")
 def noise():
-    """[8, 13, 20, 3] uint8 of few and of many values, and of one alone."""
+    """[8, 13, 20, 3] uint8 with few values, with many, and with a single one."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (8, 13, 20, 3), np.uint8)
     images[2:4] = 100 + images[2:4] // 16
@@ -106,8 +104,8 @@ def pillow(images, function, *args):
 
 @pytest.mark.parametrize("name", COLOURS)
 def test_colours_are_pillow_s(name, photographs, noise):
-    """The same levels, but for one in a thousand that rounds to the next; of autocontrast, in
-    doubles there, one in a hundred.
+    """The same levels, except one in a thousand that rounds to the next; for autocontrast, which
+    Pillow computes in doubles, one in a hundred.
     """
     function, values = COLOURS[name]
     rare = 1e-2 if name == "autocontrast" else 1e-3
@@ -123,7 +121,7 @@ def test_colours_are_pillow_s(name, photographs, noise):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_pillow_s(name, photographs, noise):
-    """Nearest: the same pixels but for one in two hundred, whose middle falls on an edge. Bilinear:
+    """Nearest: the same pixels, except one in two hundred, whose center falls on an edge. Bilinear:
     within one level.
     """
     function, values = SHAPES[name]
@@ -139,7 +137,7 @@ def test_shapes_are_pillow_s(name, photographs, noise):
 
 
 def test_each_example_gets_its_own(photographs):
-    """A batch in which every example wants another operation is what each gets alone."""
+    """A batch with a different operation for each example equals the examples one at a time."""
     names = ("identity", *SHAPES, *(name for name in COLOURS if name != "identity"))
     images = photographs[: len(names)]
     values = [dict(COLOURS | SHAPES)[name][1][0] for name in names]
@@ -161,7 +159,7 @@ def test_each_example_gets_its_own(photographs):
 
 @pytest.mark.parametrize("name", [name for name in COLOURS if name != "solarize_add"])
 def test_grey_images_too(name, photographs):
-    """One channel is Pillow's mode L."""
+    """One channel equals Pillow's mode L."""
     function, (value, *_) = COLOURS[name]
     images = photographs[:10, :, :, 0]
     expected = pillow(images, function, value)

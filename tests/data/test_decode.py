@@ -1,6 +1,4 @@
-"""Files as people have them: every form of JPEG and PNG that is about, and damaged ones, which are
-an error and never a crash.
-"""
+"""Image files in practice: all common forms of JPEG and PNG; damaged files, which never crash."""
 
 import io
 
@@ -24,7 +22,7 @@ def decoders():
 
 
 def picture(height=60, width=80):
-    """Smooth, so that decoders may differ by little."""
+    """A smooth picture, so that decoders differ little."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     return np.rint(255 * np.stack([y, x, (x + y) / 2], axis=-1)).astype(np.uint8)
 
@@ -92,7 +90,7 @@ def test_palette_with_transparency_and_sixteen_bits(decoder):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turns_the_image(decoder, orientation):
-    """All eight ways, whole and resized; a corner tells where the top left went."""
+    """All eight orientations, whole and resized; a corner shows where the top left went."""
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:32, :32] = 255
     exif = Image.Exif()
@@ -114,7 +112,7 @@ def test_exif_turns_the_image(decoder, orientation):
         (y, x): turned[-8 if y else 8, -8 if x else 8].mean() for y in (0, 1) for x in (0, 1)
     }
     assert max(corners, key=corners.get) == corner
-    # Resized, and decoded at half its size on the way: the same picture, made small.
+    # Resized, and decoded at half its size on the way: the same picture, only smaller.
     small = decode(data, decoder, size=16)
     whole = Image.fromarray(turned)
     side, (left, top) = 64, ((length - 64) // 2 for length in whole.size)
@@ -167,7 +165,7 @@ def test_boxes_are_cut_before_resizing(decoder):
 )
 @pytest.mark.parametrize("bottom", [1, 40, 64, 65, 199, 200])
 def test_fast_way_stops_below_the_box(options, bottom):
-    """The same bits as of the whole picture."""
+    """The pixels are bit-identical to those of the whole picture."""
     if len(decoders()) == 1:
         pytest.skip("simplejpeg and OpenCV are not installed")
     import simplejpeg
@@ -200,8 +198,8 @@ def test_decoders_agree():
 
 
 def test_decoders_agree_on_grain_too():
-    """Of a picture with noise, shrunk to 0.7: a linear kernel alone would be off by 2.5 levels on
-    average, and 24 at most.
+    """A picture with noise, shrunk to 0.7: a linear kernel would be off by 2.5 levels on average,
+    and by 24 at most.
     """
     if len(decoders()) == 1:
         pytest.skip("simplejpeg and OpenCV are not installed")
@@ -249,9 +247,9 @@ WHOLE = [
     st.sampled_from(decoders()),
     st.booleans(),
 )
-@pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged EXIF data
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged EXIF data
 def test_cut_and_flipped_bytes(whole, share, flips, decoder, fast):
-    """An image of the right form, or a DamagedError."""
+    """The result is an image of the right form, or a DamagedError."""
     data = bytearray(whole[: round(share * len(whole))])
     for place, value in flips:
         if data:

@@ -53,7 +53,7 @@ def test_one_coloured_image_makes_the_set_coloured(tmp_path):
     train = open_source(settings(tmp_path), "train")
     assert train.image_shape == (8, 8, 3)
     np.testing.assert_array_equal(train.images[0], np.repeat(grey.images[0], 3, axis=-1))
-    # The test split has grey files alone, and is read as the training split was.
+    # The test split has only grey files, and is read as the training split was.
     assert open_source(settings(tmp_path), "test", like=describe(train)).image_shape == (8, 8, 3)
 
 
@@ -64,7 +64,7 @@ def test_sizes(tmp_path):
     Image.new("RGB", (5, 7)).save(tmp_path / "train/dog/900.png")
     with pytest.raises(
         UserError,
-        match=r"900.png: is 5x7 pixels, where .*cat/000.png is 12x10 pixels; "
+        match=r"900.png: is 5x7 pixels, but .*cat/000.png is 12x10 pixels; "
         r".*--config.data.image_size=N",
     ):
         open_source(settings(tmp_path), "train")
@@ -94,7 +94,7 @@ def test_class_without_a_readable_image_stops(tmp_path):
 def test_exif_turns_the_image(tmp_path):
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (6, 4, 3)
 
@@ -180,7 +180,7 @@ def test_wrong_trees_are_named(tmp_path, break_it, message):
 
 
 def test_no_folder_no_class_one_class(tmp_path):
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="folder not found"):
         open_source(settings(tmp_path / "nowhere"), "train")
     with pytest.raises(UserError, match="has no folders; it must hold"):
         open_source(settings(tmp_path), "train")
@@ -196,9 +196,7 @@ def test_other_classes_than_trained_with(tmp_path):
         UserError, match="class names of split 'test' are .*'cat', 'dog'.*trained with .*'o', 'x'"
     ):
         open_source(settings(tmp_path), "test", like=describe(source) | {"class_names": ["o", "x"]})
-    with pytest.raises(
-        UserError, match="no source is called 'folders:x', did you mean 'folder:PATH'"
-    ):
+    with pytest.raises(UserError, match="unknown source 'folders:x', did you mean 'folder:PATH'"):
         config = settings(tmp_path)
         config.source = "folders:x"
         open_source(config, "train")
@@ -219,7 +217,7 @@ def test_evaluation_at_another_size(tmp_path):
     assert (
         evaluate_workdir(str(tmp_path / "run"), devices=jax.devices()[:1])["loss"] == result["loss"]
     )
-    # A network that flattens its maps has weights for one size alone.
+    # A network that flattens its feature maps has weights for only one size.
     config = tiny_config(
         data__source=f"folder:{tmp_path}/images", data__image_size=8, data__eval_image_size=16
     )
@@ -230,8 +228,8 @@ def test_evaluation_at_another_size(tmp_path):
 
 
 def test_streamed_files_that_are_not_there(tmp_path):
-    """A link that leads nowhere, and a name that is not UTF-8: the checksum covers them, the
-    batches leave out what cannot be read.
+    """A broken link, and a name that is not UTF-8: the checksum covers them, and the batches leave
+    out what cannot be read.
     """
     write_images(tmp_path, count=3)
     folder = os.fsencode(next((tmp_path / "train").iterdir()))
@@ -251,14 +249,14 @@ def test_a_pipe_among_the_images_is_damaged_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "train" / "cat" / "z.jpg")
     files, _ = open_files(str(tmp_path), "train", default_config().data)
     place = next(i for i in range(len(files)) if files.name(i).endswith("z.jpg"))
-    with pytest.raises(DamagedError, match="is no file"):
+    with pytest.raises(DamagedError, match="is not a file"):
         files[place]
 
 
 def test_a_class_whose_name_cannot_be_shown_is_refused(tmp_path):
     write_images(tmp_path)
     os.rename(os.fsencode(tmp_path / "train" / "cat"), os.fsencode(tmp_path / "train") + b"/c\xff")
-    with pytest.raises(UserError, match="cannot be shown; give it another"):
+    with pytest.raises(UserError, match="is not printable; rename it"):
         open_files(str(tmp_path), "train", default_config().data)
 
 

@@ -1,5 +1,5 @@
-"""Geometry: boxes inside the image, as torchvision draws them, and what the papers' resizing and
-cropping keeps; transforms and what they do to boxes, points and masks.
+"""Geometry: random boxes against torchvision's, evaluation boxes against the papers' resizing and
+cropping; transforms and what they do to boxes, points and masks.
 """
 
 import functools
@@ -28,7 +28,7 @@ KINDS = {"boxes": "boxes", "points": "points", "mask": "mask", "names": "mask:25
 
 @st.composite
 def transforms(draw, turns=True):
-    """A transform, of up to three of the five: of an image of 20 x 30 pixels."""
+    """A transform of an image of 20 x 30 pixels, composed of up to three of the five."""
     top, left, height, width = (draw(st.integers(1, 20)) for _ in range(4))
     ways = [
         geometry.crop((top, left, height, width), (draw(EDGES), draw(EDGES))),
@@ -42,7 +42,7 @@ def transforms(draw, turns=True):
 
 
 def boxes_of(seed, count=4, size=(20, 30)):
-    """Boxes [N, 4] with a length of at least one pixel, in an image of this size."""
+    """Boxes [N, 4] of at least one pixel each way, in an image of this size."""
     random = np.random.default_rng(seed)
     corner = random.uniform(0, np.array(size) - 1, (count, 2))
     end = corner + random.uniform(1, np.array(size) - corner)
@@ -90,7 +90,7 @@ def test_a_moved_box_holds_what_it_held(transform, seed):
 
 @given(SEEDS, st.integers(1, 12), st.integers(1, 12), st.booleans(), st.sampled_from([(), (3,)]))
 def test_the_inverse_gives_masks_back(seed, pad, more, flipped, channels):
-    """Of padding, a mirror and a crop that cuts nothing off."""
+    """For padding, a flip, and a crop that cuts nothing off."""
     mask = np.random.default_rng(seed).integers(0, 9, (7, 11, *channels), np.uint8)
     ways = [geometry.shift(pad, more), geometry.flip(11 + 2 * more)] if flipped else []
     there = geometry.compose(*ways, geometry.shift(pad, more))
@@ -127,7 +127,7 @@ def test_compose_is_one_after_the_other(first, second, third, seed):
 
 @given(SEEDS, FACTORS, FACTORS, PIXELS, PIXELS, st.booleans())
 def test_the_box_of_a_moved_mask_is_the_moved_box(seed, down, across, y, x, flipped):
-    """To half a pixel, of a rectangle of which more than a pixel each way is left."""
+    """Within half a pixel, for a rectangle with more than a pixel each way left."""
     (box,) = np.round(boxes_of(seed, 1)).astype(int)
     mask = np.zeros((20, 30), np.uint8)
     mask[box[0] : box[2], box[1] : box[3]] = 5
@@ -161,7 +161,7 @@ def test_boxes_outside_of_the_image_have_no_area():
 
 @pytest.mark.parametrize("degrees", [90.0, 30.0, -200.0])
 def test_rotate_is_pillow_s(degrees):
-    """Of masks, but for pixels on an edge between two; so are points and boxes of what turns."""
+    """For masks, except pixels on an edge; points and boxes too, under rotation."""
     mask = np.zeros((40, 40), np.uint8)
     mask[8:20, 12:33] = np.random.default_rng(0).integers(1, 9, (12, 21))
     turn = geometry.rotate(degrees, 40, 40)
@@ -181,7 +181,7 @@ MOVE = jax.jit(jax.vmap(lambda targets, one: geometry.move(targets, KINDS, one, 
 @settings(deadline=None, max_examples=50)
 @given(transforms(), SEEDS)
 def test_numpy_and_jax_agree(transform, seed):
-    """And a batch is its examples, under strict promotion."""
+    """A batch equals its examples, also under strict promotion."""
     random = np.random.default_rng(seed)
     targets = {
         "boxes": np.stack([boxes_of(seed), boxes_of(seed + 1)]),
@@ -189,7 +189,7 @@ def test_numpy_and_jax_agree(transform, seed):
         "mask": random.integers(0, 5, (2, 20, 30), np.int32),
         "names": random.integers(0, 5, (2, 20, 30, 2), np.uint8),
     }
-    # Off whole pixels: a middle that comes from an edge between two may go to either.
+    # Off whole pixels: a center that comes from an edge between two pixels may go to either.
     transform = geometry.compose(transform, geometry.shift(0.0137, 0.0071))
     both = [transform, geometry.compose(transform, geometry.flip(28))]
     batched = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *both)
@@ -209,7 +209,7 @@ def test_numpy_and_jax_agree(transform, seed):
 
 
 def test_transforms_are_made_of_numbers_of_jax(strict_dtypes):
-    """As of Python's: by the same functions, under jit."""
+    """The same functions give the same result with JAX numbers, under jit."""
 
     @jax.jit
     def made(box, degrees):
@@ -224,12 +224,12 @@ def test_transforms_are_made_of_numbers_of_jax(strict_dtypes):
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="spots is to move as 'point', not as boxes, points or m"):
+    with pytest.raises(ValueError, match="spots has moves='point'; it must be boxes, points or"):
         geometry.move({"spots": points_of(0)}, {"spots": "point"}, geometry.flip(30), (20, 30))
 
 
 def test_the_draws_stay_what_they_were():
-    """A run that goes on sees the crops that it would have seen."""
+    """A resumed run sees the same crops."""
     found = [crop_box(generator(7, "crop", n), 375, 500) for n in range(3)]
     assert found == [(21, 38, 177, 193), (44, 34, 259, 337), (196, 29, 156, 145)]
     assert jitter_box(generator(7, "crop", 0), 375, 500, 224, (256, 512)) == (56, 17, 313, 313)
@@ -276,7 +276,7 @@ def test_scale_jitter_covers_its_scales():
     tops = {jitter_box(random, 256, 256, 224, (256, 256))[:2] for _ in range(5000)}
     assert {top for top, _ in tops} == {left for _, left in tops} == set(range(33))
     with pytest.raises(
-        ValueError, match="scale_jitter begins at 200 pixels, less than the 224 of the crop"
+        ValueError, match="scale_jitter starts at 200 pixels, less than the 224 of the crop"
     ):
         jitter_box(random, 500, 500, 224, (200, 512))
 
@@ -300,7 +300,7 @@ def test_train_box_is_what_the_config_asks_for():
 
 
 class Marked:
-    """Records of JPEG files, grey with a bright rectangle, which is their mask and their box."""
+    """Records of grey JPEG files with a bright rectangle, which is their mask and their box."""
 
     has_labels = False
     targets = {

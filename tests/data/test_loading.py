@@ -1,6 +1,4 @@
-"""Every example once an epoch, every example once an evaluation; the position is a function of
-(seed, step).
-"""
+"""Every example once per epoch and once per evaluation; the order is a function of (seed, step)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +29,8 @@ def test_epochs_and_seeds_are_shuffled_differently():
 @settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**40))
 def test_repeated_augmentation(examples, different, repeats, seed):
-    """A batch holds batch / repeats draws, each so many times; over the epochs every example comes
-    as often as any other.
+    """A batch holds batch / repeats draws, each `repeats` times; over the epochs all examples come
+    equally often.
     """
     batch_size = different * repeats
     steps = -(-examples * repeats // batch_size)

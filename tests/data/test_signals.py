@@ -1,6 +1,4 @@
-"""Sounds, texts and volumes: what a network gets of them, the files they come from, and a small
-training on each.
-"""
+"""Sounds, texts and volumes: the network's input, the files, and a small training run on each."""
 
 import io
 import re
@@ -69,8 +67,8 @@ def test_wav_files():
         read_wav(wav([0, 16384, -16384, 16384], channels=2), 8_000), [0.25, 0]
     )
     for data, words in (
-        (wav([1], width=4), "has 32 bits a sample; save it with 16"),
-        (wav([1], rate=44_100), "has 44100 samples a second, where config.data.audio.rate is 8000"),
+        (wav([1], width=4), "has 32 bits per sample; save it with 16"),
+        (wav([1], rate=44_100), "44100 samples per second, but config.data.audio.rate is 8000"),
         (wav([]), "holds no samples"),
         (b"no sound", "cannot be read as a WAV file"),
         (b"", "cannot be read as a WAV file"),
@@ -227,18 +225,18 @@ def test_folders_of_sounds_and_volumes(folder):
     )
     with pytest.raises(
         UserError,
-        match="the image shape of split 'test' are .*, where the network was trained with",
+        match="the image shape of split 'test' are .*, but the network was trained with",
     ):
         open_source(settings(f"folder:{folder / 'volumes'}"), "test", like=describe(source))
     np.save(folder / "volumes/train/low/9.npy", np.zeros((4, 5, 7)))
     with pytest.raises(
-        UserError, match=r"9.npy: is 4 x 5 x 7 x 1, where .*high/0.npy is 4 x 5 x 6 x 1"
+        UserError, match=r"9.npy: is 4 x 5 x 7 x 1, but .*high/0.npy is 4 x 5 x 6 x 1"
     ):
         open_source(settings(f"folder:{folder / 'volumes'}"), "train")
     np.save(folder / "volumes/train/low/9.npy", np.zeros((4, 5, 6), np.uint8))
     with pytest.raises(
         UserError,
-        match="9.npy: has numbers of type uint8, where .*high/0.npy has float32; save all as one "
+        match="9.npy: has numbers of type uint8, but .*high/0.npy has float32; save all as one "
         "type",
     ):
         open_source(settings(f"folder:{folder / 'volumes'}"), "train")
@@ -251,14 +249,14 @@ def test_folders_of_sounds_and_volumes(folder):
     (folder / "sounds/train/low/9.wav").write_bytes(wav([1], rate=44_100))
     with pytest.raises(
         UserError,
-        match="9.wav: has 44100 samples a second, where config.data.audio.rate is 8000; mend or "
+        match="9.wav: has 44100 samples per second, but config.data.audio.rate is 8000; fix or "
         "remove it",
     ):
         open_source(config, "train")
 
 
 def test_lines_of_text(tmp_path):
-    # With the mark that spreadsheets begin a file with, which is no part of the first class.
+    # Spreadsheets begin a file with a byte order mark, which is not part of the first class.
     (tmp_path / "train.tsv").write_text(
         "\ufeffgood\tfine\nbad \tpoor\twith a tab\n\ngood\tñ\r\n", encoding="utf-8"
     )
@@ -288,7 +286,7 @@ def test_lines_of_text(tmp_path):
     with pytest.raises(UserError, match="has 1 classes; a network needs at least two"):
         open_source(settings(f"text:{tmp_path}"), "one")
     with pytest.raises(
-        UserError, match="there is no file .*val.tsv; the folder's splits are: one, test, train"
+        UserError, match="file .*val.tsv not found; the folder's splits are: one, test, train"
     ):
         open_source(settings(f"text:{tmp_path}"), "val")
 
@@ -324,14 +322,14 @@ def test_toys_are_functions_of_seed_split_and_index():
             and not np.array_equal(first.images[:3], test.images)
             and len(np.unique(first.labels)) == 3
         )
-        with pytest.raises(UserError, match="no split 'val'; there are train and test"):
+        with pytest.raises(UserError, match="split 'val' not found; the splits are train and test"):
             open_source(config, "val")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["waveform", "sentences", "volume"])
 def test_experiments_learn(tmp_path, name):
-    """1-D, 1-D of text, and 3-D, by the text notation; guessing gets a third."""
+    """1-D, 1-D text and 3-D networks in the text notation; chance is one third."""
     config = load_config(
         f"{ROOT / 'experiments' / name}.py:small",
         ["log.tensorboard=False", "log.progress=False", "log.report=False"],

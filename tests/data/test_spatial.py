@@ -1,5 +1,5 @@
-"""What is marked in an image moves with it: boxes, points and masks, by each augmentation that
-moves pixels; what would move the image alone is refused.
+"""Boxes, points and masks move with their image in each augmentation that moves pixels; settings
+that would move only the image are errors.
 """
 
 from functools import partial
@@ -51,7 +51,7 @@ def configured(settings):
 
 @pytest.mark.parametrize("name", MOVING)
 def test_what_is_marked_moves_with_the_image(name):
-    """The image is what it is without targets, and they lie where the rectangle lies in it."""
+    """The image is the same as without targets, and the targets are where its rectangle is."""
     batch = marked_batch(60)
     moved = jax.jit(partial(MOVING[name], moves=MOVES))(KEY, batch)
     np.testing.assert_array_equal(moved["image"], jax.jit(MOVING[name])(KEY, batch)["image"])
@@ -63,7 +63,7 @@ def test_what_is_marked_moves_with_the_image(name):
     assert not np.array_equal(moved["mask"], batch["mask"])
     assert np.mean((moved["mask"] == 3) == bright) > 0.99
     assert np.all((moved["mask"] == 0) | (moved["mask"] == 3))
-    # From outside of the image comes what was asked for, whether 0 or 255.
+    # Pixels from outside the image have the fill value of the mask, 0 or 255.
     outside = moved["names"][..., 0] == 255
     assert outside.any() == (name == "pad_crop") and not np.any(moved["mask"][outside])
     np.testing.assert_array_equal((moved["names"][..., 0] == 1), moved["mask"] == 3)
@@ -80,7 +80,7 @@ def test_what_is_marked_moves_with_the_image(name):
 
 
 def test_all_moves_one_after_the_other():
-    """The settings of a config hand the targets on from one augmentation to the next."""
+    """With a config's settings, each augmentation passes the targets on to the next."""
     batch = marked_batch(100)
     config = configured({"scale_jitter": "24,32", "pad_crop": "3", "flip": "True"})
     moved = jax.jit(augment.make_augment(config, 10, moves=MOVES))(KEY, batch)

@@ -1,5 +1,5 @@
-"""Streamed batches: those of the resident way, whatever the threads, the processes and the step one
-starts at; damaged examples.
+"""Streamed batches: equal to resident ones for any number of threads and processes, and from any
+first step; damaged examples.
 """
 
 import logging
@@ -113,13 +113,13 @@ def test_any_number_of_threads_processes_and_any_start(photographs):
     labels = source.labels_of_all()
     for step, batch in enumerate(whole):
         np.testing.assert_array_equal(batch["label"], labels[train_indices(3, step, 4, 23)])
-    with pytest.raises(UserError, match="4 examples a batch / 3 processes = 1.33 is not whole"):
+    with pytest.raises(UserError, match="4 examples per batch / 3 processes = 1.33 is not a whole"):
         batches(source, process=(0, 3))
 
 
 def test_repeats_are_cropped_apart(photographs):
-    """Repeated augmentation: each example twice in a batch, by the same indices as the resident
-    way, with crops of its own.
+    """Repeated augmentation: each example twice in a batch, with the resident loader's indices and
+    different crops.
     """
     config = folder_config(photographs, **CROPS)
     source = open_source(config.data, "train", augment=config.augment)
@@ -131,7 +131,7 @@ def test_repeats_are_cropped_apart(photographs):
 
 
 def test_images_of_one_size_are_cropped_on_the_device(tmp_path):
-    """In memory, and whole; those that are brought to one size are cropped as they are read."""
+    """They are whole and in memory; resized images are cropped while they are read."""
     write_images(tmp_path, count=3)
     for size, cropped in ((0, False), (6, True)):
         config = folder_config(tmp_path, data__image_size=size, **CROPS)
@@ -166,7 +166,7 @@ def test_evaluation_is_split_among_processes(photographs):
 
 
 class Counting:
-    """A sequence that counts what is read of it, and in which some items are damaged."""
+    """A sequence that counts its reads, with some damaged items."""
 
     def __init__(self, examples, damaged=()):
         self.examples, self.damaged, self.read = examples, damaged, []
@@ -232,7 +232,7 @@ def test_evaluation_leaves_damaged_examples_out():
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_streamed_training_is_the_resident_one(photographs, tmp_path, mode):
-    """The same bits of every number, on four devices; stopped and resumed."""
+    """All numbers are bit-identical, on four devices, also after stopping and resuming."""
     config = folder_config(
         photographs, steps=6, parallel=mode, optimizer__schedule__name="constant"
     )
@@ -285,13 +285,13 @@ def test_training_on_a_sequence(tmp_path):
 def test_scale_jitter_is_no_smaller_than_the_image(photographs):
     config = folder_config(photographs, augment__scale_jitter=(6, 9))
     with pytest.raises(
-        UserError, match="scale_jitter begins at 6; it must be at least data.image_size, 8"
+        UserError, match="scale_jitter starts at 6; it must be at least data.image_size, 8"
     ):
         open_source(config.data, "train", augment=config.augment)
 
 
 def test_evaluation_keeps_the_middle(photographs):
-    """At a crop ratio of 1/2 the middle quarter, which is what an image of it alone gives."""
+    """At a crop ratio of 1/2, the middle quarter: the same as an image of only that quarter."""
     config = default_config().data
     config.source, config.image_size, config.decoder, config.crop_ratio = (
         f"folder:{photographs}",

@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets: prepared by TFDS's own builders, read without TensorFlow."""
+"""TensorFlow Datasets sets: prepared by TFDS's own builders, read without TensorFlow."""
 
 import importlib.util
 import io
@@ -32,7 +32,7 @@ from tests.conftest import (
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="tensorflow is not installed"
 )
-# Three classes of ImageNet 2012, first, last and in the middle.
+# Three classes of ImageNet 2012: the first, a middle one and the last.
 SYNSETS = ("n01440764", "n02690373", "n15075141")
 
 BUILDERS = """
@@ -74,7 +74,7 @@ class Set(tfds.core.GeneratorBasedBuilder):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A data_dir with small sets of every kind, and one in the format that cannot be shuffled."""
+    """A data_dir with small sets of every kind, and one in a format without random access."""
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("tensorflow is not installed")
     root = tmp_path_factory.mktemp("tfds")
@@ -144,22 +144,22 @@ def test_texts_and_sounds(prepared):
     assert sounds.images.shape == (4, 800, 1) and np.abs(sounds.images).max() <= 1000 / 32768
     config.audio.rate = 8_000
     with pytest.raises(
-        UserError, match="has 16000 samples a second; set --config.data.audio.rate=16000"
+        UserError, match="has 16000 samples per second; set --config.data.audio.rate=16000"
     ):
         open_source(config, "test")
 
 
 def test_examples_without_a_label(prepared):
-    """TFDS marks them by -1, as the split test of imagenet2012."""
+    """TFDS gives them the label -1, as in the test split of imagenet2012."""
     with pytest.raises(
         UserError,
-        match="unlabelled/1.2.0 test, example 0: has the label -1, where the classes are 0 to 1",
+        match="unlabelled/1.2.0 test, example 0: has the label -1, but the classes are 0 to 1",
     ):
         open_source(settings(prepared / "data", "unlabelled"), "test")
 
 
 def test_damaged_records(prepared, tmp_path):
-    """Of a file whose bytes are not what was written: an error that names an example."""
+    """A corrupted file: an error that names an example."""
     shutil.copytree(prepared / "data" / "pictures", tmp_path / "pictures")
     (file,) = (tmp_path / "pictures/1.2.0").glob("*train*")
     content = bytearray(file.read_bytes())
@@ -219,12 +219,12 @@ def test_errors_give_the_command(prepared):
     config = settings(prepared / "data", "texts")
     config.tfds.label = "input"
     with pytest.raises(
-        UserError, match="the feature 'input' is no class; set --config.data.tfds.label"
+        UserError, match="the feature 'input' is not a class label; set --config.data.tfds.label"
     ):
         open_source(config, "train")
     config.tfds.label = "answers"
     with pytest.raises(
-        UserError, match="has no feature 'answers' to be the label; it has .*answer"
+        UserError, match="has no feature 'answers' to use as the label; it has .*answer"
     ):
         open_source(config, "train")
 
@@ -270,7 +270,7 @@ def make_imagenet(folder, synsets=SYNSETS, images=12, validation=10, size=(60, 8
 
 
 def trained_and_resumed(root, data, **settings):
-    """Train on the prepared set, in one go and in two: the same result; then evaluate."""
+    """Train on the prepared set in one run and in two, with the same result; then evaluate."""
     flags = [
         "--config=experiments/xo.py",
         "--config.data.source=tfds:imagenet2012",
@@ -304,7 +304,7 @@ def trained_and_resumed(root, data, **settings):
 @pytest.mark.slow
 @needs_tensorflow
 def test_made_up_imagenet(tmp_path):
-    """Through TFDS's own builder, in the tars' real layout; killed in the middle of it first."""
+    """Prepare with TFDS's own builder from tars of the real layout, after a first try is killed."""
     tars = make_imagenet(tmp_path / "tars")
     arguments = (
         "prepare",
@@ -315,7 +315,7 @@ def test_made_up_imagenet(tmp_path):
     assert_one_line_error(
         command(*arguments),
         1,
-        "holds 3 classes, where ImageNet has 1,000; fetch it again, or accept it by --partial",
+        "holds 3 classes, but ImageNet has 1,000; download it again, or accept it with --partial",
     )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command_line(*arguments, "--partial"), **process_settings(), **quiet)
@@ -330,7 +330,7 @@ def test_made_up_imagenet(tmp_path):
     again = command(*arguments, "--partial")
     assert again.returncode == 0, again.stderr
     assert (
-        "a preparation was interrupted: removing its rest" in again.stderr
+        "a preparation was interrupted: removing its leftovers" in again.stderr
         and "starting again" in again.stderr
     )
     assert (
@@ -339,7 +339,7 @@ def test_made_up_imagenet(tmp_path):
     )
     assert not list((tmp_path / "data").glob("imagenet2012/incomplete.*"))
     third = command(*arguments, "--partial")
-    assert third.returncode == 0 and "is prepared already" in third.stderr
+    assert third.returncode == 0 and "is already prepared" in third.stderr
     source = open_source(settings(tmp_path / "data", "imagenet2012", image_size=16), "train")
     counts = np.bincount(source.labels, minlength=1000)
     assert {source.class_names[i]: counts[i] for i in np.flatnonzero(counts)} == dict.fromkeys(
@@ -388,15 +388,15 @@ def test_made_up_imagenet_of_natural_size(tmp_path):
 
 
 def test_imagenet_s_tars_are_checked(tmp_path):
-    with pytest.raises(UserError, match="give their folder by --manual_dir=DIR"):
+    with pytest.raises(UserError, match="set their folder with --manual_dir=DIR"):
         check_imagenet("")
     with pytest.raises(
-        UserError, match="has no ILSVRC2012_img_train.tar; there is: no such folder"
+        UserError, match="ILSVRC2012_img_train.tar not found; found: the folder does not exist"
     ):
         check_imagenet(str(tmp_path / "nowhere"))
     good = make_imagenet(tmp_path / "good")
     check_imagenet(str(good), partial=True)
-    with pytest.raises(UserError, match="img_train.tar: holds 3 classes, where ImageNet has 1,000"):
+    with pytest.raises(UserError, match="img_train.tar: holds 3 classes, but ImageNet has 1,000"):
         check_imagenet(str(good))
     whole = (good / "ILSVRC2012_img_val.tar").read_bytes()
     for content, words in (
@@ -408,7 +408,7 @@ def test_imagenet_s_tars_are_checked(tmp_path):
             check_imagenet(str(good), partial=True)
     strange = make_imagenet(tmp_path / "strange", synsets=("n01440764", "n99999999"))
     with pytest.raises(
-        UserError, match="holds 'n99999999.tar', which is no class of ImageNet 2012"
+        UserError, match="holds 'n99999999.tar', which is not a class of ImageNet 2012"
     ):
         check_imagenet(str(strange), partial=True)
     with tarfile.open(good / "ILSVRC2012_img_val.tar", "w") as tar:
@@ -416,7 +416,7 @@ def test_imagenet_s_tars_are_checked(tmp_path):
             add(tar, f"ILSVRC2012_val_{number:08}.JPEG", photograph(number, 40, 40))
     with pytest.raises(
         UserError,
-        match="holds 'ILSVRC2012_val_00000003.JPEG' in the place of ILSVRC2012_val_00000002.JPEG",
+        match="holds 'ILSVRC2012_val_00000003.JPEG' in place of ILSVRC2012_val_00000002.JPEG",
     ):
         check_imagenet(str(good), partial=True)
     with tarfile.open(good / "ILSVRC2012_img_val.tar", "w") as tar:
@@ -429,12 +429,12 @@ def test_imagenet_s_tars_are_checked(tmp_path):
 def test_preparing_names_the_nearest_set(tmp_path):
     process = command("prepare", "imagnette", f"--data_dir={tmp_path}")
     assert_one_line_error(
-        process, 1, "TensorFlow Datasets has no such set, did you mean 'imagenette'?"
+        process, 1, "not found in TensorFlow Datasets, did you mean 'imagenette'?"
     )
 
 
 def test_preparing_needs_tensorflow(tmp_path):
-    """The message, where it is not installed."""
+    """The message if TensorFlow is not installed."""
     script = (
         "import importlib.util as u; u.find_spec = lambda name: None; from jaxconv.__main__ import "
         "main; raise SystemExit(main())"

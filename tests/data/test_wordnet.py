@@ -1,4 +1,4 @@
-"""ImageNet's classes in WordNet: the lecture's path, all others, and how far off mistakes are."""
+"""ImageNet's classes in WordNet: the lecture's path, all others, and the severity of mistakes."""
 
 import re
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_heights_of_mistakes():
     husky, malamute, tabby, hammer = (
         wordnet.find(id).label for id in (HUSKY, MALAMUTE, TABBY, HAMMER)
     )
-    # A malamute is a sled dog as well, a cat another pet, a hammer just some object.
+    # A malamute is also a sled dog, a cat is another pet, a hammer is only another object.
     assert costs[husky, malamute] < costs[husky, tabby] < costs[husky, hammer]
     for a, b in ((husky, malamute), (husky, tabby), (husky, hammer), (3, 990)):
         lowest = wordnet.lowest_common_ancestor(classes()[a], classes()[b])

@@ -50,9 +50,7 @@ def figures(label, size=33, **variation):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_each_setting_does_what_it_says(label):
-    """Measured on the pictures: the centre of mass moves, the extent changes, the ink changes,
-    pixels flicker.
-    """
+    """Measured on the images: the centre of mass, the extent, the ink and single pixels vary."""
     rows = np.arange(33.0)
 
     def centre(image):
@@ -68,7 +66,7 @@ def test_each_setting_does_what_it_says(label):
     assert np.ptp([image.sum() for image in figures(label, weight=0.5)]) > 0.3 * plain[0].sum()
     assert np.std(figures(label, noise=0.3)[0] - plain[0]) > 10
     turned = figures(label, rotation=45.0)
-    assert np.std([centre(image) for image in turned]) < 0.2  # turned about the centre
+    assert np.std([centre(image) for image in turned]) < 0.2  # rotated about the centre
     if label == 1:
         assert np.ptp([extent(image) for image in turned]) > 3  # and a circle stays one
 
@@ -87,8 +85,8 @@ RING = [[(0.6 + 0.2 * np.cos(t), 0.4 + 0.2 * np.sin(t)) for t in np.linspace(0, 
 @pytest.mark.parametrize(("label", "strokes"), [(1, CROSS), (0, RING)])
 @pytest.mark.parametrize("size", [9, 32])
 def test_a_drawing_that_is_fitted_is_the_example(label, strokes, size):
-    """Two lines drawn anywhere in any size are the source's X, pixel by pixel; a polygon of 100
-    corners is almost its O.
+    """Two lines at any position and size give the source's X, pixel by pixel; a polygon with 100
+    corners gives almost its O.
     """
     example = next(
         image
@@ -103,7 +101,7 @@ def test_a_drawing_that_is_fitted_is_the_example(label, strokes, size):
 def test_a_drawing_stays_where_it_is_and_its_pen_has_a_weight():
     dot = [[(0.25, 0.75)]]
     image = xo.draw_strokes(dot, 33)[..., 0]
-    # Of 33 pixels, a quarter ends at 8.25, and a pixel's middle is half a pixel from its edge.
+    # A quarter of 33 pixels ends at 8.25, and a pixel's center is half a pixel from its edge.
     rows, columns = (np.average(place, weights=image) for place in np.indices(image.shape))
     assert image.max() == 255 and abs(rows - 24.25) < 0.1 and abs(columns - 7.75) < 0.1
     thin, thick = (
@@ -131,8 +129,8 @@ def test_bad_settings_are_named(settings, message):
 
 @pytest.mark.parametrize("weight", [-0.9, 0.0, 0.9])
 def test_a_long_drawing_is_all_of_its_pieces(weight):
-    """However many pieces are drawn at a time, and where they leave the canvas: ink is where any
-    piece has ink.
+    """Ink is where any segment has ink, whatever the number that is drawn at a time, and where they
+    leave the canvas.
     """
     line = np.random.default_rng(0).normal(0, 0.15, (90, 2)).cumsum(0) * 0.3 + 0.4
     assert line.min() < 0 or line.max() > 1

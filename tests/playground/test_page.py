@@ -466,7 +466,7 @@ def test_a_run_s_network_and_test_images(tmp_path):
         assert playground.run.source is None
         playground.trainer.start()
         until(lambda: playground.trainer.status == "stopped")
-        assert "there is no such folder" in playground.trainer.message
+        assert "folder not found" in playground.trainer.message
 
 
 def test_a_taken_port_is_one_line():

@@ -256,7 +256,7 @@ def test_what_a_task_cannot_have_is_said(tmp_path):
         "'eval/errr', did you mean 'eval/error'.* or empty for the first",
         checkpoint__metric="eval/errr",
     )
-    refused(r"has a target 'mask'; a batch needs that name", data__source=f"{__name__}.taken")
+    refused(r"has a target named 'mask', which is reserved", data__source=f"{__name__}.taken")
     refused("must return a jaxconv.data.Source", data__source=f"{__name__}.nothing")
     refused("which fails: ZeroDivisionError", data__source=f"{__name__}.fails")
 
