@@ -61,7 +61,7 @@ LOSS_WEIGHT = 0.3
 class Inception(nn.Module):
     """1x1, 3x3, 5x5 (of `large` pixels) and pooling, concatenated.
 
-    `conv` builds a convolution together with its norm and activation.
+    `conv` builds a convolution together with what follows it.
     """
 
     sizes: tuple[int, ...]

@@ -113,7 +113,7 @@ def test_a_pth_that_holds_something_else(tmp_path):
 
 def test_wrong_files(tmp_path, resnet18):
     for name, content, message in (
-        ("absent.pth", None, "no such file"),
+        ("absent.pth", None, "the file does not exist"),
         ("net.onnx", b"x", "must end in"),
         ("net.safetensors", b"\xff" * 40, "safetensors"),
         ("cut.safetensors", (resnet18 / "resnet18.safetensors").read_bytes()[:2000], "safetensors"),
@@ -305,7 +305,7 @@ def test_the_commands(tmp_path, resnet18):
     assert_one_line_error(
         command("convert", tmp_path / "no.pth", "--model=resnet18", f"--out={tmp_path / 'x'}"),
         1,
-        "no such file",
+        "the file does not exist",
     )
     file = resnet18 / "resnet18.safetensors"
     assert_one_line_error(
