@@ -1,6 +1,4 @@
-"""Reusable Linen modules: what every network of jaxconv is made of, and what other JAX code may
-take.
-"""
+"""Reusable Linen modules: the layers of jaxconv's networks, also for use in other JAX code."""
 
 from flax.linen import relu
 

@@ -1,13 +1,13 @@
-"""Convolution: filters slid over a volume, as the lecture's summary has it.
+"""Convolution: filters slid over a volume, as in the lecture's summary.
 
     accepts   W1 x H1 x D1
     needs     K filters, their extent F, the stride S, the zero padding P
     produces  W2 x H2 x K, with W2 = (W1 - F + 2P)/S + 1
-    learns    F * F * D1 weights a filter, and K biases
+    learns    F * F * D1 weights per filter, and K biases
 
-What networks call a convolution is a correlation: it is the mathematical convolution with the
-kernel flipped. Every network convolves through `convolve`, and nothing else does, so that there is
-one place to make it fast: see `layers/forms.py`.
+What networks call a convolution is a cross-correlation: the mathematical convolution with the
+kernel flipped. Every network convolves through `convolve`, so there is one place to make it fast:
+see `layers/forms.py`.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
     """One int for each of `ndim` spatial axes: 3 -> (3, 3).
 
     Raises:
-      ValueError: a sequence of another length.
+      ValueError: `value` is a sequence of another length.
     """
     values = (value,) * ndim if isinstance(value, int) else tuple(value)
     if len(values) != ndim:
@@ -46,9 +46,7 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def check_count(layer: str, name: str, value: object) -> None:
-    """Raise ValueError unless there is a whole number, at least one, of something; `layer` goes
-    before the message.
-    """
+    """Raise ValueError, prefixed with `layer`, unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"{layer + ': ' if layer else ''}{name} is {value!r}; it must be a whole number of at "
@@ -65,9 +63,7 @@ def pads_of(
     rounding: str,
     layer: str,
 ) -> tuple[tuple[int, int], ...]:
-    """Explicit (before, after) pads for the spatial axes of `shape` [N, *spatial, C]; see
-    `arithmetic.pad_widths`.
-    """
+    """(before, after) pads of the spatial axes of `shape` [N, *spatial, C]; see `pad_widths`."""
     ndim = len(shape) - 2
     return tuple(
         pad_widths(size, f, s, p, d, rounding, layer)
@@ -96,18 +92,18 @@ def convolve(
 
     Args:
       x: [N, *spatial, C]; one, two or three spatial axes.
-      kernel: [*window, C // groups, K], of the dtype of `x`.
+      kernel: [*window, C // groups, K], with the dtype of `x`.
       stride, padding, dilation: pixels; one int for all axes, or one for each.
-      groups: the channels and the filters are split into this many groups, each convolved apart.
+      groups: the channels and filters are split into this many groups, each convolved separately.
       rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more
         zeros after the image.
-      layer: name to put before an error message.
+      layer: name that prefixes error messages.
 
     Returns:
       [N, *output, K].
 
     Raises:
-      ValueError: the window does not fit, or channels and groups do not divide.
+      ValueError: the window does not fit, or `groups` does not divide channels and filters.
     """
     ndim = x.ndim - 2
     window, (seen, filters) = kernel.shape[:-2], kernel.shape[-2:]
@@ -132,10 +128,9 @@ def convolve(
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Inside this context, what is traced has XLA's one convolution on every platform, as who
-    counts operations wants it.
+    """Trace XLA's own convolution on every platform inside this context, to count operations.
 
-    A function that was jitted and called before keeps the form it was traced with.
+    A function that was jitted and called before keeps the form that it was traced with.
     """
     token = _PLAIN.set(True)
     try:
@@ -149,8 +144,8 @@ class Conv(nn.Module):
 
     Attributes:
       filters: K.
-      filter_size: F, one int for all spatial axes or one for each. How many axes there are, the
-        input tells.
+      filter_size: F, one int for all spatial axes or one for each; the input determines the
+        number of axes.
       stride, padding, dilation, groups, rounding: see `convolve`.
       use_bias: whether each filter has a bias.
       dtype: the compute type.
@@ -178,7 +173,7 @@ class Conv(nn.Module):
         if x.shape[-1] % self.groups:
             raise ValueError(
                 f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is "
-                "not whole"
+                "not a whole number"
             )
         kernel = self.param(
             "kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters)

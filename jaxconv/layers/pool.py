@@ -37,7 +37,7 @@ def max_pool(
     `arithmetic.output_size`.
 
     Raises:
-      ValueError: the window does not fit; `layer` is the name put before the message.
+      ValueError: the window does not fit; `layer` prefixes the message.
     """
     lowest = jnp.array(
         -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype
@@ -59,11 +59,11 @@ def average_pool(
     """The mean of each window: [N, *spatial, C] -> [N, *output, C].
 
     Args:
-      count_padding: whether `padding`'s zeros count in the mean, as in PyTorch and Caffe. What
-        `ceil` adds beyond never counts.
+      count_padding: whether `padding`'s zeros count in the mean, as in PyTorch and Caffe. The
+        pixels that `ceil` adds never count.
 
     Raises:
-      ValueError: the window does not fit; `layer` is the name put before the message.
+      ValueError: the window does not fit; `layer` prefixes the message.
     """
     ndim = x.ndim - 2
     if per_axis(window, ndim, "window") == x.shape[1:-1] and not any(
@@ -82,16 +82,15 @@ def average_pool(
     held = functools.reduce(
         jnp.add, _views(counted, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer)
     )
-    # `ceil` can drop a window that begins in the right padding; the padded ones still have it.
+    # `ceil` can drop a window that starts in the right padding; the padded image of ones keeps it.
     return total / lax.slice(held, (0,) * x.ndim, (1, *total.shape[1:-1], 1))
 
 
 def adaptive_average_pool(x: jax.Array, size: Ints) -> jax.Array:
-    """Means over windows that cut each axis into `size` parts as even as they come: [N, *spatial,
-    C] -> [N, *size, C].
+    """Means of `size` parts of each axis, as even as possible: [N, *spatial, C] -> [N, *size, C].
 
-    Part i of n reaches from floor(i * W / n) to ceil((i + 1) * W / n), as in PyTorch: where W < n,
-    pixels are repeated.
+    Part i of n spans floor(i * W / n) to ceil((i + 1) * W / n), as in PyTorch; if W < n, pixels are
+    repeated.
     """
     for axis, parts in enumerate(per_axis(size, x.ndim - 2, "size"), 1):
         width = x.shape[axis]
@@ -122,18 +121,18 @@ def _views(
     for f, p in zip(window, per_axis(padding, ndim, "padding"), strict=True):
         if p >= f:
             raise ValueError(
-                f"{layer + ': ' if layer else ''}a padding of {p} shows the first {f}-wide window "
-                "no pixel"
+                f"{layer + ': ' if layer else ''}with a padding of {p} the first {f}-wide window "
+                "sees no pixel"
             )
     pads = pads_of(x.shape, window, stride, padding, 1, rounding, layer)
     return forms.views(x, filler, window, (stride, pads, (1,) * ndim))
 
 
 class Pool(nn.Module):
-    """A pooling layer without weights: `kind` is `max`, `average`, or `global` (the mean over all
-    positions, [N, C]).
+    """A pooling layer.
 
     Attributes:
+      kind: `max`, `average` or `global` (the mean over all positions, [N, C]).
       window, stride, padding, rounding: see `max_pool`; `global` uses none of them.
     """
 

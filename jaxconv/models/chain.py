@@ -1,10 +1,9 @@
 """Chain networks: [(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX, the lecture's typical architecture.
 
     N  convolutions between two poolings     `convs`
-    M  stages, each with its filters         `filters`, one number a stage
-    K  fully connected layers                `neurons`, one number a layer
-    SOFTMAX                                  the logits are returned; the loss takes the
-                                             softmax
+    M  stages, each with its filters         `filters`, one number per stage
+    K  fully connected layers                `neurons`, one number per layer
+    SOFTMAX                                  logits are returned; the loss applies the softmax
 
 The lecture's hyperparameters are the fields: number and size of features; window and stride of
 pooling; number of neurons.
@@ -33,12 +32,12 @@ class Chain(Network):
       padding: P of every convolution; -1 is the lecture's (F - 1)/2.
       pool: `max`, `average` or `none`, after each stage.
       pool_window, pool_stride: F and S of the pooling.
-      global_pool: the mean of every feature map, instead of all its values, goes to the fully
+      global_pool: feed the mean of each feature map, instead of all its values, to the fully
         connected layers.
       neurons: neurons of each fully connected layer (K layers) before the logits.
-      batch_norm: normalise between CONV and RELU; the convolutions then have no bias.
+      batch_norm: add BatchNorm between CONV and RELU; the convolutions then have no bias.
       dropout: share of values dropped before each fully connected layer while training.
-      rounding: `floor`, `exact` or `ceil`, for convolution and pooling alike.
+      rounding: `floor`, `exact` or `ceil`, for both convolution and pooling.
     """
 
     filters: Sequence[int] = (16, 32)
@@ -57,9 +56,7 @@ class Chain(Network):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Images [N, H, W, C] (or [N, L, C], [N, D, H, W, C]) -> logits [N, num_classes],
-        float32.
-        """
+        """[N, *spatial, C], such as images, -> logits [N, num_classes], float32."""
         if self.pool not in ("max", "average", "none"):
             raise ValueError(f"pool is {self.pool!r}; it must be max, average or none")
         if not 0 <= self.dropout < 1:

@@ -1,5 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet modernised towards a
-Transformer's design.
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet with Transformer-like design.
 
     stage   output   ConvNeXt-T                            S        B              L
     stem    56x56    4x4, 96, stride 4                     96       128            192
@@ -8,8 +7,8 @@ Transformer's design.
     res4    14x14    384, 1536 x9                          x27      512 x27        768 x27
     res5    7x7      768, 3072 x3                          x3       1024 x3        1536 x3
 
-Layer norm instead of BatchNorm, one a block, and one before each 2x2, stride 2 downsampling; GELU;
-each residual scaled by a learnt vector.
+Layer norm instead of BatchNorm, one per block and one before each 2x2, stride 2 downsampling; GELU;
+each residual scaled by a learned vector.
 """
 
 import functools
@@ -28,8 +27,9 @@ gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, layer norm, 1x1 to four times as many, GELU, 1x1 back; scaled, and left out
-    with probability `drop` in training.
+    """Depthwise 7x7, layer norm, 1x1 to four times the filters, GELU, 1x1 back; scaled.
+
+    In training, the residual is dropped with probability `drop`.
     """
 
     drop: float
@@ -50,8 +50,11 @@ class Block(nn.Module):
 
 
 class ConvNeXt(Network):
-    """Attributes: `blocks` and `widths` of each stage, and `drop_path`, the last block's
-    probability of being left out in training.
+    """A ConvNeXt.
+
+    Attributes:
+      blocks, widths: of each stage.
+      drop_path: probability of dropping the last block in training; it grows from 0 at the first.
     """
 
     blocks: Sequence[int] = (3, 3, 9, 3)

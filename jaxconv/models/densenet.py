@@ -1,11 +1,11 @@
-"""DenseNet (Huang et al. 2017, arXiv:1608.06993, Table 1): every layer of a block sees all before
-it.
+"""DenseNet (Huang et al. 2017, arXiv:1608.06993, Table 1): in a block, each layer sees all before.
+
+A layer is norm, ReLU, 1x1 of 4k; norm, ReLU, 3x3 of k = 32 filters. Numbers of layers:
 
 layer                DenseNet-121   -169    -201    -161 (k = 48)
 convolution                      7x7, stride 2
 pooling                          3x3 max pool, stride 2
-dense block 1             6          6       6       6      each layer: norm, ReLU, 1x1 of 4k; norm,
-                          ReLU, 3x3 of k = 32
+dense block 1             6          6       6       6
 transition                       1x1 to half the feature maps, 2x2 average pool
 dense block 2            12         12      12      12
 dense block 3            24         32      48      36
@@ -25,7 +25,7 @@ from jaxconv.models.registry import Entry
 
 
 class DenseLayer(nn.Module):
-    """Adds `growth` feature maps to what it sees."""
+    """Adds `growth` feature maps to its input."""
 
     growth: int
     conv: Callable[..., Conv]
@@ -40,8 +40,12 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(Network):
-    """Attributes: `layers` of each block, `growth` (the paper's k) and `width`, the first
-    convolution's filters.
+    """A DenseNet.
+
+    Attributes:
+      layers: of each block.
+      growth: feature maps that a layer adds (the paper's k).
+      width: filters of the first convolution.
     """
 
     layers: Sequence[int] = (6, 12, 24, 16)

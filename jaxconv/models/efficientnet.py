@@ -1,16 +1,17 @@
-"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): inverted residuals with
-squeeze-and-excitation, scaled in width and depth.
+"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): MBConv scaled in width and depth.
 
-    stage          1        2            3            4            5            6            7
-                   8            9
-    operator    conv3x3  MBConv1 k3x3 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k3x3 MBConv6 k5x5 MBConv6
-                k5x5 MBConv6 k3x3 conv1x1
-    filters        32       16           24           40           80          112          192
-                   320        1280
-    units           1        1            2            2            3            3            4
-                    1           1
-    stride          2        1            2            2            2            1            2
-                    1           1
+MBConv is an inverted residual with squeeze-and-excitation; MBConv6 expands the filters 6 times.
+
+    stage   operator       filters   units   stride
+    1       conv3x3             32       1        2
+    2       MBConv1 k3x3        16       1        1
+    3       MBConv6 k3x3        24       2        2
+    4       MBConv6 k5x5        40       2        2
+    5       MBConv6 k3x3        80       3        2
+    6       MBConv6 k5x5       112       3        1
+    7       MBConv6 k5x5       192       4        2
+    8       MBConv6 k3x3       320       1        1
+    9       conv1x1           1280       1        1
 
 B1 to B7 multiply filters (rounded to multiples of 8) and units (rounded up) by `SCALES`.
 """
@@ -38,13 +39,13 @@ STAGES = (
 
 
 class EfficientNet(Network):
-    """MBConv stages, scaled.
+    """Scaled stages of MBConv units.
 
     Attributes:
       width, depth: multiply filters and units.
       dropout: share of the last features dropped.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
-        first (arXiv:1603.09382).
+      drop_path: probability of dropping the last unit in training; it grows from 0 at the first
+        (arXiv:1603.09382).
       epsilon, momentum: of BatchNorm.
     """
 
@@ -93,7 +94,7 @@ class EfficientNet(Network):
         )
 
 
-# width, depth, dropout, input size of the published errors (torchvision's first weights)
+# width, depth, dropout, input size, errors (torchvision's first weights)
 SCALES = {
     "b0": (1.0, 1.0, 0.2, 224, (22.308, 6.468)),
     "b1": (1.0, 1.1, 0.2, 240, (21.358, 5.814)),

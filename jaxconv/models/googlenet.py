@@ -1,7 +1,6 @@
 """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842, Table 1): inception modules, going deeper.
 
-    type            patch/stride   output       #1x1  #3x3 reduce  #3x3  #5x5 reduce  #5x5  pool
-                    proj
+    type            patch/stride   output       #1x1  #3x3 reduce  #3x3  #5x5 reduce  #5x5  proj
     convolution     7x7/2          112x112x64
     max pool        3x3/2          56x56x64
     convolution     3x3/1          56x56x192               64       192
@@ -20,9 +19,10 @@
     avg pool        7x7/1          1x1x1024
     dropout (40%), linear, softmax
 
-All pooling rounds up. Two auxiliary classifiers hang on 4a and 4d while training; their losses
-count 0.3 each (section 5). `torchvision` is that library's port, which public weights fit:
-BatchNorm, 3x3 where the paper has 5x5, a 2x2 fourth pooling, no LRN.
+The last column is the projection after pooling. All pooling rounds up. In training, two auxiliary
+classifiers are attached to 4a and 4d, and their losses have weight 0.3 (section 5). `torchvision`
+selects that library's port, which public weights fit: BatchNorm, 3x3 instead of 5x5, a 2x2 fourth
+pooling, no LRN.
 """
 
 from collections.abc import Callable
@@ -59,8 +59,9 @@ LOSS_WEIGHT = 0.3
 
 
 class Inception(nn.Module):
-    """1x1, 3x3, 5x5 (of `large` pixels) and pooling side by side; `conv` makes a convolution with
-    what follows it.
+    """1x1, 3x3, 5x5 (of `large` pixels) and pooling, concatenated.
+
+    `conv` builds a convolution together with what follows it.
     """
 
     sizes: tuple[int, ...]
@@ -109,10 +110,10 @@ class GoogLeNet(Network):
     """Inception modules, with two auxiliary classifiers.
 
     Attributes:
-      torchvision: that library's port rather than the paper's.
-      auxiliary: have the two auxiliary classifiers. Their logits are kept in the collection
-        `auxiliary` while training.
-      modules: the inception modules to have, such as `3a 4a 4d`, for a smaller network.
+      torchvision: build torchvision's port instead of the paper's network.
+      auxiliary: add the two auxiliary classifiers. In training, their logits are stored in the
+        collection `auxiliary`.
+      modules: the inception modules to include, such as `3a 4a 4d` for a smaller network.
     """
 
     torchvision: bool = False

@@ -7,7 +7,7 @@ Version 1 (Howard et al. 2017, arXiv:1704.04861, Table 1): conv 3x3/2, 32; then 
     stride    1    2   1    2   1    2   1   1   1   1   1     2    1
 
 Version 2 (Sandler et al. 2018, arXiv:1801.04381, Table 2), inverted residuals after conv 3x3/2, 32,
-and conv 1x1, 1280 in the end:
+and before conv 1x1, 1280:
 
     expansion t   1   6   6   6   6   6   6
     filters c    16  24  32  64  96 160 320
@@ -76,14 +76,15 @@ class MobileNetV1(Network):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expanded` feature maps, depthwise, 1x1 back to `filters`; the narrow ends are joined
-    where their shapes agree.
+    """1x1 to `expanded` feature maps, depthwise, 1x1 to `filters`.
+
+    A shortcut joins the narrow ends if their shapes agree.
 
     Attributes:
-      squeezed: filters in the middle of squeeze-and-excitation; 0 is none.
+      squeezed: filters in the middle of squeeze-and-excitation; 0 for none.
       gate: its last activation.
-      se_act: its first.
-      drop: probability of leaving the unit out while training (stochastic depth, arXiv:1603.09382).
+      se_act: its first activation.
+      drop: probability of dropping the unit in training (stochastic depth, arXiv:1603.09382).
     """
 
     filters: int
@@ -118,7 +119,7 @@ class InvertedResidual(nn.Module):
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="project")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
             return y
-        # One draw an image: the whole unit or none of it.
+        # One draw per image drops or keeps the whole unit.
         return x + stochastic_depth(y, self.drop, self.train)
 
 
@@ -174,7 +175,7 @@ class Row(NamedTuple):
 
 
 class MobileNetV3(Network):
-    """Found by search.
+    """A network found by architecture search.
 
     Attributes:
       rows: the units.
@@ -264,7 +265,7 @@ PAPERS = {
     2: "Sandler et al. 2018, arXiv:1801.04381",
     3: "Howard et al. 2019, arXiv:1905.02244",
 }
-# Errors: version 1 the paper's Table 8 (top-1 alone), 2 and 3 torchvision's first weights.
+# Errors: version 1 from the paper's Table 8 (top-1 only), 2 and 3 from torchvision's first weights.
 MODELS = {
     "mobilenet_v1": Entry(MobileNetV1, {}, 2017, PAPERS[1], errors=(29.4,)),
     "mobilenet_v2": Entry(MobileNetV2, {}, 2018, PAPERS[2], errors=(28.122, 9.714)),

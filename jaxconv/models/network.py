@@ -1,6 +1,4 @@
-"""What all networks share: the fields that `create_model` sets, named feature maps, and the layers
-that a mode of training shapes.
-"""
+"""What all networks share: the fields of `create_model`, named feature maps, common layers."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers import BatchNorm, Conv, Dense, relu
 
-# The layout of parameter paths, which are public: one more whenever one of any network changes (see
+# The version of the public parameter paths: increase it whenever a path of any network changes (see
 # train/initial.py).
 LAYOUT = 1
 FEATURES, AUXILIARY = "features", "auxiliary"
@@ -26,10 +24,10 @@ class Network(nn.Module):
       num_classes: logits to return; 0 returns the input of the last layer, the features.
       dtype: the compute type; parameters, running statistics and logits are float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
-      norm_groups: consecutive parts of the batch that BatchNorm takes statistics of by itself, see
-        `layers.BatchNorm`.
-      frozen_norm: BatchNorm uses its running statistics while training too, and gradients flow
-        through it (a frozen backbone).
+      norm_groups: number of consecutive parts of the batch that BatchNorm normalises separately,
+        see `layers.BatchNorm`.
+      frozen_norm: BatchNorm uses its running statistics in training too, and gradients flow through
+        it (a frozen backbone).
     """
 
     num_classes: int
@@ -41,9 +39,7 @@ class Network(nn.Module):
     def tools(
         self, train: bool, **norm: Any
     ) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
-        """Convolution without bias, and BatchNorm, as this network and this mode of training have
-        them.
-        """
+        """Constructors of bias-free convolution and of BatchNorm, for this network and mode."""
         settings = {
             "use_running_average": not train or self.frozen_norm,
             "axis_name": self.axis_name,
@@ -55,25 +51,26 @@ class Network(nn.Module):
         )
 
     def note(self, name: str, x: jax.Array) -> jax.Array:
-        """Name a feature map, for `jaxconv.features`, `jaxconv.summarize` and rematerialisation by
-        name; returns it.
+        """Name a feature map and return it.
+
+        `jaxconv.features`, `jaxconv.summarize` and rematerialisation use the name.
         """
         x = checkpoint_name(x, name)
         self.keep(FEATURES, name, x)
         return x
 
     def keep(self, collection: str, name: str, value: Any) -> None:
-        """Put a value into a collection, where whoever applies the network asks for it by
-        `mutable`.
+        """Store a value in a collection if the caller of `apply` made it `mutable`.
 
-        Unlike Linen's `sow`, the name may be a layer's too.
+        Unlike in Linen's `sow`, the name may be that of a layer.
         """
         if self.is_mutable_collection(collection) and not self.is_initializing():
             self.put_variable(collection, name, value)
 
     def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
-        """The logits: the last fully connected layer, [N, ...] -> [N, num_classes] float32; with 0
-        classes its input, [N, C] float32.
+        """The last fully connected layer: [N, ...] -> logits [N, num_classes], float32.
+
+        With 0 classes its input is returned, [N, C] float32.
         """
         if not self.num_classes:
             return x.reshape(x.shape[0], -1).astype(jnp.float32)
@@ -86,7 +83,7 @@ class ConvNorm(nn.Module):
     Attributes:
       conv, norm: from `Network.tools`.
       act: the activation; None for none.
-      padding: pixels; -1 is (F - 1)/2 of the dilated filter.
+      padding: pixels; -1 is (F - 1)/2.
     """
 
     filters: int
@@ -110,11 +107,12 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights each feature map by what all of them say together (Hu et al. 2018, arXiv:1709.01507);
-    parameters under `reduce`, `expand`.
+    """Scales each feature map by a weight computed from the means of all of them.
+
+    Hu et al. 2018, arXiv:1709.01507. Parameters are under `reduce` and `expand`.
 
     Attributes:
-      squeezed: filters in between.
+      squeezed: filters of `reduce`.
       act, gate: the two activations.
     """
 
@@ -132,10 +130,9 @@ class SqueezeExcite(nn.Module):
 
 
 def stochastic_depth(x: jax.Array, share: float, train: bool) -> jax.Array:
-    """While training, leave this share of the examples of a residual [N, *spatial, C] out, and
-    scale the others up.
+    """In training, drop a residual [N, *spatial, C] for a share of examples and scale the others.
 
-    Huang et al. 2016, arXiv:1603.09382. To be called inside of a module.
+    Huang et al. 2016, arXiv:1603.09382. Call it inside a module.
     """
     return nn.Dropout(share, broadcast_dims=tuple(range(1, x.ndim)), deterministic=not train)(x)
 
@@ -146,8 +143,6 @@ def global_mean(x: jax.Array) -> jax.Array:
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `channels`, not below 90% of it (the MobileNets'
-    rule).
-    """
+    """The multiple of `divisor` nearest to `channels`, at least 90% of it (MobileNets' rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,12 +1,10 @@
-"""RegNet: widths of units on a line, quantised (Radosavovic et al. 2020, arXiv:2003.13678, section
-3.3).
+"""RegNet (Radosavovic et al. 2020, arXiv:2003.13678, section 3.3): quantised linear widths.
 
-Unit j of `depth` wants the width w_0 + w_a * j. It gets w_0 * w_m^s, with s rounded, as a multiple
-of 8; units of the same width are a stage. A unit is 1x1, 3x3 in groups of `group_width`, 1x1
-without a bottleneck; Y adds squeeze-and-excitation to X.
+Unit j of `depth` has the target width w_0 + w_a * j. Its width is w_0 * w_m^s with s rounded, as a
+multiple of 8; units of the same width form a stage. A unit is 1x1, 3x3 in groups of `group_width`,
+1x1, without a bottleneck; RegNetY adds squeeze-and-excitation to RegNetX.
 
-    network   depth   w_0   w_a    w_m   group width        (Tables 5 to 8 of the appendix; here as
-              `X` and `Y` below)
+`X` and `Y` below list depth, w_0, w_a, w_m and group width (Tables 5 to 8 of the appendix).
 """
 
 from collections.abc import Callable
@@ -35,9 +33,7 @@ def stages(
 
 
 class Unit(nn.Module):
-    """1x1, 3x3 in groups, squeeze-and-excitation by `squeezed` filters (0: none), 1x1, and the
-    shortcut.
-    """
+    """1x1, grouped 3x3, squeeze-and-excitation (`squeezed` filters, 0: none), 1x1; a shortcut."""
 
     filters: int
     stride: int
@@ -63,8 +59,11 @@ class Unit(nn.Module):
 
 
 class RegNet(Network):
-    """Attributes: the five numbers of the module's docstring, and `squeeze`, which share of a
-    unit's input squeeze-and-excitation keeps.
+    """A RegNet.
+
+    Attributes:
+      depth, w_0, w_a, w_m, group_width: see the module's docstring.
+      squeeze: filters of squeeze-and-excitation as a share of the unit's input; 0 for none.
     """
 
     depth: int = 16

@@ -1,23 +1,21 @@
-"""ResNet and its kin: deep residual learning (He et al. 2015, arXiv:1512.03385, Table 1).
+"""ResNet and its variants: deep residual learning (He et al. 2015, arXiv:1512.03385, Table 1).
 
-    layer   output    18-layer       34-layer       50-layer             101-layer
-            152-layer
+    layer   output    18-layer       34-layer       50-layer             101-layer   152-layer
     conv1   112x112                  7x7, 64, stride 2
     conv2_x 56x56                    3x3 max pool, stride 2
-                      [3x3, 64]x2    [3x3, 64]x3    [1x1 64, 3x3 64,     the same x3           the
-                                     same x3
-                      [3x3, 64]      [3x3, 64]       1x1 256]x3
-    conv3_x 28x28     128 x2         128 x4         128, 128, 512 x4     x4                    x8
-    conv4_x 14x14     256 x2         256 x6         256, 256, 1024 x6    x23                   x36
-    conv5_x 7x7       512 x2         512 x3         512, 512, 2048 x3    x3                    x3
+                      [3x3, 64       [3x3, 64       [1x1 64, 3x3 64,     the same    the same
+                       3x3, 64]x2     3x3, 64]x3     1x1 256]x3          x3          x3
+    conv3_x 28x28     128 x2         128 x4         128, 128, 512 x4     x4          x8
+    conv4_x 14x14     256 x2         256 x6         256, 256, 1024 x6    x23         x36
+    conv5_x 7x7       512 x2         512 x3         512, 512, 2048 x3    x3          x3
             1x1                      average pool, 1000-d fc, softmax
 
-Version 1 has a stage's stride on the first 1x1 of its first unit, as the paper; 1.5 on the 3x3, as
-everybody means it; 2 normalises and rectifies before each convolution ("Identity mappings", He et
-al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2) have 3 stages of n units of
-16, 32, 64 filters, 6n + 2 layers, and shortcuts without weights. Wide ResNet (arXiv:1605.07146)
-widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, SE-ResNet (arXiv:1709.01507)
-weighs the unit's feature maps.
+Version 1 has a stage's stride on the first 1x1 of its first unit, as in the paper. Version 1.5 has
+it on the 3x3, as is now usual. Version 2 applies BatchNorm and ReLU before each convolution
+("Identity mappings", He et al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2)
+have 3 stages of n units with 16, 32 and 64 filters, 6n + 2 layers, and shortcuts without weights.
+Wide ResNet (arXiv:1605.07146) widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, and
+SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +30,7 @@ from jaxconv.models.registry import Entry
 
 
 class Unit(nn.Module):
-    """A residual unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 where it is a
-    bottleneck.
+    """A unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 as a bottleneck.
 
     Attributes:
       filters: of the unit's output.
@@ -42,7 +39,7 @@ class Unit(nn.Module):
         on the 3x3.
       shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new
         feature maps).
-      drop: probability of leaving the unit out while training, see `network.stochastic_depth`.
+      drop: probability of dropping the residual in training, see `network.stochastic_depth`.
     """
 
     filters: int
@@ -90,8 +87,9 @@ class Unit(nn.Module):
 
 
 class PreactivationUnit(nn.Module):
-    """A residual unit of version 2: norm, ReLU, convolution, each time; the shortcut begins after
-    the first ReLU where it has weights.
+    """A unit of version 2: norm and ReLU before each convolution.
+
+    A shortcut with weights starts after the first ReLU.
     """
 
     filters: int
@@ -120,9 +118,7 @@ class PreactivationUnit(nn.Module):
 
 
 def _pad_shortcut(x: jax.Array, stride: int, filters: int) -> jax.Array:
-    """The paper's option A: every stride-th pixel, and zeros for the feature maps that are new,
-    half before and half after.
-    """
+    """The paper's option A: every stride-th pixel, and zero feature maps added on both sides."""
     new = filters - x.shape[-1]
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
@@ -132,16 +128,16 @@ class ResNet(Network):
 
     Attributes:
       units: of each stage.
-      bottleneck: 1x1, 3x3, 1x1 units, four times as wide at their ends.
+      bottleneck: use 1x1, 3x3, 1x1 units, whose output is four times as wide.
       version: 1, 1.5 or 2.
-      width: filters of the first stage; each further one has twice as many.
+      width: filters of the first stage; each later stage has twice as many.
       groups: of the 3x3 convolutions (ResNeXt's cardinality).
       group_width: filters of a group in the first stage; 0 is `width / groups`.
-      squeeze: reduction of squeeze-and-excitation; 0 is none.
-      small_images: the CIFAR networks' beginning, one 3x3 convolution without stride or pooling.
+      squeeze: reduction ratio of squeeze-and-excitation; 0 for none.
+      small_images: use the CIFAR networks' stem, one 3x3 convolution without stride or pooling.
       shortcut: `projection` or `pad`.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
-        first (arXiv:1603.09382).
+      drop_path: probability of dropping the last unit in training; it grows from 0 at the first
+        (arXiv:1603.09382).
     """
 
     units: Sequence[int] = (2, 2, 2, 2)

@@ -1,31 +1,39 @@
-"""Networks that are a line of the notation (models/notation.py), and the famous ones among them.
+"""Networks written in the notation of models/notation.py, and the famous ones among them.
 
 LeNet-5 (LeCun et al. 1998): [CONV-POOL-CONV-POOL-CONV-FC], 5x5 filters at stride 1, 2x2 subsampling
 at stride 2.
 
-AlexNet (Krizhevsky et al. 2012), as the lecture has it:
+AlexNet (Krizhevsky et al. 2012), as in the lecture:
     [227x227x3] INPUT
-    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0      [13x13x384] CONV3: 384 3x3 filters at
-    stride 1, pad 1 [27x27x96] MAX POOL1: 3x3 filters at stride 2              [13x13x384] CONV4:
-    384 3x3 filters at stride 1, pad 1
-    [27x27x96] NORM1                                           [13x13x256] CONV5: 256 3x3 filters at
-    stride 1, pad 1 [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2      [6x6x256] MAX POOL3:
-    3x3 filters at stride 2 [13x13x256] MAX POOL2: 3x3 filters at stride 2             [4096] FC6,
-    [4096] FC7, [1000] FC8 [13x13x256] NORM2
-As in 2012: convolutions 2, 4 and 5 in two groups, each norm before its pooling.
+    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0
+    [27x27x96] MAX POOL1: 3x3 filters at stride 2
+    [27x27x96] NORM1
+    [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2
+    [13x13x256] MAX POOL2: 3x3 filters at stride 2
+    [13x13x256] NORM2
+    [13x13x384] CONV3: 384 3x3 filters at stride 1, pad 1
+    [13x13x384] CONV4: 384 3x3 filters at stride 1, pad 1
+    [13x13x256] CONV5: 256 3x3 filters at stride 1, pad 1
+    [6x6x256] MAX POOL3: 3x3 filters at stride 2
+    [4096] FC6, [4096] FC7, [1000] FC8
+`alexnet_2012` has convolutions 2, 4 and 5 in two groups and each norm before its pooling, as in the
+paper.
 
 ZFNet (Zeiler and Fergus 2013, arXiv:1311.2901): "AlexNet but: CONV1 7x7 stride 2; CONV3,4,5 with
-512, 1024, 512 filters"; conv2 5x5 at stride 2 and pooling that rounds up, as the paper's Figure 3
-has them; the base model keeps 384, 384, 256.
+512, 1024, 512 filters". As in the paper's Figure 3, conv2 is 5x5 at stride 2 and the first two
+poolings round up. `zfnet_base` keeps 384, 384, 256.
 
 VGG (Simonyan and Zisserman 2014, arXiv:1409.1556, Table 1), conv3 and conv1 in five stages, each
-with a 2x2 max pool after it:
-    A 64 | 128 | 256 256 | 512 512 | 512 512               C, D 64 64 | 128 128 | 256 256 256 | 512
-    512 512 | 512 512 512 A-LRN: a norm after the first; B 64 64 | 128 128 | ...  (the third of a
-    stage is conv1 in C); E: four in the last three stages FC-4096, FC-4096, FC-1000, soft-max
+followed by a 2x2 max pool:
+    A      64    | 128     | 256 256     | 512 512     | 512 512
+    A-LRN  A with a norm after the first convolution
+    B      64 64 | 128 128 | 256 256     | 512 512     | 512 512
+    C, D   64 64 | 128 128 | 256 256 256 | 512 512 512 | 512 512 512   (in C, each third is conv1)
+    E      64 64 | 128 128 | 256 x4      | 512 x4      | 512 x4
+    FC-4096, FC-4096, FC-1000, soft-max
 
 All-CNN-C (Springenberg et al. 2014, arXiv:1412.6806, Tables 1 and 2): the lecture's "just CONV",
-strides instead of pooling.
+with strides instead of pooling.
 """
 
 from collections.abc import Iterator
@@ -63,7 +71,7 @@ class Text(Network):
     Attributes:
       text: in the notation. A last `fc` or `conv` without a number has `num_classes` outputs; with
         0 classes it is left out.
-      by_stage: name convolutions by stage, `conv2_1`, as the VGG networks do, rather than through,
+      by_stage: number convolutions by stage, `conv2_1`, as in VGG, instead of consecutively,
         `conv3`.
     """
 
@@ -139,11 +147,10 @@ def _same(name: str, size: int, dilation: int) -> int:
 
 
 def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Layer]]:
-    """A name for each layer: conv1, relu1, pool1, norm1, ..., and fully connected layers counted on
-    from the convolutions.
+    """Name each layer: conv1, relu1, pool1, norm1, ...
 
-    With `by_stage`, conv2_1 is the first convolution after the first pooling, and counting goes on
-    from the stages.
+    The numbers of fully connected layers continue those of the convolutions. With `by_stage`,
+    conv2_1 is the first convolution after the first pooling, and they continue those of the stages.
     """
     counts: dict[str, int] = {}
     taken: dict[str, int] = {}
@@ -183,9 +190,7 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
 
 
 def outputs_of(text: str) -> int | None:
-    """The number of outputs that a text says itself; None where its last layer leaves it open, or
-    it has none.
-    """
+    """The number of outputs that a text specifies; None if it leaves the number open."""
     counts = _counts(text)
     return counts[-1] if counts else None
 
@@ -200,13 +205,14 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
 
     Args:
       text: in the notation; see models/notation.py.
-      num_classes: for a last layer without a number; one with a number needs none.
+      num_classes: for a last layer without a number; otherwise optional.
       by_stage: see `name_layers`.
       **fields: `dtype`, `axis_name`, `frozen_norm`.
 
     Raises:
       NotationError: a mistake in the text.
-      ValueError: the text leaves the number of classes open and it is not given, or the two differ.
+      ValueError: the text leaves the number of classes open and `num_classes` is not given, or the
+        two differ.
     """
     given, still_open = outputs_of(text), None in _counts(text)
     if num_classes is None and still_open:
@@ -247,7 +253,7 @@ ALL_CNN_C = (
     "dropout0.5 "
     "conv3-192p0 relu conv1-192 relu conv1 relu globalpool"
 )
-# {0} is what comes after each convolution.
+# {0} is what follows each convolution.
 VGG = {
     "vgg11": "conv3-64 {0} maxpool2 conv3-128 {0} maxpool2 [conv3-256 {0}]*2 maxpool2 [[conv3-512 "
     "{0}]*2 maxpool2]*2",
@@ -264,9 +270,7 @@ VGG = {
 
 
 def vgg(name: str, after: str = "relu") -> str:
-    """A configuration of VGG's Table 1, with what comes after each convolution: `relu`, or `bn
-    relu`.
-    """
+    """A configuration of VGG's Table 1, with `relu` or `bn relu` after each convolution."""
     return f"{VGG[name].format(after)} adaptpool7 {HEAD}"
 
 

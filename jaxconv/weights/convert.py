@@ -1,4 +1,4 @@
-"""Weights from outside: read a file, turn it into ours, and keep it in a folder to start from.
+"""Convert a file of weights from other frameworks into a folder to start training from.
 
 jaxconv convert resnet50.pth --model=resnet50 --out=DIR
 jaxconv train ... --config.model.name=resnet50 --config.model.init_from=DIR
@@ -21,21 +21,19 @@ from jaxconv.weights.torchvision import load_torchvision
 
 log = logging.getLogger(__name__)
 
-# Under which key files of well-known training scripts keep the state dict, and what they put before
-# its names.
+# Keys under which well-known training scripts store the state dict, and the prefixes of its names.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_state_dict(file: Path) -> dict[str, np.ndarray]:
-    """Arrays by name from a `.safetensors` file, or, where torch is installed, from a `.pth` or
-    `.pt` file.
+    """Read arrays by name from a `.safetensors` file, or with torch from a `.pth` or `.pt` file.
 
     Raises:
-      UserError: there is no such file, it is none of these, it is damaged, or torch is not there.
+      UserError: the file does not exist, has another type or is damaged, or torch is not installed.
     """
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file", exit_code=1)
+        raise UserError(f"{file}: the file does not exist", exit_code=1)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -52,8 +50,8 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{file}: reading it needs torch, which is not installed here. Where it is, this "
-            "writes a file that needs none: "
+            f"{file}: reading it requires torch, which is not installed. On a machine with torch, "
+            "this writes a file that can be read without it: "
             'python -c "import torch, safetensors.torch as s; '
             f"s.save_file(torch.load({file.name!r}, weights_only=True), "
             f"'{file.stem}.safetensors')\"",
@@ -63,7 +61,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{file}: cannot be read as weights of PyTorch ({in_words(error)})",
+            f"{file}: cannot be read as PyTorch weights ({in_words(error)})",
             exit_code=1,
         ) from error
     return {
@@ -73,7 +71,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
-    """The state dict, out of what a training script has wrapped it in."""
+    """Unwrap the state dict from what a training script saved."""
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -83,7 +81,7 @@ def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
         or not all(isinstance(value, tensor) for value in loaded.values())
     ):
         raise UserError(
-            f"{file}: holds {short(type(loaded).__name__)}, not a state dict of tensors",
+            f"{file}: contains {short(type(loaded).__name__)}, not a state dict of tensors",
             exit_code=1,
         )
     for prefix in _PREFIXES:
@@ -93,8 +91,10 @@ def _state_dict_in(file: Path, loaded: Any, tensor: type) -> dict[str, Any]:
 
 
 def convert(file: str, model: str, out: str) -> dict[str, Any]:
-    """Turn a file of torchvision's weights into a folder that `config.model.init_from` takes;
-    returns what weights.json says.
+    """Convert a file of torchvision's weights into a folder for `config.model.init_from`.
+
+    Returns:
+      The contents of weights.json.
 
     Raises:
       UserError: the file or the folder cannot be used, or entries are missing, left over or

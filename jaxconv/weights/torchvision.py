@@ -1,10 +1,9 @@
-"""Weights in torchvision's layout: which of its names each of our parameters has, and how the
-arrays are turned.
+"""Convert weights from torchvision's layout: the names of parameters and the order of axes.
 
 PyTorch                                ours
 convolution weight [K, C, H, W]        kernel [H, W, C, K]
-linear weight [K, D]                   kernel [D, K]; after a volume, D is read as C, H, W there and
-                                       as H, W, C here
+linear weight [K, D]                   kernel [D, K]; after a volume, D is in the order C, H, W
+                                       in PyTorch and H, W, C here
 batch and layer norm weight, bias      scale, bias
 running_mean, running_var              batch_stats mean, var
 """
@@ -21,8 +20,8 @@ from jaxconv.models import abstract_variables, create_model, model_arguments, us
 from jaxconv.models.notation import parse
 from jaxconv.models.text import name_layers
 
-# Our module's path -> torchvision's, by family; the first pattern that fits is taken. {0}, {1} are
-# what the pattern found, as `_fill` writes it: {0-1} one less, {0=} as it is, and so on.
+# Our module's path -> torchvision's, by family; the first matching pattern is used. {0}, {1} are
+# its groups as `_fill` formats them: {0-1} is one less, {0=} is unchanged, and so on.
 _RESNET = {
     r"conv1/conv": "conv1",
     r"conv1/norm": "bn1",
@@ -85,7 +84,7 @@ _LEAVES = {
 
 
 def _fill(template: str, found: tuple[str, ...]) -> str:
-    """Put what a pattern found into a template; what stands behind the number says how."""
+    """Fill a template with a pattern's groups; the suffix after the number says how."""
     ways = {
         "": lambda v: _SEQUENCE.get(v, v),
         "=": lambda v: v,
@@ -109,8 +108,9 @@ def _by_table(table: dict[str, str], modules: list[str]) -> dict[str, str]:
 
 
 def _text_names(name: str) -> dict[str, str]:
-    """A chain is two of torchvision's sequences, `features` and, after the adaptive pooling,
-    `classifier`, numbered by layer.
+    """Names of a chain's layers, numbered in torchvision's `features` and `classifier`.
+
+    `classifier` starts after the adaptive pooling.
     """
     arguments, named, part, number = model_arguments(name), {}, "features", 0
     for path, layer in name_layers(parse(arguments["text"]), arguments["by_stage"]):
@@ -125,13 +125,12 @@ def _text_names(name: str) -> dict[str, str]:
 def _inverted_residual_names(
     modules: list[str], first: str, last: str, head: dict[str, str], block: str
 ) -> dict[str, str]:
-    """MobileNets and EfficientNets: units numbered in order, and inside them the parts that there
-    are.
+    """Names in MobileNets and EfficientNets: units numbered in order, and parts within a unit.
 
     Args:
       first, last: our names of the convolutions before and after the units.
-      head: our fully connected layers and theirs.
-      block: the template of a unit's part: {unit} counts units from 1, {stage} and {n} are those of
+      head: our names of fully connected layers -> torchvision's.
+      block: the template of a unit's part: {unit} counts units from 1, {stage} and {n} come from
         our name, {part} counts parts from 0.
     """
     named = {f"{first}/{part}": f"features.0.{_SEQUENCE[part]}" for part in ("conv", "norm")} | head
@@ -152,8 +151,8 @@ def _inverted_residual_names(
             prefix = block.format(unit=count, stage=stage, n=n, part=number)
             inner = ("reduce", "expand") if part == "se" else ("conv", "norm")
             for position, name in enumerate(inner):
-                # Version 2's last 1x1 and its norm are no sequence of their own, but the unit's
-                # next two parts.
+                # In version 2 the last 1x1 and its norm are not a sequence, but the unit's next two
+                # parts.
                 flat = block.startswith("features.{unit}.conv") and part == "project"
                 named[f"{unit}/{part}/{name}"] = (
                     block.format(unit=count, stage=stage, n=n, part=number + position)
@@ -167,8 +166,10 @@ def _inverted_residual_names(
 
 
 def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
-    """torchvision's name of each of our modules; raises ValueError where torchvision has no such
-    network.
+    """torchvision's name for each of our modules.
+
+    Raises:
+      ValueError: torchvision does not have the network.
     """
     if (
         name.startswith(("alexnet_torchvision", "vgg"))
@@ -207,15 +208,15 @@ def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
 def load_torchvision(
     name: str, state_dict: Mapping[str, Any], num_classes: int = 0
 ) -> dict[str, Any]:
-    """Our variables from torchvision's state dict.
+    """Convert torchvision's state dict to our variables.
 
     Args:
       name: of our network, such as `resnet50`.
       state_dict: arrays by torchvision's names: numpy, or PyTorch tensors.
-      num_classes: of the weights; 0 takes it from their last bias.
+      num_classes: of the weights; 0 infers it from their last bias.
 
     Returns:
-      `params` and, where there is BatchNorm, `batch_stats`, as numpy arrays, float32.
+      `params` and, with BatchNorm, `batch_stats`, as float32 numpy arrays.
 
     Raises:
       ValueError: entries are missing, left over or of another shape; the message lists them by
@@ -248,9 +249,7 @@ def load_torchvision(
             continue
         value = _turned(arrays[key], leaf.shape, _flattened_channels(name, module))
         if value is None:
-            misshapen.append(
-                f"{key} is {arrays[key].shape}, where {path} {leaf.shape} was expected"
-            )
+            misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
             loaded[path] = value
     left_over = sorted(arrays.keys() - used)
@@ -275,8 +274,9 @@ def _modules(leaves: Mapping[str, Any]) -> list[str]:
 
 
 def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
-    """How many classes the weights tell apart: the length of the bias of the layer that has one
-    logit in a network of one class.
+    """The number of classes of the weights, from the bias of the layer of logits.
+
+    That layer is the one with a single output in a network for one class.
     """
     leaves = _leaves(name, 1, arguments)
     modules = _modules(leaves)
@@ -288,12 +288,12 @@ def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, An
     head = next("/".join(module) for _, *module, _ in logits if not module[0].startswith("aux"))
     bias = f"{torchvision_modules(name, modules)[head]}.bias"
     if bias not in arrays:
-        raise ValueError(f"{name}: missing: {bias}, which tells the number of classes")
+        raise ValueError(f"{name}: missing: {bias}, which gives the number of classes")
     return len(arrays[bias])
 
 
 def _flattened_channels(name: str, module: str) -> int:
-    """Feature maps of the volume that a fully connected layer flattens; 0 where it gets none."""
+    """Feature maps of the volume that a fully connected layer flattens; 0 if it flattens none."""
     if module in ("aux1_fc1", "aux2_fc1"):
         return 128
     if module == "fc6" and name.startswith(("alexnet", "vgg")):
@@ -302,7 +302,7 @@ def _flattened_channels(name: str, module: str) -> int:
 
 
 def _turned(value: np.ndarray, shape: tuple[int, ...], flattened: int) -> np.ndarray | None:
-    """The array in our layout, or None where it does not have the shape in any."""
+    """The array in our layout, or None if it does not fit `shape` in any layout."""
     if flattened and value.ndim == 2 and value.shape[1] % flattened == 0:
         # [K, C * positions] -> [positions * C, K]
         value = (
@@ -310,7 +310,7 @@ def _turned(value: np.ndarray, shape: tuple[int, ...], flattened: int) -> np.nda
         )
     if value.ndim == 4 and len(shape) == 4:
         value = value.transpose(2, 3, 1, 0)
-    elif value.ndim == 2 and len(shape) == 4:  # a linear layer that we write as 1x1 convolution
+    elif value.ndim == 2 and len(shape) == 4:  # a linear layer that is a 1x1 convolution here
         value = value.T.reshape(1, 1, *value.T.shape)
     elif value.ndim == 2:
         value = value.T

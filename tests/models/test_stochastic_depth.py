@@ -1,4 +1,4 @@
-"""Stochastic depth: what is left out while training, and that nothing else changes."""
+"""Stochastic depth: what is dropped in training, and that nothing else changes."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ def test_it_acts_in_training_alone(name):
         create_model(name, 5, drop_path=share, **NETWORKS[name]) for share in (0.0, 0.9)
     )
     variables = jax.jit(moving.init)(jax.random.key(0), images)
-    if name == "convnext_tiny":  # whose residuals begin a millionth as large
+    if name == "convnext_tiny":  # its residuals start a millionth as large
         params = jax.tree_util.tree_map_with_path(
             lambda p, x: x * 1e6 if p[-1].key == "scale" and x.ndim == 1 else x, variables["params"]
         )
@@ -62,7 +62,7 @@ def test_a_unit_is_left_out_whole_and_the_mean_is_kept():
 
 
 def test_units_are_left_out_linearly_in_depth():
-    """The first never, the last with the whole probability."""
+    """The first unit is never dropped, the last with the full probability."""
     model = create_model("resnet50", 5, units=(2, 2, 1), width=4, small_images=True, drop_path=0.2)
     seen = {}
 

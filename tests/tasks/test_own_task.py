@@ -146,7 +146,7 @@ def test_evaluate_look_report_export_and_predict(trained, tmp_path, caplog):
         said = prediction.as_dict()
         assert said["file"].endswith("x.png") and abs(said["angle"] - angle) < 40
         assert prediction.rows().splitlines()[1] == f"  angle: {said['angle']:.4g}"
-        with pytest.raises(UserError, match="tells no classes apart; it gives angle: ask `serve`"):
+        with pytest.raises(UserError, match="is not a classifier; it returns angle: call `serve`"):
             network.predict(image[None])
 
 

@@ -1,5 +1,4 @@
-"""Parity with torchvision: random weights and random BatchNorm statistics, converted, give the same
-logits and the same maps in between.
+"""Parity with torchvision: converted random weights give the same logits and feature maps.
 
 Needs torch and torchvision, which `.ci/run` installs; skipped where they are absent.
 """
@@ -99,9 +98,7 @@ SIZE = 96
 
 
 def random_torch_model(torchvision, name):
-    """Weights as they are initialised, BatchNorm with random statistics, scales and shifts; in
-    inference mode.
-    """
+    """A network in inference mode with initial weights and random BatchNorm values."""
     torch.manual_seed(0)
     name = name.removesuffix("_torchvision")
     settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
@@ -162,8 +159,8 @@ def test_wrong_entries_are_listed(torchvision):
     assert "missing: bn1.bias (for params/conv1/norm/bias)" in message
     assert "left over: layer9.weight" in message
     assert (
-        "of another shape: conv1.weight is (64, 3, 5, 5), where params/conv1/conv/kernel (7, 7, 3, "
-        "64) was expected" in message
+        "of another shape: conv1.weight is (64, 3, 5, 5), but params/conv1/conv/kernel is (7, 7, "
+        "3, 64)" in message
     )
     with pytest.raises(
         ValueError, match="torchvision has no network in the layout of 'se_resnet50'"

@@ -1,6 +1,4 @@
-"""Weights from files, into folders, into trainings: other classes, other channels, and everything
-that can be wrong with them.
-"""
+"""Weights from files, into folders and training: other classes, other channels, bad files."""
 
 import json
 import sys
@@ -24,9 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def state_dict_of(name="resnet18", classes=5, seed=0):
-    """Random arrays under torchvision's names, as `load_torchvision` asks for them: it names what
-    it misses.
-    """
+    """Random arrays under torchvision's names, found from the error of `load_torchvision`."""
     random = np.random.default_rng(seed)
     try:
         jaxconv.load_torchvision(name, {}, classes)
@@ -51,9 +47,7 @@ def state_dict_of(name="resnet18", classes=5, seed=0):
 
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory):
-    """A safetensors file of a random ResNet-18 for 5 classes, and the folder that it was converted
-    to.
-    """
+    """A safetensors file of a random ResNet-18 for 5 classes, and its converted folder."""
     folder = tmp_path_factory.mktemp("weights")
     save_file(state_dict_of(), folder / "resnet18.safetensors")
     convert(str(folder / "resnet18.safetensors"), "resnet18", str(folder / "out"))
@@ -105,7 +99,7 @@ def test_pth_files_bare_and_wrapped(tmp_path, wrap):
 def test_damaged_pth(tmp_path, content):
     pytest.importorskip("torch")
     (tmp_path / "net.pth").write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as weights of PyTorch"):
+    with pytest.raises(UserError, match="cannot be read as PyTorch weights"):
         read_state_dict(tmp_path / "net.pth")
 
 
@@ -119,7 +113,7 @@ def test_a_pth_that_holds_something_else(tmp_path):
 
 def test_wrong_files(tmp_path, resnet18):
     for name, content, message in (
-        ("absent.pth", None, "no such file"),
+        ("absent.pth", None, "the file does not exist"),
         ("net.onnx", b"x", "must end in"),
         ("net.safetensors", b"\xff" * 40, "safetensors"),
         ("cut.safetensors", (resnet18 / "resnet18.safetensors").read_bytes()[:2000], "safetensors"),
@@ -214,7 +208,7 @@ def test_a_grey_image_gives_what_its_channel_three_times_gave():
     for channels in (1, 2, 3, 4, 5, 6):
         adapted, _ = adapt_channels(kernel, channels)
         assert adapted.shape == (3, 3, channels, 4) and adapted.dtype == np.float32
-        if channels in (1, 3, 6):  # whole repetitions: then it holds exactly
+        if channels in (1, 3, 6):  # an exact multiple, so equality is exact
             found = jaxconv.layers.convolve(
                 jnp.repeat(grey, channels, axis=-1), jnp.asarray(adapted)
             )
@@ -284,7 +278,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
     ):
         assert words in caplog.text
     state, _ = restore_run(tmp_path / "a")
-    # Nothing was learnt at rate 0, so the parameters are those that it started from.
+    # The learning rate is 0, so the parameters are the initial ones.
     direct = jaxconv.load_torchvision("resnet18", state_dict_of())
     np.testing.assert_array_equal(
         state.params["conv3_1"]["conv1"]["conv"]["kernel"],
@@ -311,7 +305,7 @@ def test_the_commands(tmp_path, resnet18):
     assert_one_line_error(
         command("convert", tmp_path / "no.pth", "--model=resnet18", f"--out={tmp_path / 'x'}"),
         1,
-        "no such file",
+        "the file does not exist",
     )
     file = resnet18 / "resnet18.safetensors"
     assert_one_line_error(
