@@ -14,13 +14,22 @@ def add(commands: Any) -> None:
         "convert", help="turn weights of PyTorch into a folder to start from"
     )
     convert.add_argument(
-        "file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch"
+        "file",
+        metavar="FILE",
+        help="weights by torchvision's names: safetensors, what torch.save wrote, or .npz",
     )
     convert.add_argument(
         "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"
     )
     convert.add_argument(
         "--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR"
+    )
+    convert.add_argument(
+        "--weights_key",
+        default="",
+        metavar="NAME",
+        help="of several dictionaries in the file, the one to take, such as model_ema or "
+        "state_dict_ema",
     )
     convert.set_defaults(run=_convert)
 
@@ -103,9 +112,11 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("convert", overrides)
+    from jaxconv.files import expand
     from jaxconv.train.watch import announce_to
     from jaxconv.weights.convert import convert
 
     announce_to()
-    print_json(convert(args.file, args.model, args.out))
+    written = convert(args.file, args.model, args.out, args.weights_key)
+    print_json({"out": str(expand(args.out, "--out")), **written})
     return 0

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxconv.errors import UserError, in_words, short
+from jaxconv.errors import UserError, in_words, some
 from jaxconv.files import expand, new_folder
 from jaxconv.models.network import LAYOUT
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.restore import restore_run
-from jaxconv.train.state import TrainState
+from jaxconv.train.state import TrainState, check_finite
 from jaxconv.train.workdir import read_json, saved_config, write_json
 from jaxconv.version import __version__
 
@@ -63,6 +63,12 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: it is no such folder, damaged, or of a layout that this version does not know.
     """
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: is a file; `jaxconv convert {folder.name} --model=NAME --out=DIR` makes "
+            "the folder to start from",
+            exit_code=1,
+        )
     if not (folder / "weights.json").is_file():
         raise UserError(
             f"{folder}: holds no weights (there is no weights.json); `jaxconv convert` makes such "
@@ -183,6 +189,7 @@ def fit(
       ValueError: something is missing, left over or of another shape; the message lists it by name.
     """
     have, want = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (variables, fresh))
+    check_finite(have)
     heads = [
         layer
         for layer in {path.rsplit("/", 1)[0]: None for path in want}
@@ -218,9 +225,7 @@ def fit(
     }
     if any(wrong.values()):
         raise ValueError(
-            "; ".join(
-                f"{what}: {short(', '.join(found), 400)}" for what, found in wrong.items() if found
-            )
+            "; ".join(f"{what}: {some(found)}" for what, found in wrong.items() if found)
         )
     return flax.traverse_util.unflatten_dict({path: taken[path] for path in want}, sep="/"), said
 

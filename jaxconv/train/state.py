@@ -1,13 +1,17 @@
 """What training changes, as one pytree, and the keys of its randomness."""
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
+
+from jaxconv.errors import some
 
 
 @flax.struct.dataclass
@@ -51,6 +55,16 @@ class TrainState:
         weights as they are.
         """
         return self.ema or {"params": self.params, **self.model_state}
+
+
+def check_finite(arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError where arrays of weights hold NaN or infinity; the message names them."""
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(
+            f"NaN or infinity in {some(wrong)}: the training that wrote these weights diverged; "
+            "take an earlier checkpoint"
+        )
 
 
 def create_state(
