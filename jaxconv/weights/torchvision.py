@@ -65,6 +65,8 @@ def as_float32(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     found = {}
     for name, value in arrays.items():
+        if name.endswith("num_batches_tracked"):  # made a float by some
+            continue
         if hasattr(value, "detach"):  # PyTorch's, maybe a parameter, on another device, bfloat16
             value = value.detach().cpu()
             value = value.float() if value.is_floating_point() else value

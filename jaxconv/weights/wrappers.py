@@ -70,7 +70,7 @@ def unwrap(state: Any, weights_key: str = "") -> tuple[dict[str, Any], str]:
         raise ValueError(f"holds {short(type(state).__name__)}, not a state dict of arrays")
     _check_kinds(names)
     if passed:
-        _say(where or weights_key, len(names), passed, weights_key)
+        _say(where, names, passed, weights_key)
     return _joined([{_INSIDE.sub("", name): leaf} for name, leaf in names.items()]), where
 
 
@@ -136,9 +136,16 @@ def _check_kinds(names: Mapping[str, Any]) -> None:
         )
 
 
-def _say(where: str, count: int, passed: Mapping[str, int], weights_key: str) -> None:
-    others = some([f"{name} ({number:,} arrays)" for name, number in passed.items()])
+def _say(
+    where: str, names: Mapping[str, Any], passed: Mapping[str, int], weights_key: str
+) -> None:
+    others = some([f"{name} ({_arrays(number)})" for name, number in passed.items()])
     known = {part for line in _WRAPPERS for part in line}
     choices = [name for name in passed if name.rpartition(".")[2] in known]
     hint = f"; --weights_key={choices[0]} takes that" if choices and not weights_key else ""
-    log.warning("took %s (%s arrays), passed over %s%s", where, f"{count:,}", others, hint)
+    taken = _arrays(sum(1 for leaf in names.values() if leaf.shape))
+    log.warning("took %s (%s), passed over %s%s", where, taken, others, hint)
+
+
+def _arrays(number: int) -> str:
+    return f"{number:,} array{'s' if number > 1 else ''}"

@@ -90,7 +90,7 @@ def test_other_arrays_are_said_without_a_hint(caplog):
     caplog.set_level(logging.INFO, "jaxconv")
     unwrap({"model": NET, "optimizer": OPTIMIZER, "best_acc": np.array(0.9)})
     assert [record.getMessage() for record in caplog.records] == [
-        "took model (3 arrays), passed over optimizer (1 arrays)"
+        "took model (3 arrays), passed over optimizer (1 array)"
     ]
 
 
