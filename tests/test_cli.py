@@ -157,7 +157,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.augment.pad_crop=20"],
             2,
-            ["config.augment.pad_crop is 20; the images have 16x16 pixels"],
+            ["config.augment.pad_crop is 20, but the images have only 16x16 pixels"],
         ),
         (["--config.data.image_size=8"], 2, ["config.data.image_size is 8", "config.data.xo.size"]),
         (
@@ -187,7 +187,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.optimizer.undecayed=("],
             2,
-            ["optimizer.undecayed '('", "no regular expression"],
+            ["optimizer.undecayed '('", "is not a regular expression"],
         ),
     ],
 )

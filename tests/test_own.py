@@ -129,7 +129,7 @@ def test_a_changed_file_is_told_on_resume(pieces, tmp_path, one_device, caplog):
     pieces.write_text(PIECES + "\n# changed\n")
     with caplog.at_level("WARNING", logger="jaxconv"):
         train(tiny_config(steps=4, **settings), str(tmp_path / "run"), devices=one_device)
-    assert "pieces.py:margin" in caplog.text and "may not end with the same bits" in caplog.text
+    assert "pieces.py:margin" in caplog.text and "may not be bit-identical" in caplog.text
 
 
 def test_an_edited_file_is_run_again(tmp_path):

@@ -273,7 +273,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
     train(config, str(tmp_path / "a"))
     for words in (
         "started from weights of resnet18",
-        "fc is fresh: 2 classes instead of 5",
+        "fc is newly initialized: 2 classes instead of 5",
         "1 channels instead of 3",
     ):
         assert words in caplog.text
