@@ -98,7 +98,7 @@ def test_run_goes_on_for_longer_and_on_more_devices(tmp_path):
     ]
     assert steps == [3, 4, 6, 8]
     shorter = command("train", f"--workdir={tmp_path}", *TINY, constant, "--config.steps=6")
-    assert_one_line_error(shorter, 1, "has done 8 steps, more than the 6 asked for")
+    assert_one_line_error(shorter, 1, "has already done 8 steps, more than the requested 6")
 
 
 def test_plateau_divides_the_learning_rate(tmp_path):

@@ -209,7 +209,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             if self._parallel.process[1] > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # another process is gone
+                raise  # another process was lost
             raise UserError(
                 f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); earlier "
                 "checkpoints are intact",
