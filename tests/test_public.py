@@ -165,7 +165,7 @@ def test_names_of_before_are_found_with_a_warning(old):
     module = importlib.import_module(old)
     for name, now in moved.NAMES.get(old, {}).items():
         place, _, new = now.partition(":")
-        with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{new} now"):
+        with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now {place}.{new};"):
             assert getattr(module, name) is getattr(importlib.import_module(place), new)
     for place in moved.MODULES.get(old, ()):
         own = importlib.import_module(place)
@@ -173,7 +173,7 @@ def test_names_of_before_are_found_with_a_warning(old):
             (n for n, v in vars(own).items() if getattr(v, "__module__", "") == place), None
         )
         if name and not name.startswith("_"):
-            with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{name} now"):
+            with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now {place}.{name};"):
                 assert getattr(module, name) is getattr(own, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing_like_it'"):
         module.nothing_like_it  # noqa: B018

@@ -219,7 +219,7 @@ def test_best_is_each_members_own(tmp_path, one_device):
             {"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1},
             "loss.label_smoothing must be less than 1",
         ),
-        ({"ensemble__over": "learning_rate:0.1,1e-1"}, "has a value twice"),
+        ({"ensemble__over": "learning_rate:0.1,1e-1"}, "repeats a value"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
         ({"ensemble__over": "learning_rate:0,0.2"}, "give two or more numbers above 0"),
         ({"ensemble__over": "l2:-1,0.2"}, "give two or more numbers of at least 0"),
