@@ -1,6 +1,4 @@
-"""The command line as a person types it: the good ways, and every bad input as one line and an exit
-code.
-"""
+"""The command line as typed: what works, and every bad input as one line and an exit code."""
 
 import json
 import os
@@ -238,7 +236,7 @@ def test_unwritable_workdir(tmp_path):
         command("train", f"--workdir={tmp_path}/file/run", *TINY, STEPS),
         1,
         "cannot be written",
-        "give a writable folder",
+        "give a folder that can",
     )
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)

@@ -1,4 +1,4 @@
-"""Pieces of a person's own: a network, a loss, a metric, an augmentation, by name."""
+"""Custom pieces by name: a network, a loss, a metric, an augmentation."""
 
 import json
 import sys

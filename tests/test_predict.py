@@ -1,6 +1,4 @@
-"""Predictions for files: what evaluation saw and counted, by a run and by what was exported of it,
-and files that cannot be read.
-"""
+"""Predictions for files: as in evaluation, from a run and its export; and unreadable files."""
 
 import io
 import json

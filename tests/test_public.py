@@ -1,6 +1,4 @@
-"""What is promised to those who take a piece: light imports, one direction, every public name
-explained.
-"""
+"""Promises to users of single pieces: light imports, in one direction; documented public names."""
 
 import ast
 import importlib
@@ -19,7 +17,7 @@ from jaxconv.checks import check_config
 from jaxconv.run import train
 from tests.conftest import ROOT, tiny_config
 
-# What jaxconv needs to train, and a plain JAX image does not have.
+# Needed by training, but missing in a plain JAX image.
 HEAVY = (
     "tensorflow",
     "tensorflow_datasets",

@@ -1,5 +1,5 @@
-"""Sweeps: the grid, the table's figures, and a real one in processes, killed in the middle and gone
-on with.
+"""Sweeps: the grid, the table's figures, and a real one in processes, killed in the middle and
+resumed.
 """
 
 import dataclasses
@@ -433,7 +433,7 @@ def disturb(workdir, run, number, everyone):
 
 @pytest.mark.slow
 def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
-    """All processes are killed in the first run, then the sweep alone is told to stop in the
+    """All processes are killed in the first run, then the sweep alone is stopped in the
     second; both end with the same numbers.
     """
     workdir = tmp_path / "sweep"

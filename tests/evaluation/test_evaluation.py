@@ -1,6 +1,4 @@
-"""`jaxconv evaluate`: every example once and in order on any devices, several runs together, and
-what is said and written.
-"""
+"""`jaxconv evaluate`: every example once and in order on any devices, several runs, all output."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Test-time views: which pixels they show, how answers are joined, and fully connected layers as
+"""Test-time views: which pixels they show, how predictions are combined, and fully connected layers as
 convolutions.
 """
 

@@ -1,6 +1,4 @@
-"""Example predictions: what stands beside each image, which mistakes are the worst, and which pairs
-are confused.
-"""
+"""Example predictions: the text next to each image, the worst mistakes, the confused pairs."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""What predictions say, against numbers worked out by hand, definitions written out anew, and
-laws.
-"""
+"""Statistics of predictions, against numbers computed by hand, definitions and laws."""
 
 import math
 
@@ -244,7 +242,7 @@ def test_the_same_seed_draws_the_same():
         != intervals(outcomes, 50, seed=4)
     )
     assert set(intervals(outcomes, 1)) == {"loss", "top1", "top5", "ece"}
-    with pytest.raises(ValueError, match="0 resamples"):
+    with pytest.raises(ValueError, match="resamples is 0"):
         intervals(outcomes, 0)
 
 

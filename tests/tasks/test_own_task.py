@@ -1,5 +1,5 @@
-"""A task of one's own, from training to predictions, under every way of running it; and tasks that
-use more of what the engine offers: sums of any shape, what is kept of each example.
+"""A custom task, from training to predictions, under every way of running it; and tasks that use
+more of the interface: sums of any shape, values returned for each example.
 """
 
 import json

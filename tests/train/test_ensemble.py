@@ -228,7 +228,7 @@ def test_best_is_each_members_own(tmp_path, one_device):
                 "ensemble__over": "label_smoothing:0,0.1",
                 "loss__name": "experiments/own_pieces.py:focal",
             },
-            "has no such setting",
+            "does not have this setting",
         ),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
         ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),
