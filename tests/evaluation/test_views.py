@@ -1,6 +1,4 @@
-"""Test-time views: which pixels they show, how predictions are combined, and fully connected layers as
-convolutions.
-"""
+"""Test-time views: their pixels, combined predictions, fully connected layers as convolutions."""
 
 import functools
 
