@@ -1,6 +1,4 @@
-"""The command line as a person types it: the good ways, and every bad input as one line and an exit
-code.
-"""
+"""The command line as typed: what works, and every bad input as one line and an exit code."""
 
 import json
 import os
@@ -163,7 +161,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.model.kwargs.filters=big"],
             2,
-            ["config.model.kwargs.filters is ('big',)", "numbers with commas"],
+            ["config.model.kwargs.filters is ('big',)", "numbers separated by commas"],
         ),
         (
             ["--config.model.name=resnet9000"],
@@ -224,7 +222,7 @@ def test_missing_flags():
     assert_one_line_error(
         command("train", "--config=nothing.py", "--workdir=/tmp/none"),
         2,
-        "there is no file 'nothing.py'",
+        "file 'nothing.py' not found",
     )
     assert_one_line_error(command("evaluate"), 2, "--workdir")
     assert_one_line_error(command("evaluate", "--workdir=/nowhere"), 2, "/nowhere: holds no run")
@@ -433,7 +431,7 @@ def test_unwritable_cache_is_said(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file"), "XLA_FLAGS": ""}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     process = command(*flags, env=environment)
-    assert process.returncode == 0 and "compiled programs are not kept" in process.stderr
+    assert process.returncode == 0 and "compiled programs are not cached" in process.stderr
     asked = command(
         *flags, f"--config.compilation_cache={tmp_path / 'file' / 'cache'}", env=environment
     )

@@ -484,7 +484,7 @@ def test_a_taken_port_is_one_line():
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--port=70000", "--port=70000: ports go up to 65535"),
+        ("--port=70000", "--port=70000: must be at most 65535"),
         (
             "--host=no.such.name.invalid",
             "--host=no.such.name.invalid --port=8400: cannot listen there",
@@ -509,15 +509,14 @@ def test_the_command_serves_warns_and_ends_cleanly():
     )
     try:
         line = process.stdout.readline()
-        port = int(re.search(r"http://0.0.0.0:(\d+)/   \(Ctrl-C ends it\)", line)[1])
+        port = int(re.search(r"http://0.0.0.0:(\d+)/   \(Ctrl-C stops it\)", line)[1])
         assert "jaxconv playground" in get(f"127.0.0.1:{port}")[1]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0 and out == "ended\n"
+    assert process.returncode == 0 and out == "stopped\n"
     assert err.splitlines() == [
-        "jaxconv: --host=0.0.0.0: whoever reaches this machine on the network can use the page, "
-        "without a password; "
-        "without --host it is this machine alone"
+        "jaxconv: --host=0.0.0.0: anyone who can reach this machine over the network can use the "
+        "page, without a password; without --host only this machine can"
     ]

@@ -148,7 +148,7 @@ def test_paths(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
     with pytest.raises(
-        UserError, match="--out=gs://bucket/run: must be a folder of this machine's"
+        UserError, match="--out=gs://bucket/run: must be a folder in this machine's"
     ):
         expand("gs://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
