@@ -42,13 +42,8 @@ def convert(file: str, model: str, out: str, weights_key: str = "") -> dict[str,
     check_new(out)
     path = expand(file, "FILE")
     with open_weights(path) as state:
-        try:
-            arrays, where = unwrap(state, weights_key)
-            variables = load_torchvision(model, arrays)
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{file}: {error}", exit_code=1) from error
+        arrays, where = unwrap(state, weights_key)
+        variables = load_torchvision(model, arrays)
     source = f"{path.name}, CRC-32 {_crc32(path):08x}" + (f", its {where}" if where else "")
     return save_weights(out, model, variables, source)
 

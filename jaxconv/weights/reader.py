@@ -47,11 +47,12 @@ def open_weights(file: Path) -> Iterator[Any]:
     an array of while the context lasts. Nothing that the file names is run.
 
     Raises:
-      UserError: there is no such file, it is of another kind, or damaged.
+      UserError: there is no such file, it is of another kind, or damaged; or the body of the
+        context raised a ValueError about what it holds.
     """
     if not file.is_file():
         raise UserError(f"{file}: the file does not exist", exit_code=1)
-    with contextlib.ExitStack() as stack:
+    with _reraise_values(file), contextlib.ExitStack() as stack:
         stream = stack.enter_context(file.open("rb"))
         first = stream.read(512)
         stream.seek(0)
@@ -68,6 +69,16 @@ def open_weights(file: Path) -> Iterator[Any]:
             yield _of_safetensors(file, stack)
         else:
             raise UserError(f"{file}: is {_kind(first)}", exit_code=1)
+
+
+@contextlib.contextmanager
+def _reraise_values(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{file}: {error}", exit_code=1) from error
 
 
 def _kind(first: bytes) -> str:
@@ -99,9 +110,4 @@ def read_state_dict(file: Path, weights_key: str = "") -> dict[str, np.ndarray]:
       UserError: the file cannot be read, or its weights cannot be used.
     """
     with open_weights(file) as state:
-        try:
-            return as_float32(unwrap(state, weights_key)[0])
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{file}: {error}", exit_code=1) from error
+        return as_float32(unwrap(state, weights_key)[0])

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxconv.errors import nearest, short, some
+from jaxconv.errors import UserError, nearest, short, some
 from jaxconv.weights.pickled import Unread
 
 log = logging.getLogger(__name__)
@@ -53,15 +53,16 @@ def unwrap(state: Any, weights_key: str = "") -> tuple[dict[str, Any], str]:
         the first in the order of the table above.
 
     Raises:
-      ValueError: there is no such dictionary, no arrays, or something that cannot be read.
+      UserError: there is no such dictionary.
+      ValueError: there are no arrays, or something that cannot be read.
     """
     names, where, passed = dict(_leaves(state)), "", {}
     if weights_key:
         names, where, passed = _take(names, "", (weights_key.strip("."),))
         if not names:
-            raise ValueError(
-                f"--weights_key={weights_key}: there is no such dictionary"
-                f"{nearest(weights_key, passed)}; there is {some(list(passed)) or 'none'}"
+            raise UserError(
+                f"--weights_key={weights_key}: the file has no such dictionary"
+                f"{nearest(weights_key, passed)}; it has {some(list(passed)) or 'none'}"
             )
     while found := _wrapper(names):
         names, where, more = _take(names, where, found)
@@ -88,8 +89,8 @@ def _leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _wrapper(names: Mapping[str, Any]) -> tuple[str, ...]:
     """The line of the table that the names begin with, as far as it is there; or nothing."""
     firsts = {name.partition(".")[0] for name in names if "." in name}
-    lines = (tuple(part for part in line if part in firsts) for line in _WRAPPERS)
-    return next((line for line in lines if line), ())
+    line = next((line for line in _WRAPPERS if line[0] in firsts), ())
+    return tuple(part for part in line if part in firsts)
 
 
 def _take(
@@ -136,9 +137,7 @@ def _check_kinds(names: Mapping[str, Any]) -> None:
         )
 
 
-def _say(
-    where: str, names: Mapping[str, Any], passed: Mapping[str, int], weights_key: str
-) -> None:
+def _say(where: str, names: Mapping[str, Any], passed: Mapping[str, int], weights_key: str) -> None:
     others = some([f"{name} ({_arrays(number)})" for name, number in passed.items()])
     known = {part for line in _WRAPPERS for part in line}
     choices = [name for name in passed if name.rpartition(".")[2] in known]

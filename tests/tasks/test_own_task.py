@@ -1,5 +1,5 @@
-"""A task of one's own, from training to predictions, under every way of running it; and tasks that
-use more of what the engine offers: sums of any shape, what is kept of each example.
+"""A custom task, from training to predictions, under every way of running it; and tasks that use
+more of the interface: sums of any shape, values returned for each example.
 """
 
 import json
@@ -161,7 +161,7 @@ def test_the_commands(trained, tmp_path):
     for arguments, words in (
         (("evaluate", "--confusion=c.png"), ["--confusion: the task", "it writes predictions"]),
         (("evaluate", "--views=flip"), ["--views=flip: the task", "it has center"]),
-        (("evaluate", "--per_class"), ["--per_class: the task", "has no such table"]),
+        (("evaluate", "--per_class"), ["--per_class: the task", "has no table of classes"]),
         (("look", "mistakes"), ["mistakes: the task", "it has none of its own"]),
         (("evaluate", "--trust=no"), ["--trust=no", "own_task.py"]),
     ):
@@ -248,7 +248,7 @@ def test_what_a_task_cannot_have_is_said(tmp_path):
     )
     refused("must be a class that derives", task__name=f"{ROOT}/experiments/own_task.py:draw")
     refused("cannot mix its targets", augment__mixup=0.2)
-    refused("has no use for it", loss__label_smoothing=0.1)
+    refused("does not use it", loss__label_smoothing=0.1)
     refused("has no such setting; it has none", task__kwargs__size=3)
     refused("needs the target 'angle'.* has label", data__source="xo")
     refused("needs the target 'label'.* has angle", task__name="classification")

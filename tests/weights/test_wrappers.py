@@ -39,6 +39,7 @@ def mmpretrain():
         ({"module": NET, "optimizer": None, "global_steps": 3}, "module"),
         ({"model": {"model": before("module.")}}, "model.model.module"),
         (dict.fromkeys(["args", "config"]) | {"model": NET}, "model"),
+        (before("head.") | before("stem."), None),  # timm's own names
         # A part that was compiled or wrapped alone.
         ({name.replace("layer1.", "layer1._orig_mod."): v for name, v in NET.items()}, ""),
         ({name.replace("layer1.0", "layer1.module.0"): v for name, v in NET.items()}, ""),
@@ -100,8 +101,8 @@ def test_other_arrays_are_said_without_a_hint(caplog):
         ([1, 2], "", "holds list, not a state dict"),
         ({"epoch": 3}, "", "holds dict, not a state dict"),
         (np.ones(3), "model", "no such dictionary"),
-        ({"model": NET}, "modle", "did you mean 'model'.; there is model$"),
-        (NET, "model", "there is conv1, layer1, fc$"),
+        ({"model": NET}, "modle", "did you mean 'model'.; it has model$"),
+        (NET, "model", "it has conv1, layer1, fc$"),
         ({"backbone": NET, "head": NET}, "", "two arrays are called conv1.weight, fc.bias, "),
     ],
 )
