@@ -27,7 +27,7 @@ from jaxconv.weights.wrappers import unwrap
 _SOME_CLASSES = 7919
 # Share of names and sizes in common, from which on weights look like those of a network. No two
 # networks have so much in common, but for those that have all.
-_ALIKE = 0.9
+_ALIKE = 0.95
 
 
 def load_torchvision(

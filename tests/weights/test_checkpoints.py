@@ -188,7 +188,7 @@ def test_the_command_says_what_it_took_and_where_it_wrote(net, other, tmp_path):
     assert json.loads(done.stdout)["fingerprint"] != written["fingerprint"]
     # Said before a large file is read.
     done = command(*convert_a, "--out=new/out", cwd=tmp_path)
-    assert_one_line_error(done, 2, "--out=new/out: is there already")
+    assert_one_line_error(done, 2, "--out=new/out: already exists")
     done = command(*convert_a, "--out=c", "--weights_key=ema", cwd=tmp_path)
     assert_one_line_error(done, 2, "--weights_key=ema: the file has no such dictionary")
     assert not (tmp_path / "c").exists()

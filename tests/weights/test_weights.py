@@ -146,6 +146,13 @@ def test_layouts_are_converted_one_after_another(tmp_path, monkeypatch):
         load_weights(tmp_path / "out")
 
 
+def test_weights_with_nan_are_no_start(tmp_path):
+    network = {"params": {"fc": {"kernel": np.float32([[1, np.nan]]), "bias": np.ones(2)}}}
+    save_weights(str(tmp_path / "out"), "lenet5", network, "made up")
+    with pytest.raises(UserError, match="out: NaN or infinity in params/fc/kernel: .* diverged"):
+        load_weights(tmp_path / "out")
+
+
 def test_a_grey_image_gives_what_its_channel_three_times_gave():
     kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 4), np.float32)
     grey = np.random.default_rng(1).random((1, 8, 8, 1), np.float32)

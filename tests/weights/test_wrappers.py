@@ -39,7 +39,6 @@ def mmpretrain():
         ({"module": NET, "optimizer": None, "global_steps": 3}, "module"),
         ({"model": {"model": before("module.")}}, "model.model.module"),
         (dict.fromkeys(["args", "config"]) | {"model": NET}, "model"),
-        (before("head.") | before("stem."), None),  # timm's own names
         # A part that was compiled or wrapped alone.
         ({name.replace("layer1.", "layer1._orig_mod."): v for name, v in NET.items()}, ""),
         ({name.replace("layer1.0", "layer1.module.0"): v for name, v in NET.items()}, ""),
@@ -50,6 +49,11 @@ def test_what_scripts_save_is_unwrapped(state, where, caplog):
     assert found.keys() == NET.keys() and place == where
     assert all(found[name] is value for name, value in NET.items())
     assert not caplog.records  # nothing was passed over
+
+
+def test_a_head_without_a_backbone_is_no_wrapper(caplog):
+    names = before("stem.") | before("head.")  # as timm names its own networks
+    assert unwrap(names) == (names, "") and not caplog.records
 
 
 AVERAGED = {name: value + 1 for name, value in NET.items()}
