@@ -39,8 +39,13 @@ _WRAPPERS: tuple[tuple[str, ...], ...] = (
 _INSIDE = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# Tensors of other kinds: quantized, sparse, in parts on several machines.
-_OTHER_TENSORS = ("torch._utils._rebuild", "torch.distributed.")
+# Arrays of other kinds: quantized, sparse, in parts on several machines; NumPy's, in a pickle.
+_OTHER_TENSORS = (
+    "torch._utils._rebuild",
+    "torch.distributed.",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+)
 
 
 def unwrap(state: Any, weights_key: str = "") -> tuple[dict[str, Any], str]:
@@ -133,7 +138,7 @@ def _check_kinds(names: Mapping[str, Any]) -> None:
     if whole:
         raise ValueError(
             f"{some(whole)}: not a plain tensor ({names[whole[0]].named}); save the weights "
-            "dequantized, dense and in one piece"
+            "as dense floating point tensors, or NumPy's arrays with np.savez"
         )
 
 

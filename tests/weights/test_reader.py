@@ -181,6 +181,7 @@ def test_other_kinds_of_tensors_are_named(torch, tmp_path):
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     for odd, message in (
         (quantized, "a.weight: not a plain tensor .*qtensor"),
+        (np.ones(3), "a.weight: not a plain tensor .*numpy.*np.savez"),
         (torch.eye(3).to_sparse(), "a.weight: not a plain tensor .*sparse"),
         (torch.ones(3, dtype=torch.int8), "a.weight is int8"),
         (torch.ones(3, dtype=torch.complex64), "a.weight is complex64"),
