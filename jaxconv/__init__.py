@@ -3,6 +3,7 @@ command.
 """
 
 from jaxconv import arithmetic, layers, moved
+from jaxconv.feature_maps import FeatureMap, feature_info, features_at
 from jaxconv.models import (
     ModelInfo,
     create_model,
@@ -12,7 +13,8 @@ from jaxconv.models import (
     model_arguments,
     model_info,
 )
-from jaxconv.summary import FeatureMap, Summary, feature_info, summarize
+from jaxconv.models.bridge import from_nnx
+from jaxconv.summary import Summary, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
@@ -31,6 +33,8 @@ __all__ = [
     "create_state",
     "feature_info",
     "features",
+    "features_at",
+    "from_nnx",
     "from_text",
     "layers",
     "list_models",
