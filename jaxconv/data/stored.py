@@ -74,6 +74,7 @@ class StoredSource(Source):
       decoder: libraries and versions that `decode` uses.
       random: whether `decode` is random by its key, so that no two passes are alike.
       targets: what an example has in addition to its element.
+      notes: see `Source`.
     """
 
     records: Records
@@ -83,6 +84,7 @@ class StoredSource(Source):
     decoder: str = ""
     random: bool = False
     targets: Mapping[str, Target] = dataclasses.field(default_factory=lambda: LABEL)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -199,6 +201,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
         source.element.codes,
         lambda i: source.name(place[i]),
         {name: target.moves for name, target in source.targets.items() if target.moves},
+        source.notes,
     )
 
 
