@@ -7,6 +7,7 @@ import sys
 from jaxconv.commands import data, look, networks, playground, report, runs, use
 from jaxconv.commands.common import trusting
 from jaxconv.errors import UserError
+from jaxconv.files import print_any_name
 from jaxconv.version import __version__
 
 
@@ -14,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong
     command or config.
     """
+    print_any_name()
     argv = sys.argv[1:] if argv is None else argv
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])

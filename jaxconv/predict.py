@@ -1,15 +1,16 @@
 """Predictions for files, by a run's network or an exported one: decoded, resized and cropped as in
 evaluation, by the same code.
 
-    image    .jpg, .jpeg, .png
+    image    .jpg, .png, .webp ...
     signal   .wav, .npy
     text     .txt: a text each line
 
-A folder stands for all such files below it, sorted by path; `-` for standard input, which holds one
-file.
+A folder stands for all such files below it, sorted by path, by the rules of training, see
+data/listing.py; `-` for standard input, which holds one file.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,14 +20,18 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.folder import KINDS, read_content
+from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
 from jaxconv.weights.export import Predictor
 
-SUFFIXES = {"image": KINDS["image"], "signal": KINDS["sound"] + KINDS["volume"], "text": (".txt",)}
+log = logging.getLogger(__name__)
+
+# The kinds of files that a network of each kind takes.
+_FILES = {"image": ("image",), "signal": ("sound", "volume"), "text": ("text",)}
 
 # Elements that the network sees at once, at most.
 _BATCH = 32
@@ -120,6 +125,8 @@ class Prediction:
 def find_items(names: Sequence[str], kind: str) -> list[Item]:
     """What is to be predicted, in the order of `names`: files, folders, or `-` for standard input.
 
+    What is left out of a folder is logged.
+
     Raises:
       UserError: a folder holds no file of this kind.
       OSError: a folder below cannot be listed.
@@ -129,31 +136,22 @@ def find_items(names: Sequence[str], kind: str) -> list[Item]:
         if name == "-":
             items += _items_of(Item("-", sys.stdin.buffer.read()), kind)
             continue
-        files = _files_below(name, SUFFIXES[kind]) if os.path.isdir(name) else [name]
-        if not files:
-            raise UserError(
-                f"{name}: has no {', '.join(SUFFIXES[kind])} file, which the network's {kind}s "
-                "come from",
-                exit_code=1,
-            )
-        for file in files:
+        for file in _files_below(name, kind) if os.path.isdir(name) else [name]:
             items += _items_of(Item(file, Path(file)), kind)
     return items
 
 
-def _files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(place, name)
-            for name in names
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _files_below(folder: str, kind: str) -> list[str]:
+    suffixes = tuple(suffix for files in _FILES[kind] for suffix in suffixes_of(files))
+    listed = list_files(folder, suffixes)
+    for note in listed.notes(folder):
+        log.warning("%s", note)
+    if not listed.names:
+        raise UserError(
+            f"{folder}: has no {', '.join(suffixes)} file, which the network's {kind}s come from",
+            exit_code=1,
+        )
+    return [os.path.join(folder, name) for name in listed.names]
 
 
 def _items_of(item: Item, kind: str) -> list[Item]:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv.data.folder import other_files
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.signals import decode_text
@@ -37,10 +36,6 @@ def show(
     """
     # Not read into memory: what cannot make a batch can be looked at all the same.
     found = survey(open_source(as_files(config.data), split), examples)
-    if config.data.source.startswith("folder:") and (
-        others := other_files(config.data.source.removeprefix("folder:"))
-    ):
-        found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
     try:
         source = open_source(config.data, split, augment=config.augment)
@@ -233,14 +228,6 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
-    if "not_read" in found:
-        rows.append(
-            (
-                "not read",
-                f"{found['not_read']['files']:,} files of other kinds, such as "
-                f"{found['not_read']['such_as']}",
-            )
-        )
     rows += [("sizes", f"{len(found['sizes']):,}")] + [
         (f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]
     ]

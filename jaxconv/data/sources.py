@@ -13,7 +13,7 @@ random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,10 +119,16 @@ def _agreeing(
             raise UserError(
                 f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
                 f"{short(found.get(what))}, but the network was trained with "
-                f"{short(like.get(what))}",
+                f"{short(like.get(what))}{_differing(what, found.get(what), like.get(what))}",
                 exit_code=1,
             )
     return source
+
+
+def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
+    """The classes that only one of two splits has, for a message."""
+    differing = sorted(set(found) ^ set(like)) if what == "class_names" else []
+    return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
 def as_files(settings: Any) -> ConfigDict:
@@ -229,15 +235,9 @@ def _open_stored(
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     if kind == "folder":
-        files, classes = folder.open_files(rest, split, config)
-        what = files.kind()
-        if what == "sound":
-            return _sounds(
-                files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
-            )
-        if what == "volume":
-            return _volumes(files, classes)
-        return _images(files, classes, config, augment, channels)
+        classes = tuple(like["class_names"]) if like else ()
+        files, classes = folder.open_files(rest, split, config, classes)
+        return _open_folder(files, classes, config, augment, channels)
     from jaxconv.data.tfds_sets import PreparedSet
 
     prepared = PreparedSet(rest, split, config.tfds)
@@ -253,6 +253,21 @@ def _open_stored(
             )
         return _sounds(prepared, prepared.class_names, config, _as_sound)
     return _images(prepared, prepared.class_names, config, augment, channels or prepared.channels)
+
+
+def _open_folder(
+    files: folder.Files, classes: tuple[str, ...], config: Any, augment: Any, channels: int
+) -> StoredSource:
+    kind = files.kind()
+    if kind == "sound":
+        source = _sounds(
+            files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
+        )
+    elif kind == "volume":
+        source = _volumes(files, classes)
+    else:
+        source = _images(files, classes, config, augment, channels)
+    return dataclasses.replace(source, notes=files.notes)
 
 
 def _images(
