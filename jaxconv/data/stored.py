@@ -34,10 +34,12 @@ class Records(Protocol):
     Attributes:
       has_labels: whether all labels are known without reading all records.
       targets: what a record has in addition to its payload, if that is more than a label.
+      notes: see `Source`; may be missing.
     """
 
     has_labels: bool
     targets: Mapping[str, Target] = LABEL
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int: ...
 
@@ -74,7 +76,6 @@ class StoredSource(Source):
       decoder: libraries and versions that `decode` uses.
       random: whether `decode` is random by its key, so that no two passes are alike.
       targets: what an example has in addition to its element.
-      notes: see `Source`.
     """
 
     records: Records
@@ -84,10 +85,14 @@ class StoredSource(Source):
     decoder: str = ""
     random: bool = False
     targets: Mapping[str, Target] = dataclasses.field(default_factory=lambda: LABEL)
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the records, if they have any."""
+        return getattr(self.records, "notes", ())
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Read and decode example i.
