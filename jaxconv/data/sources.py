@@ -260,14 +260,12 @@ def _open_folder(
 ) -> StoredSource:
     kind = files.kind()
     if kind == "sound":
-        source = _sounds(
+        return _sounds(
             files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
         )
-    elif kind == "volume":
-        source = _volumes(files, classes)
-    else:
-        source = _images(files, classes, config, augment, channels)
-    return dataclasses.replace(source, notes=files.notes)
+    if kind == "volume":
+        return _volumes(files, classes)
+    return _images(files, classes, config, augment, channels)
 
 
 def _images(
