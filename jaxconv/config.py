@@ -86,6 +86,9 @@ def default_config() -> ConfigDict:
     data.crop_ratio = 1.0
     # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
     data.decoder = "auto"
+    # a colour that transparent images are laid on, such as white or #808080; empty: transparency is
+    # left out, and the stored colours are seen, as timm, torchvision and Keras do it
+    data.background = ""
     # bytes; a larger set is streamed instead of lying in the devices' memory
     data.resident_limit = 2_000_000_000
     data.threads = 0  # that read and decode what is streamed; 0: twice as many as there are cores

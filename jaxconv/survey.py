@@ -1,6 +1,5 @@
 """`jaxconv data SOURCE`: what a source holds, how it looks to a network, and how fast it comes."""
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
+from jaxconv.data.pictures import opened
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import StoredSource
@@ -171,9 +171,7 @@ def _size(payload: Any, element: np.ndarray) -> str:
     if isinstance(payload, str) or element.ndim == 1:
         return f"{len(payload)} codes"
     if isinstance(payload, bytes) and element.ndim == 3 and element.dtype == np.uint8:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(payload)) as image:
+        with opened(payload) as image:
             return "x".join(map(str, image.size))
     if element.ndim == 3 and element.dtype == np.uint8:
         return f"{element.shape[1]}x{element.shape[0]}"

@@ -310,7 +310,7 @@ def test_what_a_folder_stands_for(tmp_path):
     ]
     with pytest.raises(
         UserError,
-        match="empty: has no .jpg, .jpeg, .png file, which the network's images come from",
+        match="empty: has no .jpg, .jpeg, .*.pbm file, which the network's images come from",
     ):
         found("image", "a.png", "empty")
 

@@ -71,7 +71,7 @@ class Listed:
     def notes(self, folder: str | os.PathLike) -> tuple[str, ...]:
         """One line for each reason: how many were left out, and an example."""
         return tuple(
-            f"{printable(folder)}: left out {len(names):,} {why}{_kinds(why, names)}, such as "
+            f"{printable(folder)}: left out {why}: {len(names):,}{_kinds(why, names)}, such as "
             f"{printable(min(names))}"
             for why, names in self.left_out.items()
         )

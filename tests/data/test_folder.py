@@ -317,9 +317,9 @@ def test_what_is_left_out_is_noted(tmp_path):
         (tmp_path / "train" / name).write_bytes(b"x")
     source = open_source(settings(tmp_path), "train")
     assert len(source) == 2 and set(source.notes) == {
-        f"{tmp_path}: left out 3 files of other kinds (.heic 2, no suffix 1), such as train/cat/c",
-        f"{tmp_path}: left out 1 hidden or system files and folders, such as train/cat/.DS_Store",
-        f"{tmp_path}: left out 1 files outside of the class folders, such as train/loose.png",
+        f"{tmp_path}: left out files of other kinds: 3 (.heic 2, no suffix 1), such as train/cat/c",
+        f"{tmp_path}: left out hidden or system files and folders: 1, such as train/cat/.DS_Store",
+        f"{tmp_path}: left out files outside of the class folders: 1, such as train/loose.png",
     }
 
 

@@ -90,8 +90,8 @@ def test_links_to_what_is_outside(tmp_path):
     listed = list_files(cat, (".png",))
     assert listed.names == ["1.png", "again/1.png", "broken.png", "round.png"]
     assert [note.partition(": ")[2] for note in listed.notes(cat)] == [
-        "left out 1 pipes, sockets or devices, such as pipe.png",
-        "left out 2 linked folders that are read already, or that hold the folder they stand in, "
+        "left out pipes, sockets or devices: 1, such as pipe.png",
+        "left out linked folders that are read already, or that hold the folder they stand in: 2, "
         "such as far/deep",
     ]
 
