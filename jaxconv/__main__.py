@@ -12,8 +12,10 @@ from jaxconv.version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong
-    command or config.
+    """Run one command.
+
+    Returns:
+      The exit code: 0, 1 for a problem with data or files, or 2 for a wrong command or config.
     """
     print_any_name()
     argv = sys.argv[1:] if argv is None else argv
@@ -27,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxconv",
-        description="Convolutional networks in JAX: trained, measured and looked into.",
+        description="Train, evaluate and inspect convolutional networks in JAX.",
     )
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

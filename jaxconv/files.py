@@ -1,6 +1,4 @@
-"""Paths as a person gives them, and files that are written: looked at before the work, and whole or
-not at all.
-"""
+"""Paths given by the user: checked before the work starts, and written atomically."""
 
 import codecs
 import contextlib
@@ -16,14 +14,16 @@ from jaxconv.errors import UserError, in_words, nearest
 
 
 def expand(path: str, option: str = "--workdir") -> Path:
-    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home
-    that there is not.
+    """Make a path absolute and expand `~`.
+
+    Raises:
+      UserError: the path is empty, a URL, or in the home of an unknown user.
     """
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
     if re.match(r"\w+://", str(path)):
         raise UserError(
-            f"{option}={path}: must be a folder of this machine's file system; a bucket can be "
+            f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
             "mounted as one"
         )
     try:
@@ -65,15 +65,15 @@ def print_any_name() -> None:
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
-    """The path of a file to write, before the work is done.
+    """Check the path of a file to write, before the work starts.
 
     Args:
-      option: that asks for it, for messages.
-      path: as it was given.
-      suffixes: that it may have, in small letters.
+      option: name of its option, for messages.
+      path: as given.
+      suffixes: allowed suffixes, in lower case.
 
     Raises:
-      UserError: a wrong suffix, or a folder that is not there, or that nothing can be written to.
+      UserError: the suffix is wrong, or the folder does not exist or is not writable.
     """
     file = expand(path, f"--{option}")
     if file.suffix.lower() not in suffixes:
@@ -83,8 +83,8 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
         )
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or file.is_dir():
         raise UserError(
-            f"--{option}={path}: cannot be written; give a file in a folder that is there, and "
-            "that you may write to",
+            f"--{option}={path}: cannot be written; give a file in an existing folder that you can "
+            "write to",
             exit_code=1,
         )
     return file
@@ -92,9 +92,7 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, which takes the file's place when the context ends well, and
-    is gone when it does not.
-    """
+    """A temporary path next to a file, which replaces the file if the context succeeds."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -104,20 +102,19 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_new(out: str) -> Path:
-    """The folder `out`, not yet there or empty; raises UserError where it holds something."""
+    """The folder `out`, which must not exist or be empty; raises UserError otherwise."""
     folder = expand(out, "--out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
+        raise UserError(f"--out={out}: already exists and is not an empty folder; give another")
     return folder
 
 
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[Path]:
-    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole
-    or not at all.
+    """A temporary folder next to `out`, which becomes `out` if the context succeeds.
 
     Raises:
-      UserError: `out` holds something, or cannot be written.
+      UserError: `out` is not empty, or cannot be written.
     """
     try:
         folder = check_new(out)
@@ -135,8 +132,8 @@ def new_folder(out: str) -> Iterator[Path]:
         OSError,
         ValueError,
         RuntimeError,
-    ) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
+    ) as error:  # a full disk raises OSError, or ValueError in tensorstore
         raise UserError(
-            f"--out={out}: cannot be written ({in_words(error)}); give a folder that can",
+            f"--out={out}: cannot be written ({in_words(error)}); give a writable folder",
             exit_code=1,
         ) from error

@@ -1,6 +1,4 @@
-"""What the commands share: numbers as arguments, JSON, and what must be settled before JAX looks
-for devices.
-"""
+"""Helpers shared by the commands: numeric arguments, JSON, and setup before JAX initializes."""
 
 import argparse
 import contextlib
@@ -16,46 +14,47 @@ from jaxconv.errors import UserError
 
 
 def natural(text: str, least: int = 0) -> int:
-    """The whole number of an argument, at least `least`; raises what argparse shows."""
+    """Parse a whole number of at least `least`; raises an error that argparse shows."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """The whole number of an argument, at least 1."""
+    """Parse a whole number of at least 1."""
     return natural(text, 1)
 
 
 def no_overrides(command: str, overrides: list[str]) -> None:
-    """Raise UserError where a command that has no config is given keys of one."""
+    """Raise UserError if config keys are given to a command that has no config."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add --trust to a command that opens runs by --workdir; `trusting` makes it hold."""
+    """Add --trust to a command that opens runs by --workdir; `trusting` applies it."""
     parser.add_argument(
         "--trust",
         default="ask",
         choices=("yes", "no", "ask"),
-        help="whether to run code of its own that the workdir of a run holds: yes, no, or ask (the "
-        "default), which asks at a terminal where the workdir is somebody else's, and else is yes",
+        help="whether to run custom code stored in the workdir of a run: yes, no, or ask (the "
+        "default), which asks at a terminal if the workdir belongs to another user, and otherwise "
+        "means yes",
     )
 
 
 @contextlib.contextmanager
 def trusting(args: argparse.Namespace) -> Iterator[None]:
-    """Hold a command to its --trust, where it has one.
+    """Apply the --trust of a command, if it has one.
 
     Raises:
-      UserError: it was given, and no run is opened.
+      UserError: --trust is given, but no run is opened.
     """
     if "trust" not in args:
         yield
         return
     if args.trust != "ask" and not args.workdir:
-        raise UserError(f"--trust={args.trust}: is about the code of a run; give a --workdir too")
+        raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
     from jaxconv.train.code import trusted
 
     with trusted(args.trust):
@@ -63,9 +62,7 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinite, and what is no number, is null, as JSON has no
-    word for it.
-    """
+    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
 
     def sayable(value: Any) -> Any:
         if isinstance(value, dict):
@@ -78,9 +75,7 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 def set_up_jax(config: Any) -> None:
-    """What must be settled before JAX looks for devices: messages, determinism, and the cache of
-    compiled programs.
-    """
+    """Set up messages, determinism and the compilation cache, before JAX initializes."""
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
@@ -105,7 +100,7 @@ def set_up_jax(config: Any) -> None:
                 exit_code=1,
             ) from error
         print(
-            f"jaxconv: compiled programs are not kept: {folder} cannot be written "
+            f"jaxconv: compiled programs are not cached: {folder} cannot be written "
             f"({error.strerror})",
             file=sys.stderr,
         )

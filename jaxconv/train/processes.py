@@ -1,4 +1,4 @@
-"""The processes of one run: how they find one another, and how they are told to stop."""
+"""The processes of one run: how they find each other, and how they are stopped."""
 
 import os
 import signal
@@ -10,9 +10,10 @@ from jax.experimental import multihost_utils
 
 from jaxconv.errors import UserError, short
 
-# A process that has been silent for so many seconds is gone, and the others stop.
+# Seconds of silence after which a process counts as lost and the others stop, and seconds that they
+# wait for each other at the end.
 _SILENT, _FAREWELL = 30, 20
-# What tells that a launcher has started several processes, where JAX finds all the rest by itself.
+# Variables that show that a launcher has started several processes; JAX finds the rest by itself.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _OF_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -21,12 +22,12 @@ def join(how: str) -> None:
     """Make this process one of several, before JAX looks for devices.
 
     Args:
-      how: `off`; `on`, where JAX finds the others by itself: on a TPU pod, under SLURM or Open MPI;
-        `auto`, which is `on` where these have started several processes; or `HOST:PORT,N,I`:
-        process I, from 0, of N, whose first listens at HOST:PORT.
+      how: `off`; `on`: JAX finds the others by itself, on a TPU pod or under SLURM or Open MPI;
+        `auto`: `on` if one of these has started several processes; or `HOST:PORT,N,I`: process I
+        (from 0) of N, the first of which listens at HOST:PORT.
 
     Raises:
-      UserError: it cannot be read, or the others cannot be found.
+      UserError: `how` cannot be parsed, or the others cannot be found.
     """
     if how == "off" or (how == "auto" and not _several()):
         return
@@ -45,7 +46,7 @@ def join(how: str) -> None:
         count, process = map(int, numbers)
         if process >= count:
             raise UserError(
-                f"--distributed={how}: processes are counted from 0, so that the last of {count} "
+                f"--distributed={how}: processes are counted from 0, so the last of {count} "
                 f"is {count - 1}"
             )
         arguments = {"coordinator_address": address, "num_processes": count, "process_id": process}
@@ -74,11 +75,10 @@ def _several() -> bool:
 
 
 class Preemption:
-    """Whether the machine is to be given back, which SIGTERM says; with several processes, JAX
-    agrees with all of them on the step.
+    """Whether SIGTERM has asked the run to stop; several processes agree on the step through JAX.
 
     Args:
-      processes: of the run.
+      processes: number of processes of the run.
     """
 
     def __init__(self, processes: int):
@@ -86,7 +86,7 @@ class Preemption:
         self._calls = 0
 
     def __enter__(self) -> "Preemption":
-        # In other threads, as in some notebooks, Python has no signals.
+        # Python can only set signal handlers in the main thread; some notebooks use another.
         if self._processes == 1 and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
@@ -99,10 +99,10 @@ class Preemption:
         self._asked = True
 
     def reached(self) -> bool:
-        """Whether to save and to stop now; to be asked once a call, by all processes alike."""
+        """Whether to save and stop now; every process must ask once per training call."""
         if self._processes == 1:
             return self._asked
-        # Calls are counted, not steps: JAX agrees on the next number, and several steps a call
-        # would pass over it.
+        # Count calls, not steps: JAX agrees on the next number, which several steps per call could
+        # skip.
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)

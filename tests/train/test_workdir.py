@@ -1,4 +1,4 @@
-"""The workdir stays one run; its numbers are cut back to the checkpoint."""
+"""The workdir stays one run; its metrics are truncated to the checkpoint."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_config_comes_back_as_it_was(tmp_path):
 
 
 def test_run_older_than_a_key(tmp_path):
-    """A key that only says how a run is run may be newer than the run; any other may not."""
+    """A key that does not affect the results may be newer than the run; any other may not."""
     begin(tmp_path / "run", tiny_config())
     path = tmp_path / "run" / "config.json"
     given = json.loads(path.read_text())
@@ -67,7 +67,7 @@ def test_in_use(tmp_path):
     with locked(tmp_path):
         assert in_use(tmp_path)
     assert not in_use(tmp_path)
-    locked(tmp_path).close()  # the look has left no lock
+    locked(tmp_path).close()  # the check has left no lock
 
 
 def test_another_run_is_refused_or_moved_aside(tmp_path):
@@ -148,7 +148,7 @@ def test_paths(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
     with pytest.raises(
-        UserError, match="--out=gs://bucket/run: must be a folder of this machine's"
+        UserError, match="--out=gs://bucket/run: must be a folder in this machine's"
     ):
         expand("gs://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
@@ -163,7 +163,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(
             '\n{}\n5\n{"step": 20, "train/lo'
-        )  # blank and foreign lines, and a kill in the middle of one
+        )  # blank lines, foreign lines, and one cut off by a kill
     log = MetricsLog(tmp_path, step=10, tensorboard=True)
     log.write({"step": 15, "train/loss": 0.5})
     log.close()
@@ -178,8 +178,9 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
 
 
 def tensorboard_scalars(folder):
-    """(step, value) of every scalar in TensorBoard's files: length, checksum, event, checksum
-    each.
+    """(step, value) of every scalar in TensorBoard's files.
+
+    A record is a length, a checksum, the event, and a checksum.
     """
     import struct
 
@@ -212,7 +213,7 @@ def test_stopwatch_stands_still_while_stopped(monkeypatch):
 
 
 def test_a_workdir_from_before_there_were_tasks_is_evaluated_and_resumed(tmp_path, one_device):
-    """Its config has no task, and names the metrics that are the first of the task today."""
+    """Its config has no task, and names the metrics that are now the task's first."""
 
     def config_of(steps, **changes):
         return tiny_config(steps=steps, optimizer__schedule__name="constant", **changes)

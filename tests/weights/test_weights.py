@@ -250,7 +250,7 @@ def test_fit_names_what_does_not():
     new = variables_of("conv5-4 relu conv3-5 bn relu globalpool fc3", (1, 8, 8, 3))
     with pytest.raises(
         ValueError,
-        match=r"missing: .*norm2/bias.*of another shape: params/conv1/kernel is \(3, 3, 3, 4\)",
+        match=r"missing: .*norm2/bias.*another shape: params/conv1/kernel has shape \(3, 3, 3, 4\)",
     ) as error:
         fit(old, new, 3)
     with pytest.raises(ValueError, match="left over: .*norm2"):
@@ -273,7 +273,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
     train(config, str(tmp_path / "a"))
     for words in (
         "started from weights of resnet18",
-        "fc is fresh: 2 classes instead of 5",
+        "fc is newly initialized: 2 classes instead of 5",
         "1 channels instead of 3",
     ):
         assert words in caplog.text
