@@ -149,7 +149,8 @@ def _files_below(folder: str, kind: str) -> list[str]:
         log.warning("%s", note)
     if not listed.names:
         raise UserError(
-            f"{folder}: has no {', '.join(suffixes)} file; the network takes {kind}s from such files",
+            f"{folder}: has no {', '.join(suffixes)} file; the network takes {kind}s from such "
+            "files",
             exit_code=1,
         )
     return [os.path.join(folder, name) for name in listed.names]
