@@ -7,6 +7,7 @@ import sys
 from jaxconv.commands import data, look, networks, playground, report, runs, use
 from jaxconv.commands.common import trusting
 from jaxconv.errors import UserError
+from jaxconv.files import print_any_name
 from jaxconv.version import __version__
 
 
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 for a problem with data or files, or 2 for a wrong command or config.
     """
+    print_any_name()
     argv = sys.argv[1:] if argv is None else argv
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])

@@ -1,8 +1,11 @@
 """Paths given by the user: checked before the work starts, and written atomically."""
 
+import codecs
 import contextlib
+import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +30,38 @@ def expand(path: str, option: str = "--workdir") -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"{option}={path}: {error}") from error
+
+
+def printable(text: str | os.PathLike) -> str:
+    """The text for a page, a table or a message: bytes of a file name that are not UTF-8, and
+    control characters, are written as `\\xe9`.
+    """
+    text = os.fspath(text)
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _as_in_the_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write the bytes of a file name that is not UTF-8 as they are, as `ls` does; and a character
+    that the encoding lacks by its number.
+    """
+    error.end = error.start + 1
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("jaxconv.names", _as_in_the_name)
+
+
+def print_any_name() -> None:
+    """Let standard output and standard error take every file name, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="jaxconv.names")
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:

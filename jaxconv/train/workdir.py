@@ -47,7 +47,7 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those runs did.
-NEWER = ("task",)
+NEWER = ("task", "data.background")
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
