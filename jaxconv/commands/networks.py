@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive, print_json
+from jaxconv.commands.common import natural, no_overrides, positive, print_json, start_jax
 from jaxconv.errors import UserError
 
 
@@ -91,6 +91,7 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         model = create_model(args.model, args.classes or usual_classes, args.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
+    start_jax()
     shape = tuple(map(int, sizes)) or usual_shape
     size = "x".join(map(str, shape))
     try:
@@ -110,5 +111,6 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.weights.convert import convert
 
     announce_to()
+    start_jax()
     print_json(convert(args.file, args.model, args.out))
     return 0

@@ -179,12 +179,14 @@ class Progress:
     """
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool, figure: str = "loss"):
-        self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        self._total, self._batch_size, self._bar = total, batch_size, None
         keys = dict.fromkeys(("loss", figure))
         self._names = {f"train/{key}": key for key in keys}
         self._names |= {f"eval/{key}": f"eval {key}" for key in keys}
         self._newest: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
+        # Python has no standard error under pythonw and some services.
+        self._shown = shown = shown and sys.stderr is not None
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
