@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive, print_json
+from jaxconv.commands.common import natural, no_overrides, positive, print_json, start_jax
 from jaxconv.errors import UserError
 
 
@@ -100,6 +100,7 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         model = create_model(args.model, args.classes or usual_classes, args.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
+    start_jax()
     shape = tuple(map(int, sizes)) or usual_shape
     size = "x".join(map(str, shape))
     try:
@@ -119,6 +120,7 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.watch import announce_to
     from jaxconv.weights.convert import convert
 
+    start_jax()
     announce_to()
     written = convert(args.file, args.model, args.out, args.weights_key)
     print_json({"out": str(expand(args.out, "--out")), **written})

@@ -90,7 +90,7 @@ def create_state(
     model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
     params = model_state.pop("params")
     plateau = Plateau(
-        scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32)
+        scale=jnp.float32(1), best=jnp.float32(-jnp.inf), since=jnp.zeros((), jnp.int32)
     )
     # Arrays, because Python numbers would have another type after the first step.
     scale = (
