@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from jaxconv import moved
 from jaxconv.checks import check_config
+from jaxconv.config import with_plain_values
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
+from jaxconv.own import with_absolute_names
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.code import resumed
@@ -60,7 +62,9 @@ def start(
     sources: tuple[Source, Source] | None = None,
 ) -> Finished:
     """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
+    config = with_plain_values(config)
     check_config(config, with_task=False)
+    config = with_absolute_names(config)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
