@@ -10,8 +10,9 @@ import jaxconv
 from jaxconv.config import load_config
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_workdir
-from jaxconv.own import checksum, is_own, neighbours, own
+from jaxconv.own import is_own, own
 from jaxconv.run import train
+from jaxconv.user_files import checksum, neighbours
 from tests.conftest import ROOT, command, tiny_config
 
 PIECES = """

@@ -34,6 +34,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved"},
     {"errors"},
+    {"user_files", "values"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from jaxconv.config import TYPES, check_type, plain
+from jaxconv.config import TYPES, check_type
 from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
 from jaxconv.own import is_own, wrong
+from jaxconv.values import plain
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
-from jaxconv.own import checksum, file_of, name_in, names_in, neighbours, renamed, same_piece
+from jaxconv.own import file_of, name_in, names_in, renamed, same_piece
+from jaxconv.user_files import checksum, neighbours
 
 log = logging.getLogger(__name__)
 

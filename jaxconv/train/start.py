@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from jaxconv import moved
 from jaxconv.checks import check_config
-from jaxconv.config import with_plain_values
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
@@ -28,6 +27,7 @@ from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir
+from jaxconv.values import with_plain_values
 
 log = logging.getLogger(__name__)
 
