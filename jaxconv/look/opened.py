@@ -28,6 +28,7 @@ from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
+from jaxconv.train.other_data import reading
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
@@ -169,9 +170,9 @@ class OpenedNetwork:
             raise UserError(
                 f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
             )
-        return open_source(
-            as_files(self.config.data), split or self.config.data.eval_split, like=self.data
-        )
+        data = as_files(self.config.data)
+        with reading(self.config):
+            return open_source(data, split or self.config.data.eval_split, like=self.data)
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
         """The element [...] and label of one example of a split; the label is -1 if it has none.
@@ -225,19 +226,26 @@ class OpenedNetwork:
             yield batch["image"][batch["mask"] > 0]
 
 
-def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> OpenedNetwork:
+def open_run(
+    workdir: str | Path,
+    checkpoint: str = "latest",
+    member: int = 0,
+    overrides: Sequence[str] = (),
+) -> OpenedNetwork:
     """Open the trained network of a run.
 
     Args:
       workdir: the workdir of the run.
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
+      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to look at other data, see
+        train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.
     """
     folder = expand(workdir)
-    config, data = opened_config(folder), saved_data(folder)
+    config, data = opened_config(folder, overrides), saved_data(folder)
     members = members_of(config)
     count = len(members.names) if members else 1
     if not 0 <= member < count:
@@ -247,7 +255,7 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
             else "the run has one network, not an ensemble"
         )
         raise UserError(f"--member={member}: {has}")
-    state, step = restore_run(folder, checkpoint)
+    state, step = restore_run(folder, checkpoint, config=config)
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     task = open_task(config, data)
     model = task.model()
