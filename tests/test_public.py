@@ -34,7 +34,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved"},
     {"errors"},
-    {"user_files", "values"},
+    {"user_files", "values", "packaged"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

@@ -32,7 +32,8 @@ def _add_runs(commands: Any) -> None:
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="the experiment: a Python file that defines get_config()",
+        help="the experiment: a Python file that defines get_config(), or "
+        "jaxconv:NAME[:ARGUMENT] for one that `jaxconv experiments` lists",
     )
     train.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder for all files of the run"
