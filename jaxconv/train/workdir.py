@@ -47,7 +47,7 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those runs did.
-NEWER = ("task",)
+NEWER = ("task", "optimizer.kwargs", "optimizer.schedule.kwargs", "loss.class_weights")
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
