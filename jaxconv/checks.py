@@ -213,9 +213,8 @@ def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
             metric = find_task(new.task.name).metric
             before[key], now[key] = metric(before[key]), metric(now[key])
     found = differing_keys(before, now)
-    if _looks_at_length(new):
-        found += [key for key in ("epochs", "steps") if before[key] != now[key]]
-    return sorted({*found})
+    lengths = [key for key in ("epochs", "steps") if before[key] != now[key]]
+    return sorted({*found, *(lengths if lengths and _looks_at_length(new) else [])})
 
 
 def check_effects(config: ConfigDict) -> None:
@@ -367,8 +366,8 @@ def _check_optimizer(config: ConfigDict) -> None:
         if section.kwargs and section.name in built_in:
             place = "optimizer" if section is config else "optimizer.schedule"
             raise UserError(
-                f"config.{place}.kwargs has {', '.join(section.kwargs)}, but {section.name!r} takes "
-                f"no kwargs: its settings are those of config.{place}"
+                f"config.{place}.kwargs has {', '.join(section.kwargs)}, but {section.name!r} "
+                f"takes no kwargs: its settings are those of config.{place}"
             )
     wanted = set(group(""))
     for name, settings in config.groups.items():

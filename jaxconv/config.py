@@ -254,7 +254,9 @@ def default_config() -> ConfigDict:
 
     # end the training once a metric no longer improves; see train/callbacks.py
     config.early_stopping = early_stopping = ConfigDict()
-    early_stopping.patience = 0  # stop after this many evaluations in a row without a new best; 0: off
+    early_stopping.patience = (
+        0  # stop after this many evaluations in a row without a new best; 0: off
+    )
     early_stopping.metric = ""  # such as eval/loss; empty: the task's first figure
     early_stopping.min_delta = 0.0  # a new best must be better by more than this
     # callbacks, separated by spaces: FILE.py:NAME or package.module.NAME, see train/callbacks.py

@@ -178,8 +178,8 @@ def named_schedule(config: Any, total_steps: int, peak: Any) -> Callable[[jax.Ar
     name_of_peak = next((argument for argument in PEAKS if argument in has), None)
     if name_of_peak is None:
         raise UserError(
-            f"{key}.name is {schedule.name!r}, which takes no learning rate; a schedule takes it as "
-            f"{', '.join(PEAKS)}"
+            f"{key}.name is {schedule.name!r}, which takes no learning rate; a schedule takes it "
+            f"as {', '.join(PEAKS)}"
         )
     given = {name_of_peak: peak}
     if "warmup_steps" in has and schedule.warmup_steps:
@@ -188,7 +188,12 @@ def named_schedule(config: Any, total_steps: int, peak: Any) -> Callable[[jax.Ar
     required = [argument for argument, default in has.items() if default is inspect.Parameter.empty]
     given |= dict.fromkeys([n for n in LENGTHS if n in required and n not in kwargs], total_steps)
     _check_kwargs(
-        f"{key}.kwargs", schedule.name, kwargs, has, {name_of_peak: "learning_rate"} | reserved, given
+        f"{key}.kwargs",
+        schedule.name,
+        kwargs,
+        has,
+        {name_of_peak: "learning_rate"} | reserved,
+        given,
     )
     with _reraise(f"{key}.name", schedule.name):
         made = function(**given, **{n: _value(value, n, peak) for n, value in kwargs.items()})
@@ -199,7 +204,7 @@ def named_schedule(config: Any, total_steps: int, peak: Any) -> Callable[[jax.Ar
 
 
 def warms_up(schedule: Any) -> bool:
-    """Whether a schedule by name has the argument `warmup_steps`, so that nothing is added to it."""
+    """Whether a schedule by name has the argument `warmup_steps`: then no warm-up is added."""
     return "warmup_steps" in _arguments(own(schedule.name, "config.optimizer.schedule.name"))
 
 

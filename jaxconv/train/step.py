@@ -105,8 +105,9 @@ def make_train_step(
     and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
     number and a name are folded into it for each use. Under `pmap` each device also folds its index
     into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means over
-    the batch, before the update; `learning_rate` only if it is known. If the state has a `loss_scale`, a step whose gradients are not
-    finite changes only the scale and the step number, and has `grad_norm` 0.
+    the batch, before the update; `learning_rate` only if it is known. If the state has a
+    `loss_scale`, a step whose gradients are not finite changes only the scale and the step number,
+    and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
     compute = gradient(loss_of(apply, objective or of_labels(loss)), axis_name)

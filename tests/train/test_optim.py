@@ -166,9 +166,7 @@ def test_optimizers_are_optax_s_ready_made(name):
     """At a constant rate, it makes no difference whether the rate is inside the momentum."""
     reference, settings = READY_MADE[name]
     found = follow(make_optimizer(optimizer(name=name, **SETTINGS, **settings), MATRIX), 0.3)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference)
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference))
     assert not np.allclose(found["conv"]["kernel"], MATRIX["conv"]["kernel"], rtol=0.01)
 
 
