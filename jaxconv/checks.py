@@ -301,6 +301,7 @@ def _check_own(config: ConfigDict) -> None:
     for key, name in (
         ("augment.own", config.augment.own),
         *(("eval.metrics", name) for name in config.eval.metrics.split()),
+        *(("callbacks", name) for name in config.callbacks.split()),
     ):
         if name and not is_own(name):
             raise UserError(

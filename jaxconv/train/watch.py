@@ -1,7 +1,6 @@
 """Watching a run: metrics, metrics.jsonl, TensorBoard files, progress bar, profile, messages."""
 
 import contextlib
-import json
 import logging
 import shutil
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 
 from jaxconv import moved
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
 from jaxconv.train.workdir import read_metrics, write_lines
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
         rows = read_metrics(workdir, up_to=step)
-        write_lines(workdir / "metrics.jsonl", map(json.dumps, rows))
+        write_lines(workdir / "metrics.jsonl", map(to_json, rows))
         self._workdir = workdir
         self._file = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115, closed by close()
         self._board, self._flushed = None, time.monotonic()
@@ -54,7 +54,7 @@ class MetricsLog:
     def write(self, row: dict[str, Any]) -> None:
         """Add one row: `step`, and floats by name; raises UserError if it cannot be written."""
         with self._reraise_unwritable():
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(to_json(row) + "\n")
             self._to_board(row)
 
     def _to_board(self, row: dict[str, Any]) -> None:
