@@ -282,8 +282,9 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
                 f"the image has {width}x{height} = {width * height:,} pixels; at most "
                 f"{MOST_PIXELS:,} are accepted"
             )
+        decoder = choose_decoder(config.decoder)
         picture = decode_middle(
-            data, shape[0], shape[2], choose_decoder(config.decoder), config.crop_ratio
+            data, shape[0], shape[2], decoder, config.crop_ratio, config.background
         )
     except UserError:
         raise
