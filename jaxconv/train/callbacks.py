@@ -22,8 +22,9 @@ from typing import Any
 
 from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.own import own
+from jaxconv.tasks import Task
 from jaxconv.train.parallel import Parallel
-from jaxconv.train.workdir import read_metrics
+from jaxconv.train.workdir import read_metrics, write_json
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,21 @@ class EarlyStopping:
         )
 
 
+def early_stopping(settings: Any, task: Task, every: int) -> list[tuple[str, EarlyStopping]]:
+    """The callback of `config.early_stopping`; empty if it is off.
+
+    Args:
+      settings: `config.early_stopping`.
+      task: of the run, for the metric.
+      every: steps between evaluations.
+    """
+    if not settings.patience:
+        return []
+    metric = task.metric(settings.metric)
+    higher, limits = task.figure(metric).higher, (settings.patience, settings.min_delta)
+    return [("early_stopping", EarlyStopping(metric, higher, *limits, every))]
+
+
 def best_of(values: Sequence[float], higher: bool, min_delta: float) -> int:
     """The place of the last value that was better than all before by more than `min_delta`.
 
@@ -179,13 +195,34 @@ class Callbacks:
                 "a callback failed in the first process; see its error message", exit_code=1
             )
 
-    def why(self) -> str:
-        """Who stopped the run, and why; on the first process."""
-        return f"{self._who}: {self._run._why}" if self._who else self._run._why
+    def start(self, step: int, variables: Callable[[], Any]) -> bool:
+        """Call `on_start`; whether the run is stopped already. Raises the error of a callback."""
+        self.call("on_start", step, variables)
+        self.raise_error()
+        stopped = self.stops()
+        if stopped:
+            self.note_stop(step)
+        else:
+            path = self._run.workdir / "stopped.json"
+            self._parallel.on_first_process(lambda: path.unlink(missing_ok=True))
+        return stopped
+
+    def note_stop(self, step: int) -> None:
+        """Store and announce that the run is stopped early."""
+
+        def note() -> None:
+            run, why = self._run, f"{self._who}: {self._run._why}"
+            settings = run.config.early_stopping.to_dict()
+            record = {"step": step, "why": why, "early_stopping": settings}
+            write_json(run.workdir / "stopped.json", record)
+            log.info("stopped early at step %d of %d: %s", step, run.total_steps, why)
+
+        self._parallel.on_first_process(note)
 
     def end(self, step: int, variables: Callable[[], Any], result: dict[str, Any]) -> None:
         """Call `on_end`; the run is complete, so that an error is only a warning."""
-        self.call("on_end", step, variables, result)
+        split = {"split": self._run.config.data.eval_split}
+        self.call("on_end", step, variables, split | result)
         if self._error:
             log.warning("%s", self._error)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
 from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
 from jaxconv.train.build import BuiltRun
-from jaxconv.train.callbacks import Callbacks, EarlyStopping, RunView
+from jaxconv.train.callbacks import Callbacks, RunView, early_stopping
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
@@ -32,7 +32,7 @@ from jaxconv.train.watch import (
     Stopwatch,
     reraise_out_of_memory,
 )
-from jaxconv.train.workdir import note_versions, write_json
+from jaxconv.train.workdir import note_versions
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +81,8 @@ class Run:
         best = task.metric(config.checkpoint.metric)
         self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
         seen = RunView(config, folder, built.total_steps)
-        self.callbacks = Callbacks([*self._early_stopping(), *callbacks], seen, parallel)
-
-    def _early_stopping(self) -> list[tuple[str, EarlyStopping]]:
-        settings, task = self.config.early_stopping, self.built.task
-        if not settings.patience:
-            return []
-        metric = task.metric(settings.metric)
-        higher, limits = task.figure(metric).higher, (settings.patience, settings.min_delta)
-        callback = EarlyStopping(metric, higher, *limits, self.eval_every)
-        return [("early_stopping", callback)]
+        early = early_stopping(config.early_stopping, task, self.eval_every)
+        self.callbacks = Callbacks([*early, *callbacks], seen, parallel)
 
     def key(self, parallel: Parallel | None = None) -> jax.Array:
         """The run's key, or the members' keys, for the compiled calls."""
@@ -128,11 +120,11 @@ class Run:
             progress = Progress(total, first, config.batch_size, shown, figure)
             stack.callback(progress.close)
             state = self.parallel.to_steps(state)
-            stopped = first < total and self._start_callbacks(state, first)
+            stopped = first < total and self.callbacks.start(first, self._variables_of(state))
             if first == total or stopped:
                 result = self._evaluate(state)
                 if stopped:
-                    self._end_callbacks(state, first, result)
+                    self.callbacks.end(first, self._variables_of(state), result)
             else:
                 preemption = stack.enter_context(Preemption(self.parallel.process[1]))
                 profiler = Profiler(self.folder / "profile", config.profile if writes else "")
@@ -144,35 +136,6 @@ class Run:
                     Outputs(checkpoints, metrics_log, progress, profiler, preemption),
                 )
         return {"split": config.data.eval_split, **result}
-
-    def _start_callbacks(self, state: TrainState, first: int) -> bool:
-        """Whether the callbacks have the run stopped already; raises the error of any of them."""
-        self.callbacks.call("on_start", first, self._variables_of(state))
-        self.callbacks.raise_error()
-        stopped = self.callbacks.stops()
-        if stopped:
-            self._note_stop(first)
-        else:
-            self.parallel.on_first_process(
-                lambda: (self.folder / "stopped.json").unlink(missing_ok=True)
-            )
-        return stopped
-
-    def _end_callbacks(self, state: TrainState, step: int, result: dict[str, Any]) -> None:
-        result = {"split": self.config.data.eval_split, **result}
-        self.callbacks.end(step, self._variables_of(state), result)
-
-    def _note_stop(self, step: int) -> None:
-        """Store and announce that the run is stopped early."""
-
-        def note() -> None:
-            why, total = self.callbacks.why(), self.built.total_steps
-            settings = self.config.early_stopping.to_dict()
-            record = {"step": step, "why": why, "early_stopping": settings}
-            write_json(self.folder / "stopped.json", record)
-            log.info("stopped early at step %d of %d: %s", step, total, why)
-
-        self.parallel.on_first_process(note)
 
     def _variables_of(self, state: TrainState) -> Callable[[], Any]:
         return lambda: self.parallel.to_whole(state).variables
@@ -366,7 +329,7 @@ class Run:
                 outputs.checkpoints.wait()
                 self.callbacks.raise_error()
                 if step < total:
-                    self._note_stop(step)
+                    self.callbacks.note_stop(step)
                     result = result if evaluated else self._evaluate(state)
                     break
             if preempted:
@@ -377,7 +340,7 @@ class Run:
                     PREEMPTED,
                 )
             watch.go_on()
-        self._end_callbacks(state, step, result)
+        self.callbacks.end(step, self._variables_of(state), result)
         return result
 
     def _due(self, step: int, every: int) -> bool:

@@ -153,7 +153,8 @@ def try_optimizer(config: Any, optimizer: Any, params: Any) -> None:
     keys = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     if keys:
         raise UserError(
-            f"{key}.name is {config.name!r}, whose state has a random key: checkpoints cannot hold it"
+            f"{key}.name is {config.name!r}, whose state has a random key, "
+            "which a checkpoint cannot hold"
         )
     if config.weight_decay and schedule_free_states(state):
         raise UserError(
