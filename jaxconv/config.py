@@ -187,9 +187,16 @@ def default_config() -> ConfigDict:
     # shares themselves
     loss.threshold = 0.0
     loss.label_smoothing = 0.0  # share of the target spread evenly over all classes
+    # weights of the classes in the training loss: one number per class (1,2.5), by name
+    # (cat:2,dog:0.5; others 1), or balanced: examples / (classes x examples of the class). Each
+    # example's loss is multiplied by its class's weight, then averaged over all examples
+    loss.class_weights = ""
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
+    # sgd, rmsprop, adamw, lamb, lars; or optax.NAME or a custom one, see train/named.py
+    optimizer.name = "sgd"
+    # arguments of an optimizer by name; those of the built-in ones are the settings below
+    optimizer.kwargs = ConfigDict()
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
@@ -209,7 +216,9 @@ def default_config() -> ConfigDict:
     optimizer.undecayed = r"(^|/)(bias|scale)$"
     optimizer.groups = ConfigDict()  # parameter groups by name, each made by group() below
     optimizer.schedule = schedule = ConfigDict()
-    schedule.name = "constant"  # constant, step, cosine, plateau
+    # constant, step, cosine, plateau; or optax.NAME or a custom one, see train/named.py
+    schedule.name = "constant"
+    schedule.kwargs = ConfigDict()  # arguments of a schedule by name
     # linear warmup from 0 over this many steps, with any schedule
     schedule.warmup_steps = 0
     schedule.factor = 0.1  # step, plateau: multiplies the learning rate
@@ -246,6 +255,16 @@ def default_config() -> ConfigDict:
     log.progress = True  # show a progress bar, or plain lines without a terminal
     log.report = True  # write report.html at the end, see report/write.py
 
+    # end the training once a metric no longer improves; see train/callbacks.py
+    config.early_stopping = early_stopping = ConfigDict()
+    early_stopping.patience = (
+        0  # stop after this many evaluations in a row without a new best; 0: off
+    )
+    early_stopping.metric = ""  # such as eval/loss; empty: the task's first figure
+    early_stopping.min_delta = 0.0  # a new best must be better by more than this
+    # callbacks, separated by spaces: FILE.py:NAME or package.module.NAME, see train/callbacks.py
+    config.callbacks = ""
+
     config.checkpoint = checkpoint = ConfigDict()
     # steps between checkpoints; 0: once per epoch. The last step is always saved
     checkpoint.every = 0
@@ -258,6 +277,8 @@ def default_config() -> ConfigDict:
     config.model.kwargs.unlock()
     config.task.kwargs.unlock()
     config.optimizer.groups.unlock()
+    config.optimizer.kwargs.unlock()
+    config.optimizer.schedule.kwargs.unlock()
     return config
 
 
@@ -342,6 +363,8 @@ MAY_DIFFER = (
     "checkpoint.keep_best",
     "data.threads",
     "data.prefetch",
+    "early_stopping",
+    "callbacks",
 )
 
 
@@ -351,8 +374,8 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
         `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each. Another `model.name` discards the experiment's
-        `model.kwargs`.
+      overrides: `key.of.config=value` each. Another name of the network, optimizer or
+        schedule discards the experiment's `kwargs` for it.
 
     Raises:
       UserError: the file is missing or fails, or an override does not fit.
@@ -382,9 +405,11 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for key, equals, text in settings:
         if not equals:
             raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
-        if key == "model.name" and text != config.model.name:
-            # The experiment's arguments are those of its own network.
-            config.model.kwargs = ConfigDict()
+        section = {"model.name": config.model, "optimizer.name": config.optimizer}
+        section["optimizer.schedule.name"] = config.optimizer.schedule
+        if key in section and text != section[key].name:
+            # The experiment's arguments are those of its own network, optimizer or schedule.
+            section[key].kwargs = ConfigDict()
     for key, _, text in settings:
         set_key(config, key, text)
     return config
@@ -393,7 +418,7 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 def set_key(config: ConfigDict, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
-    `model.kwargs` and `task.kwargs` accept new keys.
+    The sections called `kwargs` accept new keys.
 
     Raises:
       UserError: the key is unknown (the message names the nearest), or the text is not of its type.
@@ -404,7 +429,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         if not isinstance(place, ConfigDict) or parent not in place:
             raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
         place = place[parent]
-    if isinstance(place, ConfigDict) and parents[1:] == ["kwargs"] and last not in place:
+    if isinstance(place, ConfigDict) and parents[-1:] == ["kwargs"] and last not in place:
         place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:

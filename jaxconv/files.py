@@ -1,12 +1,14 @@
 """Paths given by the user: checked before the work starts, and written atomically."""
 
 import contextlib
+import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jaxconv.errors import UserError, in_words, nearest
 
@@ -157,3 +159,16 @@ def new_folder(out: str) -> Iterator[Path]:
             f"--out={out}: cannot be written ({in_words(error)}); give a writable folder",
             exit_code=1,
         ) from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, which any reader accepts: numbers that are infinite or NaN become null."""
+
+    def valid(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: valid(one) for name, one in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [valid(one) for one in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(valid(value), indent=indent, allow_nan=False)

@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import errno
-import json
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
 from jaxconv.streams import lost_output
 
 
@@ -64,16 +63,8 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
-
-    def sayable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: sayable(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [sayable(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(json.dumps(sayable(record), allow_nan=False))
+    """Print one line of JSON for programs."""
+    print(to_json(record))
 
 
 @contextlib.contextmanager

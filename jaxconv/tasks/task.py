@@ -100,6 +100,7 @@ class Task:
         """
         given = {"loss.name": config.loss.name != "softmax", "eval.metrics": config.eval.metrics}
         given |= {f"loss.{key}": config.loss[key] for key in ("threshold", "label_smoothing")}
+        given["loss.class_weights"] = config.loss.class_weights
         for key, value in given.items():
             if value:
                 raise UserError(

@@ -19,7 +19,7 @@ from jaxconv.tasks import Task, open_task
 from jaxconv.train import transforms
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
-from jaxconv.train.state import TrainState, create_state
+from jaxconv.train.state import TrainState, create_state, schedule_free_states
 from jaxconv.train.step import (
     METRICS,
     Batch,
@@ -121,6 +121,11 @@ def build_network(
         averages = config.ema.decay > 0
         return create_state(model, optimizer, key, zeros, ema=averages, loss_scale=scaled)
 
+    if config.ema.decay and schedule_free_states(jax.eval_shape(init, jax.random.key(0)).opt_state):
+        raise UserError(
+            f"config.ema.decay is {config.ema.decay}, but {config.optimizer.name} averages the "
+            "weights itself; leave it at 0"
+        )
     members, keys = members_of(config), jax.eval_shape(jax.random.key, 0)
     if members:
         init = members.init(init)
@@ -197,7 +202,7 @@ def step_maker(
         return make_train_step(
             network.model,
             make_optimizer(config.optimizer, params, swept),
-            make_schedule(config.optimizer, steps, swept),
+            learning_rate=make_schedule(config.optimizer, steps, swept),
             augment=augment,
             axis_name=axis_name,
             ema_decay=config.ema.decay,

@@ -363,6 +363,7 @@ def fingerprint(tree: Any) -> jax.Array:
     """A uint32 that changes with any bit of any value of the tree, the same for any sharding."""
     total = jnp.zeros((), jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
         # 8 bytes, which only own code has, are two numbers.
         kind = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(leaf, kind).reshape(-1)

@@ -2,7 +2,7 @@
 
 They do not depend on devices, files, logging or the task.
 
-step = make_train_step(model, optimizer, schedule)
+step = make_train_step(model, optax.sgd(0.1))
 batch = {"image": images, "label": labels, "position": jnp.arange(len(labels))}
 state, metrics = jax.jit(step)(state, batch, jax.random.key(0))
 
@@ -10,6 +10,7 @@ A training step composes small functions: `loss_of` the network, its `gradient`,
 parts of the batch, `averaged` over devices, and applied by `make_update`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +31,10 @@ Metrics = dict[str, jax.Array]
 # (outputs, batch) -> the loss [B], and other metrics by name, [B] each.
 Objective = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
-# Metrics of every training step in addition to those of its objective, float32 scalars.
+# step -> learning rate.
+Schedule = Callable[[jax.Array], jax.Array]
+
+# Metrics of a training step in addition to those of its objective, float32 scalars.
 METRICS = ("grad_norm", "learning_rate")
 _KEPT = "between modules"
 
@@ -60,7 +64,7 @@ GradientFn = Callable[[TrainState, Batch, jax.Array], Gradient]
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    schedule: Callable[[jax.Array], jax.Array],
+    schedule: Schedule | None = None,
     loss: LabelLoss = cross_entropy,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     axis_name: str | None = None,
@@ -68,6 +72,7 @@ def make_train_step(
     accumulate: int = 1,
     remat: bool = False,
     objective: Objective | None = None,
+    learning_rate: Schedule | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Make a pure function (state, batch, key) -> (state, metrics).
 
@@ -75,9 +80,11 @@ def make_train_step(
       model: a Linen module, called as `model.apply(variables, images, train=True)`. Each (outputs,
         weight) that it stores in the collection `auxiliary` adds its weighted loss to the
         objective; the metric `loss` is that of the main outputs.
-      optimizer: gives the direction of the update; the step multiplies it by the learning rate,
-        which can therefore be traced.
-      schedule: step -> learning rate.
+      optimizer: any optax optimizer, such as `optax.sgd(0.1)`: `optax.apply_updates` adds its
+        updates to the parameters. An optimizer that takes extra arguments gets `value`, the batch's
+        loss, `grad`, and `learning_rate` if that argument is given here.
+      schedule: deprecated. With it, `optimizer` gives a direction, from which the step subtracts
+        its product with the learning rate; give a whole optimizer instead.
       loss: (logits [N, K], target) -> [N]; the target is the batch's `target` [N, K] if present,
         otherwise its `label` [N].
       augment: (key, batch) -> batch, applied before the network.
@@ -90,18 +97,31 @@ def make_train_step(
         backward pass (Chen et al. 2016, arXiv:1604.06174).
       objective: replaces `loss` for any other task: (outputs, batch) -> ([B] loss, {name: [B]});
         the named values are averaged into the metrics.
+      learning_rate: step -> learning rate. Its product with the plateau's scale is the extra
+        argument `learning_rate` of the optimizer, which `optim.make_optimizer` needs, and the
+        metric. Without it, the metric is the rate in the state of `optax.inject_hyperparams`.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
     and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
     number and a name are folded into it for each use. Under `pmap` each device also folds its index
     into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means over
-    the batch, before the update. If the state has a `loss_scale`, a step whose gradients are not
-    finite changes only the scale and the step number, and has `grad_norm` 0.
+    the batch, before the update; `learning_rate` only if it is known. If the state has a
+    `loss_scale`, a step whose gradients are not finite changes only the scale and the step number,
+    and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
     compute = gradient(loss_of(apply, objective or of_labels(loss)), axis_name)
     compute = averaged(microbatched(compute, accumulate), axis_name)
-    update = make_update(optimizer, schedule, ema_decay)
+    if schedule is not None:
+        warnings.warn(
+            "make_train_step(schedule=) goes away in 0.2: give a whole optimizer, such as "
+            "optax.sgd(schedule) or optax.chain(optimizer, optax.scale_by_learning_rate(schedule)),"
+            " and learning_rate=schedule for the metric",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        optimizer, learning_rate = descending(optimizer), schedule
+    update = make_update(optimizer, learning_rate, ema_decay)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         if augment is not None:
@@ -155,7 +175,8 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
     """The gradient of a batch in `count` equal parts, one after another, to save memory.
 
     The gradients are the mean over the parts, which equals that of the whole batch up to rounding.
-    Each part has its own BatchNorm statistics and dropout.
+    Each part has its own BatchNorm statistics and dropout. A loss scale is the same for all parts,
+    and changes once: it shrinks if the gradients of any part are not finite.
     """
     if count == 1:
         return compute
@@ -164,20 +185,21 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
         def add(carry: tuple[TrainState, Any], numbered: tuple[jax.Array, Batch]) -> Any:
             (state, sums), (number, part) = carry, numbered
             found = compute(state, part, jax.random.fold_in(dropout, number))
-            state = state.replace(model_state=found.model_state, loss_scale=found.loss_scale)
+            state = state.replace(model_state=found.model_state)
             sums = jax.tree.map(jnp.add, sums, found.grads)
-            return (state, sums), (found.metrics, found.finite)
+            return (state, sums), (found.metrics, found.finite, found.loss_scale)
 
         # A part takes every `count`-th example, so it is spread over the devices like the batch.
         parts = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch
         )
         first = state, jax.tree.map(jnp.zeros_like, state.params)
-        (state, sums), (metrics, finite) = lax.scan(
+        (state, sums), (metrics, finite, scales) = lax.scan(
             add, first, (jnp.arange(count), parts), unroll=loops_unrolled()
         )
         grads, metrics = jax.tree.map(lambda x: x / count, sums), jax.tree.map(jnp.mean, metrics)
-        return Gradient(grads, metrics, state.model_state, state.loss_scale, jnp.all(finite))
+        scale = jax.tree.map(lambda x: x[jnp.argmin(finite)], scales)  # an infinite part's, if any
+        return Gradient(grads, metrics, state.model_state, scale, jnp.all(finite))
 
     return compute_parts
 
@@ -195,17 +217,40 @@ def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
     return compute_mean
 
 
+def descending(
+    direction: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer whose updates are a direction times minus the learning rate.
+
+    It takes the rate of each step as the extra argument `learning_rate`, which can be traced, and
+    has the state of `direction`.
+    """
+
+    def update(
+        grads: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **extra: Any
+    ) -> tuple[Any, Any]:
+        directions, state = direction.update(grads, state, params)
+        return jax.tree.map(lambda d: -learning_rate * d, directions), state
+
+    return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: Callable, ema_decay: float
+    optimizer: optax.GradientTransformation, learning_rate: Schedule | None, ema_decay: float
 ) -> Callable[[TrainState, Gradient], tuple[TrainState, Metrics]]:
     """Make a pure function (state, gradient) -> (next state, metrics); see `make_train_step`."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def update(state: TrainState, found: Gradient) -> tuple[TrainState, Metrics]:
-        before, learning_rate = state, schedule(state.step) * state.plateau.scale
-        directions, opt_state = optimizer.update(found.grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, directions)
-        norm = optax.tree.norm(found.grads)
-        metrics = found.metrics | {"grad_norm": norm, "learning_rate": learning_rate}
+        before, extra = state, {"value": found.metrics["loss"], "grad": found.grads}
+        if learning_rate is not None:
+            extra["learning_rate"] = learning_rate(state.step) * state.plateau.scale
+        updates, opt_state = optimizer.update(found.grads, state.opt_state, state.params, **extra)
+        params = optax.apply_updates(state.params, updates)
+        metrics = found.metrics | {"grad_norm": optax.tree.norm(found.grads)}
+        rate = extra.get("learning_rate", _injected_rate(opt_state))
+        if rate is not None:
+            metrics["learning_rate"] = rate
         if ema_decay:
             variables = {"params": params, **found.model_state}
             state = state.replace(ema=update_ema(state.ema, variables, state.step, ema_decay))
@@ -223,6 +268,14 @@ def make_update(
         return state, metrics
 
     return update
+
+
+def _injected_rate(opt_state: Any) -> jax.Array | None:
+    """The learning rate in the state of `optax.inject_hyperparams`; None unless there is one."""
+    injected = lambda node: hasattr(node, "hyperparams")  # noqa: E731
+    nodes = jax.tree.leaves(opt_state, is_leaf=injected)
+    found = [node.hyperparams.get("learning_rate") for node in nodes if injected(node)]
+    return jnp.asarray(found[0], jnp.float32) if len(found) == 1 and found[0] is not None else None
 
 
 def loops_unrolled() -> bool:

@@ -282,3 +282,33 @@ def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     assert alone.returncode == 0, alone.stderr
     assert results[0]["eval/spread"] == results[1]["eval/spread"] > 1
     assert results[0]["eval/loss"] == pytest.approx(results[1]["eval/loss"], rel=1e-4)
+
+
+def test_callbacks_of_two_processes(tmp_path):
+    """They run on the first, and all stop together; an error ends all, with the run saved."""
+    (tmp_path / "mine.py").write_text(
+        "import jax\n"
+        "class Base:\n"
+        "    def on_start(self, run):\n"
+        "        assert jax.process_index() == 0\n"
+        "class Stop(Base):\n"
+        "    def on_log(self, run, metrics):\n"
+        "        run.stop('enough') if run.step == 9 else None\n"
+        "    def on_checkpoint(self, run, folder):\n"
+        "        assert (folder / 'state').is_dir()\n"
+        "class Fail(Base):\n"
+        "    def on_evaluation(self, run, metrics):\n"
+        "        1 / 0\n"
+    )
+    codes, said = finish(start(tmp_path / "run", f"--config.callbacks={tmp_path}/mine.py:Fail"))
+    assert codes == [1, 1], said
+    assert "Fail failed in on_evaluation at step 4: ZeroDivisionError" in said[0]
+    assert "a callback failed in the first process" in said[1]
+    stop = f"--config.callbacks={tmp_path}/mine.py:Stop"
+    codes, said = finish(start(tmp_path / "run", stop))
+    assert codes == [0, 0], said
+    assert "steps 4 to 24" in said[0] and "stopped early at step 9 of 24" in said[0]
+    assert restore_run(tmp_path / "run")[1] == 9
+    patience = ("--config.early_stopping.patience=1", "--config.early_stopping.min_delta=9")
+    codes, said = finish(start(tmp_path / "run", *patience))
+    assert codes == [0, 0] and "stopped early at step 9 of 24: early_stopping" in said[0], said
