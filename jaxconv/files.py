@@ -39,7 +39,7 @@ def printable(text: str | os.PathLike) -> str:
     text = os.fspath(text)
     if text.isprintable():
         return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = text.encode("utf-8", PRINTABLE).decode("utf-8")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -54,6 +54,17 @@ def _as_in_the_name(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.backslashreplace_errors(error)
 
 
+def _as_escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Write a byte of a file name that is not UTF-8 as \xe9, like `printable`."""
+    code = ord(error.object[error.start])
+    text = f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return text, error.start + 1
+
+
+# How to write what the encoding cannot: into a file that a program reads as UTF-8 ...
+PRINTABLE = "jaxconv.printable"
+codecs.register_error(PRINTABLE, _as_escape)
+# ... and to a terminal or a pipe.
 codecs.register_error("jaxconv.names", _as_in_the_name)
 
 

@@ -1,0 +1,62 @@
+"""Names of files in output of every kind."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from jaxconv.errors import columns, padded
+from jaxconv.files import PRINTABLE, print_any_name, printable
+from jaxconv.report.document import write
+from jaxconv.tasks.files import write_rows
+
+NAME = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (NAME, r"caf\xe9"),
+        ("狗.png", "狗.png"),
+        ("café", "café"),
+        ("a\nb", r"a\nb"),
+        ("a\x1b[0m", r"a\x1b[0m"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_printable(name, shown):
+    assert printable(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [
+        ("utf-8", "狗 café ".encode() + b"caf\xe9\n"),
+        ("latin-1", b"\\u72d7 caf\xe9 caf\xe9\n"),
+        ("ascii", b"\\u72d7 caf\\xe9 caf\xe9\n"),
+    ],
+)
+def test_output_takes_every_name(monkeypatch, encoding, written):
+    """In a strict terminal too; a name comes out as the bytes that it has on the disk."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_any_name()
+    print("狗", "café", NAME)
+    stream.flush()
+    assert stream.buffer.getvalue() == written
+    monkeypatch.setattr(sys, "stdout", None)  # closed
+    print_any_name()
+
+
+def test_files_in_utf8(tmp_path):
+    write_rows(tmp_path / "a.csv", [["name"], [NAME], ["狗"]])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").split() == ["name", r"caf\xe9", "狗"]
+    write(tmp_path / "a.html", f"<p>{NAME} 狗")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == r"<p>caf\xe9 狗"
+    assert "\ud800".encode("utf-8", PRINTABLE) == rb"\ud800"
+
+
+def test_columns_of_a_terminal():
+    assert columns("狗a") == 3 and columns("e\u0301") == 1
+    assert [len(padded(name, 6)) for name in ("狗", "ab", "longer than that")] == [5, 6, 16]
