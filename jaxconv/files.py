@@ -17,7 +17,7 @@ def expand(path: str, option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
     Raises:
-      UserError: the path is empty, a URL, or in the home of an unknown user.
+      UserError: the path is empty, a URL, in the home of an unknown user, or not UTF-8 text.
     """
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
@@ -27,9 +27,15 @@ def expand(path: str, option: str = "--workdir") -> Path:
             "mounted as one"
         )
     try:
-        return Path(path).expanduser().absolute()
+        whole = Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"{option}={path}: {error}") from error
+    if printable(whole) != str(whole):  # Orbax cannot write checkpoints there
+        raise UserError(
+            f"{option}={printable(path)}: the name of the folder, {printable(whole)}, is not UTF-8 "
+            "text; give another"
+        )
+    return whole
 
 
 def printable(text: str | os.PathLike) -> str:

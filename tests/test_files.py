@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jaxconv.errors import columns, padded
-from jaxconv.files import PRINTABLE, print_any_name, printable
+from jaxconv.errors import UserError, columns, padded
+from jaxconv.files import PRINTABLE, expand, print_any_name, printable
 from jaxconv.report.document import write
 from jaxconv.tasks.files import write_rows
 
@@ -55,6 +55,14 @@ def test_files_in_utf8(tmp_path):
     write(tmp_path / "a.html", f"<p>{NAME} 狗")
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == r"<p>caf\xe9 狗"
     assert "\ud800".encode("utf-8", PRINTABLE) == rb"\ud800"
+
+
+@pytest.mark.parametrize("name", [NAME, "a\nb", f"/{NAME}/x"])
+def test_folders_of_runs_are_text(name):
+    """No checkpoint could be written there, which was seen only at the end of a run."""
+    with pytest.raises(UserError, match=r"is not UTF-8 text; give another"):
+        expand(name)
+    assert expand("狗").name == "狗"
 
 
 def test_columns_of_a_terminal():
