@@ -2,13 +2,12 @@
 
 import codecs
 import contextlib
-import io
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from jaxconv.errors import UserError, in_words, nearest
 
@@ -26,16 +25,59 @@ def expand(path: str, option: str = "--workdir") -> Path:
             f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
             "mounted as one"
         )
-    try:
-        whole = Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise UserError(f"{option}={path}: {error}") from error
+    whole = at_home(path, option).absolute()
     if printable(whole) != str(whole):  # Orbax cannot write checkpoints there
         raise UserError(
             f"{option}={printable(path)}: the name of the folder, {printable(whole)}, is not UTF-8 "
             "text; give another"
         )
     return whole
+
+
+def at_home(path: str, option: str) -> Path:
+    """Expand `~`; raises UserError if that home is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
+        ) from error
+
+
+def lock(file: IO[str], shared: bool = False) -> None:
+    """Lock an open file for this process until it is closed, or the process ends in any way.
+
+    Args:
+      file: open for writing, or for reading with `shared`.
+      shared: allow others to hold the lock too, if they take it so.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+    """
+    try:
+        _LOCK(file, shared)
+    except PermissionError as error:  # how Windows says it, and POSIX allows it too
+        raise BlockingIOError(*error.args) from error
+
+
+def _find_lock() -> Callable[[IO[str], bool], None]:
+    """How this system locks an open file: POSIX has fcntl, and Windows has msvcrt."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        def by_flock(file: IO[str], shared: bool) -> None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+        return by_flock
+    with contextlib.suppress(ImportError):
+        import msvcrt
+
+        # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
+        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
+
+
+_LOCK = _find_lock()
 
 
 def printable(text: str | os.PathLike) -> str:
@@ -49,17 +91,6 @@ def printable(text: str | os.PathLike) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _as_in_the_name(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Write the bytes of a file name that is not UTF-8 as they are, as `ls` does; and a character
-    that the encoding lacks by its number.
-    """
-    error.end = error.start + 1
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.backslashreplace_errors(error)
-
-
 def _as_escape(error: UnicodeError) -> tuple[str, int]:
     r"""Write a byte of a file name that is not UTF-8 as \xe9, like `printable`."""
     code = ord(error.object[error.start])
@@ -67,18 +98,9 @@ def _as_escape(error: UnicodeError) -> tuple[str, int]:
     return text, error.start + 1
 
 
-# How to write what the encoding cannot: into a file that a program reads as UTF-8 ...
+# How to write what the encoding cannot into a file that is read as UTF-8.
 PRINTABLE = "jaxconv.printable"
 codecs.register_error(PRINTABLE, _as_escape)
-# ... and to a terminal or a pipe.
-codecs.register_error("jaxconv.names", _as_in_the_name)
-
-
-def print_any_name() -> None:
-    """Let standard output and standard error take every file name, whatever their encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="jaxconv.names")
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:

@@ -1,13 +1,11 @@
 """Names of files in output of every kind."""
 
-import io
 import os
-import sys
 
 import pytest
 
 from jaxconv.errors import UserError, columns, padded
-from jaxconv.files import PRINTABLE, expand, print_any_name, printable
+from jaxconv.files import PRINTABLE, expand, printable
 from jaxconv.report.document import write
 from jaxconv.tasks.files import write_rows
 
@@ -27,26 +25,6 @@ NAME = os.fsdecode(b"caf\xe9")
 )
 def test_printable(name, shown):
     assert printable(name) == shown
-
-
-@pytest.mark.parametrize(
-    ("encoding", "written"),
-    [
-        ("utf-8", "狗 café ".encode() + b"caf\xe9\n"),
-        ("latin-1", b"\\u72d7 caf\xe9 caf\xe9\n"),
-        ("ascii", b"\\u72d7 caf\\xe9 caf\xe9\n"),
-    ],
-)
-def test_output_takes_every_name(monkeypatch, encoding, written):
-    """In a strict terminal too; a name comes out as the bytes that it has on the disk."""
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
-    monkeypatch.setattr(sys, "stdout", stream)
-    print_any_name()
-    print("狗", "café", NAME)
-    stream.flush()
-    assert stream.buffer.getvalue() == written
-    monkeypatch.setattr(sys, "stdout", None)  # closed
-    print_any_name()
 
 
 def test_files_in_utf8(tmp_path):

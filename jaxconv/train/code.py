@@ -198,7 +198,8 @@ def _check_trust(workdir: Path, places: Sequence[str], how: str) -> None:
             f"--trust=no: the workdir {workdir} {how} custom code ({shown}), which would be run; "
             "review it, and pass --trust=yes to run it"
         )
-    others = os.stat(workdir).st_uid != os.getuid()
+    # Windows has no such numbers, and asks nothing.
+    others = hasattr(os, "getuid") and os.stat(workdir).st_uid != os.getuid()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     settled = workdir.resolve() in _Trust.settled
     if _Trust.answer == "yes" or settled or not (others and terminal):

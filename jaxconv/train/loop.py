@@ -189,7 +189,7 @@ class Run:
             self.config.batch_size // len(devices),
             f"{parameters:,}",
             human_bytes(self.memory),
-            human_bytes(parallel.memory()),
+            self._device_memory(),
             seconds,
             first,
             self.built.total_steps,
@@ -212,10 +212,14 @@ class Run:
             + self.built.kept(images)
         )
 
+    def _device_memory(self) -> str:
+        known = self.parallel.memory()
+        return human_bytes(known) if known else "an unknown amount"
+
     def _memory_in_words(self) -> tuple[str, str]:
         return (
             f"training takes about {human_bytes(self.memory)} of the "
-            f"{human_bytes(self.parallel.memory())} of a device",
+            f"{self._device_memory()} of a device",
             f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or "
             "--config.model.remat=True",
         )

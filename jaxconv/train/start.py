@@ -23,7 +23,7 @@ from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
-from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir
 
@@ -51,6 +51,7 @@ class Finished(NamedTuple):
     task: Task
 
 
+@in_32_bits
 def start(
     config: Any,
     workdir: str,

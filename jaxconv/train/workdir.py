@@ -13,7 +13,6 @@ report.html      everything about the run, on one page
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -29,7 +28,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, whole_file
+from jaxconv.files import PRINTABLE, expand, lock, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
@@ -77,11 +76,11 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
                 )
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = locked(workdir)
+        held = locked(workdir)
         try:
             _check_config_of_run(workdir, config)
         except BaseException:
-            lock.close()
+            held.close()
             raise
     except OSError as error:
         raise UserError(
@@ -89,34 +88,33 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
             "can",
             exit_code=1,
         ) from error
-    return workdir, lock
+    return workdir, held
 
 
 def locked(workdir: Path) -> TextIO:
     """Lock a folder until the returned file is closed; raises UserError if it is already locked."""
-    lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
+    file = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             time.sleep(0.1)  # it may be `in_use`, which holds it for a moment
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError as error:
-        lock.close()
+        file.close()
         raise UserError(
             f"--workdir={workdir}: another process is training there; wait for it, or choose "
             "another folder",
             exit_code=1,
         ) from error
-    return lock
+    return file
 
 
 def in_use(workdir: Path) -> bool:
     """Whether a process is training in the folder."""
     try:
-        with open(workdir / ".lock") as lock:
-            # Shared, and released immediately: `locked` tries a second time before it raises.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(workdir / ".lock") as file:
+            lock(file, shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:
