@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxconv.data.interface import Source
+from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import in_words
 from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
@@ -56,7 +57,7 @@ def _draw_curves(finished: Finished) -> None:
     folder = finished.folder
     with whole_file(folder / "curves.png") as temporary:
         rows = {folder.name: read_metrics(folder)}
-        loss_and_accuracy(rows, type(finished.task)).savefig(temporary, dpi=120)
+        save_figure(loss_and_accuracy(rows, type(finished.task)), temporary, dpi=120)
 
 
 def _write_report(finished: Finished) -> None:

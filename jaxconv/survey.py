@@ -60,6 +60,7 @@ def draw_samples(
     png: Path,
 ) -> None:
     """Draw the first examples of a batch, as the network gets them, into a PNG file."""
+    from jaxconv.drawing.fonts import save_figure
     from jaxconv.drawing.samples import captioned_grid, short_name, text_grid
 
     images, task = images[:_SHOWN], open_task(config, describe(source))
@@ -74,7 +75,7 @@ def draw_samples(
         images = images * np.array(config.data.std) + np.array(config.data.mean)
         figure = captioned_grid(images, captions)
     with whole_file(png) as temporary:
-        figure.savefig(temporary, dpi=120)
+        save_figure(figure, temporary, dpi=120)
 
 
 def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:

@@ -32,7 +32,7 @@ HEAVY = (
 
 # Each room imports only what stands above it, and the packages have a level of their own each.
 LEVELS = [
-    {"version", "moved"},
+    {"version", "moved", "streams"},
     {"errors"},
     {"own", "files"},
     {"config"},

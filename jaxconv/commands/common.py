@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def set_up_jax(config: Any) -> None:
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    # Pillow warns of damaged EXIF data and many pixels; images that cannot be read are reported.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     from jaxconv.train.watch import announce_to
 
     announce_to()

@@ -90,7 +90,7 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "target")
+RESERVED = ("image", "position", "index", "mask", "member_mask", "target")
 
 
 class Source(abc.ABC):

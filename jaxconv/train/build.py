@@ -21,6 +21,7 @@ from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state, schedule_free_states
 from jaxconv.train.step import (
+    MEMBER_MASK,
     METRICS,
     Batch,
     make_eval_step,
@@ -235,7 +236,9 @@ def build_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
 ) -> Callable[[TrainState, Any, Batch], Any]:
-    """Make (state, data, batch) -> the result of `make_eval_step`; `data` may hold the examples.
+    """Make (state, data, batch) -> the result of `make_eval_step`.
+
+    `data` may hold the examples, and for an ensemble `MEMBER_MASK`.
 
     Args:
       config: the whole config.
@@ -259,7 +262,9 @@ def build_eval_step(
     )
 
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Any:
-        return step(state, take(data, batch))
+        examples = {name: value for name, value in data.items() if name != MEMBER_MASK}
+        taking = {MEMBER_MASK: data[MEMBER_MASK]} if MEMBER_MASK in data else {}
+        return step(state, take(examples, batch) | taking)
 
     return eval_on_indices
 

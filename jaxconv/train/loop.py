@@ -77,6 +77,7 @@ class Run:
         }
         task = built.task
         self.eval_step = parallel.compile_eval(built.eval_step, built.abstract, each=task.keeps)
+        self.evaluated: dict[str, Any] | None = None  # the latest result
         # The metrics that decide the best checkpoints, one per member.
         best = task.metric(config.checkpoint.metric)
         self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
@@ -382,8 +383,10 @@ class Run:
         batch_size, members, task = self.config.eval.batch_size, self.built.members, self.built.task
         arguments = (self.parallel, state, self.eval_data, batch_size, members, task.finish)
         if task.keeps:
-            return evaluate_each(self.eval_step, *arguments)[0]
-        return evaluate(self.eval_step, *arguments)
+            self.evaluated = evaluate_each(self.eval_step, *arguments, self.evaluated)[0]
+        else:
+            self.evaluated = evaluate(self.eval_step, *arguments, self.evaluated)
+        return self.evaluated
 
     def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
         if np.isnan(evaluated[name]) or name not in best:

@@ -38,6 +38,10 @@ Schedule = Callable[[jax.Array], jax.Array]
 METRICS = ("grad_norm", "learning_rate")
 _KEPT = "between modules"
 
+# In a batch of an evaluation: [M] float32, 0 for members of an ensemble that are left out of the
+# combined prediction; without it, none is.
+MEMBER_MASK = "member_mask"
+
 
 class Gradient(NamedTuple):
     """The gradient of a batch, and what changed while computing it.
@@ -346,7 +350,8 @@ def make_eval_step(
       preprocess: batch -> batch, applied before the network.
       over: turns the function (variables, images) -> outputs of one network into that of all
         members of an ensemble. The sums then have a leading axis of members, and there are
-        `ensemble_loss` and so on for the outputs that `measure.combine` combines.
+        `ensemble_loss` and so on for the outputs that `measure.combine` combines; see
+        `MEMBER_MASK`.
       metrics: more metrics by name, (logits [N, K], label [N]) -> [N].
       apply: (variables, images) -> outputs; by default `model.apply`.
       each: return the sums and what `measure.keep` keeps of each example, [B, ...], with its `mask`
@@ -364,9 +369,11 @@ def make_eval_step(
     def step(state: TrainState, batch: Batch) -> Any:
         if preprocess is not None:
             batch = preprocess(batch)
+        taking = {MEMBER_MASK: batch[MEMBER_MASK]} if MEMBER_MASK in batch else {}
+        batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
         function = apply or outputs_of
         outputs = (function if over is None else over(function))(state.variables, batch["image"])
-        sums = add_up(outputs, batch)
+        sums = add_up(outputs, batch | taking)
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:
             return sums
@@ -375,7 +382,7 @@ def make_eval_step(
             kept = measure.keep(outputs, batch)
         else:
             kept = jax.vmap(measure.keep, (0, None), 1)(outputs, batch)
-            joint = measure.keep(measure.combine(outputs), batch)
+            joint = measure.keep(measure.combine(_of_those(outputs, taking)), batch)
             kept |= {f"ensemble_{name}": value for name, value in joint.items()}
         return sums, kept | {name: batch[name] for name in ("mask", "index") if name in batch}
 
@@ -385,7 +392,7 @@ def make_eval_step(
 def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Metrics]:
     """Make a pure function (outputs, batch) -> sums: `examples` and those of `measure`.
 
-    The batch holds `mask` [N].
+    The batch holds `mask` [N], and for an ensemble possibly `MEMBER_MASK`.
 
     Args:
       measure: as in `make_eval_step`.
@@ -395,11 +402,26 @@ def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Me
 
     def add_up(outputs: Any, batch: Batch) -> Metrics:
         if ensemble:
+            taking = batch
+            batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
             sums = jax.vmap(measure.sums, (0, None))(outputs, batch)
-            joint = measure.sums(measure.combine(outputs), batch)
+            joint = measure.sums(measure.combine(_of_those(outputs, taking)), batch)
             sums |= {f"ensemble_{name}": value for name, value in joint.items()}
         else:
             sums = measure.sums(outputs, batch)
         return sums | {"examples": jnp.sum(batch["mask"])}
 
     return add_up
+
+
+def _of_those(outputs: Any, batch: Batch) -> Any:
+    """The outputs [M, B, ...] of an ensemble, NaN for members that are masked out of the batch."""
+    if MEMBER_MASK not in batch:
+        return outputs
+    taking = batch[MEMBER_MASK] > 0
+
+    def masked(x: jax.Array) -> jax.Array:
+        mask = taking.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(mask, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(masked, outputs)

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
@@ -349,7 +349,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file atomically, even if the machine loses power."""
-    with whole_file(path) as temporary, open(temporary, "w") as file:
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors=PRINTABLE) as file,
+    ):
         file.writelines(line + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())

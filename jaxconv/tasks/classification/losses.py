@@ -82,9 +82,11 @@ def correct_within(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
 def average_logits(logits: jax.Array) -> jax.Array:
     """Logits [N, K] of an ensemble's averaged prediction, from its members' [M, N, K].
 
-    They are the logarithms of the members' mean probabilities, so their softmax is that mean.
-    Diverged members, with any logit that is not finite, are left out.
+    They are the logarithms of the members' mean probabilities, so their softmax is that mean. For
+    each example, members whose probabilities of it are not numbers are left out.
     """
-    left = jnp.all(jnp.isfinite(logits), axis=(1, 2))
-    logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(logits), -jnp.inf)
-    return jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))
+    each = jax.nn.log_softmax(logits)
+    left = ~jnp.any(jnp.isnan(each), axis=-1)
+    count = jnp.sum(left.astype(jnp.float32), axis=0)
+    total = jax.nn.logsumexp(jnp.where(left[..., None], each, -jnp.inf), axis=0)
+    return total - jnp.log(count)[:, None]
