@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
+from jaxconv.data.layout import LAYOUTS
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own
 from jaxconv.tasks import Task, find_task
@@ -22,6 +23,8 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "data.decoder": ("auto", "simplejpeg", "pillow"),
     "data.audio.form": ("log_mel", "waveform"),
+    "data.arrays.layout": ("", *LAYOUTS),
+    "data.text.header": ("auto", "yes", "no"),
     "ensemble.batches": ("own", "same"),
     "ensemble.by": ("auto", *FORMS),
     "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
@@ -36,7 +39,7 @@ AT_LEAST = {
         "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate",
         "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
         "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
-        "loss.threshold", "ema.decay",
+        "loss.threshold", "ema.decay", "data.arrays.scale",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
@@ -64,6 +67,8 @@ LESS_THAN_1 = (
 # Whole numbers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
+# Settings of `config.data` that would do nothing for other sources.
+OF_SOURCES = {"arrays": "arrays:", "text.header": "text:"}
 # Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off
 # then.
 PAIRS = {
@@ -269,6 +274,15 @@ def _check_data(data: ConfigDict) -> None:
             raise UserError(f"config.data.{key} is empty; it must be numbers, one or one a channel")
     if not all(value > 0 for value in data.std):
         raise UserError(f"config.data.std is {data.std}; every deviation must be more than 0")
+    given, defaults = flatten(data), flatten(default_config().data)
+    for key in given:
+        kind = OF_SOURCES.get(key.split(".")[0]) or OF_SOURCES.get(key)
+        fits = not kind or is_own(data.source) or data.source.startswith(kind)
+        if not fits and given[key] != defaults[key]:
+            raise UserError(
+                f"config.data.{key} is {given[key]!r}; it is for {kind}PATH, and "
+                f"config.data.source is {data.source!r}"
+            )
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(

@@ -119,6 +119,16 @@ def default_config() -> ConfigDict:
     data.text = text = ConfigDict()  # settings of all texts
     text.length = 256  # codes of each text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
+    # whether the first line of a .tsv names the columns: yes, no, or auto for known names such as
+    # label
+    text.header = "auto"
+    data.arrays = arrays = ConfigDict()  # settings of arrays:PATH
+    # which axis is what, see data/layout.py: NHWC, NCHW, NHW ...; empty: what the shape makes clear
+    arrays.layout = ""
+    # value of white, which all numbers are divided by, such as 255 for floating-point numbers up to
+    # it; 0: 255 for uint8, 1 for floating-point numbers
+    arrays.scale = 0.0
+    arrays.first_label = 0  # the label of the first class
     data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
     # where the sets lie; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
     tfds.data_dir = ""

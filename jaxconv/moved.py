@@ -53,6 +53,10 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 # Module of today or of before -> old name -> module and name of today.
 NAMES: dict[str, dict[str, str]] = {
+    "jaxconv.data.arrays": {
+        "Items": "jaxconv.data.sequences:Items",
+        "from_sequence": "jaxconv.data.sequences:from_sequence",
+    },
     "jaxconv.data.loading": {
         "Resident": "jaxconv.data.loading:ResidentLoader",
         "Streamed": "jaxconv.data.loading:StreamedLoader",

@@ -112,11 +112,13 @@ class StoredSource(Source):
                 size_in_words(shape, self.element.kind)
                 for shape in (element.shape, self.element.shape)
             )
-            advice = (
-                "; resize all images to one size with --config.data.image_size=N"
-                if self.element.kind == "image"
-                else ""
-            )
+            if found == wanted:
+                found, wanted = (
+                    f"of {shape[-1]} channels" for shape in (element.shape, self.element.shape)
+                )
+            advice = ""
+            if self.element.kind == "image" and len(element.shape) == 3:
+                advice = "; resize all images to one size, of files with --config.data.image_size=N"
             raise UserError(
                 f"{self.name(i)}: is {found}, but {self.name(0)} is {wanted}{advice}", exit_code=1
             )

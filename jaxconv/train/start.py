@@ -13,7 +13,8 @@ from jaxconv import moved
 from jaxconv.checks import check_config
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
-from jaxconv.data.sources import open_source
+from jaxconv.data.reading import notes_of, read_as
+from jaxconv.data.sources import GIVEN, check_given, open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
@@ -25,7 +26,7 @@ from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
-from jaxconv.train.workdir import begin_or_compare, open_workdir
+from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def start(
     sources: tuple[Source, Source] | None = None,
 ) -> Finished:
     """Train as the config says, or resume the run in the workdir; see `jaxconv.run.train`."""
+    if sources:
+        config = given_sources(config)
     check_config(config, with_task=False)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
@@ -74,7 +77,12 @@ def start(
         if opened:
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
-        train_source, eval_source = sources or open_sources(config)
+        before = saved_data(folder) if (folder / "data.json").exists() else None
+        train_source, eval_source = sources or open_sources(config, before)
+        if sources:
+            check_given(eval_source, describe(train_source))
+        if parallel.process[0] == 0:
+            _say_what_was_read(config, train_source, eval_source)
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
                 f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' "
@@ -184,14 +192,37 @@ def _form(
     return form
 
 
-def open_sources(config: Any) -> tuple[Source, Source]:
+def open_sources(config: Any, before: dict[str, Any] | None = None) -> tuple[Source, Source]:
     """The sources to train and to evaluate on; raises UserError where they cannot be used or do not
     fit one another.
+
+    Args:
+      config: the whole config.
+      before: what the data of the run looked like when it began.
     """
-    train_source = open_source(config.data, config.data.train_split, augment=config.augment)
+    before = before and {key: before[key] for key in ("kind", "image_shape")}
+    train_source = open_source(
+        config.data, config.data.train_split, augment=config.augment, before=before
+    )
     return train_source, open_source(
         config.data, config.data.eval_split, like=describe(train_source)
     )
+
+
+def given_sources(config: Any) -> Any:
+    """The config of a run whose sources are handed over: it does not name them."""
+    changed = type(config)(config.to_dict())
+    changed.data.source = GIVEN
+    return changed.lock()
+
+
+def _say_what_was_read(config: Any, train_source: Source, eval_source: Source) -> None:
+    """Log what was read, as what, and what was not."""
+    splits = (config.data.train_split, train_source), (config.data.eval_split, eval_source)
+    for split, source in splits:
+        log.info("%s", read_as(source, split))
+        for note in notes_of(source, split, config.data):
+            log.warning("%s", note)
 
 
 __getattr__ = moved.names_of(__name__)

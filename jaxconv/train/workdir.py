@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
+from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
 from jaxconv.files import expand, whole_file
 from jaxconv.models.network import LAYOUT
@@ -47,7 +48,7 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those did.
-NEWER = ("task",)
+NEWER = ("task", "data.arrays", "data.text.header")
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
@@ -136,6 +137,10 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
             )
         return
     saved = saved_config(workdir)
+    if config.data.source == GIVEN:
+        # A run of an earlier version has the config's own name here; what the examples are is
+        # compared when they are there.
+        saved.data.source = GIVEN
     old, new, differing = flatten(saved), flatten(config), differing_runs(saved, config)
     if differing:
         shown = ", ".join(
