@@ -2,6 +2,7 @@
 
 from jaxconv.data.arrays import from_arrays
 from jaxconv.data.interface import Arrays, DamagedError, Source, Target, generator
+from jaxconv.data.iterate import batches
 from jaxconv.data.sequences import from_sequence
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "DamagedError",
     "Source",
     "Target",
+    "batches",
     "from_arrays",
     "from_sequence",
     "generator",

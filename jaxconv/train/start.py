@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,11 +80,9 @@ def start(
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
         before = saved_data(folder) if (folder / "data.json").exists() else None
-        train_source, eval_source = sources or open_sources(config, before)
-        if sources:
-            check_given(eval_source, describe(train_source))
-        if parallel.process[0] == 0:
-            _say_what_was_read(config, train_source, eval_source)
+        train_source, eval_source = parallel.on_every_process(
+            lambda: _read_sources(config, sources, before, says=parallel.process[0] == 0)
+        )
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
                 f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' "
@@ -99,12 +99,13 @@ def start(
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
-            fitted_weights(
-                config.model.init_from, built.abstract, built.task.outputs
+            fit = functools.partial(fitted_weights, config.model.init_from, built.abstract)
+            parallel.on_every_process(
+                lambda: fit(built.task.outputs)
             )  # raises before the run is begun
-        parallel.on_first_process(
-            lambda: begin_or_compare(folder, given, {**description, **sizes, **sums, **decoders})
-        )
+        data = {**description, **sizes, **sums, **decoders}
+        _check_same_data(parallel, {**description, **sizes, **sums})
+        parallel.on_first_process(lambda: begin_or_compare(folder, given, data))
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
         )
@@ -216,13 +217,38 @@ def given_sources(config: Any) -> Any:
     return changed.lock()
 
 
-def _say_what_was_read(config: Any, train_source: Source, eval_source: Source) -> None:
-    """Log what was read, as what, and what was not."""
+def _read_sources(
+    config: Any,
+    sources: tuple[Source, Source] | None,
+    before: dict[str, Any] | None,
+    says: bool,
+) -> tuple[Source, Source]:
+    """The sources to train and to evaluate on, opened unless they are given; logs what was read, as
+    what, and what was not.
+    """
+    if sources:
+        check_given(sources[1], describe(sources[0]))
+    train_source, eval_source = sources or open_sources(config, before)
     splits = (config.data.train_split, train_source), (config.data.eval_split, eval_source)
     for split, source in splits:
-        log.info("%s", read_as(source, split))
-        for note in notes_of(source, split, config.data):
-            log.warning("%s", note)
+        line, notes = read_as(source, split), notes_of(source, split, config.data)
+        if says:
+            log.info("%s", line)
+            for note in notes:
+                log.warning("%s", note)
+    return train_source, eval_source
+
+
+def _check_same_data(parallel: Parallel, data: dict[str, Any]) -> None:
+    """Raise UserError unless all processes of the run see the same examples."""
+    if parallel.process[1] == 1:
+        return
+    own = zlib.crc32(json.dumps(data, sort_keys=True).encode()) >> 1  # fits into an int32
+    if parallel.total(parallel.broadcast_from_first(own) != own):
+        raise UserError(
+            "the processes of the run do not see the same examples; give each the same files",
+            exit_code=1,
+        )
 
 
 __getattr__ = moved.names_of(__name__)
