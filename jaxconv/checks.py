@@ -76,6 +76,7 @@ PAIRS = {
     "random_resized_crop.ratio": math.inf,
     "scale_jitter": math.inf,
     "erasing.area": 1,
+    "blur.sigma": 100,
 }
 PAIRS |= {"erasing.ratio": math.inf}
 MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
@@ -92,6 +93,16 @@ AUGMENT_RANGES = {
     ),
     **dict.fromkeys(
         ("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1
+    ),
+    **dict.fromkeys(
+        (
+            "colour_jitter.probability",
+            "grey",
+            "blur.probability",
+            "solarise.probability",
+            "solarise.threshold",
+        ),
+        1,
     ),
     **{
         "colour_jitter.hue": 0.5,

@@ -155,6 +155,14 @@ def default_config() -> ConfigDict:
     jitter.contrast = 0.0  # the same
     jitter.saturation = 0.0  # the same
     jitter.hue = 0.0  # turn of the circle of colours, from -x to x; 0.5 is half of it
+    jitter.probability = 1.0  # of an image to be changed (SimCLR's is 0.8)
+    augment.grey = 0.0  # probability of an image to lose its colours (SimCLR's is 0.2)
+    augment.blur = blur = ConfigDict()  # see data/contrastive.py
+    blur.probability = 0.0  # of an image to be blurred (SimCLR's is 0.5)
+    blur.sigma = (0.1, 2.0)  # least and largest deviation of the Gaussian, pixels
+    augment.solarise = solarise = ConfigDict()
+    solarise.probability = 0.0  # of an image's light values to be inverted (BYOL's is 0.2)
+    solarise.threshold = 0.5  # light is what is at least this share of white
     augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
     rand.layers = 0  # operations an image, N of the paper
     # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30,

@@ -48,7 +48,15 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those did.
-NEWER = ("task", "data.arrays", "data.text.header")
+NEWER = (
+    "task",
+    "data.arrays",
+    "data.text.header",
+    "augment.colour_jitter.probability",
+    "augment.grey",
+    "augment.blur",
+    "augment.solarise",
+)
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
