@@ -293,6 +293,13 @@ def _on_scale(images: np.ndarray, layout: str, reading: Reading) -> Elements:
     )
 
 
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """Images uint8, or floating-point from 0 to 1, as uint8."""
+    if images.dtype == np.uint8:
+        return images
+    return np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+
+
 def check_finite(images: np.ndarray, what: str) -> tuple[float, float]:
     """The least and the greatest of the numbers [N, ...].
 
