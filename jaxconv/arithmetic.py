@@ -7,12 +7,13 @@ The lecture's summary of a convolutional layer, for an input volume W1 x H1 x D1
     S  the stride               D2 = K
     P  the zero padding         weights = (F * F * D1) * K, biases = K
 
-Pooling is the same without weights. Every function here takes and returns plain Python numbers;
-nothing is imported but the standard library, so that a size can be asked for where there is no JAX.
+Pooling is the same without weights. Every function takes and returns plain Python numbers, and only
+the standard library is imported, so sizes can be computed without JAX.
 """
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 
 ROUNDINGS = ("floor", "exact", "ceil")
@@ -27,23 +28,23 @@ def output_size(
     rounding: str = "floor",
     layer: str = "",
 ) -> int:
-    """How many positions a window takes along one axis: (W - F + 2P)/S + 1.
+    """The number of window positions along one axis: (W - F + 2P)/S + 1.
 
     Args:
       size: W, pixels along the axis.
       window: F, the extent of the filter or pooling window, in pixels.
       stride: S, pixels between neighbouring positions.
       padding: P, pixels added on each side.
-      dilation: distance between neighbouring taps of the window; it then spans (F - 1) * dilation +
-        1 pixels.
-      rounding: what to do where the division leaves a rest. `floor` leaves the last pixels out,
-        `exact` raises, `ceil` lets the last window hang over the edge, as long as it begins inside
-        the image or its left padding.
-      layer: name to put before the error message.
+      dilation: distance between neighbouring taps of the window, which then spans
+        (F - 1) * dilation + 1 pixels.
+      rounding: what to do if the division leaves a remainder. `floor` ignores the last pixels,
+        `exact` raises, `ceil` lets the last window extend past the edge if it starts inside the
+        image or its left padding.
+      layer: name that prefixes error messages.
 
     Raises:
       ValueError: an argument is out of range, the window is larger than the padded image, or
-        `exact` does not divide.
+        with `exact` the division leaves a remainder.
     """
     check_window(window, stride, padding, dilation, rounding, layer)
     span = (window - 1) * dilation + 1
@@ -61,8 +62,7 @@ def output_size(
             f"a {span}-wide window at stride {stride} does not fit {_what(size, padding)}"
         )
     positions = -(-room // stride) + 1
-    # A window that begins in the padding on the right would see no pixel at all; Caffe and PyTorch
-    # drop it too.
+    # A window that starts in the right padding would see no pixel; Caffe and PyTorch drop it too.
     return positions - 1 if (positions - 1) * stride >= size + padding else positions
 
 
@@ -77,19 +77,77 @@ def pad_widths(
 ) -> tuple[int, int]:
     """Pixels to add before and after one axis so that exactly `output_size` windows fit.
 
-    Before is always `padding`. After is `padding`, and with `ceil` whatever the last, overhanging
-    window needs. Arguments and errors are those of `output_size`.
+    The first number is always `padding`. The second is `padding`, or more if with `ceil` the last
+    window needs it. Arguments and errors are those of `output_size`.
     """
     positions = output_size(size, window, stride, padding, dilation, rounding, layer)
     needed = (positions - 1) * stride + (window - 1) * dilation + 1
     return padding, max(padding, needed - size - padding)
 
 
-def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int, ...]:
-    """Every padding P < F with which a filter steps over the image without a rest, smallest first.
+def atrous_pad_widths(
+    size: int,
+    window: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    rounding: str,
+    spacing: int,
+    layer: str = "",
+) -> tuple[int, int]:
+    """Pixels to add before and after one axis for a layer whose stride was removed.
 
-    The lecture's "F = 5, S = 2, P = ? (whatever fits)". Padding of F or more is not counted: the
-    first window would lie wholly in the padding.
+    The layer was made for every `spacing`-th pixel. Moved by one pixel instead, its window dilated
+    by `dilation * spacing`, it gives at every `stride * spacing`-th position what it gave, and the
+    map keeps its size as far as those positions go. The other arguments and the errors are those
+    of `output_size`.
+    """
+    seen = -(-size // spacing)
+    positions = output_size(seen, window, stride, padding, dilation, rounding, layer)
+    apart = stride * spacing
+    wanted = min(positions * apart, max(size, (positions - 1) * apart + 1))
+    before = padding * spacing
+    return before, wanted + (window - 1) * dilation * spacing - size - before
+
+
+def atrous_spacings(
+    strides: Sequence[int], output_stride: int, fixed: int = 0, network: str = "the network"
+) -> tuple[int, ...]:
+    """For each layer, the distance of the pixels that it was made for, or 0 to leave it as it is.
+
+    The layers after the one at which the product of the strides reaches `output_stride` lose their
+    strides; they and all after them are dilated instead (Chen et al. 2017, arXiv:1706.05587,
+    section 3.1).
+
+    Args:
+      strides: of the layers in order.
+      output_stride: the product of the strides that remain; 0 keeps all.
+      fixed: number of leading layers that keep their stride.
+      network: for error messages.
+
+    Raises:
+      ValueError: the product never is `output_stride`; the message lists what it can be.
+    """
+    products = (1, *itertools.accumulate(strides, operator.mul))
+    if not output_stride:
+        return (0,) * len(strides)
+    possible = sorted(set(products[fixed:]))
+    if output_stride not in possible:
+        raise ValueError(
+            f"output_stride is {output_stride}; that of {network} can be "
+            f"{', '.join(map(str, possible))}, or 0 for its own, {products[-1]}"
+        )
+    return tuple(
+        before // output_stride if after > output_stride else 0
+        for before, after in itertools.pairwise(products)
+    )
+
+
+def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int, ...]:
+    """Every padding P < F with which the filter fits the image exactly, smallest first.
+
+    The lecture's "F = 5, S = 2, P = ? (whatever fits)". A padding of F or more does not count:
+    the first window would lie entirely in the padding.
 
     Raises:
       ValueError: no padding fits; the message says why.
@@ -121,36 +179,30 @@ def same_padding(filter_size: int) -> int:
     """The lecture's (F - 1)/2, which keeps the size at stride 1.
 
     Raises:
-      ValueError: F is even, and no whole padding keeps the size.
+      ValueError: F is even, so no whole number of pixels keeps the size.
     """
     if filter_size < 1 or filter_size % 2 == 0:
         raise ValueError(
             f"padding (F - 1)/2 = ({filter_size} - 1)/2 = {(filter_size - 1) / 2}: no whole "
-            "padding keeps the size, give one in pixels"
+            "number of pixels keeps the size; set the padding explicitly"
         )
     return (filter_size - 1) // 2
 
 
 def conv_weights(window: Sequence[int], in_channels: int, filters: int, groups: int = 1) -> int:
-    """Weights of a convolution, biases not counted: (F * F * D1) * K, with D1/groups channels seen
-    by each filter.
-    """
+    """Weights of a convolution without its biases: (F * F * D1 / groups) * K."""
     return math.prod(window) * (in_channels // groups) * filters
 
 
 def conv_connections(
     output: Sequence[int], window: Sequence[int], in_channels: int, filters: int, groups: int = 1
 ) -> int:
-    """The lecture's "connections": multiply-adds of a convolution for one image, 6x6x1 x 3x3x1 on
-    its 8x8 example.
-    """
+    """Multiply-adds for one image, the lecture's "connections": 6x6x1 x 3x3x1 in its example."""
     return math.prod(output) * conv_weights(window, in_channels, filters, groups)
 
 
 def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Pixels of the image that one value sees after layers of (window, stride), and the distance
-    between neighbours.
-    """
+    """Receptive field and distance between neighbours, in pixels, after (window, stride) layers."""
     field, jump = 1, 1
     for window, stride in layers:
         field += (window - 1) * jump
@@ -161,9 +213,7 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def check_window(
     window: int, stride: int, padding: int, dilation: int, rounding: str, layer: str
 ) -> None:
-    """Raise ValueError unless window, stride and dilation are at least 1, padding is at least 0,
-    rounding is known.
-    """
+    """Raise ValueError unless window, stride, dilation >= 1, padding >= 0 and rounding is known."""
     for name, value, least in (
         ("window", window, 1),
         ("stride", stride, 1),

@@ -1,6 +1,4 @@
-"""The grid of a sweep: which keys of the config take which values, and the runs that they make
-together.
-"""
+"""The grid of a sweep: values for config keys, and a run for each combination of them."""
 
 import dataclasses
 import hashlib
@@ -27,11 +25,11 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-      name: of its workdir: what differs, sorted by key, so that a larger grid or another order
+      name: of its workdir: the swept values, sorted by key, so that a larger or reordered grid
         finds it again.
-      values: what differs, by key.
-      settings: the same as overrides, `KEY=TEXT`.
-      config: the whole config.
+      values: the swept values, by key.
+      settings: the same values as overrides, `KEY=TEXT`.
+      config: the full config.
     """
 
     name: str
@@ -41,11 +39,10 @@ class Trial:
 
 
 def parse_grid(text: str) -> dict[str, list[str]]:
-    """Texts by key, from `KEY=VALUE,VALUE KEY=FIRST:END`; a range of whole numbers leaves its end
-    out.
+    """Parse `KEY=VALUE,VALUE KEY=FIRST:END` into texts by key; an integer range excludes its end.
 
     Raises:
-      UserError: it is written otherwise.
+      UserError: the text has another form.
     """
     grid: dict[str, list[str]] = {}
     for part in text.split():
@@ -53,10 +50,10 @@ def parse_grid(text: str) -> dict[str, list[str]]:
         if not key or not all(values.split(",")):
             raise UserError(
                 f"--grid: {part!r} is not KEY=VALUE,VALUE or KEY=FIRST:END; values with spaces or "
-                "commas go into --grid_file"
+                "commas go in --grid_file"
             )
         if key in grid:
-            raise UserError(f"--grid: {key} is there twice; write its values with commas between")
+            raise UserError(f"--grid: {key} is given twice; separate its values with commas")
         grid[key] = [value for item in values.split(",") for value in _range(key, item)]
     return grid
 
@@ -68,18 +65,19 @@ def _range(key: str, item: str) -> Iterable[str]:
     first, end = int(ends[1]), int(ends[2])
     if not 0 < end - first <= MOST_RUNS:
         raise UserError(
-            f"--grid: {key}={item} is {max(0, end - first)} values; FIRST:END leaves END out, and "
-            f"may be 1 to {MOST_RUNS} values"
+            f"--grid: {key}={item} is {max(0, end - first)} values; FIRST:END excludes END and "
+            f"must have 1 to {MOST_RUNS} values"
         )
     return map(str, range(first, end))
 
 
 def read_grid(path: str) -> dict[str, list[str]]:
-    """The same from a file of JSON, `{"KEY": [VALUE, ...]}`: a value is a number, a text, true or
-    false, or a list of numbers.
+    """Read the same from a JSON file, `{"KEY": [VALUE, ...]}`.
+
+    A value is a number, a string, true or false, or a list of numbers.
 
     Raises:
-      UserError: it cannot be read, or holds something else.
+      UserError: the file cannot be read or has other contents.
     """
     try:
         found = json.loads(Path(path).read_text())
@@ -101,24 +99,26 @@ def read_grid(path: str) -> dict[str, list[str]]:
                 type(item) in (int, float) for item in numbers
             ):
                 raise UserError(
-                    f"--grid_file={path}: {key} has {short(value)}; a value is a number, a text, "
+                    f"--grid_file={path}: {key} has {short(value)}; a value is a number, a string, "
                     "true, false or a list of numbers"
                 )
     return {key: [text_of(value) for value in values] for key, values in found.items()}
 
 
 def make_grid(text: str, path: str) -> dict[str, list[str]]:
-    """What `--grid` and `--grid_file` say together; an empty path is no file. Raises UserError for
-    a key that is in both.
+    """Combine `--grid` and `--grid_file`; an empty path means no file.
+
+    Raises:
+      UserError: a key is in both.
     """
     grid, more = parse_grid(text), read_grid(path) if path else {}
     for key in grid.keys() & more.keys():
-        raise UserError(f"--grid_file={path}: {key} is in --grid too; give it once")
+        raise UserError(f"--grid_file={path}: {key} is in --grid too; set it only once")
     return grid | more
 
 
 def text_of(value: Any) -> str:
-    """A value as --config.KEY=VALUE takes it."""
+    """Format a value for --config.KEY=VALUE."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(text_of, value)) + "," * (len(value) == 1) if value else "()"
     return value if isinstance(value, str) else repr(value)
@@ -127,8 +127,7 @@ def text_of(value: Any) -> str:
 def make_trials(
     spec: str, overrides: Sequence[str], grid: Mapping[str, Sequence[str]]
 ) -> list[Trial]:
-    """Every combination, the last key of the grid changing first; each config is loaded and
-    checked.
+    """All combinations, the last key changing fastest; each config is loaded and checked.
 
     Args:
       spec: the experiment, see `load_config`.
@@ -136,16 +135,16 @@ def make_trials(
       grid: texts by key.
 
     Raises:
-      UserError: a config cannot be, or two runs are the same.
+      UserError: a config is invalid, or two runs are the same.
     """
     fixed = {override.partition("=")[0] for override in overrides}
     for key in grid:
         if key in fixed:
-            raise UserError(f"--config.{key}: the grid has it too; give it once")
+            raise UserError(f"--config.{key}: the grid sets it too; set it only once")
     count = math.prod(map(len, grid.values()))
     if not grid or count > MOST_RUNS:
         raise UserError(
-            f"the grid has {count} runs, the most are {MOST_RUNS}"
+            f"the grid has {count} runs; the maximum is {MOST_RUNS}"
             if grid
             else "give --grid='KEY=VALUE,VALUE ...' or --grid_file"
         )
@@ -154,21 +153,21 @@ def make_trials(
         settings = tuple(f"{key}={text}" for key, text in zip(grid, texts, strict=True))
         config = load_config(spec, [*overrides, *settings])
         check_config(config)
-        build_model(config.model, num_classes=2)  # knows the network's arguments
+        build_model(config.model, num_classes=2)  # checks the network's arguments
         flat = flatten(config)
         values = {key: flat[key] for key in grid}
         name = name_of(values)
         if name in trials:
-            raise UserError(f"the grid gives the run {name} twice")
+            raise UserError(f"the grid contains the run {name} twice")
         trials[name] = Trial(name, values, settings, config)
     return list(trials.values())
 
 
 def name_of(values: Mapping[str, Any]) -> str:
-    """A name for a folder: `KEY=VALUE,KEY=VALUE`, in the keys' order of the alphabet.
+    """A folder name: `KEY=VALUE,KEY=VALUE`, with the keys in alphabetical order.
 
-    What a file system may not take becomes `_`, and long names are cut; a checksum then keeps them
-    apart.
+    Characters that a file system may reject become `_`, and long names are cut; a checksum then
+    keeps the names distinct.
     """
     text = ",".join(f"{key}={text_of(values[key])}" for key in sorted(values))
     safe = re.sub(r"[^\w.,=+-]", "_", text, flags=re.ASCII)

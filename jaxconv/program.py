@@ -1,5 +1,6 @@
-"""A Linen module's program, read without running it: which modules are called, which feature maps
-are named, what each does and sees.
+"""Trace a Linen module without running it: the modules it calls and the feature maps it names.
+
+Each comes with its output, its multiply-adds and what it sees of the image.
 """
 
 import dataclasses
@@ -15,9 +16,10 @@ import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers.conv import plain
+from jaxconv.models.bridge import linen
 from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
-# Equations that move values without working on them.
+# Primitives that move values without computing anything.
 _MOVES = (
     "reshape",
     "squeeze",
@@ -29,7 +31,7 @@ _MOVES = (
     "stop_gradient",
     "jit",
 )
-# What a module does without a module of its own, and is named by nothing else.
+# Names for operations in a module's own code, which no submodule and no feature map names.
 _OPS = {
     "conv_general_dilated": "convolution",
     "dot_general": "matrix_product",
@@ -42,14 +44,14 @@ _BEGIN, _END = "\x01", "\x02"
 
 @dataclasses.dataclass
 class Call:
-    """A module's call while the program is walked.
+    """A call of a module, updated while the program is walked.
 
     Attributes:
-      path: the module's.
+      path: of the module.
       input: shape of its first input without the batch axis.
-      is_block: it calls other modules.
-      touched, worked: whether its own code has computed anything since its last event, and anything
-        that is not elementwise.
+      is_block: whether it calls other modules.
+      touched, worked: whether its own code has computed anything, and anything that is not
+        elementwise, since its last event.
       multiply_adds: of its own code.
     """
 
@@ -62,15 +64,15 @@ class Call:
 
 
 class Event(NamedTuple):
-    """Something that may become a row.
+    """Something that may become a row of the table.
 
     Attributes:
       kind: an `op` in a module's own code, a `note` of a feature map, or the `end` of a call.
-      call, name: whose, and the op's or the feature map's name.
-      output, seen: shape and dtype of what came out, and what it sees of the image.
-      touched, worked: whether anything was computed since the last event of this call, and anything
-        that is not elementwise.
-      multiply_adds: of an op, or of a whole call that calls no other.
+      call, name: the call it belongs to, and the name of the op or feature map.
+      output, seen: shape and dtype of the output, and what it sees of the image.
+      touched, worked: whether the call has computed anything, and anything that is not elementwise,
+        since its last event.
+      multiply_adds: of an op, or of a call that calls no other module.
     """
 
     kind: str
@@ -84,17 +86,16 @@ class Event(NamedTuple):
 
 
 class Tracer:
-    """Marks in a program where modules begin and end and which feature maps they name, and reads
-    the marks back as events.
+    """Marks module calls and named feature maps in a program, and reads the marks as events.
 
-    A mark is `checkpoint_name`, an identity that carries a name; those of calls begin with a
-    character that no name has. `Network.note` leaves the others.
+    A mark is a `checkpoint_name`, an identity that carries a name. Marks of calls start with a
+    character that no name contains; `Network.note` makes the others.
     """
 
     def __init__(self) -> None:
         self._paths: list[tuple[str, ...]] = []
         self._calls: dict[str, Call] = {}
-        # Calls that return no array have no mark of their end; their work counts as their caller's.
+        # Calls that return no array have no end mark; their work counts as their caller's.
         self._endless: set[str] = set()
         self.root = Call(())
         self._open = [self.root]
@@ -102,7 +103,7 @@ class Tracer:
         self._times = 1
 
     def intercept(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        """Mark input and output of a module's call; for `nn.intercept_methods`."""
+        """Mark the input and output of a module's call; for `nn.intercept_methods`."""
         if context.method_name != "__call__" or not context.module.path:
             return next_fun(*args, **kwargs)
         number = len(self._paths)
@@ -114,7 +115,7 @@ class Tracer:
         return _mark(output, f"{_END}{number}")
 
     def walk(self, jaxpr: Any, seen: Sequence[Seen | None]) -> list[Seen | None]:
-        """Go through the equations in order; returns what the outputs see."""
+        """Process the equations in order and return what the outputs see."""
         known = dict(zip(jaxpr.invars, seen, strict=True))
 
         def look_up(var: Any) -> Seen | None:
@@ -136,8 +137,8 @@ class Tracer:
         if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
             return self.walk(inner[0], operands)
         if inner and name in ("scan", "while"):
-            # Of what goes round nothing better is known than what it depends on; how often a
-            # `while` does cannot be known: it counts once.
+            # All that is known of a carry is what it depends on. The number of iterations of a
+            # `while` is unknown: it counts once.
             body, length = inner[-1], eqn.params["length"] if name == "scan" else 1
             given = zip(body.invars, operands[-len(body.invars) :], strict=True)
             self._times *= length
@@ -176,7 +177,7 @@ class Tracer:
             )
 
     def read_mark(self, mark: str, aval: Any, seen: Seen | None) -> None:
-        """Meet a mark while walking."""
+        """Process a mark."""
         call = self._open[-1]
         if mark[0] == _BEGIN:
             if mark not in self._calls and mark not in self._endless:
@@ -194,7 +195,7 @@ class Tracer:
             call.touched = call.worked = False
 
     def end(self, call: Call, aval: Any, seen: Seen | None) -> None:
-        """Note the end of a call, with what came out of it."""
+        """Record the end of a call and its output."""
         multiply_adds = 0 if call.is_block else call.multiply_adds
         self.events.append(
             Event("end", call, "", aval, seen, call.touched, call.worked, multiply_adds)
@@ -208,7 +209,7 @@ def _mark(tree: Any, name: str) -> Any:
 
 
 def _multiply_adds(eqn: Any) -> int:
-    """Of a convolution or a matrix product, for as many images as it has; 0 of anything else."""
+    """Multiply-adds of a convolution or matrix product for its whole batch; 0 for all else."""
     output = eqn.outvars[0].aval
     if eqn.primitive.name == "conv_general_dilated":
         kernel = eqn.invars[1].aval
@@ -222,18 +223,20 @@ def _multiply_adds(eqn: Any) -> int:
 
 
 def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for a module's call: `train`, `training` or `deterministic` where it takes
-    them, and those that are given.
+    """Keyword arguments for a module's call.
+
+    Sets `train`, `training` and `deterministic` if the module takes them; `given` overrides them.
+
+    Raises:
+      TypeError: it is a module of NNX.
     """
-    takes = inspect.signature(type(module).__call__).parameters
+    takes = inspect.signature(type(linen(module)).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}
     return {name: value for name, value in modes.items() if name in takes} | given
 
 
 def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: Any) -> Tracer:
-    """Trace `module.apply(variables, x, **call)` on shapes, and return the tracer with the events
-    in it.
-    """
+    """Trace `module.apply(variables, x, **call)` on shapes; the returned tracer has the events."""
     tracer = Tracer()
     with plain(), nn.intercept_methods(tracer.intercept):
         program = jax.make_jaxpr(partial(module.apply, **call))(variables, x).jaxpr
@@ -243,9 +246,7 @@ def trace(module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct, **call: An
 
 
 def own_parameters(variables: Any, path: Sequence[str]) -> dict[str, Any]:
-    """The parameters that lie at a module's path itself, by their names; those of its submodules
-    are not among them.
-    """
+    """The parameters of the module at `path` by name, without those of its submodules."""
     own = variables.get("params", {})
     for name in path:
         own = own.get(name, {})
@@ -255,9 +256,7 @@ def own_parameters(variables: Any, path: Sequence[str]) -> dict[str, Any]:
 def kept_for_gradient(
     apply: Callable[..., Any], variables: Any, x: jax.ShapeDtypeStruct, **call: Any
 ) -> int:
-    """Bytes that differentiating `module.apply` keeps from the forward to the backward pass, before
-    XLA fuses any of it away.
-    """
+    """Bytes that `apply` keeps from the forward to the backward pass, before XLA fuses any away."""
     params = variables.get("params", {})
     state = {name: tree for name, tree in variables.items() if name != "params"}
 

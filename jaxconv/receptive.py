@@ -1,17 +1,17 @@
-"""What each value of a program sees of its input: receptive fields, read off the program itself.
+"""Receptive fields: what each value of a program sees of its input, read from the program itself.
 
 A value at index i along an axis sees the pixels jump * i + low ... jump * i + high of one axis of
-the image. Convolution, pooling, slicing and padding each turn such a triple into another:
+the image. Convolution, pooling, slicing and padding each map such a triple to another:
 
-    window F at stride S, dilation D, padding P    jump * S, low - jump * P, high + jump * ((F - 1)
-    * D - P) slice from B in steps of S                     jump * S, low + jump * B, high + jump *
-      B
-    sum, mean or maximum over n positions          no jump,  low,            high + jump * (n - 1)
-    sum of two values                              the wider of both
+    window F, stride S,              jump * S, low - jump * P, high + jump * ((F - 1) * D - P)
+      dilation D, padding P
+    slice from B in steps of S       jump * S, low + jump * B, high + jump * B
+    sum, mean or maximum over n      no jump,  low,            high + jump * (n - 1)
+    sum of two values                the wider of both
 
-so that the rules hold for whatever way a layer is written. `jump` is the stride of the feature map,
-high - low + 1 its receptive field (Araujo et al. 2019, doi:10.23915/distill.00021), not cut at the
-image's edges.
+These rules hold however a layer is written. `jump` is the stride of the feature map and
+high - low + 1 its receptive field (Araujo et al. 2019, doi:10.23915/distill.00021), not clipped at
+the image's edges.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from typing import Any
 
 EVERYWHERE = (-math.inf, math.inf)
 
-# Of the shape of their operand, and yet each value depends on all others along an axis.
+# These keep the shape of their operand, but each value depends on all others along an axis.
 _ALONG_AN_AXIS = (
     "cum",
     "sort",
@@ -41,28 +41,24 @@ class Seen:
     """What an array sees of the image.
 
     Attributes:
-      axes: for each axis of the array (axis of the image, jump), or None where all indices see the
+      axes: for each axis of the array, (axis of the image, jump), or None if all indices see the
         same.
       extents: for each axis of the image that is seen, (low, high) in pixels for index 0;
-        `EVERYWHERE` where positions see all.
+        `EVERYWHERE` if every position sees the whole axis.
     """
 
     axes: tuple[tuple[int, Fraction] | None, ...]
     extents: dict[int, tuple[float, float]]
 
     def field(self) -> tuple[float, ...]:
-        """The receptive field along each axis of the image, in pixels; infinite where it is
-        everything.
-        """
+        """The receptive field along each axis of the image in pixels; infinite if unbounded."""
         return tuple(
             math.floor(high) - math.ceil(low) + 1 if high < math.inf else math.inf
             for _, (low, high) in sorted(self.extents.items())
         )
 
     def stride(self) -> tuple[float, ...]:
-        """Pixels between neighbouring values along each axis of the image; 0 where one value sees
-        the whole axis.
-        """
+        """Pixels between neighbouring values along each image axis; 0 if there is only one."""
         jumps = {entry[0]: entry[1] for entry in self.axes if entry}
         return tuple(_whole(abs(jumps.get(axis, Fraction(0)))) for axis in sorted(self.extents))
 
@@ -77,8 +73,9 @@ def image(shape: Sequence[int]) -> Seen:
 
 
 def seen_by(eqn: Any, operands: Sequence[Seen | None]) -> Seen | None:
-    """What the output of one equation of a jaxpr sees, from what its operands see; None sees
-    nothing, as a weight does.
+    """What the output of a jaxpr equation sees, given what its operands see.
+
+    None means that a value does not depend on the image, such as a weight.
     """
     shapes = [getattr(var.aval, "shape", ()) for var in eqn.invars]
     seeing = [
@@ -101,7 +98,7 @@ def seen_by(eqn: Any, operands: Sequence[Seen | None]) -> Seen | None:
     if name == "concatenate":
         axis = params["dimension"]
         return union([_collapse(seen, shape, [axis]) for seen, shape in seeing])
-    if name == "pad" and len(seeing) == 2:  # what is padded with depends on the image too
+    if name == "pad" and len(seeing) == 2:  # the padding value depends on the image too
         return union(
             [
                 _pad(seeing[0][0], shapes, params, out),
@@ -116,9 +113,7 @@ def seen_by(eqn: Any, operands: Sequence[Seen | None]) -> Seen | None:
 
 
 def broadcasts(shape: Sequence[int], out: Sequence[int]) -> bool:
-    """Whether an operand of an elementwise equation may have this shape: a scalar, or axes as long
-    as the output's, or 1.
-    """
+    """Whether `shape` broadcasts to `out`: a scalar, or the same rank with equal sizes or 1."""
     return not shape or (
         len(shape) == len(out)
         and all(size in (1, whole) for size, whole in zip(shape, out, strict=True))
@@ -126,7 +121,7 @@ def broadcasts(shape: Sequence[int], out: Sequence[int]) -> bool:
 
 
 def union(seeing: Sequence[Seen]) -> Seen:
-    """What a value sees that is computed from values at the same index of several arrays."""
+    """What a value sees if it is computed from the same index of several arrays."""
     extents: dict[int, tuple[float, float]] = {}
     axes: list = [None] * max(len(seen.axes) for seen in seeing)
     for axis in sorted(set().union(*(seen.extents for seen in seeing))):
@@ -136,13 +131,13 @@ def union(seeing: Sequence[Seen]) -> Seen:
         for position, jump in best.items():
             axes[position] = (axis, jump)
         lows, highs = zip(*(seen.extents[axis] for seen in those), strict=True)
-        # Arrays that step differently see a union that depends on the index: everything, for short.
+        # If the arrays step differently, the union depends on the index: take everything.
         extents[axis] = (min(lows), max(highs)) if all(m == best for m in maps) else EVERYWHERE
     return Seen(tuple(axes), extents)
 
 
 def everything(seeing: Sequence[Seen], ndim: int) -> Seen:
-    """An array of which nothing better is known than that it depends on those."""
+    """The conservative answer for an array that depends on `seeing` in an unknown way."""
     return Seen(
         (None,) * ndim, dict.fromkeys(set().union(*(seen.extents for seen in seeing)), EVERYWHERE)
     )
@@ -182,8 +177,10 @@ def _window(
     reach: int,
     spread: int = 1,
 ) -> None:
-    """Slide a window along one axis: it begins `low` before the array and reaches over `reach`
-    more; `spread` dilates the input.
+    """Slide a window along one axis.
+
+    It starts `low` positions before the array and extends `reach` further; `spread` dilates the
+    input.
     """
     if entry := seen.axes[position]:
         axis, jump = entry[0], entry[1] / spread
@@ -292,7 +289,7 @@ def _split(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Se
 
 
 def _reshape(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> Seen:
-    """Axes of length 1 apart, runs of axes with equal products are merged and split again."""
+    """Merge and split runs of axes whose sizes have equal products, ignoring axes of length 1."""
     shape = shapes[0]
     old = [position for position, size in enumerate(shape) if size != 1]
     new = [position for position, size in enumerate(out) if size != 1]
@@ -310,8 +307,8 @@ def _reshape(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> 
             else:
                 split.append(new.pop(0))
         entries = [seen.axes[p] for p in merged]
-        # Merged axes step evenly where each steps over all of the next; then so do the parts that
-        # they are split into.
+        # Merged axes step evenly if each step spans the whole next axis; then the axes that they
+        # are split into step evenly too.
         even = all(entries) and all(
             left[0] == right[0] and left[1] == right[1] * shape[p]
             for left, right, p in zip(entries, entries[1:], merged[1:], strict=False)

@@ -4,10 +4,10 @@
     CONV3-64: [224x224x64]  memory: 224*224*64=3.2M   params: (3*3*3)*64 = 1,728
     ...
 
-The network is traced on shapes: no weight is ever allocated, nothing is computed. Rows are the
-modules that it calls, in the order in which it calls them, and the feature maps that it names. What
-is counted is counted in the program itself, so that it holds for any Linen module: multiply-adds of
-every convolution and matrix product, and receptive fields by the rules of receptive.py.
+The network is traced on shapes: no weights are allocated and nothing is computed. The rows are the
+modules that it calls, in call order, and the feature maps that it names. Multiply-adds of every
+convolution and matrix product, and receptive fields (see receptive.py), are read from the traced
+program, so they are right for any Linen module.
 """
 
 import collections
@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxconv.errors import human_bytes
+from jaxconv.feature_maps import FeatureMap, noted
+from jaxconv.models.bridge import unwrapped
 from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -37,16 +39,16 @@ class Row:
     Attributes:
       name: the module's path, or the name of its feature map.
       volume: shape of the output without the batch axis, such as (55, 55, 96).
-      values: activations that it adds; 0 for what needs no memory of its own, such as ReLU and
-        dropout.
+      values: activations that it adds; 0 for layers that need no memory of their own, such as ReLU
+        and dropout.
       bytes: of those values.
-      weights, biases: parameters of its own.
+      weights, biases: its own parameters.
       multiply_adds: the lecture's "connections".
       dense_multiply_adds: what a fully connected layer between the same two volumes would need; 0
-        where there are no multiply-adds.
-      field, stride: receptive field in pixels (infinite: everything), and the pixels between
-        neighbouring values (0: there is but one), for each axis of the image; empty for what does
-        not depend on it.
+        if there are no multiply-adds.
+      field, stride: receptive field in pixels (infinite if unbounded) and pixels between
+        neighbouring values (0 if there is only one), for each axis of the image; empty if the
+        output does not depend on it.
     """
 
     name: str
@@ -62,33 +64,20 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureMap:
-    """A named feature map: its shape without the batch axis, its channels, and for each axis of the
-    image stride and field in pixels.
-    """
-
-    shape: tuple[int, ...]
-    channels: int
-    stride: tuple[float, ...]
-    field: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Summary:
-    """A network's table; `str` shows it as text, `markdown()` for a paper.
+    """A network's table; `str` shows it as text, `markdown()` as Markdown.
 
     Attributes:
       title: the network and its input.
       rows: the first is the input.
       blocks: modules that call others, by path, as one row each.
-      parameters, statistics: values that are learnt, and those that are only kept (running means
-        and variances).
-      batch: images of the training step that the following bytes are for.
-      training: bytes by what they are for: parameters, gradients, optimizer state, statistics,
-        activations that the gradient needs.
+      parameters, statistics: numbers of learned values and of running means and variances.
+      batch: images in the training step that `training` and `compiled` describe.
+      training: bytes by purpose: parameters, gradients, optimizer state, statistics, activations
+        that the gradient needs.
       features: the feature maps that the network names, see `jaxconv.features`.
-      compiled: what XLA says of the compiled training step, if asked: bytes, and its compile time
-        in seconds.
+      compiled: XLA's figures for the compiled training step, if requested: bytes, and the compile
+        time in seconds.
     """
 
     title: str
@@ -106,8 +95,9 @@ class Summary:
         return sum(getattr(row, column) for row in self.rows)
 
     def at_depth(self, depth: int) -> "Summary":
-        """The same with the modules below `depth` added up, such as one row for each inception
-        module at depth 1; 0 leaves all rows.
+        """The same table with the modules below `depth` added up; 0 keeps all rows.
+
+        Depth 1 gives one row for each inception module, for example.
         """
         if not depth:
             return self
@@ -120,7 +110,7 @@ class Summary:
         )
 
     def table(self) -> list[tuple[str, ...]]:
-        """Header and rows as texts."""
+        """Header, rows and totals as strings."""
         header = (
             "layer",
             "output",
@@ -148,23 +138,23 @@ class Summary:
         return [header, *body, ("total", "", human_bytes(self.total("bytes")), *sums, "", "", "")]
 
     def notes(self) -> list[str]:
-        """What stands below the table: totals, and the memory of a training step."""
+        """The lines below the table: totals, and the memory of a training step."""
         total, elsewhere = (
             sum(self.training.values()),
             self.parameters - self.total("weights") - self.total("biases"),
         )
         lines = [
             f"{self.parameters:,} parameters"
-            + (f", {elsewhere:,} of them in parts that only training calls" if elsewhere else "")
+            + (f", {elsewhere:,} of them in parts used only in training" if elsewhere else "")
             + (f", and {self.statistics:,} running statistics" if self.statistics else ""),
-            f"an image forward: {self.total('values'):,} activations, "
+            f"forward pass of one image: {self.total('values'):,} activations, "
             f"{human_bytes(self.total('bytes'))}, "
             f"and {self.total('multiply_adds'):,} multiply-adds",
-            f"training a batch of {self.batch}: "
+            f"training step on a batch of {self.batch}: "
             + ", ".join(
                 f"{what} {human_bytes(size)}" for what, size in self.training.items() if size
             )
-            + f"; together {human_bytes(total)}",
+            + f"; {human_bytes(total)} in total",
         ]
         if self.compiled:
             sizes = ", ".join(
@@ -179,7 +169,7 @@ class Summary:
         return lines
 
     def markdown(self) -> str:
-        """The table in Markdown, its notes below it."""
+        """The table in Markdown, with its notes below."""
         header, *body = self.table()
         rule = ("---", "---", *["---:"] * (len(header) - 2))
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
@@ -223,23 +213,23 @@ def summarize(
     compile_step: bool = False,
     **call: Any,
 ) -> Summary:
-    """Explain any Linen module, allocating nothing.
+    """Summarize any Linen module without allocating anything.
 
     Args:
-      module: called as `module(x)`; `train=False` is given where it takes `train`,
-        `deterministic=True` where it takes that.
+      module: called as `module(x)`, with `train=False` or `deterministic=True` if it takes them;
+        one of `flax.nnx.bridge.ToNNX` is as good.
       input_shape: of one example, such as (224, 224, 3).
-      batch: examples of a training step, for its memory.
+      batch: examples in the training step whose memory is estimated.
       dtype: of the input.
       optimizer: for the memory of its state; by default SGD with momentum.
-      compile_step: compile a training step too, and add XLA's own figures; for modules that return
+      compile_step: compile a training step too and add XLA's own figures; for modules that return
         logits [N, K].
-      **call: further keyword arguments for the module's call.
+      **call: more keyword arguments for the module's call.
 
     Raises:
-      ValueError, TypeError: the module cannot take such an input; its own message.
+      ValueError, TypeError: the module cannot take such an input; the message is its own.
     """
-    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    module, x = unwrapped(module), jax.ShapeDtypeStruct((1, *input_shape), dtype)
     evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)
     variables = dict(
         jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x)
@@ -269,34 +259,17 @@ def summarize(
         statistics=sum(leaf.size for leaf in jax.tree.leaves(state)),
         batch=batch,
         training=sizes,
-        features={
-            e.name: _feature_map(e)
-            for e in tracer.events
-            if e.kind == "note" and e.call is tracer.root
-        },
+        features=noted(tracer),
         compiled=_compile(module, optimizer, (batch, *input_shape), dtype)
         if compile_step
         else None,
     )
 
 
-def _feature_map(event: Event) -> FeatureMap:
-    shape = event.output.shape[1:]
-    return FeatureMap(shape, shape[-1], event.seen.stride(), event.seen.field())
-
-
-def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, FeatureMap]:
-    """The named feature maps of a network for images of `input_shape`, in its order: of what
-    `jaxconv.features` returns, before it runs.
-    """
-    return summarize(model, input_shape).features
-
-
 def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row], dict[str, Row]]:
-    """The rows that events make, and the blocks (modules that call others) by their path.
+    """Make rows from events; returns them and the blocks (modules that call others) by path.
 
-    The module itself has a row only where it is a layer, or has parameters of its own: named
-    `module`.
+    The module itself has a row, named `module`, only if it is a layer or has parameters of its own.
     """
     rows: list[Row] = []
     blocks: dict[str, Row] = {}
@@ -309,14 +282,14 @@ def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row
         )
         if event.kind == "op":
             noted = after.kind == "note" and after.call is call and not event.multiply_adds
-            # A layer's own row has its work, and a feature map that is named right after a pooling
-            # is its row.
+            # A layer's row includes its own ops, and a feature map that is named right after a
+            # pooling is the row of the pooling.
             if not call.is_block or noted:
                 continue
             rows.append(_row(path, event, call.input))
         elif event.kind == "note":
-            # A module's own row has its map already, and a second name for the same map is no
-            # second row.
+            # A module's row already covers its own map, and a second name for a map adds no
+            # row.
             if (*call.path, event.name) not in modules and event.touched:
                 rows.append(_row(path, event, ()))
         else:
@@ -414,8 +387,6 @@ def _by(volume: Sequence[int]) -> str:
 
 
 def _sizes(sizes: Sequence[float]) -> str:
-    """One number where all axes agree; `all` for what sees everything, `-` for a stride where there
-    is but one position.
-    """
+    """Format sizes: one number if all axes agree, `all` for infinite ones, `-` for 0 or none."""
     shown = ["all" if size == math.inf else "-" if not size else f"{size:g}" for size in sizes]
     return (shown[0] if len(set(shown)) == 1 else "x".join(shown)) if shown else "-"

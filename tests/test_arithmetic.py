@@ -1,4 +1,4 @@
-"""The sizes, paddings and counts that the lecture works out, and the laws behind them."""
+"""The sizes, paddings and counts of the lecture, and general properties of them."""
 
 import pytest
 from hypothesis import given

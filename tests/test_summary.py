@@ -1,6 +1,4 @@
-"""The summary table: the lecture's rows, published multiply-adds, receptive fields against what
-really happens, and anyone's modules.
-"""
+"""The summary table: the lecture's rows, published multiply-adds, receptive fields, any module."""
 
 import math
 import re
@@ -61,9 +59,7 @@ VGG16 = [
 
 
 def printed(text):
-    """2.7K -> 2700; the lecture counts thousands loosely, so that 3% between print and truth are no
-    difference.
-    """
+    """2.7K -> 2700, within 3%: the lecture rounds thousands loosely."""
     number, unit = re.fullmatch(r"([\d.]+)([KM]?)", text).groups()
     return float(number) * {"": 1, "K": 1e3, "M": 1e6}[unit]
 
@@ -197,7 +193,7 @@ def test_googlenet_is_the_lectures_table_but_for_what_is_misprinted():
     # "Only 5 million params!": without the two auxiliary classifiers, which the table leaves out,
     # it is seven.
     assert summary.total("weights") == 6_990_272
-    assert "of them in parts that only training calls" in summary.notes()[0]
+    assert "of them in parts used only in training" in summary.notes()[0]
 
 
 def test_the_lectures_connections():

@@ -23,6 +23,7 @@ from jaxconv.data.classes import read_labels
 from jaxconv.data.interface import Arrays
 from jaxconv.data.layout import Reading, as_array, read_elements
 from jaxconv.errors import UserError, nearest
+from jaxconv.files import at_home
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -43,7 +44,7 @@ def read_arrays(
       UserError: the file or the split does not exist or is damaged, or `from_arrays` refuses its
         arrays.
     """
-    place = Path(path).expanduser()
+    place = at_home(path, "config.data.source")
     if place.is_dir():
         prefix = _IDX_PREFIX.get(split, split)
         images, labels = (

@@ -2,11 +2,11 @@
 
 import collections
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from jaxconv.errors import UserError, short
+from jaxconv.files import at_home
 
 # What the columns are called where the first line names them.
 _CLASS_COLUMNS = (
@@ -39,7 +39,7 @@ class Lines:
     notes: tuple[str, ...] = ()
 
     def __init__(self, path: str, split: str, class_names: tuple[str, ...], header: str = "auto"):
-        root = Path(path).expanduser()
+        root = at_home(path, "config.data.source")
         self._file = root / f"{split}.tsv"
         if not self._file.is_file():
             there = ", ".join(sorted(file.stem for file in root.glob("*.tsv"))) or "none"

@@ -1,5 +1,4 @@
-"""A network slid over images that are larger than those it was trained on, its fully connected
-layers as convolutions.
+"""Sliding a network over larger images, with its fully connected layers as convolutions.
 
 Sermanet et al. 2013, arXiv:1312.6229, section 3.5; Simonyan and Zisserman 2014, arXiv:1409.1556,
 section 3.2.
@@ -17,7 +16,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxconv.layers import Dense
 from jaxconv.layers.conv import convolve
-from jaxconv.models.network import FEATURES
+from jaxconv.models import features
 from jaxconv.models.notation import expand, parse
 from jaxconv.models.text import Text, name_layers
 from jaxconv.program import trace
@@ -27,14 +26,12 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 def images_of(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """One image of a shape (H, W, C), to trace with."""
+    """One image of shape (H, W, C), for tracing."""
     return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> int:
-    """Pixels between neighbouring values of the network's coarsest feature maps, for images of a
-    shape (H, W, C).
-    """
+    """The stride in pixels of the coarsest feature maps, for images of shape (H, W, C)."""
     events = trace(model, variables, images_of(shape), train=False).events
     return math.ceil(
         max(
@@ -46,18 +43,19 @@ def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> in
 
 
 def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
-    """The network for larger images than it was trained on: (variables, images [N, H, W, C]) ->
-    logits [N, K], the mean over positions.
+    """The network for larger images than it was trained on.
+
+    Returns a function (variables, images [N, H, W, C]) -> logits [N, K], the mean over positions.
 
     A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the
-    training size becomes a convolution with h x w filters, of the same parameters, and those after
-    it become 1x1 convolutions. Adaptive pooling that changes nothing at the training size is left
-    out. A network that ends in global pooling stays as it is.
+    training size becomes a convolution with h x w filters and the same parameters; later ones
+    become 1x1 convolutions. Adaptive pooling that changes nothing at the training size is removed.
+    A network that ends in global pooling is unchanged.
 
     Args:
       model: any Linen module.
-      variables: its shapes will do.
-      shape: (H, W, C) of the images that it was trained on.
+      variables: their shapes are enough.
+      shape: (H, W, C) of the training images.
     """
     model = _without_adaptive_pooling(model, variables, shape)
     windows: dict[tuple[str, ...], tuple[int, ...]] = {}
@@ -90,8 +88,9 @@ def _is_dense(context: Any) -> bool:
 
 
 def _convolved(layer: Dense, x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """A fully connected layer for a `window` of positions, slid over feature maps [N, *spatial, C]
-    -> [N, *output, K].
+    """A fully connected layer for a `window` of positions, slid over feature maps.
+
+    [N, *spatial, C] -> [N, *output, K].
     """
     params = layer.variables["params"]
     x, kernel, bias = promote_dtype(x, params["kernel"], params["bias"], dtype=layer.dtype)
@@ -107,13 +106,11 @@ def _without_adaptive_pooling(
 ) -> nn.Module:
     if not isinstance(model, Text):
         return model
-    _, noted = jax.eval_shape(
-        functools.partial(model.apply, train=False, mutable=[FEATURES]), variables, images_of(shape)
-    )
+    noted = jax.eval_shape(functools.partial(features, model), variables, images_of(shape))
     kept, before = [], (1, *shape)
     names = [name for name, _ in name_layers(parse(model.text), model.by_stage)]
     for name, layer in zip(names, expand(parse(model.text)), strict=True):
-        after = noted[FEATURES][name].shape if name in noted[FEATURES] else before
+        after = noted[name].shape if name in noted else before
         if layer.kind != "adaptpool" or after != before:
             kept.append(str(layer))
         before = after

@@ -1,13 +1,13 @@
-"""Convolution: filters slid over a volume, as the lecture's summary has it.
+"""Convolution: filters slid over a volume, as in the lecture's summary.
 
     accepts   W1 x H1 x D1
     needs     K filters, their extent F, the stride S, the zero padding P
     produces  W2 x H2 x K, with W2 = (W1 - F + 2P)/S + 1
-    learns    F * F * D1 weights a filter, and K biases
+    learns    F * F * D1 weights per filter, and K biases
 
-What networks call a convolution is a correlation: it is the mathematical convolution with the
-kernel flipped. Every network convolves through `convolve`, and nothing else does, so that there is
-one place to make it fast: see `layers/forms.py`.
+What networks call a convolution is a cross-correlation: the mathematical convolution with the
+kernel flipped. Every network convolves through `convolve`, so there is one place to make it fast:
+see `layers/forms.py`.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
-from jaxconv.arithmetic import pad_widths
+from jaxconv.arithmetic import atrous_pad_widths, pad_widths
 from jaxconv.layers import forms
 
 Ints = int | Sequence[int]
@@ -35,7 +36,7 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
     """One int for each of `ndim` spatial axes: 3 -> (3, 3).
 
     Raises:
-      ValueError: a sequence of another length.
+      ValueError: `value` is a sequence of another length.
     """
     values = (value,) * ndim if isinstance(value, int) else tuple(value)
     if len(values) != ndim:
@@ -46,9 +47,7 @@ def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def check_count(layer: str, name: str, value: object) -> None:
-    """Raise ValueError unless there is a whole number, at least one, of something; `layer` goes
-    before the message.
-    """
+    """Raise ValueError, prefixed with `layer`, unless `value` is an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"{layer + ': ' if layer else ''}{name} is {value!r}; it must be a whole number of at "
@@ -56,7 +55,7 @@ def check_count(layer: str, name: str, value: object) -> None:
         )
 
 
-def pads_of(
+def geometry_of(
     shape: Sequence[int],
     window: Sequence[int],
     stride: Ints,
@@ -64,22 +63,26 @@ def pads_of(
     dilation: Ints,
     rounding: str,
     layer: str,
-) -> tuple[tuple[int, int], ...]:
-    """Explicit (before, after) pads for the spatial axes of `shape` [N, *spatial, C]; see
-    `arithmetic.pad_widths`.
+    atrous: int = 0,
+) -> forms.Geometry:
+    """Strides, (before, after) pads and dilations of the spatial axes of `shape` [N, *spatial, C].
+
+    With `atrous` these are the layer's without its stride; see `atrous_pad_widths`.
     """
     ndim = len(shape) - 2
-    return tuple(
-        pad_widths(size, f, s, p, d, rounding, layer)
-        for size, f, s, p, d in zip(
-            shape[1:-1],
-            window,
-            per_axis(stride, ndim, "stride"),
-            per_axis(padding, ndim, "padding"),
-            per_axis(dilation, ndim, "dilation"),
-            strict=True,
-        )
+    axes = [
+        per_axis(value, ndim, name)
+        for value, name in ((stride, "stride"), (padding, "padding"), (dilation, "dilation"))
+    ]
+    pads = tuple(
+        atrous_pad_widths(size, f, s, p, d, rounding, atrous, layer)
+        if atrous
+        else pad_widths(size, f, s, p, d, rounding, layer)
+        for size, f, s, p, d in zip(shape[1:-1], window, *axes, strict=True)
     )
+    if atrous:
+        return (1,) * ndim, pads, tuple(d * atrous for d in axes[2])
+    return axes[0], pads, axes[2]
 
 
 def convolve(
@@ -91,36 +94,35 @@ def convolve(
     groups: int = 1,
     rounding: str = "floor",
     layer: str = "",
+    atrous: int = 0,
 ) -> jax.Array:
     """Slide every filter over the volume and take dot products.
 
     Args:
       x: [N, *spatial, C]; one, two or three spatial axes.
-      kernel: [*window, C // groups, K], of the dtype of `x`.
+      kernel: [*window, C // groups, K], with the dtype of `x`.
       stride, padding, dilation: pixels; one int for all axes, or one for each.
-      groups: the channels and the filters are split into this many groups, each convolved apart.
+      groups: the channels and filters are split into this many groups, each convolved separately.
       rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more
         zeros after the image.
-      layer: name to put before an error message.
+      layer: name that prefixes error messages.
+      atrous: not 0: for an image in which only every `atrous`-th pixel is one that the filters
+        were made for. They are dilated by it, and the stride is left out: every
+        `stride * atrous`-th value is what the strided layer gives.
 
     Returns:
       [N, *output, K].
 
     Raises:
-      ValueError: the window does not fit, or channels and groups do not divide.
+      ValueError: the window does not fit, or `groups` does not divide channels and filters.
     """
-    ndim = x.ndim - 2
     window, (seen, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if x.shape[-1] != seen * groups or filters % groups:
         raise ValueError(
             f"{layer + ': ' if layer else ''}{x.shape[-1]} channels in {groups} groups do not "
             f"match {filters} filters that see {seen} each"
         )
-    geometry = (
-        per_axis(stride, ndim, "stride"),
-        pads_of(x.shape, window, stride, padding, dilation, rounding, layer),
-        per_axis(dilation, ndim, "dilation"),
-    )
+    geometry = geometry_of(x.shape, window, stride, padding, dilation, rounding, layer, atrous)
     plain_form = functools.partial(forms.plain, geometry=geometry, groups=groups)
     form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, geometry, groups)
     if form is None:
@@ -132,10 +134,9 @@ def convolve(
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Inside this context, what is traced has XLA's one convolution on every platform, as who
-    counts operations wants it.
+    """Trace XLA's own convolution on every platform inside this context, to count operations.
 
-    A function that was jitted and called before keeps the form it was traced with.
+    A function that was jitted and called before keeps the form that it was traced with.
     """
     token = _PLAIN.set(True)
     try:
@@ -149,9 +150,9 @@ class Conv(nn.Module):
 
     Attributes:
       filters: K.
-      filter_size: F, one int for all spatial axes or one for each. How many axes there are, the
-        input tells.
-      stride, padding, dilation, groups, rounding: see `convolve`.
+      filter_size: F, one int for all spatial axes or one for each; the input determines the
+        number of axes.
+      stride, padding, dilation, groups, rounding, atrous: see `convolve`.
       use_bias: whether each filter has a bias.
       dtype: the compute type.
     """
@@ -167,6 +168,7 @@ class Conv(nn.Module):
     dtype: Any = None
     kernel_init: Callable = he_normal
     bias_init: Callable = nn.initializers.zeros_init()
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -178,14 +180,14 @@ class Conv(nn.Module):
         if x.shape[-1] % self.groups:
             raise ValueError(
                 f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is "
-                "not whole"
+                "not a whole number"
             )
-        kernel = self.param(
-            "kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters)
-        )
-        bias = self.param("bias", self.bias_init, (self.filters,)) if self.use_bias else None
+        shape = (*window, x.shape[-1] // self.groups, self.filters)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolve(
-            x, kernel, self.stride, self.padding, self.dilation, self.groups, self.rounding, layer
-        )
+        sizes = (self.stride, self.padding, self.dilation, self.groups)
+        x = convolve(x, kernel, *sizes, self.rounding, layer, self.atrous)
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

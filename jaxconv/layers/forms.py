@@ -1,15 +1,16 @@
-"""Equal forms of the convolution for the CPU, where XLA's own is slow: what `convolve` computes,
-out of ordinary operations.
+"""Equivalent forms of the convolution for the CPU, where XLA's own is slow.
+
+Each computes the result of `convolve` with ordinary operations:
 
     1x1, any stride     a strided slice and a matrix product
-    depthwise           F * F shifted images, each times its weights, added up
-    other groups        groups joined until a block sees 32 channels; each block a dense convolution
-                        with zeros off its diagonal
-    narrow maps         every window laid out as a row of a matrix (im2col), and a matrix product:
-                        where the output is narrower than the window (XLA takes 10 to 20 times as
-                        long for 3x3 windows on 2x2 maps)
+    depthwise           the sum of F * F shifted images, each times its weights
+    other groups        groups joined until a block sees 32 channels; each block is a dense
+                        convolution with zeros off its diagonal
+    narrow maps         (output narrower than the window) every window as a row of a matrix
+                        (im2col), and a matrix product; XLA takes 10 to 20 times as long for 3x3
+                        windows on 2x2 maps
 
-All other dense convolutions stay XLA's. `tests/benchmarks/convolution.py` measures every form
+All other dense convolutions use XLA's. `tests/benchmarks/convolution.py` measures every form
 against XLA's and PyTorch's.
 """
 
@@ -28,19 +29,20 @@ Geometry = tuple[
     tuple[int, ...], Pads, tuple[int, ...]
 ]  # strides, (before, after) pads and dilations of the spatial axes
 
-# Joined groups see at least so many channels. 16 and 64 were slower on the first three of
-# ResNeXt-50's widths.
+# Joined groups see at least this many channels. 16 and 64 were slower on the first three widths of
+# ResNeXt-50.
 BLOCK = 32
-# Depthwise windows wider than 3 multiply by band matrices where the output is at most so many
-# windows wide: the band is a small part of a wider matrix.
+# Depthwise windows wider than 3 use band matrices if the output is at most this many windows wide:
+# in a wider matrix the band is too small a part.
 BAND = 4
 
 
 def choose(
     shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, groups: int
 ) -> Callable[[jax.Array, jax.Array, Geometry], jax.Array] | None:
-    """The form for images of `shape` [N, *spatial, C] and a kernel [*window, C // groups, K]; None
-    where XLA's own is best.
+    """The fastest form for images [N, *spatial, C] and a kernel [*window, C // groups, K].
+
+    Returns None if XLA's own is best.
     """
     strides, pads, dilations = geometry
     window = kernel_shape[:-2]
@@ -85,9 +87,7 @@ def pointwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """A dense convolution: each window a row [prod(window) * C], and a matrix product; see
-    `plain`.
-    """
+    """A dense convolution: rows [prod(window) * C], and a matrix product; see `plain`."""
     rows = jnp.concatenate(views(x, jnp.zeros((), x.dtype), kernel.shape[:-2], geometry), axis=-1)
     return lax.dot_general(
         rows, kernel.reshape(-1, kernel.shape[-1]), (((x.ndim - 1,), (0,)), ((), ()))
@@ -95,13 +95,13 @@ def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
-    """A grouped convolution, as dense ones of groups joined; see `plain`."""
+    """A grouped convolution as dense convolutions of joined groups; see `plain`."""
     seen, filters = kernel.shape[-2], kernel.shape[-1] // groups
     joined = next(
         n for n in range(1, groups + 1) if groups % n == 0 and (n * seen >= BLOCK or n == groups)
     )
-    # Zero where a filter of one group would see another. Each block's kernel is made by itself: cut
-    # out of one array of all blocks, its gradient crashed jaxlib 0.10.2 (images (4, 3, 3, 24) in
+    # Zero where a filter would see another group. Each block's kernel is built separately: slicing
+    # it from one array of all blocks made its gradient crash jaxlib 0.10.2 (images (4, 3, 3, 24) in
     # two groups, 24 filters).
     own = np.kron(np.eye(joined), np.ones((seen, filters))).astype(kernel.dtype)
     own = own.reshape((1,) * (kernel.ndim - 2) + own.shape)
@@ -118,9 +118,9 @@ def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> 
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """A convolution of every channel apart, kernel [*window, 1, K]; see `plain`."""
+    """A separate convolution of each channel, kernel [*window, 1, K]; see `plain`."""
     filters = kernel.shape[-1]
-    # Each channel's filters are neighbours in the kernel.
+    # The filters of a channel are adjacent in the kernel.
     x = x if filters == x.shape[-1] else jnp.repeat(x, filters // x.shape[-1], axis=-1)
     return _shifted(x, kernel.reshape(*kernel.shape[:-2], filters), geometry)
 
@@ -128,9 +128,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 def views(
     x: jax.Array, filler: jax.Array, window: Sequence[int], geometry: Geometry
 ) -> list[jax.Array]:
-    """For each position inside the window, the padded image as it is seen there: [N, *output, C]
-    each.
-    """
+    """The padded image as seen from each position inside the window: [N, *output, C] each."""
     strides, pads, dilations = geometry
     x = lax.pad(x, filler, [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
     sizes = _output(x.shape[1:-1], window, strides, dilations)
@@ -161,20 +159,20 @@ def _output(
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """Sums are taken in float32 at least."""
+    """Cast to at least float32, for sums."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
-# Compiled as a function of its own: networks repeat their blocks, and each shape is then traced
-# once (ConvNeXt-T's step: 1.9 s, not 4.5).
+# Jitted separately: networks repeat their blocks, and each shape is then traced only once
+# (ConvNeXt-T's step: 1.9 s instead of 4.5).
 @functools.partial(jax.jit, static_argnums=(2,))
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """Shifted images [N, *spatial, C], each times its weights of the kernel [*window, C].
+    """The sum of shifted images [N, *spatial, C] times their weights of the kernel [*window, C].
 
-    Reverse mode transposes the derivative, and how it is written decides how fast its transpose is:
-    from `_scattered` the gradient of the image is again shifted images, from `_banded` that of the
-    weights is a product of matrices.
+    Reverse mode transposes the derivative, so its form decides how fast the gradient is: with
+    `_scattered` the gradient of the image is again a sum of shifted images, and with `_banded` that
+    of the weights is a matrix product.
     """
     window = kernel.shape[:-1]
     weights = _wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
@@ -200,7 +198,7 @@ def _shifted_jvp(
 
 
 def _scattered(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`_shifted` at stride 1, in which each pixel goes to all the windows that see it."""
+    """`_shifted` at stride 1, with each pixel scattered to all windows that see it."""
     _, pads, dilations = geometry
     window = kernel.shape[:-1]
     spans = [(f - 1) * d for f, d in zip(window, dilations, strict=True)]
@@ -228,8 +226,9 @@ def _scattered(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
 
 
 def _banded(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`_shifted`, each row of the window a band matrix [channel, padded width, output width] that
-    multiplies the image's rows.
+    """`_shifted` as matrix products of the image's rows and band matrices.
+
+    Each row of the window gives a band matrix [channel, padded width, output width].
     """
     strides, pads, dilations = geometry
     window = kernel.shape[:-1]

@@ -1,6 +1,7 @@
-"""Normalisation. BatchNorm is Linen's, with the settings that networks share (Ioffe and Szegedy
-2015, arXiv:1502.03167).
-"""
+"""Normalisation: BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) and AlexNet's LRN."""
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,17 +10,15 @@ from jax import lax
 
 
 class BatchNorm(nn.BatchNorm):
-    """Linen's BatchNorm, whose statistics may be those of parts of the batch, each normalised by
-    its own.
+    """Linen's BatchNorm, which can also normalise parts of the batch by their own statistics.
 
-    The running statistics are the mean over the parts. Parameters, statistics and what is not told
-    here are Linen's.
+    The running statistics are then the mean over the parts. Everything else is as in Linen.
 
     Attributes:
       momentum: weight of the old running statistics; PyTorch writes the same setting as 0.1.
         Statistics stay float32.
-      groups: so many consecutive parts of the batch; it must divide the examples, or, under an
-        `axis_name`, divide or be a multiple of the devices.
+      groups: number of consecutive parts of the batch. It must divide the number of examples; under
+        an `axis_name` it must divide the number of devices or be a multiple of it.
     """
 
     momentum: float = 0.9
@@ -31,7 +30,7 @@ class BatchNorm(nn.BatchNorm):
         """[N, ..., C] -> the same shape, in the compute type.
 
         Raises:
-          ValueError: the batch, or the devices, cannot be cut into so many parts.
+          ValueError: the batch or the devices cannot be split into this many parts.
         """
         running = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -43,18 +42,17 @@ class BatchNorm(nn.BatchNorm):
             return self._of_parts(x, 1, devices // self.groups)
         if self.groups % devices:
             raise ValueError(
-                f"BatchNorm: {self.groups} groups on {devices} devices; give a number that divides "
-                "them, or a multiple"
+                f"BatchNorm: {self.groups} groups on {devices} devices; groups must divide the "
+                "number of devices or be a multiple of it"
             )
         return self._of_parts(x, self.groups // devices, 1)
 
     def _of_parts(self, x: jax.Array, parts: int, devices: int) -> jax.Array:
-        """Normalise each of so many consecutive parts of `x` by itself, or with those of the
-        devices of its group.
-        """
+        """Normalise each of `parts` parts of `x`, with statistics over `devices` devices."""
         if len(x) % parts:
             raise ValueError(
-                f"BatchNorm: {len(x)} examples / {parts} groups = {len(x) / parts:.2f} is not whole"
+                f"BatchNorm: {len(x)} examples / {parts} groups = {len(x) / parts:.2f} is not a "
+                "whole number"
             )
         split = x.reshape(parts, len(x) // parts, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, split.ndim - 1))
@@ -82,14 +80,37 @@ class BatchNorm(nn.BatchNorm):
         return y.reshape(x.shape).astype(self.dtype or x.dtype)
 
 
+def group_count(channels: int, most: int = 32) -> int:
+    """How many groups `GroupNorm` makes of so many channels.
+
+    As many as possible up to `most` that divide them and leave two channels each: of single
+    channels, a map of one position would become zero.
+    """
+    fitting = (n for n in range(1, most + 1) if channels % n == 0 and channels >= 2 * n)
+    return max(fitting, default=1)
+
+
+def group_norm(name: str | None = None, **settings: Any) -> Callable[[jax.Array], jax.Array]:
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of [N, ..., C], in `group_count`
+    groups; to be called inside a module's compact method.
+
+    `settings` are those of Linen's `GroupNorm`; its parameters `scale` and `bias` are [C].
+    """
+    return lambda x: nn.GroupNorm(group_count(x.shape[-1]), name=name, **settings)(x)
+
+
+def no_norm(name: str | None = None) -> Callable[[jax.Array], jax.Array]:
+    """The identity, where a network takes a norm."""
+    return lambda x: x
+
+
 def local_response_norm(
     x: jax.Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> jax.Array:
-    """AlexNet's norm: x / (k + alpha * the sum of squares over `size` neighbouring feature
-    maps)^beta; [N, ..., C], same dtype.
+    """AlexNet's local response norm: [N, ..., C] -> the same shape and dtype.
 
-    Krizhevsky et al. 2012, section 3.3. Caffe and PyTorch divide alpha by the size, the paper does
-    not.
+    x / (k + alpha * the sum of squares over `size` neighbouring feature maps)^beta, Krizhevsky et
+    al. 2012, section 3.3. Caffe and PyTorch divide alpha by the size; the paper does not.
     """
     squares = jnp.square(x.astype(jnp.float32))
     before = (size - 1) // 2

@@ -1,14 +1,16 @@
-"""The registry of networks: a name gives a Linen module.
+"""The registry of networks: Linen modules by name.
 
 model = create_model("resnet50", num_classes=10)
 variables = model.init(key, images, train=False)
 logits = model.apply(variables, images, train=False)
 maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
+maps = model.apply(variables, images, train=False, features=("conv3", "conv5"))
 """
 
 import dataclasses
 import fnmatch
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,8 +28,10 @@ from jaxconv.models import (
     resnet,
     text,
 )
-from jaxconv.models.network import FEATURES, Network
+from jaxconv.models.bridge import linen, unwrapped
+from jaxconv.models.network import Network
 from jaxconv.models.registry import Entry
+from jaxconv.models.requested import EVERY
 from jaxconv.models.text import from_text
 from jaxconv.own import is_own, own
 
@@ -47,7 +51,7 @@ MODELS: dict[str, Entry] = {
     for name, entry in family.MODELS.items()
 }
 
-# What every network is given by `create_model`, and so no argument of its own.
+# Fields that `create_model` sets for every network; they are not its own arguments.
 _GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name"}
 
 
@@ -57,10 +61,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_arguments(name: str) -> dict[str, Any]:
-    """The network's own arguments, and what they are unless overridden.
+    """The network's own arguments and their defaults.
 
     Raises:
-      ValueError: no such network; the message names the nearest.
+      ValueError: the network is unknown; the message names the nearest.
     """
     entry = _lookup(name)
     defaults = {
@@ -80,17 +84,18 @@ def create_model(
     """Build a network by its name.
 
     Args:
-      name: one of `list_models()`, `text:` and a text in the notation, or one's own, see
-        jaxconv/own.py.
+      name: one of `list_models()`, `text:` followed by a text in the notation, or a custom
+        network, see jaxconv/own.py.
       num_classes: logits to return; 0 returns the input of the last layer, the features.
       dtype: the compute type; parameters, BatchNorm statistics and logits stay float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
-      norm_groups: parts of the batch that BatchNorm takes statistics of by itself, see
+      norm_groups: number of parts of the batch that BatchNorm normalises separately, see
         `layers.BatchNorm`.
       **overrides: the network's own arguments, see `model_arguments`.
 
     Raises:
-      ValueError: no such network, or it has no such argument; the message names the nearest.
+      ValueError: the network or an argument is unknown (the message names the nearest), or its
+        norm or output stride cannot be that.
     """
     known = model_arguments(name)
     for key in overrides:
@@ -106,19 +111,21 @@ def create_model(
         "norm_groups": norm_groups,
     }
     if is_own(name):
-        # A network of one's own need not know of devices.
+        # A custom network need not take the settings for several devices.
         fields = {
             key: value
             for key, value in fields.items()
             if key in ("num_classes", "dtype") or key in _fields(entry.module)
         }
-    if entry.module is text.Text:
-        return from_text(**{**entry.arguments, **overrides, **fields})
-    return entry.module(**{**entry.arguments, **overrides, **fields})
+    make = from_text if entry.module is text.Text else entry.module
+    model = make(**{**entry.arguments, **overrides, **fields})
+    if isinstance(model, Network):
+        model.check()
+    return model
 
 
 def _fields(make: Any) -> dict[str, Any]:
-    """What a module's class, or a function that makes one, takes, and the defaults."""
+    """Parameters and defaults of a module's class, or of a function that builds a module."""
     return {
         name: parameter.default for name, parameter in inspect.signature(make).parameters.items()
     }
@@ -139,8 +146,9 @@ def _lookup(name: str) -> Entry:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a network, as published: see `registry.Entry`; and `parameters`, with 1,000
-    classes (10 for small images).
+    """Published facts about a network, see `registry.Entry`.
+
+    `parameters` is their number with 1,000 classes (10 for small images).
     """
 
     name: str
@@ -153,10 +161,10 @@ class ModelInfo:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of a network; its parameters are counted, nothing is allocated.
+    """Published facts about a network; its parameters are counted without allocating them.
 
     Raises:
-      ValueError: no such network.
+      ValueError: the network is unknown.
     """
     entry = _lookup(name)
     input_size, classes = usual_task(name)
@@ -168,11 +176,12 @@ def model_info(name: str) -> ModelInfo:
 
 
 def usual_task(name: str) -> tuple[tuple[int, ...], int]:
-    """The input (H, W, C) and the number of classes that a network was published for; a text may
-    say its own number of classes.
+    """The input (H, W, C) and the number of classes that a network was published for.
+
+    A text may specify its own number of classes.
 
     Raises:
-      ValueError: no such network, or a mistake in a text.
+      ValueError: the network is unknown, or a text has a mistake.
     """
     entry = _lookup(name)
     own = text.outputs_of(entry.arguments["text"]) if entry.module is text.Text else None
@@ -180,18 +189,30 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C]; nothing is
-    allocated.
+    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C].
+
+    Nothing is allocated.
     """
-    images = jax.ShapeDtypeStruct(input_shape, dtype)
+    model, images = unwrapped(model), jax.ShapeDtypeStruct(input_shape, dtype)
     return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
-def features(model: Network, variables: Any, x: jax.Array) -> dict[str, jax.Array]:
-    """The named feature maps of images [N, H, W, C], in inference mode, in the order of the
-    network; names as the paper has them.
+def features(
+    model: Network, variables: Any, x: jax.Array, names: str | Sequence[str] = EVERY
+) -> dict[str, jax.Array]:
+    """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 
-    Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+    They have the paper's names. With `names`, only these, in their order: see
+    `Network.__call__`. Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+
+    Raises:
+      TypeError: the module does not take `features`.
+      ValueError: there is no such feature map; the message names the nearest.
     """
-    _, state = model.apply(variables, x, train=False, mutable=[FEATURES])
-    return dict(state[FEATURES])
+    if "features" not in inspect.signature(type(linen(model)).__call__).parameters:
+        raise TypeError(
+            f"{type(model).__name__} does not take `features`, as jaxconv's networks do; the "
+            "outputs of any Linen module's layers are "
+            "jaxconv.inspect.inside.activations(module, variables, x)"
+        )
+    return model.apply(variables, x, train=False, features=names)

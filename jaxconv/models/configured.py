@@ -1,4 +1,4 @@
-"""A network as a config names it."""
+"""Build the network that a config names."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ from jaxconv.own import is_own
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
-    """The network that `config` (the `model` part of a config) names; raises UserError for what it
-    does not have.
+    """Build the network that `config`, the `model` part of a config, names.
+
+    Raises:
+      UserError: the network or an argument is unknown, or a value does not fit.
     """
     kwargs = config.kwargs.to_dict()
     try:
@@ -27,7 +29,7 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
         raise
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
-    except Exception as error:  # a person's own network may raise anything
+    except Exception as error:  # a custom network may raise anything
         if not is_own(config.name):
             raise
         raise UserError(

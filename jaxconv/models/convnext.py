@@ -1,5 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet modernised towards a
-Transformer's design.
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545, Table 9): a ResNet with Transformer-like design.
 
     stage   output   ConvNeXt-T                            S        B              L
     stem    56x56    4x4, 96, stride 4                     96       128            192
@@ -8,12 +7,12 @@ Transformer's design.
     res4    14x14    384, 1536 x9                          x27      512 x27        768 x27
     res5    7x7      768, 3072 x3                          x3       1024 x3        1536 x3
 
-Layer norm instead of BatchNorm, one a block, and one before each 2x2, stride 2 downsampling; GELU;
-each residual scaled by a learnt vector.
+Layer norm instead of BatchNorm, one per block and one before each 2x2, stride 2 downsampling; GELU;
+each residual scaled by a learned vector.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,50 +27,66 @@ gelu = functools.partial(nn.gelu, approximate=False)
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, layer norm, 1x1 to four times as many, GELU, 1x1 back; scaled, and left out
-    with probability `drop` in training.
+    """Depthwise 7x7, layer norm, 1x1 to four times the filters, GELU, 1x1 back; scaled.
+
+    In training, the residual is dropped with probability `drop`.
     """
 
     drop: float
     train: bool
     dtype: Any
+    norm: Callable[..., nn.Module]
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> the same."""
         filters = x.shape[-1]
-        y = Conv(filters, 7, padding=3, groups=filters, dtype=self.dtype, name="depthwise")(x)
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
+        settings = {"groups": filters, "dtype": self.dtype, "atrous": self.atrous}
+        y = Conv(filters, 7, padding=3, **settings, name="depthwise")(x)
+        y = self.norm(name="norm")(y)
         y = gelu(Conv(4 * filters, 1, dtype=self.dtype, name="expand")(y))
         y = Conv(filters, 1, dtype=self.dtype, name="project")(y)
-        scale = self.param("scale", nn.initializers.constant(1e-6), (filters,))
+        scale = self.param("scale", nn.initializers.constant(1e-6), (filters,), jnp.float32)
         y = y * scale.astype(y.dtype).reshape(1, 1, 1, -1)
         return x + stochastic_depth(y, self.drop, self.train)
 
 
 class ConvNeXt(Network):
-    """Attributes: `blocks` and `widths` of each stage, and `drop_path`, the last block's
-    probability of being left out in training.
+    """A ConvNeXt.
+
+    Attributes:
+      blocks, widths: of each stage.
+      drop_path: probability of dropping the last block in training; it grows from 0 at the first.
+      norm: the paper's is `layer`.
     """
 
     blocks: Sequence[int] = (3, 3, 9, 3)
     widths: Sequence[int] = (96, 192, 384, 768)
     drop_path: float = 0.1
+    norm: str = "layer"
+
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stays, and each stage's."""
+        return (4, 1, *(2,) * (len(self.blocks) - 1)), 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+        (_, norm), spacings = self.tools(train, epsilon=1e-6), self.spacings()
         x = norm(name="stem_norm")(Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem")(x))
         x = self.note("stem", x)
         done = 0
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
             if stage > 2:
                 x = norm(name=f"downsample{stage}_norm")(x)
-                x = Conv(width, 2, 2, dtype=self.dtype, name=f"downsample{stage}")(x)
+                settings = {"dtype": self.dtype, "atrous": spacings[stage - 1]}
+                x = Conv(width, 2, 2, **settings, name=f"downsample{stage}")(x)
             for n in range(blocks):
                 drop = self.drop_path * done / max(1, sum(self.blocks) - 1)
-                x = Block(drop, train, self.dtype, name=f"res{stage}_{n + 1}")(x)
+                atrous = spacings[stage - 1] * (2 if stage > 2 else 1)
+                settings = {"dtype": self.dtype, "norm": norm, "atrous": atrous}
+                x = Block(drop, train, **settings, name=f"res{stage}_{n + 1}")(x)
                 done += 1
             x = self.note(f"res{stage}", x)
         x = self.note("pool", global_mean(x))

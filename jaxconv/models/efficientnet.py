@@ -1,16 +1,17 @@
-"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): inverted residuals with
-squeeze-and-excitation, scaled in width and depth.
+"""EfficientNet (Tan and Le 2019, arXiv:1905.11946, Table 1): MBConv scaled in width and depth.
 
-    stage          1        2            3            4            5            6            7
-                   8            9
-    operator    conv3x3  MBConv1 k3x3 MBConv6 k3x3 MBConv6 k5x5 MBConv6 k3x3 MBConv6 k5x5 MBConv6
-                k5x5 MBConv6 k3x3 conv1x1
-    filters        32       16           24           40           80          112          192
-                   320        1280
-    units           1        1            2            2            3            3            4
-                    1           1
-    stride          2        1            2            2            2            1            2
-                    1           1
+MBConv is an inverted residual with squeeze-and-excitation; MBConv6 expands the filters 6 times.
+
+    stage   operator       filters   units   stride
+    1       conv3x3             32       1        2
+    2       MBConv1 k3x3        16       1        1
+    3       MBConv6 k3x3        24       2        2
+    4       MBConv6 k5x5        40       2        2
+    5       MBConv6 k3x3        80       3        2
+    6       MBConv6 k5x5       112       3        1
+    7       MBConv6 k5x5       192       4        2
+    8       MBConv6 k3x3       320       1        1
+    9       conv1x1           1280       1        1
 
 B1 to B7 multiply filters (rounded to multiples of 8) and units (rounded up) by `SCALES`.
 """
@@ -38,13 +39,13 @@ STAGES = (
 
 
 class EfficientNet(Network):
-    """MBConv stages, scaled.
+    """Scaled stages of MBConv units.
 
     Attributes:
       width, depth: multiply filters and units.
       dropout: share of the last features dropped.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
-        first (arXiv:1603.09382).
+      drop_path: probability of dropping the last unit in training; it grows from 0 at the first
+        (arXiv:1603.09382).
       epsilon, momentum: of BatchNorm.
     """
 
@@ -56,8 +57,12 @@ class EfficientNet(Network):
     epsilon: float = 1e-5
     momentum: float = 0.9
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of the first convolution, which stays, and of each stage."""
+        return (2, *(stride for _, _, stride, _, _ in self.stages)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools = {"conv": conv, "norm": norm, "act": nn.silu}
@@ -65,7 +70,7 @@ class EfficientNet(Network):
             "stage1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="stage1")(x)
         )
         counts = [math.ceil(units * self.depth) for *_, units in self.stages]
-        done = 0
+        spacings, done = self.spacings(), 0
         for stage, ((expansion, size, stride, filters, _), units) in enumerate(
             zip(self.stages, counts, strict=True), 2
         ):
@@ -81,6 +86,7 @@ class EfficientNet(Network):
                     se_act=nn.silu,
                     drop=self.drop_path * done / sum(counts),
                     train=train,
+                    atrous=spacings[stage - 1] * (stride if n else 1),
                     name=f"stage{stage}_{n + 1}",
                 )(x)
                 done += 1
@@ -93,7 +99,7 @@ class EfficientNet(Network):
         )
 
 
-# width, depth, dropout, input size of the published errors (torchvision's first weights)
+# width, depth, dropout, input size, errors (torchvision's first weights)
 SCALES = {
     "b0": (1.0, 1.0, 0.2, 224, (22.308, 6.468)),
     "b1": (1.0, 1.1, 0.2, 240, (21.358, 5.814)),

@@ -7,7 +7,7 @@ Version 1 (Howard et al. 2017, arXiv:1704.04861, Table 1): conv 3x3/2, 32; then 
     stride    1    2   1    2   1    2   1   1   1   1   1     2    1
 
 Version 2 (Sandler et al. 2018, arXiv:1801.04381, Table 2), inverted residuals after conv 3x3/2, 32,
-and conv 1x1, 1280 in the end:
+and before conv 1x1, 1280:
 
     expansion t   1   6   6   6   6   6   6
     filters c    16  24  32  64  96 160 320
@@ -46,10 +46,14 @@ class MobileNetV1(Network):
 
     width: float = 1.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each depthwise convolution."""
+        return (2, *(stride for _, stride in V1)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train)
+        (conv, norm), spacings = self.tools(train), self.spacings()
         x = self.note(
             "conv1",
             ConvNorm(round_channels(32 * self.width), conv, norm, stride=2, name="conv1")(x),
@@ -60,6 +64,7 @@ class MobileNetV1(Network):
                 conv,
                 norm,
                 stride=stride,
+                atrous=spacings[n - 1],
                 groups=x.shape[-1],
                 name=f"conv{n}_depthwise",
             )(x)
@@ -76,14 +81,15 @@ class MobileNetV1(Network):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expanded` feature maps, depthwise, 1x1 back to `filters`; the narrow ends are joined
-    where their shapes agree.
+    """1x1 to `expanded` feature maps, depthwise, 1x1 to `filters`.
+
+    A shortcut joins the narrow ends if their shapes agree.
 
     Attributes:
-      squeezed: filters in the middle of squeeze-and-excitation; 0 is none.
+      squeezed: filters in the middle of squeeze-and-excitation; 0 for none.
       gate: its last activation.
-      se_act: its first.
-      drop: probability of leaving the unit out while training (stochastic depth, arXiv:1603.09382).
+      se_act: its first activation.
+      drop: probability of dropping the unit in training (stochastic depth, arXiv:1603.09382).
     """
 
     filters: int
@@ -93,11 +99,12 @@ class InvertedResidual(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     act: Callable[[jax.Array], jax.Array]
+    train: bool
     squeezed: int = 0
     gate: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
     se_act: Callable[[jax.Array], jax.Array] = relu
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,6 +116,7 @@ class InvertedResidual(nn.Module):
         settings = {
             "filter_size": self.filter_size,
             "stride": self.stride,
+            "atrous": self.atrous,
             "groups": self.expanded,
             "act": self.act,
         }
@@ -118,7 +126,7 @@ class InvertedResidual(nn.Module):
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="project")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
             return y
-        # One draw an image: the whole unit or none of it.
+        # One draw per image drops or keeps the whole unit.
         return x + stochastic_depth(y, self.drop, self.train)
 
 
@@ -131,10 +139,14 @@ class MobileNetV2(Network):
 
     width: float = 1.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each stage."""
+        return (2, *(stride for *_, stride in V2)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train)
+        (conv, norm), spacings = self.tools(train), self.spacings()
         tools = {"conv": conv, "norm": norm, "act": nn.relu6}
         x = self.note(
             "conv1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="conv1")(x)
@@ -147,7 +159,13 @@ class MobileNetV2(Network):
                     3,
                     stride if n == 0 else 1,
                 )
-                x = InvertedResidual(*arguments, **tools, name=f"block{stage}_{n + 1}")(x)
+                x = InvertedResidual(
+                    *arguments,
+                    **tools,
+                    train=train,
+                    atrous=spacings[stage - 1] * (stride if n else 1),
+                    name=f"block{stage}_{n + 1}",
+                )(x)
             x = self.note(f"block{stage}", x)
         x = self.note(
             "conv2",
@@ -174,7 +192,7 @@ class Row(NamedTuple):
 
 
 class MobileNetV3(Network):
-    """Found by search.
+    """A network found by architecture search.
 
     Attributes:
       rows: the units.
@@ -184,17 +202,27 @@ class MobileNetV3(Network):
     rows: Sequence[Row] = ()
     hidden: int = 1280
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each unit."""
+        return (2, *(row.stride for row in self.rows)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
-        tools = {"conv": conv, "norm": norm}
+        tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):
             arguments = (row.filters, row.expanded, row.filter_size, row.stride)
             squeezed = round_channels(row.expanded // 4) if row.squeeze else 0
             x = InvertedResidual(
-                *arguments, **tools, act=ACTIVATIONS[row.act], squeezed=squeezed, name=f"block{n}"
+                *arguments,
+                **tools,
+                act=ACTIVATIONS[row.act],
+                train=train,
+                squeezed=squeezed,
+                atrous=spacings[n],
+                name=f"block{n}",
             )(x)
             x = self.note(f"block{n}", x)
         x = self.note(
@@ -264,7 +292,7 @@ PAPERS = {
     2: "Sandler et al. 2018, arXiv:1801.04381",
     3: "Howard et al. 2019, arXiv:1905.02244",
 }
-# Errors: version 1 the paper's Table 8 (top-1 alone), 2 and 3 torchvision's first weights.
+# Errors: version 1 from the paper's Table 8 (top-1 only), 2 and 3 from torchvision's first weights.
 MODELS = {
     "mobilenet_v1": Entry(MobileNetV1, {}, 2017, PAPERS[1], errors=(29.4,)),
     "mobilenet_v2": Entry(MobileNetV2, {}, 2018, PAPERS[2], errors=(28.122, 9.714)),

@@ -1,22 +1,23 @@
-"""The notation: a network as a line of text, the lecture's
-[(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX made real.
+"""The notation: a network as a line of text, like the lecture's
+[(CONV-RELU)*N-POOL?]*M-(FC-RELU)*K,SOFTMAX.
 
     [(conv3-64 relu)*2 maxpool2]*2 fc128 relu dropout0.5 fc10
 
-    text     one or more items with spaces between; an item is a layer, or a text in ( ) or [ ], and
+    text     one or more items separated by spaces; an item is a layer, or a text in ( ) or [ ], and
              *N repeats it
-    convF-K  K filters of F pixels, or convFxF-K, one number an axis; without -K, one filter a class
-             /S stride, pP padding ((F - 1)/2 by default), gG groups, dD dilation, nobias; floor
-             (the default), exact, ceil
+    convF-K  K filters of F pixels, or convFxF-K, one number per axis; without -K, one filter per
+             class; /S stride, pP padding ((F - 1)/2 by default), gG groups, dD dilation, nobias;
+             floor (the default), exact, ceil
     maxpoolF, avgpoolF   /S stride (F by default), pP padding, floor, exact, ceil
-    globalpool           the mean over all positions       adaptpoolN  the mean of N by N even parts
+    globalpool           the mean over all positions
+    adaptpoolN           the mean of N by N even parts
     bn, lrn, lrnN        BatchNorm, local response norm over N (5) feature maps
     relu, tanh, sigmoid, gelu, silu
-    dropoutP             while training                    fcN         N neurons; without N, one a
-                         class
+    dropoutP             dropout of a share P in training
+    fcN                  N neurons; without N, one per class
 
-The number of axes is the input's: the same text takes a waveform, an image or a volume. The softmax
-belongs to the loss.
+The input sets the number of axes: the same text works for a waveform, an image or a volume. The
+softmax is part of the loss.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from jaxconv.errors import nearest
 
 
 class NotationError(ValueError):
-    """A mistake in a text; `position` is where, counted from 0."""
+    """A mistake in a text, at the character `position`, counted from 0."""
 
     def __init__(self, text: str, position: int, message: str):
         shown = (
@@ -41,9 +42,7 @@ class NotationError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer: its kind, such as `conv`, and its settings; those not given have the kind's
-    defaults.
-    """
+    """One layer: its kind, such as `conv`, and its settings, by default those of the kind."""
 
     kind: str
     window: tuple[int, ...] = ()
@@ -77,7 +76,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """A part in brackets, `times` over."""
+    """Items in brackets, repeated `times` times."""
 
     items: tuple["Layer | Repeat", ...]
     times: int = 1
@@ -88,8 +87,8 @@ class Repeat:
 
 Items = tuple[Layer | Repeat, ...]
 
-# What may follow a kind's name: a pattern, what it sets, and what was expected, for messages. In
-# order; options come in any order after.
+# What may follow a kind's name: a pattern, the field that it sets, and how messages describe it.
+# Options come last, in any order.
 _WINDOW = (r"(\d+(?:x\d+)*)", "window", "the window's size, such as 3")
 _OPTIONS = {
     "/": (r"/(\d+)", "stride"),
@@ -125,11 +124,11 @@ _POSITIVE = ("window", "count", "stride", "groups", "dilation")
 
 
 def parse(text: str) -> Items:
-    """Read a text.
+    """Parse a text.
 
     Raises:
-      NotationError: a mistake; the message points at the character, says what was expected and,
-        where a name is close, what was meant.
+      NotationError: the text has a mistake; the message gives the character, what was expected and
+        the nearest name.
     """
     items, position = _parse_items(text, _skip(text, 0), closing="")
     if not items:
@@ -138,12 +137,12 @@ def parse(text: str) -> Items:
 
 
 def show(items: Items) -> str:
-    """The text of what `parse` returned."""
+    """Format what `parse` returned as text."""
     return " ".join(map(str, items))
 
 
 def expand(items: Items) -> Iterator[Layer]:
-    """The layers in order, repetitions written out."""
+    """The layers in order, with repetitions expanded."""
     for item in items:
         if isinstance(item, Layer):
             yield item
@@ -177,7 +176,7 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
         if position < len(text) and text[position] == "*":
             times = re.compile(r"\*\s*(\d+)").match(text, position)
             if not times or int(times[1]) < 1:
-                raise NotationError(text, position + 1, "expected how many times, such as *2")
+                raise NotationError(text, position + 1, "expected a number of times, such as *2")
             item = (
                 dataclasses.replace(item, times=int(times[1]))
                 if isinstance(item, Repeat)
@@ -192,22 +191,22 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
         position = _skip(text, position)
     if closing:
         if position == len(text):
-            raise NotationError(text, position, f"expected {closing!r}: a bracket is open")
+            raise NotationError(text, position, f"expected {closing!r} to close a bracket")
         if text[position] != closing:
             raise NotationError(text, position, f"expected {closing!r}, not {text[position]!r}")
     elif position < len(text):
-        raise NotationError(text, position, f"{text[position]!r} closes no bracket")
+        raise NotationError(text, position, f"{text[position]!r} has no opening bracket")
     return tuple(items), position
 
 
 def _parse_layer(text: str, start: int) -> tuple[Layer, int]:
-    # The longest kind that the word begins with, so that a mistake further on is found there.
+    # The longest kind that the word starts with, so that a mistake after it is reported there.
     word = re.compile(r"[^\s()\[\]*]*").match(text, start)[0]
     kind = max((kind for kind in KINDS if word.startswith(kind)), key=len, default=None)
     if kind is None:
         name = re.match(r"[A-Za-z]*", word)[0].lower()
         if name == "softmax":
-            raise NotationError(text, start, "the softmax belongs to the loss; leave it out")
+            raise NotationError(text, start, "the softmax is part of the loss; leave it out")
         raise NotationError(
             text,
             start,

@@ -1,4 +1,4 @@
-"""An entry of the registry: how a network is built, and what was published of it."""
+"""An entry of the registry: how a network is built, and what was published about it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,12 +13,12 @@ class Entry:
 
     Attributes:
       module: the Linen module.
-      arguments: the module's fields that make it this network; any of them may be overridden.
+      arguments: fields that make the module this network; any of them can be overridden.
       year: of the first publication.
       paper: authors, year and where to find it.
       input_size: (H, W, C) of the published network.
       errors: published top-1 and top-5 error in %, on ILSVRC's validation images unless `data` says
-        otherwise; None where none is known.
+        otherwise; None if unknown.
       data: what the errors were measured on.
     """
 

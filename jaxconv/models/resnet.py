@@ -1,23 +1,21 @@
-"""ResNet and its kin: deep residual learning (He et al. 2015, arXiv:1512.03385, Table 1).
+"""ResNet and its variants: deep residual learning (He et al. 2015, arXiv:1512.03385, Table 1).
 
-    layer   output    18-layer       34-layer       50-layer             101-layer
-            152-layer
+    layer   output    18-layer       34-layer       50-layer             101-layer   152-layer
     conv1   112x112                  7x7, 64, stride 2
     conv2_x 56x56                    3x3 max pool, stride 2
-                      [3x3, 64]x2    [3x3, 64]x3    [1x1 64, 3x3 64,     the same x3           the
-                                     same x3
-                      [3x3, 64]      [3x3, 64]       1x1 256]x3
-    conv3_x 28x28     128 x2         128 x4         128, 128, 512 x4     x4                    x8
-    conv4_x 14x14     256 x2         256 x6         256, 256, 1024 x6    x23                   x36
-    conv5_x 7x7       512 x2         512 x3         512, 512, 2048 x3    x3                    x3
+                      [3x3, 64       [3x3, 64       [1x1 64, 3x3 64,     the same    the same
+                       3x3, 64]x2     3x3, 64]x3     1x1 256]x3          x3          x3
+    conv3_x 28x28     128 x2         128 x4         128, 128, 512 x4     x4          x8
+    conv4_x 14x14     256 x2         256 x6         256, 256, 1024 x6    x23         x36
+    conv5_x 7x7       512 x2         512 x3         512, 512, 2048 x3    x3          x3
             1x1                      average pool, 1000-d fc, softmax
 
-Version 1 has a stage's stride on the first 1x1 of its first unit, as the paper; 1.5 on the 3x3, as
-everybody means it; 2 normalises and rectifies before each convolution ("Identity mappings", He et
-al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2) have 3 stages of n units of
-16, 32, 64 filters, 6n + 2 layers, and shortcuts without weights. Wide ResNet (arXiv:1605.07146)
-widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, SE-ResNet (arXiv:1709.01507)
-weighs the unit's feature maps.
+Version 1 has a stage's stride on the first 1x1 of its first unit, as in the paper. Version 1.5 has
+it on the 3x3, as is now usual. Version 2 applies BatchNorm and ReLU before each convolution
+("Identity mappings", He et al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2)
+have 3 stages of n units with 16, 32 and 64 filters, 6n + 2 layers, and shortcuts without weights.
+Wide ResNet (arXiv:1605.07146) widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, and
+SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +30,7 @@ from jaxconv.models.registry import Entry
 
 
 class Unit(nn.Module):
-    """A residual unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 where it is a
-    bottleneck.
+    """A unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 as a bottleneck.
 
     Attributes:
       filters: of the unit's output.
@@ -42,7 +39,8 @@ class Unit(nn.Module):
         on the 3x3.
       shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new
         feature maps).
-      drop: probability of leaving the unit out while training, see `network.stochastic_depth`.
+      drop: probability of dropping the residual in training, see `network.stochastic_depth`.
+      atrous: of the convolutions up to the stride, see `layers.convolve`; later ones follow.
     """
 
     filters: int
@@ -51,47 +49,43 @@ class Unit(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     bottleneck: bool
+    train: bool
     groups: int = 1
     first_stride: bool = False
     squeeze: int = 0
     shortcut: str = "projection"
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         tools = {"conv": self.conv, "norm": self.norm}
+        strided = {"stride": self.stride, "atrous": self.atrous}
+        after = {"stride": 1, "atrous": self.atrous * self.stride}
         if self.bottleneck:
-            strides = (self.stride, 1) if self.first_stride else (1, self.stride)
-            y = ConvNorm(self.middle, **tools, filter_size=1, stride=strides[0], name="conv1")(x)
-            y = ConvNorm(self.middle, **tools, stride=strides[1], groups=self.groups, name="conv2")(
-                y
-            )
+            first, second = (strided, after) if self.first_stride else ({}, strided)
+            y = ConvNorm(self.middle, **tools, **first, filter_size=1, name="conv1")(x)
+            y = ConvNorm(self.middle, **tools, **second, groups=self.groups, name="conv2")(y)
             y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         else:
-            y = ConvNorm(self.middle, **tools, stride=self.stride, name="conv1")(x)
-            y = ConvNorm(self.filters, **tools, act=None, name="conv2")(y)
+            y = ConvNorm(self.middle, **tools, **strided, name="conv1")(x)
+            y = ConvNorm(self.filters, **tools, **after, act=None, name="conv2")(y)
         if self.squeeze:
             y = SqueezeExcite(self.filters // self.squeeze, self.conv, name="se")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
             if self.shortcut == "pad":
-                x = _pad_shortcut(x, self.stride, self.filters)
+                x = _pad_shortcut(x, 1 if self.atrous else self.stride, self.filters)
             else:
-                x = ConvNorm(
-                    self.filters,
-                    **tools,
-                    filter_size=1,
-                    stride=self.stride,
-                    act=None,
-                    name="shortcut",
-                )(x)
+                settings = {**strided, "act": None, "name": "shortcut"}
+                x = ConvNorm(self.filters, **tools, filter_size=1, **settings)(x)
         return relu(x + stochastic_depth(y, self.drop, self.train))
 
 
 class PreactivationUnit(nn.Module):
-    """A residual unit of version 2: norm, ReLU, convolution, each time; the shortcut begins after
-    the first ReLU where it has weights.
+    """A unit of version 2: norm and ReLU before each convolution.
+
+    A shortcut with weights starts after the first ReLU.
     """
 
     filters: int
@@ -100,29 +94,30 @@ class PreactivationUnit(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
     bottleneck: bool
+    train: bool
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         y = relu(self.norm(name="norm1")(x))
         if self.stride != 1 or x.shape[-1] != self.filters:
-            x = self.conv(self.filters, 1, self.stride, name="shortcut")(y)
-        sizes = ((self.middle, 1, 1), (self.middle, 3, self.stride), (self.filters, 1, 1))
-        for n, (filters, size, stride) in enumerate(
-            sizes if self.bottleneck else ((self.middle, 3, self.stride), (self.filters, 3, 1)), 1
-        ):
+            x = self.conv(self.filters, 1, self.stride, atrous=self.atrous, name="shortcut")(y)
+        strided, after = (self.stride, self.atrous), (1, self.atrous * self.stride)
+        if self.bottleneck:
+            sizes = ((self.middle, 1, (1, 0)), (self.middle, 3, strided), (self.filters, 1, (1, 0)))
+        else:
+            sizes = ((self.middle, 3, strided), (self.filters, 3, after))
+        for n, (filters, size, (stride, atrous)) in enumerate(sizes, 1):
             if n > 1:
                 y = relu(self.norm(name=f"norm{n}")(y))
-            y = self.conv(filters, size, stride, size // 2, name=f"conv{n}")(y)
+            y = self.conv(filters, size, stride, size // 2, atrous=atrous, name=f"conv{n}")(y)
         return x + stochastic_depth(y, self.drop, self.train)
 
 
 def _pad_shortcut(x: jax.Array, stride: int, filters: int) -> jax.Array:
-    """The paper's option A: every stride-th pixel, and zeros for the feature maps that are new,
-    half before and half after.
-    """
+    """The paper's option A: every stride-th pixel, and zero feature maps added on both sides."""
     new = filters - x.shape[-1]
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
@@ -132,16 +127,16 @@ class ResNet(Network):
 
     Attributes:
       units: of each stage.
-      bottleneck: 1x1, 3x3, 1x1 units, four times as wide at their ends.
+      bottleneck: use 1x1, 3x3, 1x1 units, whose output is four times as wide.
       version: 1, 1.5 or 2.
-      width: filters of the first stage; each further one has twice as many.
+      width: filters of the first stage; each later stage has twice as many.
       groups: of the 3x3 convolutions (ResNeXt's cardinality).
       group_width: filters of a group in the first stage; 0 is `width / groups`.
-      squeeze: reduction of squeeze-and-excitation; 0 is none.
-      small_images: the CIFAR networks' beginning, one 3x3 convolution without stride or pooling.
+      squeeze: reduction ratio of squeeze-and-excitation; 0 for none.
+      small_images: use the CIFAR networks' stem, one 3x3 convolution without stride or pooling.
       shortcut: `projection` or `pad`.
-      drop_path: probability of leaving out the last unit while training; it grows from 0 at the
-        first (arXiv:1603.09382).
+      drop_path: probability of dropping the last unit in training; it grows from 0 at the first
+        (arXiv:1603.09382).
     """
 
     units: Sequence[int] = (2, 2, 2, 2)
@@ -155,11 +150,16 @@ class ResNet(Network):
     shortcut: str = "projection"
     drop_path: float = 0.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stay, and each stage's."""
+        stem, stages = (1,) if self.small_images else (2, 2), (1, *(2,) * (len(self.units) - 1))
+        return (*stem, *stages), len(stem)
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
-        tools = {"conv": conv, "norm": norm}
+        tools, spacings = {"conv": conv, "norm": norm}, self.spacings()[-len(self.units) :]
         stem = (3, 1) if self.small_images else (7, 2)
         if self.version == 2:
             x = conv(self.width, *stem, stem[0] // 2, name="conv1")(x)
@@ -177,6 +177,7 @@ class ResNet(Network):
                     "filters": width * (4 if self.bottleneck else 1),
                     "middle": middle,
                     "stride": 2 if stage and n == 0 else 1,
+                    "atrous": spacings[stage] * (2 if stage and n else 1),
                     "bottleneck": self.bottleneck,
                     "drop": self.drop_path * done / max(1, sum(self.units) - 1),
                     "train": train,

@@ -1,31 +1,39 @@
-"""Networks that are a line of the notation (models/notation.py), and the famous ones among them.
+"""Networks written in the notation of models/notation.py, and the famous ones among them.
 
 LeNet-5 (LeCun et al. 1998): [CONV-POOL-CONV-POOL-CONV-FC], 5x5 filters at stride 1, 2x2 subsampling
 at stride 2.
 
-AlexNet (Krizhevsky et al. 2012), as the lecture has it:
+AlexNet (Krizhevsky et al. 2012), as in the lecture:
     [227x227x3] INPUT
-    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0      [13x13x384] CONV3: 384 3x3 filters at
-    stride 1, pad 1 [27x27x96] MAX POOL1: 3x3 filters at stride 2              [13x13x384] CONV4:
-    384 3x3 filters at stride 1, pad 1
-    [27x27x96] NORM1                                           [13x13x256] CONV5: 256 3x3 filters at
-    stride 1, pad 1 [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2      [6x6x256] MAX POOL3:
-    3x3 filters at stride 2 [13x13x256] MAX POOL2: 3x3 filters at stride 2             [4096] FC6,
-    [4096] FC7, [1000] FC8 [13x13x256] NORM2
-As in 2012: convolutions 2, 4 and 5 in two groups, each norm before its pooling.
+    [55x55x96] CONV1: 96 11x11 filters at stride 4, pad 0
+    [27x27x96] MAX POOL1: 3x3 filters at stride 2
+    [27x27x96] NORM1
+    [27x27x256] CONV2: 256 5x5 filters at stride 1, pad 2
+    [13x13x256] MAX POOL2: 3x3 filters at stride 2
+    [13x13x256] NORM2
+    [13x13x384] CONV3: 384 3x3 filters at stride 1, pad 1
+    [13x13x384] CONV4: 384 3x3 filters at stride 1, pad 1
+    [13x13x256] CONV5: 256 3x3 filters at stride 1, pad 1
+    [6x6x256] MAX POOL3: 3x3 filters at stride 2
+    [4096] FC6, [4096] FC7, [1000] FC8
+`alexnet_2012` has convolutions 2, 4 and 5 in two groups and each norm before its pooling, as in the
+paper.
 
 ZFNet (Zeiler and Fergus 2013, arXiv:1311.2901): "AlexNet but: CONV1 7x7 stride 2; CONV3,4,5 with
-512, 1024, 512 filters"; conv2 5x5 at stride 2 and pooling that rounds up, as the paper's Figure 3
-has them; the base model keeps 384, 384, 256.
+512, 1024, 512 filters". As in the paper's Figure 3, conv2 is 5x5 at stride 2 and the first two
+poolings round up. `zfnet_base` keeps 384, 384, 256.
 
 VGG (Simonyan and Zisserman 2014, arXiv:1409.1556, Table 1), conv3 and conv1 in five stages, each
-with a 2x2 max pool after it:
-    A 64 | 128 | 256 256 | 512 512 | 512 512               C, D 64 64 | 128 128 | 256 256 256 | 512
-    512 512 | 512 512 512 A-LRN: a norm after the first; B 64 64 | 128 128 | ...  (the third of a
-    stage is conv1 in C); E: four in the last three stages FC-4096, FC-4096, FC-1000, soft-max
+followed by a 2x2 max pool:
+    A      64    | 128     | 256 256     | 512 512     | 512 512
+    A-LRN  A with a norm after the first convolution
+    B      64 64 | 128 128 | 256 256     | 512 512     | 512 512
+    C, D   64 64 | 128 128 | 256 256 256 | 512 512 512 | 512 512 512   (in C, each third is conv1)
+    E      64 64 | 128 128 | 256 x4      | 512 x4      | 512 x4
+    FC-4096, FC-4096, FC-1000, soft-max
 
 All-CNN-C (Springenberg et al. 2014, arXiv:1412.6806, Tables 1 and 2): the lecture's "just CONV",
-strides instead of pooling.
+with strides instead of pooling.
 """
 
 from collections.abc import Iterator
@@ -43,7 +51,7 @@ from jaxconv.layers import (
     local_response_norm,
     max_pool,
 )
-from jaxconv.models.network import Network, global_mean
+from jaxconv.models.network import Network, every_nth, global_mean
 from jaxconv.models.notation import Items, Layer, expand, parse
 from jaxconv.models.registry import Entry
 
@@ -55,6 +63,8 @@ ACTIVATIONS = {
     "silu": nn.silu,
 }
 POOLS = {"maxpool": max_pool, "avgpool": average_pool}
+# Layers that take all positions at once.
+_OVERALL = ("globalpool", "adaptpool", "fc")
 
 
 class Text(Network):
@@ -63,23 +73,53 @@ class Text(Network):
     Attributes:
       text: in the notation. A last `fc` or `conv` without a number has `num_classes` outputs; with
         0 classes it is left out.
-      by_stage: name convolutions by stage, `conv2_1`, as the VGG networks do, rather than through,
+      by_stage: number convolutions by stage, `conv2_1`, as in VGG, instead of consecutively,
         `conv3`.
     """
 
     text: str = ""
     by_stage: bool = False
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of the convolutions and poolings before all positions are taken at once; all may change.
+
+        Raises:
+          ValueError: with an `output_stride`, a stride differs between the axes.
+        """
+        strides = []
+        for name, layer in name_layers(parse(self.text), self.by_stage):
+            if layer.kind in _OVERALL:
+                break
+            if layer.kind in ("conv", *POOLS):
+                stride = _stride(layer)
+                if len({*stride}) > 1 and self.output_stride:
+                    raise ValueError(
+                        f"output_stride is {self.output_stride}, but the stride of {name} is "
+                        f"{'x'.join(map(str, stride))}; give it one for all axes, /S"
+                    )
+                strides.append(max(stride))
+        return tuple(strides), 0
+
+    def normless(self) -> str:
+        """It has as many norms as the text has `bn`."""
+        kinds = {layer.kind for layer in expand(parse(self.text))}
+        return "" if "bn" in kinds else "the text has no bn"
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, *spatial, C] -> logits [N, num_classes], float32."""
+        spacings, removed = iter(self.spacings()), 0
         for name, layer in name_layers(parse(self.text), self.by_stage):
             if layer.kind in ("conv", "fc") and layer.count is None and not self.num_classes:
                 continue
-            x = self.note(name, self._apply(name, layer, x, train))
+            if layer.kind in _OVERALL:
+                x, removed = every_nth(x, removed) if layer.kind != "globalpool" else x, 0
+            atrous = next(spacings, 0) if layer.kind in ("conv", *POOLS) else 0
+            removed = atrous * max(_stride(layer)) if atrous else removed
+            x = self.note(name, self._apply(name, layer, x, train, atrous))
         return x.astype(jnp.float32)
 
-    def _apply(self, name: str, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    def _apply(self, name: str, layer: Layer, x: jax.Array, train: bool, atrous: int) -> jax.Array:
         count = self.num_classes if layer.count is None else layer.count
         window = layer.window[0] if len(layer.window) == 1 else layer.window
         match layer.kind:
@@ -92,29 +132,12 @@ class Text(Network):
                 padding = (
                     padding[0] if isinstance(padding, tuple) and len(padding) == 1 else padding
                 )
-                stride, settings = (
-                    layer.stride or 1,
-                    {"use_bias": layer.bias, "dtype": self.dtype, "name": name},
-                )
-                return Conv(
-                    count,
-                    window,
-                    stride,
-                    padding,
-                    layer.dilation,
-                    layer.groups,
-                    layer.rounding,
-                    **settings,
-                )(x)
+                sizes = (window, layer.stride or 1, padding, layer.dilation, layer.groups)
+                settings = {"use_bias": layer.bias, "dtype": self.dtype, "atrous": atrous}
+                return Conv(count, *sizes, layer.rounding, **settings, name=name)(x)
             case "maxpool" | "avgpool":
-                return POOLS[layer.kind](
-                    x,
-                    window,
-                    layer.stride or window,
-                    layer.padding or 0,
-                    layer.rounding,
-                    layer=name,
-                )
+                sizes = (window, layer.stride or window, layer.padding or 0)
+                return POOLS[layer.kind](x, *sizes, layer.rounding, layer=name, atrous=atrous)
             case "globalpool":
                 return global_mean(x)
             case "adaptpool":
@@ -131,6 +154,13 @@ class Text(Network):
         return ACTIVATIONS[layer.kind](x)
 
 
+def _stride(layer: Layer) -> tuple[int, ...]:
+    """Of a convolution or pooling: one number, or one per axis."""
+    if layer.stride is None:
+        return (1,) if layer.kind == "conv" else layer.window
+    return (layer.stride,)
+
+
 def _same(name: str, size: int, dilation: int) -> int:
     try:
         return same_padding((size - 1) * dilation + 1)
@@ -139,11 +169,10 @@ def _same(name: str, size: int, dilation: int) -> int:
 
 
 def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Layer]]:
-    """A name for each layer: conv1, relu1, pool1, norm1, ..., and fully connected layers counted on
-    from the convolutions.
+    """Name each layer: conv1, relu1, pool1, norm1, ...
 
-    With `by_stage`, conv2_1 is the first convolution after the first pooling, and counting goes on
-    from the stages.
+    The numbers of fully connected layers continue those of the convolutions. With `by_stage`,
+    conv2_1 is the first convolution after the first pooling, and they continue those of the stages.
     """
     counts: dict[str, int] = {}
     taken: dict[str, int] = {}
@@ -183,9 +212,7 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
 
 
 def outputs_of(text: str) -> int | None:
-    """The number of outputs that a text says itself; None where its last layer leaves it open, or
-    it has none.
-    """
+    """The number of outputs that a text specifies; None if it leaves the number open."""
     counts = _counts(text)
     return counts[-1] if counts else None
 
@@ -200,13 +227,14 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
 
     Args:
       text: in the notation; see models/notation.py.
-      num_classes: for a last layer without a number; one with a number needs none.
+      num_classes: for a last layer without a number; otherwise optional.
       by_stage: see `name_layers`.
       **fields: `dtype`, `axis_name`, `frozen_norm`.
 
     Raises:
       NotationError: a mistake in the text.
-      ValueError: the text leaves the number of classes open and it is not given, or the two differ.
+      ValueError: the text leaves the number of classes open and `num_classes` is not given, or the
+        two differ.
     """
     given, still_open = outputs_of(text), None in _counts(text)
     if num_classes is None and still_open:
@@ -247,7 +275,7 @@ ALL_CNN_C = (
     "dropout0.5 "
     "conv3-192p0 relu conv1-192 relu conv1 relu globalpool"
 )
-# {0} is what comes after each convolution.
+# {0} is what follows each convolution.
 VGG = {
     "vgg11": "conv3-64 {0} maxpool2 conv3-128 {0} maxpool2 [conv3-256 {0}]*2 maxpool2 [[conv3-512 "
     "{0}]*2 maxpool2]*2",
@@ -264,9 +292,7 @@ VGG = {
 
 
 def vgg(name: str, after: str = "relu") -> str:
-    """A configuration of VGG's Table 1, with what comes after each convolution: `relu`, or `bn
-    relu`.
-    """
+    """A configuration of VGG's Table 1, with `relu` or `bn relu` after each convolution."""
     return f"{VGG[name].format(after)} adaptpool7 {HEAD}"
 
 

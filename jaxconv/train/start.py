@@ -1,4 +1,4 @@
-"""How a run begins or goes on: workdir, data, what the config asks for; then the loop."""
+"""Starts or resumes a run: opens the workdir and the data, builds the run, enters the loop."""
 
 import contextlib
 import functools
@@ -26,26 +26,25 @@ from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
-from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a file that one machine has written is there for the others, on a network's
-# file system.
+# Seconds until a file written by one machine is visible to the others on a network file system.
 _SEEN_LATE = 10
 
 
 class Finished(NamedTuple):
-    """A training that has ended well.
+    """A training run that has finished.
 
     Attributes:
-      result: `split`, and what `evaluate` returns of the final weights.
+      result: `split`, and what `evaluate` returns for the final weights.
       folder: the run's workdir.
       parallel: its devices and processes.
       eval_source: the examples that it was evaluated on.
-      task: what was learnt.
+      task: the task of the run.
     """
 
     result: dict[str, Any]
@@ -55,6 +54,7 @@ class Finished(NamedTuple):
     task: Task
 
 
+@in_32_bits
 def start(
     config: Any,
     workdir: str,
@@ -62,7 +62,7 @@ def start(
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
 ) -> Finished:
-    """Train as the config says, or resume the run in the workdir; see `jaxconv.run.train`."""
+    """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
     if sources:
         config = given_sources(config)
     check_config(config, with_task=False)
@@ -71,7 +71,7 @@ def start(
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
     folder, given = expand(workdir), config
     config = config if restart else resumed(folder, config)
-    check_config(config)  # the code of a task may be a copy, when its file is gone
+    check_config(config)  # a task's code may be a copy if its file no longer exists
     build_model(config.model, num_classes=2)
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.reraise_lost_process())
@@ -85,9 +85,9 @@ def start(
         )
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
-                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' "
-                f"memory, and {config.data.source} is "
-                "streamed: give 1, or a larger --config.data.resident_limit"
+                f"config.steps_per_call is {config.steps_per_call}, which needs the data in device "
+                f"memory, but {config.data.source} is streamed; use 1, or increase "
+                "--config.data.resident_limit"
             )
         description = describe(train_source)
         build_form = functools.partial(
@@ -125,8 +125,9 @@ def start(
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:
-    """Raise UserError unless all processes see the same folder: a checkpoint of which they write
-    parts elsewhere is never finished.
+    """Raise UserError unless all processes see the same folder.
+
+    A checkpoint would never be complete if some processes wrote their parts elsewhere.
     """
     if parallel.process[1] == 1:
         return
@@ -144,7 +145,7 @@ def _check_shared(folder: Path, parallel: Parallel) -> None:
 
 
 def _check_steps(config: Any, built: BuiltRun) -> None:
-    """Raise UserError for settings that would do nothing in a training of so many steps."""
+    """Raise UserError for settings that would have no effect in a training of this length."""
     dues = {
         f"{name}.every": config[name].every or built.steps_per_epoch
         for name in ("log", "eval", "checkpoint")
@@ -152,15 +153,14 @@ def _check_steps(config: Any, built: BuiltRun) -> None:
     soonest = min(dues, key=dues.__getitem__)
     if config.steps_per_call > dues[soonest]:
         raise UserError(
-            f"config.steps_per_call is {config.steps_per_call}, and {soonest} is {dues[soonest]}: "
-            "a call ends where something is due, so "
-            f"that none would be so long; give at most {dues[soonest]}, or a larger "
+            f"config.steps_per_call is {config.steps_per_call}, but {soonest} is {dues[soonest]}, "
+            f"and a call cannot extend past it; use at most {dues[soonest]}, or increase "
             f"--config.{soonest}"
         )
     if config.profile and int(config.profile.partition(":")[0]) > built.total_steps:
         raise UserError(
-            f"config.profile is {config.profile!r}, and the training has {built.total_steps} "
-            "steps; give some of them"
+            f"config.profile is {config.profile!r}, but the training has only "
+            f"{built.total_steps} steps; choose steps among them"
         )
 
 
@@ -189,7 +189,7 @@ def _form(
     form, seconds = fastest_form(config, folder, parallel, prepare)
     if seconds:
         shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-        log.info("members by %s: a step takes %s", form, shown)
+        log.info("members computed by %s: a step takes %s", form, shown)
     return form
 
 

@@ -1,1 +1,1 @@
-"""Weights in from other frameworks, programs out."""
+"""Import weights from other frameworks and export networks as programs."""

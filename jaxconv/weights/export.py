@@ -1,20 +1,21 @@
-"""Programs out: a trained network as one StableHLO program, with its weights and its preprocessing,
-for any batch size and platform.
+"""Export a trained network, its weights and its preprocessing as one StableHLO program.
+
+The program takes any batch size and runs on several platforms.
 
     jaxconv export --workdir=RUN --out=DIR
     load_exported("DIR").predict(images)    # [N, H, W, C] uint8 -> probabilities [N, K] float32
-    load_exported("DIR").serve(images)      # all that the task says of each, by name
+    load_exported("DIR").serve(images)      # all outputs of the task, by name
 
 DIR/program.bin   elements [b, ...] -> {"probabilities": [b, K], "logits": [b, K]} float32,
-                  serialized by jax.export. JAX alone runs it:
-                  jax.export.deserialize(bytearray(open("DIR/program.bin",
-                  "rb").read())).call(images)["probabilities"]
+                  serialized by jax.export. It needs only JAX:
+                  content = bytearray(open("DIR/program.bin", "rb").read())
+                  jax.export.deserialize(content).call(images)["probabilities"]
 DIR/model.json    class names; kind, shape and dtype of an element, and how a file becomes one;
                   platforms; step, versions, config
 
-An element is an image [H, W, C] uint8 as it was decoded and cropped, a signal float32 (of uint8, a
-255th), or a text's codes [L] uint8. The weights are the averaged ones where the run kept any.
-Probabilities are the softmax of the logits, whatever loss the run had.
+An element is a decoded and cropped image [H, W, C] uint8, a float32 signal (uint8 values are
+divided by 255), or the codes of a text [L] uint8. The weights are the averaged ones if the run kept
+any. Probabilities are the softmax of the logits, whatever the loss of the run.
 """
 
 import dataclasses
@@ -43,10 +44,10 @@ from jaxconv.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _ALL_PLATFORMS = (*PLATFORMS, "rocm")
-# Of model.json; one more whenever a reader of today could not understand it.
+# Version of model.json; increase it whenever today's reader could not read the new file.
 _FORMAT = 1
 _KEYS = {"format", "class_names", "kind", "input_shape", "dtype", "reading", "step"}
-# A flatbuffer holds 2 GiB, of which some are not the program.
+# A flatbuffer holds 2 GiB, part of which is not the program.
 _MOST_BYTES = 2**31 - 2**20
 
 
@@ -55,9 +56,9 @@ class Predictor:
     """A trained network with its preprocessing.
 
     Attributes:
-      description: what model.json says.
+      description: the contents of model.json.
       program: elements [N, *input_shape] -> {"probabilities": [N, K], "logits": [N, K]} float32,
-        compiled for each N anew.
+        compiled for each new N.
     """
 
     description: dict[str, Any]
@@ -84,11 +85,12 @@ class Predictor:
         return self.description["dtype"]
 
     def serve(self, elements: Any) -> dict[str, np.ndarray]:
-        """What the task says of each of the elements [N, *input_shape]; a signal's may be of any
-        floating type, or uint8.
+        """The task's outputs, by name, for elements [N, *input_shape].
+
+        Signals may have any floating type, or uint8.
 
         Raises:
-          UserError: they are of another shape or dtype.
+          UserError: the elements have another shape or dtype.
         """
         elements = np.asarray(elements)
         if self.kind == "signal" and (
@@ -111,18 +113,19 @@ class Predictor:
         """Probabilities [N, K] float32 of the classes; see `serve`.
 
         Raises:
-          UserError: as `serve`, or the network tells no classes apart.
+          UserError: as in `serve`, or the network is not a classifier.
         """
         served = self.serve(elements)
         if "probabilities" not in served:
             raise UserError(
-                f"the network tells no classes apart; it gives {', '.join(served)}: ask `serve`"
+                f"the network is not a classifier; it returns {', '.join(served)}: call `serve`"
             )
         return served["probabilities"]
 
     def describe(self, served: Mapping[str, np.ndarray], top: int) -> tuple[list[str], dict]:
-        """What `predict` says of one example, see `Task.describe`; where the code of a task of
-        one's own is not here, the arrays as they are.
+        """What `jaxconv predict` reports about one example, see `Task.describe`.
+
+        Without the code of a custom task, it reports the arrays as they are.
         """
         name = self.description.get("task") or default_config().task.name
         task = find_task(name) if name in TASKS else Task
@@ -130,8 +133,11 @@ class Predictor:
 
 
 def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
-    """The shape of one element as a run evaluates it, by its config and what `saved_data` says: (H,
-    W, C) for images, (L,) for texts.
+    """The shape of one element in a run's evaluation: (H, W, C) for images, (L,) for texts.
+
+    Args:
+      config: of the run.
+      data: from `saved_data`.
     """
     shape = tuple(data["image_shape"])
     if data["kind"] == "text":
@@ -142,14 +148,14 @@ def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
 
 
 def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
-    """The network of a run.
+    """Load the network of a run.
 
     Args:
-      workdir: of the run; of an ensemble the averaged prediction is taken.
+      workdir: of the run; an ensemble predicts the average of its members.
       checkpoint: `latest`, `best`, or a step.
 
     Raises:
-      UserError: there is no run, or no such checkpoint.
+      UserError: the run or the checkpoint does not exist.
     """
     folder = expand(workdir)
     config, data = opened_config(folder), saved_data(folder)
@@ -188,23 +194,23 @@ def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
 def export_workdir(
     workdir: str, out: str, checkpoint: str = "latest", platforms: Sequence[str] = PLATFORMS
 ) -> dict[str, Any]:
-    """Write the network of a run as one program; returns what model.json says.
+    """Write the network of a run as one program; returns the contents of model.json.
 
     Args:
       workdir: of the run.
-      out: a folder that is not there yet, or empty; it is written whole or not at all.
+      out: a new or empty folder; it is written completely or not at all.
       checkpoint: `latest`, `best`, or a step.
-      platforms: to lower for: cpu, cuda, tpu, rocm. None of them needs to be here.
+      platforms: to lower for: cpu, cuda, tpu, rocm. None of them needs to be present.
 
     Raises:
-      UserError: there is no run, no such checkpoint or platform, a layer cannot be exported, the
-        program is too large, or the folder cannot be written.
+      UserError: the run, the checkpoint or a platform does not exist, a layer cannot be exported,
+        the program is too large, or the folder cannot be written.
     """
     for platform in platforms:
         if platform not in _ALL_PLATFORMS:
-            choices = f"{nearest(platform, _ALL_PLATFORMS)}; there are {', '.join(_ALL_PLATFORMS)}"
+            choices = f"{nearest(platform, _ALL_PLATFORMS)}; choose {', '.join(_ALL_PLATFORMS)}"
             raise UserError(
-                f"--platforms={','.join(platforms)}: there is no platform {platform!r}{choices}"
+                f"--platforms={','.join(platforms)}: unknown platform {platform!r}{choices}"
             )
     platforms = tuple(dict.fromkeys(platforms))
     check_new(out)
@@ -213,8 +219,8 @@ def export_workdir(
     size = len(program.mlir_module_serialized)
     if size > _MOST_BYTES:
         raise UserError(
-            f"--workdir={workdir}: the program has {size:,} bytes, and the format holds "
-            f"{_MOST_BYTES:,}; train a smaller network"
+            f"--workdir={workdir}: the program has {size:,} bytes, but the format holds at "
+            f"most {_MOST_BYTES:,}; train a smaller network"
         )
     content = bytes(program.serialize())
     description = predictor.description | {
@@ -233,13 +239,13 @@ def lower(
     dtype: str,
     platforms: Sequence[str] = PLATFORMS,
 ) -> jax.export.Exported:
-    """Lower a function of elements [b, *shape] for any b, and for several platforms at once.
+    """Lower a function of elements [b, *shape] for any b and for several platforms at once.
 
-    The forms of convolution for the CPU (layers/forms.py) stay in it: which one is taken is settled
-    when it is compiled.
+    The program keeps the CPU's forms of convolution (layers/forms.py): the form is chosen when it
+    is compiled.
 
     Raises:
-      UserError: a layer computes with the batch's size in Python; the message names it.
+      UserError: a layer computes with the batch size in Python; the message names it.
     """
     (b,) = jax.export.symbolic_shape("b")
     elements = jax.ShapeDtypeStruct((b, *shape), dtype)
@@ -252,41 +258,41 @@ def _name_the_layer(call: Callable, args: tuple, kwargs: dict[str, Any], context
         return call(*args, **kwargs)
     except UserError:
         raise
-    except Exception as error:  # whatever a layer may raise at a size that is no number
+    except Exception as error:  # a layer may raise anything for a symbolic size
         layer = "/".join(context.module.path) or type(context.module).__name__
         raise UserError(
-            f"{layer}: cannot be exported for any size of the batch ({in_words(error)}); "
-            "it must not compute with x.shape[0] but by JAX, as x.reshape(x.shape[0], -1) does",
+            f"{layer}: cannot be exported for an arbitrary batch size ({in_words(error)}); "
+            "use x.shape[0] only in JAX operations, such as x.reshape(x.shape[0], -1)",
             exit_code=1,
         ) from error
 
 
 def load_exported(path: str) -> Predictor:
-    """The network in a folder of `export_workdir`; its config and the code of its model are not
-    needed.
+    """Load the network in a folder of `export_workdir`; the code of its model is not needed.
 
     Raises:
-      UserError: it is no such folder, damaged, of a later version, or not for this platform.
+      UserError: the folder holds no exported network, or one that is damaged, of a later version or
+        for other platforms.
     """
     folder = expand(path, "--exported")
     if not (folder / "model.json").is_file():
         raise UserError(
-            f"{folder}: holds no exported network (there is no model.json); `jaxconv export` makes "
-            "such a folder",
+            f"{folder}: holds no exported network (model.json is missing); `jaxconv export` "
+            "creates such a folder",
             exit_code=1,
         )
     try:
         description, program = _read(folder)
         _check_platform(folder, program.platforms)
         call = jax.jit(program.call)
-        # What a later version wrote may be unpacked, and not be understood until it is lowered.
+        # A program of a later version may deserialize and fail only when it is lowered.
         call.lower(jax.ShapeDtypeStruct((1, *description["input_shape"]), description["dtype"]))
     except UserError:
         raise
     except Exception as error:  # damaged files can raise anything
         raise UserError(
             f"{folder}: the exported network cannot be read ({in_words(error)}); export it again, "
-            "or take the versions in its model.json",
+            "or install the versions in its model.json",
             exit_code=1,
         ) from error
     return Predictor(description, call)
@@ -296,9 +302,9 @@ def _check_platform(folder: Path, platforms: Sequence[str]) -> None:
     here = jax.default_backend()
     if not {"gpu": {"cuda", "rocm"}}.get(here, {here}) & set(platforms):
         raise UserError(
-            f"{folder}: was exported for {', '.join(platforms)}, and this is {here}; export it "
-            "with --platforms, "
-            "or choose another by the environment's JAX_PLATFORMS",
+            f"{folder}: was exported for {', '.join(platforms)}, but this is {here}; export it "
+            "again with --platforms, "
+            "or choose another platform with the environment variable JAX_PLATFORMS",
             exit_code=1,
         )
 
@@ -307,7 +313,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], jax.export.Exported]:
     description = json.loads((folder / "model.json").read_text())
     if description["format"] > _FORMAT:
         raise ValueError(
-            f"it has format {description['format']}, and this version knows up to {_FORMAT}: "
+            f"it has format {description['format']}, but this version reads only up to {_FORMAT}: "
             "update jaxconv"
         )
     missing = _KEYS - description.keys()
@@ -315,5 +321,5 @@ def _read(folder: Path) -> tuple[dict[str, Any], jax.export.Exported]:
         raise ValueError(f"model.json lacks {', '.join(sorted(missing))}")
     content = (folder / "program.bin").read_bytes()
     if zlib.crc32(content) != description["program"]["crc32"]:
-        raise ValueError("program.bin is not what was written, its checksum differs")
+        raise ValueError("program.bin is damaged: its checksum differs")
     return description, jax.export.deserialize(bytearray(content))

@@ -86,7 +86,7 @@ def test_settings(tmp_path):
         ("grey", 1.5, "augment.grey is 1.5; it must lie between 0 and 1"),
         ("blur__sigma", (2.0, 1.0), "augment.blur.sigma"),
         ("solarise__threshold", -1.0, "solarise.threshold is -1.0"),
-        ("grey", 0.2, "augment.grey is 0.2, and needs 3 channels; the images have 1"),
+        ("grey", 0.2, "augment.grey is 0.2, which needs 3 channels, but the images have 1"),
     ):
         with pytest.raises(UserError, match=words):
             train(tiny_config(**{f"augment__{key}": value}), tmp_path / "other")

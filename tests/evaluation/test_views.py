@@ -1,6 +1,4 @@
-"""Test-time views: which pixels they show, how answers are joined, and fully connected layers as
-convolutions.
-"""
+"""Test-time views: their pixels, combined predictions, fully connected layers as convolutions."""
 
 import functools
 
@@ -76,7 +74,7 @@ def test_as_convolutions_fully_connected_layers_give_the_same_logits(name):
     """
     size, model, stride = NETWORKS[name]
     images = jax.random.normal(jax.random.key(0), (2, size, size, 1))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     slid = sliding(model, variables, (size, size, 1))
     tolerance = 1e-5 if model.dtype == jnp.float32 else 2e-2
     plain = functools.partial(model.apply, train=False)
@@ -105,12 +103,12 @@ def test_as_convolutions_fully_connected_layers_give_the_same_logits(name):
 def test_each_position_is_the_vote_of_its_window(text):
     """Without padding, sliding the layers is sliding the whole network."""
     model, shape = from_text(text, 5), (10, 10, 2)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
     image = jax.random.normal(jax.random.key(1), (1, 12, 16, 2))
     windows = jnp.concatenate(
         [image[:, y : y + 10, x : x + 10] for y in range(0, 3, 2) for x in range(0, 7, 2)]
     )
-    wanted = jnp.mean(model.apply(variables, windows), axis=0)
+    wanted = jnp.mean(model.apply(variables, windows, train=False), axis=0)
     np.testing.assert_allclose(
         sliding(model, variables, shape)(variables, image)[0], wanted, rtol=1e-4, atol=1e-5
     )
@@ -119,7 +117,7 @@ def test_each_position_is_the_vote_of_its_window(text):
 def test_global_pooling_takes_larger_images_as_it_is():
     model = create_model("resnet18", 7, units=(1, 1, 1, 1))
     images = jax.random.normal(jax.random.key(0), (1, 48, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     logits = sliding(model, variables, (32, 32, 3))(variables, images)
     np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
     assert total_stride(model, variables, (32, 32, 3)) == 32
@@ -131,9 +129,11 @@ def test_adaptive_pooling_that_works_stays():
     """
     model = from_text(thinner(MODELS["vgg11"].arguments["text"], 16), 7, by_stage=True)
     images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     logits = sliding(model, variables, (32, 32, 3))(variables, images)
-    np.testing.assert_allclose(logits, model.apply(variables, images), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, model.apply(variables, images, train=False), rtol=1e-5, atol=1e-5
+    )
 
 
 SIDES = st.integers(1, 3000)
@@ -301,10 +301,9 @@ def test_views_of_an_ensemble_under_pmap(photographs):
     [
         (
             {"views": "10crop"},
-            "--views=10crop: there is no such view, did you mean '10-crop'.*center, flip, 10-crop, "
-            "dense",
+            "--views=10crop: unknown view, did you mean '10-crop'.*center, flip, 10-crop, dense",
         ),
-        ({"scales": (256,)}, "--scales=256: belongs to --views=dense, not to center"),
+        ({"scales": (256,)}, "--scales=256: applies to --views=dense, not to center"),
         ({"views": "dense", "scales": (0,)}, "--scales=0: must be whole numbers of pixels"),
         (
             {"views": "dense", "scales": (16, 2)},
@@ -314,7 +313,7 @@ def test_views_of_an_ensemble_under_pmap(photographs):
             {"views": "dense", "scales": (12,)},
             r"--scales=12: the network, for 16x16, cannot take 12x12: fc1: .* larger than 3",
         ),
-        ({"views": "dense", "crop_ratio": 0.5}, "dense evaluation crops nothing; give --scales"),
+        ({"views": "dense", "crop_ratio": 0.5}, "does not apply to --views=dense; give --scales"),
         ({"crop_ratio": 1.5}, "--crop_ratio=1.5: must be more than 0 and at most 1"),
         (
             {"views": "10-crop", "crop_ratio": 1.0},
@@ -332,7 +331,7 @@ def test_where_there_are_no_more_pixels(tmp_path, one_device):
     train(tiny_config(steps=3), str(tmp_path), devices=one_device)
     for settings in ({"views": "10-crop"}, {"views": "dense"}, {"crop_ratio": 0.5}):
         with pytest.raises(
-            UserError, match="reads other parts of image files, and xo gives 16x16 and no more"
+            UserError, match="needs image files larger than the crop, and xo gives exactly 16x16"
         ):
             evaluate_run(str(tmp_path), **settings)
     assert evaluate_run(str(tmp_path), views="flip", devices=one_device).result["examples"] == 30

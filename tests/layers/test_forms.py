@@ -1,6 +1,4 @@
-"""The CPU's forms of the convolution against XLA's own: values, gradients, second derivatives, and
-the transformations of JAX.
-"""
+"""The CPU's forms of the convolution against XLA's: values, derivatives, transformations."""
 
 import functools
 
@@ -99,9 +97,7 @@ def operands(settings, shape, window, filters, dtype=jnp.float32):
 
 
 def everything(settings, x, kernel, x_tangent, kernel_tangent):
-    """Value, forward derivative along the tangents, and both gradients of a sum weighted by random
-    numbers.
-    """
+    """Value, derivative along the tangents, and both gradients of a randomly weighted sum."""
 
     def run(x, kernel):
         return convolve(x, kernel, **settings)
@@ -112,9 +108,7 @@ def everything(settings, x, kernel, x_tangent, kernel_tangent):
 
 
 def compare(settings, shape, window, filters, dtype=jnp.float32, tolerance=2e-5):
-    """`everything` of the form against that of the plain convolution in float32, from the same
-    rounded numbers.
-    """
+    """Compare `everything` with the plain convolution in float32, from the same rounded numbers."""
     values = operands(settings, shape, window, filters, dtype)
     ours = jax.jit(lambda *a: everything(settings, *a))(*values)
     with plain():
@@ -154,9 +148,7 @@ def test_form_is_the_convolution(case):
     ],
 )
 def test_half_precision(case, dtype):
-    """Every value of bfloat16 has 8 significant bits, of float16 11; a few roundings one after the
-    other.
-    """
+    """bfloat16 has 8 significant bits and float16 11; the tolerance allows a few roundings."""
     compare(*CASES[case], dtype, {jnp.bfloat16: 4 / 256, jnp.float16: 4 / 2048}[dtype])
 
 

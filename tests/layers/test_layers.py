@@ -1,6 +1,4 @@
-"""Convolution, pooling and fully connected layers against plain numpy, over strides, paddings,
-dilations, groups, roundings, 1-D to 3-D.
-"""
+"""Convolution, pooling and fully connected layers against numpy, for all settings, 1-D to 3-D."""
 
 import itertools
 
@@ -91,7 +89,7 @@ def test_pooling_is_the_maximum_and_the_mean_of_every_window(g, ndim):
     shape = (g["size"], 7)[:ndim]
     if g["padding"] >= g["window"]:
         with pytest.raises(
-            ValueError, match="a padding of 1 shows the first 1-wide window no pixel"
+            ValueError, match="with a padding of 1 the first 1-wide window sees no pixel"
         ):
             max_pool(jnp.zeros((1, *shape, 1)), g["window"], g["stride"], g["padding"])
         return
@@ -111,9 +109,7 @@ def test_pooling_is_the_maximum_and_the_mean_of_every_window(g, ndim):
 
 
 def test_average_counts_its_padding_as_pytorch_does():
-    """Worked out by hand: 3 pixels padded by 1, windows of 2 at stride 2, with `ceil`'s extra pixel
-    left out of the count.
-    """
+    """By hand: 3 pixels padded by 1, windows of 2 at stride 2, without counting `ceil`'s pixel."""
     x = jnp.array([2.0, 4.0, 6.0]).reshape(1, 3, 1)
     np.testing.assert_allclose(average_pool(x, 2, 2, 1)[0, :, 0], [(0 + 2) / 2, (4 + 6) / 2])
     np.testing.assert_allclose(average_pool(x, 2, 2, 1, count_padding=False)[0, :, 0], [2, 5])
@@ -173,7 +169,7 @@ def test_compute_type_leaves_parameters_in_float32():
             (1, 7, 7, 1),
             r"\(7 - 3\)/3 \+ 1 = 2.33: a 3-wide window",
         ),
-        (Conv(4, 3, groups=2), (1, 7, 7, 3), "3 channels / 2 groups is not whole"),
+        (Conv(4, 3, groups=2), (1, 7, 7, 3), "3 channels / 2 groups is not a whole number"),
         (Conv(5, 3, groups=2), (1, 7, 7, 4), "4 channels in 2 groups do not match 5 filters"),
         (
             Conv(4, (3, 3, 3)),

@@ -1,4 +1,4 @@
-"""Parameter counts that are true whoever wrote the code."""
+"""Published parameter and multiply-add counts, independent of this code."""
 
 # torchvision 0.28, each network built with random weights and counted; GoogLeNet with its auxiliary
 # classifiers.
@@ -85,8 +85,7 @@ PRINTED = {
     "se_resnet50": 28.1,
 }
 
-# Thousands of millions of multiply-adds forward, of the same networks at the size they were
-# published for.
+# Billions of multiply-adds of a forward pass, at the published input size.
 GMACS = {
     "alexnet_torchvision": 0.7142,
     "convnext_tiny": 4.4555,

@@ -1,6 +1,4 @@
-"""The notation: what it means, how mistakes are pointed at, and that reading and printing are
-inverse.
-"""
+"""The notation: its meaning, its error messages, and that parsing and printing are inverse."""
 
 import jax
 import jax.numpy as jnp
@@ -111,15 +109,15 @@ def test_settings_of_a_layer():
             "expected -K, /S, pN, gN, dN, nobias, floor, exact or ceil, or a space after 'conv3'",
         ),
         ("relu conv-64", 9, "expected the window's size, such as 3 after 'conv'"),
-        ("[conv3-64 relu", 14, "expected ']': a bracket is open"),
+        ("[conv3-64 relu", 14, "expected ']' to close a bracket"),
         ("(conv3-64]", 9, "expected ')', not ']'"),
-        ("conv3-64) relu", 8, "')' closes no bracket"),
+        ("conv3-64) relu", 8, "')' has no opening bracket"),
         ("relu *2", 5, "no layer is called '*'"),
-        ("(relu)*0", 7, "expected how many times, such as *2"),
+        ("(relu)*0", 7, "expected a number of times, such as *2"),
         ("conv3-64/0", 9, "the stride is 0; it must be at least 1"),
         ("conv3-64p1p1", 10, "the padding is given twice"),
         ("dropout1.5", 7, "the share to drop is 1.5"),
-        ("fc10 softmax", 5, "the softmax belongs to the loss; leave it out"),
+        ("fc10 softmax", 5, "the softmax is part of the loss; leave it out"),
         ("", 0, "expected a layer"),
         ("[]", 1, "expected a layer in the brackets"),
     ],
@@ -155,7 +153,7 @@ def test_same_text_takes_a_waveform_an_image_a_volume(shape):
     model = jaxconv.from_text(
         "conv3-4 bn relu maxpool2 conv3-8/2 lrn relu avgpool2ceil globalpool fc", 3
     )
-    logits, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape))
+    logits, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape), train=False)
     assert logits.shape == (2, 3)
     assert variables["params"]["conv1"]["kernel"].shape == (3,) * (len(shape) - 2) + (shape[-1], 4)
 

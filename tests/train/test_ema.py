@@ -1,6 +1,6 @@
-"""Averages of the weights: their formula, what evaluation uses, and that a resumed run has the
-same.
-"""
+"""Averages of the weights: their formula, their use in evaluation, and resuming."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def parts(decay):
     config = tiny_config()
     model = create_model("chain", 2, filters=(4,), batch_norm=True)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
     optimizer = make_optimizer(config.optimizer, params)
     step = make_train_step(model, optimizer, make_schedule(config.optimizer, 100), ema_decay=decay)
     state = jax.jit(lambda key: create_state(model, optimizer, key, images, ema=decay > 0))(
@@ -77,9 +77,7 @@ def test_none_costs_nothing():
 
 @pytest.mark.slow
 def test_resumed_averages_are_the_same(tmp_path, one_device):
-    """Four steps and then four more are eight steps, to the last bit; and the saved averages are
-    what `evaluate` evaluates.
-    """
+    """Four steps plus four resumed steps equal eight, bit for bit; `evaluate` uses the averages."""
     changes = {
         "ema__decay": 0.5,
         "augment__flip": True,

@@ -1,6 +1,4 @@
-"""A network as one program: the same probabilities at any batch size, in a process of JAX alone,
-for every platform; and bad inputs.
-"""
+"""Exported programs: the same probabilities at any batch size, with JAX alone, and bad inputs."""
 
 import dataclasses
 import json
@@ -26,7 +24,7 @@ from jaxconv.weights import export
 from jaxconv.weights.export import export_workdir, load_exported, load_run, lower
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
-# Of probabilities: two programs may add in another order.
+# Tolerance of probabilities: two programs may sum in different orders.
 TOLERANCE = 1e-5
 BATCHES = (1, 3, 8)
 IMAGES = "text:conv3-4 bn relu maxpool2 conv3-8 bn relu globalpool fc"
@@ -35,9 +33,7 @@ TEXTS = "text:conv1-6 conv5-8 relu globalpool fc"
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A run with BatchNorm and averaged weights, on images [16, 16, 1], and what was exported of
-    it.
-    """
+    """A run with BatchNorm and averaged weights on images [16, 16, 1], and its exported network."""
     folder = tmp_path_factory.mktemp("images")
     config = tiny_config(model__name=IMAGES, ema__decay=0.5, steps=6, optimizer__learning_rate=0.3)
     train(config, str(folder / "run"), devices=jax.devices()[:1])
@@ -47,7 +43,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """A run on bytes of texts [40], and what was exported of it."""
+    """A run on texts [40], and its exported network."""
     folder = tmp_path_factory.mktemp("texts")
     config = tiny_config(
         data__source="sentences",
@@ -148,7 +144,7 @@ np.save(f"{folder}/found.npy", program.call(np.load(f"{folder}/pixels.npy"))["pr
 
 
 class EveryForm(nn.Module):
-    """A convolution of each kind that layers/forms.py has a form of, and a plain one."""
+    """A convolution for each form of layers/forms.py, and a plain one."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -183,9 +179,7 @@ def test_every_form_of_convolution(every_form, n):
 
 
 def test_each_platform_gets_its_own_form(every_form):
-    """The program holds XLA's grouped convolutions, for GPUs and TPUs; what the CPU compiles of it
-    has none.
-    """
+    """The program has grouped convolutions for GPUs and TPUs; the code for the CPU has none."""
     _, _, program = every_form
     assert program.platforms == ("cpu", "cuda", "tpu")
     assert "feature_group_count = 16" in program.mlir_module()
@@ -248,7 +242,7 @@ def test_a_layer_that_counts_the_batch_is_named():
     variables = Outer().init(jax.random.key(0), jnp.ones((1, 4)))
     with pytest.raises(
         UserError,
-        match=r"^split: cannot be exported for any size of the batch "
+        match=r"^split: cannot be exported for an arbitrary batch size "
         r"\(InconclusiveDimensionOperation",
     ):
         lower(lambda x: Outer().apply(variables, x), (4,), "float32")
@@ -281,11 +275,11 @@ def test_what_cannot_be_exported(images, tmp_path):
         ((str(tmp_path / "unfinished"), out), "the run has no checkpoint yet"),
         ((run, out, "5"), "has no checkpoint of step 5"),
         ((run, out, "newest"), "must be latest, best or a step"),
-        ((run, str(images / "out")), "is there already, and is not an empty folder"),
-        ((run, str(tmp_path / "file" / "out")), "cannot be written .*; give a folder that can"),
+        ((run, str(images / "out")), "already exists and is not an empty folder"),
+        ((run, str(tmp_path / "file" / "out")), "cannot be written .*; give a writable folder"),
         (
             (run, out, "latest", ("cpu", "gpu")),
-            "there is no platform 'gpu'.*; there are cpu, cuda, tpu, rocm",
+            "unknown platform 'gpu'.*; choose cpu, cuda, tpu, rocm",
         ),
         ((run, ""), "--out= is empty"),
     ):
@@ -306,7 +300,9 @@ def test_a_full_disk_leaves_nothing(images, tmp_path, monkeypatch):
 
 def test_a_program_that_the_format_cannot_hold(images, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_MOST_BYTES", 1000)
-    with pytest.raises(UserError, match="the program has .* bytes, and the format holds 1,000"):
+    with pytest.raises(
+        UserError, match="the program has .* bytes, but the format holds at most 1,000"
+    ):
         export_workdir(str(images / "run"), str(tmp_path / "out"), platforms=("cpu",))
     assert not list(tmp_path.iterdir())
 
@@ -319,20 +315,20 @@ def test_what_is_no_exported_network(images, tmp_path):
     content = program.read_bytes()
     flipped = bytes([*content[:1000], content[1000] ^ 1, *content[1001:]])
     unpacked = jax.export.deserialize(bytearray(content))
-    # As from a later version: it can be unpacked, but what is in it is not understood.
+    # Like a program of a later version: it deserializes, but cannot be lowered.
     strange = bytes(
         dataclasses.replace(
             unpacked, mlir_module_serialized=unpacked.mlir_module_serialized[:-9]
         ).serialize()
     )
     for number, (new_program, new_model, words) in enumerate((
-        (flipped, said, "program.bin is not what was written"),
-        (content[:-7], said, "program.bin is not what was written"),
+        (flipped, said, "program.bin is damaged"),
+        (content[:-7], said, "program.bin is damaged"),
         (None, said, "program.bin"),
         (strange, said | {"program": {"crc32": zlib.crc32(strange)}}, "JaxRuntimeError"),
         (content, "{", "JSONDecodeError"),
         (content, {key: said[key] for key in said if key != "reading"}, "model.json lacks reading"),
-        (content, said | {"format": 2}, "knows up to 1: update jaxconv"),
+        (content, said | {"format": 2}, "reads only up to 1: update jaxconv"),
     )):  # fmt: skip
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -348,7 +344,7 @@ def test_what_is_no_exported_network(images, tmp_path):
 def test_another_platform(images, tmp_path):
     export_workdir(str(images / "run"), str(tmp_path / "out"), platforms=("tpu", "tpu"))
     with pytest.raises(
-        UserError, match="was exported for tpu, and this is cpu; export it with --platforms"
+        UserError, match="was exported for tpu, but this is cpu; export it again with --platforms"
     ):
         load_exported(str(tmp_path / "out"))
 

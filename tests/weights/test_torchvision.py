@@ -1,5 +1,4 @@
-"""Parity with torchvision: random weights and random BatchNorm statistics, converted, give the same
-logits and the same maps in between.
+"""Parity with torchvision: converted random weights give the same logits and feature maps.
 
 Needs torch and torchvision, which `.ci/run` installs; skipped where they are absent.
 """
@@ -99,9 +98,7 @@ SIZE = 96
 
 
 def random_torch_model(torchvision, name):
-    """Weights as they are initialised, BatchNorm with random statistics, scales and shifts; in
-    inference mode.
-    """
+    """A network in inference mode with initial weights and random BatchNorm values."""
     torch.manual_seed(0)
     name = name.removesuffix("_torchvision")
     settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
@@ -162,8 +159,8 @@ def test_wrong_entries_are_listed(torchvision):
     assert "missing: bn1.bias (for params/conv1/norm/bias)" in message
     assert "left over: layer9.weight" in message
     assert (
-        "of another shape: conv1.weight is (64, 3, 5, 5), where params/conv1/conv/kernel (7, 7, 3, "
-        "64) was expected" in message
+        "of another shape: conv1.weight is (64, 3, 5, 5), but params/conv1/conv/kernel is (7, 7, "
+        "3, 64)" in message
     )
     with pytest.raises(
         ValueError, match="torchvision has no network in the layout of 'se_resnet50'"
@@ -178,3 +175,23 @@ def test_googlenet_without_auxiliaries(torchvision):
         {key: value for key, value in state.items() if not key.startswith("aux")},
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_624_904 - 990 * 1025
+
+
+@pytest.mark.full
+def test_no_two_networks_look_alike():
+    """By names and sizes, but for those that have all in common, as resnet50 and resnet50_v1."""
+    from jaxconv.weights import torchvision as ours
+
+    sizes = {
+        name: {key: leaf.size for key, leaf in ours._expected(name, {"aux": 0}).items()}
+        for name in jaxconv.list_models()
+        if ours._has_layout(name)
+    }
+    assert len(sizes) > 50
+    for name, one in sizes.items():
+        for other, two in sizes.items():
+            same = sum(two.get(key) == size for key, size in one.items())
+            share = same / len(one.keys() | two.keys())
+            assert share == 1 or share < ours._ALIKE, (name, other, share)
+            if share == 1 and name != other:
+                assert name.removesuffix("_v1") == other.removesuffix("_v1")
