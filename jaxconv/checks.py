@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
+from jaxconv.data.layout import LAYOUTS
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own, own
 from jaxconv.tasks import Task, find_task
@@ -28,6 +29,8 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "data.decoder": ("auto", "simplejpeg", "pillow"),
     "data.audio.form": ("log_mel", "waveform"),
+    "data.arrays.layout": ("", *LAYOUTS),
+    "data.text.header": ("auto", "yes", "no"),
     "ensemble.batches": ("own", "same"),
     "ensemble.by": ("auto", *FORMS),
     "optimizer.name": OPTIMIZERS,
@@ -66,6 +69,7 @@ AT_LEAST = {
         "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
         "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
         "loss.threshold", "ema.decay", "early_stopping.patience", "early_stopping.min_delta",
+        "data.arrays.scale",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
@@ -93,6 +97,8 @@ LESS_THAN_1 = (
 # Integers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
+# Settings of `config.data` that would have no effect on other sources.
+OF_SOURCES = {"arrays": "arrays:", "text.header": "text:"}
 # Pairs of positive numbers in ascending order, with their upper bound. Those that may be empty are
 # off when empty.
 PAIRS = {
@@ -100,6 +106,7 @@ PAIRS = {
     "random_resized_crop.ratio": math.inf,
     "scale_jitter": math.inf,
     "erasing.area": 1,
+    "blur.sigma": 100,
 }
 PAIRS |= {"erasing.ratio": math.inf}
 MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
@@ -116,6 +123,16 @@ AUGMENT_RANGES = {
     ),
     **dict.fromkeys(
         ("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1
+    ),
+    **dict.fromkeys(
+        (
+            "colour_jitter.probability",
+            "grey",
+            "blur.probability",
+            "solarise.probability",
+            "solarise.threshold",
+        ),
+        1,
     ),
     **{
         "colour_jitter.hue": 0.5,
@@ -342,6 +359,15 @@ def _check_data(data: ConfigDict) -> None:
             f"config.data.std is {data.std}; every standard deviation must be more than 0"
         )
     _check_background(data)
+    given, defaults = flatten(data), flatten(default_config().data)
+    for key in given:
+        kind = OF_SOURCES.get(key.split(".")[0]) or OF_SOURCES.get(key)
+        fits = not kind or is_own(data.source) or data.source.startswith(kind)
+        if not fits and given[key] != defaults[key]:
+            raise UserError(
+                f"config.data.{key} is {given[key]!r}; it is for {kind}PATH, and "
+                f"config.data.source is {data.source!r}"
+            )
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(

@@ -124,6 +124,16 @@ def default_config() -> ConfigDict:
     data.text = text = ConfigDict()  # settings of all texts
     text.length = 256  # codes per text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
+    # whether the first line of a .tsv names the columns: yes, no, or auto for known names such as
+    # label
+    text.header = "auto"
+    data.arrays = arrays = ConfigDict()  # settings of arrays:PATH
+    # which axis is what, see data/layout.py: NHWC, NCHW, NHW ...; empty: what the shape makes clear
+    arrays.layout = ""
+    # value of white, which all numbers are divided by, such as 255 for floating-point numbers up to
+    # it; 0: 255 for uint8, 1 for floating-point numbers
+    arrays.scale = 0.0
+    arrays.first_label = 0  # the label of the first class
     data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
     # where the sets are stored; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
     tfds.data_dir = ""
@@ -151,6 +161,14 @@ def default_config() -> ConfigDict:
     jitter.contrast = 0.0  # the same
     jitter.saturation = 0.0  # the same
     jitter.hue = 0.0  # rotation of the color circle, from -x to x; 0.5 is half a turn
+    jitter.probability = 1.0  # of changing an image (0.8 in SimCLR)
+    augment.grey = 0.0  # probability of removing the colors of an image (0.2 in SimCLR)
+    augment.blur = blur = ConfigDict()  # see data/contrastive.py
+    blur.probability = 0.0  # of blurring an image (0.5 in SimCLR)
+    blur.sigma = (0.1, 2.0)  # smallest and largest standard deviation of the Gaussian, pixels
+    augment.solarise = solarise = ConfigDict()
+    solarise.probability = 0.0  # of inverting the light values of an image (0.2 in BYOL)
+    solarise.threshold = 0.5  # values of at least this share of white are light
     augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
     rand.layers = 0  # operations per image, the paper's N
     # their strength, 0 to 1: the paper's M over the number of levels (torchvision's 9 of 30, timm's

@@ -31,6 +31,7 @@ import tornado.websocket
 
 from jaxconv.data import xo
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.layout import to_bytes
 from jaxconv.errors import UserError, in_words
 from jaxconv.files import to_json
 from jaxconv.playground.guard import Guarded, is_loopback
@@ -213,7 +214,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             raise UserError(f"{source.name(number)}: {error}") from error
         await self._show(
             message.id,
-            lambda: example["image"],
+            lambda: to_bytes(example["image"]),
             truth=self._shared.class_names[int(example["label"])],
         )
 

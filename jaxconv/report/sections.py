@@ -144,7 +144,12 @@ class RunReport:
     def looked(self) -> OpenedNetwork:
         """The network with the latest checkpoint's weights; the first network of an ensemble."""
         with self._weights():
-            return self.once("looked", lambda: opened.open_run(str(self.folder)))
+            return self.once(
+                "looked", lambda: opened.open_run(str(self.folder), source=self.source)
+            )
+
+    def _opened(self) -> OpenedNetwork:
+        return opened.open_run(str(self.folder), source=self.source)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -155,7 +160,7 @@ class RunReport:
     def _evaluate(self) -> Evaluation:
         source = self.source
         if self.examples:
-            source = source or self.looked.source()
+            source = self.looked.source()
             source = Part(source, self.examples) if len(source) > self.examples else self.source
         return evaluate_run(str(self.folder), source=source)
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,8 @@ from jaxconv import moved
 from jaxconv.checks import check_config, check_effects
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
-from jaxconv.data.sources import open_source
+from jaxconv.data.reading import notes_of, read_as
+from jaxconv.data.sources import GIVEN, check_given, open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
@@ -28,7 +31,7 @@ from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
-from jaxconv.train.workdir import begin_or_compare, open_workdir
+from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ def start(
     callbacks: Sequence[Any] = (),
 ) -> Finished:
     """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
+    if sources:
+        config = given_sources(config)
     check_config(config, with_task=False)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
@@ -80,7 +85,10 @@ def start(
         if opened:
             stack.enter_context(opened[1])
         _check_shared(folder, parallel)
-        train_source, eval_source = sources or open_sources(config)
+        before = saved_data(folder) if (folder / "data.json").exists() else None
+        train_source, eval_source = parallel.on_every_process(
+            lambda: _read_sources(config, sources, before, says=parallel.process[0] == 0)
+        )
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
                 f"config.steps_per_call is {config.steps_per_call}, which needs the data in device "
@@ -102,12 +110,13 @@ def start(
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
         if config.model.init_from and not (folder / "config.json").exists():
-            fitted_weights(
-                config.model.init_from, built.abstract, built.task.outputs
-            )  # raises before the run begins
-        parallel.on_first_process(
-            lambda: begin_or_compare(folder, given, {**description, **sizes, **sums, **decoders})
-        )
+            fit = functools.partial(fitted_weights, config.model.init_from, built.abstract)
+            parallel.on_every_process(
+                lambda: fit(built.task.outputs)
+            )  # raises before the run is begun
+        data = {**description, **sizes, **sums, **decoders}
+        _check_same_data(parallel, {**description, **sizes, **sums})
+        parallel.on_first_process(lambda: begin_or_compare(folder, given, data))
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
         )
@@ -240,12 +249,62 @@ def _form(
     return form
 
 
-def open_sources(config: Any) -> tuple[Source, Source]:
-    """The sources to train and evaluate on; raises UserError if they are unusable or mismatched."""
-    train_source = open_source(config.data, config.data.train_split, augment=config.augment)
+def open_sources(config: Any, before: dict[str, Any] | None = None) -> tuple[Source, Source]:
+    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not
+    fit one another.
+
+    Args:
+      config: the whole config.
+      before: what the data of the run looked like when it began.
+    """
+    before = before and {key: before[key] for key in ("kind", "image_shape")}
+    train_source = open_source(
+        config.data, config.data.train_split, augment=config.augment, before=before
+    )
     return train_source, open_source(
         config.data, config.data.eval_split, like=describe(train_source)
     )
+
+
+def given_sources(config: Any) -> Any:
+    """The config of a run whose sources are handed over: it does not name them."""
+    changed = type(config)(config.to_dict())
+    changed.data.source = GIVEN
+    return changed.lock()
+
+
+def _read_sources(
+    config: Any,
+    sources: tuple[Source, Source] | None,
+    before: dict[str, Any] | None,
+    says: bool,
+) -> tuple[Source, Source]:
+    """The sources to train and to evaluate on, opened unless they are given; logs what was read, as
+    what, and what was not.
+    """
+    if sources:
+        check_given(sources[1], describe(sources[0]))
+    train_source, eval_source = sources or open_sources(config, before)
+    splits = (config.data.train_split, train_source), (config.data.eval_split, eval_source)
+    for split, source in splits:
+        line, notes = read_as(source, split), notes_of(source, split, config.data)
+        if says:
+            log.info("%s", line)
+            for note in notes:
+                log.warning("%s", note)
+    return train_source, eval_source
+
+
+def _check_same_data(parallel: Parallel, data: dict[str, Any]) -> None:
+    """Raise UserError unless all processes of the run see the same examples."""
+    if parallel.process[1] == 1:
+        return
+    own = zlib.crc32(json.dumps(data, sort_keys=True).encode()) >> 1  # fits into an int32
+    if parallel.total(parallel.broadcast_from_first(own) != own):
+        raise UserError(
+            "the processes of the run do not see the same examples; give each the same files",
+            exit_code=1,
+        )
 
 
 __getattr__ = moved.names_of(__name__)
