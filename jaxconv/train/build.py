@@ -159,7 +159,11 @@ def build(
     config, task, steps = with_place(config), network.task, total_steps(config, examples)
     task.check()
     make_step = step_maker(config, description, network, steps, axis_name)
-    make_step(NOT_SWEPT)  # raises here if a setting cannot be used
+    # These raise here if a setting cannot be used, or not be traced.
+    make_step(NOT_SWEPT)
+    for name in network.members.swept if network.members else ():
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        jax.eval_shape(lambda value, name=name: bool(make_step({name: value})), number)
     names = ("loss", *task.training, *METRICS)
 
     def train_on_indices(

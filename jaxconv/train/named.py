@@ -284,5 +284,10 @@ def _reraise(key: str, name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except jax.errors.ConcretizationTypeError as error:
+        raise UserError(
+            f"{key} is {name!r}, which cannot take a traced learning rate, as several networks in "
+            "one program need; compare the rates by `jaxconv sweep`"
+        ) from error
     except Exception as error:
         raise UserError(f"{key} is {name!r}, which fails: {in_words(error)}") from error

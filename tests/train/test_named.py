@@ -312,6 +312,17 @@ def test_a_run_with_a_custom_optimizer_resumes_to_the_same_bits(tmp_path):
     assert evaluate_run(str(tmp_path / "cut")).result["loss"] == pytest.approx(whole["loss"])
 
 
+def test_a_rate_that_cannot_be_traced_is_refused_before_the_run(tmp_path):
+    config = tiny_config(
+        optimizer__schedule__name="optax.warmup_cosine_decay_schedule",
+        optimizer__schedule__kwargs__init_value=0.0,
+        ensemble__over="learning_rate:0.01,0.1",
+    )
+    with pytest.raises(UserError, match="cannot take a traced learning rate.*jaxconv sweep"):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run/config.json").exists()
+
+
 def test_an_average_of_its_own_excludes_another(tmp_path):
     config = tiny_config(
         optimizer__name="optax.contrib.schedule_free_sgd",
