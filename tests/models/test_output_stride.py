@@ -92,7 +92,7 @@ def test_every_family_by_shapes(name, stride):
     ]
     coarsest = [info for info in maps if info.shape[0] > 1 and info.stride[0] <= stride][-1]
     assert coarsest.stride == (stride, stride)
-    if x.shape[1] == 224:
+    if x.shape[1] == 224 and not name.startswith(("alexnet", "zfnet")):  # whose layers shrink maps
         assert coarsest.shape[:2] == (224 // stride,) * 2
 
 
@@ -132,6 +132,7 @@ EXACT = {
         3,
     ),
 }
+QUICK = [(name, 75) for name in ("resnet20_cifar", "convnext_tiny", "chain", [*EXACT][-1])]
 
 
 def perturbed(variables):
@@ -147,8 +148,14 @@ def perturbed(variables):
     )
 
 
-@pytest.mark.parametrize("size", [97, 64, 75])
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=() if (name, size) in QUICK else pytest.mark.slow)
+        for name in EXACT
+        for size in (75, 64, 97)
+    ],
+)
 def test_the_positions_of_before_hold_the_values_of_before(name, size):
     """The law of dilation: every k-th value of a dilated map is that of the strided network."""
     arguments, channels = EXACT[name]
@@ -159,16 +166,18 @@ def test_the_positions_of_before_hold_the_values_of_before(name, size):
     init = functools.partial(plain.init, train=False)
     variables = perturbed(jax.jit(init)(jax.random.key(1), x))
     wanted = jax.jit(functools.partial(jaxconv.features, plain))(variables, x)
+    strides_before = jaxconv.feature_info(plain, x.shape[1:])
     strides, fixed = plain.strides()
     products = [1, *itertools.accumulate(strides, int.__mul__)]
     for stride in sorted({*products[fixed:-1]} - {products[-1]})[-2:]:
         model = plain.clone(output_stride=stride)
+        info = jaxconv.feature_info(model, x.shape[1:])
         found = jax.jit(functools.partial(jaxconv.features, model))(variables, x)
         assert any(found[n].shape != wanted[n].shape for n in wanted)
         for key, value in wanted.items():
-            if value.ndim == 4 and value.shape[1] > 1:
-                times = [round(a / b) for a, b in zip(found[key].shape, value.shape, strict=True)]
-                thinned = found[key][:, :: times[1], :: times[2]]
+            if value.ndim == 4 and all(strides_before[key].stride):
+                times = int(strides_before[key].stride[0] / info[key].stride[0])
+                thinned = found[key][:, ::times, ::times]
                 np.testing.assert_allclose(
                     thinned, value, rtol=2e-4, atol=2e-4 * float(jnp.abs(value).max()), err_msg=key
                 )
