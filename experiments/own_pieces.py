@@ -25,7 +25,7 @@ class Net(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, train):
         for n in (1, 2):
             x = nn.relu(
                 nn.Conv(self.filters, (5, 5), strides=2, dtype=self.dtype, name=f"conv{n}")(x)

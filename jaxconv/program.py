@@ -16,6 +16,7 @@ import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers.conv import plain
+from jaxconv.models.bridge import linen
 from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
 # Primitives that move values without computing anything.
@@ -225,8 +226,11 @@ def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dic
     """Keyword arguments for a module's call.
 
     Sets `train`, `training` and `deterministic` if the module takes them; `given` overrides them.
+
+    Raises:
+      TypeError: it is a module of NNX.
     """
-    takes = inspect.signature(type(module).__call__).parameters
+    takes = inspect.signature(type(linen(module)).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}
     return {name: value for name, value in modes.items() if name in takes} | given
 

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxconv.errors import human_bytes
+from jaxconv.feature_maps import FeatureMap, noted
+from jaxconv.models.bridge import unwrapped
 from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -59,22 +61,6 @@ class Row:
     dense_multiply_adds: int = 0
     field: tuple[float, ...] = ()
     stride: tuple[float, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureMap:
-    """A named feature map.
-
-    Attributes:
-      shape: without the batch axis.
-      channels: number of channels.
-      stride, field: in pixels, for each axis of the image.
-    """
-
-    shape: tuple[int, ...]
-    channels: int
-    stride: tuple[float, ...]
-    field: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +216,8 @@ def summarize(
     """Summarize any Linen module without allocating anything.
 
     Args:
-      module: called as `module(x)`, with `train=False` or `deterministic=True` if it takes them.
+      module: called as `module(x)`, with `train=False` or `deterministic=True` if it takes them;
+        one of `flax.nnx.bridge.ToNNX` is as good.
       input_shape: of one example, such as (224, 224, 3).
       batch: examples in the training step whose memory is estimated.
       dtype: of the input.
@@ -242,7 +229,7 @@ def summarize(
     Raises:
       ValueError, TypeError: the module cannot take such an input; the message is its own.
     """
-    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    module, x = unwrapped(module), jax.ShapeDtypeStruct((1, *input_shape), dtype)
     evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)
     variables = dict(
         jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x)
@@ -272,25 +259,11 @@ def summarize(
         statistics=sum(leaf.size for leaf in jax.tree.leaves(state)),
         batch=batch,
         training=sizes,
-        features={
-            e.name: _feature_map(e)
-            for e in tracer.events
-            if e.kind == "note" and e.call is tracer.root
-        },
+        features=noted(tracer),
         compiled=_compile(module, optimizer, (batch, *input_shape), dtype)
         if compile_step
         else None,
     )
-
-
-def _feature_map(event: Event) -> FeatureMap:
-    shape = event.output.shape[1:]
-    return FeatureMap(shape, shape[-1], event.seen.stride(), event.seen.field())
-
-
-def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, FeatureMap]:
-    """Describe what `jaxconv.features` returns for images of `input_shape`, without running it."""
-    return summarize(model, input_shape).features
 
 
 def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row], dict[str, Row]]:

@@ -41,6 +41,7 @@ LEVELS = [
     {"models"},
     {"receptive"},
     {"program"},
+    {"feature_maps"},
     {"data"},
     {"drawing"},
     {"tasks"},
@@ -67,6 +68,7 @@ ALWAYS_LIGHT = (
     "train/state.py",
     "tasks/classification/losses.py",
     "weights/torchvision.py",
+    "feature_maps.py",
     "summary.py",
 )
 
@@ -83,7 +85,8 @@ import jax.numpy as jnp, jax, jaxconv
 import jaxconv.layers, jaxconv.models, jaxconv.train.step
 import jaxconv.inspect.attribution, jaxconv.inspect.zeiler
 model = jaxconv.create_model("chain", 3, filters=(4,))
-variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+x = jnp.ones((1, 8, 8, 1))
+variables = jax.eval_shape(lambda key: model.init(key, x, train=False), jax.random.key(0))
 print(variables["params"]["votes"]["kernel"].shape)
 """
     process = subprocess.run(
@@ -238,8 +241,8 @@ def test_readme_s_nnx_bridge():
 
     model = nnx.bridge.ToNNX(
         jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)
-    ).lazy_init(jnp.ones((1, 8, 8, 1)))
-    assert model(jnp.ones((2, 8, 8, 1))).shape == (2, 3)
+    ).lazy_init(jnp.ones((1, 8, 8, 1)), train=False)
+    assert model(jnp.ones((2, 8, 8, 1)), train=False).shape == (2, 3)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/gallery.md"])

@@ -4,11 +4,13 @@ model = create_model("resnet50", num_classes=10)
 variables = model.init(key, images, train=False)
 logits = model.apply(variables, images, train=False)
 maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
+maps = model.apply(variables, images, train=False, features=("conv3", "conv5"))
 """
 
 import dataclasses
 import fnmatch
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,8 +28,10 @@ from jaxconv.models import (
     resnet,
     text,
 )
-from jaxconv.models.network import FEATURES, Network
+from jaxconv.models.bridge import linen, unwrapped
+from jaxconv.models.network import Network
 from jaxconv.models.registry import Entry
+from jaxconv.models.requested import EVERY
 from jaxconv.models.text import from_text
 from jaxconv.own import is_own, own
 
@@ -90,7 +94,8 @@ def create_model(
       **overrides: the network's own arguments, see `model_arguments`.
 
     Raises:
-      ValueError: the network or an argument is unknown; the message names the nearest.
+      ValueError: the network or an argument is unknown (the message names the nearest), or its
+        norm or output stride cannot be that.
     """
     known = model_arguments(name)
     for key in overrides:
@@ -112,9 +117,11 @@ def create_model(
             for key, value in fields.items()
             if key in ("num_classes", "dtype") or key in _fields(entry.module)
         }
-    if entry.module is text.Text:
-        return from_text(**{**entry.arguments, **overrides, **fields})
-    return entry.module(**{**entry.arguments, **overrides, **fields})
+    make = from_text if entry.module is text.Text else entry.module
+    model = make(**{**entry.arguments, **overrides, **fields})
+    if isinstance(model, Network):
+        model.check()
+    return model
 
 
 def _fields(make: Any) -> dict[str, Any]:
@@ -182,16 +189,30 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-    """Shapes and dtypes of a module's variables for inputs [N, *spatial, C], without allocation."""
-    images = jax.ShapeDtypeStruct(input_shape, dtype)
+    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C].
+
+    Nothing is allocated.
+    """
+    model, images = unwrapped(model), jax.ShapeDtypeStruct(input_shape, dtype)
     return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
-def features(model: Network, variables: Any, x: jax.Array) -> dict[str, jax.Array]:
+def features(
+    model: Network, variables: Any, x: jax.Array, names: str | Sequence[str] = EVERY
+) -> dict[str, jax.Array]:
     """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 
-    Names are those of the paper. Under `jax.jit` the dict is sorted by name, as JAX sorts every
-    dict.
+    They have the paper's names. With `names`, only these, in their order: see
+    `Network.__call__`. Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+
+    Raises:
+      TypeError: the module does not take `features`.
+      ValueError: there is no such feature map; the message names the nearest.
     """
-    _, state = model.apply(variables, x, train=False, mutable=[FEATURES])
-    return dict(state[FEATURES])
+    if "features" not in inspect.signature(type(linen(model)).__call__).parameters:
+        raise TypeError(
+            f"{type(model).__name__} does not take `features`, as jaxconv's networks do; the "
+            "outputs of any Linen module's layers are "
+            "jaxconv.inspect.inside.activations(module, variables, x)"
+        )
+    return model.apply(variables, x, train=False, features=names)

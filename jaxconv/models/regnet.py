@@ -41,20 +41,21 @@ class Unit(nn.Module):
     squeezed: int
     conv: Callable[..., Conv]
     norm: Callable[..., nn.Module]
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         tools = {"conv": self.conv, "norm": self.norm}
         y = ConvNorm(self.filters, **tools, filter_size=1, name="conv1")(x)
-        y = ConvNorm(self.filters, **tools, stride=self.stride, groups=self.groups, name="conv2")(y)
+        strided = {"stride": self.stride, "atrous": self.atrous}
+        y = ConvNorm(self.filters, **tools, **strided, groups=self.groups, name="conv2")(y)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.conv, name="se")(y)
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
-            x = ConvNorm(
-                self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut"
-            )(x)
+            settings = {"filter_size": 1, "act": None, "name": "shortcut"}
+            x = ConvNorm(self.filters, **tools, **strided, **settings)(x)
         return relu(x + y)
 
 
@@ -73,14 +74,21 @@ class RegNet(Network):
     group_width: int = 8
     squeeze: float = 0.0
 
+    def stages(self) -> list[tuple[int, int, int]]:
+        """(width, units, group width) of each stage."""
+        return stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width)
+
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stays, and each stage's."""
+        return (2, *(2,) * len(self.stages())), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note("stem", ConvNorm(32, conv, norm, stride=2, name="stem")(x))
-        for stage, (width, units, group_width) in enumerate(
-            stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width), 1
-        ):
+        spacings = self.spacings()
+        for stage, (width, units, group_width) in enumerate(self.stages(), 1):
             for n in range(units):
                 squeezed = round(self.squeeze * x.shape[-1])
                 x = Unit(
@@ -90,6 +98,7 @@ class RegNet(Network):
                     squeezed,
                     conv,
                     norm,
+                    spacings[stage] * (2 if n else 1),
                     name=f"stage{stage}_{n + 1}",
                 )(x)
             x = self.note(f"stage{stage}", x)
