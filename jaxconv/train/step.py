@@ -124,6 +124,11 @@ def make_train_step(
     update = make_update(optimizer, learning_rate, ema_decay)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"the state is {type(state).__module__}.{type(state).__name__}; it must be what "
+                "jaxconv.create_state(model, optimizer, key, images) returns"
+            )
         if augment is not None:
             batch = augment(named_key(key, state.step, "augment"), batch)
         dropout = named_key(key, state.step, "dropout")
@@ -396,10 +401,10 @@ def variables_of(state: Any) -> Any:
     if isinstance(state, Mapping) and "params" in state:
         return state
     if not hasattr(state, "variables"):
-        found = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else type(state)
+        keys = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else ""
         raise TypeError(
-            f"the state is {found}; it must be a TrainState, or the network's variables "
-            '{"params": ..., "batch_stats": ...}'
+            f"the state is {keys or type(state).__name__}; it must be jaxconv's TrainState, or the "
+            'network\'s variables {"params": ..., "batch_stats": ...}'
         )
     return state.variables
 

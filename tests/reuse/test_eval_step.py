@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jaxconv
 from jaxconv.data.augment import normalise
@@ -62,9 +61,3 @@ def test_metrics_of_one_s_own():
     sums = step(variables, {"image": jnp.float32(images), "label": labels})
     logits = network.apply(variables, jnp.float32(images), train=False)
     np.testing.assert_allclose(sums["confidence"], confidence(logits, labels).sum(), rtol=1e-4)
-
-
-def test_a_state_without_variables_is_an_error_that_says_what_is_wanted():
-    step = jaxconv.make_eval_step(network)
-    with pytest.raises(TypeError, match="variables"):
-        step(variables["params"], {"image": images, "label": labels})
