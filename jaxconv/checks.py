@@ -301,6 +301,7 @@ def _check_own(config: ConfigDict) -> None:
     for key, name in (
         ("augment.own", config.augment.own),
         *(("eval.metrics", name) for name in config.eval.metrics.split()),
+        *(("callbacks", name) for name in config.callbacks.split()),
     ):
         if name and not is_own(name):
             raise UserError(
@@ -340,11 +341,32 @@ def _check_data(data: ConfigDict) -> None:
         raise UserError(
             f"config.data.std is {data.std}; every standard deviation must be more than 0"
         )
+    _check_background(data)
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(
             f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different "
             "characters"
+        )
+
+
+def _check_background(data: ConfigDict) -> None:
+    if not data.background:
+        return
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(data.background)
+    except ValueError as error:
+        raise UserError(
+            f"config.data.background is {data.background!r}"
+            f"{nearest(data.background, ImageColor.colormap)}; it must be a colour such as white, "
+            "#808080 or rgb(128,128,128)"
+        ) from error
+    if not is_own(data.source) and data.source.partition(":")[0] not in ("folder", "tfds"):
+        raise UserError(
+            f"config.data.background is {data.background!r}, and {data.source} holds no image "
+            "files; leave it empty"
         )
 
 

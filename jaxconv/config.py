@@ -87,6 +87,9 @@ def default_config() -> ConfigDict:
     data.crop_ratio = 1.0
     # of image files: simplejpeg, pillow, or auto: simplejpeg if it is installed
     data.decoder = "auto"
+    # a colour that transparent images are laid on, such as white or #808080; empty: transparency is
+    # dropped and the stored colours are used, as in timm, torchvision and Keras
+    data.background = ""
     # bytes; a larger set is streamed instead of being held in device memory
     data.resident_limit = 2_000_000_000
     data.threads = 0  # that read and decode streamed data; 0: twice the number of cores

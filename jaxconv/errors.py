@@ -1,7 +1,7 @@
 """Errors caused by the user, printed without a traceback; and helpers for their messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Exit code of a run that was asked to stop, has saved, and should be started again: EX_TEMPFAIL of
 # sysexits.h.
@@ -35,6 +35,12 @@ def short(value: object, most: int = 80) -> str:
     """The value as text on one line, cut to `most` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of many names, and how many more there are: `a, b, c, d and 57 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def human_bytes(size: float) -> str:

@@ -1,11 +1,14 @@
 """Paths given by the user: checked before the work starts, and written atomically."""
 
 import contextlib
+import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from jaxconv.errors import UserError, in_words, nearest
 
@@ -23,10 +26,64 @@ def expand(path: str, option: str = "--workdir") -> Path:
             f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
             "mounted as one"
         )
+    return at_home(path, option).absolute()
+
+
+def at_home(path: str, option: str) -> Path:
+    """Expand `~`; raises UserError if that home is unknown."""
     try:
-        return Path(path).expanduser().absolute()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{option}={path}: {error}") from error
+        raise UserError(
+            f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
+        ) from error
+
+
+def lock(file: IO[str], shared: bool = False) -> None:
+    """Lock an open file for this process until it is closed, or the process ends in any way.
+
+    Args:
+      file: open for writing, or for reading with `shared`.
+      shared: allow others to hold the lock too, if they take it so.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+    """
+    try:
+        _LOCK(file, shared)
+    except PermissionError as error:  # how Windows says it, and POSIX allows it too
+        raise BlockingIOError(*error.args) from error
+
+
+def _find_lock() -> Callable[[IO[str], bool], None]:
+    """How this system locks an open file: POSIX has fcntl, and Windows has msvcrt."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        def by_flock(file: IO[str], shared: bool) -> None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+        return by_flock
+    with contextlib.suppress(ImportError):
+        import msvcrt
+
+        # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
+        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
+
+
+_LOCK = _find_lock()
+
+
+def printable(text: str | os.PathLike) -> str:
+    """The text for a page, a table or a message: bytes of a file name that are not UTF-8, and
+    control characters, are written as `\\xe9`.
+    """
+    text = os.fspath(text)
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
@@ -102,3 +159,16 @@ def new_folder(out: str) -> Iterator[Path]:
             f"--out={out}: cannot be written ({in_words(error)}); give a writable folder",
             exit_code=1,
         ) from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, which any reader accepts: numbers that are infinite or NaN become null."""
+
+    def valid(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: valid(one) for name, one in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [valid(one) for one in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(valid(value), indent=indent, allow_nan=False)

@@ -1,6 +1,5 @@
 """`jaxconv data SOURCE`: the contents of a source, augmented examples, and loading speed."""
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv.data.folder import other_files
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
+from jaxconv.data.pictures import opened
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import StoredSource
@@ -38,10 +37,6 @@ def show(
     """
     # As files, not read into memory: examples that cannot form a batch can still be surveyed.
     found = survey(open_source(as_files(config.data), split), examples)
-    if config.data.source.startswith("folder:") and (
-        others := other_files(config.data.source.removeprefix("folder:"))
-    ):
-        found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
     try:
         source = open_source(config.data, split, augment=config.augment)
@@ -175,9 +170,7 @@ def _size(payload: Any, element: np.ndarray) -> str:
     if isinstance(payload, str) or element.ndim == 1:
         return f"{len(payload)} codes"
     if isinstance(payload, bytes) and element.ndim == 3 and element.dtype == np.uint8:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(payload)) as image:
+        with opened(payload) as image:
             return "x".join(map(str, image.size))
     if element.ndim == 3 and element.dtype == np.uint8:
         return f"{element.shape[1]}x{element.shape[0]}"
@@ -232,14 +225,6 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
-    if "not_read" in found:
-        rows.append(
-            (
-                "not read",
-                f"{found['not_read']['files']:,} files of other kinds, such as "
-                f"{found['not_read']['such_as']}",
-            )
-        )
     rows += [("sizes", f"{len(found['sizes']):,}")] + [
         (f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]
     ]

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from jaxconv.checks import differing_runs
+from jaxconv.checks import check_effects, differing_runs
 from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
 from jaxconv.grid import Trial, make_trials, name_of
@@ -82,6 +82,9 @@ def sweep(
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)
     left = [trial for trial in trials if standing(trial, folder)["state"] != "finished"]
+    for trial in left:
+        if not (folder / trial.name / "config.json").exists():
+            check_effects(trial.config)
     commands = {trial.name: _arguments(spec, overrides, trial, folder) for trial in left}
     if launcher == "print" and not table_only:
         for arguments in commands.values():

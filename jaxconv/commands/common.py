@@ -2,15 +2,16 @@
 
 import argparse
 import contextlib
-import json
-import math
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
+from jaxconv.streams import lost_output
 
 
 def natural(text: str, least: int = 0) -> int:
@@ -62,50 +63,81 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
+    """Print one line of JSON for programs."""
+    print(to_json(record))
 
-    def sayable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: sayable(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [sayable(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    print(json.dumps(sayable(record), allow_nan=False))
+@contextlib.contextmanager
+def results_kept(folder: Path) -> Iterator[None]:
+    """Print what a folder holds too: if standard output cannot be written, say so and go on.
+
+    The work is done, and with another exit code a launcher would start it again.
+    """
+    with contextlib.suppress(OSError):
+        yield
+    if lost := lost_output():
+        print(
+            f"jaxconv: standard output cannot be written ({lost.strerror or lost}); the results "
+            f"are in {folder}",
+            file=sys.stderr,
+        )
 
 
 def set_up_jax(config: Any) -> None:
-    """Set up messages, determinism and the compilation cache, before JAX initializes."""
+    """Set up messages, determinism, types and the compilation cache, and start JAX.
+
+    Raises:
+      UserError: the platform in JAX_PLATFORMS is not available, or the cache cannot be written.
+    """
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    import jax
-
     from jaxconv.train.watch import announce_to
 
     announce_to()
-    if config.compilation_cache == "off" or jax.config.jax_compilation_cache_dir:
-        return
-    folder = config.compilation_cache
-    if folder == "auto":
-        folder = os.path.join(
-            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled"
-        )
+    _set_up_cache(config.compilation_cache)
+    start_jax()
+
+
+def start_jax() -> None:
+    """Find the devices; raises UserError if JAX_PLATFORMS names one that is not available."""
+    import jax
+
+    # With JAX_ENABLE_X64=1 a run would have other numbers, and could not resume without it.
+    jax.config.update("jax_enable_x64", False)
     try:
-        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if config.compilation_cache != "auto":
-            raise UserError(
-                f"config.compilation_cache is {folder}: cannot be written ({error.strerror})",
-                exit_code=1,
-            ) from error
-        print(
-            f"jaxconv: compiled programs are not cached: {folder} cannot be written "
-            f"({error.strerror})",
-            file=sys.stderr,
-        )
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its plugin
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here"
+            f"{f' ({short(error, 200)})' if str(error) else ''}; unset it to use what is there, or "
+            "install JAX for the device, such as jax[cuda12] or jax[tpu]",
+            exit_code=1,
+        ) from error
+
+
+def _set_up_cache(place: str) -> None:
+    import jax
+
+    if place == "off" or jax.config.jax_compilation_cache_dir:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
+    folder = folder if place == "auto" else Path(place)
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        why = f"cannot be written ({getattr(error, 'strerror', None) or error})"
+        if place != "auto":
+            raise UserError(f"config.compilation_cache is {folder}: {why}", exit_code=1) from error
+        print(f"jaxconv: compiled programs are not cached: {folder} {why}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs too: a run compiles dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive, print_json
+from jaxconv.commands.common import natural, no_overrides, positive, print_json, start_jax
 from jaxconv.errors import UserError
 
 
@@ -14,7 +14,9 @@ def add(commands: Any) -> None:
         "convert", help="convert PyTorch weights to a folder that training can start from"
     )
     convert.add_argument(
-        "file", metavar="FILE.pth|FILE.safetensors", help="weights of torchvision; .pth needs torch"
+        "file",
+        metavar="FILE",
+        help="weights by torchvision's names: safetensors, what torch.save wrote, or .npz",
     )
     convert.add_argument(
         "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"
@@ -24,6 +26,13 @@ def add(commands: Any) -> None:
         required=True,
         metavar="DIR",
         help="new folder to write, for --config.model.init_from=DIR",
+    )
+    convert.add_argument(
+        "--weights_key",
+        default="",
+        metavar="NAME",
+        help="of several dictionaries in the file, the one to take, such as model_ema or "
+        "state_dict_ema",
     )
     convert.set_defaults(run=_convert)
 
@@ -91,6 +100,7 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         model = create_model(args.model, args.classes or usual_classes, args.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
+    start_jax()
     shape = tuple(map(int, sizes)) or usual_shape
     size = "x".join(map(str, shape))
     try:
@@ -106,9 +116,12 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("convert", overrides)
+    from jaxconv.files import expand
     from jaxconv.train.watch import announce_to
     from jaxconv.weights.convert import convert
 
+    start_jax()
     announce_to()
-    print_json(convert(args.file, args.model, args.out))
+    written = convert(args.file, args.model, args.out, args.weights_key)
+    print_json({"out": str(expand(args.out, "--out")), **written})
     return 0

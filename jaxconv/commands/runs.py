@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from jaxconv.commands.common import add_trust, natural, print_json, set_up_jax
+from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 # File options of evaluate; each task writes some of them.
@@ -190,26 +190,28 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load_config(args.config, overrides)
     check_config(config, with_task=not is_own(config.task.name))
     from jaxconv.train.processes import join
-
-    join(args.distributed)
-    set_up_jax(config)
-    import jax
-
-    from jaxconv.files import expand
-    from jaxconv.run import train
     from jaxconv.train.watch import announce_to
 
-    first = jax.process_index() == 0
-    announce_to(level=logging.INFO if first else logging.WARNING)
+    announce_to()
     try:
+        join(args.distributed)
+        set_up_jax(config)
+        import jax
+
+        from jaxconv.files import expand
+        from jaxconv.run import train
+
+        first = jax.process_index() == 0
+        announce_to(level=logging.INFO if first else logging.WARNING)
         result = train(config, args.workdir, args.restart)
     except LostProcessError as error:
         # Skip JAX's shutdown, which would wait for the lost process.
         print(f"jaxconv: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
     if first:
-        print(f"workdir: {expand(args.workdir)}")
-        print_json(result)
+        with results_kept(expand(args.workdir)):
+            print(f"workdir: {expand(args.workdir)}")
+            print_json(result)
     return 0
 
 

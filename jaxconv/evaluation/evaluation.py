@@ -21,7 +21,7 @@ from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
 from jaxconv.train.evaluate import evaluate_each, result_of
-from jaxconv.train.parallel import make_parallel
+from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
 from jaxconv.train.step import make_sums
 from jaxconv.train.workdir import opened_config, saved_data
@@ -74,6 +74,7 @@ def evaluate_workdir(
     return evaluate_run(workdir, split, checkpoint, devices, source, **view).result
 
 
+@in_32_bits
 def evaluate_run(
     workdir: str,
     split: str = "",

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
 from jaxconv.tasks import Figure, Task
-from jaxconv.tasks.task import CONFIDENCE
+from jaxconv.tasks.intervals import CONFIDENCE
 from jaxconv.train.evaluate import mean_and_spread
 
 Record = dict[str, Any]
@@ -76,7 +76,8 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
         rows.append(
             (
                 f"[{100 * CONFIDENCE:.0f} %]",
-                f"intervals by {resamples:,} bootstrap resamples of the examples",
+                "intervals: exact ones of shares of examples, the rest by "
+                f"{resamples:,} bootstrap resamples",
             )
         )
         prefix = "ensemble_" if evaluation.members else ""

@@ -270,7 +270,8 @@ def _dense(
     decoder = decode.choose_decoder(config.data.decoder)
 
     def read(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder)
+        background = config.data.background
+        return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder, background)
 
     source = WholeImages(
         **{field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)}

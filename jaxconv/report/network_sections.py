@@ -50,7 +50,7 @@ def result(run: RunReport) -> list[Any]:
     of_all = f"all {count:,}" if count == total else f"{count:,} (evenly spread) of {total:,}"
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % "
-        f"intervals (bootstrap){task.caption(found.outcomes)}"
+        f"intervals (exact for shares, by the bootstrap for the rest){task.caption(found.outcomes)}"
     )
     said = [Text(f"{text[0].upper()}{text[1:]}.") for text in task.remarks(values, between)]
     return [Figures(items), Table(caption, rows), *said, *_members(found, values)]

@@ -22,11 +22,9 @@ import numpy as np
 
 from jaxconv.data.interface import Target, read_targets
 from jaxconv.errors import UserError
+from jaxconv.tasks.intervals import CONFIDENCE, exact_interval, is_share
 
 Batch = Mapping[str, jax.Array]
-
-# Confidence level of the intervals.
-CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +100,7 @@ class Task:
         """
         given = {"loss.name": config.loss.name != "softmax", "eval.metrics": config.eval.metrics}
         given |= {f"loss.{key}": config.loss[key] for key in ("threshold", "label_smoothing")}
+        given["loss.class_weights"] = config.loss.class_weights
         for key, value in given.items():
             if value:
                 raise UserError(
@@ -265,8 +264,13 @@ class Task:
         return str(self.truth(outcomes)[place])
 
     def intervals(self, outcomes: Any, resamples: int) -> dict[str, tuple[float, float]]:
-        """(low, high) of figures by key, from bootstrap resamples of the examples."""
-        return bootstrap_means(outcomes.values, resamples)
+        """(low, high) of figures by key: exact ones of shares, the rest by the bootstrap."""
+        shares = {
+            name: exact_interval(value)
+            for name, value in outcomes.values.items()
+            if self.figure(name).share and np.ndim(value) == 1 and is_share(value)
+        }
+        return bootstrap_means(outcomes.values, resamples) | shares
 
     @classmethod
     def figure(cls, key: str) -> Figure:

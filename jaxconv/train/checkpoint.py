@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import logging
+import math
 import shutil
 import sys
 import traceback
@@ -142,8 +143,10 @@ class Checkpoints:
         # Never removed, because the write continues in the background.
         _forgive_unfinished()
         logging.getLogger("asyncio").addFilter(_not_of_orbax)
+        # A metric that is NaN cannot be the best, nor be written as JSON.
+        finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
         with self._reraise_write_errors():
-            self._manager.save(step, args=args, metrics=metrics or {}, force=True)
+            self._manager.save(step, args=args, metrics=finite, force=True)
 
     def restore(
         self, abstract: TrainState, step: int | None = None

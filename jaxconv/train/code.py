@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
+from jaxconv.files import to_json
 from jaxconv.own import checksum, file_of, name_in, names_in, neighbours, renamed
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def keep(workdir: Path, config: Any) -> None:
                 "file": copy.relative_to(whole).as_posix(),
                 "crc32": f"{checksum(copy):08x}",
             }
-        _write(whole / _LIST, (json.dumps(listed, indent=2) + "\n").encode())
+        _write(whole / _LIST, (to_json(listed, indent=2) + "\n").encode())
         whole.replace(folder)
 
 
@@ -198,7 +199,8 @@ def _check_trust(workdir: Path, places: Sequence[str], how: str) -> None:
             f"--trust=no: the workdir {workdir} {how} custom code ({shown}), which would be run; "
             "review it, and pass --trust=yes to run it"
         )
-    others = os.stat(workdir).st_uid != os.getuid()
+    # Windows has no such numbers, and asks nothing.
+    others = hasattr(os, "getuid") and os.stat(workdir).st_uid != os.getuid()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     settled = workdir.resolve() in _Trust.settled
     if _Trust.answer == "yes" or settled or not (others and terminal):

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
-from jaxconv.errors import PREEMPTED, UserError, human_bytes
+from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
 from jaxconv.train.build import BuiltRun
+from jaxconv.train.callbacks import Callbacks, EarlyStopping, RunView
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
 from jaxconv.train.initial import start_from
-from jaxconv.train.optim import describe_groups, update_plateau
+from jaxconv.train.optim import describe_groups, frozen_statistics, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
@@ -31,7 +32,7 @@ from jaxconv.train.watch import (
     Stopwatch,
     reraise_out_of_memory,
 )
-from jaxconv.train.workdir import note_versions
+from jaxconv.train.workdir import note_versions, write_json
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Run:
         built: BuiltRun,
         train_data: Loader,
         eval_data: Loader,
+        callbacks: Sequence[tuple[str, Any]] = (),
     ):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
@@ -78,6 +80,17 @@ class Run:
         # The metrics that decide the best checkpoints, one per member.
         best = task.metric(config.checkpoint.metric)
         self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
+        seen = RunView(config, folder, built.total_steps)
+        self.callbacks = Callbacks([*self._early_stopping(), *callbacks], seen, parallel)
+
+    def _early_stopping(self) -> list[tuple[str, EarlyStopping]]:
+        settings, task = self.config.early_stopping, self.built.task
+        if not settings.patience:
+            return []
+        metric = task.metric(settings.metric)
+        higher, limits = task.figure(metric).higher, (settings.patience, settings.min_delta)
+        callback = EarlyStopping(metric, higher, *limits, self.eval_every)
+        return [("early_stopping", callback)]
 
     def key(self, parallel: Parallel | None = None) -> jax.Array:
         """The run's key, or the members' keys, for the compiled calls."""
@@ -115,8 +128,11 @@ class Run:
             progress = Progress(total, first, config.batch_size, shown, figure)
             stack.callback(progress.close)
             state = self.parallel.to_steps(state)
-            if first == total:
+            stopped = first < total and self._start_callbacks(state, first)
+            if first == total or stopped:
                 result = self._evaluate(state)
+                if stopped:
+                    self._end_callbacks(state, first, result)
             else:
                 preemption = stack.enter_context(Preemption(self.parallel.process[1]))
                 profiler = Profiler(self.folder / "profile", config.profile if writes else "")
@@ -128,6 +144,38 @@ class Run:
                     Outputs(checkpoints, metrics_log, progress, profiler, preemption),
                 )
         return {"split": config.data.eval_split, **result}
+
+    def _start_callbacks(self, state: TrainState, first: int) -> bool:
+        """Whether the callbacks have the run stopped already; raises the error of any of them."""
+        self.callbacks.call("on_start", first, self._variables_of(state))
+        self.callbacks.raise_error()
+        stopped = self.callbacks.stops()
+        if stopped:
+            self._note_stop(first)
+        else:
+            self.parallel.on_first_process(
+                lambda: (self.folder / "stopped.json").unlink(missing_ok=True)
+            )
+        return stopped
+
+    def _end_callbacks(self, state: TrainState, step: int, result: dict[str, Any]) -> None:
+        result = {"split": self.config.data.eval_split, **result}
+        self.callbacks.end(step, self._variables_of(state), result)
+
+    def _note_stop(self, step: int) -> None:
+        """Store and announce that the run is stopped early."""
+
+        def note() -> None:
+            why, total = self.callbacks.why(), self.built.total_steps
+            settings = self.config.early_stopping.to_dict()
+            record = {"step": step, "why": why, "early_stopping": settings}
+            write_json(self.folder / "stopped.json", record)
+            log.info("stopped early at step %d of %d: %s", step, total, why)
+
+        self.parallel.on_first_process(note)
+
+    def _variables_of(self, state: TrainState) -> Callable[[], Any]:
+        return lambda: self.parallel.to_whole(state).variables
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The whole state to continue from, and what the loop stores on the host."""
@@ -160,6 +208,13 @@ class Run:
                 "this run began with other versions, so its results may not be bit-identical: %s",
                 "; ".join(differing),
             )
+        changing = frozen_statistics(config, params, self.built.abstract.model_state)
+        if changing:
+            log.warning(
+                "the running statistics of BatchNorm change in frozen layers (%s); "
+                "--config.model.kwargs.frozen_norm=True keeps them",
+                short(", ".join(changing)),
+            )
         log.info(
             "%s%s%s; %s: %s training images, %s for evaluation",
             config.model.name,
@@ -188,7 +243,7 @@ class Run:
             self.config.batch_size // len(devices),
             f"{parameters:,}",
             human_bytes(self.memory),
-            human_bytes(parallel.memory()),
+            self._device_memory(),
             seconds,
             first,
             self.built.total_steps,
@@ -211,10 +266,14 @@ class Run:
             + self.built.kept(images)
         )
 
+    def _device_memory(self) -> str:
+        known = self.parallel.memory()
+        return human_bytes(known) if known else "an unknown amount"
+
     def _memory_in_words(self) -> tuple[str, str]:
         return (
             f"training takes about {human_bytes(self.memory)} of the "
-            f"{human_bytes(self.parallel.memory())} of a device",
+            f"{self._device_memory()} of a device",
             f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or "
             "--config.model.remat=True",
         )
@@ -272,10 +331,16 @@ class Run:
                 # would not evaluate at that step.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated)
+            logged, variables = row, self._variables_of(state)
             if row or evaluated:
                 row = {"step": step, **row, **evaluated}
                 outputs.metrics_log.write(row)
                 outputs.progress.report(row)
+            if logged:
+                self.callbacks.call("on_log", step, variables, logged)
+            if evaluated:
+                self.callbacks.call("on_evaluation", step, variables, evaluated)
+            stops = bool(logged or evaluated) and self.callbacks.stops()
             better = {
                 name: evaluated[name]
                 for name in self.best_metrics
@@ -287,10 +352,23 @@ class Run:
                 self._due(step, self.checkpoint_every)
                 or (better and config.checkpoint.keep_best)
                 or preempted
+                or stops
             ):
                 pending.fetch()
                 kept = {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)}
                 self._save(state, step, kept, evaluated, pending, outputs.checkpoints)
+                if self.callbacks.on_checkpoints:
+                    outputs.checkpoints.wait()
+                    folder = self.folder / "checkpoints" / str(step)
+                    self.callbacks.call("on_checkpoint", step, variables, folder)
+                    stops = self.callbacks.stops()
+            if stops:
+                outputs.checkpoints.wait()
+                self.callbacks.raise_error()
+                if step < total:
+                    self._note_stop(step)
+                    result = result if evaluated else self._evaluate(state)
+                    break
             if preempted:
                 outputs.checkpoints.wait()
                 raise UserError(
@@ -299,6 +377,7 @@ class Run:
                     PREEMPTED,
                 )
             watch.go_on()
+        self._end_callbacks(state, step, result)
         return result
 
     def _due(self, step: int, every: int) -> bool:
@@ -344,8 +423,8 @@ class Run:
         return evaluate(self.eval_step, *arguments)
 
     def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
-        if name not in best:
-            return True
+        if np.isnan(evaluated[name]) or name not in best:
+            return not np.isnan(evaluated[name])
         better = evaluated[name] - best[name]
         return better > 0 if self.best_is_higher else better < 0
 

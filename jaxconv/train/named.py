@@ -150,9 +150,11 @@ def try_optimizer(config: Any, optimizer: Any, params: Any) -> None:
         raise UserError(
             f"{key}.name is {config.name!r}, whose state has another structure after an update"
         )
-    odd = [leaf.dtype for leaf in jax.tree.leaves(state) if leaf.dtype.itemsize not in (1, 2, 4)]
-    if odd:
-        raise UserError(f"{key}.name is {config.name!r}, whose state has {odd[0]}: not supported")
+    keys = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    if keys:
+        raise UserError(
+            f"{key}.name is {config.name!r}, whose state has a random key: checkpoints cannot hold it"
+        )
     if config.weight_decay and schedule_free_states(state):
         raise UserError(
             f"{key}.weight_decay is {config.weight_decay}, which would change the weights that "

@@ -162,6 +162,27 @@ def describe_groups(config: Any, params: Any) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
+def frozen_statistics(config: Any, params: Any, model_state: Any) -> list[str]:
+    """The frozen modules whose BatchNorm statistics change while training, by path.
+
+    Args:
+      config: the whole config; with `frozen_norm` no statistics change.
+      params, model_state: of the network, or their shapes.
+    """
+    groups = config.optimizer.groups
+    if config.model.kwargs.get("frozen_norm") or "batch_stats" not in model_state:
+        return []
+    paths = parameter_paths(params)
+    of_paths = assign_groups(paths, {name: settings.pattern for name, settings in groups.items()})
+    frozen = {
+        path.rpartition("/")[0]
+        for path, name in zip(paths, of_paths, strict=True)
+        if name != REST and groups[name].frozen
+    }
+    statistics = parameter_paths(model_state["batch_stats"])
+    return [*dict.fromkeys(m for p in statistics if (m := p.rpartition("/")[0]) in frozen)]
+
+
 def _compiled(key: str, pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)

@@ -14,6 +14,7 @@ every batch.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -239,10 +240,15 @@ class Parallel:
         return sum(jax.tree.leaves(sizes))
 
     def memory(self) -> int:
-        """Bytes of memory of a device; for a CPU device, its share of the machine's memory."""
+        """Bytes of memory of a device; for a CPU device, its share of the machine's memory.
+
+        0 if that is unknown, as on Windows.
+        """
         stats = self._own_devices()[0].memory_stats()
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
+        if not hasattr(os, "sysconf"):
+            return 0
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(self._own_devices())
 
     def total(self, count: int) -> int:
@@ -332,6 +338,17 @@ class Parallel:
         )
 
 
+def in_32_bits(function: Callable) -> Callable:
+    """Run a function with JAX's 64-bit mode off: a run's numbers must not depend on it."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **settings: Any) -> Any:
+        with jax.enable_x64(False):
+            return function(*arguments, **settings)
+
+    return wrapped
+
+
 def make_parallel(mode: str, devices: Sequence[Any] | None = None) -> Parallel:
     """`jit`, `pmap` or `fsdp` over the given devices, by default all devices."""
     return Parallel(mode, tuple(jax.devices() if devices is None else devices))
@@ -347,9 +364,9 @@ def fingerprint(tree: Any) -> jax.Array:
     total = jnp.zeros((), jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
         leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
-        bits = jax.lax.bitcast_convert_type(
-            leaf, {4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
-        ).reshape(-1)
+        # 8 bytes, which only own code has, are two numbers.
+        kind = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(leaf, kind).reshape(-1)
         weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) + jnp.uint32(
             2 * number + 1
         )

@@ -5,12 +5,14 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxconv import moved
-from jaxconv.checks import check_config
+from jaxconv.checks import check_config, check_effects
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
 from jaxconv.data.sources import open_source
@@ -19,11 +21,12 @@ from jaxconv.files import expand
 from jaxconv.models.configured import build_model
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltRun, build
+from jaxconv.train.callbacks import open_callbacks
 from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
-from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir
 
@@ -51,12 +54,14 @@ class Finished(NamedTuple):
     task: Task
 
 
+@in_32_bits
 def start(
     config: Any,
     workdir: str,
     restart: bool = False,
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Finished:
     """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
     check_config(config, with_task=False)
@@ -67,6 +72,8 @@ def start(
     config = config if restart else resumed(folder, config)
     check_config(config)  # a task's code may be a copy if its file no longer exists
     build_model(config.model, num_classes=2)
+    if restart or not (folder / "config.json").exists():
+        check_effects(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.reraise_lost_process())
         opened = parallel.on_first_process(lambda: open_workdir(workdir, given, restart))
@@ -80,12 +87,17 @@ def start(
                 f"memory, but {config.data.source} is streamed; use 1, or increase "
                 "--config.data.resident_limit"
             )
-        description = describe(train_source)
+        description = _describe(config, train_source)
         build_form = functools.partial(
             build, config, description, len(train_source), parallel.axis_name
         )
         built = build_form()
         _check_steps(config, built)
+        opened_callbacks = parallel.on_first_process(
+            lambda: open_callbacks(config.callbacks, callbacks)
+        )
+        if opened_callbacks is None:  # called on the first process alone; others only need to know
+            opened_callbacks = [("", None)] * (len(config.callbacks.split()) + len(callbacks))
         sizes = {"train_examples": len(train_source), "eval_examples": len(eval_source)}
         sums = {"train_checksum": train_source.checksum(), "eval_checksum": eval_source.checksum()}
         decoders = {"train_decoder": train_source.decoder, "eval_decoder": eval_source.decoder}
@@ -110,7 +122,8 @@ def start(
             )
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
-        result = Run(config, folder, parallel, built, *loaders).train()
+        run = Run(config, folder, parallel, built, *loaders, callbacks=opened_callbacks)
+        result = run.train()
         return Finished(result, folder, parallel, eval_source, built.task)
 
 
@@ -152,6 +165,50 @@ def _check_steps(config: Any, built: BuiltRun) -> None:
             f"config.profile is {config.profile!r}, but the training has only "
             f"{built.total_steps} steps; choose steps among them"
         )
+
+    for said in _never_reached(config, built):
+        log.warning("%s", said)
+
+
+def _never_reached(config: Any, built: BuiltRun) -> list[str]:
+    """What the settings ask for after the end of a training of this length.
+
+    They are not refused, because a short trial of a longer training has them, and a longer training
+    may follow.
+    """
+    schedule, total, found = config.optimizer.schedule, built.total_steps, []
+    after = [boundary for boundary in schedule.boundaries if boundary >= total]
+    if after:
+        found.append(
+            f"optimizer.schedule.boundaries has {', '.join(map(str, after))}, but the training has "
+            f"only {total} steps: the learning rate does not fall there"
+        )
+    if schedule.warmup_steps >= total:
+        found.append(
+            f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, but the training has "
+            f"only {total} steps: the learning rate ends at {total / schedule.warmup_steps:.2g} of "
+            "optimizer.learning_rate"
+        )
+    evaluations = total // (config.eval.every or built.steps_per_epoch)
+    for key, settings, on in (
+        ("early_stopping", config.early_stopping, config.early_stopping.patience > 0),
+        ("optimizer.schedule", schedule, schedule.name == "plateau"),
+    ):
+        if on and settings.patience >= evaluations:
+            found.append(
+                f"{key}.patience is {settings.patience}, but the training has only {evaluations} "
+                "evaluations: it cannot have an effect"
+            )
+    return found
+
+
+def _describe(config: Any, source: Source) -> dict[str, Any]:
+    """The description of the training data, with the examples of each class if they are needed."""
+    description = describe(source)
+    if config.loss.class_weights != "balanced" or "label" not in source.targets:
+        return description
+    counts = np.bincount(source.labels_of_all(), minlength=len(source.class_names))
+    return description | {"class_counts": counts.tolist()}
 
 
 def _form(

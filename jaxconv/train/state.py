@@ -1,13 +1,17 @@
 """The training state as one pytree, and the keys of its randomness."""
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
+
+from jaxconv.errors import some
 
 
 @flax.struct.dataclass
@@ -63,6 +67,16 @@ class TrainState:
         return {"params": params, **self.model_state}
 
 
+def check_finite(arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError where arrays of weights hold NaN or infinity; the message names them."""
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(
+            f"NaN or infinity in {some(wrong)}: the training that wrote these weights diverged; "
+            "take an earlier checkpoint"
+        )
+
+
 def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
@@ -84,7 +98,7 @@ def create_state(
     model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
     params = model_state.pop("params")
     plateau = Plateau(
-        scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32)
+        scale=jnp.float32(1), best=jnp.float32(-jnp.inf), since=jnp.zeros((), jnp.int32)
     )
     # Arrays, because Python numbers would have another type after the first step.
     scale = (

@@ -280,8 +280,10 @@ def make_update(
 
 def _injected_rate(opt_state: Any) -> jax.Array | None:
     """The learning rate in the state of `optax.inject_hyperparams`; None unless there is one."""
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
-    return jnp.asarray(found[0][1], jnp.float32) if len(found) == 1 else None
+    injected = lambda node: hasattr(node, "hyperparams")  # noqa: E731
+    nodes = jax.tree.leaves(opt_state, is_leaf=injected)
+    found = [node.hyperparams.get("learning_rate") for node in nodes if injected(node)]
+    return jnp.asarray(found[0], jnp.float32) if len(found) == 1 and found[0] is not None else None
 
 
 def loops_unrolled() -> bool:

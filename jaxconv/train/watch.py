@@ -1,9 +1,7 @@
 """Watching a run: metrics, metrics.jsonl, TensorBoard files, progress bar, profile, messages."""
 
 import contextlib
-import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +13,8 @@ import numpy as np
 
 from jaxconv import moved
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
+from jaxconv.train.board import Board
 from jaxconv.train.workdir import read_metrics, write_lines
 
 log = logging.getLogger(__name__)
@@ -22,55 +22,32 @@ log = logging.getLogger(__name__)
 # Calls by which the host may run ahead of the device: enough to keep it busy, few enough for an
 # accurate progress bar.
 _AHEAD = 2
-# Seconds between two flushes of the TensorBoard file.
-_FLUSH_EVERY = 20
 
 
 class MetricsLog:
     """Writes rows of numbers by step to metrics.jsonl and TensorBoard.
 
-    Rows after `step` are removed first, because a resumed run writes them again. TensorBoard's
-    files are rewritten from the remaining rows.
+    Rows after `step` are removed first, because a resumed run writes them again.
     """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
-        rows = read_metrics(workdir, up_to=step)
-        write_lines(workdir / "metrics.jsonl", map(json.dumps, rows))
-        self._workdir = workdir
-        self._file = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115, closed by close()
-        self._board, self._flushed = None, time.monotonic()
+        path, rows = workdir / "metrics.jsonl", read_metrics(workdir, up_to=step)
+        last = path.stat().st_mtime if rows else time.time()
+        write_lines(path, map(to_json, rows))
+        self._workdir, self._board = workdir, None
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, closed by close()
         if tensorboard:
             # Not SummaryWriter: it writes from a thread, which dies when the disk is full, and the
             # training then waits for it.
-            from tensorboardX.event_file_writer import EventsWriter
-
-            shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
             with self._reraise_unwritable():
-                (workdir / "tensorboard").mkdir()
-                self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-                for row in rows:
-                    self._to_board(row)
+                self._board = Board(workdir / "tensorboard", rows, last)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one row: `step`, and floats by name; raises UserError if it cannot be written."""
         with self._reraise_unwritable():
-            self._file.write(json.dumps(row) + "\n")
-            self._to_board(row)
-
-    def _to_board(self, row: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        for name, value in row.items():
-            if name != "step":
-                self._board.write_event(
-                    Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value))
-                )
-        if time.monotonic() - self._flushed > _FLUSH_EVERY:
-            self._board.flush()
-            self._flushed = time.monotonic()
+            self._file.write(to_json(row) + "\n")
+            if self._board is not None:
+                self._board.write(row)
 
     @contextlib.contextmanager
     def _reraise_unwritable(self) -> Iterator[None]:
@@ -202,12 +179,14 @@ class Progress:
     """
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool, figure: str = "loss"):
-        self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        self._total, self._batch_size, self._bar = total, batch_size, None
         keys = dict.fromkeys(("loss", figure))
         self._names = {f"train/{key}": key for key in keys}
         self._names |= {f"eval/{key}": f"eval {key}" for key in keys}
         self._newest: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
+        # Python has no standard error under pythonw and some services.
+        self._shown = shown = shown and sys.stderr is not None
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
@@ -344,9 +323,12 @@ def reraise_out_of_memory(in_words: Callable[[], tuple[str, str]]) -> Iterator[N
         ) from error
 
 
-def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
-    """Send the package's messages of at least a level to a stream, one line each."""
-    handler = logging.StreamHandler(stream)
+def announce_to(stream: Any = None, level: int = logging.INFO) -> None:
+    """Send the package's messages of at least a level to a stream, one line each.
+
+    `stream` is standard error by default.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False

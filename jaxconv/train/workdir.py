@@ -1,11 +1,12 @@
 """The folder of one run, and the checks that it stays the same run.
 
-config.json      the config at the start of the run
+config.json      the config of the run; settings that may change are those of its last start
 code/            the custom code files that it names, as they were then, see code.py
 data.json        the data that the run depends on: image shape, class names, number and checksum of
                  the examples
 versions.json    one entry per start: from which step, with which versions and devices
-metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`
+metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`; null for NaN
+stopped.json     step and reason, if the run was stopped early
 tensorboard/     the same numbers
 checkpoints/     one folder per step
 curves.png       loss and accuracy against step
@@ -13,9 +14,10 @@ report.html      everything about the run, on one page
 """
 
 import contextlib
-import fcntl
+import copy
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
@@ -29,7 +31,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand, whole_file
+from jaxconv.files import expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
@@ -47,7 +49,13 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those runs did.
-NEWER = ("task", "optimizer.kwargs", "optimizer.schedule.kwargs", "loss.class_weights")
+NEWER = (
+    "task",
+    "data.background",
+    "optimizer.kwargs",
+    "optimizer.schedule.kwargs",
+    "loss.class_weights",
+)
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
@@ -77,11 +85,11 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
                 )
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = locked(workdir)
+        held = locked(workdir)
         try:
             _check_config_of_run(workdir, config)
         except BaseException:
-            lock.close()
+            held.close()
             raise
     except OSError as error:
         raise UserError(
@@ -89,34 +97,33 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
             "can",
             exit_code=1,
         ) from error
-    return workdir, lock
+    return workdir, held
 
 
 def locked(workdir: Path) -> TextIO:
     """Lock a folder until the returned file is closed; raises UserError if it is already locked."""
-    lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
+    file = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             time.sleep(0.1)  # it may be `in_use`, which holds it for a moment
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError as error:
-        lock.close()
+        file.close()
         raise UserError(
             f"--workdir={workdir}: another process is training there; wait for it, or choose "
             "another folder",
             exit_code=1,
         ) from error
-    return lock
+    return file
 
 
 def in_use(workdir: Path) -> bool:
     """Whether a process is training in the folder."""
     try:
-        with open(workdir / ".lock") as lock:
-            # Shared, and released immediately: `locked` tries a second time before it raises.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(workdir / ".lock") as file:
+            lock(file, shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:
@@ -252,7 +259,11 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
 
 
 def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
-    """Add an entry to versions.json; return descriptions of what differs from earlier entries."""
+    """Note a start of the run: add an entry to versions.json, and update config.json.
+
+    Returns:
+      Descriptions of what differs from earlier entries.
+    """
     path = workdir / "versions.json"
     entries = read_json(path, list) if path.exists() else []
     devices = jax.devices()
@@ -272,11 +283,7 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
             if entry.get(name) != value
         }
     )
-    changeable = {
-        key: value
-        for key, value in flatten(config).items()
-        if key.startswith((*MAY_DIFFER, "steps", "epochs"))
-    }
+    changeable = {key: value for key, value in flatten(config).items() if _may_change(key)}
     write_json(
         path,
         [
@@ -284,7 +291,34 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
             {"from_step": step, **now, "platform": platform.platform(), "config": changeable},
         ],
     )
+    _update_config(workdir / "config.json", changeable)
     return differing
+
+
+def _may_change(key: str) -> bool:
+    """Whether a setting may change when a run is resumed, if only the length of the training."""
+    sections = [f"{name}." for name in MAY_DIFFER]
+    return key in (*MAY_DIFFER, "steps", "epochs") or key.startswith(tuple(sections))
+
+
+def _update_config(path: Path, settings: dict[str, Any]) -> None:
+    """Change settings in config.json, atomically, if they differ from the ones there."""
+    saved = read_json(path, dict)
+    before = copy.deepcopy(saved)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        section = saved
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    if saved != before:
+        write_json(path, saved)
+
+
+def stopped_early(workdir: Path) -> dict[str, Any]:
+    """`step`, `why` and `early_stopping` of a run that was stopped early; otherwise empty."""
+    path = Path(workdir) / "stopped.json"
+    return read_json(path, dict) if path.is_file() else {}
 
 
 def _version(package: str) -> str:
@@ -310,7 +344,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    write_lines(path, [json.dumps(value, indent=2)])
+    write_lines(path, [to_json(value, indent=2)])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -322,14 +356,17 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill."""
+    """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill.
+
+    A number that was infinite or NaN is NaN.
+    """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [
-        row
+        {name: math.nan if value is None else value for name, value in row.items()}
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to
     ]

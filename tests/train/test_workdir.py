@@ -20,6 +20,7 @@ from jaxconv.train.workdir import (
     write_json,
 )
 from tests.conftest import tiny_config
+from tests.train.test_board import tensorboard_shows
 
 DATA = {
     "image_shape": [8, 8, 1],
@@ -174,28 +175,12 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         {"step": 15, "train/loss": 0.5},
     ]
     assert read_metrics(tmp_path, up_to=10) == rows[:2]
-    assert tensorboard_scalars(tmp_path / "tensorboard") == [(5, 0.2), (10, 0.1), (15, 0.5)]
-
-
-def tensorboard_scalars(folder):
-    """(step, value) of every scalar in TensorBoard's files.
-
-    A record is a length, a checksum, the event, and a checksum.
-    """
-    import struct
-
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for file in folder.iterdir():
-        content = file.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
-            found += [
-                (event.step, pytest.approx(value.simple_value)) for value in event.summary.value
-            ]
-    return found
+    shown = tensorboard_shows(tmp_path / "tensorboard")["train/loss"]
+    assert [(step, value) for step, value, _ in shown] == [
+        (5, pytest.approx(0.2)),
+        (10, pytest.approx(0.1)),
+        (15, pytest.approx(0.5)),
+    ]
 
 
 def test_stopwatch_stands_still_while_stopped(monkeypatch):

@@ -107,16 +107,18 @@ def _classes(run: Any) -> list[Any]:
         f"({readable(names[worst])}) "
         f"to {share(each.accuracy[best])} ({readable(names[best])})."
     )
+    low, high = each.interval
     rows = [
         (
             readable(names[k]),
             f"{each.examples[k]:,}",
             share(each.accuracy[k]),
+            f"{share(low[k])} to {share(high[k])}",
             "-" if not each.predicted[k] else share(each.precision[k]),
         )
         for k in ranked[:_CLASSES]
     ]
-    header = ("class", "examples", "accuracy", "precision")
+    header = ("class", "examples", "accuracy", "its 95 % interval", "precision")
     return [
         picture(accuracy_of_classes(each, names), alt),
         Table("Every class, the worst first", [header, *rows], folded=True, sortable=True),

@@ -83,14 +83,15 @@ def class_lines(outcomes: Outcomes) -> list[str]:
     )
     mistaken = counts - np.diag(np.diag(counts))
     width = max(map(len, [*names, "class"]))
-    lines = [f"{'class':<{width}}  examples  accuracy  precision  most often mistaken for"]
+    heads = "examples  accuracy [   low,   high]  precision  most often mistaken for"
+    lines, (low, high) = [f"{'class':<{width}}  {heads}"], found.interval
     for k in found.ranked():
         other = int(mistaken[k].argmax())
         taken = f"{names[other]} {mistaken[k, other]:,}" if mistaken[k, other] else "-"
         precision = f"{100 * found.precision[k]:7.2f} %" if found.predicted[k] else f"{'-':>9}"
         lines.append(
-            f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} %  "
-            f"{precision}  {taken}"
+            f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} % "
+            f"[{100 * low[k]:6.2f}, {100 * high[k]:6.2f}]  {precision}  {taken}"
         )
     return lines
 
