@@ -128,6 +128,11 @@ def make_train_step(
     update = make_update(optimizer, learning_rate, ema_decay)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"the state is {type(state).__module__}.{type(state).__name__}; it must be what "
+                "jaxconv.create_state(model, optimizer, key, images) returns"
+            )
         if augment is not None:
             batch = augment(named_key(key, state.step, "augment"), batch)
         dropout = named_key(key, state.step, "dropout")
@@ -214,7 +219,10 @@ def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
         return compute
 
     def compute_mean(state: TrainState, batch: Batch, dropout: jax.Array) -> Gradient:
-        found = compute(state, batch, dropout)
+        # Under `shard_map` the gradients of values that are the same on all devices arrive summed
+        # over them. As values of each device, they have the gradients of its part of the batch.
+        own = lax.pcast((state.params, state.model_state), axis_name, to="varying")
+        found = compute(state.replace(params=own[0], model_state=own[1]), batch, dropout)
         shared = found.grads, found.metrics, found.model_state
         return Gradient(*lax.pmean(shared, axis_name), found.loss_scale, found.finite)
 
@@ -338,11 +346,12 @@ def make_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
     measure: Any = None,
-) -> Callable[[TrainState, Batch], Any]:
+) -> Callable[[Any, Batch], Any]:
     """Make a pure function (state, batch) -> sums over the batch's examples.
 
-    It uses the averaged weights if the state has them. The sums are `examples` and those of
-    `measure`. The batch holds `image`, the targets, and `mask` [B] float32, 0 for padding examples.
+    The state is a `TrainState`, whose averaged weights are used if it has them, or the variables of
+    the network alone. The sums are `examples` and those of `measure`. The batch holds `image`, the
+    targets, and, if it has padding examples, `mask` [B] float32, 0 for these.
 
     Args:
       model, axis_name: as in `make_train_step`.
@@ -366,13 +375,16 @@ def make_eval_step(
     def outputs_of(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)
 
-    def step(state: TrainState, batch: Batch) -> Any:
+    def step(state: Any, batch: Batch) -> Any:
+        variables = variables_of(state)
+        if "mask" not in batch:
+            batch = batch | {"mask": jnp.ones(len(batch["image"]))}
         if preprocess is not None:
             batch = preprocess(batch)
         taking = {MEMBER_MASK: batch[MEMBER_MASK]} if MEMBER_MASK in batch else {}
         batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
         function = apply or outputs_of
-        outputs = (function if over is None else over(function))(state.variables, batch["image"])
+        outputs = (function if over is None else over(function))(variables, batch["image"])
         sums = add_up(outputs, batch | taking)
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:
@@ -387,6 +399,23 @@ def make_eval_step(
         return sums, kept | {name: batch[name] for name in ("mask", "index") if name in batch}
 
     return step
+
+
+def variables_of(state: Any) -> Any:
+    """The variables of a `TrainState`; variables as a mapping are returned as they are.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if isinstance(state, Mapping) and "params" in state:
+        return state
+    if not hasattr(state, "variables"):
+        keys = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else ""
+        raise TypeError(
+            f"the state is {keys or type(state).__name__}; it must be jaxconv's TrainState, or the "
+            'network\'s variables {"params": ..., "batch_stats": ...}'
+        )
+    return state.variables
 
 
 def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Metrics]:
