@@ -12,6 +12,7 @@ import optax
 
 import jaxconv
 from jaxconv.data.augment import normalise
+from jaxconv.data.contrastive import blur, grey
 from jaxconv.data.randaugment import colour_jitter
 from jaxconv.data.spatial import flip, random_resized_crop
 from jaxconv.data.xo import draw_split
@@ -31,11 +32,12 @@ class SimCLR(nn.Module):
 
 def view(key, images):
     """One random view of each image [N, H, W, 3] uint8, normalised."""
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 5)
     batch = {"image": images, "position": jnp.arange(len(images))}
     batch = random_resized_crop(keys[0], batch, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
     batch = flip(keys[1], batch)
-    batch = colour_jitter(keys[2], batch, brightness=0.6, contrast=0.6, saturation=0.6, hue=0.1)
+    batch = colour_jitter(keys[2], batch, 0.6, 0.6, 0.6, 0.1, probability=0.8)
+    batch = blur(keys[3], grey(keys[4], batch, 0.2), 0.5, sigma=(0.1, 1.0))
     return normalise(batch, mean=(0.5,), std=(0.25,))["image"]
 
 
