@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
 from jaxconv.data.layout import LAYOUTS
-from jaxconv.errors import UserError, nearest
-from jaxconv.own import is_own, own
+from jaxconv.errors import UserError, nearest, short
+from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
 
 # How the members of an ensemble are computed, and the settings that may differ between them: those
@@ -222,9 +222,11 @@ def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
 def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Keys whose difference makes two configs different runs, see `config.differing_keys`.
 
-    An empty metric counts as the one that the task chooses for it.
+    An empty metric counts as the one that the task chooses for it, and a custom piece whose file
+    was moved as the same piece.
     """
     before, now = flatten(old), flatten(new)
+    now |= {key: before[key] for key in same_pieces(before, now)}
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
         if before[key] != now[key]:
             metric = find_task(new.task.name).metric
@@ -335,10 +337,13 @@ def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: s
 def _check_keys(given: dict[str, Any]) -> None:
     known = flatten(default_config())
     for key in given:
-        if key not in known and not key.startswith(OPEN):
+        if key in known:
+            continue
+        if not key.startswith(OPEN):
             raise UserError(
                 f"config.{key}: the config has no such key{nearest_key(default_config(), key)}"
             )
+        _check_value(key, given[key])
     for key, default in known.items():
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
@@ -346,6 +351,20 @@ def _check_keys(given: dict[str, Any]) -> None:
         values = given[key] if isinstance(given[key], tuple) else (given[key],)
         if not all(math.isfinite(value) for value in values if isinstance(value, float)):
             raise UserError(f"config.{key} is {given[key]}; it must be finite")
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Raise UserError unless config.json can hold the value of a key that has no default."""
+    if isinstance(value, tuple):
+        for item in value:
+            _check_value(key, item)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise UserError(
+            f"config.{key} holds {short(value)}, which is a {type(value).__name__}; it may hold "
+            "numbers, strings, True, False, None, and tuples and groups of them"
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{key} holds {value}; it must be finite")
 
 
 def _check_data(data: ConfigDict) -> None:
