@@ -6,6 +6,8 @@
 --config.loss.name=losses.py:focal
 --config.eval.metrics=metrics.py:top5      several are separated by spaces
 --config.augment.own=looks.py:solarise
+--config.optimizer.name=tx.py:mine         a schedule likewise, see train/named.py
+--config.callbacks=logs.py:Logger          several are separated by spaces, see train/callbacks.py
 
 `FORMS` says what each of them must be.
 
@@ -47,8 +49,18 @@ FORMS = {
 
 # The keys of a config that may name a custom piece, and those that may name several, separated by
 # spaces.
-_ONE = ("task.name", "data.source", "model.name", "loss.name", "augment.own")
+_ONE = (
+    "task.name",
+    "data.source",
+    "model.name",
+    "loss.name",
+    "augment.own",
+    "optimizer.name",
+    "optimizer.schedule.name",
+)
 _SEVERAL = ("eval.metrics",)
+# Sections of which any text may name one. Callbacks are not part of a run, so they are not listed.
+_KWARGS = ("optimizer.kwargs", "optimizer.schedule.kwargs")
 # What begins with one of these and a colon is built in, whatever the rest looks like.
 _BUILT_IN = ("folder", "arrays", "text", "tfds")
 
@@ -215,7 +227,12 @@ def names_in(config: Any) -> dict[str, str]:
     names = {f"config.{key}": _value(config, key) for key in _ONE}
     for key in _SEVERAL:
         names |= {f"config.{key}, {name}": name for name in _value(config, key).split()}
-    return {key: name for key, name in names.items() if is_own(name)}
+    for key in _KWARGS:
+        texts = {n: text for n, text in _value(config, key).items() if isinstance(text, str)}
+        names |= {f"config.{key}.{n}": text for n, text in texts.items()}
+    return {
+        key: name for key, name in names.items() if is_own(name) and not name.startswith("optax.")
+    }
 
 
 def _value(config: Any, key: str) -> Any:
@@ -228,9 +245,16 @@ def same_pieces(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     def names(key: str, values: Mapping[str, Any]) -> list[str]:
         return values[key].split() if key in _SEVERAL else [values[key]]
 
+    texts = [
+        key
+        for key, value in new.items()
+        if key.startswith(tuple(f"{kwargs}." for kwargs in _KWARGS))
+        and isinstance(value, str)
+        and isinstance(old.get(key), str)
+    ]
     return [
         key
-        for key in (*_ONE, *_SEVERAL)
+        for key in (*_ONE, *_SEVERAL, *texts)
         if len(names(key, old)) == len(names(key, new))
         and all(map(same_piece, names(key, old), names(key, new)))
     ]

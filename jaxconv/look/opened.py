@@ -55,6 +55,7 @@ class OpenedNetwork:
       data: a description of the data: `image_shape` of an input, `kind` (image, signal or text),
         `class_names`.
       folder: the workdir; None if no run was opened.
+      examples: what to look at instead of the splits of the config's source.
     """
 
     title: str
@@ -66,6 +67,7 @@ class OpenedNetwork:
     config: Any
     data: dict[str, Any]
     folder: Path | None = None
+    examples: Source | None = None
 
     @property
     def kind(self) -> str:
@@ -166,6 +168,8 @@ class OpenedNetwork:
         Raises:
           UserError: no run was opened, or its data cannot be read.
         """
+        if self.examples is not None:
+            return self.examples
         if self.folder is None:
             raise UserError(
                 f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
@@ -230,6 +234,7 @@ def open_run(
     workdir: str | Path,
     checkpoint: str = "latest",
     member: int = 0,
+    source: Source | None = None,
     overrides: Sequence[str] = (),
 ) -> OpenedNetwork:
     """Open the trained network of a run.
@@ -238,6 +243,7 @@ def open_run(
       workdir: the workdir of the run.
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
+      source: examples to look at instead of those of the config's source.
       overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to look at other data, see
         train/other_data.py.
 
@@ -265,7 +271,16 @@ def open_run(
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(
-        title, model, variables, preprocess, task, tuple(data["class_names"]), config, data, folder
+        title,
+        model,
+        variables,
+        preprocess,
+        task,
+        tuple(data["class_names"]),
+        config,
+        data,
+        folder,
+        source,
     )
 
 

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from jaxconv.data import xo
-from jaxconv.data.interface import Arrays
+from jaxconv.data.interface import Arrays, describe
+from jaxconv.data.layout import to_bytes
 from jaxconv.data.loading import train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, in_words
@@ -342,7 +343,8 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
             **dataclasses.asdict(variation),
         }
         return xo.draw_split("train", **drawn), xo.draw_split("test", **drawn)
-    splits = open_source(data, data.train_split), open_source(data, data.eval_split)
+    train = open_source(data, data.train_split)
+    splits = train, open_source(data, data.eval_split, like=describe(train))
     for split in splits:
         if not isinstance(split, Arrays):
             raise UserError(
@@ -355,4 +357,9 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
                 f"the pictures of {data.source} are {split.image_shape}, but the network of the "
                 f"run takes {shape}"
             )
-    return splits
+        if split.element.kind != "image":
+            raise UserError(
+                f"{data.source} holds {split.element.kind}s; the playground is for images"
+            )
+    train, test = (dataclasses.replace(split, images=to_bytes(split.images)) for split in splits)
+    return train, test

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
+from jaxconv.files import to_json
 from jaxconv.own import file_of, name_in, names_in, renamed, same_piece
 from jaxconv.user_files import checksum, neighbours
 
@@ -94,7 +95,7 @@ def keep(workdir: Path, config: Any) -> None:
                 "file": copy.relative_to(whole).as_posix(),
                 "crc32": f"{checksum(copy):08x}",
             }
-        _write(whole / _LIST, (json.dumps(listed, indent=2) + "\n").encode())
+        _write(whole / _LIST, (to_json(listed, indent=2) + "\n").encode())
         whole.replace(folder)
 
 
