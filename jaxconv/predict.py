@@ -11,6 +11,7 @@ data/listing.py); `-` for one file on standard input.
 """
 
 import dataclasses
+import io
 import logging
 import os
 import sys
@@ -19,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from jaxconv import moved
+from jaxconv import lazy, moved
 from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
+from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
-from jaxconv.weights.export import Predictor
+from jaxconv.train.other_data import Overrides
+from jaxconv.weights.export import Predictor, load_run
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +48,13 @@ class Item:
 
     Attributes:
       file: its name, as given or found.
-      content: its content, or a path that is read when it is needed.
+      content: its content, a path that is read when it is needed, or an element as the network
+        takes it.
       line: of a text, from 1; otherwise 0.
     """
 
     file: str
-    content: Path | bytes
+    content: Path | bytes | np.ndarray = dataclasses.field(repr=False)
     line: int = 0
 
     def __str__(self) -> str:
@@ -67,10 +72,10 @@ class GivenRecords:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, i: int) -> tuple[bytes, int]:
+    def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
         content = self.items[i].content
         content = read_content(content) if isinstance(content, Path) else content
-        if not content:
+        if not len(content):
             raise DamagedError("is empty")
         return content, i
 
@@ -101,7 +106,7 @@ class Prediction:
     item: Item
     lines: tuple[str, ...]
     said: dict[str, Any]
-    served: dict[str, np.ndarray]
+    served: dict[str, np.ndarray] = dataclasses.field(repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -193,4 +198,87 @@ def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> It
             yield Prediction(items[int(batch["label"][row])], tuple(lines), said, own)
 
 
+def predict(
+    workdir: str | os.PathLike[str],
+    images: Any,
+    checkpoint: str = "latest",
+    top: int = 5,
+    overrides: Overrides = (),
+) -> list[Prediction]:
+    """Predict files or arrays with the network of a run; `jaxconv.predict` is this function.
+
+    Args:
+      workdir: of the run.
+      images: a path, or several: files, or folders of files. Or arrays: images [N, H, W, C],
+        [N, H, W] or one of them, uint8, which are resized and cropped like files; signals as the
+        network takes them; for a network of texts, a string or several.
+      checkpoint: `latest`, `best`, or a step.
+      top: the most classes to give.
+      overrides: `KEY=VALUE` each or values by key, on how files are read, see train/other_data.py.
+
+    Returns:
+      One for each array or text, in order; one for each file that can be read, with its name.
+
+    Raises:
+      UserError: there is no such run or file, or an array cannot be read as an image of the run.
+    """
+    network = load_run(workdir, checkpoint, overrides)
+    items, named = _given(images, network)
+    found = list(predict_items(network, items, top)) if items else []
+    if len(found) < len(items) and not named:
+        raise UserError("not every array could be read; the log says which", exit_code=1)
+    return found
+
+
+def _given(images: Any, network: Predictor) -> tuple[list[Item], bool]:
+    """The items to predict, and whether they are files."""
+    several = list(images) if isinstance(images, (list, tuple)) else None
+    each = [images] if several is None else several
+    if network.kind == "text" and all(isinstance(one, str) for one in each):
+        return [Item(f"text {n}", one.encode()) for n, one in enumerate(each)], False
+    if all(isinstance(one, (str, os.PathLike)) for one in each):
+        return find_items([os.fspath(one) for one in each], network.kind), True
+    if network.kind == "text":
+        raise UserError("the network takes texts: give strings, or paths of .txt files")
+    elements = [element for one in each for element in _elements(np.asarray(one), network)]
+    return [
+        Item(f"{network.kind} {n}", _content(element, network))
+        for n, element in enumerate(elements)
+    ], False
+
+
+def _elements(array: np.ndarray, network: Predictor) -> list[np.ndarray]:
+    """The images or signals in an array of one or several."""
+    shape = network.input_shape
+    if network.kind == "image":
+        one = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4, shape[-1]))
+        several = array.ndim in (3, 4)
+    else:
+        one = array.shape in (shape, shape[:-1])
+        several = array.shape[1:] in (shape, shape[:-1])
+    if not (one or several):
+        raise UserError(
+            f"the array is {list(array.shape)}; the network takes {network.kind}s "
+            f"{['N', *shape]}".replace("'", "")
+        )
+    return [array] if one else [*array]
+
+
+def _content(element: np.ndarray, network: Predictor) -> np.ndarray | bytes:
+    """An element as the network takes it, or as a file that is read like those of the run."""
+    if network.kind == "signal":
+        element = to_unit(element)
+        return element if element.shape == network.input_shape else element[..., None]
+    if element.dtype != np.uint8:
+        raise UserError(f"the image is {element.dtype}; give uint8, from 0 to 255")
+    channels = element.shape[2:]
+    if channels not in ((), (1,), (3,), (4,)) or channels == network.input_shape[2:] == (4,):
+        return element  # no file holds it, so it must be of the network's size
+    file = io.BytesIO()
+    Image.fromarray(element[..., 0] if channels == (1,) else element).save(file, "png")
+    return file.getvalue()
+
+
+# `jaxconv.predict` is this module, which can be called like its function.
+lazy.make_callable(__name__, f"{__name__}:predict")
 __getattr__ = moved.names_of(__name__)

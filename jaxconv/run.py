@@ -1,9 +1,11 @@
 """A run from command to report: train, then draw the curves and write the page."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from jaxconv.config import load_config
 from jaxconv.data.interface import Source
 from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import in_words
@@ -17,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def train(
     config: Any,
-    workdir: str,
+    workdir: str | os.PathLike[str],
     restart: bool = False,
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
@@ -28,7 +30,7 @@ def train(
     With `config.log.report`, also write its page.
 
     Args:
-      config: the whole config.
+      config: the whole config; or as for `--config`: `FILE.py[:ARGUMENT]` or `jaxconv:NAME`.
       workdir: folder of the run; see train/workdir.py for its contents. Several processes share
         it.
       restart: move an existing run aside and start from scratch.
@@ -45,6 +47,8 @@ def train(
       UserError: the config, the data or the workdir cannot be used, the loss became infinite or
         NaN, another process is gone, or SIGTERM stopped the run (`exit_code` 75).
     """
+    if isinstance(config, (str, os.PathLike)):
+        config = load_config(config)
     finished = start(config, workdir, restart, devices, sources, callbacks)
     if finished.parallel.process[0] == 0:
         _draw_curves(finished)

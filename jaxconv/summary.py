@@ -26,6 +26,7 @@ import optax
 from jaxconv.errors import human_bytes
 from jaxconv.feature_maps import FeatureMap, noted
 from jaxconv.models.bridge import unwrapped
+from jaxconv.notebook import html_table
 from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -63,7 +64,7 @@ class Row:
     stride: tuple[float, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
     """A network's table; `str` shows it as text, `markdown()` as Markdown.
 
@@ -174,6 +175,12 @@ class Summary:
         rule = ("---", "---", *["---:"] * (len(header) - 2))
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
         return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes()])
+
+    def __repr__(self) -> str:
+        return f"<Summary of {self.title}: {self.parameters:,} parameters; print() shows the table>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.title, self.table(), self.notes(), texts=2)
 
     def __str__(self) -> str:
         table = self.table()

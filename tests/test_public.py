@@ -35,7 +35,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved", "streams"},
     {"errors"},
-    {"user_files", "values", "packaged"},
+    {"user_files", "values", "packaged", "lazy", "notebook"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

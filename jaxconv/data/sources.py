@@ -200,7 +200,7 @@ def open_given(
     divided by 255.
 
     Args:
-      records: their payloads are file contents or texts.
+      records: their payloads are file contents, texts, or elements.
       reading: see `reading_of`.
       kind, shape: of the elements, see `interface.Element`. Reading a record of another shape
         raises DamagedError.
@@ -220,7 +220,9 @@ def open_given(
         )
 
     def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
-        if kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
+        if isinstance(payload, np.ndarray):
+            element = payload
+        elif kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
             element = signals.to_unit(signals.read_numbers(payload))
             element = element[..., None] if element.ndim == len(shape) - 1 else element
         else:

@@ -5,6 +5,7 @@ texts.
 """
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from jaxconv.drawing.fonts import save_figure
 
 # (left, top, width, height) in inches.
 Box = tuple[float, float, float, float]
@@ -22,6 +25,15 @@ SIGNED = "RdBu_r"
 INK, FAINT = "#222222", "#666666"
 # The least width of a cell in inches for a number of four or five characters.
 CELL = 0.25
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as the value of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        save_figure(self, content, format="png")
+        return content.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +183,7 @@ def new_sheet(width: float, height: float, title: str = "") -> Sheet:
 
     A long title is set smaller, and cut if it still does not fit.
     """
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Picture(figsize=(width, height), facecolor="white")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, width), ylim=(height, 0))
     axis.set_axis_off()

@@ -22,7 +22,7 @@ from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
 from jaxconv.train.evaluate import evaluate_each, member_mask, result_of
-from jaxconv.train.other_data import reading
+from jaxconv.train.other_data import Overrides, as_overrides, reading
 from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
 from jaxconv.train.step import MEMBER_MASK, make_sums
@@ -88,7 +88,7 @@ def evaluate_run(
     views: str = "center",
     scales: Sequence[int] = (),
     crop_ratio: float = 0.0,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Evaluation:
     """Evaluate the network that a run has trained, in one process.
 
@@ -99,8 +99,8 @@ def evaluate_run(
       devices: those to use; all of this process by default.
       source: to evaluate on instead of the split of the config's source.
       views, scales, crop_ratio: what the network sees of each image, see views.py.
-      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to evaluate on other data, see
-        train/other_data.py.
+      overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
+        to evaluate on other data, see train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
@@ -108,7 +108,9 @@ def evaluate_run(
     view = View(views, tuple(scales), crop_ratio)
     folder = expand(workdir)
     config, description = opened_config(folder, overrides), saved_data(folder)
-    if split and any(override.startswith("data.eval_split=") for override in overrides):
+    if split and any(
+        override.startswith("data.eval_split=") for override in as_overrides(overrides)
+    ):
         raise UserError(f"--split={split}: and --config.data.eval_split: give only one of them")
     split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())

@@ -1,9 +1,11 @@
 """The output of `jaxconv evaluate`: figures with their intervals, for people and programs."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
+from jaxconv.evaluation.several import evaluate_runs
 from jaxconv.own import shown_name
 from jaxconv.tasks import Figure, Task
 from jaxconv.tasks.task import CONFIDENCE
@@ -11,6 +13,35 @@ from jaxconv.train.evaluate import mean_and_spread
 
 Record = dict[str, Any]
 Rows = list[tuple[str, str]]
+
+
+def evaluate(
+    workdir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    split: str = "",
+    checkpoint: str = "latest",
+    bootstrap: int = 1000,
+    **settings: Any,
+) -> Record:
+    """Evaluate a run, or several together, as `jaxconv evaluate` does.
+
+    Args:
+      workdir: of the run, or those of several.
+      split: by default the config's `data.eval_split`.
+      checkpoint: `latest`, `best`, or a step.
+      bootstrap: resamples for the intervals; 0 for no intervals.
+      **settings: `devices`, `source`, `overrides`, `views`, `scales` and `crop_ratio`, as for
+        `evaluation.evaluate_run`.
+
+    Returns:
+      What the command prints as JSON, see `make_record`, and the `step` of the checkpoint.
+
+    Raises:
+      UserError: as `several.evaluate_runs`.
+    """
+    one = isinstance(workdir, (str, os.PathLike))
+    workdirs = [os.fspath(place) for place in ([workdir] if one else workdir)]
+    evaluation = evaluate_runs(workdirs, split, checkpoint, **settings)
+    return make_record(evaluation, bootstrap) | {"step": evaluation.step}
 
 
 def make_record(evaluation: Evaluation, resamples: int) -> Record:

@@ -1,1 +1,5 @@
 """Pictures: functions that return matplotlib figures."""
+
+from jaxconv import lazy
+
+__getattr__ = lazy.names_of(__name__, lazy.submodules_of(__name__))

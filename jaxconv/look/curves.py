@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Drawn
 from matplotlib.lines import Line2D
 
 from jaxconv.config import default_config
+from jaxconv.drawing.sheet import Picture
 from jaxconv.tasks import Figure, Task, find_task
 
 # A panel of curves: title, unit, and lines of (key in metrics.jsonl, label, look).
@@ -68,7 +69,7 @@ def loss_and_accuracy(
       line, evaluation as a thick one, one colour per run. For an ensemble the lines are the means
       over its members, with a band from minimum to maximum; the averaged prediction is dashed.
     """
-    figure = Drawn(figsize=(10, 4), layout="constrained")
+    figure = Picture(figsize=(10, 4), layout="constrained")
     main = main_panels(task)
     axes = figure.subplots(1, len(main), squeeze=False)[0]
     _draw(axes, runs, main)
@@ -100,7 +101,7 @@ def sweep_curves(
       it, with a point per run and a line through the means.
     """
     rows, main = 2 if key else 1, main_panels(task)
-    figure = Drawn(figsize=(10, 4 * rows), layout="constrained")
+    figure = Picture(figsize=(10, 4 * rows), layout="constrained")
     axes = figure.subplots(rows, len(main), squeeze=False)
     _draw(axes[0], runs, main)
     if len(runs) <= _LEGEND:

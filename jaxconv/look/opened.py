@@ -19,16 +19,17 @@ from jaxconv.data.loading import Reader
 from jaxconv.data.signals import decode_text, letters_of
 from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
-from jaxconv.errors import UserError, in_words, short
+from jaxconv.errors import UserError, in_words, short, some
 from jaxconv.files import expand
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
+from jaxconv.notebook import html_table
 from jaxconv.own import is_own, shown_name
 from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
-from jaxconv.train.other_data import reading
+from jaxconv.train.other_data import Overrides, reading
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
@@ -39,7 +40,7 @@ from jaxconv.weights.export import element_shape
 _MEAN, _STD, _CROP_RATIO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class OpenedNetwork:
     """A network opened for inspection.
 
@@ -68,6 +69,25 @@ class OpenedNetwork:
     data: dict[str, Any]
     folder: Path | None = None
     examples: Source | None = None
+
+    def __repr__(self) -> str:
+        return f"<OpenedNetwork {self.title}>"
+
+    def _repr_html_(self) -> str:
+        config, rows = self.config, [("", "")]
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        rows += [("workdir", str(self.folder))] if self.folder else []
+        rows += [
+            ("network", shown_name(config.model.name)),
+            ("input", f"{self.kind}, {' x '.join(map(str, self.input_shape))}"),
+            ("task", shown_name(config.task.name)),
+            ("parameters", f"{parameters:,}"),
+        ]
+        if self.class_names:
+            rows.append(("classes", f"{len(self.class_names):,}: {some(self.class_names, 10)}"))
+        if self.folder:
+            rows.append(("data", f"{shown_name(config.data.source)}, {config.data.eval_split}"))
+        return html_table(self.title, rows, texts=2)
 
     @property
     def kind(self) -> str:
@@ -235,7 +255,7 @@ def open_run(
     checkpoint: str = "latest",
     member: int = 0,
     source: Source | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> OpenedNetwork:
     """Open the trained network of a run.
 
@@ -244,8 +264,8 @@ def open_run(
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
       source: examples to look at instead of those of the config's source.
-      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to look at other data, see
-        train/other_data.py.
+      overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
+        to look at other data, see train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxconv.drawing.sheet import Picture
 from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.inspect.depth import weighted_depth
@@ -165,7 +166,7 @@ def story(points: Sequence[StoryPoint]) -> Figure:
     title names networks whose error is unknown. Your own runs have hollow markers.
     """
     sets = {point.data.partition(",")[0]: None for point in points}
-    figure = Figure(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
+    figure = Picture(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
     parts = np.atleast_1d(figure.subfigures(len(sets), 1, hspace=0.04))
     to_label = []
     for part, name in zip(parts, sets, strict=True):
@@ -325,7 +326,7 @@ def place_labels(axis: Any, labels: Sequence[tuple[float, float, str]], size: fl
 
 def winners() -> Figure:
     """A bar chart of the top-5 error and counted depth of ILSVRC's winners by year."""
-    figure = Figure(figsize=(9, 4.4), layout="constrained", facecolor="white")
+    figure = Picture(figsize=(9, 4.4), layout="constrained", facecolor="white")
     axis = figure.subplots()
     for place, (_, _, name, error) in enumerate(WINNERS):
         depth = counted_depth(name) if name else 0

@@ -28,6 +28,7 @@ from jaxconv.own import shown_name
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.code import with_code
+from jaxconv.train.other_data import Overrides
 from jaxconv.train.workdir import (
     opened_config,
     read_json,
@@ -77,7 +78,7 @@ class RunReport:
     examples: int = 0
     checkpoint: tuple[int, ...] = ()
     kept: Memo = dataclasses.field(default_factory=Memo)
-    overrides: tuple[str, ...] = ()
+    overrides: Overrides = ()
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """Return `make()`, or its cached result for the newest checkpoint."""

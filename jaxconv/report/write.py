@@ -25,6 +25,7 @@ from jaxconv.report.document import Section
 from jaxconv.report.sections import Memo, RunReport, newest_checkpoint, read_run
 from jaxconv.results import figure_of, log_of, over_seeds, renewed, run_table, seed_table
 from jaxconv.tasks import Figure, Task, find_task
+from jaxconv.train.other_data import Overrides
 from jaxconv.train.workdir import in_use, opened_config, read_json, read_metrics
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def report(
     source: Source | None = None,
     examples: int = EXAMPLES,
     kept: Memo | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Path:
     """Write the page of a run or a sweep atomically.
 
@@ -75,8 +76,8 @@ def report(
       source: the examples to evaluate on, if not those that the config names.
       examples: the most of them to look at, evenly spread; 0: all.
       kept: the cache of the previous page, from which unchanged parts are reused.
-      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to show other data, see
-        train/other_data.py.
+      overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
+        to show other data, see train/other_data.py.
 
     Returns:
       The file.
@@ -99,7 +100,7 @@ def report(
                     source=source,
                     examples=examples,
                     kept=kept,
-                    overrides=tuple(overrides),
+                    overrides=overrides,
                 )
             ),
         )
@@ -323,7 +324,7 @@ def watch(
     out: str | Path = "",
     examples: int = EXAMPLES,
     every: float = _EVERY,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Iterator[Path]:
     """Write the page now, whenever the run has logged or saved something, and when it has ended.
 

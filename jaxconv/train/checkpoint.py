@@ -29,6 +29,14 @@ from jaxconv.train.state import TrainState
 log = logging.getLogger(__name__)
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Keep Orbax's progress, which it logs as warnings through absl, out of the user's output."""
+    return "orbax" not in Path(record.pathname).parts
+
+
+logging.getLogger("absl").addFilter(_not_of_orbax)
+
+
 def goodness(metric: str, higher: bool, metrics: dict[str, float]) -> float:
     """A checkpoint's score: larger is better, and one that was not evaluated is the worst."""
     return (1 if higher else -1) * metrics[metric] if metric in metrics else -float("inf")

@@ -6,8 +6,9 @@ What the network's input is made by stays the run's own, and so does everything 
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,7 +16,10 @@ from jaxconv.checks import check_config
 from jaxconv.config import set_key
 from jaxconv.errors import UserError
 from jaxconv.own import is_own
-from jaxconv.values import flatten, with_plain_values
+from jaxconv.values import flatten, plain, with_plain_values
+
+# `KEY=VALUE` each, or values by key.
+Overrides = Sequence[str] | Mapping[str, Any]
 
 # Keys, and groups of keys, that may be set for a run that exists already.
 READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_image_size")
@@ -66,12 +70,24 @@ def _within(key: str, keys: Sequence[str]) -> bool:
     return any(key == known or key.startswith(f"{known}.") for known in keys)
 
 
-def with_other_data(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def as_overrides(overrides: Overrides) -> list[str]:
+    """Overrides as `KEY=VALUE`; a mapping from keys to values is another way to give them."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_as_text(plain(value))}" for key, value in overrides.items()]
+    return [*overrides]
+
+
+def _as_text(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, tuple) else f"{value}"
+
+
+def with_other_data(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     """A copy of a run's config with such overrides.
 
     Raises:
       UserError: a key may not be set, or a value does not fit.
     """
+    overrides = as_overrides(overrides)
     check_takes("evaluate", overrides)
     changed = with_plain_values(config)
     for override in overrides:

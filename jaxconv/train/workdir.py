@@ -21,7 +21,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,7 +36,7 @@ from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
-from jaxconv.train.other_data import with_other_data
+from jaxconv.train.other_data import Overrides, with_other_data
 
 PACKAGES = (
     "jaxconv",
@@ -192,7 +192,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def opened_config(workdir: Path, overrides: Overrides = ()) -> ConfigDict:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.

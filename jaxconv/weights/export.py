@@ -37,6 +37,7 @@ from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.files import check_new, expand, new_folder
 from jaxconv.tasks import TASKS, Task, find_task, open_task
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
+from jaxconv.train.other_data import Overrides
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data, write_json
@@ -148,14 +149,14 @@ def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
 
 
 def load_run(
-    workdir: str | Path, checkpoint: str = "latest", overrides: Sequence[str] = ()
+    workdir: str | Path, checkpoint: str = "latest", overrides: Overrides = ()
 ) -> Predictor:
     """Load the network of a run.
 
     Args:
       workdir: of the run; an ensemble predicts the average of its members.
       checkpoint: `latest`, `best`, or a step.
-      overrides: `KEY=VALUE` each, on how files are read, see train/other_data.py.
+      overrides: `KEY=VALUE` each or values by key, on how files are read, see train/other_data.py.
 
     Raises:
       UserError: the run or the checkpoint does not exist.

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxconv.drawing.samples import short_name
+from jaxconv.drawing.sheet import Picture
 from jaxconv.tasks.classification.outcomes import Calibration, PerClass
 
 # The most classes that are drawn: of more, the worst and the best half of this number.
@@ -21,7 +22,7 @@ def reliability(calibration: Calibration, title: str = "") -> Figure:
       calibration: see `outcomes.calibration`.
       title: above the diagram.
     """
-    figure = Figure(figsize=(5, 5.6), layout="constrained")
+    figure = Picture(figsize=(5, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     edges, filled = calibration.edges, calibration.examples > 0
     left, width = edges[:-1][filled], np.diff(edges)[filled]
@@ -96,7 +97,7 @@ def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str 
     cut = len(ranked) > _MOST
     shown = np.concatenate([ranked[: _MOST // 2], ranked[-_MOST // 2 :]]) if cut else ranked
     places = np.arange(len(shown)) + (np.arange(len(shown)) >= _MOST // 2) * cut
-    figure = Figure(figsize=(7, 1.1 + 0.24 * (len(shown) + cut)), layout="constrained")
+    figure = Picture(figsize=(7, 1.1 + 0.24 * (len(shown) + cut)), layout="constrained")
     panel = figure.subplots()
     accuracy = 100 * found.accuracy[shown]
     panel.barh(places, accuracy, color="C0", height=0.75)
