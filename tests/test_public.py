@@ -33,7 +33,7 @@ HEAVY = (
 # Each room imports only what stands above it, and the packages have a level of their own each.
 LEVELS = [
     {"version", "moved"},
-    {"errors"},
+    {"errors", "streams"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},
@@ -175,6 +175,18 @@ def test_names_of_before_are_found_with_a_warning(old):
                 assert getattr(module, name) is getattr(own, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing_like_it'"):
         module.nothing_like_it  # noqa: B018
+
+
+@pytest.mark.parametrize("name", moved.METHODS)
+def test_old_methods_work_with_a_warning(name):
+    module, _, kind = name.rpartition(".")
+    kind = getattr(importlib.import_module(module), kind)
+    thing = kind("jit", ())
+    for old, now in moved.METHODS[name].items():
+        with pytest.warns(DeprecationWarning, match=f"{name}.{old} is now {name}.{now};"):
+            assert getattr(thing, old) == getattr(thing, now)
+    with pytest.raises(AttributeError, match="object has no attribute 'nothing_like_it'"):
+        thing.nothing_like_it  # noqa: B018
 
 
 def test_readme_s_python_runs():

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand, lock, whole_file
+from jaxconv.files import check_utf8, expand, lock, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
@@ -65,6 +65,7 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
         config.
     """
     workdir = expand(path)
+    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
@@ -295,7 +296,7 @@ def _version(package: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, kind):
             raise ValueError(f"it is not a {kind.__name__}")
         return value
@@ -313,7 +314,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file atomically, even if the machine loses power."""
-    with whole_file(path) as temporary, open(temporary, "w") as file:
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
@@ -323,7 +324,9 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill."""
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [
