@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Run every check: style, then all tests. Makes .venv if need be.
+# Run every check: style, then all tests. Creates .venv if necessary.
 #
-#   ./test.sh             everything but the tests marked full
-#   ./test.sh --full      those too: kills and soaks at full count
-#   ./test.sh --quick     neither those nor the ones that start processes or train for a while
+#   ./test.sh             everything except the tests marked full
+#   ./test.sh --full      also those: kill and soak tests at full count
+#   ./test.sh --quick     without the tests that start processes or train for a while
 #   ./test.sh -k lecture  other arguments go to pytest
 #
-# PYTHON chooses the Python, VENV the folder of the virtual environment (.venv by default).
+# PYTHON selects the Python, VENV the folder of the virtual environment (.venv by default).
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=launch/venv.sh

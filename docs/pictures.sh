@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Make the pictures of README.md and docs/gallery.md anew, by jaxconv's own commands on four real runs.
+# Make the figures of README.md and docs/gallery.md again, with jaxconv's own commands on four real runs.
 #
 #   docs/pictures.sh --photographs=DIR
 #
 # --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
-# --runs=DIR         where the runs are, or are trained (docs/runs): X's and O's in 15 seconds, sentences in 30, CIFAR-10 in six minutes,
-#                    a tenth of ResNet-20's recipe in an hour
-# --out=DIR          where the pictures go (docs)
+# --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, sentences in 30, CIFAR-10 in
+#                    six minutes, a tenth of ResNet-20's recipe in an hour
+# --out=DIR          where to write the figures (docs)
 #
-# jaxconv must be installed with the extras playground and test, and Debian's chromium and chromium-driver for the pictures of the pages.
+# Needs jaxconv with the extras playground and test, and Debian's chromium and chromium-driver for screenshots.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 photographs="" runs=$root/docs/runs out=$root/docs
@@ -67,7 +67,7 @@ jaxconv evaluate --workdir="$cifar" --reliability="$out/cifar_reliability.png"
 jaxconv report --workdir="$cifar"
 screenshot report "file://$(cd "$cifar" && pwd)/report.html" 1200 1500
 
-# It takes a free port, and prints its address once it answers; where it does not start, nothing is read.
+# The playground picks a free port and prints its address once it answers; if it does not start, nothing is read.
 exec 3< <(exec jaxconv playground --workdir="$xo" --port=0)
 playground=$!
 trap 'kill "$playground"' EXIT

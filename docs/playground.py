@@ -1,9 +1,8 @@
-"""Take the picture of the playground: an X is drawn into the page, and the network that it trains
-is let learn a while.
+"""Take the screenshot of the playground: draw an X on the page while it trains a network.
 
 python docs/playground.py ADDRESS FILE
 
-It wants Selenium and Debian's chromium and chromium-driver, as the tests of pages do.
+Needs Selenium and Debian's chromium and chromium-driver, as the tests of pages do.
 """
 
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.browser import window
 
-# Two strokes of a hand, in shares of the canvas.
+# Two hand-drawn strokes, as fractions of the canvas.
 STROKES = [
     [(0.22, 0.16), (0.3, 0.27), (0.4, 0.39), (0.51, 0.53), (0.62, 0.66), (0.72, 0.76), (0.8, 0.86)],
     [
@@ -29,7 +28,7 @@ STROKES = [
 
 
 def main(address: str, file: str) -> None:
-    """Draw, train, and write the picture."""
+    """Train, draw, and write the screenshot."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
         raise SystemExit(

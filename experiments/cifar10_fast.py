@@ -1,15 +1,15 @@
 """A fast residual network for CIFAR-10: few wide units, a short cosine schedule, averaged weights.
 
-    jaxconv train --config=experiments/cifar10_fast.py --config.data.source=folder:DIR
-    --workdir=/tmp/fast
-    jaxconv train --config=experiments/cifar10_fast.py:small --workdir=/tmp/fast_small      a CPU,
-    seconds
+    jaxconv train --config=experiments/cifar10_fast.py --config.data.source=folder:DIR \\
+        --workdir=/tmp/fast
+    jaxconv train --config=experiments/cifar10_fast.py:small --workdir=/tmp/fast_small
 
-DIR holds train/<class>/*.jpg and test/<class>/*.jpg. Three stages of one unit, 64, 128 and 256
-filters, 1.2 million parameters, 15 passes with crops of 4 pixels, flips and an erased box, SGD with
-Nesterov momentum, label smoothing 0.1, averages that keep 0.995 a step. In the spirit of
-DAWNBench's ResNet-9 (Page 2018, "How to train your ResNet", 94% in 24 passes), which it does not
-copy.
+The second takes seconds on a CPU. DIR holds train/<class>/*.jpg and test/<class>/*.jpg.
+
+Three stages of one unit with 64, 128 and 256 filters, 1.2 million parameters; 15 epochs with random
+crops (padding 4), flips and random erasing; SGD with Nesterov momentum, label smoothing 0.1,
+weights averaged with a decay of 0.995. It is in the spirit of DAWNBench's ResNet-9 (Page 2018, "How
+to train your ResNet", 94% in 24 epochs), but not a copy.
 
 Result      not run here at full length
 """

@@ -1,22 +1,23 @@
-"""AlexNet on ImageNet (Krizhevsky, Sutskever and Hinton 2012, NeurIPS 25): "60 million parameters",
-two groups as on two GPUs.
+"""AlexNet on ImageNet (Krizhevsky, Sutskever and Hinton 2012, NeurIPS 25).
 
     jaxconv train --config=experiments/imagenet_alexnet.py --workdir=/tmp/alexnet
-    jaxconv train --config=experiments/imagenet_alexnet.py:small --workdir=/tmp/alexnet_small      a
-    CPU, seconds
+    jaxconv train --config=experiments/imagenet_alexnet.py:small --workdir=/tmp/alexnet_small
 
-The paper   about 90 passes; images rescaled to a shorter side of 256, random crops and flips, a
-            shift of the colours along their principal components (deviation 0.1); SGD, batches of
-            128, momentum 0.9, weight decay 5e-4; rate 0.01, divided by 10 by hand "when the
-            validation error rate stopped improving", three times; dropout of a half in the first
+The second takes seconds on a CPU. The network has "60 million parameters" and two groups, which in
+the paper are on two GPUs.
+
+The paper   about 90 epochs; images rescaled to a shorter side of 256, random crops and flips, a
+            shift of the colors along their principal components (deviation 0.1); SGD, batches of
+            128, momentum 0.9, weight decay 5e-4; learning rate 0.01, divided by 10 by hand "when
+            the validation error rate stopped improving", three times; dropout of 0.5 in the first
             two fully connected layers
-Here        the same with crops of 227, which the layers' sizes ask for, out of the whole rectangle,
-            where the paper cuts out the middle 256x256 first; the plateau schedule for the hand,
-            without a limit to its divisions; He's initial weights for a deviation of 0.01 and
-            biases of 1; mean and deviation of each channel for the mean of each pixel; biases do
-            not decay
-Error       40.7% top-1, 18.2% top-5 on the validation images, mean of ten crops (Table 2): jaxconv
-            evaluate --views=10-crop; while training, one crop in the middle is evaluated
+Here        the same, but: crops of 227, which the layers' sizes require, from the whole image,
+            where the paper first cuts out the middle 256x256; the plateau schedule, without a limit
+            on its reductions; He's initial weights, where the paper has a deviation of 0.01 and
+            biases of 1; normalization by mean and deviation of each channel, not the mean of each
+            pixel; biases do not decay
+Error       40.7% top-1, 18.2% top-5 on the validation images, mean of ten crops (Table 2), as by
+            jaxconv evaluate --views=10-crop; during training, one center crop is evaluated
 Result      not run here
 """
 

@@ -1,16 +1,16 @@
-"""GoogLeNet on ImageNet (Szegedy et al. 2014, arXiv:1409.4842): inception modules and two auxiliary
-classifiers.
+"""GoogLeNet on ImageNet (Szegedy et al. 2014, arXiv:1409.4842).
 
     jaxconv train --config=experiments/imagenet_googlenet.py --workdir=/tmp/googlenet
     jaxconv train --config=experiments/imagenet_googlenet.py:small --workdir=/tmp/googlenet_small
-    a CPU, seconds
 
-The paper   crops of 8% to 100% of the area, width over height from 3/4 to 4/3, photometric
-            distortions; SGD with momentum 0.9, spread over machines without waiting; the rate falls
-            by 4% every 8 passes; auxiliary losses weigh 0.3; the weights averaged over the steps
-            are the network in the end. Batch, first rate, weight decay and length are not given
-Here        batches of 256, first rate 0.02, weight decay 2e-4, 250 passes; colour jitter of 0.4 for
-            the distortions; averages that keep 0.9999 a step
+The second takes seconds on a CPU. The network has inception modules and two auxiliary classifiers.
+
+The paper   crops of 8% to 100% of the area, aspect ratio from 3/4 to 4/3, photometric distortions;
+            asynchronous SGD with momentum 0.9 on many machines; the learning rate falls by 4% every
+            8 epochs; auxiliary losses weigh 0.3; the final network has averaged weights. Batch
+            size, initial learning rate, weight decay and length are not given
+Here        batches of 256, initial learning rate 0.02, weight decay 2e-4, 250 epochs; color jitter
+            of 0.4 as the distortions; weights averaged with a decay of 0.9999
 Error       10.07% top-5 on the validation images, one network, one crop (Table 3)
 Result      not run here
 """

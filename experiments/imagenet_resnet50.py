@@ -1,18 +1,20 @@
-"""ResNet-50 on ImageNet as it was first trained (He, Zhang, Ren and Sun 2015, arXiv:1512.03385).
+"""ResNet-50 on ImageNet with the original recipe (He, Zhang, Ren and Sun 2015, arXiv:1512.03385).
 
     jaxconv train --config=experiments/imagenet_resnet50.py --workdir=/tmp/resnet50
     jaxconv train --config=experiments/imagenet_resnet50.py:resnet101_v1 --workdir=/tmp/resnet101
     jaxconv train --config=experiments/imagenet_resnet50.py:small --workdir=/tmp/resnet50_small
-    a CPU, seconds
 
-The paper   600,000 steps (120 passes); the shorter side a random one from 256 to 480, a crop of
-            224, flips, AlexNet's shift of the colours; SGD, batches of 256, momentum 0.9, weight
-            decay 1e-4, no dropout; rate 0.1, "divided by 10 when the error plateaus"
-Here        the same, divided after 30, 60 and 90 passes; biases and BatchNorm's weights do not
-            decay; mean and deviation of each channel for the mean of each pixel
+`small` takes seconds on a CPU.
+
+The paper   600,000 steps (120 epochs); a random shorter side from 256 to 480, a crop of 224, flips,
+            AlexNet's color shift; SGD, batches of 256, momentum 0.9, weight decay 1e-4, no dropout;
+            learning rate 0.1, "divided by 10 when the error plateaus"
+Here        the same, but: the learning rate is divided after 30, 60 and 90 epochs; biases and
+            BatchNorm's weights do not decay; normalization by mean and deviation of each channel,
+            not the mean of each pixel
 Error       24.7% top-1, 7.8% top-5 on the validation images, one crop (the authors'
             github.com/KaimingHe/deep-residual-networks); 22.85%, 6.71% for the mean of ten crops
-            (Table 3): jaxconv evaluate --views=10-crop
+            (Table 3), as by jaxconv evaluate --views=10-crop
 Result      not run here
 """
 

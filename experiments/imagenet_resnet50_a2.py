@@ -1,19 +1,21 @@
-"""ResNet-50 by recipe A2 of "ResNet strikes back" (Wightman, Touvron and Jegou 2021,
-arXiv:2110.00476, Table 2): 300 passes.
+"""ResNet-50 with recipe A2 of "ResNet strikes back" (300 epochs).
+
+Wightman, Touvron and Jegou 2021, arXiv:2110.00476, Table 2.
 
     jaxconv train --config=experiments/imagenet_resnet50_a2.py --workdir=/tmp/a2
-    jaxconv train --config=experiments/imagenet_resnet50_a2.py:small --workdir=/tmp/a2_small      a
-    CPU, seconds
+    jaxconv train --config=experiments/imagenet_resnet50_a2.py:small --workdir=/tmp/a2_small
 
-The paper   300 passes at 224 pixels, batches of 2,048; LAMB, rate 5e-3, weight decay 0.02, cosine
-            schedule after 5 passes of warm-up; binary cross entropy, classes with more than a share
-            of 0.2 counted as there; random resized crops, flips, RandAugment 7/0.5, mixup 0.1,
-            cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop ratio
-            of 0.95
-Here        the same in batches of 2,016, of which three is a divisor; gradients clipped to a norm
-            of 1, as timm's LAMB does unless told otherwise; bilinear where timm draws bilinear or
-            bicubic; the cosine begins after the warm-up, which timm counts in it; the last
-            BatchNorm of each unit begins at 1, where timm begins it at 0
+The second takes seconds on a CPU.
+
+The paper   300 epochs at 224 pixels, batches of 2,048; LAMB, learning rate 5e-3, weight decay
+            0.02, cosine schedule after 5 epochs of warm-up; binary cross entropy, a class being
+            present if its share exceeds 0.2; random resized crops, flips, RandAugment 7/0.5, mixup
+            0.1, cutmix 1, three repeats of each image, stochastic depth 0.05; evaluation at a crop
+            ratio of 0.95
+Here        the same, but: batches of 2,016, which three divides; gradients clipped to a norm of 1,
+            timm's default for LAMB; bilinear interpolation, where timm chooses bilinear or bicubic
+            at random; the cosine starts after the warm-up, where timm's includes it; the last
+            BatchNorm scale of each unit starts at 1, where timm's starts at 0
 Error       20.2% top-1 on the validation images, one crop (79.8% accuracy)
 Result      not run here
 """

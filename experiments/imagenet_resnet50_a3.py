@@ -1,18 +1,20 @@
-"""ResNet-50 by recipe A3 of "ResNet strikes back" (Wightman, Touvron and Jegou 2021,
-arXiv:2110.00476, Table 2): 100 passes.
+"""ResNet-50 with recipe A3 of "ResNet strikes back" (100 epochs).
+
+Wightman, Touvron and Jegou 2021, arXiv:2110.00476, Table 2.
 
     jaxconv train --config=experiments/imagenet_resnet50_a3.py --workdir=/tmp/a3
-    jaxconv train --config=experiments/imagenet_resnet50_a3.py:small --workdir=/tmp/a3_small      a
-    CPU, seconds
+    jaxconv train --config=experiments/imagenet_resnet50_a3.py:small --workdir=/tmp/a3_small
 
-The paper   100 passes at 160 pixels, batches of 2,048; LAMB, rate 8e-3, weight decay 0.02, cosine
-            schedule after 5 passes of warm-up; binary cross entropy, classes with more than a share
-            of 0.2 counted as there; random resized crops, flips, RandAugment 6/0.5, mixup 0.1,
-            cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
-Here        the same; gradients clipped to a norm of 1, as timm's LAMB does unless told otherwise;
-            bilinear where timm draws bilinear or bicubic; the cosine begins after the warm-up,
-            which timm counts in it; the last BatchNorm of each unit begins at 1, where timm begins
-            it at 0
+The second takes seconds on a CPU.
+
+The paper   100 epochs at 160 pixels, batches of 2,048; LAMB, learning rate 8e-3, weight decay
+            0.02, cosine schedule after 5 epochs of warm-up; binary cross entropy, a class being
+            present if its share exceeds 0.2; random resized crops, flips, RandAugment 6/0.5, mixup
+            0.1, cutmix 1; evaluation at 224 pixels and a crop ratio of 0.95
+Here        the same, but: gradients clipped to a norm of 1, timm's default for LAMB; bilinear
+            interpolation, where timm chooses bilinear or bicubic at random; the cosine starts after
+            the warm-up, where timm's includes it; the last BatchNorm scale of each unit starts at
+            1, where timm's starts at 0
 Error       21.9% top-1 on the validation images, one crop of 224 (78.1% accuracy)
 Result      not run here
 """

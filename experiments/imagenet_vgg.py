@@ -1,24 +1,22 @@
-"""VGG on ImageNet (Simonyan and Zisserman 2014, arXiv:1409.1556): 3x3 all the way, with scale
-jitter.
+"""VGG on ImageNet with scale jitter (Simonyan and Zisserman 2014, arXiv:1409.1556).
 
     jaxconv train --config=experiments/imagenet_vgg.py --workdir=/tmp/vgg16
-    configuration D
-    jaxconv train --config=experiments/imagenet_vgg.py:vgg19 --workdir=/tmp/vgg19         vgg11,
-    vgg11_lrn, vgg13, vgg16_conv1, vgg16_bn too
-    jaxconv train --config=experiments/imagenet_vgg.py:small --workdir=/tmp/vgg_small     a CPU,
-    seconds
+    jaxconv train --config=experiments/imagenet_vgg.py:vgg19 --workdir=/tmp/vgg19
+    jaxconv train --config=experiments/imagenet_vgg.py:small --workdir=/tmp/vgg_small
 
-The paper   74 passes (370,000 steps); the shorter side a random one from 256 to 512, a crop of 224,
-            flips, AlexNet's shift of the colours; SGD, batches of 256, momentum 0.9, weight decay
-            5e-4, dropout of a half in the first two fully connected layers; rate 0.01, divided by
-            10 when the validation accuracy stops improving, three times; deep networks begin with
-            the weights of the shallowest
-Here        the same with the plateau schedule, without a limit to its divisions, and He's initial
-            weights from the beginning (the authors found that Glorot's do as well); biases do not
-            decay
+The first is configuration D, VGG-16. vgg11, vgg11_lrn, vgg13, vgg16_conv1 and vgg16_bn work like
+vgg19. `small` takes seconds on a CPU.
+
+The paper   74 epochs (370,000 steps); a random shorter side from 256 to 512, a crop of 224, flips,
+            AlexNet's color shift; SGD, batches of 256, momentum 0.9, weight decay 5e-4, dropout of
+            0.5 in the first two fully connected layers; learning rate 0.01, divided by 10 when the
+            validation accuracy stops improving, three times; deep networks start with the weights
+            of the shallowest
+Here        the same, but: the plateau schedule, without a limit on its reductions; He's initial
+            weights (the authors found that Glorot's work as well); biases do not decay
 Error       25.6% top-1, 8.1% top-5 (D), 25.5%, 8.0% (E) on the validation images, dense evaluation
-            at a shorter side of 384 (Table 3): jaxconv evaluate --views=dense --scales=384; while
-            training, one crop of 224 in the middle of 256 is evaluated
+            at a shorter side of 384 (Table 3), as by jaxconv evaluate --views=dense --scales=384;
+            during training, one center crop of 224 from 256 is evaluated
 Result      not run here
 """
 

@@ -1,19 +1,20 @@
-"""ZFNet on ImageNet (Zeiler and Fergus 2013, arXiv:1311.2901): AlexNet looked into and mended, 7x7
-filters at stride 2 first.
+"""ZFNet on ImageNet (Zeiler and Fergus 2013, arXiv:1311.2901).
 
     jaxconv train --config=experiments/imagenet_zfnet.py --workdir=/tmp/zfnet
-    jaxconv train --config=experiments/imagenet_zfnet.py:small --workdir=/tmp/zfnet_small      a
-    CPU, seconds
+    jaxconv train --config=experiments/imagenet_zfnet.py:small --workdir=/tmp/zfnet_small
 
-The paper   70 passes; images rescaled to a shorter side of 256, crops of 224 from corners and
-            middle, flips; SGD, batches of 128, rate 0.01 annealed by hand when the validation error
-            plateaus, momentum 0.9; dropout of a half in the fully connected layers; filters whose
-            root mean square exceeds 0.1 are scaled back to it; weights begin with a deviation of
-            0.01, biases at 0; the mean of each pixel is taken off
-Here        the same with crops from anywhere in the whole rectangle, where the paper cuts out the
-            middle 256x256 first, and the plateau schedule; weight decay 5e-4 as AlexNet's, without
-            the biases; filters are not scaled back, and begin as He's; mean and deviation of each
-            channel for the mean of each pixel
+The second takes seconds on a CPU. The network is AlexNet, visualized and improved: its first layer
+has 7x7 filters at stride 2.
+
+The paper   70 epochs; images rescaled to a shorter side of 256, crops of 224 from corners and
+            middle, flips; SGD, batches of 128, momentum 0.9, learning rate 0.01 annealed by hand
+            when the validation error plateaus; dropout of 0.5 in the fully connected layers;
+            filters whose root mean square exceeds 0.1 are rescaled to it; weights start with a
+            deviation of 0.01, biases at 0; the mean of each pixel is subtracted
+Here        the same, but: random crops from the whole image, where the paper first cuts out the
+            middle 256x256; the plateau schedule; weight decay 5e-4 as AlexNet's, not on biases;
+            He's initial weights, and no rescaling of filters; normalization by mean and deviation
+            of each channel, not the mean of each pixel
 Error       37.5% top-1, 16.0% top-5 on the validation images (Table 2, the single network with 512,
             1024, 512 maps)
 Result      not run here

@@ -1,18 +1,19 @@
 """LeNet-5 on MNIST (LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE 86(11)).
 
     jaxconv train --config=experiments/mnist_lenet5.py --workdir=/tmp/lenet5
-    jaxconv train --config=experiments/mnist_lenet5.py:small --workdir=/tmp/lenet5_small      a CPU,
-    seconds
+    jaxconv train --config=experiments/mnist_lenet5.py:small --workdir=/tmp/lenet5_small
 
-The paper   20 passes over 60,000 digits in fields of 32x32 pixels, background -0.1 and ink 1.175,
-            so that mean and variance are about 0 and 1; stochastic diagonal Levenberg-Marquardt at
-            rates of 5e-4 (two passes), 2e-4 (three), 1e-4 (three), 5e-5 (four), 1e-5; radial basis
-            functions as votes; some connections between maps left out
-Here        the fields of 32x32 are the digits' 28x28 and two pixels of padding in the first
-            convolution; the padding is the mean, not the background; tanh without the paper's
-            scale, means without weights for subsampling; full connections, softmax, SGD with
-            momentum, cosine schedule
-Error       0.95% of the 10,000 test digits without distortions (section III-B); 0.8% with them
+The second takes seconds on a CPU.
+
+The paper   20 epochs of 60,000 digits in 32x32 pixels, background -0.1 and ink 1.175, so that mean
+            and variance are about 0 and 1; stochastic diagonal Levenberg-Marquardt with learning
+            rates of 5e-4 (two epochs), 2e-4 (three), 1e-4 (three), 5e-5 (four), 1e-5; radial basis
+            functions as the output layer; some connections between maps left out
+Here        the 32x32 pixels are the digits' 28x28 and two pixels of padding in the first
+            convolution, and the padding is the mean, not the background; tanh without the paper's
+            scale; average pooling without weights; full connections, softmax, SGD with momentum,
+            cosine schedule
+Error       0.95% on the 10,000 test digits, trained without distortions (section III-B); 0.8% with
 Result      not run here
 """
 

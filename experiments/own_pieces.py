@@ -1,13 +1,12 @@
-"""The lecture's X's and O's with a network, a loss, a metric and an augmentation of one's own, all
-in this file.
+"""X's and O's with a custom network, loss, metric and augmentation, all in this file.
 
     jaxconv train --config=experiments/own_pieces.py --workdir=/tmp/own
     jaxconv train --config=experiments/own_pieces.py:small --workdir=/tmp/own_small
 
-Result: it shows how, and is not tuned.
+The names in the config are FILE.py:NAME, or package.module.NAME for anything that can be imported;
+jaxconv/own.py documents the signatures.
 
-The names in the config are FILE.py:NAME, or package.module.NAME of what can be imported;
-jaxconv/own.py says what each is called with.
+Result: this is a demonstration and is not tuned.
 """
 
 import flax.linen as nn
@@ -35,9 +34,7 @@ class Net(nn.Module):
 
 
 def focal(logits, target):
-    """The focal loss (Lin et al. 2017, arXiv:1708.02002) with gamma 2: examples that are nearly
-    right count little.
-    """
+    """The focal loss with gamma 2 (Lin et al. 2017, arXiv:1708.02002): easy examples count less."""
     log_probability = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=-1)[
         :, 0
     ]
@@ -45,12 +42,12 @@ def focal(logits, target):
 
 
 def confidence(logits, label):
-    """The probability of the class that was chosen, right or wrong."""
+    """The probability of the predicted class, right or wrong."""
     return jax.nn.softmax(logits).max(axis=-1)
 
 
 def dim(key, batch):
-    """Each image darker by a factor from 0.5 to 1."""
+    """Darken each image by a random factor from 0.5 to 1."""
     factor = jax.random.uniform(key, (len(batch["image"]), 1, 1, 1), minval=0.5, maxval=1)
     return batch | {"image": batch["image"] * factor}
 

@@ -1,18 +1,18 @@
-"""Ball, cube or cross? Volumes in 3-D, by the text notation: solids in noise, drawn on the spot.
+"""Ball, cube or cross? A 3-D network, in the text notation, on synthetic solids in noise.
 
     jaxconv train --config=experiments/volume.py --workdir=/tmp/volume
-    jaxconv train --config=experiments/volume.py:small --workdir=/tmp/volume_small      seconds
+    jaxconv train --config=experiments/volume.py:small --workdir=/tmp/volume_small
 
-Volumes of your own, DIR/<split>/<class>/*.npy, are [D, H, W] or [D, H, W, C], uint8 or float32, all
-of one size:
+The second takes seconds, with fewer and smaller examples.
 
-    jaxconv train --config=experiments/volume.py --config.data.source=folder:DIR
-    --workdir=/tmp/scans
+Your own volumes, DIR/<split>/<class>/*.npy, are [D, H, W] or [D, H, W, C], uint8 or float32, all of
+one size:
 
-`--config=experiments/volume.py:small` is the same on fewer and smaller examples.
+    jaxconv train --config=experiments/volume.py --config.data.source=folder:DIR \\
+        --workdir=/tmp/scans
 
 Machine   2 cores of an AMD EPYC, shared; jax 0.10.2
-Time      1 min 33 s from command to finished, compiling included
+Time      1 min 33 s from start to finish, including compilation
 Result    100% of 600 test solids (seed 0); 5,547 parameters
 """
 

@@ -1,22 +1,21 @@
-"""Rising, falling or steady? A waveform in 1-D, by the text notation: tones in noise, drawn on the
-spot.
+"""Rising, falling or steady? A 1-D network, in the text notation, on synthetic tones in noise.
 
     jaxconv train --config=experiments/waveform.py --workdir=/tmp/waveform
-    jaxconv train --config=experiments/waveform.py:small --workdir=/tmp/waveform_small      seconds
+    jaxconv train --config=experiments/waveform.py:small --workdir=/tmp/waveform_small
     jaxconv train --config=experiments/waveform.py:log_mel --workdir=/tmp/log_mel
 
-The second takes the logarithm of the mel spectrogram, which is a picture, and a 2-D network. Spoken
-words, once `jaxconv prepare speech_commands` has prepared them, or WAV files in folders named after
-their classes:
+`small` takes seconds, with fewer and smaller examples. `log_mel` trains a 2-D network on the
+logarithm of the mel spectrogram.
 
-    jaxconv train --config=experiments/waveform.py:log_mel --config.data.source=tfds:speech_commands
-    --config.data.audio.rate=16000 \\
+Spoken words, after `jaxconv prepare speech_commands` (or folder:DIR, with WAV files in folders
+named after their classes):
+
+    jaxconv train --config=experiments/waveform.py:log_mel \\
+        --config.data.source=tfds:speech_commands --config.data.audio.rate=16000 \\
         --config.data.audio.seconds=1 --workdir=/tmp/words
 
-`--config=experiments/waveform.py:small` is the same on fewer and smaller examples.
-
 Machine   2 cores of an AMD EPYC, shared; jax 0.10.2
-Time      38 s from command to finished, compiling included; 46 s for the spectrogram
+Time      38 s from start to finish, including compilation; 46 s for the spectrogram
 Result    100% of 600 test sounds, both (seed 0): 27,155 and 7,347 parameters
 """
 

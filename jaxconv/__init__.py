@@ -1,6 +1,4 @@
-"""jaxconv: convolutional networks in JAX and Flax, trained, measured and looked into with one
-command.
-"""
+"""jaxconv: train, evaluate and inspect convolutional networks in JAX and Flax."""
 
 from jaxconv import arithmetic, layers, moved
 from jaxconv.feature_maps import FeatureMap, feature_info, features_at

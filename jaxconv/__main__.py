@@ -3,48 +3,84 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from jaxconv.commands import data, look, networks, playground, report, runs, use
 from jaxconv.commands.common import trusting
 from jaxconv.errors import UserError
+from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
+
+# What is said of a command that is interrupted.
+_AFTER = {
+    "train": "; the same command resumes from the last checkpoint",
+    "sweep": "; the same command resumes",
+    "prepare": "; the same command starts again",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for trouble with data or files, 2 for a wrong
-    command or config.
+    """Run one command.
+
+    Returns:
+      The exit code: 0, 1 for a problem with data or files, or 2 for a wrong command or config.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    with usable_streams():
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+        except SystemExit:  # argparse: after --help, or for a wrong command
+            lost_output()
+            raise
+        lost = lost_output()
+        if lost and not code:
+            _say_lost(lost)
+            return 1
+        return code
+
+
+def _run(argv: Sequence[str]) -> int:
     overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
     args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
     try:
         with trusting(args):
-            code = args.run(args, overrides)
-        sys.stdout.flush()
-        return code
+            return args.run(args, overrides)
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        print(f"jaxconv: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        lost = lost_output()
+        if lost:
+            _say_lost(lost)
+        else:
+            print(f"jaxconv: {_in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = {
-            "train": "; the same command resumes from the last checkpoint",
-            "sweep": "; the same command resumes",
-        }
-        after = goes_on | {"prepare": "; the same command starts again"}
-        print(f"jaxconv: interrupted{after.get(argv[0], '')}", file=sys.stderr)
+        print(f"jaxconv: interrupted{_AFTER.get(argv[0], '')}", file=sys.stderr)
         return 130
+
+
+def _say_lost(error: OSError) -> None:
+    if not isinstance(error, BrokenPipeError):  # else the reader has seen enough, as `head` does
+        why = error.strerror or error
+        print(f"jaxconv: standard output cannot be written ({why})", file=sys.stderr)
+
+
+def _in_words(error: OSError) -> str:
+    try:
+        os.getcwd()
+    except OSError as of_cwd:
+        if error.filename is None:
+            return (
+                f"the current folder cannot be used ({of_cwd.strerror}); change to another, or "
+                "give absolute paths"
+            )
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxconv",
-        description="Convolutional networks in JAX: trained, measured and looked into.",
+        description="Train, evaluate and inspect convolutional networks in JAX.",
     )
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""What a config must fulfil before the data is read: keys, types and ranges, as tables."""
+"""Checks of a config before the data is read: keys, types and ranges, as tables."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own
 from jaxconv.tasks import Task, find_task
 
-# How the members of an ensemble are computed, and the settings that they may differ in, since a
-# step takes them as an array.
+# How the members of an ensemble are computed, and the settings that may differ between them: those
+# that a step can take as traced arrays.
 FORMS = ("vmap", "map", "unroll")
 TRACED = {
     **{key: f"optimizer.{key}" for key in ("learning_rate", "l2", "weight_decay", "momentum")},
@@ -61,11 +61,11 @@ LESS_THAN_1 = (
     "loss.threshold",
     "ema.decay",
 )
-# Whole numbers that need not fit into an int32.
+# Integers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
-# Pairs in rising order, more than 0, and the most that they may be; those that may be empty are off
-# then.
+# Pairs of positive numbers in ascending order, with their upper bound. Those that may be empty are
+# off when empty.
 PAIRS = {
     "random_resized_crop.scale": 1,
     "random_resized_crop.ratio": math.inf,
@@ -74,7 +74,7 @@ PAIRS = {
 }
 PAIRS |= {"erasing.ratio": math.inf}
 MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
-# Settings of `config.augment` that lie between 0 and this.
+# Settings of `config.augment` that must be between 0 and this.
 AUGMENT_RANGES = {
     **dict.fromkeys(
         (
@@ -96,7 +96,7 @@ AUGMENT_RANGES = {
         "cutmix": 100,
     },
 }
-# Of each of these, one at most may be on.
+# At most one of each of these may be on.
 ALTERNATIVES = (
     ("random_resized_crop.scale", "scale_jitter", "pad_crop"),
     ("randaugment.layers", "trivial"),
@@ -104,16 +104,15 @@ ALTERNATIVES = (
 
 
 def check_config(config: ConfigDict, with_task: bool = True) -> None:
-    """Check what can be checked before the data is read.
+    """Check everything that can be checked before the data is read.
 
     Args:
       config: the whole config.
-      with_task: check the settings that its task knows too, for which the code of a task of one's
-        own is run.
+      with_task: also check the settings that the task knows, which runs the code of a custom task.
 
     Raises:
-      UserError: a key is missing or unknown (an experiment made its own ConfigDict), or a value is
-        of another type or out of its range.
+      UserError: a key is missing or unknown (if an experiment made its own ConfigDict), or a value
+        has the wrong type or is out of range.
     """
     given = flatten(config)
     _check_keys(given)
@@ -132,10 +131,10 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
         key for key, value in given.items() if type(value) is int and key not in MAY_BE_LARGE
     )
     _check_all(given, whole, lambda value: value < 2**31, f"less than {2**31}")
-    # The members' seeds are this one and the next.
+    # The members use consecutive seeds, starting with this one.
     largest = 2**32 - config.ensemble.size
     if not 0 <= config.seed <= largest:
-        raise UserError(f"config.seed is {config.seed}; it must lie between 0 and {largest}")
+        raise UserError(f"config.seed is {config.seed}; it must be between 0 and {largest}")
     if (config.epochs > 0) == (config.steps > 0):
         raise UserError(
             f"config.epochs is {config.epochs} and config.steps is {config.steps}; exactly one of "
@@ -152,8 +151,8 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
         first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
     ):
         raise UserError(
-            f"config.profile is {config.profile!r}; it must be FIRST:LAST, steps counted from 1, "
-            "such as 10:20"
+            f"config.profile is {config.profile!r}; it must be FIRST:LAST, with steps counted from "
+            "1, such as 10:20"
         )
     _check_data(config.data)
     _check_augment(config, given)
@@ -161,7 +160,7 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
 
 
 def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
-    """Raise UserError unless what should improve is a figure of the task."""
+    """Raise UserError unless the metrics of the config are figures of the task."""
     allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
         metric = task.metric(flatten(config)[key])
@@ -173,8 +172,9 @@ def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
 
 
 def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Keys whose difference makes two configs different runs, see `config.differing_keys`; what
-    the task decides where a config leaves it open counts as written out.
+    """Keys whose difference makes two configs different runs, see `config.differing_keys`.
+
+    An empty metric counts as the one that the task chooses for it.
     """
     before, now = flatten(old), flatten(new)
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
@@ -185,10 +185,10 @@ def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
-    """The setting of `config.ensemble.over`, and its values; None where it is empty.
+    """The setting of `config.ensemble.over` and its values; None if it is empty.
 
     Raises:
-      UserError: it cannot be read, or does not go with the size.
+      UserError: it cannot be parsed, or does not match the size.
     """
     over, size = config.ensemble.over, config.ensemble.size
     if not over:
@@ -218,12 +218,12 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         raise UserError(f"config.ensemble.over is {over!r}; {TRACED[key]} must be less than 1")
     if len(set(values)) < len(values):
         raise UserError(
-            f"config.ensemble.over is {over!r}, which has a value twice; give different ones"
+            f"config.ensemble.over is {over!r}, which repeats a value; give different ones"
         )
     if key == "label_smoothing" and is_own(config.loss.name):
         raise UserError(
-            f"config.ensemble.over is {over!r}, and config.loss.name {config.loss.name!r}, which "
-            "has no such setting"
+            f"config.ensemble.over is {over!r}, but config.loss.name is {config.loss.name!r}, "
+            "which does not have this setting"
         )
     return key, values
 
@@ -266,14 +266,39 @@ def _check_keys(given: dict[str, Any]) -> None:
 def _check_data(data: ConfigDict) -> None:
     for key in ("mean", "std"):
         if not data[key]:
-            raise UserError(f"config.data.{key} is empty; it must be numbers, one or one a channel")
+            raise UserError(
+                f"config.data.{key} is empty; it must be one number, or one per channel"
+            )
     if not all(value > 0 for value in data.std):
-        raise UserError(f"config.data.std is {data.std}; every deviation must be more than 0")
+        raise UserError(
+            f"config.data.std is {data.std}; every standard deviation must be more than 0"
+        )
+    _check_background(data)
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(
             f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different "
             "characters"
+        )
+
+
+def _check_background(data: ConfigDict) -> None:
+    if not data.background:
+        return
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(data.background)
+    except ValueError as error:
+        raise UserError(
+            f"config.data.background is {data.background!r}"
+            f"{nearest(data.background, ImageColor.colormap)}; it must be a colour such as white, "
+            "#808080 or rgb(128,128,128)"
+        ) from error
+    if not is_own(data.source) and data.source.partition(":")[0] not in ("folder", "tfds"):
+        raise UserError(
+            f"config.data.background is {data.background!r}, and {data.source} holds no image "
+            "files; leave it empty"
         )
 
 
@@ -283,8 +308,8 @@ def _check_optimizer(config: ConfigDict) -> None:
         isinstance(b, int) and 0 < b < 2**31 for b in boundaries
     ):
         raise UserError(
-            f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in rising "
-            "order, such as 32000,48000"
+            f"config.optimizer.schedule.boundaries is {boundaries}; it must be steps in "
+            "ascending order, such as 32000,48000"
         )
     if config.schedule.name == "step" and not boundaries:
         raise UserError(
@@ -308,19 +333,19 @@ def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
         off = not pair and key in MAY_BE_EMPTY
         if not off and not (len(pair) == 2 and 0 < pair[0] <= pair[1] <= most):
             raise UserError(
-                f"config.augment.{key} is {pair}; it must be two numbers in rising order, more "
-                f"than 0, at most {most}"
+                f"config.augment.{key} is {pair}; it must be two numbers in ascending order, "
+                f"more than 0 and at most {most}"
             )
     for key, most in AUGMENT_RANGES.items():
         if not 0 <= given[f"augment.{key}"] <= most:
             raise UserError(
-                f"config.augment.{key} is {given[f'augment.{key}']}; it must lie between 0 and "
+                f"config.augment.{key} is {given[f'augment.{key}']}; it must be between 0 and "
                 f"{most}"
             )
     for alternatives in ALTERNATIVES:
         on = [key for key in alternatives if given[f"augment.{key}"]]
         if len(on) > 1:
-            raise UserError(f"config.augment has both {on[0]} and {on[1]}; give one of them")
+            raise UserError(f"config.augment has both {on[0]} and {on[1]}; set only one of them")
     if not all(isinstance(side, int) for side in config.augment.scale_jitter):
         raise UserError(
             f"config.augment.scale_jitter is {config.augment.scale_jitter}; it must be whole "
@@ -328,6 +353,6 @@ def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
         )
     if config.batch_size % config.augment.repeats:
         raise UserError(
-            f"config.batch_size is {config.batch_size}, and config.augment.repeats "
-            f"{config.augment.repeats} does not divide it"
+            f"config.batch_size is {config.batch_size}; it must be divisible by "
+            f"config.augment.repeats, {config.augment.repeats}"
         )

@@ -1,5 +1,4 @@
-"""The default config: every key, each with a comment. An experiment changes a few of them; the rest
-stay as they are here.
+"""The default config: every key, with a comment. An experiment overrides a few of them.
 
     from jaxconv.config import default_config
 
@@ -10,8 +9,8 @@ stay as they are here.
         return config
 
 No default is None and nothing is a list, so that each key can be set from the command line:
---config.optimizer.learning_rate=0.05, --config.data.mean=0.49,0.48,0.45. An unknown key or a value
-of another type is an error that names the nearest key.
+--config.optimizer.learning_rate=0.05, --config.data.mean=0.49,0.48,0.45. A value of the wrong type
+is an error, and so is an unknown key; the message names the nearest one.
 """
 
 import ast
@@ -28,45 +27,47 @@ from jaxconv.errors import UserError, nearest
 
 
 def default_config() -> ConfigDict:
-    """Every key with its default, locked: an unknown key raises AttributeError, a value of another
-    type TypeError.
+    """Every key with its default, locked.
+
+    An unknown key raises AttributeError, a value of the wrong type TypeError.
     """
     config = ConfigDict()
-    config.seed = 0  # every random draw of the run derives from it
-    config.batch_size = 128  # images a step, over all devices
-    config.epochs = 0.0  # length of the training in passes over the training split, or
-    config.steps = 0  # in steps; exactly one of the two is set
-    # how a step is spread over the devices: jit, pmap or fsdp, see train/parallel.py
+    config.seed = 0  # seeds every random draw of the run
+    config.batch_size = 128  # images per step, over all devices
+    config.epochs = 0.0  # training length in passes over the training split, or
+    config.steps = 0  # in steps; set exactly one of the two
+    # how a step is distributed over the devices: jit, pmap or fsdp, see train/parallel.py
     config.parallel = "jit"
-    # parts that each device works its share of a batch off in, one after another, for less memory
+    # gradient accumulation: each device processes its share of a batch in this many parts, one
+    # after another, to save memory
     config.accumulate = 1
-    # steps that a device does at once before the host hears of them; for small networks on resident
+    # training steps per call of the compiled program; more than 1 helps small networks on resident
     # data
     config.steps_per_call = 1
     # FIRST:LAST, such as 10:20: write a trace of these steps to the workdir, for TensorBoard or
     # xprof
     config.profile = ""
-    # on a GPU: only kernels that give the same bits again, at some speed
+    # on a GPU: use only bit-for-bit reproducible kernels, at some cost in speed
     config.deterministic = False
-    # folder that keeps compiled programs; auto: the user's cache folder; off: none
+    # folder for compiled programs; auto: the user's cache folder; off: no cache
     config.compilation_cache = "auto"
 
-    config.task = task = ConfigDict()  # what is learnt, see jaxconv/tasks
-    task.name = "classification"  # one of jaxconv.tasks.TASKS, or one's own, see own.py
+    config.task = task = ConfigDict()  # what the network learns, see jaxconv/tasks
+    task.name = "classification"  # one of jaxconv.tasks.TASKS, or your own, see own.py
     task.kwargs = ConfigDict()  # the task's own settings
 
     config.model = model = ConfigDict()
-    # one of jaxconv.list_models(), text: and a text in the notation, or one's own, see own.py
+    # one of jaxconv.list_models(), text: followed by the notation, or your own, see own.py
     model.name = "chain"
     model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
     # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
     model.init_from = ""
     # compute type: float32, bfloat16 or float16; parameters and losses are float32
     model.dtype = "float32"
-    # parts of a batch that BatchNorm normalises by themselves; as many as devices: by each device
+    # parts of a batch that BatchNorm normalises separately; as many as devices: one per device
     model.norm_groups = 1
-    # compute what is inside of the network's modules again on the way back: less memory on GPU and
-    # TPU
+    # recompute the activations inside the network's modules in the backward pass: less memory on
+    # GPU and TPU
     model.remat = False
 
     config.data = data = ConfigDict()
@@ -75,34 +76,37 @@ def default_config() -> ConfigDict:
     data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
-    # of each channel, on a scale from 0 to 1 where it is uint8; one number serves all channels
+    # per channel, on a scale from 0 to 1 for uint8 data; a single number applies to all channels
     data.mean = (0.5,)
     data.std = (0.5,)
-    # pixels; the shorter side is resized to it and the middle kept; 0: the files' own size
+    # pixels; the shorter side is resized to this, the center is cropped; 0: the files' own size
     data.image_size = 0
-    data.eval_image_size = 0  # the same while evaluating, where it differs; 0: data.image_size
-    # share of the shorter side that the middle is, while evaluating: 0.875 for the papers' 224 of
-    # 256
+    data.eval_image_size = 0  # the same for evaluation, if different; 0: data.image_size
+    # share of the shorter side that the center crop covers in evaluation: 0.875 for the papers' 224
+    # of 256
     data.crop_ratio = 1.0
-    # of image files: simplejpeg, pillow, or auto for simplejpeg where it is installed
+    # of image files: simplejpeg, pillow, or auto: simplejpeg if it is installed
     data.decoder = "auto"
-    # bytes; a larger set is streamed instead of lying in the devices' memory
+    # a colour that transparent images are laid on, such as white or #808080; empty: transparency is
+    # dropped and the stored colours are used, as in timm, torchvision and Keras
+    data.background = ""
+    # bytes; a larger set is streamed instead of being held in device memory
     data.resident_limit = 2_000_000_000
-    data.threads = 0  # that read and decode what is streamed; 0: twice as many as there are cores
-    data.prefetch = 2  # batches that are sent to the devices ahead of the step that needs them
-    # share of a streamed set's examples that may be unreadable; they are replaced by the next
+    data.threads = 0  # that read and decode streamed data; 0: twice the number of cores
+    data.prefetch = 2  # batches sent to the devices ahead of the step that needs them
+    # share of a streamed set's examples that may be unreadable; each is replaced by the next one
     data.damaged_share = 0.001
-    # of a set in memory, leave unreadable files out instead of stopping; for streamed ones see
-    # above
+    # skip unreadable files of a resident set instead of stopping; for streamed sets see
+    # damaged_share
     data.skip_unreadable = False
     data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
-    xo.channels = 1  # all alike
-    xo.translation = 0.15  # largest shift, share of the width
-    xo.scaling = 0.4  # largest stretch or shrinking, share
-    xo.rotation = 45.0  # largest turn, degrees
-    xo.weight = 0.5  # largest change of the stroke's thickness, share
-    xo.noise = 0.5  # deviation, on the scale from -1 to 1
+    xo.channels = 1  # all identical
+    xo.translation = 0.15  # largest shift, as a share of the width
+    xo.scaling = 0.4  # largest stretch or shrinkage, as a share
+    xo.rotation = 45.0  # largest rotation, degrees
+    xo.weight = 0.5  # largest change of the stroke's thickness, as a share
+    xo.noise = 0.5  # standard deviation, on the scale from -1 to 1
     xo.seed = 0
     xo.train_examples = 10_000
     xo.test_examples = 2_000
@@ -113,138 +117,144 @@ def default_config() -> ConfigDict:
     toy.test_examples = 600
     data.audio = audio = ConfigDict()  # settings of all sounds
     audio.form = "log_mel"  # a spectrogram, or waveform
-    audio.rate = 16_000  # samples a second
-    audio.seconds = 1.0  # of each sound; longer ones keep their middle, shorter ones get silence
-    audio.mels = 64  # filters of the spectrogram
+    audio.rate = 16_000  # samples per second
+    # of each sound; longer ones are cropped to the middle, shorter ones padded with silence
+    audio.seconds = 1.0
+    audio.mels = 64  # mel filters of the spectrogram
     data.text = text = ConfigDict()  # settings of all texts
-    text.length = 256  # codes of each text
+    text.length = 256  # codes per text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
     data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
-    # where the sets lie; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
+    # where the sets are stored; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
     tfds.data_dir = ""
     tfds.input = ""  # the feature to learn from; empty: TFDS's own choice
     tfds.label = ""
     data.folder = folder = ConfigDict()  # settings of an unsplit folder:PATH
-    folder.test_fraction = 0.1  # share of each class that is held out as the split test
-    folder.seed = 0  # of that draw
+    folder.test_fraction = 0.1  # share of each class held out as the split test
+    folder.seed = 0  # of that random split
 
-    # while training, in this order; each is off at 0, False or ()
+    # augmentation while training, applied in this order; each is off at 0, False or ()
     config.augment = augment = ConfigDict()
     augment.random_resized_crop = crop = ConfigDict()
-    # least and largest share of the area of a random crop, such as 0.08,1; it is resized to the
-    # image's size
+    # smallest and largest share of the area that a random crop covers, such as 0.08,1; the crop is
+    # resized to the image's size
     crop.scale = ()
-    crop.ratio = (3 / 4, 4 / 3)  # least and largest width over height of it
-    # least and largest size of the shorter side before a random crop of data.image_size, such as
+    crop.ratio = (3 / 4, 4 / 3)  # smallest and largest width over height of the crop
+    # smallest and largest size of the shorter side before a random crop of data.image_size, such as
     # 256,512
     augment.scale_jitter = ()
-    augment.pad_crop = 0  # pixels of black added on each side before a random crop back to the size
-    augment.flip = False  # mirror every other image, left to right
-    augment.colour_jitter = jitter = ConfigDict()  # each with a random strength up to this
+    # black pixels added on each side before a random crop back to the size
+    augment.pad_crop = 0
+    augment.flip = False  # mirror images left to right with probability 1/2
+    augment.colour_jitter = jitter = ConfigDict()  # each of random strength, up to this
     jitter.brightness = 0.0  # factor from 1 - x to 1 + x
     jitter.contrast = 0.0  # the same
     jitter.saturation = 0.0  # the same
-    jitter.hue = 0.0  # turn of the circle of colours, from -x to x; 0.5 is half of it
+    jitter.hue = 0.0  # rotation of the color circle, from -x to x; 0.5 is half a turn
     augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
-    rand.layers = 0  # operations an image, N of the paper
-    # their strength, 0 to 1: M of the paper over its number of levels (torchvision's 9 of 30,
-    # timm's m7 of 10)
+    rand.layers = 0  # operations per image, the paper's N
+    # their strength, 0 to 1: the paper's M over the number of levels (torchvision's 9 of 30, timm's
+    # m7 of 10)
     rand.level = 0.3
-    rand.deviation = 0.0  # of the level, drawn for each operation (timm's mstd0.5 is 0.05)
-    rand.probability = 1.0  # of each operation to be done (timm's is 0.5)
-    rand.space = "torchvision"  # which operations, how strong: torchvision, wide, timm
-    augment.trivial = False  # TrivialAugment: one operation an image, of any strength
-    augment.interpolation = "nearest"  # nearest or bilinear, of these two
-    augment.pca_colour = 0.0  # deviation of AlexNet's shift of the colours; 0.1 in the paper
-    augment.own = ""  # an augmentation of one's own, see own.py
+    rand.deviation = (
+        0.0  # standard deviation of the level of each operation (timm's mstd0.5 is 0.05)
+    )
+    rand.probability = 1.0  # that an operation is applied (timm's is 0.5)
+    rand.space = "torchvision"  # which operations, and how strong: torchvision, wide, timm
+    augment.trivial = False  # TrivialAugment: one operation per image, of random strength
+    augment.interpolation = "nearest"  # of these two: nearest or bilinear
+    augment.pca_colour = 0.0  # standard deviation of AlexNet's color shift; 0.1 in the paper
+    augment.own = ""  # your own augmentation, see own.py
     augment.erasing = erasing = ConfigDict()
-    erasing.probability = 0.0  # of an image to lose a box
-    erasing.area = (0.02, 1 / 3)  # least and largest share of the box
-    erasing.ratio = (0.3, 3.3)  # least and largest width over height
-    erasing.noise = False  # fill it by normal noise instead of the mean
-    # alpha of the Beta distribution of the shares of two images; 0.2 in the paper
+    erasing.probability = 0.0  # that a box of an image is erased
+    erasing.area = (0.02, 1 / 3)  # smallest and largest share of the image's area
+    erasing.ratio = (0.3, 3.3)  # smallest and largest width over height
+    erasing.noise = False  # fill the box with normal noise instead of the mean
+    # alpha of the Beta distribution of the mixing weights of two images; 0.2 in the paper
     augment.mixup = 0.0
-    # the same for a box of one in the other; 1 in the paper. With both, a coin for each batch
+    # the same for pasting a box of one into the other; 1 in the paper. If both are on, each batch
+    # randomly uses one of them
     augment.cutmix = 0.0
-    # times that an example comes in a batch, each augmented by itself; an epoch then sees a part of
-    # the examples
+    # copies of each example in a batch, each augmented separately; an epoch then covers only a part
+    # of the examples
     augment.repeats = 1
 
     config.loss = loss = ConfigDict()
-    # softmax or binary: cross entropy over all classes together or of each by itself; or one's own,
-    # see own.py
+    # softmax (cross entropy over all classes), binary (cross entropy of each class separately), or
+    # your own, see own.py
     loss.name = "softmax"
-    # binary: classes with more than this share of the target count as wholly there; 0: by their
-    # share
+    # binary: classes with more than this share of the target count as fully present; 0: use the
+    # shares themselves
     loss.threshold = 0.0
-    loss.label_smoothing = 0.0  # share of the target spread over all classes
+    loss.label_smoothing = 0.0  # share of the target spread evenly over all classes
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
-    # rmsprop, adamw, lamb: of the running mean of squared gradients; rmsprop wants about 0.9
+    # rmsprop, adamw, lamb: decay of the running mean of squared gradients; for rmsprop about 0.9
     optimizer.beta2 = 0.999
-    # rmsprop, adamw, lamb: added to it (rmsprop) or to its root, which rmsprop wants larger, 1e-3
+    # added to that mean (rmsprop) or to its root (adamw, lamb); rmsprop needs a larger value, 1e-3
     # to 1
     optimizer.epsilon = 1e-8
-    # lars: share of its weights' norm that a layer moves at a learning rate of 1
+    # lars: size of a layer's update at learning rate 1, as a share of its weights' norm
     optimizer.trust_coefficient = 0.001
-    # the largest norm of all gradients together; larger ones are scaled down to it; 0: any
+    # clip gradients to this global norm; 0: no clipping
     optimizer.clip_norm = 0.0
     optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
-    # decoupled: learning rate x this x weight is taken off apart from the gradient
+    # decoupled: learning rate x this x weight is subtracted, separately from the gradient
     optimizer.weight_decay = 0.0
-    # parameters (a regular expression on their path) that neither of the two decays
+    # parameters exempt from both kinds of decay, as a regular expression on their path
     optimizer.undecayed = r"(^|/)(bias|scale)$"
-    optimizer.groups = ConfigDict()  # parameter groups by name, each a group() of this file
+    optimizer.groups = ConfigDict()  # parameter groups by name, each made by group() below
     optimizer.schedule = schedule = ConfigDict()
     schedule.name = "constant"  # constant, step, cosine, plateau
-    # the rate climbs from 0 in a straight line over these first steps, whatever the schedule
+    # linear warmup from 0 over this many steps, with any schedule
     schedule.warmup_steps = 0
-    schedule.factor = 0.1  # step, plateau: the rate is multiplied by it
-    schedule.boundaries = ()  # step: after these steps, such as 32000,48000
-    # plateau: what should improve, such as eval/loss; empty: the first figure of the task
+    schedule.factor = 0.1  # step, plateau: multiplies the learning rate
+    schedule.boundaries = ()  # step: the rate drops after these steps, such as 32000,48000
+    # plateau: the metric that should improve, such as eval/loss; empty: the task's first figure
     schedule.metric = ""
-    schedule.patience = 3  # plateau: evaluations without a new best before the rate falls
+    schedule.patience = 3  # plateau: evaluations without a new best before the rate drops
 
     config.ema = ema = ConfigDict()
-    # evaluate the running average of the weights and of BatchNorm's statistics, which keeps this
-    # share a step; 0: none
+    # evaluate an exponential moving average of the weights and BatchNorm statistics, with this
+    # decay per step; 0: off
     ema.decay = 0.0
 
     # several networks in one program, see train/ensemble.py
     config.ensemble = ensemble = ConfigDict()
-    ensemble.size = 1  # networks, with the seeds seed, seed + 1, ...
-    # of seeds, whether each sees the examples in an order of its own, or all in the same
+    ensemble.size = 1  # number of networks, with the seeds seed, seed + 1, ...
+    # with different seeds: own (each network sees the examples in its own order), or same (all in
+    # one order)
     ensemble.batches = "own"
-    ensemble.by = "auto"  # how: vmap, map, unroll, or auto for the fastest here, measured once
-    # a sweep instead, each of the same seed: learning_rate:0.01,0.03,0.1; see TRACED in checks.py
-    # for what else
+    ensemble.by = "auto"  # vmap, map, unroll, or auto: the fastest here, measured once
+    # instead, one network per value of a setting, all with the same seed, such as
+    # learning_rate:0.01,0.03,0.1; see TRACED in checks.py for the settings
     ensemble.over = ""
 
     config.eval = eval_ = ConfigDict()
-    # steps between evaluations; 0: once an epoch. The last step is always evaluated
+    # steps between evaluations; 0: once per epoch. The last step is always evaluated
     eval_.every = 0
-    eval_.metrics = ""  # of one's own, see own.py; with spaces between
+    eval_.metrics = ""  # your own, separated by spaces, see own.py
     eval_.batch_size = 500  # images, over all devices
 
     config.log = log = ConfigDict()
     log.every = 50  # steps between lines of metrics.jsonl
     log.tensorboard = True  # write TensorBoard files too
-    log.progress = True  # show a progress bar, or lines where there is no terminal
+    log.progress = True  # show a progress bar, or plain lines without a terminal
     log.report = True  # write report.html at the end, see report/write.py
 
     config.checkpoint = checkpoint = ConfigDict()
-    # steps between checkpoints; 0: once an epoch. The last step is always kept
+    # steps between checkpoints; 0: once per epoch. The last step is always saved
     checkpoint.every = 0
     checkpoint.keep = 2  # how many of the latest to keep
-    checkpoint.keep_best = 1  # how many of the best to keep besides
-    checkpoint.metric = ""  # best by this; empty: the first figure of the task
+    checkpoint.keep_best = 1  # how many of the best to keep as well
+    checkpoint.metric = ""  # decides which is best; empty: the task's first figure
     config.lock()
-    # These are open: an experiment names its groups, and the arguments of a network and of a task
-    # are its own.
+    # These stay unlocked: an experiment names its groups, and every network and task has its own
+    # arguments.
     config.model.kwargs.unlock()
     config.task.kwargs.unlock()
     config.optimizer.groups.unlock()
@@ -254,11 +264,10 @@ def default_config() -> ConfigDict:
 def group(
     pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False
 ) -> ConfigDict:
-    """A parameter group: the parameters whose path, such as `conv1_1/kernel`, the regular
-    expression matches.
+    """A parameter group: the parameters whose path, such as `conv1_1/kernel`, matches a pattern.
 
     Args:
-      pattern: searched for in the path.
+      pattern: regular expression, searched for in the path.
       learning_rate: multiplies the learning rate.
       weight_decay: multiplies both kinds of weight decay.
       frozen: leave the parameters as they are.
@@ -271,17 +280,17 @@ def group(
 
 
 def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
-    """An experiment shrunk to run on a CPU in seconds: four steps on a few X's and O's (another
-    task keeps its toy), by a thinner network.
+    """Shrink an experiment to run on a CPU in seconds.
 
-    What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule,
+    It trains a thinner network for four steps on a few X's and O's (another task keeps its toy
+    data). What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule,
     averages.
 
     Args:
       config: the experiment's, changed in place and returned.
-      image_size: pixels of the X's and O's, the least that the network takes.
-      channels: of them.
-      **kwargs: the network's own arguments that make it thinner.
+      image_size: of the X's and O's in pixels, the smallest that the network takes.
+      channels: of the X's and O's.
+      **kwargs: arguments of the network that make it thinner.
     """
     data, schedule = config.data, config.optimizer.schedule
     if config.augment.scale_jitter:
@@ -309,20 +318,16 @@ def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs:
 
 
 def thinner(text: str, times: int) -> str:
-    """A network in the notation with so many times fewer filters and neurons: `conv3-64` by 16 is
-    `conv3-4`.
-    """
+    """Divide the filters and neurons of a network text: `conv3-64` by 16 is `conv3-4`."""
     counts = r"(?<=conv\d-)\d+|(?<=conv\d\d-)\d+|(?<=fc)\d+"
     return re.sub(counts, lambda count: str(max(2, int(count[0]) // times)), text)
 
 
 def check_argument(argument: str, *known: str) -> None:
-    """Raise UserError, with the nearest, where an experiment is asked for by `FILE.py:ARGUMENT`
-    with none of the arguments that it has.
-    """
+    """Raise UserError if an experiment does not have the argument of `FILE.py:ARGUMENT`."""
     if argument and argument not in known:
         raise UserError(
-            f"there is no argument {argument!r}{nearest(argument, known)}; there are "
+            f"unknown argument {argument!r}{nearest(argument, known)}; it must be one of "
             f"{', '.join(known)}"
         )
 
@@ -346,38 +351,39 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
         `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each. Another `model.name` leaves the experiment's
-        `model.kwargs` behind.
+      overrides: `key.of.config=value` each. Another `model.name` discards the experiment's
+        `model.kwargs`.
 
     Raises:
-      UserError: there is no such file, it fails, or an override does not fit.
+      UserError: the file is missing or fails, or an override does not fit.
     """
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"--config={spec}: there is no file {path!r}")
+        raise UserError(f"--config={spec}: file {path!r} not found")
     try:
         config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
     except KeyError as error:
         raise UserError(
-            f"{path}: {_where(path, error)}KeyError: {error}; a config file defines get_config()"
+            f"{path}: {_where(path, error)}KeyError: {error}; a config file must define "
+            "get_config()"
         ) from error
     except UserError as error:
         raise UserError(f"--config={spec}: {error}") from error
-    except Exception as error:  # a person's own file may raise anything
+    except Exception as error:  # the user's code may raise anything
         raise UserError(
             f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"{path}: get_config() returned {type(config).__name__}; it must return "
-            "default_config(), changed"
+            "a modified default_config()"
         )
     settings = [override.partition("=") for override in overrides]
     for key, equals, text in settings:
         if not equals:
             raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
         if key == "model.name" and text != config.model.name:
-            # The arguments that the experiment gives are those of its own network.
+            # The experiment's arguments are those of its own network.
             config.model.kwargs = ConfigDict()
     for key, _, text in settings:
         set_key(config, key, text)
@@ -387,10 +393,10 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
 def set_key(config: ConfigDict, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
-    `model.kwargs` and `task.kwargs` are open: a key that is not there yet is added.
+    `model.kwargs` and `task.kwargs` accept new keys.
 
     Raises:
-      UserError: no such key (with the nearest), or the text is not of the key's type.
+      UserError: the key is unknown (the message names the nearest), or the text is not of its type.
     """
     *parents, last = key.split(".")
     place = config
@@ -416,9 +422,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
 
 
 def check_type(key: str, value: Any, example: Any) -> None:
-    """Raise UserError unless the value is of the example's type; a whole number will do for a
-    number.
-    """
+    """Raise UserError unless the value has the example's type; an int may stand for a float."""
     fits = type(value) is type(example) or (type(example) is float and type(value) is int)
     if not fits or (
         isinstance(value, tuple) and not all(type(item) in (int, float) for item in value)
@@ -427,15 +431,15 @@ def check_type(key: str, value: Any, example: Any) -> None:
             bool: "True or False",
             int: "a whole number",
             float: "a number",
-            str: "a text",
-            tuple: "numbers with commas between",
+            str: "a string",
+            tuple: "numbers separated by commas",
         }
         shown = ",".join(map(str, example)) or "1,2" if isinstance(example, tuple) else example
         raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; an empty group of keys counts for nothing."""
+    """Dotted keys and their values; an empty group of keys is left out."""
     flat = {}
     for key, value in config.items():
         flat |= (
@@ -449,7 +453,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Keys of two flattened configs whose difference makes them different runs; see `MAY_DIFFER`.
 
-    A longer training is the same run as long as the schedule does not look at the length.
+    A longer training is the same run as long as the schedule does not depend on the length.
     """
     may = [*MAY_DIFFER]
     if new["optimizer.schedule.name"] != "cosine":
@@ -472,7 +476,7 @@ def nearest_key(config: ConfigDict, key: str) -> str:
 
 
 def _where(path: str, error: Exception) -> str:
-    """`line 7: ` for the innermost line of the person's file that the error passed through."""
+    """`line 7: ` for the innermost line of the config file that the error passed through."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

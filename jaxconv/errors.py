@@ -1,21 +1,18 @@
-"""What a person did that cannot work: the command line prints the message alone, without a
-traceback. And the words of messages.
-"""
+"""Errors caused by the user, printed without a traceback; and helpers for their messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-# Exit code of a run that was told to give its machine back, has saved, and wants to be started
-# again: sysexits.h's EX_TEMPFAIL.
+# Exit code of a run that was asked to stop, has saved, and should be started again: EX_TEMPFAIL of
+# sysexits.h.
 PREEMPTED = 75
 
 
 class UserError(ValueError):
-    """Something to be mended by the person: the message says what was wrong, with its value, and
-    what to do.
+    """An error that the user can fix: the message gives what was wrong, its value, and what to do.
 
     Attributes:
-      exit_code: 2 for a wrong command or config, 1 for what went wrong with data, files or numbers,
+      exit_code: 2 for a wrong command or config, 1 for a problem with data, files or numbers, or
         `PREEMPTED`.
     """
 
@@ -25,7 +22,7 @@ class UserError(ValueError):
 
 
 class LostProcessError(UserError):
-    """Another process of the run is gone, so that this one cannot end as it should."""
+    """Another process of the run is gone, so this one cannot shut down normally."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -40,8 +37,14 @@ def short(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of many names, and how many more there are: `a, b, c, d and 57 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def human_bytes(size: float) -> str:
-    """A number of bytes in the largest unit of 1,000 that leaves at least 1: 1500 -> `1.5 kB`."""
+    """A number of bytes in the largest decimal unit that leaves at least 1: 1500 -> `1.5 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5 or unit == "GB":
             break

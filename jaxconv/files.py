@@ -1,44 +1,99 @@
-"""Paths as a person gives them, and files that are written: looked at before the work, and whole or
-not at all.
-"""
+"""Paths given by the user: checked before the work starts, and written atomically."""
 
 import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from jaxconv.errors import UserError, in_words, nearest
 
 
 def expand(path: str, option: str = "--workdir") -> Path:
-    """An absolute path, `~` expanded; raises UserError for an empty one, a URL, or another's home
-    that there is not.
+    """Make a path absolute and expand `~`.
+
+    Raises:
+      UserError: the path is empty, a URL, or in the home of an unknown user.
     """
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
     if re.match(r"\w+://", str(path)):
         raise UserError(
-            f"{option}={path}: must be a folder of this machine's file system; a bucket can be "
+            f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
             "mounted as one"
         )
+    return at_home(path, option).absolute()
+
+
+def at_home(path: str, option: str) -> Path:
+    """Expand `~`; raises UserError if that home is unknown."""
     try:
-        return Path(path).expanduser().absolute()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{option}={path}: {error}") from error
+        raise UserError(
+            f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
+        ) from error
+
+
+def lock(file: IO[str], shared: bool = False) -> None:
+    """Lock an open file for this process until it is closed, or the process ends in any way.
+
+    Args:
+      file: open for writing, or for reading with `shared`.
+      shared: allow others to hold the lock too, if they take it so.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+    """
+    try:
+        _LOCK(file, shared)
+    except PermissionError as error:  # how Windows says it, and POSIX allows it too
+        raise BlockingIOError(*error.args) from error
+
+
+def _find_lock() -> Callable[[IO[str], bool], None]:
+    """How this system locks an open file: POSIX has fcntl, and Windows has msvcrt."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        def by_flock(file: IO[str], shared: bool) -> None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+        return by_flock
+    with contextlib.suppress(ImportError):
+        import msvcrt
+
+        # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
+        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
+
+
+_LOCK = _find_lock()
+
+
+def printable(text: str | os.PathLike) -> str:
+    """The text for a page, a table or a message: bytes of a file name that are not UTF-8, and
+    control characters, are written as `\\xe9`.
+    """
+    text = os.fspath(text)
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
-    """The path of a file to write, before the work is done.
+    """Check the path of a file to write, before the work starts.
 
     Args:
-      option: that asks for it, for messages.
-      path: as it was given.
-      suffixes: that it may have, in small letters.
+      option: name of its option, for messages.
+      path: as given.
+      suffixes: allowed suffixes, in lower case.
 
     Raises:
-      UserError: a wrong suffix, or a folder that is not there, or that nothing can be written to.
+      UserError: the suffix is wrong, or the folder does not exist or is not writable.
     """
     file = expand(path, f"--{option}")
     if file.suffix.lower() not in suffixes:
@@ -48,8 +103,8 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
         )
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK) or file.is_dir():
         raise UserError(
-            f"--{option}={path}: cannot be written; give a file in a folder that is there, and "
-            "that you may write to",
+            f"--{option}={path}: cannot be written; give a file in an existing folder that you can "
+            "write to",
             exit_code=1,
         )
     return file
@@ -57,9 +112,7 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, which takes the file's place when the context ends well, and
-    is gone when it does not.
-    """
+    """A temporary path next to a file, which replaces the file if the context succeeds."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -69,20 +122,19 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_new(out: str) -> Path:
-    """The folder `out`, not yet there or empty; raises UserError where it holds something."""
+    """The folder `out`, which must not exist or be empty; raises UserError otherwise."""
     folder = expand(out, "--out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out={out}: is there already, and is not an empty folder; give another")
+        raise UserError(f"--out={out}: already exists and is not an empty folder; give another")
     return folder
 
 
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[Path]:
-    """A folder beside `out` to write into, which becomes `out` when all is written: that is whole
-    or not at all.
+    """A temporary folder next to `out`, which becomes `out` if the context succeeds.
 
     Raises:
-      UserError: `out` holds something, or cannot be written.
+      UserError: `out` is not empty, or cannot be written.
     """
     try:
         folder = check_new(out)
@@ -100,8 +152,8 @@ def new_folder(out: str) -> Iterator[Path]:
         OSError,
         ValueError,
         RuntimeError,
-    ) as error:  # a full disk comes as an OSError, or as tensorstore's ValueError
+    ) as error:  # a full disk raises OSError, or ValueError in tensorstore
         raise UserError(
-            f"--out={out}: cannot be written ({in_words(error)}); give a folder that can",
+            f"--out={out}: cannot be written ({in_words(error)}); give a writable folder",
             exit_code=1,
         ) from error

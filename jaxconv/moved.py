@@ -1,7 +1,7 @@
-"""Public names of earlier versions, for one version more: each works, with a DeprecationWarning.
+"""Deprecated names, kept for one more version: each works, with a DeprecationWarning.
 
-A module that was moved is found under its old name too; what it held is looked for in `MODULES`,
-under the name of today where `NAMES` has another. A module that stays, and of which a name changed,
+A moved module can still be imported under its old name; its contents are looked up in the modules
+of `MODULES`, under the new name if `NAMES` has one. A module that stays but has renamed contents
 ends with `__getattr__ = moved.names_of(__name__)`.
 """
 
@@ -29,9 +29,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "jaxconv.interop": ("jaxconv.weights",),
     "jaxconv.interop.export": ("jaxconv.weights.export",),
-    "jaxconv.interop.torchvision": ("jaxconv.weights.torchvision",),
+    "jaxconv.interop.torchvision": ("jaxconv.weights.torchvision", "jaxconv.weights.names"),
     "jaxconv.interop.weights": (
         "jaxconv.weights.convert",
+        "jaxconv.weights.reader",
         "jaxconv.train.initial",
         "jaxconv.files",
     ),
@@ -51,7 +52,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "jaxconv.train.losses": ("jaxconv.tasks.classification.losses",),
 }
 
-# Module of today or of before -> old name -> module and name of today.
+# Current or old module -> old name -> current module and name.
 NAMES: dict[str, dict[str, str]] = {
     "jaxconv.data.loading": {
         "Resident": "jaxconv.data.loading:ResidentLoader",
@@ -79,6 +80,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "jaxconv.train.losses": {"average_votes": "jaxconv.tasks.classification.losses:average_logits"},
     "jaxconv.train.start": {"train": "jaxconv.run:train"},
+    "jaxconv.weights.convert": {"read_state_dict": "jaxconv.weights.reader:read_state_dict"},
     "jaxconv.train.watch": {
         "Pending": "jaxconv.train.watch:PendingMetrics",
         "memory_said": "jaxconv.train.watch:reraise_out_of_memory",
@@ -87,9 +89,7 @@ NAMES: dict[str, dict[str, str]] = {
 
 
 def names_of(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that finds its names of before; raises AttributeError for
-    others.
-    """
+    """The `__getattr__` of a module that finds its old names; raises AttributeError for others."""
 
     def find(name: str) -> Any:
         place, _, now = NAMES.get(module, {}).get(name, "").partition(":")
@@ -108,11 +108,11 @@ def names_of(module: str) -> Callable[[str], Any]:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is {new} now; the old name goes away in 0.2", DeprecationWarning, 3)
+    warnings.warn(f"{old} is now {new}; the old name will be removed in 0.2", DeprecationWarning, 3)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of `MODULES`, whose names are looked up when they are asked for."""
+    """Finds the modules of `MODULES`, whose names are looked up on access."""
 
     def find_spec(
         self, fullname: str, path: Any, target: Any = None

@@ -1,20 +1,19 @@
-"""A person's own pieces, named in the config: `package.module.name` of what can be imported, or
-`FILE.py:name`.
+"""Custom pieces, named in the config as `package.module.name` or `FILE.py:name`.
 
 --config.task.name=tasks.py:Angle          a class that derives from jaxconv.tasks.Task
 --config.data.source=data.py:draw          (config.data, split) -> a jaxconv.data.Source
 --config.model.name=nets.py:Net            called as Net(num_classes=, dtype=,
-                                           **config.model.kwargs); gives a Linen module
+                                           **config.model.kwargs); returns a Linen module
 --config.loss.name=losses.py:focal         (logits [N, K], target [N] int32 or [N, K] float32) ->
                                            [N] float32
 --config.eval.metrics=metrics.py:top5      (logits [N, K], label [N] int32) -> [N] float32; several
-                                           with spaces between
+                                           are separated by spaces
 --config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
                                            scale from 0 to 1
 
-A file may import its neighbours, the modules and packages beside it, at its top: they are found
-while it runs, and not later, within a function. In the path of a file, a space and a colon can be
-written as %20 and %3A.
+A file may import its neighbours, the modules and packages next to it, at its top level. They are
+found only while the file itself runs, not later inside a function. In the path of a file, a space
+and a colon can be written as %20 and %3A.
 """
 
 import ast
@@ -34,40 +33,40 @@ import jax
 
 from jaxconv.errors import UserError, in_words, nearest
 
-# What jaxconv itself runs on is no neighbour, also where its checkout is: a second copy of it would
-# be another library, whose arrays and modules are of other types.
+# Libraries that jaxconv itself uses are never neighbours, even next to their checkout: a second
+# copy would have incompatible types of arrays and modules.
 _SHARED = {"jaxconv", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "ml_collections"}
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of somebody's own piece, and not one that jaxconv has."""
+    """Whether a name has the form of a custom piece, rather than of a built-in one."""
     return bool(re.fullmatch(r"[^:]+\.py:\w+|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name))
 
 
 def own(name: str, key: str) -> Callable[..., Any]:
-    """What the name stands for.
+    """Load the function or class of a custom piece.
 
     Args:
       name: see the module.
       key: of the config, for messages.
 
     Raises:
-      UserError: there is no such file, module or name in it, the file fails, or it cannot be
-        called.
+      UserError: the file, module or name is not found, the file fails, or the object is not
+        callable.
     """
     place, _, attribute = name.rpartition(":" if ".py:" in name else ".")
     file = file_of(name)
     if file:
         if not file.is_file():
-            raise UserError(f"{key} is {name!r}: there is no file {place!r} in {Path.cwd()}")
+            raise UserError(f"{key} is {name!r}: file {place!r} not found in {Path.cwd()}")
         try:
             found = _run(file, checksum(file))
-        except Exception as error:  # a person's own file may raise anything
+        except Exception as error:  # the user's file may raise anything
             raise UserError(f"{key}: {file}: {in_words(error)}") from error
     else:
         try:
             found = vars(importlib.import_module(place))
-        except Exception as error:  # a person's own module may raise anything
+        except Exception as error:  # the user's module may raise anything
             raise UserError(
                 f"{key} is {name!r}: {place} cannot be imported: {in_words(error)}"
             ) from error
@@ -90,34 +89,35 @@ def tried(
     *arguments: Any,
     of: Callable[[Any], Any] = lambda found: found,
 ) -> Callable[..., Any]:
-    """What the name stands for, tried on arguments of which the shapes alone are given.
+    """Load a custom function and try it on arguments given by their shapes.
 
     Args:
       name, key: as in `own`.
       shape: of the array that it must return.
-      *arguments: `jax.ShapeDtypeStruct` and what is made of them.
-      of: picks that array from what it returns.
+      *arguments: pytrees of `jax.ShapeDtypeStruct`.
+      of: picks that array from the return value.
 
     Raises:
-      UserError: as `own`, or it fails, or returns anything else.
+      UserError: as `own`, or the function fails or returns something else.
     """
     function = own(name, key)
     try:
         found = jax.eval_shape(lambda *values: of(function(*values)), *arguments)
-    except Exception as error:  # a person's own function may raise anything
+    except Exception as error:  # the user's function may raise anything
         raise UserError(f"{key} is {name!r}, which fails: {in_words(error)}") from error
     if getattr(found, "shape", None) != shape:
         shown = getattr(found, "shape", type(found).__name__)
         raise UserError(
-            f"{key} is {name!r}; of {shape[0]} examples it must return an array of shape {shape}, "
-            f"and it returns {shown}"
+            f"{key} is {name!r}; for {shape[0]} examples it must return an array of shape {shape}, "
+            f"but it returns {shown}"
         )
     return function
 
 
 def file_of(name: str) -> Path | None:
-    """The file that a name of the form FILE.py:NAME is of, whether it is there or not, as an
-    absolute path without links; None for package.module.name.
+    """The file of a name FILE.py:NAME, which need not exist; None for package.module.name.
+
+    It is an absolute path with symbolic links resolved.
     """
     place, colon, _ = name.rpartition(":")
     if not colon:
@@ -127,14 +127,14 @@ def file_of(name: str) -> Path | None:
 
 
 def name_in(file: Path, name: str) -> str:
-    """The name of the same piece in another file, without what would end a name in a config."""
+    """The name of the same piece in another file, with spaces and colons of the path escaped."""
     place = re.sub(r"[\s:%]", lambda found: urllib.parse.quote(found[0]), str(file))
     return f"{place}:{name.rpartition(':')[2]}"
 
 
 @functools.lru_cache
 def _run(file: Path, content: int) -> dict[str, Any]:
-    """The names of a file, which is run once for each `content`, its `checksum`."""
+    """The names of a file, which is run once per `content`, its `checksum`."""
     with _beside(file):
         return runpy.run_path(str(file))
 
@@ -143,7 +143,7 @@ def _run(file: Path, content: int) -> dict[str, Any]:
 def _beside(file: Path) -> Iterator[None]:
     """Let a file import its neighbours, as a script does.
 
-    They are not kept among Python's modules: another run's may have the same names.
+    They are removed from `sys.modules` again: those of another run may have the same names.
     """
     folder = file.parent
     tops = {path.relative_to(folder).parts[0].removesuffix(".py") for path in neighbours(file)}
@@ -157,8 +157,8 @@ def _beside(file: Path) -> Iterator[None]:
     for name in before:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True  # the folder may be somebody else's
-    importlib.invalidate_caches()  # a neighbour may be newer than the last look into the folder
+    sys.dont_write_bytecode = True  # the folder may belong to another user
+    importlib.invalidate_caches()  # a neighbour may be newer than the cached listing
     try:
         yield
     finally:
@@ -170,11 +170,10 @@ def _beside(file: Path) -> Iterator[None]:
 
 
 def neighbours(file: Path) -> list[Path]:
-    """The files of the modules and packages that a file imports from its own folder, and of those
-    that they import from there.
+    """The files that a file imports from its own folder, directly or through one another.
 
     Args:
-      file: an absolute path without links.
+      file: an absolute path with symbolic links resolved.
     """
     found: set[Path] = set()
     left = [file]
@@ -190,13 +189,11 @@ def neighbours(file: Path) -> list[Path]:
 
 
 def _imported(file: Path) -> set[str]:
-    """The names, up to their first dot, of modules that a file imports, but for those that can be
-    no neighbours.
-    """
+    """The top-level names that a file imports, except those that cannot be neighbours."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return set()  # what is wrong is told where the file is run
+        return set()  # running the file reports the error
     modules = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -208,14 +205,14 @@ def _imported(file: Path) -> set[str]:
 
 
 def checksum(file: Path) -> int:
-    """The CRC-32 of a file, and of its neighbours after it."""
+    """The CRC-32 of a file followed by its neighbours."""
     return functools.reduce(
         lambda before, path: zlib.crc32(path.read_bytes(), before), [file, *neighbours(file)], 0
     )
 
 
 def names_in(config: Any) -> dict[str, str]:
-    """Key and name of each own piece that a config has."""
+    """The key and name of each custom piece in a config."""
     names = {
         "config.task.name": config.task.name,
         "config.data.source": config.data.source,
@@ -228,18 +225,18 @@ def names_in(config: Any) -> dict[str, str]:
 
 
 def renamed(config: Any, names: Mapping[str, str]) -> Any:
-    """The config with other names for its own pieces.
+    """The config with other names for its custom pieces.
 
     Args:
-      config: the whole config, which stays as it is.
-      names: those of `names_in` that change -> what they become.
+      config: the whole config, which is not changed.
+      names: old name, as in `names_in`, -> new name.
     """
     changed = type(config)(config.to_dict())
     for key in names_in(config):
         *sections, last = key.removeprefix("config.").partition(",")[0].split(".")
         section = functools.reduce(lambda inner, part: inner[part], sections, changed)
         value = section[last]
-        # A key may hold several names, with spaces between them.
+        # A key may hold several names, separated by spaces.
         section[last] = names.get(value) or re.sub(
             r"\S+", lambda found: names.get(found[0], found[0]), value
         )
@@ -247,9 +244,7 @@ def renamed(config: Any, names: Mapping[str, str]) -> Any:
 
 
 def checksums(config: Any) -> dict[str, str]:
-    """A checksum of the file that each own piece of a config comes from, see `checksum`; of a
-    module's without neighbours.
-    """
+    """The checksum of the file of each custom piece; a module is taken without neighbours."""
     sums = {}
     for name in names_in(config).values():
         file = file_of(name)

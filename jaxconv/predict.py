@@ -1,15 +1,17 @@
-"""Predictions for files, by a run's network or an exported one: decoded, resized and cropped as in
-evaluation, by the same code.
+"""Predictions for files, with a run's network or an exported one.
 
-    image    .jpg, .jpeg, .png
+Files are decoded, resized and cropped by the same code as in evaluation.
+
+    image    .jpg, .png, .webp ...
     signal   .wav, .npy
-    text     .txt: a text each line
+    text     .txt: one text per line
 
-A folder stands for all such files below it, sorted by path; `-` for standard input, which holds one
-file.
+A folder stands for all such files below it, sorted by path, by the rules of training (see
+data/listing.py); `-` for one file on standard input.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,16 +21,20 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.folder import KINDS, read_content
+from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
 from jaxconv.weights.export import Predictor
 
-SUFFIXES = {"image": KINDS["image"], "signal": KINDS["sound"] + KINDS["volume"], "text": (".txt",)}
+log = logging.getLogger(__name__)
 
-# Elements that the network sees at once, at most.
+# The kinds of files that a network of each kind takes.
+_FILES = {"image": ("image",), "signal": ("sound", "volume"), "text": ("text",)}
+
+# The most elements in a batch.
 _BATCH = 32
 
 
@@ -37,9 +43,9 @@ class Item:
     """Something to predict.
 
     Attributes:
-      file: its name, as it was given or found.
-      content: what it holds; a path is read when its turn comes.
-      line: of a text, from 1; else 0.
+      file: its name, as given or found.
+      content: its content, or a path that is read when it is needed.
+      line: of a text, from 1; otherwise 0.
     """
 
     file: str
@@ -51,7 +57,7 @@ class Item:
 
 
 class GivenRecords:
-    """Items as records: the label is the item's place."""
+    """Items as records: the label is the item's position."""
 
     has_labels = True
 
@@ -69,7 +75,7 @@ class GivenRecords:
         return content, i
 
     def labels_of_all(self) -> np.ndarray:
-        """The places [N] int32."""
+        """The positions [N] int32."""
         return np.arange(len(self), dtype=np.int32)
 
     def name(self, i: int) -> str:
@@ -77,19 +83,19 @@ class GivenRecords:
         return str(self.items[i])
 
     def checksum(self) -> int:
-        """None is kept."""
+        """Always 0: no checksum is needed."""
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says of an item.
+    """The prediction for an item.
 
     Attributes:
-      item: what it is of.
-      lines: the same for people, see `Task.describe`.
-      said: the same for JSON.
-      served: what the task serves of it, by name.
+      item: the item.
+      lines: the prediction for people, see `Task.describe`.
+      said: the prediction for JSON.
+      served: the values that the task serves for it, by name.
     """
 
     item: Item
@@ -99,67 +105,59 @@ class Prediction:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The most probable classes, falling, as the run has them."""
+        """The most probable classes first, as named in the run."""
         return tuple(one["class"] for one in self.said["top"])
 
     @property
     def probabilities(self) -> tuple[float, ...]:
-        """Of `classes`."""
+        """The probabilities of `classes`."""
         return tuple(one["probability"] for one in self.said["top"])
 
     def rows(self) -> str:
-        """A line for the item, and what is said of it, for reading."""
+        """The item and its prediction, as lines for people."""
         return "\n".join([str(self.item), *self.lines])
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: `file`, `line` of a text, and what the task says, such as `top`."""
+        """For JSON: `file`, `line` of a text, and the task's answer, such as `top`."""
         line = {"line": self.item.line} if self.item.line else {}
         return {"file": self.item.file, **line, **self.said}
 
 
 def find_items(names: Sequence[str], kind: str) -> list[Item]:
-    """What is to be predicted, in the order of `names`: files, folders, or `-` for standard input.
+    """The items to predict, in the order of `names`: files, folders, or `-` for standard input.
+
+    What is left out of a folder is logged.
 
     Raises:
       UserError: a folder holds no file of this kind.
-      OSError: a folder below cannot be listed.
+      OSError: a subfolder cannot be listed.
     """
     items: list[Item] = []
     for name in names:
         if name == "-":
             items += _items_of(Item("-", sys.stdin.buffer.read()), kind)
             continue
-        files = _files_below(name, SUFFIXES[kind]) if os.path.isdir(name) else [name]
-        if not files:
-            raise UserError(
-                f"{name}: has no {', '.join(SUFFIXES[kind])} file, which the network's {kind}s "
-                "come from",
-                exit_code=1,
-            )
-        for file in files:
+        for file in _files_below(name, kind) if os.path.isdir(name) else [name]:
             items += _items_of(Item(file, Path(file)), kind)
     return items
 
 
-def _files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(place, name)
-            for name in names
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _files_below(folder: str, kind: str) -> list[str]:
+    suffixes = tuple(suffix for files in _FILES[kind] for suffix in suffixes_of(files))
+    listed = list_files(folder, suffixes)
+    for note in listed.notes(folder):
+        log.warning("%s", note)
+    if not listed.names:
+        raise UserError(
+            f"{folder}: has no {', '.join(suffixes)} file; the network takes {kind}s from such "
+            "files",
+            exit_code=1,
+        )
+    return [os.path.join(folder, name) for name in listed.names]
 
 
 def _items_of(item: Item, kind: str) -> list[Item]:
-    """The item itself, or of a text its lines; a file without one stays, to be complained of when
-    it is read.
-    """
+    """The item itself, or the lines of a text; an empty file stays, and is reported when read."""
     if kind != "text":
         return [item]
     try:
@@ -173,12 +171,12 @@ def _items_of(item: Item, kind: str) -> list[Item]:
 
 
 def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> Iterator[Prediction]:
-    """Predict each item that can be read, in order; of each other one, a warning is logged.
+    """Predict each readable item, in order; log a warning for each unreadable one.
 
     Args:
       network: see `weights.export`.
       items: see `find_items`.
-      top: classes to give, fewer where there are fewer.
+      top: the most classes to give.
 
     Raises:
       UserError: the decoder is not installed.
@@ -186,7 +184,7 @@ def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> It
     source = open_given(
         GivenRecords(items), network.description["reading"], network.kind, network.input_shape
     )
-    # All batches have one size, filled up at the end, so that the network is compiled once.
+    # All batches have one size, the last one padded, so that the network is compiled once.
     for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
         served = network.serve(batch["image"])
         for row in np.flatnonzero(batch["mask"]):

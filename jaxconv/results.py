@@ -1,6 +1,4 @@
-"""How far the runs of a sweep are, by the files in their workdirs, and what came of them: a table
-and a plot.
-"""
+"""Progress and results of the runs of a sweep, read from the files in their workdirs, as tables."""
 
 import dataclasses
 import statistics
@@ -14,18 +12,18 @@ from jaxconv.tasks import Figure, find_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.workdir import read_metrics, saved_config, saved_data
 
-# The last line of the log of a run that failed begins with it; launch/common.sh writes it too.
+# The last line of a failed run's log begins with this; launch/common.sh writes it too.
 FAILED = "stopped with exit code"
 
 
 def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
-    """How far a run is, by the files in its workdir: a row of the table.
+    """The progress of a run, read from the files in its workdir: a row of the table.
 
     Returns:
       `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the
-      whole training, the `figure` that it is told by, the newest `loss` and figure (by its key,
-      such as `top1`) of an evaluation, the best one (`best_top1`), the median of
-      `images_per_second`, and `why` it failed. What is not known yet is None.
+      whole training, the `figure` that runs are compared by, the latest evaluated `loss` and figure
+      (by its key, such as `top1`), the best one (`best_top1`), the median of `images_per_second`,
+      and `why` it failed. Unknown values are None.
     """
     figure = dataclasses.asdict(find_task(trial.config.task.name).figures[0])
     row = {"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}
@@ -33,8 +31,9 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
 
 
 def figure_of(row: Mapping[str, Any]) -> Figure:
-    """The figure that a run is told by: the first of its task. Rows of an older sweep.json are of
-    the default task.
+    """The figure that runs are compared by: the first of the task.
+
+    Rows of an older sweep.json are of the default task.
     """
     if "figure" in row:
         return Figure(**row["figure"])
@@ -42,15 +41,15 @@ def figure_of(row: Mapping[str, Any]) -> Figure:
 
 
 def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """A row of sweep.json, see `standing`, as the run stands now."""
+    """An updated row of sweep.json, see `standing`."""
     folder, steps = workdir / row["run"], row["steps"]
     rows = read_metrics(folder)
     step = rows[-1]["step"] if rows else 0
     if not steps and (folder / "config.json").exists():
         steps = total_steps(saved_config(folder), saved_data(folder)["train_examples"])
     why = _why_failed(log_of(folder))
-    # The last row is written before the last checkpoint, and a checkpoint's folder gets its name
-    # when it is whole.
+    # The last row is written before the last checkpoint, whose folder gets its name only when it is
+    # complete.
     finished = step == steps and (folder / "checkpoints" / str(steps)).is_dir()
     state = (
         "finished"
@@ -81,12 +80,12 @@ def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def log_of(folder: Path) -> Path:
-    """What a run of a sweep said: beside its workdir."""
+    """The log of a run of a sweep, next to its workdir."""
     return folder.with_name(f"{folder.name}.log")
 
 
 def _why_failed(path: Path) -> str:
-    """What the run said last, where its log ends with a failure; or nothing."""
+    """The last message of a run whose log ends with a failure; empty otherwise."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     if not lines or not lines[-1].startswith(FAILED):
         return ""
@@ -98,12 +97,11 @@ def _why_failed(path: Path) -> str:
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and deviation (of a sample) of the finished runs that differ in the seed alone; empty
-    where the grid has no seeds.
+    """Mean and sample deviation of finished runs that differ only in the seed; empty without seeds.
 
     Returns:
-      Rows with `values` but the seed, `runs` and `finished`, and of `loss`, the figure and the best
-      one pairs of mean and deviation, None where there are too few runs for it.
+      Rows with `values` without the seed, `runs` and `finished`, and for `loss`, the figure and the
+      best one a pair of mean and deviation; None where there are too few runs.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -134,7 +132,7 @@ def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table in Markdown, a second one of means over seeds, and what failed runs said."""
+    """The table in Markdown, a second one of means over seeds, and messages of failed runs."""
     keys = list(rows[0]["values"])
     parts = [_lines(run_table(rows), len(keys))]
     means = over_seeds(rows)
@@ -147,7 +145,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and one row of texts for each run, of `standing`; the keys of the grid come first."""
+    """A header and one row of strings per row of `standing`; the keys of the grid come first."""
     keys = list(rows[0]["values"])
     table = [[*keys, "steps", *_titles(rows[0]), "images/s", "state"]]
     for row in rows:
@@ -163,9 +161,7 @@ def run_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and one row of texts for each of the means of `over_seeds`; the keys of the grid but
-    the seed come first.
-    """
+    """A header and one row of strings per row of `over_seeds`; the keys come first."""
     others = list(means[0]["values"])
     table = [[*others, "seeds finished", *_titles(means[0])]]
     for mean in means:
@@ -181,13 +177,13 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _titles(row: Mapping[str, Any]) -> list[str]:
-    """Of the columns of `_columns`."""
+    """Titles of the columns of `_columns`."""
     title = figure_of(row).title
     return [*(["eval loss"] if figure_of(row).key != "loss" else []), title, f"best {title}"]
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, Callable[[float | None], str]]:
-    """Keys of the loss, the figure and the best one, and how each is shown."""
+    """Keys of the loss, the figure and the best one, with how each is shown."""
     figure = figure_of(row)
     return {"loss": _figure, figure.key: figure.show, f"best_{figure.key}": figure.show}
 
@@ -203,7 +199,7 @@ def _spread(
 
 
 def _lines(table: Sequence[Sequence[str]], texts: int) -> str:
-    """A table in Markdown, aligned for a terminal too; the first `texts` columns to the left."""
+    """A table in Markdown, also aligned for a terminal; the first `texts` columns to the left."""
     table = [[cell.replace("|", r"\|") for cell in cells] for cells in table]
     widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
     rule = [

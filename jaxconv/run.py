@@ -1,4 +1,4 @@
-"""A run from the command to its report: trains, then draws the curves and writes the page."""
+"""A run from command to report: train, then draw the curves and write the page."""
 
 import logging
 from typing import Any
@@ -20,24 +20,25 @@ def train(
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
 ) -> dict[str, Any]:
-    """Train as the config says, or resume the run in the workdir; then draw its curves and, with
-    `config.log.report`, write its page.
+    """Train from a config, or resume the run in the workdir; then draw its curves.
+
+    With `config.log.report`, also write its page.
 
     Args:
       config: the whole config.
-      workdir: folder of the run; see train/workdir.py for what is in it afterwards. Several
-        processes share it.
-      restart: move a run that is there aside, and begin anew.
+      workdir: folder of the run; see train/workdir.py for its contents. Several processes share
+        it.
+      restart: move an existing run aside and start from scratch.
       devices: those to use; all by default.
       sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default
-        those that the config names.
+        those of the config.
 
     Returns:
-      `split`, and what `evaluate` returns of the final weights.
+      `split`, and what `evaluate` returns for the final weights.
 
     Raises:
       UserError: the config, the data or the workdir cannot be used, the loss became infinite or
-        NaN, another process is gone, or SIGTERM asked for the machine (`exit_code` 75).
+        NaN, another process is gone, or SIGTERM stopped the run (`exit_code` 75).
     """
     finished = start(config, workdir, restart, devices, sources)
     if finished.parallel.process[0] == 0:
@@ -55,11 +56,11 @@ def _draw_curves(finished: Finished) -> None:
 
 
 def _write_report(finished: Finished) -> None:
-    """The run's page; the training has ended well, whatever becomes of it."""
+    """Write the run's page. If it fails, the training has still succeeded."""
     try:
         from jaxconv.report.write import report
 
-        # Of several processes one alone cannot restore a checkpoint: all of them would have to.
+        # One of several processes cannot restore a checkpoint alone: all of them would have to.
         alone = finished.parallel.process[1] == 1
         report(finished.folder, weights=alone, source=finished.eval_source)
     except Exception as error:

@@ -1,6 +1,5 @@
-"""`jaxconv data SOURCE`: what a source holds, how it looks to a network, and how fast it comes."""
+"""`jaxconv data SOURCE`: the contents of a source, augmented examples, and loading speed."""
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv.data.folder import other_files
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
+from jaxconv.data.pictures import opened
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import StoredSource
@@ -22,25 +21,22 @@ from jaxconv.tasks import open_task
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.transforms import make_transforms
 
-_SECONDS = 3.0  # that the rate is measured for
+_SECONDS = 3.0  # duration of the measurement of the rate
 _SHOWN = 36  # samples in the picture
 
 
 def show(
     config: Any, split: str, examples: int, png: Path
 ) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """All that `jaxconv data` tells of a split, as rows for people and as one object; draws
-    augmented samples into a PNG file.
+    """The output of `jaxconv data`, as rows for people and as one object.
+
+    Also draws augmented samples into a PNG file.
 
     Raises:
-      UserError: there is no such source or split.
+      UserError: the source or split does not exist.
     """
-    # Not read into memory: what cannot make a batch can be looked at all the same.
+    # As files, not read into memory: examples that cannot form a batch can still be surveyed.
     found = survey(open_source(as_files(config.data), split), examples)
-    if config.data.source.startswith("folder:") and (
-        others := other_files(config.data.source.removeprefix("folder:"))
-    ):
-        found["not_read"] = {"files": len(others), "such_as": others[0]}
     rows = _table(found)
     try:
         source = open_source(config.data, split, augment=config.augment)
@@ -63,7 +59,7 @@ def draw_samples(
     config: Any,
     png: Path,
 ) -> None:
-    """Draw the first of a batch, as the network gets it, into a PNG file."""
+    """Draw the first examples of a batch, as the network gets them, into a PNG file."""
     from jaxconv.drawing.samples import captioned_grid, short_name, text_grid
 
     images, task = images[:_SHOWN], open_task(config, describe(source))
@@ -82,17 +78,17 @@ def draw_samples(
 
 
 def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
-    """What a source holds.
+    """Survey the contents of a source.
 
     Args:
-      source: any.
-      examples: how many, evenly spread, are read for what only their content tells.
+      source: any source.
+      examples: how many, evenly spread, are read for what depends on their content.
 
     Returns:
-      `examples`; `classes`, {name: count}, of all examples or, where labels are only known by
-      reading, of the sample; `sample`, how many were read; `damaged`, {name: why} of those of them
-      that cannot be; `sizes`, {"WxH": count} of the sample as it is stored; `mean` and `std` of
-      each channel of the sample, on the scale of `config.data.mean`; none for texts.
+      `examples`; `classes`, {name: count} of all examples or, if labels are known only by reading,
+      of the sample; `sample`, how many were read; `damaged`, {name: why} of those that could not be
+      read; `sizes`, {"WxH": count} of the sample as stored; except for texts, `mean` and `std` of
+      each channel of the sample, on the scale of `config.data.mean`.
     """
     sample = evenly(len(source), examples)
     with ThreadPoolExecutor() as pool:
@@ -113,7 +109,7 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
         "sizes": dict(sorted(sizes.items(), key=lambda item: -item[1])),
     }
     if source.element.kind != "text" and good:
-        # Sums over every pixel of the sample: an image counts by its size.
+        # Sums over every pixel of the sample, so larger images weigh more.
         count, total, squares = (
             np.sum([sums[part] for _, _, sums in good], axis=0) for part in range(3)
         )
@@ -126,7 +122,7 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
 
 
 def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`classes`, where examples have labels; of other targets the least and the greatest value."""
+    """`classes` if examples have labels; for other targets the least and the greatest value."""
     found: dict[str, Any] = {}
     if "label" in source.targets:
         known = not isinstance(source, StoredSource) or source.records.has_labels
@@ -145,11 +141,9 @@ def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]] | str:
-    """Targets, size as it is stored, and (pixels, sums, sums of squares) of the channels; or why it
-    cannot be read.
-    """
+    """Targets, stored size, (pixels, sums, sums of squares) per channel; or the reading error."""
     try:
-        # Around the source's own check of the form, so that sizes may differ.
+        # Bypasses the source's own check of shapes, so that sizes may differ.
         if isinstance(source, StoredSource):
             payload, targets = source.records[i]
             element, targets = source.decode(payload, (0, i)), as_targets(targets)
@@ -176,9 +170,7 @@ def _size(payload: Any, element: np.ndarray) -> str:
     if isinstance(payload, str) or element.ndim == 1:
         return f"{len(payload)} codes"
     if isinstance(payload, bytes) and element.ndim == 3 and element.dtype == np.uint8:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(payload)) as image:
+        with opened(payload) as image:
             return "x".join(map(str, image.size))
     if element.ndim == 3 and element.dtype == np.uint8:
         return f"{element.shape[1]}x{element.shape[0]}"
@@ -188,14 +180,14 @@ def _size(payload: Any, element: np.ndarray) -> str:
 
 
 def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
-    """Read, send and augment batches as a training on the source does, for a few seconds.
+    """Read, transfer and augment batches as in training, for a few seconds.
 
     Returns:
       Elements [B, ...] and targets [B, ...] of the first batch, as a network would get them, and
       examples/s after it.
 
     Raises:
-      UserError: an augmentation does not fit the examples, or they are of different sizes.
+      UserError: an augmentation does not fit the examples, or their sizes differ.
     """
     parallel = make_parallel("jit", jax.devices()[:1])
     loader = make_loader(source, parallel, config.data)
@@ -233,14 +225,6 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
-    if "not_read" in found:
-        rows.append(
-            (
-                "not read",
-                f"{found['not_read']['files']:,} files of other kinds, such as "
-                f"{found['not_read']['such_as']}",
-            )
-        )
     rows += [("sizes", f"{len(found['sizes']):,}")] + [
         (f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]
     ]
@@ -253,5 +237,5 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _ends(classes: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """All, or the five largest and the five smallest."""
+    """All classes, or the five largest and the five smallest."""
     return list(classes) if len(classes) <= 12 else [*classes[:5], *classes[-5:]]

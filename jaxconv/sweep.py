@@ -1,16 +1,14 @@
-"""Sweeps: runs that differ in a few keys of the config, each in a workdir of its own, ending in one
-table and one plot.
+"""Sweeps: runs that differ in a few config keys, each in its own workdir, with one table and plot.
 
     jaxconv sweep --config=FILE.py --workdir=DIR --grid='optimizer.learning_rate=0.01,0.1 seed=0:3'
 
 In DIR:
-NAME/          the workdir of one run; NAME is what differs, such as
+NAME/          the workdir of one run; NAME gives the keys that differ, such as
                optimizer.learning_rate=0.01,seed=0
-NAME.log       what that run said
-sweep.md       the table: one row a run, and means over seeds; sweep.json holds the same as data
-sweep.png      the curves of all runs, and the final loss and accuracy against a key that is a
-               number
-commands.txt   for Slurm: the command of each run, one a line
+NAME.log       the output of that run
+sweep.md       the table: one row per run, and means over seeds; sweep.json holds the same as data
+sweep.png      the curves of all runs, and the final loss and accuracy against a numeric key
+commands.txt   for Slurm: the command of each run, one per line
 """
 
 import logging
@@ -35,7 +33,7 @@ from jaxconv.train.workdir import locked, read_metrics, saved_config, write_json
 log = logging.getLogger(__name__)
 
 LAUNCHERS = ("local", "slurm", "print")
-# How often one command starts a run again that others have stopped.
+# How often one command restarts a run that was preempted.
 MOST_RESTARTS = 100
 
 
@@ -48,36 +46,38 @@ def sweep(
     slurm: str = "",
     table_only: bool = False,
 ) -> int:
-    """Run what is left of a sweep, and write its table and plot.
+    """Run the unfinished runs of a sweep, and write its table and plot.
 
     Args:
       spec: the experiment, see `load_config`.
       workdir: folder of the sweep.
-      grid: texts by key, of `parse_grid` and `read_grid`.
+      grid: values as text by key, from `parse_grid` and `read_grid`.
       overrides: `KEY=TEXT` for all runs.
-      launcher: `local` runs one after another, each in a process of its own; `slurm` hands them to
-        Slurm by launch/slurm.sh as one array; `print` prints their commands alone.
+      launcher: `local` runs one after another, each in its own process; `slurm` submits them to
+        Slurm as one array with launch/slurm.sh; `print` only prints their commands.
       slurm: options for launch/slurm.sh.
       table_only: start nothing.
 
     Returns:
-      The exit code: 0; 1 where a run failed; 75 where this process was told to stop (SIGTERM), for
-      the same command to go on.
+      The exit code: 0; 1 if a run failed; 75 if this process was stopped by SIGTERM, in which case
+      the same command resumes.
 
     Raises:
-      UserError: a config cannot be, a folder holds another run, or Slurm refuses.
+      UserError: a config is invalid, a folder holds another run, or Slurm refuses.
     """
     if launcher not in LAUNCHERS:
         raise UserError(
-            f"--launcher={launcher}: there is no such launcher{nearest(launcher, LAUNCHERS)}; it "
-            f"is {', '.join(LAUNCHERS)}"
+            f"--launcher={launcher}: unknown launcher{nearest(launcher, LAUNCHERS)}; it must be "
+            f"one of {', '.join(LAUNCHERS)}"
         )
     if slurm and launcher != "slurm":
-        raise UserError(f"--slurm={slurm}: is for --launcher=slurm, and the launcher is {launcher}")
+        raise UserError(
+            f"--slurm={slurm}: applies to --launcher=slurm, but the launcher is {launcher}"
+        )
     folder = expand(workdir)
     if table_only and not folder.is_dir():
         raise UserError(
-            f"--workdir={folder}: there is no such folder, and --table starts nothing", exit_code=1
+            f"--workdir={folder}: folder not found, and --table starts nothing", exit_code=1
         )
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)
@@ -95,22 +95,20 @@ def sweep(
         write_table(trials, folder)  # so that `jaxconv report` knows the sweep from its start
     if launcher == "slurm" and left and not table_only:
         submit(list(commands.values()), folder, slurm)
-        log.info("the same command with --table shows how far they are")
+        log.info("the same command with --table shows their progress")
         return 0
     stopped = launcher == "local" and not table_only and run_all(left, commands, folder)
     rows = write_table(trials, folder)
     print(markdown(rows))
     print(f"workdir: {folder}")
     if stopped:
-        log.warning("told to stop; the same command resumes")
+        log.warning("stopped by SIGTERM; the same command resumes")
         return PREEMPTED
     return 1 if any(row["state"] == "failed" for row in rows) else 0
 
 
 def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
-    """Write sweep.json, sweep.md and sweep.png as the runs stand now; returns the rows, one a
-    run.
-    """
+    """Write sweep.json, sweep.md and sweep.png; returns the current rows, one per run."""
     rows = [standing(trial, workdir) for trial in trials]
     write_json(workdir / "sweep.json", {"runs": rows, "over_seeds": over_seeds(rows)})
     write_lines(workdir / "sweep.md", [markdown(rows)])
@@ -124,7 +122,7 @@ def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
 
 
 def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The first key of the grid whose values are several numbers, the seed apart; or nothing."""
+    """The first key of the grid, except the seed, that has several numeric values; or empty."""
     for key in rows[0]["values"]:
         values = {row["values"][key] for row in rows}
         if (
@@ -139,9 +137,7 @@ def _number_key(rows: Sequence[Mapping[str, Any]]) -> str:
 def _against(
     rows: Sequence[Mapping[str, Any]], key: str
 ) -> dict[str, list[tuple[float, float, float]]]:
-    """The value of a key, the loss and the figure of each finished run, by what differs besides
-    this key and the seed.
-    """
+    """(value of a key, loss, figure) of each finished run, by its other values except the seed."""
     series: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
         if row["state"] == "finished":
@@ -155,21 +151,20 @@ def _against(
 
 
 def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
-    """Raise UserError where a folder holds a run of another config."""
+    """Raise UserError if a folder holds a run of another config."""
     for trial in trials:
         if (workdir / trial.name / "config.json").exists():
             differing = differing_runs(saved_config(workdir / trial.name), trial.config)
             if differing:
                 raise UserError(
-                    f"--workdir={workdir}: {trial.name} there is a run with another "
-                    f"{', '.join(differing)}; give another folder, or move "
-                    "that run away",
+                    f"--workdir={workdir}: {trial.name} in it is a run with another "
+                    f"{', '.join(differing)}; give another folder, or move that run away",
                     exit_code=1,
                 )
 
 
 def _arguments(spec: str, overrides: Sequence[str], trial: Trial, workdir: Path) -> list[str]:
-    """What comes after `jaxconv` to train one run."""
+    """The arguments of `jaxconv` that train one run."""
     settings = [f"--config.{setting}" for setting in (*overrides, *trial.settings)]
     return ["train", f"--config={spec}", f"--workdir={workdir / trial.name}", *settings]
 
@@ -179,17 +174,17 @@ def _make(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir}: cannot be written ({error.strerror}); give a folder that can",
+            f"--workdir={workdir}: cannot be written ({error.strerror}); give a writable folder",
             exit_code=1,
         ) from error
 
 
 class Termination:
-    """Notes a SIGTERM to this process, and passes it on to the process of the run that is going on.
+    """Records a SIGTERM to this process, and forwards it to the process of the current run.
 
     Attributes:
-      asked: whether there was one.
-      child: that process.
+      asked: whether a SIGTERM was received.
+      child: the process of the current run.
     """
 
     def __init__(self) -> None:
@@ -212,8 +207,10 @@ class Termination:
 
 
 def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], workdir: Path) -> bool:
-    """Run one after another, each in a process of its own, whatever becomes of the others; returns
-    whether it was told to stop.
+    """Run trials one after another, each in its own process, even if some fail.
+
+    Returns:
+      Whether it was stopped by SIGTERM.
     """
     with locked(workdir), Termination() as termination:
         for number, trial in enumerate(trials, 1):
@@ -231,8 +228,9 @@ def run_all(trials: Sequence[Trial], commands: Mapping[str, Sequence[str]], work
 
 
 def run_once(command: Sequence[str], path: Path, termination: Termination) -> int:
-    """Run a command, its output added to the file at `path`; again where it alone was told to stop.
-    Returns its exit code.
+    """Run a command, appending its output to a file; returns its exit code.
+
+    If only the command was preempted, not this process, it is started again.
     """
     with open(path, "a", buffering=1) as file:
         for _ in range(1 + MOST_RESTARTS):
@@ -256,7 +254,7 @@ def _wait(process: subprocess.Popen) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C at a terminal went to both; a signal to this process alone is passed on.
+        # Ctrl-C at a terminal reaches both; a signal to this process alone is forwarded.
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -266,13 +264,15 @@ def _wait(process: subprocess.Popen) -> int:
 
 
 def submit(commands: Sequence[Sequence[str]], workdir: Path, options: str) -> None:
-    """Hand the runs to Slurm as one array, by launch/slurm.sh; raises UserError where it
-    refuses.
+    """Submit the runs to Slurm as one array with launch/slurm.sh.
+
+    Raises:
+      UserError: launch/slurm.sh is missing or fails.
     """
     script = Path(__file__).resolve().parent.parent / "launch" / "slurm.sh"
     if not script.is_file():
         raise UserError(
-            "--launcher=slurm: needs jaxconv's checkout, for launch/slurm.sh; or take "
+            "--launcher=slurm: needs a checkout of jaxconv, for launch/slurm.sh; or use "
             "--launcher=print"
         )
     write_lines(

@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# Sourced by launch/*.sh: options, dry runs, and a training that is started again when it was stopped from outside.
+# Sourced by launch/*.sh: options, dry runs, and restarting a run that was preempted or failed.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/.." && pwd)
 # shellcheck source=launch/venv.sh
 . "$here/venv.sh"
 
-# How often what was preempted (exit code 75, after it has saved) is started again, and how often what failed.
+# How often to start a run again after a preemption (exit code 75; the run has saved), and after a failure.
 restarts=100
 retries=2
 
-fail() { # says what is wrong with the command, and ends by 2
+fail() { # prints what is wrong with the command and exits with 2
   echo "$(basename "$0"): $*" >&2
   exit 2
 }
 
-say_help() { # prints the comment at the head of the script
+say_help() { # prints the comment at the top of the script
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
 }
 
@@ -39,12 +39,12 @@ check_number() { # OPTION LEAST VALUE
   fi
 }
 
-expand_home() { # PATH: the same, a ~ at its head replaced, as jaxconv does
+expand_home() { # PATH: prints it with a leading ~ replaced, as jaxconv does
   case $1 in \~ | \~/*) echo "$HOME${1#\~}" ;; *) echo "$1" ;; esac
 }
 
-# Runs a command as a job of its own, and hands on the SIGTERM or SIGINT that this script gets; returns its exit code.
-# stopped is 1 afterwards where there was one. Bash waits for a command in the foreground before it looks at a signal.
+# Runs a command in the background, forwards SIGTERM and SIGINT to it, and returns its exit code; sets stopped=1 after a signal.
+# Bash would handle a signal only after a command in the foreground has ended.
 attend() {
   local code=0 child
   stopped=
@@ -63,8 +63,8 @@ attend() {
   return "$code"
 }
 
-# Runs a command until it ends well: again when it was preempted, a few times when it failed, never when it was wrong (2),
-# interrupted (130), or when this script itself was told to stop.
+# Runs a command until it succeeds: again after a preemption, a few times after a failure, but not after a usage error (2), an
+# interrupt (130), or a signal to this script.
 keep_running() {
   local code preempted=0 failed=0
   if [ -n "${dry_run:-}" ]; then
@@ -82,12 +82,12 @@ keep_running() {
       75)
         preempted=$((preempted + 1))
         [ "$preempted" -le "$restarts" ] || break
-        echo "preempted; start again, $preempted of at most $restarts times" >&2
+        echo "preempted; restarting ($preempted of at most $restarts)" >&2
         ;;
       *)
         failed=$((failed + 1))
         [ "$failed" -le "$retries" ] || break
-        echo "ended by exit code $code; try again, $failed of at most $retries times" >&2
+        echo "failed with exit code $code; retrying ($failed of at most $retries)" >&2
         sleep "${retry_pause:-10}"
         ;;
     esac
@@ -101,7 +101,7 @@ venv_folder() { # EXTRAS: .venv, or .venv-cuda and the like
   echo "${VENV:-$root/.venv${1:+-${1//,/-}}}"
 }
 
-# launch_here COMMAND [OPTION ...]: installs jaxconv on this machine and runs one of its commands; see local.sh for the options.
+# launch_here COMMAND [OPTION ...]: installs jaxconv on this machine and runs one of its commands; local.sh explains the options.
 launch_here() {
   local command=$1 argument extras="" install_only="" arguments=() venv python
   shift

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster: installs jaxconv into a .venv of this checkout, which the nodes must see too, and submits a job.
+# Train on a Slurm cluster: installs jaxconv into a .venv of this checkout, which all nodes must see, and submits a job.
 #
 #   ./launch/slurm.sh --gpus=1 --time=4:00:00 --config=experiments/imagenet_resnet50.py --workdir=/shared/resnet50
 #   ./launch/slurm.sh --nodes=4 --gpus=8 --config=experiments/imagenet_resnet50.py --workdir=/shared/resnet50
 #   ./launch/slurm.sh --array=commands.txt --at_once=8
 #
-# The second is one training on 4 x 8 GPUs, a process a GPU, which find each other by Slurm's variables. The third is a job a line of
-# the file, as `jaxconv sweep --launcher=print` prints them. The log is DIR.log for --workdir=DIR.
-# Before the time is up, and when the job is preempted, the training saves and exits with 75; the job is then queued again and goes on.
+# The second is one run on 4 x 8 GPUs with one process per GPU; the processes find each other through Slurm's variables. The third is
+# one job per line of the file, as `jaxconv sweep --launcher=print` prints them. The log of --workdir=DIR is DIR.log.
+# Before the time limit, and when the job is preempted, the run saves and exits with 75; the job is then requeued and resumes.
 #
 # --nodes=N        machines (1)
-# --gpus=N         of each machine; 0 for CPUs alone (1)
+# --gpus=N         GPUs of each machine; 0 for CPUs only (1)
 # --cpus=N         CPU cores of each process (8)
-# --time=TIME      as sbatch takes it; the partition's limit by default
-# --notice=SECONDS that the training gets for saving before the time is up (120)
-# --array=FILE     a job a line
-# --at_once=N      jobs of the array that run at the same time; all by default
-# --sbatch=OPTIONS more for sbatch, such as '--partition=gpu --account=vision'
-# --extras=NAMES   extras of jaxconv to install (cuda where there are GPUs)
-# --restarts=N     times that a job is queued again (100)
-# --retries=N      times that a training that failed is started again (2)
-# --dry_run        print the commands instead
+# --time=TIME      time limit, in sbatch's format; the partition's limit by default
+# --notice=SECONDS time before the limit at which the run is told to save (120)
+# --array=FILE     run one job per line of the file
+# --at_once=N      how many jobs of the array run at the same time; all by default
+# --sbatch=OPTIONS further options for sbatch, such as '--partition=gpu --account=vision'
+# --extras=NAMES   extras of jaxconv to install (cuda if there are GPUs)
+# --restarts=N     how often to requeue a job (100)
+# --retries=N      how often to start a failed run again (2)
+# --dry_run        print the commands instead of running them
 #
-# All other options go to `jaxconv train`. PYTHON chooses the Python that .venv is made with, VENV its folder.
+# All other options go to `jaxconv train`. PYTHON selects the Python for .venv, VENV its folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" = --in_job ]; then
-  here=$2 # Slurm runs a copy of this script that lies elsewhere
+  here=$2 # Slurm runs a copy of this script from another folder
 fi
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
@@ -39,36 +39,36 @@ workdir_of() { # prints the value of --workdir among the arguments
   fail "--workdir=DIR is missing"
 }
 
-read_line() { # FILE NUMBER: sets training to the arguments of `jaxconv train` that stand there
+read_line() { # FILE NUMBER: sets training to the arguments of `jaxconv train` on that line
   local line
   line=$(sed -n "$2p" "$1")
-  case $line in "jaxconv train "*) ;; *) fail "$1, line $2: must be jaxconv train ..., and is '$line'" ;; esac
+  case $line in "jaxconv train "*) ;; *) fail "$1, line $2: must be jaxconv train ..., but is '$line'" ;; esac
   eval "training=(${line#jaxconv train })"
 }
 
-steps_of_job() { # TASKS VENV: sets command to what trains, for the arguments in training
-  # The others may still be saving when the first process has ended; those that hang are ended after two minutes.
+steps_of_job() { # TASKS VENV: sets command to the training command for the arguments in training
+  # Other processes may still be saving when the first one has ended; srun kills those that hang after two minutes.
   command=(srun --kill-on-bad-exit=0 --wait=120 "$2/bin/jaxconv" train "${training[@]}")
   if [ "$1" -gt 1 ]; then
     command+=(--distributed=auto)
   fi
 }
 
-attempt() { # trains; after a preemption the job is queued again
+attempt() { # trains; requeues the job after a preemption
   local code=0
-  trap : TERM INT # waits for srun, which has got the signal too
+  trap : TERM INT # keep waiting for srun, which gets the signal too
   "${command[@]}" || code=$?
   if [ "$code" -ne 75 ]; then
     return "$code"
   fi
-  # Where it is no longer running, it was cancelled, or Slurm has queued it again by itself.
+  # If the job is no longer running, it was cancelled, or Slurm has requeued it already.
   if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ]; then
     return 130
   fi
   if [ "${SLURM_RESTART_COUNT:-0}" -ge "$most_restarts" ]; then
     return 75
   fi
-  echo "preempted; queued again"
+  echo "preempted; requeued"
   scontrol requeue "$SLURM_JOB_ID"
 }
 
@@ -115,14 +115,14 @@ parse() {
 submit() {
   local tasks_a_node=$((gpus > 0 ? gpus : 1)) python venv workdir lines number
   local job=(sbatch --job-name=jaxconv --nodes="$nodes" --ntasks-per-node="$tasks_a_node" --cpus-per-task="$cpus")
-  # No GPUs a task: each process must see those of the whole machine, of which JAX gives it one by its number.
+  # No --gpus-per-task: each process must see all GPUs of its machine, of which JAX selects one by local rank.
   job+=(${gpus:+--gpus-per-node="$gpus"} ${time:+--time="$time"} --requeue --open-mode=append --signal="TERM@$notice")
   if [ -n "$array" ]; then
-    [ -f "$array" ] || fail "--array=$array: there is no such file"
-    [ ${#training[@]} -eq 0 ] || fail "${training[0]}: does not go with --array; the file's lines have all"
+    [ -f "$array" ] || fail "--array=$array: file not found"
+    [ ${#training[@]} -eq 0 ] || fail "${training[0]}: cannot be combined with --array; put it into the lines of the file"
     array=$(cd "$(dirname "$array")" && pwd)/$(basename "$array")
-    lines=$(grep -c "" "$array" || true) # the last one may lack its newline, which wc would not count
-    [ "$lines" -gt 0 ] || fail "--array=$array: is empty"
+    lines=$(grep -c "" "$array" || true) # wc would not count a last line without a newline
+    [ "$lines" -gt 0 ] || fail "--array=$array: the file is empty"
     for number in $(seq "$lines"); do
       read_line "$array" "$number"
     done
@@ -134,14 +134,14 @@ submit() {
     run mkdir -p "$(dirname "$workdir")"
     job+=(--output="${workdir//%/%%}.log")
   fi
-  [ -n "${dry_run:-}" ] || command -v sbatch >/dev/null || fail "sbatch is not there; run this on a login node of a Slurm cluster"
+  [ -n "${dry_run:-}" ] || command -v sbatch >/dev/null || fail "sbatch not found; run this on a login node of a Slurm cluster"
   python=$(find_python)
   venv=$(venv_folder "$extras")
   make_venv "$venv" "${extras:+[$extras]}" "$python"
   run "${job[@]}" ${more[@]+"${more[@]}"} \
     "$here/slurm.sh" --in_job "$here" $((nodes * tasks_a_node)) "$venv" "$restarts" "$retries" "${training[@]}"
   if [ -n "${dry_run:-}" ]; then
-    echo "# and in the job:"
+    echo "# in the job:"
     for number in $(seq "${lines:-1}"); do
       [ -z "$array" ] || read_line "$array" "$number"
       steps_of_job $((nodes * tasks_a_node)) "$venv"

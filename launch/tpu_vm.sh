@@ -1,37 +1,38 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU, from your own machine: create the TPU VM, install jaxconv on all of its hosts, train on all, fetch, delete.
+# Train on a Cloud TPU from your own machine: create the TPU VM, install jaxconv on all hosts, train, fetch the workdir, delete the VM.
 #
 #   ./launch/tpu_vm.sh run --name=NAME --zone=us-west4-a --type=v5litepod-8 --spot \
 #       --setup='jaxconv prepare cifar10' --extras=tpu,prepare \
 #       --config=experiments/cifar10_fast.py --config.data.source=tfds:cifar10 --workdir=/tmp/cifar10
 #
-# run      all of the following, and again from the start where the TPU is taken away (--spot); the same command goes on
+# run      all of the following, from the start again if the TPU is preempted (--spot); the same command resumes
 # create   create the TPU VM and wait for it
-# install  send this checkout to all hosts and install it; again after changes
-# push     send the workdir to all hosts, where there is one here
-# train    train on all hosts; a training that is preempted or fails is started again there
-# fetch    copy the workdir of the first host to this machine; run does so every now and then, too
-# delete   delete the TPU VM, which costs until then
+# install  copy this checkout to all hosts and install it; repeat after changes
+# push     copy the workdir to all hosts, if it exists on this machine
+# train    train on all hosts; a run that is preempted or fails is started again there
+# fetch    copy the workdir from the first host to this machine; run does this at intervals, too
+# delete   delete the TPU VM, which is billed until then
 #
-# --name=NAME      of the TPU VM
+# --name=NAME      name of the TPU VM
 # --zone=ZONE      such as us-west4-a
-# --type=TYPE      of the accelerator, such as v5litepod-8, v6e-16 or v4-32
-# --version=NAME   of the software on it; the one that Google names for JAX on this type by default
-# --project=NAME   gcloud's own by default
-# --spot           cheaper, and may be taken away at any time
-# --queued         wait for a place by a queued resource
-# --keep           run does not delete the TPU VM in the end
-# --shared=DIR     folder that all hosts see, for the run; a slice of several hosts needs one, such as a bucket or a file store that
-#                  --setup mounts on each of them
-# --setup=COMMAND  for all hosts after installing, such as 'jaxconv prepare cifar10'
-# --fetch_every=S  seconds between two copies of the workdir during run (900); a TPU that is taken away loses what came after
+# --type=TYPE      accelerator type, such as v5litepod-8, v6e-16 or v4-32
+# --version=NAME   software version of the VM; by default the one that Google recommends for JAX on this type
+# --project=NAME   gcloud's configured project by default
+# --spot           cheaper, but may be preempted at any time
+# --queued         wait for capacity with a queued resource
+# --keep           do not delete the TPU VM at the end of run
+# --shared=DIR     folder that all hosts see, for the workdir; required for a slice with several hosts, for example a bucket or a file
+#                  store that --setup mounts on each host
+# --setup=COMMAND  command for all hosts after the installation, such as 'jaxconv prepare cifar10'
+# --fetch_every=S  seconds between two copies of the workdir during run (900); a preempted TPU loses what came after the last
 # --extras=NAMES   extras of jaxconv to install (tpu)
-# --python=VERSION that uv fetches for the hosts (3.12)
-# --restarts=N     times that a TPU that was taken away is created again, and a preempted training started again (100)
-# --retries=N      times that a training that failed is started again (2)
-# --dry_run        print the commands instead
+# --python=VERSION Python version that uv installs on the hosts (3.12)
+# --restarts=N     how often to create a preempted TPU again, and to start a preempted run again (100)
+# --retries=N      how often to start a failed run again (2)
+# --dry_run        print the commands instead of running them
 #
-# All other options go to `jaxconv train`. --config is a file of this checkout, --workdir a folder of this machine. gcloud must be installed and logged in (gcloud init), with your key in ssh-agent.
+# All other options go to `jaxconv train`. --config is a file of this checkout, --workdir a folder on this machine.
+# gcloud must be installed and logged in (gcloud init), with your key in ssh-agent.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
@@ -82,14 +83,14 @@ delete() {
   fi
 }
 
-# The files of the checkout that git does not ignore, and so those that are not committed, too; without git all that are not hidden.
+# All files of the checkout that git does not ignore, committed or not; without git, all that are not hidden.
 list_files() {
   local file
   cd "$root"
   {
     git ls-files -z --cached --others --exclude-standard 2>/dev/null || find . -type f -not -path '*/.*' -print0
   } | while IFS= read -r -d '' file; do
-    if [ -e "$file" ]; then printf '%s\0' "$file"; fi # git lists those that are deleted
+    if [ -e "$file" ]; then printf '%s\0' "$file"; fi # git lists deleted files too
   done
 }
 
@@ -101,7 +102,7 @@ pack() { # ARCHIVE
   fi
 }
 
-# uv brings a Python that is new enough: the hosts' own may be 3.10.
+# uv installs a recent Python: the hosts may have only 3.10.
 # shellcheck disable=SC2016 # expanded on the hosts
 python_there='PYTHON=$(~/.local/bin/uv python find'
 
@@ -122,7 +123,7 @@ install() {
 push() {
   if [ -n "${dry_run:-}" ] || [ -d "$workdir" ]; then
     on_all_hosts "mkdir -p $(there_quoted)" || return
-    # Into a folder that all see, once.
+    # A shared folder needs only one copy.
     tpus tpu-vm scp --recurse "$workdir" "$name:${shared:-jaxconv_runs}/" --worker="$([ -n "$shared" ] && echo 0 || echo all)"
   fi
 }
@@ -144,20 +145,20 @@ fetch() {
   tpus tpu-vm scp --recurse "$name:${shared:-jaxconv_runs}/$(basename "$workdir")" "$(dirname "$workdir")/" --worker=0
 }
 
-is_there() { # whether the TPU VM is up; in a dry run it is not yet
+is_there() { # whether the TPU VM is up; never in a dry run
   [ -z "${dry_run:-}" ] && [ "$(tpus tpu-vm describe "$name" --format="value(state)" 2>/dev/null)" = READY ]
 }
 
 fetch_now_and_then() {
   while sleep "$fetch_every"; do
-    fetch || echo "the workdir could not be fetched; it is tried again"
+    fetch || echo "the workdir could not be fetched; will try again"
   done
 }
 
-train_and_fetch() { # trains, and copies the workdir every now and then
+train_and_fetch() { # trains, and copies the workdir at intervals
   local code=0
   if [ -z "${dry_run:-}" ]; then
-    set -m # a process group of its own, to be ended together with what it has started
+    set -m # its own process group, so that its children can be killed with it
     fetch_now_and_then >&2 &
     fetching=$!
     set +m
@@ -177,7 +178,7 @@ end_fetching() {
 
 interrupted() {
   end_fetching
-  echo "stopped; the TPU may be there still, and costs; to delete it: $0 delete --name=$name --zone=$zone${queued:+ --queued}" >&2
+  echo "stopped; the TPU may still exist and is billed; to delete it: $0 delete --name=$name --zone=$zone${queued:+ --queued}" >&2
   exit 130
 }
 
@@ -192,18 +193,18 @@ run_all() {
     elif [ -n "$came" ]; then
       taken=$((taken + 1))
       [ "$taken" -le "$restarts" ] || break
-      echo "$name was taken away; create it again, $taken of at most $restarts times" >&2
+      echo "$name was preempted; creating it again ($taken of at most $restarts)" >&2
     else
       failed=$((failed + 1))
       [ "$failed" -le "$retries" ] || break
-      echo "$name could not be created; try again, $failed of at most $retries times" >&2
+      echo "$name could not be created; retrying ($failed of at most $retries)" >&2
     fi
-    delete || echo "$name could not be deleted; it may be gone" >&2
+    delete || echo "$name could not be deleted; it may not exist anymore" >&2
     sleep "${retry_pause:-10}"
   done
   if [ -n "${dry_run:-}" ] || is_there; then
     if ! fetch; then
-      echo "the workdir could not be fetched, so that $name is kept; it costs until: $0 delete --name=$name --zone=$zone" >&2
+      echo "the workdir could not be fetched, so $name is kept and billed until you delete it: $0 delete --name=$name --zone=$zone" >&2
       return 1
     fi
   fi
@@ -241,31 +242,31 @@ parse() {
   done
 }
 
-in_checkout() { # FILE.py[:ARGUMENT]: the same, from the root of the checkout
+in_checkout() { # FILE.py[:ARGUMENT]: prints it relative to the root of the checkout
   local file=${1%%:*} path
-  [ -f "$file" ] || fail "--config=$1: there is no file $file"
+  [ -f "$file" ] || fail "--config=$1: file $file not found"
   path=$(cd "$(dirname "$file")" && pwd)/$(basename "$file")
-  case $path in "$root"/*) ;; *) fail "--config=$1: must lie in $root, which goes to the TPU" ;; esac
+  case $path in "$root"/*) ;; *) fail "--config=$1: must be inside $root, which is copied to the TPU" ;; esac
   echo "${path#"$root"/}${1#"$file"}"
 }
 
-check() { # COMMAND: that the options that it needs are there
+check() { # COMMAND: fails unless the options that it needs are given
   case $1 in
     run | create | install | push | train | fetch | delete) ;;
     *) fail "$1: must be run, create, install, push, train, fetch or delete" ;;
   esac
   [ -n "$name" ] || fail "--name=NAME is missing"
   [ -n "$zone" ] || fail "--zone=ZONE is missing"
-  case $shared in "" | /*) ;; *) fail "--shared=$shared: must begin with /, as the hosts see it" ;; esac
+  case $shared in "" | /*) ;; *) fail "--shared=$shared: must be an absolute path on the hosts (start with /)" ;; esac
   check_number --fetch_every 1 "$fetch_every"
   case $1 in run | create) [ -n "$type" ] || fail "--type=TYPE is missing, such as v5litepod-8" ;; esac
   case $1 in run | push | train | fetch) [ -n "$workdir" ] || fail "--workdir=DIR is missing" ;; esac
   case $1 in
     run | train) case " ${arguments[*]-}" in *" --config="*) ;; *) fail "--config=FILE.py is missing" ;; esac ;;
-    *) [ ${#arguments[@]} -eq 0 ] || fail "${arguments[0]}: $1 does not take it" ;;
+    *) [ ${#arguments[@]} -eq 0 ] || fail "${arguments[0]}: not an option of $1" ;;
   esac
   if [ -z "${dry_run:-}" ] && ! command -v gcloud >/dev/null; then
-    fail "gcloud is not there; see https://cloud.google.com/sdk/docs/install"
+    fail "gcloud not found; see https://cloud.google.com/sdk/docs/install"
   fi
 }
 

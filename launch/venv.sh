@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by launch/common.sh and test.sh: make_venv FOLDER EXTRAS PYTHON makes a virtual environment with jaxconv in it, once.
-# It is made anew when setup.cfg has changed since. With dry_run set, commands are shown instead of run.
+# Sourced by launch/common.sh and test.sh: make_venv FOLDER EXTRAS PYTHON creates a virtual environment with jaxconv, unless it exists
+# and setup.cfg has not changed since. With dry_run set, commands are printed instead of run.
 
-show() { # prints a command, so that a person and a shell can read it
+show() { # prints a command, quoted for a shell
   local argument line=""
   for argument in "$@"; do
     case $argument in
@@ -13,7 +13,7 @@ show() { # prints a command, so that a person and a shell can read it
   echo "${line# }"
 }
 
-run() { # runs a command, or shows it in a dry run
+run() { # runs a command, or prints it in a dry run
   if [ -n "${dry_run:-}" ]; then
     show "$@"
   else
@@ -21,7 +21,7 @@ run() { # runs a command, or shows it in a dry run
   fi
 }
 
-find_python() { # prints the first Python that is new enough: $PYTHON, python3, python3.13 ...
+find_python() { # prints the path of the first Python that is new enough: $PYTHON, python3, python3.13 ...
   local python
   for python in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then

@@ -1,9 +1,8 @@
-"""Headless Chromium for tests of pages: the fixture `browser`, which tests/conftest.py hands on to
-all of them, and `window` for scripts.
+"""Headless Chromium for tests of pages: the fixture `browser`, and `window` for scripts.
 
-It is Debian's `chromium` with its `chromium-driver`, whose versions belong together, by Selenium.
-Nothing but this machine can be reached from it, and what a page asks for is kept. Tests that want
-it are skipped where it is not installed; not in continuous integration.
+Selenium drives Debian's `chromium` with the matching `chromium-driver`. tests/conftest.py makes the
+fixture available everywhere. The browser can reach only this machine, and records all requests.
+Tests that need it are skipped if it is not installed, except in continuous integration.
 """
 
 import base64
@@ -23,16 +22,14 @@ class Browser:
     """One window of the browser.
 
     Attributes:
-      driver: Selenium's, for all that is not here.
+      driver: Selenium's, for everything else.
     """
 
     def __init__(self, driver):
         self.driver = driver
 
     def open(self, address, width=1200, height=900, dark=False):
-        """Load a page into a window of so many pixels, whose person prefers dark pages or light
-        ones; forgets what was before.
-        """
+        """Load a page into a window of this size and color scheme; discard earlier logs."""
         self._cdp(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -47,14 +44,14 @@ class Browser:
         self.driver.get(str(address))
 
     def prefer(self, dark):
-        """What the page's `prefers-color-scheme` is from now on."""
+        """Set `prefers-color-scheme`."""
         self._cdp(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
         )
 
     def errors(self):
-        """Errors and warnings that the console has shown since the last call."""
+        """Errors and warnings in the console since the last call."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -62,9 +59,7 @@ class Browser:
         ]
 
     def requests(self):
-        """Addresses that pages have asked for since the last call, other than data and blobs: they
-        come from no network.
-        """
+        """Addresses requested since the last call, except data and blobs, which use no network."""
         events = [
             json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         ]
@@ -85,20 +80,19 @@ class Browser:
         ]
 
     def run(self, script, *arguments):
-        """What a JavaScript function's body returns; promises are waited for."""
+        """Return the result of a JavaScript function's body; promises are awaited."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, selector):
-        """The first element that a CSS selector finds."""
+        """The first element that matches a CSS selector."""
         return self.driver.find_element("css selector", selector)
 
     def find_all(self, selector):
-        """All of them."""
+        """All elements that match a CSS selector."""
         return self.driver.find_elements("css selector", selector)
 
     def drag(self, selector, *points):
-        """Press the mouse's button at the first point of an element, move along all others, and let
-        go.
+        """Press the mouse button at the first point, move along all others, and release it.
 
         Args:
           selector: of the element, which is scrolled to the middle of the window.
@@ -131,7 +125,7 @@ class Browser:
         actions.perform()
 
     def wait(self, script, seconds=20):
-        """Wait until the body of a JavaScript function returns something true; returns it."""
+        """Wait until the body of a JavaScript function returns a true value, and return it."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(
@@ -139,11 +133,12 @@ class Browser:
         )
 
     def violations(self):
-        """What axe-core finds against accessibility, all folds open: (rule, element) of each; the
-        test is skipped where it is not there.
+        """(rule, element) of each accessibility violation that axe-core finds, all folds open.
+
+        Skips the test if axe-core is not installed.
         """
         if not AXE.is_file():
-            pytest.skip(f"{AXE} is not there: npm install --no-save --prefix .venv axe-core")
+            pytest.skip(f"{AXE} does not exist: npm install --no-save --prefix .venv axe-core")
         self._cdp("Page.setBypassCSP", enabled=True)  # from the next page on
         try:
             self.driver.refresh()
@@ -155,7 +150,7 @@ class Browser:
         return [(violation["id"], violation["nodes"][0]["html"]) for violation in found]
 
     def screenshot(self, path, whole=True):
-        """Write a PNG file of the page, or of the part of it that is in the window."""
+        """Write a PNG file of the whole page, or of the part in the window."""
         path.write_bytes(
             base64.b64decode(
                 self._cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
@@ -168,7 +163,7 @@ class Browser:
 
 @contextlib.contextmanager
 def window(chromium, chromedriver):
-    """A `Browser` of these programs, which is ended with the block."""
+    """A `Browser` of these programs, which ends with the block."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -176,14 +171,14 @@ def window(chromium, chromedriver):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     for argument in (
         "--headless=new",
-        "--no-sandbox",  # it does not run as root, which containers are
+        "--no-sandbox",  # containers run as root, which the sandbox refuses
         "--disable-dev-shm-usage",  # which is small in containers
         "--disable-gpu",
         "--hide-scrollbars",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     ):
         options.add_argument(argument)
-    # A group of processes of its own, which is ended as a whole by its id.
+    # Its own process group, so that all of its processes can be ended together.
     service = webdriver.ChromeService(chromedriver, popen_kw={"start_new_session": True})
     driver = webdriver.Chrome(options, service)
     group = service.process.pid
@@ -197,7 +192,7 @@ def window(chromium, chromedriver):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A `Browser`; a page is opened in it by `browser.open(address)`."""
+    """A `Browser`; `browser.open(address)` opens a page in it."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
         missing = (

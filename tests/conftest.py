@@ -1,6 +1,4 @@
-"""What all tests share: four forced CPU devices, rank promotion as an error, one cache of compiled
-programs, the reference data.
-"""
+"""Shared by all tests: four virtual CPU devices, strict rank promotion, one cache, test data."""
 
 import json
 import os
@@ -54,9 +52,7 @@ def strict_dtypes():
 
 
 def command(*args, devices=1, timeout=300, **kwargs):
-    """Run `python -m jaxconv ARGS` in a process of its own; returns the completed process, with
-    text output.
-    """
+    """Run `python -m jaxconv ARGS`; returns the completed process, with output as text."""
     return subprocess.run(
         command_line(*args),
         **process_settings(devices) | kwargs,
@@ -80,7 +76,7 @@ def process_settings(devices=1):
 
 
 def assert_same_result(evaluated, trained):
-    """The last line of `evaluate` says what that of `train` says, and more."""
+    """The last line of `evaluate` contains everything that the last line of `train` does."""
     found, wanted = (
         json.loads(process.stdout.splitlines()[-1]) for process in (evaluated, trained)
     )
@@ -88,7 +84,7 @@ def assert_same_result(evaluated, trained):
 
 
 def assert_one_line_error(process, code, *words):
-    """The process ended by `code` and said why in one line of its own, with these words in it."""
+    """The process exited with `code` and one error line that contains these words."""
     assert process.returncode == code, process.stderr
     assert "Traceback" not in process.stderr
     errors = [
@@ -101,7 +97,7 @@ def assert_one_line_error(process, code, *words):
         assert str(word) in errors[0], errors[0]
 
 
-# The smallest run that has everything: a few steps on a few X's and O's.
+# The smallest complete run: a few steps on a few X's and O's.
 TINY = (
     "--config=experiments/xo.py",
     "--config.data.xo.train_examples=64",
@@ -121,7 +117,7 @@ TINY = (
 
 
 def tiny_config(**changes):
-    """The config of TINY, and changes by dotted key with `__` for the dots."""
+    """The config of TINY, with changes by dotted key, `__` for the dots."""
     from ml_collections import ConfigDict
 
     from jaxconv.config import load_config, set_key
@@ -149,9 +145,7 @@ def write_images(
     mode="RGB",
     suffix="png",
 ):
-    """An image folder of noise: `root/<split>/<class>/N.suffix`, or `root/<class>/N.suffix` where
-    splits is ("",).
-    """
+    """An image folder of noise: `root/<split>/<class>/N.suffix`; no <split> if it is ""."""
     random = np.random.default_rng(0)
     for split in splits:
         for name in classes:
@@ -169,16 +163,16 @@ def write_images(
 def lecture():
     path = SHARED / "lecture.md"
     if not path.is_file():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"{path} not found")
     return path.read_text().splitlines()
 
 
 @pytest.fixture(scope="session")
 def cifar10(tmp_path_factory):
-    """The folder of CIFAR-10 as JPEGs: train/<class>/NNNN.jpg and test/<class>/NNNN.jpg."""
+    """A folder with CIFAR-10 as JPEGs: train/<class>/NNNN.jpg and test/<class>/NNNN.jpg."""
     archive = SHARED / "data" / "cifar10_jpeg.tar.xz"
     if not archive.is_file():
-        pytest.skip(f"{archive} is not there")
+        pytest.skip(f"{archive} not found")
     folder = tmp_path_factory.mktemp("cifar10")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

@@ -1,6 +1,4 @@
-"""The browser of the tests sees what goes wrong in a page: what is asserted of our pages by it
-could fail.
-"""
+"""The test browser sees what goes wrong in a page, so that tests of our pages can fail."""
 
 PAGE = """<!doctype html><title>x</title>
 <canvas id=c width=100 height=100 style="width: 100px"></canvas>

@@ -1,6 +1,4 @@
-"""The command line as a person types it: the good ways, and every bad input as one line and an exit
-code.
-"""
+"""The command line as typed: what works, and every bad input as one line and an exit code."""
 
 import json
 import os
@@ -98,7 +96,7 @@ def test_run_goes_on_for_longer_and_on_more_devices(tmp_path):
     ]
     assert steps == [3, 4, 6, 8]
     shorter = command("train", f"--workdir={tmp_path}", *TINY, constant, "--config.steps=6")
-    assert_one_line_error(shorter, 1, "has done 8 steps, more than the 6 asked for")
+    assert_one_line_error(shorter, 1, "has already done 8 steps, more than the requested 6")
 
 
 def test_plateau_divides_the_learning_rate(tmp_path):
@@ -157,13 +155,13 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.augment.pad_crop=20"],
             2,
-            ["config.augment.pad_crop is 20; the images have 16x16 pixels"],
+            ["config.augment.pad_crop is 20, but the images have only 16x16 pixels"],
         ),
         (["--config.data.image_size=8"], 2, ["config.data.image_size is 8", "config.data.xo.size"]),
         (
             ["--config.model.kwargs.filters=big"],
             2,
-            ["config.model.kwargs.filters is ('big',)", "numbers with commas"],
+            ["config.model.kwargs.filters is ('big',)", "numbers separated by commas"],
         ),
         (
             ["--config.model.name=resnet9000"],
@@ -187,7 +185,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.optimizer.undecayed=("],
             2,
-            ["optimizer.undecayed '('", "no regular expression"],
+            ["optimizer.undecayed '('", "is not a regular expression"],
         ),
     ],
 )
@@ -224,7 +222,7 @@ def test_missing_flags():
     assert_one_line_error(
         command("train", "--config=nothing.py", "--workdir=/tmp/none"),
         2,
-        "there is no file 'nothing.py'",
+        "file 'nothing.py' not found",
     )
     assert_one_line_error(command("evaluate"), 2, "--workdir")
     assert_one_line_error(command("evaluate", "--workdir=/nowhere"), 2, "/nowhere: holds no run")
@@ -433,7 +431,7 @@ def test_unwritable_cache_is_said(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file"), "XLA_FLAGS": ""}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     process = command(*flags, env=environment)
-    assert process.returncode == 0 and "compiled programs are not kept" in process.stderr
+    assert process.returncode == 0 and "compiled programs are not cached" in process.stderr
     asked = command(
         *flags, f"--config.compilation_cache={tmp_path / 'file' / 'cache'}", env=environment
     )

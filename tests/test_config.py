@@ -49,7 +49,7 @@ def test_overrides(key, text, value):
         ("batch_size", "1.5", "must be a whole number"),
         ("augment.flip", "2", "must be True or False"),
         ("optimizer.learning_rate", "True", "must be a number"),
-        ("data.mean", "a b", r"is \('a b',\); it must be numbers with commas between, such as 0.5"),
+        ("data.mean", "a b", r"is \('a b',\); it must be numbers separated by commas, such as 0.5"),
         ("optimizer", "1", r"is a group of keys \(.*learning_rate.*\); set one of them"),
     ],
 )
@@ -70,14 +70,14 @@ def valid(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": "-1"}, "config.seed is -1; it must lie between 0 and 4294967295"),
+        ({"seed": "-1"}, "config.seed is -1; it must be between 0 and 4294967295"),
         ({"steps": "3000000000000"}, "config.steps is 3000000000000; it must be less than"),
-        ({"seed": "4294967295", "ensemble__size": "2"}, "it must lie between 0 and 4294967294"),
+        ({"seed": "4294967295", "ensemble__size": "2"}, "it must be between 0 and 4294967294"),
         (
             {"optimizer__schedule__warmup_steps": "3000000000000"},
             "warmup_steps is 3000000000000; it must be less than",
         ),
-        ({"optimizer__schedule__boundaries": "5,3000000000000"}, "steps in rising order"),
+        ({"optimizer__schedule__boundaries": "5,3000000000000"}, "steps in ascending order"),
         (
             {"optimizer__schedule__factor": "-0.1"},
             "config.optimizer.schedule.factor is -0.1; it must be more than 0",
@@ -90,23 +90,23 @@ def valid(**changes):
         ({"model__dtype": "float64"}, "must be one of float32, bfloat16, float16"),
         ({"optimizer__schedule__name": "cosin"}, "did you mean 'cosine'"),
         ({"optimizer__schedule__name": "step"}, "the schedule 'step' needs steps"),
-        ({"optimizer__schedule__boundaries": "5,3"}, "steps in rising order"),
+        ({"optimizer__schedule__boundaries": "5,3"}, "steps in ascending order"),
         ({"optimizer__momentum": "1"}, "config.optimizer.momentum is 1.0; it must be less than 1"),
         ({"optimizer__learning_rate": "nan"}, "must be a number"),
         ({"data__mean": "()"}, "config.data.mean is empty"),
         ({"data__mean": "0.5,1e999"}, r"config.data.mean is \(0.5, inf\); it must be finite"),
-        ({"data__std": "0"}, "every deviation must be more than 0"),
+        ({"data__std": "0"}, "every standard deviation must be more than 0"),
         ({"loss__label_smoothing": "-0.1"}, "must be at least 0"),
         (
             {"augment__random_resized_crop__scale": "0.5,0.1"},
-            r"scale is \(0.5, 0.1\); it must be two numbers in rising order",
+            r"scale is \(0.5, 0.1\); it must be two numbers in ascending order",
         ),
         ({"augment__random_resized_crop__scale": "0.5"}, "must be two numbers"),
         ({"augment__random_resized_crop__ratio": "()"}, "must be two numbers"),
         ({"augment__scale_jitter": "256.5,512"}, "must be whole numbers, such as 256,512"),
         (
             {"augment__scale_jitter": "256,512", "augment__random_resized_crop__scale": "0.08,1"},
-            "give one of them",
+            "set only one of them",
         ),
         (
             {"augment__scale_jitter": "256,512", "augment__pad_crop": "4"},
@@ -119,17 +119,17 @@ def valid(**changes):
         ({"augment__randaugment__space": "timn"}, "did you mean 'timm'"),
         (
             {"augment__randaugment__level": "9"},
-            "config.augment.randaugment.level is 9.0; it must lie between 0 and 1",
+            "config.augment.randaugment.level is 9.0; it must be between 0 and 1",
         ),
-        ({"augment__erasing__area": "0.3,0.1"}, "must be two numbers in rising order"),
-        ({"augment__colour_jitter__hue": "0.6"}, "must lie between 0 and 0.5"),
-        ({"augment__mixup": "-1"}, "must lie between 0 and 100"),
+        ({"augment__erasing__area": "0.3,0.1"}, "must be two numbers in ascending order"),
+        ({"augment__colour_jitter__hue": "0.6"}, "must be between 0 and 0.5"),
+        ({"augment__mixup": "-1"}, "must be between 0 and 100"),
         (
             {"augment__repeats": "3"},
-            "config.batch_size is 128, and config.augment.repeats 3 does not divide it",
+            "config.batch_size is 128; it must be divisible by config.augment.repeats, 3",
         ),
         ({"loss__name": "hinge"}, "must be one of softmax, binary"),
-        ({"loss__threshold": "0.2"}, "it belongs to the loss 'binary'"),
+        ({"loss__threshold": "0.2"}, "it applies to the loss 'binary'"),
         ({"optimizer__name": "adam"}, "did you mean 'adamw'"),
         ({"optimizer__epsilon": "0"}, "config.optimizer.epsilon is 0.0; it must be more than 0"),
         ({"optimizer__clip_norm": "-1"}, "must be at least 0"),
@@ -198,14 +198,14 @@ def test_experiment_files(tmp_path):
         ),
         ("def get_config():\n  return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("def get_config(:", "SyntaxError"),
-        ("x = 1", "KeyError: 'get_config'; a config file defines get_config"),
+        ("x = 1", "KeyError: 'get_config'; a config file must define get_config"),
         ("def get_config():\n  return {}", "get_config.. returned dict"),
     ],
 )
 def test_errors_in_experiment_files_name_the_line(tmp_path, body, message):
     with pytest.raises(UserError, match=message):
         load_config(experiment(tmp_path, body))
-    with pytest.raises(UserError, match="there is no file 'nothing.py'"):
+    with pytest.raises(UserError, match="file 'nothing.py' not found"):
         load_config("nothing.py")
 
 

@@ -68,7 +68,7 @@ def test_whole(name):
 def test_an_argument_that_there_is_not_trains_nothing(name):
     with pytest.raises(
         UserError,
-        match=rf"{name}.py:smal: there is no argument 'smal', did you mean 'small'\?; there are",
+        match=rf"{name}.py:smal: unknown argument 'smal', did you mean 'small'\?; it must be",
     ):
         load_config(f"{path_of(name)}:smal")
 

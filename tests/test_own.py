@@ -1,4 +1,4 @@
-"""Pieces of a person's own: a network, a loss, a metric, an augmentation, by name."""
+"""Custom pieces by name: a network, a loss, a metric, an augmentation."""
 
 import json
 import sys
@@ -88,7 +88,7 @@ def test_a_network_by_its_module(monkeypatch, pieces):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"loss__name": "nowhere.py:margin"}, "there is no file 'nowhere.py'"),
+        ({"loss__name": "nowhere.py:margin"}, "file 'nowhere.py' not found"),
         ({"loss__name": "nowhere.margin"}, "nowhere cannot be imported"),
         ({"loss__name": "{}:margim"}, "has no 'margim', did you mean 'margin'?"),
         ({"loss__name": "{}:number"}, "which is 3; it must be a function or a class"),
@@ -98,13 +98,13 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ({"model__name": "{}:Net"}, "has no 'Net'"),
         (
             {"loss__name": "{}:mean_of_all"},
-            r"must return an array of shape \(3,\), and it returns \(\)",
+            r"must return an array of shape \(3,\), but it returns \(\)",
         ),
         ({"loss__name": "{}:wants_shares"}, "config.loss.name is .* which fails"),
         ({"eval__metrics": "optax.sgd"}, "config.eval.metrics is 'optax.sgd', which fails"),
         (
             {"augment__own": "{}:cut"},
-            r"must return an array of shape \(2, 16, 16, 1\), and it returns \(2, 15, 16, 1\)",
+            r"must return an array of shape \(2, 16, 16, 1\), but it returns \(2, 15, 16, 1\)",
         ),
         (
             {"model__name": "{}:no_network"},
@@ -129,7 +129,7 @@ def test_a_changed_file_is_told_on_resume(pieces, tmp_path, one_device, caplog):
     pieces.write_text(PIECES + "\n# changed\n")
     with caplog.at_level("WARNING", logger="jaxconv"):
         train(tiny_config(steps=4, **settings), str(tmp_path / "run"), devices=one_device)
-    assert "pieces.py:margin" in caplog.text and "may not end with the same bits" in caplog.text
+    assert "pieces.py:margin" in caplog.text and "may not be bit-identical" in caplog.text
 
 
 def test_an_edited_file_is_run_again(tmp_path):

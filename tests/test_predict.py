@@ -1,6 +1,4 @@
-"""Predictions for files: what evaluation saw and counted, by a run and by what was exported of it,
-and files that cannot be read.
-"""
+"""Predictions for files: as in evaluation, from a run and its export; and unreadable files."""
 
 import io
 import json
@@ -310,7 +308,7 @@ def test_what_a_folder_stands_for(tmp_path):
     ]
     with pytest.raises(
         UserError,
-        match="empty: has no .jpg, .jpeg, .png file, which the network's images come from",
+        match="empty: has no .jpg, .jpeg, .*.pbm file; the network takes images from such files",
     ):
         found("image", "a.png", "empty")
 
@@ -390,7 +388,7 @@ def test_wrong_commands(photographs, tmp_path):
     assert_one_line_error(command("predict", "x.png", run, out), 2, "not allowed with")
     assert_one_line_error(command("predict", run), 2, "FILE")
     assert_one_line_error(
-        command("predict", "x.png", out, "--checkpoint=best"), 2, "it goes with --workdir"
+        command("predict", "x.png", out, "--checkpoint=best"), 2, "use it with --workdir"
     )
     assert_one_line_error(command("predict", "x.png", f"--workdir={tmp_path}"), 2, "holds no run")
     assert_one_line_error(

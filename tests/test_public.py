@@ -1,6 +1,4 @@
-"""What is promised to those who take a piece: light imports, one direction, every public name
-explained.
-"""
+"""Promises to users of single pieces: light imports, in one direction; documented public names."""
 
 import ast
 import importlib
@@ -19,7 +17,7 @@ from jaxconv.checks import check_config
 from jaxconv.run import train
 from tests.conftest import ROOT, tiny_config
 
-# What jaxconv needs to train, and a plain JAX image does not have.
+# Needed by training, but missing in a plain JAX image.
 HEAVY = (
     "tensorflow",
     "tensorflow_datasets",
@@ -168,7 +166,7 @@ def test_names_of_before_are_found_with_a_warning(old):
     module = importlib.import_module(old)
     for name, now in moved.NAMES.get(old, {}).items():
         place, _, new = now.partition(":")
-        with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{new} now"):
+        with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now {place}.{new};"):
             assert getattr(module, name) is getattr(importlib.import_module(place), new)
     for place in moved.MODULES.get(old, ()):
         own = importlib.import_module(place)
@@ -176,7 +174,7 @@ def test_names_of_before_are_found_with_a_warning(old):
             (n for n, v in vars(own).items() if getattr(v, "__module__", "") == place), None
         )
         if name and not name.startswith("_"):
-            with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {place}.{name} now"):
+            with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now {place}.{name};"):
                 assert getattr(module, name) is getattr(own, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing_like_it'"):
         module.nothing_like_it  # noqa: B018

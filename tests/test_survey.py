@@ -1,4 +1,4 @@
-"""`jaxconv data`: what it tells of a source."""
+"""`jaxconv data`: its report of a source."""
 
 import json
 

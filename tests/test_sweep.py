@@ -1,5 +1,5 @@
-"""Sweeps: the grid, the table's figures, and a real one in processes, killed in the middle and gone
-on with.
+"""Sweeps: the grid, the table's figures, and a real one in processes, killed in the middle and
+resumed.
 """
 
 import dataclasses
@@ -328,9 +328,9 @@ def test_table_and_print_start_nothing(tmp_path, capsys):
         f"--workdir={tmp_path / 's' / name}",
         *settings,
     ]
-    with pytest.raises(UserError, match="there is no such folder, and --table starts nothing"):
+    with pytest.raises(UserError, match="folder not found, and --table starts nothing"):
         sweep(EXPERIMENT, str(tmp_path / "s"), grid, ["epochs=0", "steps=4"], table_only=True)
-    with pytest.raises(UserError, match="is for --launcher=slurm, and the launcher is local"):
+    with pytest.raises(UserError, match="applies to --launcher=slurm, but the launcher is local"):
         sweep(EXPERIMENT, str(tmp_path / "s"), grid, ["epochs=0", "steps=4"], slurm="--gpus=1")
     (tmp_path / "s").mkdir()
     assert (
@@ -348,7 +348,7 @@ def test_run_of_another_config_is_refused(tmp_path, some_trials):
     write_run(tmp_path, some_trials[0], 0.5)
     with pytest.raises(
         UserError,
-        match="learning_rate=0.01,seed=0 there is a run with another loss.label_smoothing;",
+        match="learning_rate=0.01,seed=0 in it is a run with another loss.label_smoothing;",
     ):
         sweep(
             EXPERIMENT,
@@ -360,9 +360,7 @@ def test_run_of_another_config_is_refused(tmp_path, some_trials):
 
 
 def test_unknown_launcher(tmp_path):
-    with pytest.raises(
-        UserError, match="--launcher=slrum: there is no such launcher, did you mean 'slurm'"
-    ):
+    with pytest.raises(UserError, match="--launcher=slrum: unknown launcher, did you mean 'slurm'"):
         sweep(
             EXPERIMENT,
             str(tmp_path),
@@ -374,7 +372,7 @@ def test_unknown_launcher(tmp_path):
 
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written .*give a folder that can"):
+    with pytest.raises(UserError, match="cannot be written .*give a writable folder"):
         sweep(
             EXPERIMENT,
             str(tmp_path / "file" / "s"),
@@ -435,7 +433,7 @@ def disturb(workdir, run, number, everyone):
 
 @pytest.mark.slow
 def test_sweep_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
-    """All processes are killed in the first run, then the sweep alone is told to stop in the
+    """All processes are killed in the first run, then the sweep alone is stopped in the
     second; both end with the same numbers.
     """
     workdir = tmp_path / "sweep"

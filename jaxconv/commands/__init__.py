@@ -1,1 +1,1 @@
-"""The commands, by what they are about: each module adds its own to the parser."""
+"""The commands, grouped by topic: each module adds its own to the parser."""

@@ -1,9 +1,8 @@
-"""What the commands share: numbers as arguments, JSON, and what must be settled before JAX looks
-for devices.
-"""
+"""Helpers shared by the commands: numeric arguments, JSON, and setup before JAX initializes."""
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
@@ -12,50 +11,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, short
+from jaxconv.streams import lost_output
 
 
 def natural(text: str, least: int = 0) -> int:
-    """The whole number of an argument, at least `least`; raises what argparse shows."""
+    """Parse a whole number of at least `least`; raises an error that argparse shows."""
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """The whole number of an argument, at least 1."""
+    """Parse a whole number of at least 1."""
     return natural(text, 1)
 
 
 def no_overrides(command: str, overrides: list[str]) -> None:
-    """Raise UserError where a command that has no config is given keys of one."""
+    """Raise UserError if config keys are given to a command that has no config."""
     if overrides:
         raise UserError(f"--config.{overrides[0]}: {command} takes no config")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add --trust to a command that opens runs by --workdir; `trusting` makes it hold."""
+    """Add --trust to a command that opens runs by --workdir; `trusting` applies it."""
     parser.add_argument(
         "--trust",
         default="ask",
         choices=("yes", "no", "ask"),
-        help="whether to run code of its own that the workdir of a run holds: yes, no, or ask (the "
-        "default), which asks at a terminal where the workdir is somebody else's, and else is yes",
+        help="whether to run custom code stored in the workdir of a run: yes, no, or ask (the "
+        "default), which asks at a terminal if the workdir belongs to another user, and otherwise "
+        "means yes",
     )
 
 
 @contextlib.contextmanager
 def trusting(args: argparse.Namespace) -> Iterator[None]:
-    """Hold a command to its --trust, where it has one.
+    """Apply the --trust of a command, if it has one.
 
     Raises:
-      UserError: it was given, and no run is opened.
+      UserError: --trust is given, but no run is opened.
     """
     if "trust" not in args:
         yield
         return
     if args.trust != "ask" and not args.workdir:
-        raise UserError(f"--trust={args.trust}: is about the code of a run; give a --workdir too")
+        raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
     from jaxconv.train.code import trusted
 
     with trusted(args.trust):
@@ -63,9 +64,7 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinite, and what is no number, is null, as JSON has no
-    word for it.
-    """
+    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
 
     def sayable(value: Any) -> Any:
         if isinstance(value, dict):
@@ -77,40 +76,77 @@ def print_json(record: dict[str, Any]) -> None:
     print(json.dumps(sayable(record), allow_nan=False))
 
 
+@contextlib.contextmanager
+def results_kept(folder: Path) -> Iterator[None]:
+    """Print what a folder holds too: if standard output cannot be written, say so and go on.
+
+    The work is done, and with another exit code a launcher would start it again.
+    """
+    with contextlib.suppress(OSError):
+        yield
+    if lost := lost_output():
+        print(
+            f"jaxconv: standard output cannot be written ({lost.strerror or lost}); the results "
+            f"are in {folder}",
+            file=sys.stderr,
+        )
+
+
 def set_up_jax(config: Any) -> None:
-    """What must be settled before JAX looks for devices: messages, determinism, and the cache of
-    compiled programs.
+    """Set up messages, determinism, types and the compilation cache, and start JAX.
+
+    Raises:
+      UserError: the platform in JAX_PLATFORMS is not available, or the cache cannot be written.
     """
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    import jax
-
     from jaxconv.train.watch import announce_to
 
     announce_to()
-    if config.compilation_cache == "off" or jax.config.jax_compilation_cache_dir:
-        return
-    folder = config.compilation_cache
-    if folder == "auto":
-        folder = os.path.join(
-            os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jaxconv", "compiled"
-        )
+    _set_up_cache(config.compilation_cache)
+    start_jax()
+
+
+def start_jax() -> None:
+    """Find the devices; raises UserError if JAX_PLATFORMS names one that is not available."""
+    import jax
+
+    # With JAX_ENABLE_X64=1 a run would have other numbers, and could not resume without it.
+    jax.config.update("jax_enable_x64", False)
     try:
-        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if config.compilation_cache != "auto":
-            raise UserError(
-                f"config.compilation_cache is {folder}: cannot be written ({error.strerror})",
-                exit_code=1,
-            ) from error
-        print(
-            f"jaxconv: compiled programs are not kept: {folder} cannot be written "
-            f"({error.strerror})",
-            file=sys.stderr,
-        )
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: cuda without its plugin
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here"
+            f"{f' ({short(error, 200)})' if str(error) else ''}; unset it to use what is there, or "
+            "install JAX for the device, such as jax[cuda12] or jax[tpu]",
+            exit_code=1,
+        ) from error
+
+
+def _set_up_cache(place: str) -> None:
+    import jax
+
+    if place == "off" or jax.config.jax_compilation_cache_dir:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
+    folder = folder if place == "auto" else Path(place)
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        why = f"cannot be written ({getattr(error, 'strerror', None) or error})"
+        if place != "auto":
+            raise UserError(f"config.compilation_cache is {folder}: {why}", exit_code=1) from error
+        print(f"jaxconv: compiled programs are not cached: {folder} {why}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs too: a run compiles dozens of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -11,8 +11,8 @@ def add(commands: Any) -> None:
     """Add data, prepare and wordnet."""
     data = commands.add_parser(
         "data",
-        help="what a source of examples holds, how augmented examples look, and how fast they come",
-        epilog="Any key of the config is set by --config.KEY=VALUE, such as "
+        help="inspect a data source: its contents, augmented examples, and loading speed",
+        epilog="Set any key of the config by --config.KEY=VALUE, such as "
         "--config.data.image_size=224.",
     )
     data.add_argument(
@@ -30,28 +30,28 @@ def add(commands: Any) -> None:
         "--config",
         default="",
         metavar="FILE.py[:ARGUMENT]",
-        help="an experiment, for its augmentation and settings",
+        help="an experiment whose augmentation and settings to use",
     )
     data.add_argument(
         "--png",
         default="samples.png",
         metavar="FILE",
-        help="where to draw a grid of augmented samples (samples.png)",
+        help="file for a grid of augmented samples (samples.png)",
     )
     data.add_argument(
         "--examples",
         type=positive,
         default=2000,
         metavar="N",
-        help="how many to look at for sizes, mean and std (2000)",
+        help="how many examples to read for sizes, mean and std (2000)",
     )
     data.set_defaults(run=_data)
 
     prepare = commands.add_parser(
-        "prepare", help="prepare a set of TensorFlow Datasets, for the source tfds:NAME"
+        "prepare", help="prepare a TensorFlow Datasets set, for the source tfds:NAME"
     )
     prepare.add_argument(
-        "name", metavar="NAME", help="TFDS's name, such as cifar10 or imagenet2012"
+        "name", metavar="NAME", help="name of the set in TFDS, such as cifar10 or imagenet2012"
     )
     prepare.add_argument(
         "--data_dir",
@@ -63,21 +63,21 @@ def add(commands: Any) -> None:
         "--manual_dir",
         default="",
         metavar="DIR",
-        help="folder of files that you fetched, such as ImageNet's two tars",
+        help="folder of files that you downloaded, such as ImageNet's two tars",
     )
     prepare.add_argument(
-        "--partial", action="store_true", help="accept tars of ImageNet that lack classes or images"
+        "--partial", action="store_true", help="accept ImageNet tars with missing classes or images"
     )
     prepare.set_defaults(run=_prepare)
 
     wordnet = commands.add_parser(
-        "wordnet", help="a class of ImageNet in WordNet: all that it is, up to entity"
+        "wordnet", help="look up an ImageNet class in WordNet, with all its ancestors"
     )
     wordnet.add_argument(
         "names",
         nargs="+",
         metavar="NAME",
-        help="an id such as n02109961, or a word; of two, what they have in common too",
+        help="an id such as n02109961, or a word; for two, also their lowest common ancestor",
     )
     wordnet.set_defaults(run=_wordnet)
 
@@ -92,7 +92,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
         set_key(config, key, text)
     config.data.source = args.source
     if not config.steps and not config.epochs:
-        config.steps = 1  # none is trained
+        config.steps = 1  # required by check_config; nothing is trained
     check_config(config)
     from jaxconv.files import check_file
 

@@ -1,4 +1,4 @@
-"""The command that draws: look."""
+"""The command that draws pictures: look."""
 
 import argparse
 import dataclasses
@@ -18,10 +18,10 @@ class PictureOption:
     """One picture.
 
     Attributes:
-      says: what it shows, for the help.
+      says: what it shows, for the help text.
       draw: (arguments, the opened network or None) -> a matplotlib figure.
-      takes: options beside --out. With `checkpoint` it looks into one network, by --workdir or
-        --model; others take any number, or none.
+      takes: its options besides --out. A picture with `checkpoint` looks into one network, given by
+        --workdir or --model; others take any number, or none.
     """
 
     says: str
@@ -30,11 +30,11 @@ class PictureOption:
 
     @property
     def opens(self) -> bool:
-        """Whether it looks into one network."""
+        """Whether it looks into a single network."""
         return "checkpoint" in self.takes
 
 
-# Of all pictures of one network; and of those that are of one example too.
+# Options of all pictures of one network, and of those that also show one example.
 NETWORK = ("workdir", "model", "weights", "checkpoint", "member")
 EXAMPLE = (*NETWORK, "split", "example", "image")
 OPTIONS = (*EXAMPLE, "layer", "number")
@@ -45,9 +45,9 @@ def add(commands: Any) -> None:
     rows = "\n".join(f"  {name:12}{picture.says}" for name, picture in PICTURES.items())
     look = commands.add_parser(
         "look",
-        help="pictures of what a network has learnt, and of what it does",
+        help="draw what a network has learned and how it works",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"PICTURE is one of\n{rows}",
+        epilog=f"PICTURE is one of:\n{rows}",
     )
     look.add_argument(
         "picture", metavar="PICTURE", choices=PICTURES, help="what to draw, see below"
@@ -57,29 +57,29 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="folder of a run; for story any number of them",
+        help="folder of a run; story takes any number of them",
     )
     look.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="NAME",
-        help="instead, a network of jaxconv.list_models()",
+        help="a network of jaxconv.list_models(), instead of a run",
     )
     look.add_argument(
         "--weights",
         default="",
         metavar="DIR",
-        help="of --model, a folder of jaxconv convert; random weights without it",
+        help="weights of --model, from jaxconv convert; random without it",
     )
     look.add_argument(
         "--checkpoint",
         default="latest",
         metavar="WHICH",
-        help="of the run: latest (the default), best, or a step",
+        help="checkpoint of the run: latest (the default), best, or a step",
     )
     look.add_argument(
-        "--member", type=natural, default=0, metavar="N", help="of an ensemble, which network (0)"
+        "--member", type=natural, default=0, metavar="N", help="which network of an ensemble (0)"
     )
     look.add_argument(
         "--split",
@@ -94,25 +94,27 @@ def add(commands: Any) -> None:
         metavar="N",
         help="example of the split to look at (0)",
     )
-    look.add_argument("--image", default="", metavar="FILE", help="a file to look at instead")
+    look.add_argument(
+        "--image", default="", metavar="FILE", help="a file to look at instead of an example"
+    )
     look.add_argument(
         "--layer",
         default="",
         metavar="NAME",
-        help="layer to look at; each picture that takes one has its own default",
+        help="layer to look at; the default depends on the picture",
     )
     look.add_argument(
         "--number",
         type=positive,
         default=0,
         metavar="N",
-        help="how many to draw, at most; each picture has its own default",
+        help="how many to draw at most; the default depends on the picture",
     )
     look.add_argument(
         "--out",
         default="",
         metavar="FILE",
-        help="the .png, .svg or .pdf file to write; PICTURE.png by default",
+        help="file to write: .png, .svg or .pdf; PICTURE.png by default",
     )
     add_trust(look)
     look.set_defaults(run=_look, defaults={option: look.get_default(option) for option in OPTIONS})
@@ -127,7 +129,7 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
     picture = PICTURES[args.picture]
     _check(args)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # what no font has is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # missing glyphs are drawn as boxes
         try:
             figure = picture.draw(args, _open(args) if picture.opens else None)
         except UserError:
@@ -141,13 +143,13 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise UserError for options that the picture has no use for."""
+    """Raise UserError for options that the picture does not take."""
     takes = PICTURES[args.picture].takes
     given = [name for name, default in args.defaults.items() if getattr(args, name) != default]
     for name in given:
         if name not in takes:
             choices = ", ".join(f"--{option}" for option in (*takes, "out"))
-            raise UserError(f"--{name}: {args.picture} has no use for it; it takes {choices}")
+            raise UserError(f"--{name}: {args.picture} does not take it; it takes {choices}")
     for name, other in (
         ("weights", "workdir"),
         ("checkpoint", "model"),
@@ -156,14 +158,12 @@ def _check(args: argparse.Namespace) -> None:
         ("split", "image"),
     ):
         if name in given and other in given:
-            raise UserError(f"--{name} and --{other}: give one of them")
+            raise UserError(f"--{name} and --{other}: give only one of them")
 
 
 def _open(args: argparse.Namespace) -> Any:
     if len(args.workdir) + len(args.model) != 1:
-        raise UserError(
-            f"{args.picture} looks into one network: give --workdir=RUN, or --model=NAME"
-        )
+        raise UserError(f"{args.picture} needs one network: give --workdir=DIR or --model=NAME")
     from jaxconv.config import default_config
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config
@@ -237,33 +237,34 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
     if args.image:
         examples = [{"image": element_of(looked, args.image)[0]}]
     else:
-        # `example` complains of a number that there is not.
+        # If the number does not exist, `read_example` reports it.
         total = max(len(looked.source(args.split)), args.example + 1)
-        # Evenly spread: a folder's examples come class by class.
+        # Evenly spread, because a folder's examples are sorted by class.
         places = evenly(total, args.number or 16, args.example)
         examples = [looked.read_example(int(place), args.split) for place in places]
     return looked.predictions_figure(examples, looked.title)
 
 
 def _of_task(args: argparse.Namespace, looked: Any) -> Any:
-    """A picture of an evaluated split that the task has."""
+    """A picture of an evaluated split that the task provides."""
     from jaxconv.evaluation.evaluation import evaluate_run
     from jaxconv.train.ensemble import members_of
 
     pictures = looked.task.pictures
     if args.picture not in pictures:
         raise UserError(
-            f"{args.picture}: the task {looked.config.task.name} has no such picture; it has "
-            f"{', '.join(pictures) or 'none of its own'}"
+            f"{args.picture}: the task {looked.config.task.name} does not have this picture; it "
+            f"has {', '.join(pictures) or 'none of its own'}"
         )
-    looked.source(args.split)  # says what is missing, where it is
+    looked.source(args.split)  # fails with a clear message if the data is missing
     evaluation = evaluate_run(args.workdir[0], args.split, args.checkpoint)
     members = members_of(looked.config)
     if members is not None:
         name = members.names[args.member]
         if name not in evaluation.members:
             raise UserError(
-                f"--member={args.member}: {name} has diverged, and predicts nothing", exit_code=1
+                f"--member={args.member}: {name} has diverged and predicts nothing; choose another",
+                exit_code=1,
             )
         evaluation = dataclasses.replace(evaluation, outcomes=evaluation.members[name])
 
@@ -290,7 +291,7 @@ def _attribution(args: argparse.Namespace, looked: Any) -> Any:
     probabilities, inputs = looked.probabilities(element[None])[0], looked.inputs(element[None])
     said = np.array([probabilities.argmax()])
     text = looked.kind == "text"
-    # Of a letter no more can be said than that it is there.
+    # A letter is either present or not, so its value has no useful gradient.
     of_values: dict[str, Any] = {
         "gradient\nhow much the logit moves with each pixel": gradient,
         "guided backpropagation\nof that, what excites all the way up": guided_backpropagation,
@@ -321,7 +322,7 @@ def _patches(args: argparse.Namespace, looked: Any) -> Any:
     from jaxconv.inspect.zeiler import patches_figure, strongest_patches
 
     if looked.kind != "image":
-        raise UserError(f"patches are of images; this network reads {looked.kind}s")
+        raise UserError(f"patches: needs a network of images; this one reads {looked.kind}s")
     inputs = jax.jit(looked.inputs)
     batches = (inputs(elements) for elements in looked.elements(args.split))
     found = strongest_patches(
@@ -338,7 +339,7 @@ def _story(args: argparse.Namespace, looked: Any) -> Any:
     announce_to()
     names = list(LECTURE) if not args.model and not args.workdir else []
     for pattern in args.model:
-        # Of many, those of which an error is known; of one, it is said that none is.
+        # A pattern selects networks with a known error; a single name without one is refused.
         names += [
             name for name in list_models(pattern) if name == pattern or MODELS[name].errors
         ] or [pattern]
@@ -358,7 +359,7 @@ PICTURES = {
         "filters of the first convolution, or of --layer", _filters, (*NETWORK, "layer", "number")
     ),
     "activations": PictureOption(
-        "what --layer makes of an image", _activations, (*EXAMPLE, "layer", "number")
+        "the feature maps of --layer for an image", _activations, (*EXAMPLE, "layer", "number")
     ),
     "walk": PictureOption(
         "an image on its way through the network, stage by stage, to the votes",
@@ -366,12 +367,12 @@ PICTURES = {
         (*EXAMPLE, "number"),
     ),
     "attribution": PictureOption(
-        "which pixels, samples or letters the most probable class comes from",
+        "which pixels, samples or letters the most probable class is based on",
         _attribution,
         (*EXAMPLE, "layer"),
     ),
     "patches": PictureOption(
-        "what of a split excites the feature maps of --layer most, with its deconvnet projection",
+        "patches of a split that excite --layer most, with deconvnet projections",
         _patches,
         (*NETWORK, "split", "layer", "number"),
     ),
@@ -382,12 +383,12 @@ PICTURES = {
         "the mistakes with the highest loss", _of_task, (*NETWORK, "split", "number")
     ),
     "confusions": PictureOption(
-        "which classes are taken for which, with examples",
+        "which classes are mistaken for which, with examples",
         _of_task,
         (*NETWORK, "split", "number"),
     ),
     "story": PictureOption(
-        "error against year, depth, weights and multiply-adds, of any --workdir and --model, such "
+        "error against year, depth, weights and multiply-adds, for any --workdir and --model, such "
         "as 'vgg*'",
         _story,
         ("workdir", "model"),

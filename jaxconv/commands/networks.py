@@ -4,53 +4,65 @@ import argparse
 import dataclasses
 from typing import Any
 
-from jaxconv.commands.common import natural, no_overrides, positive, print_json
+from jaxconv.commands.common import natural, no_overrides, positive, print_json, start_jax
 from jaxconv.errors import UserError
 
 
 def add(commands: Any) -> None:
     """Add convert and summary."""
     convert = commands.add_parser(
-        "convert", help="turn weights of PyTorch into a folder to start from"
+        "convert", help="convert PyTorch weights to a folder that training can start from"
     )
     convert.add_argument(
-        "file", metavar="FILE.pth|FILE.safetensors", help="torchvision's weights; .pth needs torch"
+        "file",
+        metavar="FILE",
+        help="weights by torchvision's names: safetensors, what torch.save wrote, or .npz",
     )
     convert.add_argument(
         "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"
     )
     convert.add_argument(
-        "--out", required=True, metavar="DIR", help="a new folder, for --config.model.init_from=DIR"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="new folder to write, for --config.model.init_from=DIR",
+    )
+    convert.add_argument(
+        "--weights_key",
+        default="",
+        metavar="NAME",
+        help="of several dictionaries in the file, the one to take, such as model_ema or "
+        "state_dict_ema",
     )
     convert.set_defaults(run=_convert)
 
     summary = commands.add_parser(
-        "summary", help="explain a network, layer by layer, before it runs"
+        "summary", help="explain a network layer by layer, before it runs"
     )
     summary.add_argument(
         "model",
         metavar="NAME",
-        help="one of jaxconv.list_models(), or text: and a text in the notation",
+        help="one of jaxconv.list_models(), or text: followed by the notation",
     )
     summary.add_argument(
         "--input",
         default="",
         metavar="H,W,C",
-        help="shape of one example; the network's own by default",
+        help="shape of one example; the network's usual one by default",
     )
     summary.add_argument(
         "--batch",
         type=positive,
         default=32,
         metavar="N",
-        help="images of a training step, for its memory (32)",
+        help="images per training step, for the memory estimate (32)",
     )
     summary.add_argument(
         "--classes",
         type=positive,
         default=0,
         metavar="K",
-        help="classes to tell apart; those it was published for by default",
+        help="number of classes; as published by default",
     )
     summary.add_argument(
         "--dtype",
@@ -63,11 +75,11 @@ def add(commands: Any) -> None:
         type=natural,
         default=0,
         metavar="D",
-        help="add up what lies below D levels of modules; 0: show every layer",
+        help="sum up layers below D levels of modules; 0 shows every layer",
     )
     summary.add_argument("--markdown", action="store_true", help="print Markdown")
     summary.add_argument(
-        "--compile", action="store_true", help="compile a training step too, and add XLA's figures"
+        "--compile", action="store_true", help="also compile a training step, and add XLA's figures"
     )
     summary.set_defaults(run=_summary)
 
@@ -80,7 +92,7 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
     sizes = args.input.split(",") if args.input else []
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes) or len(sizes) == 1:
         raise UserError(
-            f"--input={args.input}: give the sizes of one example with commas between, channels "
+            f"--input={args.input}: give the sizes of one example, separated by commas, channels "
             "last, such as 224,224,3"
         )
     try:
@@ -88,6 +100,7 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
         model = create_model(args.model, args.classes or usual_classes, args.dtype)
     except ValueError as error:
         raise UserError(str(error)) from error
+    start_jax()
     shape = tuple(map(int, sizes)) or usual_shape
     size = "x".join(map(str, shape))
     try:
@@ -103,9 +116,12 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("convert", overrides)
+    from jaxconv.files import expand
     from jaxconv.train.watch import announce_to
     from jaxconv.weights.convert import convert
 
+    start_jax()
     announce_to()
-    print_json(convert(args.file, args.model, args.out))
+    written = convert(args.file, args.model, args.out, args.weights_key)
+    print_json({"out": str(expand(args.out, "--out")), **written})
     return 0

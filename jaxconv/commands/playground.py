@@ -1,4 +1,4 @@
-"""The command that plays: playground."""
+"""The command that serves the interactive page: playground."""
 
 import argparse
 import importlib.util
@@ -15,32 +15,32 @@ def add(commands: Any) -> None:
     """Add playground."""
     playground = commands.add_parser(
         "playground",
-        help="a page to draw X's and O's, see the network's maps and votes, and train it live",
+        help="serve a page to draw X's and O's, see a network's maps and votes, and train it live",
     )
     playground.add_argument(
         "--workdir",
         default="",
         metavar="DIR",
-        help="folder of a run on images; without one, an untrained network",
+        help="folder of a run on images; an untrained network by default",
     )
     playground.add_argument(
         "--checkpoint",
         default="latest",
         metavar="WHICH",
-        help="of the run: latest (the default), best, or a step",
+        help="checkpoint of the run: latest (the default), best, or a step",
     )
     playground.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="NAME",
-        help="address to listen on; this machine alone by default",
+        help="address to listen on; only this machine by default",
     )
     playground.add_argument(
         "--port",
         type=natural,
         default=_PORT,
         metavar="N",
-        help=f"port to listen on ({_PORT}); 0: any that is free",
+        help=f"port to listen on ({_PORT}); 0 for any free port",
     )
     add_trust(playground)
     playground.set_defaults(run=_playground)
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
 def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("playground", overrides)
     if args.port > 65535:
-        raise UserError(f"--port={args.port}: ports go up to 65535")
+        raise UserError(f"--port={args.port}: must be at most 65535")
     if importlib.util.find_spec("tornado") is None:
         raise UserError(
             "the playground needs tornado, which is not installed: pip install "
@@ -68,25 +68,24 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.playground.guard import is_loopback, listen
     from jaxconv.playground.server import Playground, serve
 
-    listening = listen(args.host, args.port)  # before a network is compiled for nothing
+    listening = listen(args.host, args.port)  # fails before a network is compiled in vain
     looked = open_run(args.workdir, args.checkpoint) if args.workdir else None
     if looked is not None and not looked.class_names:
         raise UserError(
-            f"--workdir={args.workdir}: the run tells no classes apart, which the page shows; "
-            "jaxconv predict says what it makes of files"
+            f"--workdir={args.workdir}: the run has no classes, which the page shows; use jaxconv "
+            "predict to run it on files"
         )
     if not is_loopback(args.host):
         print(
-            f"jaxconv: --host={args.host}: whoever reaches this machine on the network can use the "
-            "page, without a password; "
-            "without --host it is this machine alone",
+            f"jaxconv: --host={args.host}: anyone who can reach this machine over the network can "
+            "use the page, without a password; without --host only this machine can",
             file=sys.stderr,
         )
 
     def ready() -> None:
         host = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"http://{host}:{listening.getsockname()[1]}/   (Ctrl-C ends it)", flush=True)
+        print(f"http://{host}:{listening.getsockname()[1]}/   (Ctrl-C stops it)", flush=True)
 
     asyncio.run(serve(Playground(looked, config), args.host, listening, ready))
-    print("ended", flush=True)
+    print("stopped", flush=True)
     return 0

@@ -1,4 +1,4 @@
-"""Commands that make runs and measure them: train, evaluate, sweep."""
+"""Commands that train and evaluate: train, evaluate, sweep."""
 
 import argparse
 import logging
@@ -7,10 +7,10 @@ import signal
 import sys
 from typing import Any
 
-from jaxconv.commands.common import add_trust, natural, print_json, set_up_jax
+from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
-# Options of evaluate for files, which tasks write or not.
+# File options of evaluate; each task writes some of them.
 FILES = ("predictions", "confusion", "reliability")
 
 
@@ -24,28 +24,28 @@ def add(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     train = commands.add_parser(
         "train",
-        help="train a network as a config says, or resume where a run was left",
-        epilog="Any key of the config is set by --config.KEY=VALUE, such as "
+        help="train a network from a config, or resume an unfinished run",
+        epilog="Set any key of the config by --config.KEY=VALUE, such as "
         "--config.optimizer.learning_rate=0.05.",
     )
     train.add_argument(
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="the experiment: a file with get_config()",
+        help="the experiment: a Python file that defines get_config()",
     )
     train.add_argument(
-        "--workdir", required=True, metavar="DIR", help="folder for everything that the run writes"
+        "--workdir", required=True, metavar="DIR", help="folder for all files of the run"
     )
     train.add_argument(
         "--restart",
         action="store_true",
-        help="move a run that is in the folder aside, and begin anew",
+        help="move an existing run in the folder aside and start from scratch",
     )
     train.add_argument(
         "--distributed", default="auto", metavar="HOW",
-        help="one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the default), "
-            "or HOST:PORT,N,I",
+        help="run as one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the "
+            "default), or HOST:PORT,N,I for process I of N",
     )  # fmt: skip
     train.set_defaults(run=_train)
 
@@ -53,8 +53,8 @@ def _add_runs(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        help="evaluate what a run has trained, or several together, every example exactly once",
-        epilog="It runs in one process, on all devices of this machine.",
+        help="evaluate a run, or several together, on every example exactly once",
+        epilog="Runs in one process, on all devices of this machine.",
     )
     evaluate.add_argument(
         "--workdir",
@@ -62,7 +62,7 @@ def _add_evaluate(commands: Any) -> None:
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="folder of the run; of several, each and their average",
+        help="folder of the run; with several, each run and their averaged prediction",
     )
     evaluate.add_argument(
         "--split",
@@ -78,37 +78,37 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument(
         "--views", default="center", metavar="HOW",
-        help="what is seen of each image: center (the default), flip, 10-crop, or dense for the "
-            "whole image; probabilities are averaged",
+        help="what the network sees of each image: center (the default), flip, 10-crop, or dense "
+            "for the whole image; probabilities are averaged",
     )  # fmt: skip
     evaluate.add_argument(
         "--scales",
         default="",
         metavar="N,N,...",
-        help="for dense: pixels of the shorter side, such as 256,384,512",
+        help="for dense: sizes of the shorter side in pixels, such as 256,384,512",
     )
     evaluate.add_argument(
         "--crop_ratio",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the shorter side that a crop is; the run's own by default",
+        help="share of the shorter side that a crop covers; the run's own by default",
     )
     evaluate.add_argument(
         "--bootstrap",
         type=natural,
         default=1000,
         metavar="N",
-        help="resamples for 95 %% intervals (1000); 0 for none",
+        help="bootstrap resamples for 95 %% intervals (1000); 0 for no intervals",
     )
     evaluate.add_argument(
-        "--per_class", action="store_true", help="print a table of all classes, the worst first"
+        "--per_class", action="store_true", help="print a table of all classes, worst first"
     )
     evaluate.add_argument(
         "--predictions",
         default="",
         metavar="FILE",
-        help="write what is predicted of every example: .npz or .csv",
+        help="write the prediction for every example: .npz or .csv",
     )
     evaluate.add_argument(
         "--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png"
@@ -117,7 +117,7 @@ def _add_evaluate(commands: Any) -> None:
         "--reliability",
         default="",
         metavar="FILE",
-        help="draw how often predictions are right against how sure they are: .png",
+        help="draw the reliability diagram, accuracy against confidence: .png",
     )
     add_trust(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -126,10 +126,9 @@ def _add_evaluate(commands: Any) -> None:
 def _add_sweep(commands: Any) -> None:
     sweep = commands.add_parser(
         "sweep",
-        help="train every combination of some keys of the config, and compare them in a table and "
-        "a "
+        help="train every combination of values of some config keys; compare them in a table and a "
         "plot",
-        epilog="The same command resumes what is not finished. Any key is set for all runs by "
+        epilog="The same command resumes unfinished runs. Set any key for all runs by "
         "--config.KEY=VALUE.",
     )
     sweep.add_argument(
@@ -139,43 +138,44 @@ def _add_sweep(commands: Any) -> None:
         "--workdir",
         required=True,
         metavar="DIR",
-        help="folder for the runs, each in one of its own, and the table",
+        help="folder for the table and the runs, each in a subfolder",
     )
     sweep.add_argument(
         "--grid",
         default="",
         metavar="GRID",
-        help="what is tried, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2",
+        help="values to try, such as 'seed=0:3 batch_size=64,128'; 0:3 is 0, 1, 2",
     )
     sweep.add_argument(
         "--grid_file",
         default="",
         metavar="FILE.json",
-        help='more of it, {"KEY": [VALUE, ...]}, for spaces and commas',
+        help='more values, as {"KEY": [VALUE, ...]}, which may contain spaces and commas',
     )
     sweep.add_argument(
         "--launcher",
         default="local",
         metavar="HOW",
-        help="local: one after another, slurm: as jobs, print: not at all",
+        help="local runs one after another, slurm submits jobs, print only prints the commands",
     )
     sweep.add_argument(
         "--slurm",
         default="",
         metavar="OPTIONS",
-        help="for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'",
+        help="options for launch/slurm.sh, such as '--gpus=1 --time=4:00:00'",
     )
     sweep.add_argument(
         "--table",
         action="store_true",
-        help="start nothing; make the table and the plot of what there is",
+        help="start nothing; only make the table and the plot from existing runs",
     )
     sweep.set_defaults(run=_sweep)
 
 
 def _stop_at_once(*_: Any) -> None:
-    """For SIGTERM before the first step and after the last, when there is nothing to save; between
-    them `Preemption` takes over.
+    """Handle SIGTERM before the first step and after the last, when there is nothing to save.
+
+    During training `Preemption` handles it.
     """
     os.write(2, b"jaxconv: stopped by SIGTERM, with nothing to save; the same command resumes\n")
     os._exit(PREEMPTED)
@@ -190,34 +190,36 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load_config(args.config, overrides)
     check_config(config, with_task=not is_own(config.task.name))
     from jaxconv.train.processes import join
-
-    join(args.distributed)
-    set_up_jax(config)
-    import jax
-
-    from jaxconv.files import expand
-    from jaxconv.run import train
     from jaxconv.train.watch import announce_to
 
-    first = jax.process_index() == 0
-    announce_to(level=logging.INFO if first else logging.WARNING)
+    announce_to()
     try:
+        join(args.distributed)
+        set_up_jax(config)
+        import jax
+
+        from jaxconv.files import expand
+        from jaxconv.run import train
+
+        first = jax.process_index() == 0
+        announce_to(level=logging.INFO if first else logging.WARNING)
         result = train(config, args.workdir, args.restart)
     except LostProcessError as error:
-        # Not by way of JAX's farewell, which would wait for the other.
+        # Skip JAX's shutdown, which would wait for the lost process.
         print(f"jaxconv: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
     if first:
-        print(f"workdir: {expand(args.workdir)}")
-        print_json(result)
+        with results_kept(expand(args.workdir)):
+            print(f"workdir: {expand(args.workdir)}")
+            print_json(result)
     return 0
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     if overrides:
         raise UserError(
-            f"--config.{overrides[0]}: evaluate takes the config of the run in --workdir; it "
-            "cannot be changed"
+            f"--config.{overrides[0]}: evaluate uses the config of the run in --workdir; it cannot "
+            "be changed"
         )
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config
@@ -237,7 +239,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     for option in filter(lambda option: getattr(args, option), FILES):
         if option not in writers:
             raise UserError(
-                f"--{option}: the task {config.task.name} writes no such file; it writes "
+                f"--{option}: the task {config.task.name} does not write this file; it writes "
                 f"{', '.join(writers)}"
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
@@ -250,7 +252,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     for name, text in rows:
         print(f"{name:{width}}{text}")
     if args.per_class and not lines:
-        raise UserError(f"--per_class: the task {config.task.name} has no such table")
+        raise UserError(f"--per_class: the task {config.task.name} has no table of classes")
     if args.per_class:
         print("", *lines, "", sep="\n")
     for option, file in files.items():

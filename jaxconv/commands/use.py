@@ -1,4 +1,4 @@
-"""Commands that use what was trained: export, predict."""
+"""Commands that use a trained network: export, predict."""
 
 import argparse
 from typing import Any
@@ -11,54 +11,52 @@ def add(commands: Any) -> None:
     """Add export and predict."""
     export = commands.add_parser(
         "export",
-        help="write a trained network as one program, with weights and preprocessing inside",
+        help="export a trained network as one program, including weights and preprocessing",
     )
     export.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     export.add_argument(
         "--out",
         required=True,
         metavar="DIR",
-        help="a new folder, for predict --exported=DIR and for other programs",
+        help="new folder to write, for predict --exported=DIR and for other programs",
     )
     export.add_argument(
         "--checkpoint",
         default="latest",
         metavar="WHICH",
-        help="latest (the default), best, or a step",
+        help="checkpoint of the run: latest (the default), best, or a step",
     )
     export.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
         metavar="NAMES",
-        help="cpu, cuda, tpu, rocm; the first three by default",
+        help="platforms to export for: cpu, cuda, tpu, rocm; the first three by default",
     )
     add_trust(export)
     export.set_defaults(run=_export)
 
     predict = commands.add_parser(
-        "predict", help="the most probable classes of files, by a trained network"
+        "predict", help="predict the most probable classes of files with a trained network"
     )
     predict.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
-        help="a file, a folder for all files below it, or - for standard input",
+        help="a file, a folder (for all files below it), or - for standard input",
     )
     network = predict.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", metavar="DIR", help="folder of the run, or")
-    network.add_argument("--exported", metavar="DIR", help="folder of jaxconv export")
+    network.add_argument("--workdir", metavar="DIR", help="folder of a run")
+    network.add_argument("--exported", metavar="DIR", help="folder written by jaxconv export")
     predict.add_argument(
         "--checkpoint",
         default="latest",
         metavar="WHICH",
-        help="of the run: latest (the default), best, or a step",
+        help="checkpoint of the run: latest (the default), best, or a step",
     )
     predict.add_argument(
-        "--top", type=positive, default=5, metavar="N", help="classes to show of each file (5)"
+        "--top", type=positive, default=5, metavar="N", help="classes to show per file (5)"
     )
-    predict.add_argument(
-        "--json", action="store_true", help="print one JSON object a line for each file"
-    )
+    predict.add_argument("--json", action="store_true", help="print one line of JSON per file")
     add_trust(predict)
     predict.set_defaults(run=_predict)
 
@@ -86,7 +84,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     exported = args.exported is not None
     if exported and args.checkpoint != "latest":
         raise UserError(
-            f"--checkpoint={args.checkpoint}: an exported network is of one checkpoint; it goes "
+            f"--checkpoint={args.checkpoint}: an exported network has only one checkpoint; use it "
             "with --workdir"
         )
     from jaxconv.config import default_config

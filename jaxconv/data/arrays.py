@@ -23,6 +23,7 @@ import numpy as np
 from jaxconv.data.interface import Arrays, DamagedError, Element
 from jaxconv.data.stored import StoredSource
 from jaxconv.errors import UserError, nearest
+from jaxconv.files import at_home
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -34,7 +35,7 @@ def read_arrays(path: str, split: str) -> Arrays:
     Raises:
       UserError: the file or the split does not exist or is damaged, or its arrays do not match.
     """
-    place = Path(path).expanduser()
+    place = at_home(path, "config.data.source")
     if place.is_dir():
         prefix = _IDX_PREFIX.get(split, split)
         images, labels = (

@@ -104,6 +104,8 @@ class Source(abc.ABC):
         no two passes are alike.
       decoder: the libraries that decode the elements, with versions; empty if `checksum` covers the
         elements themselves.
+      notes: what a person should know of how the examples were read, or left out; one line each.
+        Every training logs them, see data/reading.py.
     """
 
     class_names: tuple[str, ...]
@@ -111,6 +113,7 @@ class Source(abc.ABC):
     targets: Mapping[str, Target] = LABEL
     decoder: str = ""
     random: bool = False
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -174,6 +177,7 @@ class Arrays(Source):
       codes: V, for texts.
       name_of: maps i to the name of the example, such as the path that it was read from.
       moves: `Target.moves` of the targets that move with the pixels.
+      notes: see `Source`.
     """
 
     images: np.ndarray
@@ -183,6 +187,7 @@ class Arrays(Source):
     codes: int = 0
     name_of: Callable[[int], str] = "example {}".format
     moves: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping):
@@ -244,7 +249,7 @@ class Part(Source):
             source.element,
             source.targets,
         )
-        self.decoder, self.random = source.decoder, source.random
+        self.decoder, self.random, self.notes = source.decoder, source.random, source.notes
 
     def __len__(self) -> int:
         return len(self.places)

@@ -1,11 +1,11 @@
 """Lines of text with labels: PATH/<split>.tsv, a class, a tab and a text per line."""
 
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from jaxconv.errors import UserError, short
+from jaxconv.files import at_home
 
 
 class Lines:
@@ -23,7 +23,7 @@ class Lines:
     has_labels = True
 
     def __init__(self, path: str, split: str, class_names: tuple[str, ...]):
-        root = Path(path).expanduser()
+        root = at_home(path, "config.data.source")
         self._file = root / f"{split}.tsv"
         if not self._file.is_file():
             there = ", ".join(sorted(file.stem for file in root.glob("*.tsv"))) or "none"

@@ -5,7 +5,6 @@ when it has finished, so a set is either complete or absent.
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import io
 import logging
@@ -19,6 +18,7 @@ from typing import Any
 
 from jaxconv.data.tfds_sets import cannot_be_shuffled
 from jaxconv.errors import UserError, nearest
+from jaxconv.files import at_home, lock
 
 IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_CLASSES, IMAGENET_VALIDATION = 1_000, 50_000
@@ -54,8 +54,8 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
-    places = {"data_dir": str(Path(data_dir).expanduser())} if data_dir else {}
-    manual = {"manual_dir": str(Path(manual_dir).expanduser())} if manual_dir else {}
+    places = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
+    manual = {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}
     try:
         builder = tfds.builder(name, file_format="array_record", **places)
     except tfds.core.DatasetNotFoundError as error:
@@ -91,9 +91,9 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold a lock, to tell the leftovers of an interrupted preparation from a running one."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".prepare.lock", "w") as lock:
+    with open(folder / ".prepare.lock", "w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another process is preparing this set; wait until it finishes",
@@ -122,7 +122,7 @@ def check_imagenet(manual_dir: str, partial: bool = False) -> None:
             f"imagenet2012 is prepared from {' and '.join(IMAGENET_TARS)}: set their folder with "
             "--manual_dir=DIR"
         )
-    folder = Path(manual_dir).expanduser()
+    folder = at_home(manual_dir, "--manual_dir")
     for name in IMAGENET_TARS:
         if not (folder / name).is_file():
             there = (

@@ -13,12 +13,13 @@ random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxconv.config import default_config
 from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
 from jaxconv.data.interface import (
     LABEL,
@@ -32,6 +33,7 @@ from jaxconv.data.interface import (
     moves_of,
     size_in_words,
 )
+from jaxconv.data.pictures import is_grey
 from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
 from jaxconv.own import is_own, own
@@ -119,10 +121,16 @@ def _agreeing(
             raise UserError(
                 f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
                 f"{short(found.get(what))}, but the network was trained with "
-                f"{short(like.get(what))}",
+                f"{short(like.get(what))}{_differing(what, found.get(what), like.get(what))}",
                 exit_code=1,
             )
     return source
+
+
+def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
+    """The classes that only one of two splits has, for a message."""
+    differing = sorted(set(found) ^ set(like)) if what == "class_names" else []
+    return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
 def as_files(settings: Any) -> ConfigDict:
@@ -147,6 +155,7 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
             "image_size": size,
             "crop_ratio": config.crop_ratio if eval_size(config) else 1.0,
             "decoder": config.decoder,
+            "background": config.background,
         }
     return {"text": config.text.to_dict()} if kind == "text" else {"audio": config.audio.to_dict()}
 
@@ -168,7 +177,8 @@ def open_given(
     Raises:
       UserError: the decoder is not installed.
     """
-    config = ConfigDict(reading)
+    # Networks that an earlier version has exported know no background.
+    config = ConfigDict({"background": default_config().data.background, **reading})
     if kind == "image":
         source = _middles(records, config, shape[-1])
     elif kind == "text":
@@ -202,7 +212,9 @@ def _middles(records: Records, config: Any, channels: int) -> StoredSource:
     size, decoder = config.image_size, decode.choose_decoder(config.decoder)
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_middle(content, size, channels, decoder, config.crop_ratio)
+        return decode.decode_middle(
+            content, size, channels, decoder, config.crop_ratio, config.background
+        )
 
     return StoredSource(
         records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder)
@@ -229,15 +241,9 @@ def _open_stored(
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     if kind == "folder":
-        files, classes = folder.open_files(rest, split, config)
-        what = files.kind()
-        if what == "sound":
-            return _sounds(
-                files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
-            )
-        if what == "volume":
-            return _volumes(files, classes)
-        return _images(files, classes, config, augment, channels)
+        classes = tuple(like["class_names"]) if like else ()
+        files, classes = folder.open_files(rest, split, config, classes)
+        return _open_folder(files, classes, config, augment, channels)
     from jaxconv.data.tfds_sets import PreparedSet
 
     prepared = PreparedSet(rest, split, config.tfds)
@@ -253,6 +259,24 @@ def _open_stored(
             )
         return _sounds(prepared, prepared.class_names, config, _as_sound)
     return _images(prepared, prepared.class_names, config, augment, channels or prepared.channels)
+
+
+def _open_folder(
+    files: folder.Files, classes: tuple[str, ...], config: Any, augment: Any, channels: int
+) -> StoredSource:
+    kind = files.kind()
+    if kind != "image" and config.background:
+        raise UserError(
+            f"config.data.background is {config.background!r}, and {config.source} holds {kind}s; "
+            "leave it empty"
+        )
+    if kind == "sound":
+        return _sounds(
+            files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)
+        )
+    if kind == "volume":
+        return _volumes(files, classes)
+    return _images(files, classes, config, augment, channels)
 
 
 def _images(
@@ -272,7 +296,7 @@ def _images(
             f"config.augment.scale_jitter starts at {augment.scale_jitter[0]}; it must be at least "
             f"data.image_size, {size}"
         )
-    channels = channels or (1 if _all(decode.is_grey, records) else 3)
+    channels = channels or (1 if _all(is_grey, records) else 3)
 
     def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
         if augment is None:
@@ -293,7 +317,9 @@ def _images(
             chosen[0] = choose_box(height, width, key)
             return chosen[0]
 
-        pixels = decode.decode_image(content, size, channels, choose, decoder, fast=random)
+        pixels = decode.decode_image(
+            content, size, channels, choose, decoder, random, config.background
+        )
         return Placed(pixels, geometry.crop(chosen[0], (size, size))) if moving else pixels
 
     shape = (
@@ -400,7 +426,7 @@ def _all(test: Callable[[Any], bool], records: Records) -> bool:
         try:
             if not test(records[i][0]):
                 return False
-        except (DamagedError, OSError, ValueError, SyntaxError):
+        except DamagedError:
             continue
     return True
 

@@ -34,10 +34,12 @@ class Records(Protocol):
     Attributes:
       has_labels: whether all labels are known without reading all records.
       targets: what a record has in addition to its payload, if that is more than a label.
+      notes: see `Source`; may be missing.
     """
 
     has_labels: bool
     targets: Mapping[str, Target] = LABEL
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int: ...
 
@@ -86,6 +88,11 @@ class StoredSource(Source):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the records, if they have any."""
+        return getattr(self.records, "notes", ())
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Read and decode example i.
@@ -199,6 +206,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
         source.element.codes,
         lambda i: source.name(place[i]),
         {name: target.moves for name, target in source.targets.items() if target.moves},
+        source.notes,
     )
 
 

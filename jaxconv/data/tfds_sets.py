@@ -20,6 +20,7 @@ import numpy as np
 from jaxconv import moved
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError, short
+from jaxconv.files import at_home
 
 _AUDIO = "tensorflow_datasets.core.features.audio_feature.Audio"
 _TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
@@ -179,7 +180,8 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
     """The builder, loaded without the set's own code; and the folder it reads from, if a view."""
     import tensorflow_datasets as tfds
 
-    folder = _find_folder(name, Path(data_dir or tfds.core.constants.DATA_DIR).expanduser())
+    place = at_home(data_dir or tfds.core.constants.DATA_DIR, "config.data.tfds.data_dir")
+    folder = _find_folder(name, place)
     if folder is None:
         where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
         manual = " --manual_dir=DIR" if name.startswith("imagenet2012") else ""

@@ -1,3 +1,1 @@
-"""Evaluation: every example exactly once, what of it is seen, what the predictions say, as tables
-and files.
-"""
+"""Evaluation: every example exactly once, under any view, as figures, tables and files."""

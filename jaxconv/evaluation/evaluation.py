@@ -1,8 +1,8 @@
-"""Evaluation of a run that is there: every example of a split exactly once.
+"""Evaluation of an existing run: every example of a split exactly once.
 
-Of each example the task's outcomes are kept, in the order of its source, so that more than the
-figures can be asked of them (`evaluate_run`), in one process, on all its devices; several.py has
-several runs together.
+`evaluate_run` runs in one process, on all its devices. It keeps the outcomes of every example, in
+the order of the source, so that more than the figures can be computed from them. several.py
+evaluates several runs together.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
 from jaxconv.train.evaluate import evaluate_each, result_of
-from jaxconv.train.parallel import make_parallel
+from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
 from jaxconv.train.step import make_sums
 from jaxconv.train.workdir import opened_config, saved_data
@@ -29,23 +29,23 @@ from jaxconv.train.workdir import opened_config, saved_data
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the network of a run, or several together, make of every example of a split.
+    """The results of a run's network, or of several together, on every example of a split.
 
     Attributes:
       name: the run's workdir, or those of several.
       split: of the data.
-      step: of the checkpoint; of several the latest.
-      view: what was seen of each example.
+      step: of the checkpoint; for several the latest.
+      view: what the network saw of each example.
       task: of the run, or of the first of several.
-      result: see `evaluate`; with it `split` and `step`. Of several runs as of an ensemble, whose
-        members they are.
-      outcomes: what the task makes of every example, see `Task.outcomes`; of several networks, by
-        their combined prediction.
-      members: the outcomes of each of several networks by name; a member of an ensemble that has
-        diverged is left out. Empty for one.
+      result: see `evaluate`, plus `split` and `step`. Several runs are reported as members of an
+        ensemble.
+      outcomes: of every example, see `Task.outcomes`; for several networks, of their combined
+        prediction.
+      members: the outcomes of each of several networks by name, without diverged members of an
+        ensemble. Empty for a single network.
       source: the examples: `source.read(i)["image"]` and `source.name(i)` for each i of
         `outcomes.index`.
-      checksum: of the examples as they are stored, whatever size they are read at.
+      checksum: of the examples as they are stored, independent of the size they are read at.
     """
 
     name: str
@@ -74,6 +74,7 @@ def evaluate_workdir(
     return evaluate_run(workdir, split, checkpoint, devices, source, **view).result
 
 
+@in_32_bits
 def evaluate_run(
     workdir: str,
     split: str = "",
@@ -91,11 +92,11 @@ def evaluate_run(
       split: by default the config's `data.eval_split`.
       checkpoint: `latest`, `best`, or a step.
       devices: those to use; all of this process by default.
-      source: what to evaluate on instead of the split of the config's source.
-      views, scales, crop_ratio: what is seen of each image, see views.py.
+      source: to evaluate on instead of the split of the config's source.
+      views, scales, crop_ratio: what the network sees of each image, see views.py.
 
     Raises:
-      UserError: there is no run, no such checkpoint, split or view, or the data cannot be read.
+      UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
     """
     view = View(views, tuple(scales), crop_ratio)
     folder = expand(workdir)
@@ -103,7 +104,7 @@ def evaluate_run(
     split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())
     network = build_network(config, description, parallel.axis_name)
-    # Outside of any axis: what is traced to look at the network alone.
+    # Outside any mapped axis: these traces look at the network alone.
     ways = passes(view, config, description, network.task, split, source)
     state, step = restore_run(folder, checkpoint, network.abstract, parallel)
     state, form, found = parallel.to_steps(state), form_of_run(config, folder), []
@@ -131,14 +132,12 @@ def evaluate_run(
     )
 
 
-# What was kept of each example by each network, or by the one; and by an ensemble together.
+# What each network returned for each example; for an ensemble, last, its combined prediction.
 Kept = list[Mapping[str, np.ndarray]]
 
 
 def _join(passes: Sequence[Mapping[str, np.ndarray]], network: BuiltNetwork) -> Kept:
-    """What was kept by each network over all passes; of an ensemble, last, by its combined
-    prediction.
-    """
+    """What each network returned over all passes, joined; see `Kept`."""
     rows = [{k: v for k, v in one.items() if k != "index"} for one in passes]
     if network.members is None:
         return [network.task.join_passes(rows)]
@@ -157,9 +156,7 @@ def _join(passes: Sequence[Mapping[str, np.ndarray]], network: BuiltNetwork) -> 
 def _outcomes_of(
     kept: Kept, result: Mapping[str, Any], index: np.ndarray, network: BuiltNetwork
 ) -> tuple[Any, dict[str, Any]]:
-    """The outcomes of the network, or of an ensemble's combined prediction; and those of its
-    members that have not diverged, by name.
-    """
+    """The outcomes of the network or combined prediction, and of members that did not diverge."""
     task = network.task
     if network.members is None:
         return task.outcomes(kept[0], index), {}
@@ -173,7 +170,7 @@ def _outcomes_of(
 
 
 def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str, Any]:
-    """What `evaluate` returns, of outputs that were joined over several passes."""
+    """What `evaluate` returns, for outputs joined over several passes."""
     task, ensemble = network.task, network.members is not None
     add_up, sums = jax.jit(make_sums(task, ensemble)), []
     each = kept[:-1] if ensemble else kept

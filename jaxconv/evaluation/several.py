@@ -1,5 +1,6 @@
-"""Several runs evaluated together: each, their mean and spread, and the mean of their
-probabilities, as of the lecture's seven AlexNets.
+"""Several runs evaluated together: each, their mean and spread, and their averaged prediction.
+
+The lecture averages the probabilities of seven AlexNets in this way.
 """
 
 import dataclasses
@@ -16,17 +17,16 @@ from jaxconv.train.workdir import opened_config, saved_data
 
 
 def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> Evaluation:
-    """One run, or several `together`; the further arguments are those of `evaluate_run`.
+    """Evaluate one run, or several `together`; other arguments are those of `evaluate_run`.
 
     Raises:
-      UserError: as `evaluate_run` and `together`; what can be seen before the work, such as other
-        classes, is looked for first.
+      UserError: as `evaluate_run` and `together`. Cheap checks, such as of the classes, run first.
     """
     folders = [expand(workdir).resolve() for workdir in workdirs]
     for number, (folder, workdir) in enumerate(zip(folders, workdirs, strict=True)):
         if folder in folders[:number]:
             raise UserError(
-                f"--workdir={workdir}: is given twice; its predictions would count twice"
+                f"--workdir={workdir}: is given twice, so its predictions would count twice"
             )
         opened_config(folder)
         difference = _other_classes(
@@ -40,16 +40,16 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
 def together(runs: Sequence[Evaluation]) -> Evaluation:
     """Several runs as one: their mean and spread, and the mean of their probabilities.
 
-    `result` is that of an ensemble, whose members are the runs, each by its workdir; of a run that
-    is an ensemble itself, by its averaged prediction. Metrics of one's own have no `ensemble_` of
-    theirs.
+    `result` is that of an ensemble whose members are the runs, named by their workdirs. A run that
+    is an ensemble itself counts by its averaged prediction. Custom metrics have no `ensemble_`
+    figure.
 
     Args:
       runs: of the same split.
 
     Raises:
-      UserError: they were not evaluated on the same examples of the same classes; the message says
-        where they differ.
+      UserError: they were not evaluated on the same examples and classes; the message says where
+        they differ.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -63,7 +63,7 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
     if joint is None:
         raise UserError(
             f"the task of {first.name} cannot average the predictions of several runs; evaluate "
-            "them one by one"
+            "each of them separately"
         )
     result = {"split": first.split, "examples": len(joint)} | mean_and_spread(own)
     result |= {
@@ -83,7 +83,7 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
 
 
 def _of_itself(result: Mapping[str, Any]) -> dict[str, float]:
-    """A run's own figures; of an ensemble those of its averaged prediction."""
+    """A run's own figures; for an ensemble those of its averaged prediction."""
     joint = {
         name.removeprefix("ensemble_"): value
         for name, value in result.items()
@@ -111,27 +111,26 @@ def _other_classes(ours: Sequence[str], its: Sequence[str], name: str) -> str:
 
 
 def _difference(one: Evaluation, other: Evaluation) -> str:
-    """Where the examples or the classes of two runs differ; empty where they do not."""
+    """Where the examples or classes of two runs differ; empty if they do not."""
     ours, its, task = one.outcomes, other.outcomes, one.task
     classes = _other_classes(task.class_names, other.task.class_names, one.name)
     if classes:
         return classes
     if len(its) != len(ours) or not np.array_equal(its.index, ours.index):
         return (
-            f"it was evaluated on {len(its):,} examples, where {one.name} was on {len(ours):,} or "
-            "on others"
+            f"it was evaluated on {len(its):,} examples, and {one.name} on {len(ours):,} or on "
+            "different ones"
         )
     wrong = np.flatnonzero(task.truth(its) != task.truth(ours))
     if len(wrong):
         place = int(wrong[0])
         mine, theirs = (task.truth_in_words(outcomes, place) for outcomes in (ours, its))
         return (
-            f"{other.source.name(int(its.index[place]))} is {theirs}, where {one.name} has {mine} "
-            "there"
+            f"{other.source.name(int(its.index[place]))} is {theirs}, where {one.name} has {mine}"
         )
     if one.checksum() != other.checksum():
         return (
-            f"its examples have the checksum {other.checksum()}, where those of {one.name} have "
+            f"its examples have the checksum {other.checksum()}, while those of {one.name} have "
             f"{one.checksum()}"
         )
     return ""

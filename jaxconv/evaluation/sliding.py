@@ -1,5 +1,4 @@
-"""A network slid over images that are larger than those it was trained on, its fully connected
-layers as convolutions.
+"""Sliding a network over larger images, with its fully connected layers as convolutions.
 
 Sermanet et al. 2013, arXiv:1312.6229, section 3.5; Simonyan and Zisserman 2014, arXiv:1409.1556,
 section 3.2.
@@ -27,14 +26,12 @@ Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 def images_of(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """One image of a shape (H, W, C), to trace with."""
+    """One image of shape (H, W, C), for tracing."""
     return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> int:
-    """Pixels between neighbouring values of the network's coarsest feature maps, for images of a
-    shape (H, W, C).
-    """
+    """The stride in pixels of the coarsest feature maps, for images of shape (H, W, C)."""
     events = trace(model, variables, images_of(shape), train=False).events
     return math.ceil(
         max(
@@ -46,18 +43,19 @@ def total_stride(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> in
 
 
 def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
-    """The network for larger images than it was trained on: (variables, images [N, H, W, C]) ->
-    logits [N, K], the mean over positions.
+    """The network for larger images than it was trained on.
+
+    Returns a function (variables, images [N, H, W, C]) -> logits [N, K], the mean over positions.
 
     A fully connected layer (`layers.Dense`) that sees h x w positions of a feature map at the
-    training size becomes a convolution with h x w filters, of the same parameters, and those after
-    it become 1x1 convolutions. Adaptive pooling that changes nothing at the training size is left
-    out. A network that ends in global pooling stays as it is.
+    training size becomes a convolution with h x w filters and the same parameters; later ones
+    become 1x1 convolutions. Adaptive pooling that changes nothing at the training size is removed.
+    A network that ends in global pooling is unchanged.
 
     Args:
       model: any Linen module.
-      variables: its shapes will do.
-      shape: (H, W, C) of the images that it was trained on.
+      variables: their shapes are enough.
+      shape: (H, W, C) of the training images.
     """
     model = _without_adaptive_pooling(model, variables, shape)
     windows: dict[tuple[str, ...], tuple[int, ...]] = {}
@@ -90,8 +88,9 @@ def _is_dense(context: Any) -> bool:
 
 
 def _convolved(layer: Dense, x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """A fully connected layer for a `window` of positions, slid over feature maps [N, *spatial, C]
-    -> [N, *output, K].
+    """A fully connected layer for a `window` of positions, slid over feature maps.
+
+    [N, *spatial, C] -> [N, *output, K].
     """
     params = layer.variables["params"]
     x, kernel, bias = promote_dtype(x, params["kernel"], params["bias"], dtype=layer.dtype)

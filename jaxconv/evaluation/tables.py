@@ -1,11 +1,11 @@
-"""What `jaxconv evaluate` says: the figures with their intervals, for people and for programs."""
+"""The output of `jaxconv evaluate`: figures with their intervals, for people and programs."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
 from jaxconv.tasks import Figure, Task
-from jaxconv.tasks.task import CONFIDENCE
+from jaxconv.tasks.intervals import CONFIDENCE
 from jaxconv.train.evaluate import mean_and_spread
 
 Record = dict[str, Any]
@@ -13,16 +13,16 @@ Rows = list[tuple[str, str]]
 
 
 def make_record(evaluation: Evaluation, resamples: int) -> Record:
-    """The evaluation's `result` but for the step, with what its outcomes tell; for JSON.
+    """The evaluation's `result` without the step, and the figures of its outcomes, for JSON.
 
     Args:
       evaluation: of one network or several.
       resamples: of the bootstrap; 0 for no intervals.
 
     Returns:
-      `result`, more figures of the task, and `intervals`, {figure: (low, high)}; `view`, where it
-      is not the middle. Of several networks those of each are in `members`, the others are means,
-      and those of the averaged prediction begin with `ensemble_`.
+      `result`, more figures of the task, and `intervals`, {figure: (low, high)}; `view`, unless it
+      is `center`. For several networks, `members` holds the figures of each; top-level figures are
+      means, and those of the averaged prediction begin with `ensemble_`.
     """
     record = {name: value for name, value in evaluation.result.items() if name != "step"}
     task = evaluation.task
@@ -51,8 +51,12 @@ def _of_outcomes(task: Task, outcomes: Any, resamples: int) -> Record:
 
 
 def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
-    """What people read, as rows of a name and a text; `record` and `resamples` are those of
-    `make_record`.
+    """The output for people, as rows (name, text).
+
+    Args:
+      evaluation: of one network or several.
+      record: from `make_record`.
+      resamples: as for `make_record`.
     """
     rows = [
         ("step", f"{evaluation.step:,}"),
@@ -66,13 +70,14 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
         rows += _member_rows(task, record)
     else:
         rows += [(f.title, _figure(f, record)) for f in task.figures if f.key in record]
-    who = ", by the averaged prediction, as all below" if evaluation.members else ""
+    who = ", by the averaged prediction, like everything below" if evaluation.members else ""
     rows += task.rows(evaluation.outcomes, who)
     if resamples:
         rows.append(
             (
                 f"[{100 * CONFIDENCE:.0f} %]",
-                f"intervals by {resamples:,} bootstrap resamples of the examples",
+                "intervals: exact ones of shares of examples, the rest by "
+                f"{resamples:,} bootstrap resamples",
             )
         )
         prefix = "ensemble_" if evaluation.members else ""
@@ -84,7 +89,7 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
 def _figure(
     figure: Figure, record: Mapping[str, Any], prefix: str = "", spread: bool = False
 ) -> str:
-    """A figure with its interval, where there is one, or with its spread."""
+    """A figure with its interval, if it has one, or with its spread."""
     scale, form, unit = (100, ".2f", " %") if figure.share else (1, ".4f", "")
     intervals = record.get(f"{prefix}intervals", {})
     others = (record[f"{figure.key}_spread"],) if spread else intervals.get(figure.key, ())
@@ -95,9 +100,7 @@ def _figure(
 
 
 def _member_rows(task: Task, record: Record) -> Rows:
-    """A line for each network, one for mean and spread, one for the averaged prediction, in
-    columns.
-    """
+    """One aligned line per network, one for mean and spread, one for the averaged prediction."""
     names = [figure for figure in task.figures if f"ensemble_{figure.key}" in record]
     lines = {"": [figure.title for figure in names]}
     lines |= {

@@ -1,8 +1,8 @@
-"""What a network is shown of each image while it is evaluated, and how the answers are joined.
+"""What a network sees of each image in evaluation, and how its predictions are combined.
 
-    center    the middle, as while training
-    flip      the middle and its mirror image
-    10-crop   the four corners and the middle, and their mirror images, of the middle square of the
+    center    the center crop, as in evaluation during training
+    flip      the center crop and its mirror image
+    10-crop   the four corners and the center, and their mirror images, of the central square of the
               image resized to size / crop_ratio: AlexNet's (Krizhevsky et al. 2012, section 4.1)
               224 of 256
     dense     the whole image and its mirror image, at each of several scales; fully connected
@@ -11,10 +11,10 @@
 
 The probabilities of an image's views are averaged.
 
-Dense evaluation does not cut images square. The shorter side is resized to the scale Q, and the
-longer one cut, in the middle, to Q + n * S, where S is the stride of the network's last feature
+Dense evaluation does not crop images to squares. The shorter side is resized to the scale Q, and
+the longer one is center-cropped to Q + n * S, where S is the stride of the network's last feature
 maps: 32 for VGG. So there are few shapes, each compiled once, and every network that takes Q x Q
-takes them. A side of more than three times the other is cut to that.
+takes them. The longer side is cropped to at most three times the shorter one.
 """
 
 import collections
@@ -41,7 +41,7 @@ from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 from jaxconv.tasks import Task
 
 VIEWS = ("center", "flip", "10-crop", "dense")
-# The longest side of a whole image, in shorter sides.
+# The most that the longer side of a whole image may be, in shorter sides.
 LONGEST = 3
 
 Loader = ResidentLoader | StreamedLoader
@@ -53,12 +53,12 @@ class View:
 
     Attributes:
       name: of `VIEWS`.
-      scales: of `dense`, pixels of the shorter side; empty for the size that the image has around
-        the middle crop.
-      crop_ratio: share of the shorter side that a crop is; 0 for the run's `data.crop_ratio`.
+      scales: for `dense`, pixels of the shorter side; empty for the size that the center crop is
+        cut from.
+      crop_ratio: share of the shorter side that a crop covers; 0 for the run's `data.crop_ratio`.
 
     Raises:
-      UserError: there is no such view, or the settings do not go with it.
+      UserError: the view is unknown, or the settings do not apply to it.
     """
 
     name: str = "center"
@@ -72,12 +72,12 @@ class View:
     def __post_init__(self) -> None:
         if self.name not in VIEWS:
             raise UserError(
-                f"--views={self.name}: there is no such view{nearest(self.name, VIEWS)}; there are "
-                f"{', '.join(VIEWS)}"
+                f"--views={self.name}: unknown view{nearest(self.name, VIEWS)}; it must be one "
+                f"of {', '.join(VIEWS)}"
             )
         if self.scales and self.name != "dense":
             raise UserError(
-                f"--scales={','.join(map(str, self.scales))}: belongs to --views=dense, not to "
+                f"--scales={','.join(map(str, self.scales))}: applies to --views=dense, not to "
                 f"{self.name}"
             )
         if any(type(scale) is not int or scale < 1 for scale in self.scales):
@@ -92,12 +92,12 @@ class View:
             )
         if self.crop_ratio and self.name == "dense":
             raise UserError(
-                f"--crop_ratio={self.crop_ratio:g}: dense evaluation crops nothing; give --scales"
+                f"--crop_ratio={self.crop_ratio:g}: does not apply to --views=dense; give --scales"
             )
 
 
 def read_scales(text: str) -> tuple[int, ...]:
-    """Numbers with commas between; raises UserError for anything else."""
+    """Whole numbers separated by commas; raises UserError for anything else."""
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
@@ -107,13 +107,13 @@ def read_scales(text: str) -> tuple[int, ...]:
 
 
 class Pass(NamedTuple):
-    """One way through all examples.
+    """One pass over all examples.
 
     Attributes:
       source: of the images.
       apply: (variables, images) -> logits; None for the model's own.
-      work: pixels that the network sees of each example, in images of its own size.
-      whole: whether the images are of different shapes.
+      work: pixels that the network sees per example, in multiples of its training image.
+      whole: whether the images have different shapes.
     """
 
     source: Source
@@ -130,7 +130,7 @@ class Pass(NamedTuple):
         )
 
     def batch_size(self, images: int) -> int:
-        """Examples a batch, where `images` are those that the network would get of its own size."""
+        """Examples per batch, for a memory budget of `images` training images."""
         return max(1, round(images / self.work))
 
 
@@ -142,31 +142,31 @@ def passes(
     split: str,
     source: Source | None = None,
 ) -> list[Pass]:
-    """The ways through a split that the views need; their probabilities are to be averaged.
+    """The passes over a split that the views need; their probabilities are to be averaged.
 
     Args:
       view: which views.
       config: the whole config.
       description: of the training data, see `interface.describe`.
-      task: of the run, whose network it is, and which says what it may look at.
+      task: of the run; it provides the network and the views allowed.
       split: the split's name.
-      source: what to evaluate on instead of the split of the config's source.
+      source: to evaluate on instead of the split of the config's source.
 
     Raises:
-      UserError: the views cannot be had of such data, or by such a network.
+      UserError: the data or the network does not support the views.
     """
     shape = tuple(description["image_shape"])
     size, ratio = eval_size(config.data) or shape[0], view.crop_ratio or config.data.crop_ratio
     if view.name not in task.views:
         raise UserError(
-            f"--views={view}: the task {config.task.name} has no such view; it has "
+            f"--views={view}: the task {config.task.name} does not support it; it supports "
             f"{', '.join(task.views)}"
         )
     model = task.model()
     if str(view) != "center" and description["kind"] != "image":
         raise UserError(
             f"--views={view}: is for images, and {config.data.source} holds "
-            f"{description['kind']}s; only center is for them"
+            f"{description['kind']}s; they can only be evaluated with center"
         )
     if view.name in ("10-crop", "dense") or view.crop_ratio:
         _check_files(view, config, description, source)
@@ -180,8 +180,8 @@ def passes(
         if around <= size:
             raise UserError(
                 "--views=10-crop: the run's crop is the whole image (data.crop_ratio is "
-                f"{ratio:g}), so that the ten would be two; "
-                "give a --crop_ratio below 1, such as 0.875"
+                f"{ratio:g}), so the ten crops would be two; give a --crop_ratio below 1, such as "
+                "0.875"
             )
         settings = {"crop_ratio": 1.0, "eval_image_size": around}
     if source is None:
@@ -196,9 +196,7 @@ def passes(
 def _check_files(
     view: View, config: Any, description: dict[str, Any], source: Source | None
 ) -> None:
-    """Raise UserError unless there may be more pixels of each image than the network sees, and a
-    square to cut out of them.
-    """
+    """Raise UserError unless the view can be cropped from the image files."""
     what = (
         f"--views={view.name}"
         if view.name in ("10-crop", "dense")
@@ -207,27 +205,25 @@ def _check_files(
     height, width = description["image_shape"][:2]
     kind = config.data.source.partition(":")[0]
     if source is not None or kind not in ("folder", "tfds") or description["kind"] != "image":
-        name = "a source of one's own" if source is not None else config.data.source
+        name = "a custom source" if source is not None else config.data.source
         raise UserError(
-            f"{what}: reads other parts of image files, and {name} gives {height}x{width} and no "
-            "more; center and flip need no more"
+            f"{what}: needs image files larger than the crop, and {name} gives exactly "
+            f"{height}x{width}; use center or flip"
         )
     if height != width and view.name != "dense":
         raise UserError(
-            f"{what}: cuts squares, and the network takes {height}x{width}; center, flip and dense "
-            "do without"
+            f"{what}: crops squares, and the network takes {height}x{width}; use center, flip or "
+            "dense"
         )
 
 
 def mirrored(images: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, 2, H, W, C], with the mirror images."""
+    """[B, H, W, C] -> [B, 2, H, W, C]: images and their mirror images."""
     return jnp.stack([images, images[:, :, ::-1]], axis=1)
 
 
 def ten_crops(images: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, 10, size, size, C]: four corners and the middle, then their mirror
-    images.
-    """
+    """[B, H, W, C] -> [B, 10, size, size, C]: four corners, center, then their mirror images."""
     bottom, right = images.shape[1] - size, images.shape[2] - size
     corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2))
     crops = jnp.stack(
@@ -237,18 +233,17 @@ def ten_crops(images: jax.Array, size: int) -> jax.Array:
 
 
 def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
-    """From (variables, images [B, ...]) -> logits to the logarithms [B, K] of the mean
-    probabilities of each image's views.
+    """A network that returns log mean probabilities [B, K] over each image's views.
 
     Args:
-      apply: the network.
+      apply: (variables, images [B, ...]) -> logits.
       cut: images [B, ...] -> their views [B, V, ...].
     """
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
         views = cut(images)
         count = views.shape[1]
-        # Views beside their image, so that each device keeps those of its own.
+        # Views of an image stay adjacent, so that each device keeps those of its own images.
         each = apply(variables, views.reshape(-1, *views.shape[2:]))
         logarithms = jax.nn.log_softmax(each).reshape(-1, count, each.shape[-1])
         return jax.nn.logsumexp(logarithms, axis=1) - jnp.log(jnp.float32(count))
@@ -275,7 +270,8 @@ def _dense(
     decoder = decode.choose_decoder(config.data.decoder)
 
     def read(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder)
+        background = config.data.background
+        return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder, background)
 
     source = WholeImages(
         **{field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)}
@@ -296,9 +292,9 @@ class WholeImages(StoredSource):
 
 
 class GroupedLoader:
-    """Batches of images of different shapes: each holds those of one shape.
+    """Batches of images of different shapes; each batch holds images of one shape.
 
-    Args, Attributes: as of `loading.Streamed`.
+    Args, Attributes: as for `loading.StreamedLoader`.
     """
 
     def __init__(self, source: Source, parallel: Any, settings: Any):
@@ -313,9 +309,7 @@ class GroupedLoader:
         return len(self._reader.damaged)
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once, in the order in which batches fill up: `image`, targets, `index` and
-        `mask`.
-        """
+        """Every example once, as batches fill up: `image`, targets, `index` and `mask`."""
         groups: dict[tuple[int, ...], list[Mapping[str, Any]]] = collections.defaultdict(list)
         for example in self._reader.examples():
             group = groups[example["image"].shape]

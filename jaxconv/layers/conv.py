@@ -18,6 +18,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
@@ -181,10 +182,11 @@ class Conv(nn.Module):
                 f"{layer + ': ' if layer else ''}{x.shape[-1]} channels / {self.groups} groups is "
                 "not a whole number"
             )
-        kernel = self.param(
-            "kernel", self.kernel_init, (*window, x.shape[-1] // self.groups, self.filters)
-        )
-        bias = self.param("bias", self.bias_init, (self.filters,)) if self.use_bias else None
+        shape = (*window, x.shape[-1] // self.groups, self.filters)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         sizes = (self.stride, self.padding, self.dilation, self.groups)
         x = convolve(x, kernel, *sizes, self.rounding, layer, self.atrous)

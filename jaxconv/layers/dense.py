@@ -35,7 +35,7 @@ class Dense(nn.Module):
         """[N, ...] -> [N, K]; all axes but the first are flattened."""
         check_count("/".join(self.path), "neurons", self.neurons)
         x = x.reshape(x.shape[0], -1)
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.neurons))
-        bias = self.param("bias", self.bias_init, (self.neurons,))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.neurons), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.neurons,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return jnp.dot(x, kernel) + bias.reshape(1, -1)

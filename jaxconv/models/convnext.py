@@ -47,7 +47,7 @@ class Block(nn.Module):
         y = self.norm(name="norm")(y)
         y = gelu(Conv(4 * filters, 1, dtype=self.dtype, name="expand")(y))
         y = Conv(filters, 1, dtype=self.dtype, name="project")(y)
-        scale = self.param("scale", nn.initializers.constant(1e-6), (filters,))
+        scale = self.param("scale", nn.initializers.constant(1e-6), (filters,), jnp.float32)
         y = y * scale.astype(y.dtype).reshape(1, 1, 1, -1)
         return x + stochastic_depth(y, self.drop, self.train)
 

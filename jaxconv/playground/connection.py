@@ -1,18 +1,18 @@
-"""One open page: a WebSocket over which pictures come in, and maps, votes and curves go out.
+"""One open page: a WebSocket that receives pictures, and sends maps, votes and curves.
 
 A page sends JSON objects, `{"do": "draw", "strokes": ...}`, or the bytes of an image file after a
-number of 4 bytes. It is sent
+4-byte number. It receives
 
-    a text     {"kind": "training", ...}: where the training is; {"kind": "problem", "message":
-               ...}: what was wrong
-    bytes      an answer, see `NetworkView.answer`, with the `id` of what it answers; 0 where the
-               training has moved on
+    a text     {"kind": "training", ...}: the state of the training; {"kind": "problem", "message":
+               ...}: what went wrong
+    bytes      an answer, see `NetworkView.answer`, with the `id` of the message that it answers;
+               0 when the training has progressed
 
-What is taken, from whom module guard lets in:
+If module guard lets a page in, these are accepted:
 
-    pages      `MOST_PAGES` at once, each with so many messages a second
-    messages   of at most `MOST_BYTES`, if it is a file, and much less, if it is none
-    images     JPEG and PNG files, with a limit on their pixels; they are decoded in memory, and
+    pages      `MOST_PAGES` at once, each with a limited rate of messages
+    messages   files of at most `MOST_BYTES`, and other messages of much less
+    images     JPEG and PNG files with a limit on their pixels; they are decoded in memory, and
                never written
 """
 
@@ -41,19 +41,19 @@ log = logging.getLogger(__name__)
 
 MOST_PAGES = 8
 MOST_BYTES = 8_000_000
-# Messages a second that a page may send for long, which is more than a screen has frames, and at
-# once; a file counts for so many.
+# Messages per second that a page may send for long (more than a screen has frames), messages in a
+# burst, and the number of messages that a file counts as.
 _RATE, _BURST, _FILE = 300.0, 600.0, 60.0
-# Seconds that the training rests after a point of a stroke.
+# Seconds that the training pauses after a point of a stroke.
 _REST = 0.1
 _TOO_MANY, _TOO_FAST = 1013, 1008
 
 
 class Page(Guarded, tornado.websocket.WebSocketHandler):
-    """One page: its picture, which network it looks at, and what it does."""
+    """One page: its picture, the network it shows, and its actions."""
 
     def initialize(self, playground: Any) -> None:
-        """Begin with an empty picture and the run's network, where there is a run."""
+        """Start with an empty picture, and with the run's network if there is a run."""
         self._shared = playground
         self._picture = np.zeros(playground.shape, np.uint8)
         self._which = "run" if playground.run else "trained"
@@ -64,17 +64,17 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         self._trouble = ""
 
     def prepare(self) -> None:
-        """Refuse other sites' pages, and programs that do not say where they come from."""
+        """Refuse other sites' pages, and programs that do not state their origin."""
         super().prepare()
         if "Origin" not in self.request.headers:
-            raise tornado.web.HTTPError(403, "a WebSocket without Origin")
+            raise tornado.web.HTTPError(403, "the WebSocket request has no Origin")
 
     def check_origin(self, origin: str) -> bool:
-        """Whether it is the page's own: the same name and port."""
+        """Whether the origin is the page's own: the same name and port."""
         return urlsplit(origin).netloc.lower() == self.request.host.lower()
 
     async def open(self, *_: str, **__: str) -> None:
-        """Take the page in, unless there are too many."""
+        """Accept the page, unless too many are open."""
         if len(self._shared.pages) >= MOST_PAGES:
             self.close(_TOO_MANY, f"{MOST_PAGES} pages are open already; close one")
             return
@@ -86,15 +86,13 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         self._follower = asyncio.create_task(self._follow())
 
     def on_close(self) -> None:
-        """The page is gone."""
+        """Forget the page."""
         self._shared.pages.discard(self)
         if self._follower is not None:
             self._follower.cancel()
 
     async def on_message(self, message: str | bytes) -> None:
-        """Do what the page says, or tell it what is wrong; messages of one page are done one after
-        the other.
-        """
+        """Handle a message, or report its error; a page's messages are handled in order."""
         if not self._within_rate(_FILE if isinstance(message, bytes) else 1.0):
             self.close(_TOO_FAST, "too many messages")
             return
@@ -102,27 +100,23 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         await self._told(problem, self._act(message, problem))
 
     async def _told(self, problem: dict[str, Any], action: Awaitable[None]) -> None:
-        """Do something, and tell the page of its trouble: a socket that an error ends says nothing
-        to the person.
-        """
+        """Run an action and send its error to the page, instead of closing the socket silently."""
         try:
             await action
         except UserError as error:
             self._say(problem | {"message": str(error)})
-        except (
-            Exception
-        ) as error:  # what a network of a person's own raises, or a machine without memory
+        except Exception as error:  # such as an error of a custom network, or out of memory
             if self not in self._shared.pages:
-                return  # closed meanwhile, with what it works by
+                return  # closed meanwhile, along with its workers
             words, before = in_words(error), self._trouble
             self._trouble = words
-            if words != before:  # a training that goes on would say it several times a second
+            if words != before:  # a running training would log it several times per second
                 log.error("%s of a page failed: %s", problem["of"], words)
-                log.debug("from where", exc_info=True)
+                log.debug("traceback", exc_info=True)
             self._say(problem | {"message": words})
 
     async def _act(self, message: str | bytes, problem: dict[str, Any]) -> None:
-        """What a message asks for; fills in what its problem would be of."""
+        """Carry out a message; `problem` receives the action that an error would belong to."""
         if isinstance(message, bytes):
             (problem["id"],) = struct.unpack("<I", message[:4].ljust(4, b"\0"))
             await self._file(problem["id"], message[4:])
@@ -131,7 +125,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         problem |= {"of": content.text("do"), "id": content.content.get("id")}
         if content.text("do") not in _ACTIONS:
             raise UserError(
-                f"there is no {content.text('do')!r} to do; there are {', '.join(_ACTIONS)}"
+                f"unknown action {content.text('do')!r}; the actions are {', '.join(_ACTIONS)}"
             )
         await _ACTIONS[content.text("do")](self, content)
 
@@ -142,9 +136,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         return self._left >= 0
 
     async def _follow(self) -> None:
-        """Tell the page where the training is, and what its picture is to the network now; a slow
-        page is told of the latest alone.
-        """
+        """Send the page each new state of the training, and new votes; a slow page skips some."""
         with contextlib.suppress(tornado.websocket.WebSocketClosedError):
             while True:
                 await self.news.wait()
@@ -158,21 +150,19 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             self.write_message(json.dumps(content))
 
     async def _show(self, number: int, make: Callable[[], np.ndarray], **about: Any) -> None:
-        """Take another picture, and answer for it; the training rests for as long as it takes, and
-        until the next point of a stroke.
-        """
+        """Switch to another picture and answer for it, while the training pauses for `_REST`."""
         self._shared.trainer.hold()
         asyncio.get_running_loop().call_later(_REST, self._shared.trainer.release)
         self._picture, self._about = await self._work(make), about
         await self._answer(number)
 
     async def _answer(self, number: int) -> None:
-        async with self._turn:  # what was asked first is answered first
+        async with self._turn:  # answers are sent in the order of the questions
             found = self._shared.network(self._which)
             if found is None:
                 self._say(
                     {"kind": "waiting", "id": number}
-                )  # it is being compiled, and the page will hear of it
+                )  # it is still compiling, and the page will be notified
                 return
             title, step, shown, variables = found
             about = {
@@ -196,7 +186,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             message.value("fit", bool),
         )
         self._only_xo()
-        xo.Variation(weight=abs(weight))  # its range
+        xo.Variation(weight=abs(weight))  # raises if the weight is out of range
         await self._show(message.id, lambda: drawn(strokes, self._shared.shape, weight, fit))
 
     async def _sample(self, message: Message) -> None:
@@ -207,7 +197,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         )
         self._only_xo()
         if figure not in xo.CLASS_NAMES:
-            raise UserError(f"there is no figure {figure!r}; there are {', '.join(xo.CLASS_NAMES)}")
+            raise UserError(f"unknown figure {figure!r}; choose from {', '.join(xo.CLASS_NAMES)}")
         await self._show(
             message.id, lambda: sample(figure, number, self._shared.shape, variation), truth=figure
         )
@@ -252,14 +242,14 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         }
         how = message.text("how")
         if how not in actions:
-            raise UserError(f"training cannot {how!r}; it can {', '.join(actions)}")
+            raise UserError(f"unknown training command {how!r}; choose from {', '.join(actions)}")
         actions[how]()
 
     async def _set(self, message: Message) -> None:
         given = message.content
         settings = message.settings() if "settings" in given else None
         rate = message.number("rate") if "rate" in given else None
-        # The shapes are worked out, which takes some milliseconds.
+        # Checking the shapes takes some milliseconds, so it runs in a worker.
         await self._work(
             lambda: self._shared.trainer.set(
                 settings, rate, message.variation() if "variation" in given else None
@@ -270,8 +260,8 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
     def _only_xo(self) -> None:
         if not self._shared.is_xo:
             raise UserError(
-                f"the pictures are of {self._shared.config.data.source}; drop an image, or take "
-                "one of the test images"
+                f"drawings are for X's and O's, and the data is {self._shared.config.data.source}; "
+                "drop an image or choose a test image"
             )
 
 

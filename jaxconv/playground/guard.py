@@ -1,11 +1,11 @@
-"""Who is answered, and from where a page may load: see the module page for all that is taken.
+"""Which requests are answered, and from where a page may load; connection lists what is accepted.
 
-    address    the loopback address, unless another is asked for
-    Host       this machine's numbers, `localhost`, or the name that was asked for: a name that a
-               stranger's server gives to this address (DNS rebinding) is refused
+    address    the loopback address, unless another is requested
+    Host       an IP address, `localhost`, or the requested name; any other name that an attacker
+               points at this address (DNS rebinding) is refused
     Origin     the page's own: other sites' pages cannot open the WebSocket
 
-The page is told by its Content-Security-Policy to load nothing from anywhere else.
+The Content-Security-Policy forbids the page to load anything from elsewhere.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _POLICY = (
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on a name or address of this machine; port 0 takes any that is free.
+    """Return a socket that listens on a name or address of this machine; port 0 picks a free one.
 
     Raises:
-      UserError: the port is taken, or the host is none of this machine's.
+      UserError: the port is taken, or the host is not of this machine.
     """
     try:
         listening = socket.create_server(
@@ -41,27 +41,27 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
-                f"--port={port}: another program listens there; give another, or --port=0 for any "
-                "that is free"
+                f"--port={port}: another program is listening there; choose another port, or "
+                "--port=0 for any free one"
             ) from error
         raise UserError(
-            f"--host={host} --port={port}: cannot be listened on ({error.strerror or error})"
+            f"--host={host} --port={port}: cannot listen there ({error.strerror or error})"
         ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on this name or address."""
+    """Whether only this machine can reach a server on this name or address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
 
 
 def allowed(host: str, own: str) -> bool:
-    """Whether the name in a Host header (`NAME` or `NAME:PORT`) may be answered to.
+    """Whether to answer requests with this Host header (`NAME` or `NAME:PORT`).
 
     Args:
       host: the header.
-      own: the name or address that the server was told to listen on.
+      own: the name or address that the server listens on.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -69,13 +69,13 @@ def allowed(host: str, own: str) -> bool:
         return False
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(name)
-        # A number is nobody's name: where the page came from by number, no name was bent.
+        # Safe: a page loaded from an IP address used no name, so there was no DNS rebinding.
         return True
     return name in ("localhost", own.lower())
 
 
 class Guarded(tornado.web.RequestHandler):
-    """Answers to its own names alone, and tells the browser to load nothing from elsewhere."""
+    """Answers only to its own names, and tells the browser to load nothing from elsewhere."""
 
     def prepare(self) -> None:
         if not allowed(self.request.host, self.settings["own"]):

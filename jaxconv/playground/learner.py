@@ -1,8 +1,8 @@
 """The network that is trained live, and its compiled functions.
 
-It is jaxconv's own training: `create_model("chain")`, `make_optimizer`, `make_train_step`. The
-learning rate is an argument of the compiled step, so that changing it compiles nothing; other
-settings make another network.
+It uses jaxconv's own training: `create_model("chain")`, `make_optimizer`, `make_train_step`. The
+learning rate is an argument of the compiled step, so changing it compiles nothing; changing any
+other setting builds another network.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxconv.train.optim import make_optimizer
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_train_step
 
-# What each setting may be: least and most, of each of its numbers, and how many there may be.
+# Of each setting: the smallest and the largest value of its numbers, and the most numbers.
 LIMITS = {
     "filters": (1, 64, 4),
     "filter_size": (1, 11, 1),
@@ -35,10 +35,9 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The network that is trained and its batches: the lecture's hyperparameters, see
-    `models/chain.py`.
+    """The lecture's hyperparameters of the network to train, see `models/chain.py`; its batch size.
 
-    Raises UserError for a value out of `LIMITS`.
+    Raises UserError for a value outside `LIMITS`.
     """
 
     filters: tuple[int, ...] = (8, 16)
@@ -61,23 +60,23 @@ class Settings:
             for number in numbers:
                 if type(number) is not int or not least <= number <= most:
                     raise UserError(
-                        f"{words}: {number!r} is no whole number from {least} to {most}"
+                        f"{words}: {number!r} is not a whole number from {least} to {most}"
                     )
             if len(numbers) > count or (name == "filters" and not numbers):
                 raise UserError(
                     f"{words}: {len(numbers)} numbers; give "
-                    f"{'1 to' if name == 'filters' else 'up to'} {count}, one a layer"
+                    f"{'1 to' if name == 'filters' else 'up to'} {count}, one per layer"
                 )
         if self.filter_size % 2 == 0:
             size = self.filter_size
             raise UserError(
-                f"filter size: padding ({size} - 1)/2 = {(size - 1) / 2} is no whole number, which "
-                "keeps the size: take an odd one"
+                f"filter size: keeping the size needs padding ({size} - 1)/2 = {(size - 1) / 2}, "
+                "which is not a whole number: choose an odd size"
             )
 
     @property
     def network(self) -> dict[str, Any]:
-        """The arguments of the network."""
+        """The arguments of `create_model`."""
         return {
             key: value for key, value in dataclasses.asdict(self).items() if key != "batch_size"
         }
@@ -88,12 +87,12 @@ class Learner:
     """A network and its compiled functions.
 
     Attributes:
-      settings: what it was built by.
-      shown: for being looked at.
+      settings: those it was built with.
+      shown: its view for the page.
       init: key -> state.
       train: (state, {"image": [B, H, W, C] uint8, "label": [B] int32}, key, learning rate) ->
         (state, loss).
-      test: (variables, pictures [N, H, W, C] uint8, labels [N]) -> [N], 1 where it is right.
+      test: (variables, pictures [N, H, W, C] uint8, labels [N]) -> [N], 1 where it is correct.
     """
 
     settings: Settings
@@ -104,9 +103,7 @@ class Learner:
 
 
 def key_of(seed: int) -> jax.Array:
-    """Of a generator whose programs compile in a quarter of the usual one's time, which is what a
-    person waits for.
-    """
+    """Return an `rbg` key: its programs compile in a quarter of the time, and the user waits."""
     return jax.random.key(seed, impl="rbg")
 
 
@@ -115,9 +112,7 @@ def _model(settings: Settings, classes: int) -> Any:
 
 
 def check_fits(settings: Settings, shape: tuple[int, ...]) -> None:
-    """Raise UserError, with the arithmetic, unless every layer fits pictures of this shape (H, W,
-    C).
-    """
+    """Raise UserError, with the arithmetic, unless every layer fits pictures of shape (H, W, C)."""
     try:
         abstract_variables(_model(settings, 2), (1, *shape))
     except (ValueError, ArithmeticError) as error:
@@ -131,14 +126,14 @@ def build(
     class_names: tuple[str, ...],
     tests: int,
 ) -> Learner:
-    """Compile what training and looking at a network need.
+    """Compile everything needed to train and show a network.
 
     Args:
       settings: of the network and its batches.
       config: how pictures are normalised.
       shape: of a picture, (H, W, C).
-      class_names: one name a class.
-      tests: pictures that are tested at a time.
+      class_names: one name per class.
+      tests: number of pictures per call of `test`.
     """
     model = _model(settings, len(class_names))
     preprocess, optimizer_settings = make_preprocess(config), default_config().optimizer

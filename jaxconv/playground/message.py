@@ -1,4 +1,4 @@
-"""What a page sends, looked at before it is used."""
+"""Validation of the messages that a page sends."""
 
 import dataclasses
 import json
@@ -8,14 +8,12 @@ from jaxconv.data import xo
 from jaxconv.errors import UserError
 from jaxconv.playground.learner import Settings
 
-# Characters of a message that is no file.
+# The most characters of a message that is not a file.
 _TEXT = 100_000
 
 
 class Message:
-    """A JSON object that a page has sent, whose parts are looked at before they are used; all raise
-    UserError.
-    """
+    """A JSON object sent by a page; reading an invalid field of it raises UserError."""
 
     def __init__(self, content: dict[str, Any]):
         self.content = content
@@ -27,19 +25,19 @@ class Message:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError("the message is no JSON") from error
+            raise UserError("the message is not JSON") from error
         if not isinstance(content, dict):
-            raise UserError("the message is no JSON object")
+            raise UserError("the message is not a JSON object")
         return cls(content)
 
     @property
     def id(self) -> int:
-        """The number that its answer will bear."""
+        """The number that its answer will carry."""
         return self.whole("id", 2**32 - 1)
 
     def value(self, name: str, kind: type | tuple[type, ...]) -> Any:
         if name not in self.content or not isinstance(self.content[name], kind):
-            raise UserError(f"the message has no {name!r} as it should be")
+            raise UserError(f"the message has no valid {name!r}")
         return self.content[name]
 
     def text(self, name: str) -> str:
@@ -47,8 +45,8 @@ class Message:
 
     def number(self, name: str) -> float:
         value = self.value(name, (int, float))
-        if not -1e9 <= value <= 1e9:  # neither is NaN
-            raise UserError(f"{name} is {value}, which is no number to work with")
+        if not -1e9 <= value <= 1e9:  # also rejects NaN
+            raise UserError(f"{name} is {value}; it must be between -1e9 and 1e9")
         return float(value)
 
     def whole(self, name: str, most: int) -> int:
@@ -58,17 +56,17 @@ class Message:
         return value
 
     def variation(self) -> xo.Variation:
-        """How a sample, or the pictures that are learnt from, may differ."""
+        """The variation of a sample or of the training pictures."""
         part = Message(self.value("variation", dict))
         return xo.Variation(
             **{field.name: part.number(field.name) for field in dataclasses.fields(xo.Variation)}
         )
 
     def settings(self) -> Settings:
-        """Of the network that is trained."""
+        """The settings of the network to train."""
         given, wanted = self.value("settings", dict), dataclasses.asdict(Settings())
         if given.keys() != wanted.keys():
-            raise UserError(f"the settings are {', '.join(wanted)}")
+            raise UserError(f"the settings must be {', '.join(wanted)}")
         return Settings(
             **{
                 name: tuple(value) if isinstance(value, list) else value

@@ -1,20 +1,20 @@
 "use strict";
-// The page: pictures and settings go out over one WebSocket; maps, votes and curves come in. See page.py for the messages.
+// The page: pictures and settings go out over one WebSocket; maps, votes and curves come in. See connection.py for the messages.
 
 const $ = (selector) => document.querySelector(selector);
 const SVG = "http://www.w3.org/2000/svg";
-const THINNEST = 0.01; // of the canvas' width, between two points of a line
-const PEN = Math.SQRT1_2 / 9; // width of the source's stroke, see data/xo.py
-const ENDED = 1001, TOO_FAST = 1008, REFUSED = 1013; // codes that the server closes with
-const AGAIN = 2000; // milliseconds until a lost connection is tried again
-const LOST = "The connection to the playground is lost. This page tries again every 2 seconds; if the playground has ended, start it again.";
-const PATIENCE = 3000; // milliseconds until a picture is sent though the one before was never answered
+const THINNEST = 0.01; // least distance between two points of a line, in canvas widths
+const PEN = Math.SQRT1_2 / 9; // stroke width of the data source, see data/xo.py
+const ENDED = 1001, TOO_FAST = 1008, REFUSED = 1013; // close codes of the server
+const AGAIN = 2000; // milliseconds between attempts to reconnect
+const LOST = "The connection to the playground is lost. This page tries to reconnect every 2 seconds; if the playground has ended, start it again.";
+const PATIENCE = 3000; // milliseconds after which a picture is sent even if the one before was never answered
 
 let socket, about, training;
 let strokes = [], line = null, points = 0;
 let sample = { figure: "x", number: 0 };
 let nextId = 1, waiting = null, pending = null, latest = null, shown = null;
-// For whoever measures: milliseconds from the event to the frame that shows its answer.
+// For tests and measurements; latencies are milliseconds from an event to the frame that shows its answer.
 window.playground = { latencies: [], answer: null, get training() { return training; }, get idle() { return !waiting && !pending && !latest; } };
 
 // ---------- messages
@@ -26,13 +26,13 @@ function connect() {
   socket.onclose = (event) => {
     $("#status").textContent = "";
     const refused = event.code === REFUSED || event.code === TOO_FAST, ended = event.code === ENDED;
-    const why = refused ? `${event.reason}. Reload this page then.` : ended ? `${event.reason}. Start it again; this page will find it.` : LOST;
+    const why = refused ? `${event.reason}. Reload this page to reconnect.` : ended ? `${event.reason}. Start it again; this page will reconnect.` : LOST;
     if ($("#connection").textContent !== why) $("#connection").textContent = why;
     if (!refused) setTimeout(connect, AGAIN);
   };
 }
 
-// Back after the connection was lost: the server has forgotten what this page looked at.
+// After reconnecting: the server has forgotten what this page was showing.
 function resume(before) {
   if (JSON.stringify([before.run, before.shape, before.classes]) !== JSON.stringify([about.run, about.shape, about.classes])) { location.reload(); return; }
   waiting = pending = null;
@@ -44,10 +44,10 @@ function say(message) {
   if (socket.readyState === WebSocket.OPEN) socket.send(message instanceof Blob || message instanceof Uint8Array ? message : JSON.stringify(message));
 }
 
-// Ask about another picture, which is asked about again after a lost connection.
+// Ask about a new picture, and remember it for after a lost connection.
 function askPicture(make) { shown = make; ask(make); }
 
-// One question at a time, and of those that come meanwhile the last.
+// One question at a time; of those that arrive meanwhile, only the last is asked.
 function ask(make) {
   const question = { make, since: performance.now() };
   if (waiting && performance.now() - waiting.sent < PATIENCE) pending = question;
@@ -81,7 +81,7 @@ function answered(buffer) {
   const question = header.id ? done(header.id) : null;
   const scheduled = latest !== null;
   latest = { header, data: new Uint8Array(buffer, 4 + length), questions: [...(latest ? latest.questions : []), ...(question ? [question] : [])] };
-  // What comes faster than the screen shows it is left out.
+  // Answers that arrive faster than the screen refreshes are skipped.
   if (!scheduled) requestAnimationFrame(() => {
     const { header, data, questions } = latest;
     latest = null;
@@ -98,7 +98,7 @@ function problem(of, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
-// For screen readers, which are not to read every number that moves: the last of what came within a second.
+// Announce to screen readers only the last message within a second, not every changing number.
 let saying = null;
 function announce(text) {
   clearTimeout(saying);
@@ -112,22 +112,22 @@ function welcome(message) {
   $("#canvas").classList.toggle("drawable", about.xo);
   $("#tests").hidden = !about.tests;
   $("#which").hidden = !about.run;
-  if (!about.xo) $("#hint").textContent = about.tests ? "Drop an image, open one, or take a test image." : "Drop an image, or open one.";
+  if (!about.xo) $("#hint").textContent = about.tests ? "Drop or open an image, or choose a test image." : "Drop or open an image.";
   $("#test-number").max = about.tests - 1;
   $("#accuracy-title").textContent = `accuracy on the last ${about.window} test images`;
   for (const [name, [least, most, count]] of Object.entries(about.limits)) {
     const input = $(`#settings [name=${name}]`);
     if (input.type === "number") { input.min = least; input.max = most; input.step = name === "filter_size" ? 2 : 1; }
-    input.title = count > 1 ? `up to ${count} whole numbers from ${least} to ${most}, with commas between` : `a whole number from ${least} to ${most}`;
+    input.title = count > 1 ? `up to ${count} whole numbers from ${least} to ${most}, separated by commas` : `a whole number from ${least} to ${most}`;
   }
   for (const [name, value] of Object.entries(about.variation)) { const input = $(`#samples [name=${name}]`); input.value = value; shownValue(input); }
   shownValue($("#pen"));
   const megabytes = about.most.bytes / 1e6;
   $("#limits").textContent =
-    (about.alone ? `It listens on ${about.host}: this machine alone can open this page. ` : `It listens on ${about.host}: whoever reaches this machine on the network can open this page, without a password. `) +
-    `Other sites' pages are refused. It takes JPEG and PNG files of up to ${megabytes} MB and ` +
-    `${about.most.pixels / 1e6} million pixels, drawings of up to ${about.most.points} points, and ${about.most.pages} open pages. Images are looked at in memory and never written to a disk. ` +
-    "This page loads nothing from anywhere else.";
+    (about.alone ? `The playground listens on ${about.host}: only this machine can open this page. ` : `The playground listens on ${about.host}: anyone who can reach this machine over the network can open this page, without a password. `) +
+    `It refuses other sites' pages, and accepts JPEG and PNG files of up to ${megabytes} MB and ` +
+    `${about.most.pixels / 1e6} million pixels, drawings of up to ${about.most.points} points, and ${about.most.pages} open pages. Images are decoded in memory and never written to disk. ` +
+    "This page loads nothing from elsewhere.";
   $("#connection").textContent = "";
   if (before) resume(before);
   else if (about.xo) askSample();
@@ -146,7 +146,7 @@ function extend(event) {
   for (const part of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
     const [x, y] = place(part), last = line[line.length - 1];
     if (last && Math.hypot(x - last[0], y - last[1]) < THINNEST) continue;
-    if (points >= about.most.points) { problem("picture", `A drawing has at most ${about.most.points} points: clear it and draw anew.`); return; }
+    if (points >= about.most.points) { problem("picture", `A drawing has at most ${about.most.points} points: clear it and start again.`); return; }
     line.push([Math.round(x * 1e4) / 1e4, Math.round(y * 1e4) / 1e4]);
     points++;
   }
@@ -192,7 +192,7 @@ function askTest() { clear(); askPicture((id) => ({ do: "test", id, number: Numb
 
 function askFile(file) {
   if (!file) return;
-  if (file.size > about.most.bytes) { problem("picture", `The file has ${file.size.toLocaleString("en")} bytes; at most ${about.most.bytes.toLocaleString("en")} are taken.`); return; }
+  if (file.size > about.most.bytes) { problem("picture", `The file has ${file.size.toLocaleString("en")} bytes; at most ${about.most.bytes.toLocaleString("en")} are accepted.`); return; }
   file.arrayBuffer().then((buffer) => {
     clear();
     askPicture((id) => {
@@ -247,7 +247,7 @@ function readColours() {
   });
 }
 
-// A pixel as a canvas has it in memory, on all machines that browsers run on.
+// A pixel in the memory order of a canvas, which is little-endian wherever browsers run.
 const packed = (red, green, blue) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 
 function paint(canvas, width, height, colourOf) {
@@ -257,7 +257,7 @@ function paint(canvas, width, height, colourOf) {
   context.putImageData(image, 0, 0);
 }
 
-// A row of small canvases; made anew only when the shape changes.
+// A row of small canvases, rebuilt only when its shape changes.
 function row(index, key, make) {
   const rows = $("#rows");
   let element = rows.children[index];
@@ -292,7 +292,7 @@ function makeRow(element, title, what, count, width, height, side, withScale) {
     canvas.style.height = `${pixel * height}px`;
     maps.append(canvas);
   }
-  // Rows of even length.
+  // Wrap into lines of equal length.
   const each = pixel * width + 6, lines = Math.ceil((count * each) / Math.max(each, $("#rows").clientWidth));
   maps.style.maxWidth = `${Math.ceil(count / lines) * each}px`;
   element.append(heading, maps);
@@ -337,15 +337,15 @@ function draw(header, data) {
   while ($("#rows").children.length > index) $("#rows").lastChild.remove();
   const left = $("#left-out");
   left.hidden = header.stages.length === header.total;
-  if (!left.hidden) left.textContent = `${header.stages.length} of ${header.total} stages: norms are left out first, then what is inside of blocks.`;
+  if (!left.hidden) left.textContent = `${header.stages.length} of ${header.total} stages: norms are left out first, then stages inside blocks.`;
   showVotes(header);
 }
 
 function drawFilters(index, { of, shape, peak }, values) {
   const [h, w, c, k] = shape;
   const element = row(index, `filters ${shape}`, (element) =>
-    makeRow(element, "filters", k ? `of ${of || "the first convolution"}, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "the first convolution has none that are pictures", k, w, h, 42, c === 1));
-  label(element, `the first ${k} filters of ${w} by ${h} of ${of || "the first convolution"}`, peak, values.subarray(0, h * w * c * k));
+    makeRow(element, "filters", k ? `of ${of || "the first convolution"}, ${k} of ${w}×${h}${c === 3 ? " in colour" : ""}` : "none that can be shown as pictures", k, w, h, 42, c === 1));
+  label(element, `the first ${k} filters, ${w} by ${h}, of ${of || "the first convolution"}`, peak, values.subarray(0, h * w * c * k));
   element.querySelectorAll("canvas").forEach((canvas, n) =>
     paint(canvas, w, h, c === 1 ? (i) => colours[values[i * k + n] + 127] : (i) => packed(...[0, 1, 2].map((channel) => values[(i * c + channel) * k + n] + 128))));
   return h * w * c * k;
@@ -391,7 +391,7 @@ function showVotes(header) {
     line.children[3].textContent = number(vote.vote);
   });
   const verdict = $("#verdict"), name = named(header.best);
-  const text = best.probability === null ? "no vote: the weights are not numbers any more" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
+  const text = best.probability === null ? "no vote: the weights are no longer finite" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
   if (verdict.firstChild?.textContent !== text || verdict.dataset.truth !== (header.truth ?? "")) {
     verdict.replaceChildren(text);
     verdict.dataset.truth = header.truth ?? "";
@@ -411,13 +411,13 @@ function showTraining(message) {
   training = message;
   for (const [name, value] of Object.entries(message.settings)) {
     const input = settings.elements[name];
-    // What a person is typing, or typed wrongly, stays.
+    // Keep what the user is typing, or has typed wrongly.
     if (first || (document.activeElement !== input && !$("#training-problem").textContent)) input.value = Array.isArray(value) ? value.join(", ") : value;
   }
   const rate = $("#rate");
   if (first || document.activeElement !== rate) rate.value = Math.log10(message.rate);
   showRate(message.rate);
-  const words = { waiting: "not begun", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped, for what is said below" };
+  const words = { waiting: "not started", reading: "reading the pictures …", compiling: "compiling …", paused: "paused", training: "training", stopped: "stopped, see the message below" };
   const last = message.points.at(-1);
   $("#status").textContent = [words[message.status], `step ${message.step.toLocaleString("en")}`, message.parameters ? `${message.parameters.toLocaleString("en")} weights` : "", message.status === "paused" && !message.step && message.seconds ? `compiled in ${message.seconds.toFixed(1)} s` : ""].filter(Boolean).join(" · ");
   if (message.message) problem("train", message.message);
@@ -448,7 +448,7 @@ function curve(svg, given, top, words, name) {
   }
   if (data.length > 1) parts.push(make("polyline", { class: "curve", points: data.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }));
   if (data.length) parts.push(make("circle", { cx: x(data.at(-1)[0]), cy: y(data.at(-1)[1]), r: 3.5 }));
-  else parts.push(make("text", { x: (left + right) / 2, y: (low + high) / 2 - 14, "text-anchor": "middle" }, "nothing yet: Start begins the training"));
+  else parts.push(make("text", { x: (left + right) / 2, y: (low + high) / 2 - 14, "text-anchor": "middle" }, "nothing yet: press Start to train"));
   svg.setAttribute("viewBox", `0 0 ${width} 190`);
   svg.replaceChildren(...parts);
   svg.setAttribute("aria-label", data.length ? `${name} ${words(data.at(-1)[1])} at step ${data.at(-1)[0]}` : `${name} against step, nothing yet`);
@@ -462,7 +462,7 @@ function showRate(rate) {
 
 function numbers(text) {
   const parts = text.split(/[\s,;]+/).filter(Boolean);
-  if (!parts.every((part) => /^\d{1,6}$/.test(part))) throw new Error(`“${text}” is no list of whole numbers, such as 8, 16`);
+  if (!parts.every((part) => /^\d{1,6}$/.test(part))) throw new Error(`“${text}” is not a list of whole numbers such as 8, 16`);
   return parts.map(Number);
 }
 

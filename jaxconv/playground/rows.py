@@ -1,4 +1,4 @@
-"""Which stages of a network the page has a row for, and what each row says."""
+"""Which stages of a network get a row on the page, and the text of each row."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxconv.data.interface import evenly
 from jaxconv.inspect.stages import ACTIVATIONS, Stage
 from jaxconv.program import own_parameters
 
-# Rows of a page at most: a drawing's answer is sent and painted within a few frames.
+# The most rows of a page: an answer to a stroke must be sent and painted within a few frames.
 MOST = 18
 
 
@@ -19,11 +19,11 @@ class MapRow:
     """A stage that can be shown.
 
     Attributes:
-      name: of the layer, or of what it does where it has none.
-      what: it is, for people.
+      name: of the layer, or of its operation if it has no name.
+      what: a description for the page.
       value: [h, w, k]; neurons are maps of one pixel.
-      kind: see `look.stages.Stage`, and `norm`.
-      depth: of its layer in others: 0 is a layer of the network, 1 one of a block of it.
+      kind: as in `inspect.stages.Stage`, or `norm`.
+      depth: nesting of its layer: 0 for a layer of the network, 1 for one inside a block.
     """
 
     name: str
@@ -34,8 +34,9 @@ class MapRow:
 
 
 def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[MapRow]:
-    """The rows of all stages [1, h, w, k] or [1, k] but the input and the votes [1, K], which have
-    places of their own.
+    """The rows of all stages [1, h, w, k] or [1, k] except the input and the votes [1, K].
+
+    The page shows those two elsewhere.
     """
     rows, after = [], ""
     last = stages[-1].value
@@ -43,7 +44,7 @@ def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[M
         after = stage.name or after
         if stage.value.ndim not in (2, 4) or stage.value.shape[0] != 1:
             continue
-        # The second call of a layer, and one output of several, have its path before these signs.
+        # Repeated calls of a layer, and one of several outputs, append these signs to its path.
         path = stage.name.split("#")[0].split("[")[0].split("/")
         kind = stage.kind or ("norm" if own_parameters(variables, path) else "")
         value = stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
@@ -76,11 +77,11 @@ def _what(kind: str, name: str, after: str, ndim: int) -> str:
 
 
 def chosen(rows: Sequence[MapRow], most: int = MOST) -> list[MapRow]:
-    """At most so many rows of a network with more, in their order.
+    """Choose at most `most` rows, in their order.
 
-    First the norms are left out, then what is inside of blocks, the innermost first; where that
-    leaves too many or too few, what belongs together stays together: a convolution with its
-    activation and its pooling. The first and the last of these are always there.
+    Norms are dropped first, then what is inside blocks, innermost first. If that leaves too many
+    or would leave too few, whole groups are dropped: a convolution keeps its activation and its
+    pooling. The first and the last group always stay.
     """
     if len(rows) <= most:
         return list(rows)
@@ -99,9 +100,7 @@ def chosen(rows: Sequence[MapRow], most: int = MOST) -> list[MapRow]:
 
 
 def _groups(rows: Sequence[MapRow]) -> list[list[MapRow]]:
-    """Rows that belong together: a layer with weights begins a group, and so does what the group
-    has already.
-    """
+    """Group rows: a layer with weights starts a group, as does a kind the group already has."""
     groups: list[list[MapRow]] = []
     for row in rows:
         if (

@@ -36,7 +36,7 @@ _GOING = 1001
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-    """The network of a run, to be looked at, and its test images, read when they are asked for."""
+    """The network of a run, ready to be shown, and its test images, which are read on demand."""
 
     title: str
     shown: NetworkView
@@ -48,17 +48,17 @@ class Playground:
     """What all pages share: the network of the run, if there is one, and the trainer.
 
     Args:
-      looked: the opened run; None begins with an untrained network for X's and O's.
-      config: whose pictures are learnt from; the run's, or the default.
+      looked: the opened run; None starts with an untrained network for X's and O's.
+      config: the run's or the default one; its data is trained on.
 
     Attributes:
       shape: of the pictures, (H, W, C).
-      class_names: one name a class.
-      trainer: of the other network.
+      class_names: one name per class.
+      trainer: of the network that is trained live.
       pages: the open WebSockets.
 
     Raises:
-      UserError: the run does not look at images.
+      UserError: the inputs of the run are not images.
     """
 
     def __init__(self, looked: OpenedNetwork | None, config: Any):
@@ -73,7 +73,7 @@ class Playground:
         else:
             if looked.kind != "image":
                 raise UserError(
-                    f"{looked.title}: looks at {looked.kind}s; the playground is for images"
+                    f"{looked.title}: takes {looked.kind}s; the playground is for images"
                 )
             self.shape, self.class_names = looked.input_shape, looked.class_names
             shown = make_view(
@@ -96,16 +96,14 @@ class Playground:
         return self.config.data.source == "xo"
 
     def network(self, which: str) -> tuple[str, int, NetworkView, Any] | None:
-        """(title, steps, network, variables) of the run's or the trained network; None while there
-        is none.
-        """
+        """(title, steps, network, variables) of the run's or the trained network, None before."""
         if which == "run" and self.run:
             return self.run.title, -1, self.run.shown, self.run.variables
         found = self.trainer.network
         return ("chain, trained here", self.trainer.step, *found) if found else None
 
     def training(self) -> dict[str, Any]:
-        """Where the training is, for the page."""
+        """The state of the training, for the page."""
         trainer = self.trainer
         return {
             "kind": "training",
@@ -123,7 +121,7 @@ class Playground:
         }
 
     def welcome(self) -> dict[str, Any]:
-        """What a page is told first: what there is, and the limits."""
+        """The first message to a page: what is available, and the limits."""
         return {
             "kind": "welcome",
             "shape": self.shape,
@@ -143,13 +141,13 @@ class Playground:
         }
 
     def _changed(self) -> None:
-        """In the trainer's thread: wake the loop that tells the pages."""
+        """Wake the loop that updates the pages; called in the trainer's thread."""
         if self._loop is not None and self._told is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed already
+            with contextlib.suppress(RuntimeError):  # the loop is already closed
                 self._loop.call_soon_threadsafe(self._told.set)
 
     async def tell(self) -> None:
-        """Wake all pages as the training moves, without end."""
+        """Wake all pages whenever the training changes; runs forever."""
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
         while True:
             await self._told.wait()
@@ -158,7 +156,7 @@ class Playground:
                 page.news.set()
 
     def close(self) -> None:
-        """End the training and the pages."""
+        """End the training and close the pages."""
         self.trainer.close()
         pages, self.pages = self.pages, set()
         for page in pages:
@@ -167,9 +165,7 @@ class Playground:
 
 
 def _tests_of(looked: OpenedNetwork) -> Any:
-    """The run's test images; None, with a warning, where they are not there any more: the network
-    can be looked at without them.
-    """
+    """The run's test images, or None with a warning if they are gone: the page works without."""
     try:
         return looked.source()
     except UserError as error:
@@ -188,14 +184,14 @@ async def serve(
     ready: Callable[[], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve the page until SIGINT or SIGTERM comes, or `stop` is set.
+    """Serve the page until SIGINT or SIGTERM arrives, or `stop` is set.
 
     Args:
-      playground: what is served; it is closed at the end.
-      host: the name or address that is listened on.
-      listening: see `listen`.
-      ready: called once pages can come.
-      stop: for whoever runs it in a thread, where no signal arrives.
+      playground: what to serve; it is closed at the end.
+      host: the name or address that `listening` is bound to.
+      listening: the socket, see `listen`.
+      ready: called once pages can connect.
+      stop: for running in a thread, where no signal arrives.
     """
     folder = importlib.resources.files("jaxconv.playground")
     routes: list[Any] = [
@@ -209,7 +205,7 @@ async def serve(
         websocket_max_message_size=MOST_BYTES + 4,
         websocket_ping_interval=30,
     )
-    # Strangers who are refused are no trouble of the person's.
+    # Do not bother the user with refused requests of strangers.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
     server = tornado.httpserver.HTTPServer(
         application, max_body_size=1_000_000, max_header_size=65_536

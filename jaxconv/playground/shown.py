@@ -1,8 +1,7 @@
-"""What the page shows of a network: one jitted call from a picture to its votes and maps, and the
-pictures that can be given to it.
+"""What the page shows of a network: its votes and maps by one jitted call, and its input pictures.
 
-The maps go to the browser as whole numbers of 8 bits, -127 to 127, with the value that 127 stands
-for: a few tens of kilobytes a stroke, of which the browser makes colours. Zero is always 0.
+The maps go to the browser as 8-bit integers, -127 to 127, with the value that 127 stands for: a few
+tens of kilobytes per stroke, which the browser turns into colours. Zero is always 0.
 """
 
 import dataclasses
@@ -23,13 +22,13 @@ from jaxconv.errors import UserError
 from jaxconv.inspect.stages import Stage, traced_stages
 from jaxconv.playground.rows import MapRow, chosen, rows_of
 
-# At most, of what is sent and drawn: maps of a stage, pixels of each way of a map, classes; of
-# stages see module rows.
+# Limits of what is sent and drawn: maps of a stage, pixels along each side of a map, classes.
+# Module rows limits the stages.
 _MAPS, _PIXELS, _CLASSES = 16, 64, 10
-# What a file may be, by its first bytes, and how many pixels it may have.
+# The accepted types of files by their first bytes, and the most pixels of a file.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 MOST_PIXELS = 40_000_000
-# Points of a drawing, and how far outside of the canvas one may lie, in widths of it.
+# The most points of a drawing, and their largest distance from its centre, in canvas widths.
 MOST_POINTS = 1500
 _OUTSIDE = 2.0
 
@@ -40,10 +39,10 @@ class Maps:
 
     Attributes:
       name: of the layer.
-      what: it is, for people.
+      what: a description for the page.
       shape: of what is shown, (height, width, maps); neurons are maps of one pixel.
-      channels: maps that there are.
-      pixels: height and width of a whole map; where `shape` has fewer, every so-manieth is shown.
+      channels: number of maps of the stage.
+      pixels: height and width of a full map; if `shape` has fewer, every n-th pixel is shown.
     """
 
     name: str
@@ -55,12 +54,12 @@ class Maps:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkView:
-    """A network, compiled for being looked at.
+    """A network compiled to be shown.
 
     Attributes:
       class_names: K names.
       stages: the rows of maps that `answer` gives.
-      total: stages that there are.
+      total: number of stages of the network.
       filters_of: the name of the first convolution.
       call: (variables, picture [H, W, C] uint8) -> (votes [K], maps [h, w, k] int8 of each stage,
         the largest magnitude of each stage, the first convolution's filters [F, F, C, K] int8,
@@ -74,20 +73,19 @@ class NetworkView:
     call: Callable[[Any, np.ndarray], Any]
 
     def answer(self, variables: Any, picture: np.ndarray, about: Mapping[str, Any]) -> bytes:
-        """What the browser is sent for a picture: the length of a JSON header as 4 bytes, the
-        header, and the maps behind it.
+        """Build the browser's answer for a picture: 4 bytes of header length, JSON header, arrays.
 
         Args:
           variables: the network's.
           picture: [H, W, C] uint8.
-          about: goes into the header.
+          about: more fields of the header.
         """
         votes, maps, peaks, filters, filters_peak = jax.device_get(self.call(variables, picture))
         votes = votes.astype(np.float64)
         shares = np.exp(votes - votes.max())
         shares /= shares.sum()
         best = np.argsort(-votes, kind="stable")[:_CLASSES]
-        # A few classes stay where they are, so that the bars move and not the names.
+        # With few classes the order is fixed, so that the bars move and not the names.
         shown = np.arange(len(votes)) if len(votes) <= _CLASSES else best
         header = {
             **about,
@@ -125,7 +123,7 @@ class NetworkView:
 
 
 def _number(value: Any) -> float | None:
-    """As JSON has it, which knows neither NaN nor infinity."""
+    """A number for JSON, which has neither NaN nor infinity: None for those."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -136,14 +134,14 @@ def make_view(
     shape: tuple[int, ...],
     class_names: tuple[str, ...],
 ) -> NetworkView:
-    """Compile a network for being looked at.
+    """Compile a network to be shown.
 
     Args:
       model: any Linen module on images.
-      preprocess: batch -> batch of evaluation, see `train.build.make_transforms`.
+      preprocess: batch -> batch in evaluation, see `train.transforms.make_transforms`.
       variables: the network's, or their shapes.
       shape: of a picture, (H, W, C).
-      class_names: one name a class.
+      class_names: one name per class.
     """
     known: dict[str, Any] = {}
 
@@ -169,7 +167,7 @@ def make_view(
 
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     compiled = jax.jit(call).lower(abstract, jax.ShapeDtypeStruct(shape, jnp.uint8)).compile()
-    # The first call takes longer than all others; it shall not be a person's first stroke.
+    # Make the slow first call here, so that it does not delay the first stroke.
     jax.block_until_ready(
         compiled(
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract),
@@ -180,9 +178,9 @@ def make_view(
 
 
 def _cut(maps: jax.Array) -> jax.Array:
-    """The first maps, and of large ones every so-manieth pixel."""
+    """The first maps, with only every n-th pixel of large ones."""
     step = -(-max(maps.shape[:2]) // _PIXELS)
-    # Neurons are small: all that a page can hold are shown.
+    # Neurons are single pixels, so more of them fit on the page.
     return maps[::step, ::step, : _MAPS if maps.shape[0] > 1 else 16 * _MAPS]
 
 
@@ -191,17 +189,15 @@ def _describe(row: MapRow) -> Maps:
 
 
 def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(int8 from -127 to 127, what 127 stands for)."""
+    """(int8 from -127 to 127, the value that 127 stands for)."""
     values = values.astype(jnp.float32)
-    # There may be none; and a maximum may pass over what is no number.
+    # `initial` covers an empty array; a maximum may ignore NaN, so check for it.
     peak = jnp.where(jnp.isfinite(values).all(), jnp.max(jnp.abs(values), initial=0), jnp.nan)
     return jnp.round(127 * values / jnp.maximum(peak, 1e-30)).astype(jnp.int8), peak
 
 
 def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
-    """The first convolution's name and filters [F, F, C, K]; empty where they are no pictures, grey
-    or in colour.
-    """
+    """The first convolution's name and filters [F, F, C, K]; empty unless they are grey or RGB."""
     first = next((stage for stage in stages if stage.kind == "convolution"), None)
     if first is None or first.weights.ndim != 4 or first.weights.shape[2] not in (1, 3):
         return "", jnp.zeros((0, 0, 0, 0))
@@ -209,16 +205,16 @@ def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
 
 
 def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.ndarray:
-    """A drawing as a picture of this shape (H, W, C), uint8: by the pen of `data/xo.py`.
+    """Draw strokes as a uint8 picture of this shape (H, W, C), with the pen of `data/xo.py`.
 
     Args:
-      strokes: lists of points (x, y), shares of the canvas' width from the upper left corner.
+      strokes: lists of points (x, y), in canvas widths from the upper left corner.
       shape: of the picture.
-      weight: the pen is thicker by this share.
-      fit: centre and size it as the training pictures are.
+      weight: relative increase of the pen's width.
+      fit: centre and scale the drawing like the training pictures.
 
     Raises:
-      UserError: they are no such lists, or there are too many points.
+      UserError: the strokes are not such lists, or have too many points.
     """
     try:
         lines = [np.array(line, np.float64).reshape(-1, 2) for line in strokes]
@@ -227,36 +223,36 @@ def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.
             np.isfinite(line).all() and (np.abs(line - 0.5) <= _OUTSIDE).all() for line in lines
         )
     except (TypeError, ValueError) as error:
-        raise UserError("the drawing is no list of lines with points (x, y)") from error
+        raise UserError("the drawing is not a list of lines of points (x, y)") from error
     if not good:
-        raise UserError("the drawing has points far outside of the canvas")
+        raise UserError("the drawing has points far outside the canvas")
     if points > MOST_POINTS:
         raise UserError(
-            f"the drawing has {points} points; at most {MOST_POINTS} are taken: clear it and draw "
-            "anew"
+            f"the drawing has {points} points; at most {MOST_POINTS} are accepted: clear it and "
+            "start again"
         )
     return np.repeat(xo.draw_strokes(lines, shape[0], weight, fit), shape[-1], axis=-1)
 
 
 def sample(figure: str, number: int, shape: tuple[int, ...], variation: xo.Variation) -> np.ndarray:
-    """The X or O of a number, as the source draws it with these settings; of one number, it moves
-    smoothly with them.
+    """Draw an X or O as the data source does; it varies smoothly with the settings.
 
     Args:
       figure: `x` or `o`.
-      number: from 0.
+      number: which sample, from 0.
       shape: (H, W, C).
       variation: the settings.
     """
     wanted = xo.CLASS_NAMES.index(figure)
-    # What the figure is, is drawn at random too: the first of this kind from here on.
+    # The source also chooses between X and O at random: take the next one of the wanted kind.
     drawn = (xo.draw(0, "sample", 1000 * number + i, shape[0], variation) for i in range(1000))
     return np.repeat(next(image for image, label in drawn if label == wanted), shape[-1], axis=-1)
 
 
 def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarray, str]:
-    """A dropped file as a picture of this shape (H, W, C), uint8, and what was done with it
-    besides; nothing is written anywhere.
+    """Decode a dropped file to a uint8 picture of this shape (H, W, C), with a note on its changes.
+
+    Nothing is written to disk.
 
     Args:
       data: the content of a JPEG or PNG file.
@@ -264,7 +260,7 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
       config: `config.data` of the network.
 
     Raises:
-      UserError: it is no such file, damaged, or too large.
+      UserError: the file is neither JPEG nor PNG, is damaged, or is too large.
     """
     from PIL import Image
 
@@ -275,26 +271,27 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
         raise UserError("the file is neither a JPEG nor a PNG image")
     if shape[0] != shape[1]:
         raise UserError(
-            f"the network takes pictures of {shape[1]}x{shape[0]} pixels, and files are brought to "
+            f"the network takes pictures of {shape[1]}x{shape[0]} pixels, but files are cropped to "
             "squares"
         )
     try:
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:  # its header alone
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:  # reads only the header
             width, height = image.size
         if width * height > MOST_PIXELS:
             raise UserError(
                 f"the image has {width}x{height} = {width * height:,} pixels; at most "
-                f"{MOST_PIXELS:,} are taken"
+                f"{MOST_PIXELS:,} are accepted"
             )
+        decoder = choose_decoder(config.decoder)
         picture = decode_middle(
-            data, shape[0], shape[2], choose_decoder(config.decoder), config.crop_ratio
+            data, shape[0], shape[2], decoder, config.crop_ratio, config.background
         )
     except UserError:
         raise
     except DamagedError as error:
         raise UserError(f"the image {error}") from error
-    except Exception as error:  # Pillow's readers raise many kinds of errors at damaged bytes
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UserError("the image cannot be read; it is damaged") from error
     if config.source == "xo" and np.median(picture) > 127:
-        return 255 - picture, "light paper was turned dark, as the training pictures have it"
+        return 255 - picture, "the light background was made dark, as in the training pictures"
     return picture, ""

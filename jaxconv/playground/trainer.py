@@ -1,8 +1,7 @@
-"""The live trainer: a chain network that learns in a thread, step by step, which can be paused,
-stepped, rebuilt and stopped.
+"""The live trainer: a chain network that learns in a thread and can be paused, stepped and rebuilt.
 
-The thread compiles, reads the pictures, and trains, whichever is to be done next; what it is told
-is looked at between two steps.
+The thread compiles, reads the pictures or trains, whichever is next; it checks for new commands
+between two steps.
 """
 
 import collections
@@ -27,19 +26,23 @@ from jaxconv.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-# Test images that the accuracy is of, and how many of them are new each time.
+# Test images that the accuracy is measured on, and how many of them are new each time.
 WINDOW, _NEW = 200, 50
-# Seconds between two reports of a training that runs, and points of its curves that are kept.
+# Seconds between two reports of a running training, and the most points of its curves.
 _EVERY, _POINTS = 0.2, 400
-# X's and O's that are drawn to learn from, and to be tested on.
+# Numbers of X's and O's drawn for training and testing.
 _DRAWN = {"train_examples": 3000, "test_examples": 1000}
 _MOST_RATE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """A report: the mean loss of the steps since the one before, and the accuracy on the last
-    `WINDOW` test images (NaN before any).
+    """A report during training.
+
+    Attributes:
+      step: steps done.
+      loss: mean over the steps since the previous report.
+      accuracy: on the last `WINDOW` test images; NaN before any.
     """
 
     step: int
@@ -48,23 +51,23 @@ class CurvePoint:
 
 
 class Trainer:
-    """Trains in a thread of its own; every method may be called from any other.
+    """Trains in its own thread; every method may be called from any other thread.
 
     Args:
-      config: whose data is learnt from, and how it is normalised.
+      config: names the data to train on and its normalisation.
       shape: of the pictures, (H, W, C).
-      class_names: one name a class.
-      changed: called without arguments, in the trainer's thread, whenever something that can be
-        seen has changed.
+      class_names: one name per class.
+      changed: called without arguments, in the trainer's thread, whenever something visible has
+        changed.
 
     Attributes:
       status: `waiting` for its first command, `reading` the pictures, `compiling`, `paused`,
-        `training`, or `stopped` by trouble.
-      message: what went wrong, empty while all is well.
-      points: the reports so far; of a long training only some of the older ones.
+        `training`, or `stopped` by an error.
+      message: what went wrong; empty if nothing did.
+      points: the reports so far; a long training keeps only some of the older ones.
       step: steps done.
-      parameters: of the network.
-      seconds: that the last compiling took.
+      parameters: number of parameters of the network.
+      seconds: duration of the last compilation.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Trainer:
 
     @property
     def settings(self) -> Settings:
-        """Those that are wanted now."""
+        """The settings requested last."""
         return self._settings
 
     @property
@@ -108,27 +111,27 @@ class Trainer:
 
     @property
     def variation(self) -> xo.Variation:
-        """How the X's and O's differ that are learnt from."""
+        """The variation of the X's and O's to train on."""
         return self._variation
 
     @property
     def network(self) -> tuple[NetworkView, Any] | None:
-        """The network as it is now, and its variables; None before there is one."""
+        """The current network and its variables; None before there is one."""
         with self._wake:
             return (
                 (self._built.shown, self._state.variables) if self._built and self._state else None
             )
 
     def start(self) -> None:
-        """Train until it is paused."""
+        """Train until paused."""
         self._command(running=True, steps=0)
 
     def pause(self) -> None:
-        """Stop after the step that is being done."""
+        """Stop after the current step."""
         self._command(running=False, steps=0)
 
     def do_step(self) -> None:
-        """Do exactly one more step, and pause."""
+        """Do exactly one more step, then pause."""
         self._command(running=False, steps=1)
 
     def set(
@@ -137,17 +140,16 @@ class Trainer:
         rate: float | None = None,
         variation: xo.Variation | None = None,
     ) -> None:
-        """Change what is given. Other settings begin a new network; the rate and the variation hold
-        from the next step on.
+        """Change what is given.
+
+        New settings start a new network; a new rate or variation applies from the next step.
 
         Raises:
-          UserError: a value is out of its range, or a layer does not fit: the message has the
+          UserError: a value is out of range, or a layer does not fit; the message shows the
             arithmetic.
         """
         if rate is not None and not 0 <= rate <= _MOST_RATE:
-            raise UserError(
-                f"the learning rate is {rate}; it must lie between 0 and {_MOST_RATE:g}"
-            )
+            raise UserError(f"the learning rate is {rate}; it must be between 0 and {_MOST_RATE:g}")
         if settings is not None:
             check_fits(settings, self.shape)
         with self._wake:
@@ -158,25 +160,25 @@ class Trainer:
             self._wake.notify()
 
     def hold(self) -> None:
-        """Begin no step until `release`: whoever draws has the machine to themselves."""
+        """Start no step until `release`, so that drawing has the machine to itself."""
         with self._wake:
             self._holders += 1
 
     def release(self) -> None:
-        """The end of one `hold`."""
+        """End one `hold`."""
         with self._wake:
             self._holders -= 1
             self._wake.notify()
 
     def begin(self) -> None:
-        """Begin anew, with other first weights."""
+        """Start over with new initial weights."""
         with self._wake:
             self._seed += 1
             self._wanted = True
             self._wake.notify()
 
     def close(self) -> None:
-        """End the thread after the step that is being done."""
+        """End the thread after the current step."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -188,7 +190,7 @@ class Trainer:
             self._wake.notify()
 
     def _work(self) -> None:
-        """The thread."""
+        """The thread's loop."""
         while True:
             with self._wake:
                 self._wake.wait_for(
@@ -204,9 +206,9 @@ class Trainer:
                 todo()
             except UserError as error:
                 self._stop(str(error))
-            except Exception as error:  # the thread would be gone, and the page would wait for ever
+            except Exception as error:  # else the thread would die and the page wait forever
                 log.error("the training stopped: %s", in_words(error))
-                log.debug("from where", exc_info=True)
+                log.debug("traceback", exc_info=True)
                 self._stop(in_words(error))
 
     def _stop(self, why: str) -> None:
@@ -216,12 +218,12 @@ class Trainer:
             self._say("stopped", why)
 
     def _say(self, status: str, message: str = "") -> None:
-        # In this order: whoever sees the status finds its message.
+        # In this order, so that a reader of the status finds its message.
         self.message, self.status = message, status
         self._changed()
 
     def _todo(self) -> Callable[[], None] | None:
-        """What is to be done next; None: nothing."""
+        """The next thing to do; None if there is nothing."""
         if self._built is None or self._built.settings != self._settings:
             return self._build
         if self._begun != (self._settings, self._seed):
@@ -250,7 +252,7 @@ class Trainer:
         built = build(settings, self.config, self.shape, self.class_names, _NEW)
         self.seconds = time.perf_counter() - began
         with self._wake:
-            # One without the other would not fit.
+            # Set together, because a state fits only its own network.
             self._built, self._state, self._begun = (
                 built,
                 built.init(key_of(self._seed)),
@@ -290,7 +292,7 @@ class Trainer:
             self._report()
             raise UserError(
                 f"the loss is {loss} after step {self.step}: the learning rate is too high; lower "
-                "it, and begin anew"
+                "it and reset"
             )
         if not self._running or time.perf_counter() - self._reported >= _EVERY:
             self._report()
@@ -298,7 +300,7 @@ class Trainer:
     def _report(self) -> None:
         """Test on some more images, and add a point to the curves."""
         _, _, test = self._data
-        # Shuffled: a folder has one class after the other.
+        # Shuffled, because a folder lists one class after the other.
         index = train_indices(0, self._tested, _NEW, len(test))
         self._answers.extend(
             np.asarray(
@@ -311,25 +313,24 @@ class Trainer:
             *self.points,
             CurvePoint(self.step, float(np.mean(self._losses)), float(np.mean(self._answers))),
         ]
-        # The newest stays, whatever is left out.
+        # The newest point stays when older ones are thinned out.
         self.points = points if len(points) <= _POINTS else [*points[:-1:2], points[-1]]
         self._losses, self._reported = [], time.perf_counter()
         self._changed()
 
 
 def variation_of(config: Any) -> xo.Variation:
-    """How the X's and O's of a config differ."""
+    """The variation of a config's X's and O's."""
     return xo.Variation(
         **{field.name: config.data.xo[field.name] for field in dataclasses.fields(xo.Variation)}
     )
 
 
 def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[Arrays, Arrays]:
-    """The pictures to learn from and to be tested on: X's and O's drawn with this variation, or
-    what the config's source has.
+    """The pictures to train and test on: X's and O's of this variation, or the config's source.
 
     Raises:
-      UserError: they cannot be read, or do not fit into memory by the config's limit.
+      UserError: they cannot be read, or exceed the config's memory limit.
     """
     data = config.data
     if data.source == "xo":
@@ -345,13 +346,13 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
     for split in splits:
         if not isinstance(split, Arrays):
             raise UserError(
-                f"{data.source} has {split.size:,} bytes of pictures, and the playground trains "
-                "from memory alone",
+                f"{data.source} has {split.size:,} bytes of pictures; the playground trains only "
+                "from memory",
                 exit_code=1,
             )
         if tuple(split.image_shape) != tuple(shape):
             raise UserError(
-                f"the pictures of {data.source} are {split.image_shape}, where the network of the "
+                f"the pictures of {data.source} are {split.image_shape}, but the network of the "
                 f"run takes {shape}"
             )
     return splits

@@ -1,1 +1,1 @@
-"""The page of a run or of a sweep: its sections, how it looks, and when it is written."""
+"""The HTML page of a run or a sweep: its sections, its look, and when it is written."""

@@ -1,15 +1,14 @@
-"""A page of its own: sections of text, tables, pictures and charts as one HTML file, which needs no
-server and no network.
+"""A self-contained HTML file of text, tables, pictures and charts: no server, no network.
 
-What is on the page is data, the dataclasses below; how it looks is in report.html, a template of
-Jinja, which escapes every name and text that comes into it, report.css and report.js. The charts
-that can be zoomed are drawn by uPlot 1.6.32 (MIT licence, its files lie there too): 52 kB, where
-Plotly's smallest bundle has 1 MB, Bokeh and Vega more, and made for just this, long series against
-a step. It draws on a canvas, which nobody can read aloud: so every chart has its numbers in a
-sentence, in a table, and its zoom on buttons.
+The content of the page is data: the dataclasses of `drawing/parts.py`. Its look is in report.html
+(a Jinja template, which escapes every name and text), report.css and report.js. uPlot 1.6.32 (MIT
+license, its files are in this folder) draws the zoomable charts. It takes 52 kB, where Plotly's
+smallest bundle takes 1 MB and Bokeh and Vega take more, and it is made for long series against a
+step. It draws on a canvas, which screen readers cannot read, so every chart also has its numbers
+in a sentence and in a table, and buttons to zoom.
 
-The page's own rule of what it may load (its Content-Security-Policy) is: nothing but itself. No
-text in it can become a script.
+The page's Content-Security-Policy lets it load nothing but itself: no text in it can become a
+script.
 """
 
 import base64
@@ -27,17 +26,17 @@ from jaxconv.drawing.parts import Chart, Figures, Picture, Series, Table, Text, 
 from jaxconv.files import whole_file
 from jaxconv.version import __version__
 
-# Points that the series of a chart share, at least so many each, and rows of the table behind it:
-# more are thinned out evenly.
+# Points shared by all series of a chart, the fewest that each series gets, and rows of the chart's
+# table. What exceeds them is thinned out evenly.
 MOST_POINTS, FEWEST_POINTS, MOST_ROWS = 8_000, 200, 60
-# Lines up to which a chart is said line by line, and its table has a column for each; of more, a
-# row for each.
+# Up to this many lines, a chart is described line by line and its table has a column per line; with
+# more, the table has a row per line.
 _FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page, below its own heading; `why` it is not whole, if it is not."""
+    """A part of the page with its own heading; `why` explains what is missing, if anything is."""
 
     title: str
     parts: Sequence[Any]
@@ -45,17 +44,17 @@ class Section:
 
     @property
     def id(self) -> str:
-        """For links to it."""
+        """The anchor for links to this section."""
         return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
 
 
 def html(title: str, sections: Sequence[Section], **more: Any) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-      title: of the run.
-      sections: in their order.
-      **more: `subtitle`, `state`, `going_on`, `written`: see report.html.
+      title: name of the run or sweep.
+      sections: in the order of the page.
+      **more: `subtitle`, `state`, `going_on` and `written`, see report.html.
     """
     import jinja2
     from markupsafe import Markup
@@ -97,13 +96,13 @@ def _asset(name: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write the page whole or not at all: whoever opens it meanwhile sees the one before."""
+    """Write the page atomically: a reader sees either the previous version or the new one."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def points(chart: Chart) -> dict[str, Any]:
-    """What report.js draws: `x` and `y` of each series; for JSON, which has no infinity."""
+    """The data that report.js draws: finite `x` and `y` of each series, as JSON needs them."""
     lines = [thinned(series, points_of_each(len(chart.series))) for series in chart.series]
     series = [
         {
@@ -123,13 +122,14 @@ def _six_digits(value: float) -> float:
 
 
 def points_of_each(count: int) -> int:
-    """Points that a series may have where a chart has so many series."""
+    """The most points that each of `count` series in a chart may have."""
     return max(FEWEST_POINTS, MOST_POINTS // max(1, count))
 
 
 def thinned(series: Series, most: int) -> Series:
-    """At most so many points: the ends, and of stretches of equal length the least and the greatest
-    number, so that peaks are not lost.
+    """Thin a series to at most `most` points without losing peaks.
+
+    It keeps both ends, and the minimum and maximum of each of several equally long stretches.
     """
     good = _good(series)
     if len(good) > most:
@@ -156,9 +156,7 @@ def _good(series: Series) -> list[tuple[float, float]]:
 
 
 def _ends(series: Series) -> list[tuple[float, float]]:
-    """The first point, the last, the least and the greatest; none of a series without numbers, or
-    of the edge of a band.
-    """
+    """The first, last, lowest and highest points; empty without numbers or for a band's edge."""
     good = _good(series) if series.label else []
     return good and [
         good[0],
@@ -168,8 +166,10 @@ def _ends(series: Series) -> list[tuple[float, float]]:
 
 
 def numbers(chart: Chart) -> Table:
-    """The table behind a chart, at most `MOST_ROWS` rows of it, the first and the last among them;
-    of many lines a row each.
+    """The table of a chart's numbers.
+
+    It has at most `MOST_ROWS` rows, always the first and the last; a chart of many lines instead
+    gets one row per line.
     """
     named = [series for series in chart.series if series.label]
     if len(named) > _FEW:
@@ -179,7 +179,7 @@ def numbers(chart: Chart) -> Table:
         for series in named
     ]
     xs = sorted({x for line in found for x in line})
-    # Where a series is sparse, as an evaluation is, its rows are the ones to keep.
+    # Prefer the rows of the sparsest series, such as the evaluations.
     sparse = min(found, key=len, default={})
     chosen = xs if len(xs) <= MOST_ROWS else _spread(sorted(sparse) if len(sparse) > 1 else xs)
     chosen = sorted({*chosen, *xs[:1], *xs[-1:]})
@@ -203,9 +203,9 @@ def _line_by_line(chart: Chart) -> Table:
             "first",
             "last",
             f"at {chart.x}",
-            "least",
+            "minimum",
             f"at {chart.x}",
-            "greatest",
+            "maximum",
             f"at {chart.x}",
         )
     ]
@@ -223,7 +223,7 @@ def _line_by_line(chart: Chart) -> Table:
 
 
 def in_words(chart: Chart) -> str:
-    """What a chart shows, in a sentence with numbers, for whom cannot see it."""
+    """Describe a chart in a sentence with numbers, for readers who cannot see it."""
     about = f"{chart.title} ({chart.unit}) against {chart.x}"
     found = [(series.label, *ends) for series in chart.series if (ends := _ends(series))]
     if len(found) > _FEW:
@@ -231,15 +231,15 @@ def in_words(chart: Chart) -> str:
             found, key=lambda line: line[2][1]
         )
         said = (
-            f"{len(found)} lines, which end from {short_number(low)} ({least}) to "
+            f"{len(found)} lines, with final values from {short_number(low)} ({least}) to "
             f"{short_number(high)} ({greatest})"
         )
-        return f"{about}: {said}. The table below has each."
+        return f"{about}: {said}. The table below lists them all."
     said = [
         f"{label} goes from {short_number(first[1])} at {chart.x} {first[0]:,} to "
         f"{short_number(last[1])} at {chart.x} {last[0]:,}, "
-        f"least {short_number(low[1])} at {low[0]:,}, greatest {short_number(high[1])} at "
+        f"minimum {short_number(low[1])} at {low[0]:,}, maximum {short_number(high[1])} at "
         f"{high[0]:,}"
         for label, first, last, low, high in found
     ]
-    return f"{about}: " + ("; ".join(said) or "no number yet") + "."
+    return f"{about}: " + ("; ".join(said) or "no numbers yet") + "."

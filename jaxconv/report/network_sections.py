@@ -1,4 +1,4 @@
-"""The sections of a run's page that need its weights: the figures, and what its layers hold."""
+"""Sections of a run's page that need its weights: results, filters, feature maps, attribution."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +18,14 @@ from jaxconv.report.sections import RunReport
 from jaxconv.tasks import Figure, Task
 from jaxconv.train.ensemble import members_of
 
-# Images that patches are looked for in, at most.
+# The most images searched for patches.
 _PATCHED = 500
-# Feature maps of a layer, and pixels up to which an image is small.
+# Feature maps shown of a layer, and the largest side in pixels of a small image.
 _MAPS, _SMALL = 32, 64
 
 
 def result(run: RunReport) -> list[Any]:
-    """The figures of the newest checkpoint, with intervals; without one, what was logged."""
+    """Metrics of the newest checkpoint with intervals; without a checkpoint, the logged ones."""
     try:
         found, count = run.evaluation, len(run.evaluation.outcomes)
     except LeftOutError as error:
@@ -39,7 +39,7 @@ def result(run: RunReport) -> list[Any]:
     }
     values |= task.joint_figures(found.outcomes) | task.more_figures(found.outcomes)
     between = task.intervals(found.outcomes, 1000)
-    rows, items = [("figure", "value", "from", "to")], []
+    rows, items = [("metric", "value", "from", "to")], []
     for figure in task.figures:
         if figure.key in values:
             value, ends = _shown(figure, values[figure.key]), between.get(figure.key, ())
@@ -47,10 +47,10 @@ def result(run: RunReport) -> list[Any]:
             rows.append((", ".join(filter(None, (figure.words, figure.unit))), value, low, high))
             items.append((figure.words, value, f"{low} to {high} {figure.unit}" if ends else ""))
     items += _best(run, task, count, total)
-    of_all = f"all {count:,}" if count == total else f"{count:,} of {total:,}, evenly spread,"
+    of_all = f"all {count:,}" if count == total else f"{count:,} (evenly spread) of {total:,}"
     caption = (
         f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % "
-        f"intervals (bootstrap){task.caption(found.outcomes)}"
+        f"intervals (exact for shares, by the bootstrap for the rest){task.caption(found.outcomes)}"
     )
     said = [Text(f"{text[0].upper()}{text[1:]}.") for text in task.remarks(values, between)]
     return [Figures(items), Table(caption, rows), *said, *_members(found, values)]
@@ -61,7 +61,7 @@ def _shown(figure: Figure, value: float) -> str:
 
 
 def _best(run: RunReport, task: Task, count: int, total: int) -> list[tuple[str, str, str]]:
-    """The best value of the task's first figure while training, as an item of `Figures`."""
+    """The best value of the task's first metric during training, as an item of `Figures`."""
     figure = task.figures[0]
     logged = [
         (row[f"eval/{figure.key}"], row["step"]) for row in run.rows if f"eval/{figure.key}" in row
@@ -71,12 +71,16 @@ def _best(run: RunReport, task: Task, count: int, total: int) -> list[tuple[str,
     value, step = min(logged, key=lambda at: (-at[0] if figure.higher else at[0], at[1]))
     of_more = f", on all {total:,}" if count < total else ""
     return [
-        (f"best {figure.title} while training", _shown(figure, value), f"at step {step:,}{of_more}")
+        (
+            f"best {figure.title} during training",
+            _shown(figure, value),
+            f"at step {step:,}{of_more}",
+        )
     ]
 
 
 def _members(found: Evaluation, values: Mapping[str, float]) -> list[Table]:
-    """The networks of an ensemble, one by one and together."""
+    """Metrics of each network of an ensemble, and of their averaged prediction."""
     if not found.members:
         return []
     figures = [f for f in found.task.figures if f.key in ("loss", found.task.figures[0].key)]
@@ -93,13 +97,13 @@ def _members(found: Evaluation, values: Mapping[str, float]) -> list[Table]:
 def _logged(run: RunReport) -> list[Any]:
     row, task = run.evaluated, run.task
     if not row:
-        raise LeftOutError("the run was not evaluated yet")
+        raise LeftOutError("the run has not been evaluated yet")
     shown = [
         (figure.words, _shown(figure, row[f"eval/{figure.key}"]), figure.unit)
         for figure in task.figures
         if f"eval/{figure.key}" in row
     ]
-    return [Text(f"The newest evaluation, of step {row['step']:,}:"), Figures(shown)]
+    return [Text(f"The newest evaluation, at step {row['step']:,}:"), Figures(shown)]
 
 
 def first_filters(run: RunReport) -> list[Any]:
@@ -111,11 +115,11 @@ def first_filters(run: RunReport) -> list[Any]:
         raise LeftOutError(f"{error}") from error
     *window, channels, count = kernel.shape
     alt = (
-        f"The {count} filters of {layer}, of {'x'.join(map(str, window))} and {channels} channels; "
+        f"The {count} filters of {layer}, {'x'.join(map(str, window))} with {channels} channels; "
         f"weights from {kernel.min():.3g} "
         f"to {kernel.max():.3g}."
     )
-    said = "What the first convolution looks for, each filter on a scale of its own."
+    said = "What the first convolution looks for. Each filter is scaled separately."
     return [
         Text(said),
         *_of_member(run),
@@ -124,15 +128,13 @@ def first_filters(run: RunReport) -> list[Any]:
 
 
 def layers(run: RunReport) -> list[Any]:
-    """What an early, a middle and a late layer make of two test examples, the second of them
-    folded.
-    """
+    """Feature maps of an early, a middle and a late layer for two test examples, one folded."""
     found = run.evaluation.outcomes
     places = evenly(len(found), 4)[1:3] if len(found) > 3 else evenly(len(found), 1)
     values = _with_maps(run, places)
     said = (
-        "What an early, a middle and a late layer make of two test examples: each map on a scale "
-        "of its own, red above 0, blue below."
+        "Feature maps of an early, a middle and a late layer for two test examples. Each map is "
+        "scaled separately: red above 0, blue below."
     )
     names, parts = list(values), [Text(said), *_of_member(run)]
     for n, (place, image) in enumerate(zip(places, run.images(places), strict=True)):
@@ -151,8 +153,9 @@ def layers(run: RunReport) -> list[Any]:
 
 
 def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
-    """What some examples become in the layers that have several positions, but for those that
-    change nothing, as dropout.
+    """Outputs [N, ..., C] of the layers that have several positions, for some examples.
+
+    Layers that change nothing, such as dropout, are left out.
     """
     looked, names = run.looked, []
 
@@ -181,10 +184,10 @@ def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def patches(run: RunReport) -> list[Any]:
-    """What excites the feature maps of a layer most, with its projection (Zeiler and Fergus)."""
+    """The patches that most excite a layer's feature maps, projected back (Zeiler and Fergus)."""
     looked, found = run.looked, run.evaluation.outcomes
     if looked.kind != "image":
-        raise LeftOutError(f"patches are of images; the examples are {looked.kind}s")
+        raise LeftOutError(f"patches need images; the examples are {looked.kind}s")
     places = evenly(len(found), _PATCHED)
     batches = (
         np.asarray(looked.inputs(np.stack(list(run.elements(chunk)))))
@@ -195,37 +198,36 @@ def patches(run: RunReport) -> list[Any]:
     except ValueError as error:
         raise LeftOutError(f"{error}") from error
     alt = (
-        f"{patch.layer}: for {len(patch.maps)} of its feature maps the {patch.values.shape[1]} "
+        f"{patch.layer}: for {len(patch.maps)} of its feature maps, the {patch.values.shape[1]} "
         f"patches of {len(places):,} test images that "
-        f"excite it most, activations up to {patch.values.max():.3g}, and what of each patch does "
-        "it, by the deconvnet."
+        f"excite it most, with activations up to {patch.values.max():.3g}, and the part of each "
+        "patch that causes it, by the deconvnet."
     )
     figure = zeiler.patches_figure(patch, looked.config.data.mean, looked.config.data.std)
     said = (
-        "The patches that excite feature maps most, of the last layer that sees no more than half "
-        "of an image, and what of each patch does "
-        "it (Zeiler and Fergus 2014, Figure 2)."
+        "The patches that most excite feature maps of the last layer that sees at most half of an "
+        "image, and the part of each patch that causes it (Zeiler and Fergus 2014, Figure 2)."
     )
     return [Text(said), *_of_member(run), picture(figure, alt)]
 
 
 def attribution(run: RunReport) -> list[Any]:
-    """Which values of three test examples speak for the class that the network sees in them."""
+    """Which values of a few test examples speak for the class that the network predicts."""
     looked, found = run.looked, run.evaluation.outcomes
     if not run.task.class_names:
-        raise LeftOutError("it tells which values speak for a class, and the task has none")
+        raise LeftOutError("attribution explains a predicted class, and the task has no classes")
     text = looked.kind == "text"
     hidden = "a gap of some letters" if text else "a grey square"
     parts = [
         Text(
-            "What speaks for the class that the network sees, red, and what against it, blue; and "
-            f"what {hidden} takes away."
+            "Red values speak for the predicted class, blue values against it. Occlusion shows the "
+            f"probability that {hidden} takes away."
         ),
         *_of_member(run),
     ]
     sizes = looked.input_shape[:-1]
     small = text or looked.kind == "image" and max(sizes) <= _SMALL
-    # Fewer places of what hides, and one example, where there is more to compute.
+    # Large inputs take longer: one example, and fewer positions of the occluder.
     strides = (
         tuple(max(1, size // (128 if text else 8)) for size in sizes) if text or not small else 0
     )
@@ -250,7 +252,7 @@ def attribution(run: RunReport) -> list[Any]:
         )
         true, most = readable(found.class_names[found.labels[place]]), share(float(lost.max()))
         alt = (
-            f"An example of {true}, and what of it speaks for {name} ({probability}): by "
+            f"An example of {true}, and the values that speak for {name} ({probability}): by "
             "integrated gradients, and by occlusion, "
             f"where {hidden} takes up to {most} of the probability."
         )
@@ -261,4 +263,4 @@ def attribution(run: RunReport) -> list[Any]:
 
 def _of_member(run: RunReport) -> list[Any]:
     members = members_of(run.config)
-    return [Text(f"Of the ensemble's first network, {members.names[0]}.")] if members else []
+    return [Text(f"This is the ensemble's first network, {members.names[0]}.")] if members else []

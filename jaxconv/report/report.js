@@ -1,16 +1,16 @@
 "use strict"
-// Colours, charts and their zoom. Nothing is loaded: the numbers stand in the page.
+// Colours, charts and their zoom. Nothing is loaded: the numbers are in the page.
 {
-  // What is to outlive loading the page again, kept by the browser where it allows that to a file.
+  // State that survives a reload, if the browser lets a local file store it.
   const memory = (store, key) => ({
     get() { try { return JSON.parse(window[store].getItem(key)) } catch { return null } },
-    set(value) { try { window[store].setItem(key, JSON.stringify(value)) } catch { /* the page works without */ } },
+    set(value) { try { window[store].setItem(key, JSON.stringify(value)) } catch { /* the page works without it */ } },
   })
   const theme = memory("localStorage", "jaxconv-theme")
   const place = memory("sessionStorage", "jaxconv-place " + location.pathname)
   const all = selector => [...document.querySelectorAll(selector)]
   const charts = []
-  let shown = null // the x range that is zoomed to, or null for all
+  let shown = null // the x range zoomed to, or null for all
 
   function colour(name) {
     const probe = document.body.appendChild(document.createElement("span"))
@@ -20,7 +20,7 @@
     return found
   }
 
-  // The numbers of all series at all x together, as uPlot has them; undefined where a series has none.
+  // All series on one common x axis, as uPlot needs them; undefined where a series has no value.
   function together(data) {
     const x = [...new Set(data.series.flatMap(one => one.x))].sort((a, b) => a - b)
     for (const one of data.series) {
@@ -34,7 +34,7 @@
     const inks = {}
     const ink = name => inks[name] ??= colour(name)
     const axis = more => ({ stroke: () => ink("quiet"), grid: { stroke: () => ink("line"), width: 1 }, ticks: { stroke: () => ink("line"), width: 1 }, ...more })
-    const many = data.series.length > 8 // lines: the one that the mouse is near stands out
+    const many = data.series.length > 8 // with many lines, the one near the mouse stands out
     const bands = []
     const series = data.series.map((one, number) => {
       const stroke = () => ink(`series-${one.number % 6}`)
@@ -86,7 +86,7 @@
     chart.plot?.destroy()
     const { data, box } = chart
     chart.plot = new uPlot(options(data, box, chart.log.checked), [data.x, ...data.series.map(one => one.y)], box)
-    chart.plot.ctx.canvas.setAttribute("aria-hidden", "true") // its group says what it shows
+    chart.plot.ctx.canvas.setAttribute("aria-hidden", "true") // the label of its group describes it
     box.querySelectorAll(".u-legend .u-series").forEach((row, number) => {
       if (!number) return
       row.hidden = Boolean(chart.plot.series[number].edge)
@@ -108,7 +108,7 @@
     return [Math.min(...ends.map(end => end[0])), Math.max(...ends.map(end => end[1]))]
   }
 
-  // Show a range of x in all charts; null or more than there is: all.
+  // Show a range of x in all charts; null, or a range that covers the data, shows everything.
   function show(range) {
     const [least, most] = whole()
     if (range) range = [Math.max(least, range[0]), Math.min(most, range[1])]
@@ -168,7 +168,7 @@
   for (const button of all("[data-zoom]")) button.addEventListener("click", () => move(button.dataset.zoom))
   if (charts.length) show(place.get()?.range ?? null)
 
-  // A click on a header's cell sorts by its column, another one the other way; what is no number, such as "-", comes last.
+  // Clicking a header cell sorts by its column, and clicking again reverses the order; non-numbers such as "-" come last.
   for (const table of all(".sortable")) {
     const heads = [...table.tHead.rows[0].cells]
     heads.forEach((head, column) => {
@@ -190,8 +190,8 @@
     })
   }
 
-  // A page of a run that goes on is loaded again only where the person asks for it, with the zoom and the place kept:
-  // what moves by itself takes a reader, and a screen reader, off what is being read.
+  // The page of a running training reloads only on request, and keeps its zoom and scroll position:
+  // a page that changes by itself disturbs readers and screen readers.
   const follow = document.querySelector("#follow")
   if (follow) {
     let timer

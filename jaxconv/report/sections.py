@@ -1,8 +1,7 @@
-"""The sections of a run's page that its files tell: functions from the run to what stands below a
-heading.
+"""Sections of a run's page that need only its files: functions from the run to a section's parts.
 
-What a run cannot have, such as filters of a network without convolutions, is left out and said:
-`LeftOutError`.
+A section that a run cannot have, such as the filters of a network without convolutions, raises
+`LeftOutError`; the page lists it with the reason.
 """
 
 import contextlib
@@ -32,15 +31,13 @@ from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_d
 
 
 class Memo:
-    """What was made, by name, and of which version of what it is made of: it is made again only
-    where that has changed.
-    """
+    """A cache of results by name, each recomputed only when its version changes."""
 
     def __init__(self) -> None:
         self._found: dict[Any, tuple[Any, Any]] = {}
 
     def once(self, name: Any, version: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns, or has returned for this version."""
+        """Return `make()`, or its cached result for this version."""
         if name not in self._found or self._found[name][0] != version:
             self._found[name] = version, make()
         return self._found[name][1]
@@ -48,18 +45,18 @@ class Memo:
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """A run as it stands.
+    """The current state of a run.
 
     Attributes:
       folder: its workdir.
-      config: the whole config, as the run has saved it.
-      data: what data.json says.
-      rows: of metrics.jsonl.
-      weights: whether what needs the weights can be had.
-      source: the examples to evaluate on, where they are not those that the config names.
-      examples: to look at, at most; 0: all.
-      checkpoint: the newest one's step, and when it was written; empty where there is none.
-      kept: what was made of a checkpoint, for another look at the same run.
+      config: the full config that the run has saved.
+      data: the contents of data.json.
+      rows: the rows of metrics.jsonl.
+      weights: whether the page may use the weights.
+      source: the examples to evaluate on, if not those that the config names.
+      examples: the most examples to look at; 0: all.
+      checkpoint: step and write time of the newest checkpoint; empty without one.
+      kept: cached results of a checkpoint, for the next page of the same run.
     """
 
     folder: Path
@@ -73,22 +70,22 @@ class RunReport:
     kept: Memo = dataclasses.field(default_factory=Memo)
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns, or has returned for the newest checkpoint."""
+        """Return `make()`, or its cached result for the newest checkpoint."""
         return self.kept.once(name, self.checkpoint, make)
 
     @property
     def step(self) -> int:
-        """Steps done, as far as metrics.jsonl tells."""
+        """The last step in metrics.jsonl; 0 before the first."""
         return self.rows[-1]["step"] if self.rows else 0
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """The number of steps of the whole training."""
         return total_steps(self.config, self.data["train_examples"])
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done and its checkpoint whole."""
+        """Whether the last step is done and its checkpoint complete."""
         return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
 
     @property
@@ -107,26 +104,25 @@ class RunReport:
         return self.task.model()
 
     def elements(self, places: Sequence[int]) -> Iterator[np.ndarray]:
-        """The elements [...] of evaluated examples, by their row in the outcomes."""
+        """The elements [...] of evaluated examples, given their rows in the outcomes."""
         for place in places:
             yield self._example(place)["image"]
 
     def images(self, places: Sequence[int]) -> list[Any]:
-        """The same as a picture shows them."""
+        """The same elements as a picture shows them."""
         return [self.looked.shown(element) for element in self.elements(places)]
 
     def predictions_drawn(self, most: int = 16) -> tuple[Any, int]:
-        """A figure of so many evaluated examples with what the network says of them, see
-        `Task.draw`; and how many they are.
+        """A figure of at most `most` evaluated examples with their predictions, and their number.
+
+        See `Task.draw`.
         """
         places = evenly(len(self.evaluation.outcomes), most)
         found = [self._example(place) for place in places]
         return self.looked.predictions_figure(found), len(places)
 
     def caption(self, place: int) -> str:
-        """What an evaluated example is, by its row in the outcomes; ImageNet's ids with their
-        words.
-        """
+        """The caption of an evaluated example, given its row; ImageNet's ids get their words."""
         return readable(self.task.caption_of(self._example(place)).replace("\n", ", "))
 
     def _example(self, place: int) -> dict[str, Any]:
@@ -134,15 +130,13 @@ class RunReport:
 
     @property
     def looked(self) -> OpenedNetwork:
-        """The network with the weights of the latest checkpoint; of an ensemble the first."""
+        """The network with the latest checkpoint's weights; the first network of an ensemble."""
         with self._weights():
             return self.once("looked", lambda: opened.open_run(str(self.folder)))
 
     @property
     def evaluation(self) -> Evaluation:
-        """What the latest checkpoint makes of the test set, or of as many of its examples as were
-        asked for.
-        """
+        """The latest checkpoint's evaluation on the test set, or on at most `examples` of it."""
         with self._weights():
             return self.once("evaluation", self._evaluate)
 
@@ -155,9 +149,9 @@ class RunReport:
 
     @contextlib.contextmanager
     def _weights(self) -> Iterator[None]:
-        """Raise LeftOutError where there are no weights, or they or the examples cannot be had."""
+        """Raise LeftOutError if the weights or the examples are unavailable."""
         if not self.weights:
-            raise LeftOutError("the run has several processes; jaxconv report adds it afterwards")
+            raise LeftOutError("the run has several processes; run jaxconv report to add this")
         if not self.checkpoint:
             raise LeftOutError("the run has no checkpoint yet")
         try:
@@ -167,13 +161,15 @@ class RunReport:
 
 
 def read_run(workdir: str | Path, **settings: Any) -> RunReport:
-    """The run in a workdir as it stands, see `RunReport` for the settings; raises UserError where
-    there is none, or its code may not be run.
+    """Read the current state of the run in a workdir; see `RunReport` for the settings.
+
+    Raises:
+      UserError: there is no run, or its code may not be run.
     """
     folder = expand(str(workdir))
-    newest = newest_checkpoint(folder)  # first, so that what comes after it is another one
+    newest = newest_checkpoint(folder)  # first, so that a later checkpoint counts as new
     config = saved_config(folder)
-    with_code(folder, config)  # raises here, not in each section, where its code may not be run
+    with_code(folder, config)  # if its code may not be run, raise once and not per section
     return RunReport(
         folder,
         config,
@@ -185,7 +181,7 @@ def read_run(workdir: str | Path, **settings: Any) -> RunReport:
 
 
 def newest_checkpoint(folder: Path) -> tuple[int, ...]:
-    """The step of a run's newest checkpoint, and when it was written; empty where there is none."""
+    """Step and write time of a run's newest checkpoint; empty if there is none."""
     step = max(
         (int(place.name) for place in (folder / "checkpoints").glob("*") if place.name.isdecimal()),
         default=-1,
@@ -194,9 +190,9 @@ def newest_checkpoint(folder: Path) -> tuple[int, ...]:
 
 
 def curves(run: RunReport) -> list[Any]:
-    """Every number of metrics.jsonl that is worth a line."""
+    """Charts of all metrics in metrics.jsonl that are worth drawing."""
     if not run.rows:
-        raise LeftOutError("the run has logged no number yet")
+        raise LeftOutError("the run has logged no numbers yet")
     charts, shown_panels = [], panels(type(run.task))
     for title, unit, lines in shown_panels:
         series = [s for key, label, look in lines for s in _lines(run.rows, key, label, look)]
@@ -210,7 +206,10 @@ def curves(run: RunReport) -> list[Any]:
     )
     charts += [
         Chart(
-            key.removeprefix("eval/"), "own metric", "step", _lines(run.rows, key, "eval", "thick")
+            key.removeprefix("eval/"),
+            "custom metric",
+            "step",
+            _lines(run.rows, key, "eval", "thick"),
         )
         for key in own
     ]
@@ -218,7 +217,7 @@ def curves(run: RunReport) -> list[Any]:
 
 
 def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) -> list[Series]:
-    """The line of one key, after the band of an ensemble's members."""
+    """The line of one key, preceded by the band of an ensemble's members."""
     found = [row for row in rows if key in row]
     if not found:
         return []
@@ -251,13 +250,13 @@ def network(run: RunReport) -> list[Any]:
 
 
 def data(run: RunReport) -> list[Any]:
-    """What the network learns from."""
+    """The data that the network learns from."""
     names, config = run.data["class_names"], run.config.data
     rows = [
         ("source", config.source),
-        ("examples to train on", f"{run.data['train_examples']:,} ({config.train_split})"),
-        ("examples to evaluate on", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
-        ("an example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
+        ("training examples", f"{run.data['train_examples']:,} ({config.train_split})"),
+        ("evaluation examples", f"{run.data.get('eval_examples', 0):,} ({config.eval_split})"),
+        ("each example", f"{run.data['kind']}, {' x '.join(map(str, run.data['image_shape']))}"),
     ]
     if names:
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
@@ -269,7 +268,7 @@ def data(run: RunReport) -> list[Any]:
 
 
 def config(run: RunReport) -> list[Any]:
-    """The config, what is not the default first."""
+    """The config, with the keys that differ from the default first."""
     defaults, given = flatten(default_config()), flatten(run.config)
     differing = [
         key for key, value in given.items() if key not in defaults or value != defaults[key]
@@ -283,7 +282,7 @@ def config(run: RunReport) -> list[Any]:
     marked = frozenset(number for number, (key, *_) in enumerate(whole, 1) if key in differing)
     return [
         Table(
-            f"What differs from the default, {len(differing)} of {len(given)} keys",
+            f"Keys that differ from the default: {len(differing)} of {len(given)}",
             [header, *map(row, differing)],
             texts=3,
         ),
@@ -302,7 +301,7 @@ def _value(value: Any) -> str:
 
 
 def versions(run: RunReport) -> list[Any]:
-    """With what the run was made, a column for each start."""
+    """Versions and devices of the run, with a column for each start."""
     entries = [
         entry for entry in read_json(run.folder / "versions.json", list) if isinstance(entry, dict)
     ]

@@ -1,7 +1,7 @@
-"""`jaxconv report --workdir=RUN`: all that there is to see of a run, or of a sweep, as one page.
+"""`jaxconv report --workdir=RUN`: everything there is to see of a run or a sweep, on one page.
 
-What stands on it is in sections.py, how it looks in page.py. What goes wrong in one section is said
-there, and the others stand.
+sections.py and network_sections.py make its content, document.py its layout. If a section fails,
+the page shows the error there and keeps the other sections.
 """
 
 import dataclasses
@@ -32,9 +32,7 @@ Makers = Sequence[tuple[str, Callable[[Any], list[Any]]]]
 
 
 def _once(make: Callable[[RunReport], list[Any]]) -> Callable[[RunReport], list[Any]]:
-    """The same section, made once for a checkpoint however often the page is: what the run logs
-    meanwhile is not on it.
-    """
+    """Make a section only once per checkpoint; it must not show what the run logs in between."""
     return lambda run: run.once(make, lambda: make(run))
 
 
@@ -50,11 +48,11 @@ SECTIONS: Makers = (
     ("Config", sections.config),
     ("Versions", sections.versions),
 )
-# Examples of the test set that are looked at, at most, unless more are asked for.
+# The most test examples to look at by default.
 EXAMPLES = 10_000
-# Seconds between two looks at a run that goes on.
+# Seconds between two checks of a run in progress.
 _EVERY = 2.0
-# Runs of a sweep whose curves are drawn.
+# The most runs of a sweep whose curves are drawn.
 MOST_RUNS = 100
 
 
@@ -66,21 +64,21 @@ def report(
     examples: int = EXAMPLES,
     kept: Memo | None = None,
 ) -> Path:
-    """Write the page of a run, or of a sweep, whole or not at all.
+    """Write the page of a run or a sweep atomically.
 
     Args:
-      workdir: of the run, which may be going on, or of the sweep.
-      out: the file; by default report.html in the workdir.
-      weights: make the sections that need the network's weights too.
-      source: the examples to evaluate on, where they are not those that the config names.
-      examples: of them to look at, at most, evenly spread; 0: all.
-      kept: what the page before was made of, to be made again only where it has changed.
+      workdir: of the run, which may still be training, or of the sweep.
+      out: the file; report.html in the workdir by default.
+      weights: also make the sections that need the network's weights.
+      source: the examples to evaluate on, if not those that the config names.
+      examples: the most of them to look at, evenly spread; 0: all.
+      kept: the cache of the previous page, from which unchanged parts are reused.
 
     Returns:
       The file.
 
     Raises:
-      UserError: there is no run, and no sweep.
+      UserError: there is neither a run nor a sweep.
       OSError: the file cannot be written.
     """
     folder, kept = expand(str(workdir)), kept or Memo()
@@ -96,14 +94,14 @@ def report(
 
 
 def _of_task(run: RunReport) -> Makers:
-    """The task's own sections, each made once for a checkpoint."""
+    """The task's own sections, each made once per checkpoint."""
     return tuple((title, _once(make)) for title, make in run.task.sections())
 
 
 def render(run: RunReport) -> str:
     """The page of a run as HTML."""
     going_on = in_use(run.folder) and not run.finished
-    state = f"{'going on' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    state = f"{'running' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
     return page.html(
         run.folder.name,
         _sections((*FIRST, *_of_task(run), *SECTIONS), run),
@@ -119,7 +117,7 @@ def _now() -> str:
 
 
 def _sections(makers: Makers, what: Any) -> list[Section]:
-    """What the functions make of a run; last, what is left out."""
+    """Make the sections of a run or a sweep; the last one lists what is left out."""
     made, left_out = [], []
     for title, make in makers:
         try:
@@ -128,7 +126,7 @@ def _sections(makers: Makers, what: Any) -> list[Section]:
             left_out.append((title, str(error)))
         except (
             Exception
-        ) as error:  # the other sections stand, and a training that has finished has finished
+        ) as error:  # it must not cost the other sections, nor fail a finished training
             log.warning("report.html: %s: %s", title.lower(), in_words(error))
             made.append(
                 Section(title, (), why=f"This section could not be made: {in_words(error)}")
@@ -144,19 +142,18 @@ def _sections(makers: Makers, what: Any) -> list[Section]:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep, whose runs have started."""
+    """Whether a folder is the workdir of a sweep that has started."""
     return (folder / "sweep.json").is_file() and not (folder / "config.json").is_file()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep as it stands.
+    """The current state of a sweep.
 
     Attributes:
       folder: its workdir.
-      rows: of its runs, see `results.standing`; of those that a process trains now the state is
-        `going on`.
-      kept: what was made of its runs' files.
+      rows: one per run, see `results.standing`; the state of a run in training is `running`.
+      kept: cached results of its runs' files.
     """
 
     folder: Path
@@ -165,7 +162,7 @@ class Sweep:
 
     @property
     def task(self) -> type[Task] | None:
-        """Of its first run that has begun; None before."""
+        """The task of its first run that has begun; None before."""
         begun = [
             f for row in self.rows if (f := self.folder / row["run"] / "config.json").is_file()
         ]
@@ -173,23 +170,24 @@ class Sweep:
 
     @property
     def going_on(self) -> bool:
-        """Whether it is: its process goes on, or a run does; or, where it never had a process of
-        its own, some run is left.
+        """Whether the sweep's process or one of its runs is running.
+
+        A sweep that never had its own process also counts while any run is left.
         """
         states = {row["state"] for row in self.rows}
         left = not (self.folder / ".lock").exists() and states & {"waiting", "unfinished"}
-        return in_use(self.folder) or "going on" in states or bool(left)
+        return in_use(self.folder) or "running" in states or bool(left)
 
 
 def open_sweep(folder: Path, kept: Memo) -> Sweep:
-    """The sweep in a workdir as it stands; raises UserError where sweep.json is damaged."""
+    """Read the current state of a sweep; raises UserError if sweep.json is damaged."""
 
     def stands(row: dict[str, Any]) -> dict[str, Any]:
         run = folder / row["run"]
         if not run.exists() and not log_of(run).exists():
             return row  # it has not begun, or its files were moved away
         now = kept.once(run, _traces(run), lambda: renewed(row, folder))
-        return now | {"state": "going on"} if now["state"] != "finished" and in_use(run) else now
+        return now | {"state": "running"} if now["state"] != "finished" and in_use(run) else now
 
     return Sweep(
         folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept
@@ -212,7 +210,7 @@ def render_sweep(sweep: Sweep) -> str:
 def _runs(sweep: Sweep) -> list[Any]:
     keys, means, ranked = list(sweep.rows[0]["values"]), over_seeds(sweep.rows), _ranked(sweep.rows)
     parts: list[Any] = [
-        Table("The runs, as they stand", run_table(sweep.rows), texts=len(keys), sortable=True)
+        Table("Current state of the runs", run_table(sweep.rows), texts=len(keys), sortable=True)
     ]
     figure = figure_of(ranked[0])
     best = ranked[0][f"best_{figure.key}"]
@@ -249,9 +247,7 @@ def _badness(row: dict[str, Any]) -> float:
 
 
 def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs by the best of their task's figure so far, the best first, those without one
-    last.
-    """
+    """The runs by their best value of the task's metric so far, best first; unknown ones last."""
     return sorted(
         rows,
         key=_badness,
@@ -259,9 +255,7 @@ def _ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _curves(sweep: Sweep) -> list[Any]:
-    """A chart for each line of the task's panels, with a line for each run; of more runs than can
-    be told apart, for the best.
-    """
+    """A chart for each line of the task's panels, with a line for each of the best runs."""
     begun = [row for row in sweep.rows if row["step"]]
     drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
     names = [row["run"] for row in begun if row["run"] in drawn]
@@ -276,18 +270,18 @@ def _curves(sweep: Sweep) -> list[Any]:
         if (found := [of_run[key] for of_run in each if key in of_run])
     ]
     if not charts:
-        raise LeftOutError("no run has logged a number yet")
+        raise LeftOutError("no run has logged any numbers yet")
     figure = figure_of(sweep.rows[0])
     said = (
         f"The {len(names)} runs with the {_best(figure)} {figure.title} so far, of "
         f"{len(begun):,} that have begun; "
-        "the table above has all."
+        "the table above lists all."
     )
     return [*([Text(said)] if len(names) < len(begun) else []), *charts]
 
 
 def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]:
-    """The lines of a run by key, of at most so many points each."""
+    """The lines of a run by key, each of at most `most` points."""
 
     def make() -> dict[str, Series]:
         rows = read_metrics(sweep.folder / name)
@@ -310,19 +304,18 @@ def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]
 def watch(
     workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY
 ) -> Iterator[Path]:
-    """Write the page now, and again whenever the run has logged or saved something, until it ends,
-    and when it has.
+    """Write the page now, whenever the run has logged or saved something, and when it has ended.
 
     Args:
       workdir, out, examples: as for `report`.
-      every: seconds between two looks.
+      every: seconds between two checks.
 
     Yields:
-      The file, each time that it was written.
+      The file, each time it has been written.
     """
     folder, before, going_on, kept = expand(str(workdir)), None, True, Memo()
     while going_on:
-        # Before the page is made, so that what comes meanwhile is seen by the next look.
+        # Check before making the page, so that the next check sees what changes meanwhile.
         going_on, now = _looked_at(folder, kept)
         if now != before:
             yield report(workdir, out, examples=examples, kept=kept)
@@ -332,7 +325,7 @@ def watch(
 
 
 def _looked_at(folder: Path, kept: Memo) -> tuple[bool, Any]:
-    """Whether a run or a sweep goes on, and all that changes with its page."""
+    """Whether a run or a sweep is still running, and the state that its page depends on."""
     if not is_sweep(folder):
         going_on = in_use(folder)
         return going_on, (going_on, _traces(folder))

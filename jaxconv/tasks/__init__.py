@@ -1,8 +1,8 @@
-"""Tasks: what a network is trained for. The engine asks a task, see task.py, and knows none.
+"""Tasks: what a network is trained for. The engine knows only the interface in task.py.
 
     task = open_task(config, description)      # of a run, by config.task.name
 
-A task of one's own is named `FILE.py:NAME` or `package.module.NAME`, and needs no line here.
+A custom task is named `FILE.py:NAME` or `package.module.NAME` and needs no entry here.
 """
 
 import importlib
@@ -12,14 +12,14 @@ from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own, own
 from jaxconv.tasks.task import Figure, Task
 
-# Name -> module and class: a table of texts, so that nothing is imported before it is needed.
+# Name -> module and class, as strings, so that nothing is imported before it is needed.
 TASKS = {"classification": "jaxconv.tasks.classification.task:Classification"}
 
 __all__ = ["TASKS", "Figure", "Task", "find_task", "open_task"]
 
 
 def find_task(name: str) -> type[Task]:
-    """The class of a task; raises UserError where there is none, or it is no `Task`."""
+    """The class of a task; raises UserError if it is not found or does not derive from `Task`."""
     if name in TASKS:
         module, _, attribute = TASKS[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -38,14 +38,14 @@ def find_task(name: str) -> type[Task]:
 
 
 def open_task(config: Any, description: dict[str, Any]) -> Task:
-    """The task of a run. Whether the data and the loss are for it, `Task.check` says.
+    """The task of a run. `Task.check` checks whether the data and the loss fit it.
 
     Args:
       config: the whole config.
       description: of the data, see `interface.describe`.
 
     Raises:
-      UserError: there is no such task, or it has no such settings.
+      UserError: the task or one of its settings is unknown.
     """
     task = find_task(config.task.name)
     known = task.settings

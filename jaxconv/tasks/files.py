@@ -1,4 +1,4 @@
-"""Files of what a network makes of every example of a set."""
+"""Files with the results of every example of a set."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -11,10 +11,10 @@ from jaxconv.files import whole_file
 
 
 def write_values(path: Path, evaluation: Any) -> None:
-    """Write what was measured of every example, whole or not at all.
+    """Write what was measured of every example, atomically.
 
-    .npz: each value [N, ...] by its name, `index` [N] (the examples' places in the split) and
-    `names` [N]. .csv: a line for each example: index, name, and the values that are one number.
+    .npz: each value [N, ...] by its name, `index` [N] (the examples' positions in the split)
+    and `names` [N]. .csv: a line per example: index, name, and the values that are a single number.
 
     Args:
       path: of the file.

@@ -1,8 +1,7 @@
-"""What is measured of logits [B, K] against the labels of a batch, as functions of (outputs,
-batch).
+"""Losses and metrics of logits [B, K] against labels, as functions of (outputs, batch).
 
-objective(loss)     of training: ([B] loss, {"top1": [B]})
-LabelMeasure(...)   of evaluation: sums over the examples, and the logits that are kept of each
+objective(loss)     for training: ([B] loss, {"top1": [B]})
+LabelMeasure(...)   for evaluation: sums over the examples, and the logits of each
 """
 
 import functools
@@ -25,20 +24,21 @@ __all__ = ["LabelLoss", "LabelMeasure", "cross_entropy", "mix_labels", "objectiv
 # (logits [N, K], label [N] or shares [N, K]) -> [N].
 LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
-# The k of the other error that is reported of ImageNet, where there are more classes.
+# The k of ImageNet's second error rate, measured when there are more classes.
 TOP = 5
 
 
 def target_of(batch: Batch) -> jax.Array:
-    """The shares [B, K] of a batch that was mixed, or else its labels [B]."""
+    """The class shares [B, K] of a mixed batch, or else its labels [B]."""
     return batch["target"] if "target" in batch else batch["label"]
 
 
 def objective(
     loss: LabelLoss = cross_entropy,
 ) -> Callable[[jax.Array, Batch], tuple[jax.Array, dict[str, jax.Array]]]:
-    """What a training step makes smaller, and measures beside: (logits, batch) -> ([B], {"top1":
-    [B]}). Where images are mixed, `top1` counts the class with the largest share.
+    """The loss and metrics of a training step: (logits, batch) -> ([B], {"top1": [B]}).
+
+    Where images are mixed, `top1` counts the class with the largest share.
     """
 
     def measured(logits: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -50,9 +50,7 @@ def objective(
 
 @functools.cache
 def mix_labels(num_classes: int) -> Callable[..., dict[str, jax.Array]]:
-    """What mixing images makes of their labels, see `Task.mix`: `target` [B, K] float32, the shares
-    of the classes.
-    """
+    """A function that mixes labels, see `Task.mix`, into `target` [B, K] float32, class shares."""
 
     def mix(
         batch: Batch, opposite: Callable[[jax.Array], jax.Array], share: jax.Array
@@ -64,11 +62,11 @@ def mix_labels(num_classes: int) -> Callable[..., dict[str, jax.Array]]:
 
 
 class LabelMeasure:
-    """What an evaluation step asks: see the methods of the same names of `Task`.
+    """What an evaluation step measures; the methods are those of `Task`.
 
     Args:
       loss: (logits [N, K], label [N]) -> [N].
-      metrics: more of them by name.
+      metrics: further metrics by name.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class LabelMeasure:
         self._loss, self._metrics = loss, metrics or {}
 
     def measured(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """`loss`, `top1`, of more than 5 classes `top5`, and the metrics, [B] each."""
+        """`loss`, `top1`, `top5` for more than 5 classes, and the metrics, [B] each."""
         label = batch["label"]
         values = {"loss": self._loss(logits, label), "top1": correct(logits, label)}
         if logits.shape[-1] > TOP:

@@ -1,14 +1,14 @@
-"""What the engine asks of a task. Whoever writes a task derives from `Task`.
+"""The interface between the engine and a task. A custom task derives from `Task`.
 
-    figures, training   what it measures, while evaluating and while training
-    needs               the targets of an example that it learns from, beside `image`
-    model, loss, values the network; what training makes smaller; what is measured of an example
-    sums, keep, finish  what evaluation adds up on the devices, what it keeps of each example for
-                        the host, and the figures that come of both
-    serve, describe     what `export` and `predict` give a program and a person
+    figures, training   what it measures in evaluation and in training
+    needs               the targets of an example that it learns from, besides `image`
+    model, loss, values the network; the training loss; the metrics of each example
+    sums, keep, finish  what evaluation sums up on the devices, what it returns of each example to
+                        the host, and the figures computed from both
+    serve, describe     what `export` returns to programs and `predict` prints for people
     draw, pictures, sections, tables   what `look`, `report` and `evaluate` show
 
-A task with one number an example needs `needs`, `figures`, `loss` and `values` alone; see
+A task with one number per example only needs `needs`, `figures`, `loss` and `values`; see
 experiments/own_task.py. Device functions are pure: they run under jit, pmap and vmap.
 """
 
@@ -22,11 +22,9 @@ import numpy as np
 
 from jaxconv.data.interface import Target, read_targets
 from jaxconv.errors import UserError
+from jaxconv.tasks.intervals import CONFIDENCE, exact_interval, is_share
 
 Batch = Mapping[str, jax.Array]
-
-# Of intervals.
-CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +33,12 @@ class Figure:
 
     Attributes:
       key: its name in results, and with `eval/` or `train/` before it in metrics.jsonl.
-      title: for tables and curves.
+      title: in tables and curves.
       unit: such as `nats` or `degrees`; empty for none.
       higher: whether more is better.
-      share: whether it is a share from 0 to 1, which is shown in per cent.
-      panel: title of the curve; empty where it has none.
-      name: the title where there is room for more; empty for the same.
+      share: whether it is a share from 0 to 1, shown in percent.
+      panel: title of the curve; empty for no curve.
+      name: a longer title, where there is room; empty for `title`.
     """
 
     key: str
@@ -53,7 +51,7 @@ class Figure:
 
     @property
     def words(self) -> str:
-        """The title where there is room for more."""
+        """The longer title, where there is room for it."""
         return self.name or self.title
 
     def show(self, value: float | None) -> str:
@@ -64,20 +62,20 @@ class Figure:
 
 
 class Task:
-    """A task on the data of a run; the base of all.
+    """A task on the data of a run; the base class of all tasks.
 
     Args:
       config: the whole config.
       description: of the data, see `interface.describe`.
 
     Attributes:
-      figures: what it measures; by the first go the best checkpoints, `plateau` and sweeps.
+      figures: what it measures; the first one ranks checkpoints and sweeps and drives `plateau`.
       training: keys of `figures` that `training_values` measures while training.
       needs: targets of an example that it reads.
-      settings: `config.task.kwargs` that it has, and their defaults.
-      keeps: whether `finish` needs what `keep` keeps of each example, while training too.
-      views: what of an image evaluation may look at, see evaluation/views.py. With more than
-        `center`, `kept_outputs` names the network's outputs among what `keep` keeps.
+      settings: the keys of `config.task.kwargs` that it accepts, with their defaults.
+      keeps: whether `finish` needs what `keep` returns of each example, during training too.
+      views: the views of an image that evaluation may use, see evaluation/views.py. With more than
+        `center`, `kept_outputs` names the network's outputs among what `keep` returns.
     """
 
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", "loss", panel="Loss"),)
@@ -92,32 +90,31 @@ class Task:
         self.config, self.description = config, description
         self.kwargs = {**self.settings, **config.task.kwargs}
 
-    # What the config and the data must be, and the network.
+    # Checks of the config and the data, and the network.
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raise UserError for settings of the config that the task has no use for, before the data
-        is read: a task has a loss of its own, and its own figures.
+        """Raise UserError for settings that the task does not use, before the data is read.
+
+        By default a task uses no settings of `config.loss` and no `config.eval.metrics`.
         """
         given = {"loss.name": config.loss.name != "softmax", "eval.metrics": config.eval.metrics}
         given |= {f"loss.{key}": config.loss[key] for key in ("threshold", "label_smoothing")}
         for key, value in given.items():
             if value:
                 raise UserError(
-                    f"config.{key}: the task {config.task.name} has no use for it; leave it as it "
-                    "is by default"
+                    f"config.{key}: the task {config.task.name} does not use it; leave it at its "
+                    "default"
                 )
 
     def check(self) -> None:
-        """Raise UserError unless the examples have the targets that the task needs, and the config
-        asks for nothing that it has not.
-        """
+        """Raise UserError unless the examples have the needed targets and the config fits."""
         has = self.targets
         for name in self.needs:
             if name not in has:
                 raise UserError(
                     f"config.task.name is {self.config.task.name!r}, which needs the target "
-                    f"{name!r} of each example; {self.config.data.source} has {', '.join(has)}",
+                    f"{name!r} for each example; {self.config.data.source} has {', '.join(has)}",
                     exit_code=1,
                 )
         for key in ("mixup", "cutmix"):
@@ -134,17 +131,19 @@ class Task:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; empty where the task has none."""
+        """Names of the classes; empty if the task has none."""
         return tuple(self.description["class_names"])
 
     @property
     def outputs(self) -> int:
-        """Outputs of the network's last layer, for `create_model`."""
+        """Number of outputs of the network's last layer, for `create_model`."""
         return len(self.class_names)
 
     def model(self, axis_name: str | None = None) -> Any:
-        """The Linen module, called as (images, train=): by default the network of `config.model`
-        with `outputs` outputs. What it returns may be any pytree with the examples first.
+        """The Linen module, called as (images, train=).
+
+        By default it is the network of `config.model` with `outputs` outputs. It may return any
+        pytree of arrays whose first axis is the batch.
         """
         from jaxconv.models.configured import build_model
 
@@ -153,26 +152,26 @@ class Task:
     # Training, on the devices.
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """What training makes smaller, [B] float32."""
+        """The training loss, [B] float32."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def make_loss(self, swept: Mapping[str, jax.Array]) -> Callable[[Any, Batch], jax.Array]:
-        """`loss`, with settings of the config that an ensemble differs in, by name and traced."""
+        """`loss`, with the settings that differ across an ensemble passed by name and traced."""
         return self.loss
 
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What is measured of a training batch beside the loss, [B] by the keys of `training`."""
+        """The metrics of a training batch besides the loss, [B] by the keys of `training`."""
         values = self.values(outputs, batch) if self.training else {}
         return {key: values[key] for key in self.training}
 
     def mix(
         self, batch: Batch, opposite: Callable[[jax.Array], jax.Array], share: jax.Array
     ) -> dict[str, jax.Array]:
-        """Targets of a batch whose images were mixed, by mixup or cutmix.
+        """Targets of a batch whose images were mixed by mixup or cutmix.
 
         Args:
-          batch: before it was mixed.
-          opposite: values [B, ...] -> those of the examples that each was mixed with.
+          batch: the batch before mixing.
+          opposite: maps values [B, ...] to those of the example that each was mixed with.
           share: of the image that each example keeps.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot mix its targets")
@@ -180,7 +179,7 @@ class Task:
     # Evaluation, on the devices.
 
     def values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What is measured of each example, [B] float32 by key; their means are the figures."""
+        """The metrics of each example, [B] float32 by key; their means are the figures."""
         return {}
 
     def eval_loss(self, outputs: Any, batch: Batch) -> jax.Array:
@@ -192,19 +191,21 @@ class Task:
         return {"loss": self.eval_loss(outputs, batch), **self.values(outputs, batch)}
 
     def sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What is added up over all examples, devices and processes; of any shape, `loss` among
-        them. The batch has `mask` [B], 0 for examples that only fill it up.
+        """Values to sum over all examples, devices and processes, of any shape, including `loss`.
+
+        The batch has `mask` [B], which is 0 for padding examples.
         """
         values = self.measured(outputs, batch)
         return {name: masked_sum(value, batch["mask"]) for name, value in values.items()}
 
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What the host is to have of each example, [B, ...] by name."""
+        """The values of each example that the host receives, [B, ...] by name."""
         return self.measured(outputs, batch)
 
     def combine(self, outputs: Any) -> Any:
-        """One prediction from several, of an ensemble's members or of views: [M, B, ...] -> [B,
-        ...]. By default the mean of those in which all numbers are finite.
+        """Combine the predictions of ensemble members or views: [M, B, ...] -> [B, ...].
+
+        By default it is the mean of those in which all numbers are finite.
         """
         return jax.tree.map(_finite_mean, outputs)
 
@@ -216,39 +217,37 @@ class Task:
         examples: int,
         kept: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, float]:
-        """The figures by key, `loss` among them.
+        """The figures by key, including `loss`.
 
         Args:
           sums: over all examples, float64.
           examples: how many.
-          kept: what `keep` kept of each example, in order, where `keeps` says so.
+          kept: what `keep` returned of each example, in order, if `keeps` is set.
         """
         return means(sums, examples, kept)
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Any:
-        """What a network makes of every example of a set, to be asked for more than the figures.
+        """The results of every example of a set, from which more than the figures can be computed.
 
         Args:
-          kept: what `keep` kept of each example, [N, ...].
-          index: [N] the examples' places in their source.
+          kept: what `keep` returned of each example, [N, ...].
+          index: [N] the examples' positions in their source.
         """
         return Measured(
             {name: np.asarray(value, np.float64) for name, value in kept.items()}, index
         )
 
     def join_passes(self, passes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-        """What was kept of each example in several passes over a set, as if in one."""
+        """Join what `keep` returned in several passes over a set into one."""
         (one,) = passes
         return one
 
     def more_figures(self, outcomes: Any) -> dict[str, float]:
-        """Figures by key that the outcomes tell and sums do not."""
+        """Figures by key that are computed from the outcomes rather than from sums."""
         return {}
 
     def averaged(self, each: Sequence[Any]) -> Any:
-        """The outcomes of the averaged prediction of several networks; None where their outcomes do
-        not tell it.
-        """
+        """The outcomes of several networks' averaged prediction; None if it cannot be computed."""
         return None
 
     def joint_figures(self, outcomes: Any) -> dict[str, float]:
@@ -256,22 +255,25 @@ class Task:
         return {}
 
     def truth(self, outcomes: Any) -> np.ndarray:
-        """What is known of each example, [N], by which outcomes of other examples are told."""
+        """The ground truth, [N], which shows whether two runs saw the same examples."""
         return np.zeros(len(outcomes))
 
     def truth_in_words(self, outcomes: Any, place: int) -> str:
-        """The same of one example, for messages."""
+        """The ground truth of one example, for messages."""
         return str(self.truth(outcomes)[place])
 
     def intervals(self, outcomes: Any, resamples: int) -> dict[str, tuple[float, float]]:
-        """(low, high) of figures by key, by so many bootstrap resamples of the examples."""
-        return bootstrap_means(outcomes.values, resamples)
+        """(low, high) of figures by key: exact ones of shares, the rest by the bootstrap."""
+        shares = {
+            name: exact_interval(value)
+            for name, value in outcomes.values.items()
+            if self.figure(name).share and np.ndim(value) == 1 and is_share(value)
+        }
+        return bootstrap_means(outcomes.values, resamples) | shares
 
     @classmethod
     def figure(cls, key: str) -> Figure:
-        """The figure of a key, also of `eval/KEY` and of an ensemble's; of one's own metric a
-        plain one.
-        """
+        """The figure of a key, `eval/KEY` or `ensemble_KEY`; a plain one for a custom metric."""
         key = key.removeprefix("eval/").removeprefix("train/").partition("/")[0]
         key = key.removeprefix("ensemble_")
         plain = Figure(key, key, higher="loss" not in key)
@@ -279,9 +281,7 @@ class Task:
 
     @classmethod
     def metric(cls, name: str) -> str:
-        """The name in metrics.jsonl of `config.checkpoint.metric` or `schedule.metric`: where it is
-        empty, that of the first figure.
-        """
+        """The name in metrics.jsonl of a metric in the config; empty: the first figure's."""
         return name or f"eval/{cls.figures[0].key}"
 
     # For programs and people.
@@ -294,19 +294,19 @@ class Task:
     def describe(
         cls, served: Mapping[str, np.ndarray], description: Mapping[str, Any], top: int
     ) -> tuple[list[str], dict[str, Any]]:
-        """What `predict` says of one example: lines for people, and an object for JSON.
+        """What `predict` shows of one example: lines for people, and an object for JSON.
 
         Args:
-          served: what `serve` returns of it, [...] by name.
+          served: what `serve` returns for it, [...] by name.
           description: of the network, see weights/export.py.
-          top: answers to give at most, where there are several.
+          top: the most answers to give, where there are several.
         """
         said = {name: np.asarray(value).tolist() for name, value in served.items()}
         lines = [f"  {name}: {_short_numbers(value)}" for name, value in served.items()]
         return lines, said
 
     def caption_of(self, targets: Mapping[str, Any]) -> str:
-        """What an example is, in one line or several, for a picture of it."""
+        """The caption of an example in a picture: its targets, in one or more lines."""
         return "\n".join(_captions({name: targets[name] for name in self.needs}))
 
     def draw(
@@ -316,12 +316,12 @@ class Task:
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """A matplotlib figure of N examples with what the network says of each.
+        """A matplotlib figure of N examples with the prediction for each.
 
         Args:
           images: see `drawing.samples.draw_example`.
-          targets: of each by name; empty where none are known.
-          served: what `serve` returns of each.
+          targets: of each by name; empty if unknown.
+          served: what `serve` returns for each.
           title: above the picture.
         """
         from jaxconv.drawing.samples import captioned_grid
@@ -334,40 +334,41 @@ class Task:
 
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:
-        """Pictures of an evaluated set that `jaxconv look` draws, by name: (evaluation, shown,
-        most, title) -> figure, where `shown` makes of an example's number its image.
+        """Pictures of an evaluated set that `jaxconv look` draws, by name.
+
+        Each is a function (evaluation, shown, most, title) -> figure, where `shown` maps an
+        example's number to its image.
         """
         return {}
 
     def sections(self) -> Sequence[tuple[str, Callable[[Any], list[Any]]]]:
-        """Its parts of a run's page, after the curves: titles, and functions of the run, see
-        report/sections.py.
+        """Sections of a run's page, after the curves: (title, function of the run) pairs.
+
+        See report/sections.py.
         """
         return (("Predictions", _prediction_section),)
 
     def rows(self, outcomes: Any, who: str) -> list[tuple[str, str]]:
-        """What `evaluate` says beside the figures, as names and texts; `who` says whose it is."""
+        """Rows (name, text) that `evaluate` adds to the figures; `who` names the predictor."""
         return []
 
     def remarks(
         self, figures: Mapping[str, float], between: Mapping[str, tuple[float, float]]
     ) -> list[str]:
-        """Sentences on what may surprise in the intervals of the figures."""
+        """Sentences on anything surprising in the intervals of the figures."""
         return []
 
     def caption(self, outcomes: Any) -> str:
-        """What else the page says of the outcomes, after its table's caption."""
+        """Text about the outcomes, after the caption of the page's table."""
         return ""
 
     def lines(self, outcomes: Any) -> list[str]:
-        """The table of `evaluate --per_class`; empty where there is none."""
+        """The table of `evaluate --per_class`; empty if there is none."""
         return []
 
     @property
     def writers(self) -> dict[str, tuple[tuple[str, ...], Callable[[Any, Any], None]]]:
-        """Files that `evaluate` writes, by option: their suffixes, and (path, evaluation) ->
-        None.
-        """
+        """Files that `evaluate` writes, by option: suffixes, and (path, evaluation) -> None."""
         from jaxconv.tasks.files import write_values
 
         return {"predictions": ((".npz", ".csv"), write_values)}
@@ -379,7 +380,7 @@ class Measured:
 
     Attributes:
       values: [N, ...] by name.
-      index: [N] the examples' places in their source; those that could not be read are missing.
+      index: [N] the examples' positions in their source; unreadable ones are missing.
     """
 
     values: Mapping[str, np.ndarray]
@@ -392,14 +393,13 @@ class Measured:
 def means(
     sums: Mapping[str, np.ndarray], examples: int, kept: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, float]:
-    """The figures of a task that measures means, see `Task.finish`."""
+    """The figures of a task whose figures are means, see `Task.finish`."""
     return {name: float(value / examples) for name, value in sums.items()}
 
 
 def masked_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The sum over the examples [B, ...] that count; `where`, since a filler's value may be
-    infinite.
-    """
+    """The sum over the examples [B, ...] whose mask is not 0."""
+    # `where` and not a product: the value of a padding example may be infinite.
     mask = mask.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.sum(jnp.where(mask > 0, values, 0), axis=0)
 
@@ -407,8 +407,10 @@ def masked_sum(values: jax.Array, mask: jax.Array) -> jax.Array:
 def bootstrap_means(
     values: Mapping[str, np.ndarray], resamples: int, seed: int = 0, confidence: float = CONFIDENCE
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of the mean of each of the values [N], by the bootstrap: percentiles of the means
-    of so many resamples of the examples (Efron and Tibshirani 1993, chapter 13).
+    """(low, high) of the mean of each of the values [N], by the bootstrap.
+
+    They are percentiles of the means of `resamples` resamples of the examples (Efron and Tibshirani
+    1993, chapter 13).
     """
     single = {name: value for name, value in values.items() if np.ndim(value) == 1}
     if not single:

@@ -1,1 +1,1 @@
-"""Training: state, step, optimizer, losses, devices, checkpoints and the loop that joins them."""
+"""Training: state, step, optimizer, devices, checkpoints and the training loop."""

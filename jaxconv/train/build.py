@@ -1,6 +1,4 @@
-"""From a config to what a run is made of: network, optimizer, schedule, and the functions of its
-steps.
-"""
+"""Builds the parts of a run from its config: network, optimizer, schedule and step functions."""
 
 import dataclasses
 import functools
@@ -36,19 +34,19 @@ class BuiltRun:
     """What a config and the shape of its data determine.
 
     Attributes:
-      task: what is learnt.
+      task: the task of the run.
       total_steps: length of the training.
-      steps_per_epoch: steps between two passes, rounded, at least 1.
-      members: of an ensemble; None for one network. Of several, states, keys, metrics and, where
-        each has its own, batches have their axis in front.
-      kept: images of a step -> bytes that the network keeps for the way back.
+      steps_per_epoch: steps per pass over the examples, rounded, at least 1.
+      members: the members of an ensemble; None for one network. For an ensemble, states, keys,
+        metrics and, if each member has its own, batches have a leading axis of members.
+      kept: images per step -> bytes that the network stores for the backward pass.
       init: key -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
       train_step: (state, data, batch, key) -> (state, metrics); the batch has `position`, and
-        `index` into the resident data or `image` and the targets; the metrics are one vector of
-        `metric_names`, which costs the host less than one array each.
-      metric_names: of the vector's entries.
-      eval_step: (state, data, batch) -> sums, and where `task.keeps` what is kept of each example;
+        `index` into the resident data or `image` and the targets; the metrics are one vector,
+        which costs the host less than an array for each.
+      metric_names: names of the vector's entries.
+      eval_step: (state, data, batch) -> sums, and if `task.keeps`, what is kept of each example;
         the batch has `mask`, and `index` or `image` and the targets.
     """
 
@@ -66,14 +64,14 @@ class BuiltRun:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltNetwork:
-    """The network of a run with its state, which is all that reading a checkpoint needs.
+    """The network of a run and its state, which is all that reading a checkpoint needs.
 
     Attributes:
-      task: what is learnt.
+      task: the task of the run.
       model: the Linen module.
       variables: shapes of its variables.
-      optimizer: whose state is saved too.
-      members: of an ensemble; None for one network.
+      optimizer: the optimizer, whose state is also saved.
+      members: the members of an ensemble; None for one network.
       init: key, or keys of the members -> the state before the first step; pure.
       abstract: shapes and dtypes of that state.
     """
@@ -88,8 +86,9 @@ class BuiltNetwork:
 
 
 def total_steps(config: Any, examples: int) -> int:
-    """Length of the training that `config.steps` or `config.epochs` asks for, in steps; `examples`
-    are those of the training split.
+    """Length of the training in steps, from `config.steps` or `config.epochs`.
+
+    `examples` is the size of the training split.
     """
     return config.steps or max(1, round(config.epochs * examples / config.batch_size))
 
@@ -97,7 +96,7 @@ def total_steps(config: Any, examples: int) -> int:
 def build_network(
     config: Any, description: dict[str, Any], axis_name: str | None = None
 ) -> BuiltNetwork:
-    """Build the network and its state alone, allocating nothing: no loss, no augmentation.
+    """Build the network and its state alone, without loss, augmentation or allocation.
 
     Args:
       config: the whole config.
@@ -105,7 +104,7 @@ def build_network(
       axis_name: under `pmap`, the axis of the devices.
 
     Raises:
-      UserError: the network is not known, lacks an argument, or cannot take the images; the message
+      UserError: the network is unknown, lacks an argument, or cannot take the images; the message
         names the layer.
     """
     config = with_place(config)
@@ -138,23 +137,23 @@ def build(
     axis_name: str | None,
     form: str = "unroll",
 ) -> BuiltRun:
-    """Build everything that a training needs, allocating nothing.
+    """Build everything that training needs, without allocating memory.
 
     Args:
       config: the whole config.
       description: of the data, see `interface.describe`.
-      examples: of the training split.
+      examples: size of the training split.
       axis_name: under `pmap`, the axis of the devices.
-      form: of an ensemble, see train/ensemble.py.
+      form: how an ensemble is computed, see train/ensemble.py.
 
     Raises:
-      UserError: as `build_network`; or the data or the loss is not for the task.
+      UserError: as in `build_network`; or the data or the loss does not fit the task.
     """
     network = build_network(config, description, axis_name)
     config, task, steps = with_place(config), network.task, total_steps(config, examples)
     task.check()
     make_step = step_maker(config, description, network, steps, axis_name)
-    make_step(NOT_SWEPT)  # raises here what cannot be used
+    make_step(NOT_SWEPT)  # raises here if a setting cannot be used
     names = ("loss", *task.training, *METRICS)
 
     def train_on_indices(
@@ -189,7 +188,7 @@ def build(
 def step_maker(
     config: Any, description: dict[str, Any], network: BuiltNetwork, steps: int, axis_name: Any
 ) -> Callable[[Mapping[str, jax.Array]], Callable]:
-    """From what members of an ensemble differ in, by name and traced, to the training step."""
+    """A function from swept settings, which are traced, to the training step."""
     augment, _ = transforms.make_transforms(config, description, axis_name, network.task)
     task, params = network.task, network.variables["params"]
 
@@ -214,10 +213,8 @@ def step_maker(
 
 
 def kept_bytes(config: Any, description: dict[str, Any], network: BuiltNetwork, count: int) -> int:
-    """Bytes that the network keeps for the way back of `count` images; of an ensemble all
-    together.
-    """
-    alone = network.task.model()  # outside of any axis
+    """Bytes that the network stores for the backward pass of `count` images, for all members."""
+    alone = network.task.model()  # without a device axis
     apply = rematerialised(alone) if config.model.remat else alone.apply
     batch = jax.ShapeDtypeStruct((count, *description["image_shape"]), jnp.float32)
     members = len(network.members.names) if network.members else 1
@@ -233,12 +230,11 @@ def build_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
 ) -> Callable[[TrainState, Any, Batch], Any]:
-    """(state, data, batch) -> what `make_eval_step` makes of the state and of the batch, whose
-    examples `data` may hold.
+    """Make (state, data, batch) -> the result of `make_eval_step`; `data` may hold the examples.
 
     Args:
       config: the whole config.
-      description: of the data.
+      description: of the data, see `interface.describe`.
       network: see `build_network`.
       axis_name, form: as in `build`.
       apply, each: as in `make_eval_step`.
@@ -264,7 +260,7 @@ def build_eval_step(
 
 
 def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
-    """Shapes of the network's variables; raises UserError where it cannot take such images."""
+    """Shapes of the network's variables; raises UserError if it cannot take such images."""
     try:
         return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -272,14 +268,14 @@ def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
             f"{name} cannot take images of {'x'.join(map(str, images.shape[1:]))}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    except Exception as error:  # a person's own network may raise anything
+    except Exception as error:  # a custom network may raise anything
         if not is_own(name):
             raise
         raise UserError(f"config.model.name is {name!r}, which fails: {in_words(error)}") from error
 
 
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:
-    """Raise UserError unless the network takes images of `size` pixels each way too."""
+    """Raise UserError unless the network also takes images of `size` x `size` pixels."""
     images = jax.ShapeDtypeStruct((1, size, size, shape[-1]), jnp.float32)
     try:
         jax.eval_shape(functools.partial(model.apply, train=False), variables, images)

@@ -1,9 +1,8 @@
-"""Checkpoints, through Orbax: written in the background, the latest few and the best kept, damaged
-ones passed over.
+"""Checkpoints by Orbax: written in the background; the latest and best kept, damaged ones skipped.
 
-A checkpoint holds the training state and, as JSON, what the loop remembers on the host and a
-fingerprint of the state. Orbax writes to a temporary folder and renames it, so that a half-written
-checkpoint is never seen; a damaged one fails to restore, or its fingerprint differs.
+A checkpoint holds the training state and, as JSON, what the loop stores on the host and a
+fingerprint of the state. Orbax writes to a temporary folder and renames it, so a half-written
+checkpoint is never visible. A damaged one fails to restore, or its fingerprint differs.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def goodness(metric: str, higher: bool, metrics: dict[str, float]) -> float:
-    """Of a checkpoint's metrics, larger is better; one that was not evaluated is the worst."""
+    """A checkpoint's score: larger is better, and one that was not evaluated is the worst."""
     return (1 if higher else -1) * metrics[metric] if metric in metrics else -float("inf")
 
 
@@ -38,13 +37,13 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      folder: where they are, one subfolder a step.
+      folder: where they are, one subfolder per step.
       keep: how many of the latest to keep.
-      keep_best: how many of the best to keep besides.
-      metrics: best by each of these.
-      higher: whether more of them is better.
-      read_only: look at them only.
-      parallel: the processes that share the folder; by default this one alone.
+      keep_best: how many of the best to keep in addition, for each metric.
+      metrics: the metrics that decide the best.
+      higher: whether higher values are better.
+      read_only: whether to only read them.
+      parallel: the processes that share the folder; by default only this one.
     """
 
     def __init__(
@@ -65,17 +64,17 @@ class Checkpoints:
         ]
         policies = [LatestN(keep), *(best if keep_best else [])]
         options = ocp.CheckpointManagerOptions(
-            # Orbax writes metrics only where there is a best_fn; which checkpoints stay is the
-            # policies' choice.
+            # Orbax writes metrics only if there is a best_fn; the policies decide which checkpoints
+            # are kept.
             best_fn=None if read_only else functools.partial(goodness, metrics[0], higher),
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
-            # At once, so that a folder that cannot be made is heard of by `save`; in the
-            # background, threads would wait for it for minutes.
+            # Synchronous, so that `save` raises if a folder cannot be created; in the background,
+            # threads would wait for it for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            # Without it Orbax reads the metrics of every step, and gives up at one that is damaged.
+            # Without it, Orbax reads the metrics of every step, and fails if any are damaged.
             lightweight_initialize=read_only,
         )
         self._options = options
@@ -88,27 +87,23 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
     def _mend_metrics(self) -> None:
-        """Orbax reads the metrics of every step when it starts, and gives up at one that is
-        damaged.
-        """
+        """Replace damaged metrics, at which Orbax would fail: it reads those of every step."""
         for place in self.folder.iterdir() if self.folder.is_dir() else ():
             if place.name.isdecimal() and self._metrics(int(place.name)) is None:
                 log.warning(
-                    "the metrics of the checkpoint of step %s are damaged; it does not count among "
-                    "the best",
+                    "the metrics of the checkpoint of step %s are damaged; it is not considered "
+                    "for the best",
                     place.name,
                 )
                 (place / "metrics").mkdir(exist_ok=True)
                 (place / "metrics" / "metrics").write_text("{}")
 
     def steps(self) -> list[int]:
-        """Steps that there are checkpoints of, rising."""
+        """The steps that have checkpoints, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self, metric: str) -> int | None:
-        """The step with the best value of a metric, the latest among equals; None where no
-        checkpoint has it.
-        """
+        """The step with the best value of a metric, the latest if tied; None if none has it."""
         metrics = {step: self._metrics(step) or {} for step in self.steps()}
         measured = [
             (goodness(metric, self._higher, values), step)
@@ -118,7 +113,7 @@ class Checkpoints:
         return max(measured)[1] if measured else None
 
     def _metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics saved with a step; None where they cannot be read."""
+        """The metrics saved with a step; None if they cannot be read."""
         try:
             metrics = json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())
             return {name: float(value) for name, value in metrics.items()}
@@ -132,18 +127,19 @@ class Checkpoints:
         host: dict[str, Any],
         metrics: dict[str, float] | None = None,
     ) -> None:
-        """Begin to write the state; training may go on meanwhile.
+        """Start writing the state in the background, while training continues.
 
         Args:
-          step: steps done.
-          state: whole, see `Parallel`. It is copied before this returns, so that it may be donated.
-          host: what the loop remembers, for JSON.
-          metrics: those of this very step, if it was evaluated.
+          step: number of steps done.
+          state: the whole state, see `Parallel`. It is copied before this returns, so it may be
+            donated.
+          host: what the loop stores on the host, as JSON.
+          metrics: metrics of this step, if it was evaluated.
         """
-        # A copy: it is written in the background, while the loop adds to its lists.
+        # A copy: it is written in the background, while the loop appends to its lists.
         host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        # For good, since it is written in the background.
+        # Never removed, because the write continues in the background.
         _forgive_unfinished()
         logging.getLogger("asyncio").addFilter(_not_of_orbax)
         with self._reraise_write_errors():
@@ -152,17 +148,17 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The state and host part of one step, by default of the latest that can be read; None
-        where there is no checkpoint.
+        """The state and host part of one step, by default the latest that can be read.
 
-        Checkpoints after it that could not be read are warned of and moved to `damaged` beside the
-        folder.
+        Returns None if there is no checkpoint. Later checkpoints that cannot be read are moved to
+        `damaged` next to the folder, with a warning.
 
         Args:
           abstract: shapes and dtypes of the state, with the sharding to restore to.
+          step: the step to restore.
 
         Raises:
-          UserError: no checkpoint, or not the one asked for, can be read.
+          UserError: no checkpoint, or not the requested one, can be read.
         """
         steps = self.steps()
         if step is not None and step not in steps:
@@ -187,35 +183,36 @@ class Checkpoints:
         if damaged:
             newest = max(damaged)
             raise UserError(
-                f"{self.folder}: no checkpoint can be read; that of step {newest}: "
+                f"{self.folder}: no checkpoint can be read; the error of step {newest}: "
                 f"{damaged[newest]}",
                 exit_code=1,
             )
         return None
 
     def wait(self) -> None:
-        """Wait until everything is written; raises what went wrong in the background."""
+        """Wait until everything is written; raises the errors of background writes."""
         with self._reraise_write_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and give the folder back."""
+        """Wait until everything is written, and close the folder."""
         with self._reraise_write_errors():
             self._manager.close()
 
     @contextlib.contextmanager
     def _reraise_write_errors(self) -> Iterator[None]:
-        """What goes wrong in writing, as an error for the person: a full disk comes as an OSError,
-        or as tensorstore's ValueError.
+        """Turn write errors into a UserError.
+
+        A full disk raises an OSError, or a ValueError from tensorstore.
         """
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             if self._parallel.process[1] > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # another process is gone
+                raise  # another process was lost
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); those "
-                "before it are whole",
+                f"{self.folder}: a checkpoint could not be written ({short(error, 200)}); earlier "
+                "checkpoints are intact",
                 exit_code=1,
             ) from error
 
@@ -226,7 +223,7 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         state, host = restored["state"], restored["host"]
         if int(fingerprint(state)) != host["fingerprint"]:
-            raise ValueError("the values are not those that were saved (their fingerprints differ)")
+            raise ValueError("the values differ from the saved ones (fingerprint mismatch)")
         return state, host
 
     def _move_aside(self, damaged: dict[int, str], used: int) -> None:
@@ -248,12 +245,11 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet_reading() -> Iterator[None]:
-    """Keep quiet what Orbax leaves behind when a read fails: reads of the other arrays, which find
-    their event loop closed.
+    """Silence what a failed Orbax read leaves behind: reads of other arrays without an event loop.
 
-    They complain through asyncio's log; when they are collected; and from tensorstore's threads,
-    which may come back to them before the failed read has returned or long after. So the hooks are
-    there before the read, and stay where it failed. Writes leave the same behind.
+    They complain through asyncio's log, when they are garbage-collected, and from tensorstore's
+    threads, which may reach them before the failed read has returned or long after. So the hooks
+    are installed before the read, and stay if it fails. Failed writes leave the same behind.
     """
     asyncio_log = logging.getLogger("asyncio")
     level, hooks = asyncio_log.level, (sys.unraisablehook, sys.excepthook)
@@ -267,9 +263,7 @@ def _quiet_reading() -> Iterator[None]:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a complaint is of anything but a write of Orbax' that failed, which `save`, `wait`
-    and `close` raise.
-    """
+    """Whether a record is not of a failed Orbax write, which `save`, `wait` or `close` raises."""
     trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
     return "orbax" not in record.getMessage() + trace
 

@@ -1,14 +1,17 @@
-"""A run's own code, in its workdir: `code/` holds the files of the pieces that its config names as
-FILE.py:NAME, as they were when the run began, with the neighbours that they import. So it can be
-opened elsewhere, and after they have changed or gone.
+"""The copies of a run's custom code in its workdir.
+
+`code/` holds the files that the config names as FILE.py:NAME, as they were when the run began, with
+the neighboring files that they import. The run can thus be opened elsewhere, and after the files
+have changed or been deleted.
 
     code/code.json     {name in the config: {"file": in code/, "crc32": see `own.checksum`}}
-    code/nets.py       of the first folder that files came from
-    code/2/nets.py     of the second, and so on
+    code/nets.py       a file from the first folder
+    code/2/nets.py     a file from the second folder, and so on
 
-What is named as package.module.NAME is installed, and is not copied; nor is what a file reads.
+Code named as package.module.NAME is installed, and is not copied. Neither are files that the code
+reads.
 
-Whoever opens a run runs its code. `trusted` says whether that may be; without it, it may.
+Opening a run executes its code. `trusted` sets whether that is allowed; by default it is.
 """
 
 import contextlib
@@ -36,7 +39,7 @@ class _Trust:
 
     Attributes:
       answer: one of `TRUST`.
-      settled: workdirs whose code it has said that it runs.
+      settled: workdirs whose code was already announced.
     """
 
     answer = "yes"
@@ -45,11 +48,11 @@ class _Trust:
 
 @contextlib.contextmanager
 def trusted(answer: str) -> Iterator[None]:
-    """Whether workdirs' own code may be run, while the context lasts.
+    """Set whether the code in workdirs may be run while the context lasts.
 
     Args:
-      answer: yes; no; or ask, which asks at a terminal where the workdir is somebody else's, and
-        is yes elsewhere.
+      answer: yes; no; or ask, which asks at a terminal if the workdir belongs to another user, and
+        otherwise means yes.
     """
     before, _Trust.answer = _Trust.answer, answer
     try:
@@ -59,21 +62,21 @@ def trusted(answer: str) -> Iterator[None]:
 
 
 def keep(workdir: Path, config: Any) -> None:
-    """Copy the files of a config's own pieces into the workdir of a run that begins, all or none.
+    """Copy the custom code files of a config into the workdir of a new run, all or none.
 
     Raises:
-      UserError: there is a folder of that name that no run has made.
+      UserError: the workdir has a folder of that name that no run created.
     """
     folder = workdir / _FOLDER
     if (folder / _LIST).is_file():
-        shutil.rmtree(folder)  # of a run that never began
+        shutil.rmtree(folder)  # left by a run that never began
     files = {name: file for name in names_in(config).values() if (file := file_of(name))}
     if not files:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            f"--workdir={workdir}: has {_FOLDER!r} in it, which no run made, and where this one "
-            "keeps its own code; give another folder",
+            f"--workdir={workdir}: contains {_FOLDER!r}, which no run created and where this run "
+            "would store its code; choose another folder",
             exit_code=1,
         )
     parents = list(dict.fromkeys(file.parent for file in files.values()))
@@ -102,15 +105,16 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class _Copy(NamedTuple):
-    """A copied file, and its checksum when the run began, 8 hexadecimal digits."""
+    """A copied file, and its checksum when the run began, as 8 hexadecimal digits."""
 
     file: Path
     crc32: str
 
 
 def _kept(workdir: Path) -> dict[str, _Copy]:
-    """The copy of each name that has one; empty for a run without own files, and for one that is
-    older than `code/`. Raises UserError where the list is damaged.
+    """The copy of each name that has one; raises UserError if the list is damaged.
+
+    It is empty for a run without custom code files, and for a run older than `code/`.
     """
     path = workdir / _FOLDER / _LIST
     if not path.exists():
@@ -122,31 +126,34 @@ def _kept(workdir: Path) -> dict[str, _Copy]:
         }
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); bring it back, or start anew with --restart",
+            f"{path}: cannot be read ({error}); restore it, or start from scratch with --restart",
             exit_code=1,
         ) from error
 
 
 def resumed(workdir: Path, config: Any) -> Any:
-    """The config to train by: a person's files as they are now, and the workdir's copies of those
-    that are gone, which is said.
+    """The config to train with: custom code files as they are now, or copies of deleted ones.
+
+    The use of a copy is logged.
     """
     files = {name: file_of(name) for name in names_in(config).values()}
     gone = {name: file for name, file in files.items() if file and not file.is_file()}
     kept = _kept(workdir) if gone else {}
     copies = {name: kept[name].file for name in gone if name in kept}
     for name, copy in copies.items():
-        log.info("%s is gone; running the copy in the workdir: %s", gone[name], copy)
+        log.info("%s no longer exists; running the copy in the workdir: %s", gone[name], copy)
     return _by_copies(config, copies)
 
 
 def with_code(workdir: Path, config: Any) -> Any:
-    """The config to open a run by: its own pieces come from the workdir's copies, which is said
-    once a workdir. A run that is older than `code/` has none, and takes them from where they were.
+    """The config to open a run with: its custom code comes from the workdir's copies.
+
+    The copies are logged once per workdir. A run older than `code/` has none, and uses the original
+    files.
 
     Args:
-      workdir: of the run.
-      config: as the run has saved it.
+      workdir: the run's workdir.
+      config: the config that the run saved.
 
     Raises:
       UserError: its code may not be run, see `trusted`; or the copies are damaged.
@@ -158,8 +165,7 @@ def with_code(workdir: Path, config: Any) -> Any:
     for name, copy in kept.items():
         if not copy.file.is_file():
             raise UserError(
-                f"--workdir={workdir}: {copy.file} is missing, where the run has {name}; bring it "
-                "back",
+                f"--workdir={workdir}: {copy.file}, the copy of {name}, is missing; restore it",
                 exit_code=1,
             )
     places = [kept[name].file if name in kept else file_of(name) or name for name in names]
@@ -174,7 +180,7 @@ def with_code(workdir: Path, config: Any) -> Any:
 
 
 def as_written(workdir: Path, name: str) -> str:
-    """The name that a config has for a piece, of the one that `resumed` or `with_code` gave it."""
+    """The name that a config has for code whose name `resumed` or `with_code` has replaced."""
     written = {name_in(copy.file, known): known for known, copy in _kept(workdir).items()}
     return written.get(name, name)
 
@@ -185,22 +191,23 @@ def _by_copies(config: Any, copies: Mapping[str, Path]) -> Any:
 
 
 def _check_trust(workdir: Path, places: Sequence[str], how: str) -> None:
-    """Raise UserError unless the code of a workdir may be run; ask where that is to be asked."""
+    """Raise UserError unless the code of a workdir may be run; ask the user if required."""
     shown = ", ".join(places)
     if _Trust.answer == "no":
         raise UserError(
-            f"--trust=no: the workdir {workdir} {how} code of its own ({shown}), which would be "
-            "run; look at it, and give --trust=yes to run it"
+            f"--trust=no: the workdir {workdir} {how} custom code ({shown}), which would be run; "
+            "review it, and pass --trust=yes to run it"
         )
-    others = os.stat(workdir).st_uid != os.getuid()
+    # Windows has no such numbers, and asks nothing.
+    others = hasattr(os, "getuid") and os.stat(workdir).st_uid != os.getuid()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     settled = workdir.resolve() in _Trust.settled
     if _Trust.answer == "yes" or settled or not (others and terminal):
         return
-    question = f"The workdir {workdir} {how} code of its own ({shown}), which would be run."
+    question = f"The workdir {workdir} {how} custom code ({shown}), which would be run."
     try:
         answer = input(f"{question} Run it? [y/N] ")
-    except EOFError:  # Ctrl-D is no yes
+    except EOFError:  # Ctrl-D means no
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise UserError(f"--workdir={workdir}: its code was not run; --trust=yes runs it")
+        raise UserError(f"--workdir={workdir}: its code was not run; pass --trust=yes to run it")

@@ -1,13 +1,12 @@
-"""Several networks in one program: seeds, as the lecture's seven AlexNets, or a sweep over a number
-such as the learning rate.
+"""Ensembles: several networks in one program, which differ by their seed or by a swept setting.
 
-A state, and what a step returns, has the members' axis [K] in front of everything. Each member is
-the run that it would have been alone, but for rounding: by its own seed, or its own value of that
-number.
+Examples are the lecture's seven AlexNets and a sweep over the learning rate. A state and the result
+of a step have a leading axis [K] of members. Up to rounding, each member equals a separate run with
+its seed or its value of the swept setting.
 
     vmap    one program over all members at once
     map     one member after another, in a loop
-    unroll  one member after another, the loop written out
+    unroll  one member after another, with the loop unrolled
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from jaxconv.train.state import TrainState
 from jaxconv.train.watch import is_out_of_memory
 from jaxconv.train.workdir import read_json, write_json
 
-# Turns of each form that `fastest_form` measures; one will do of a form that is three times slower
+# Timed steps of each form in `fastest_form`; one is enough for a form that is three times slower
 # than another.
 _TURNS = 3
 
@@ -37,11 +36,11 @@ class Members:
     """The members of an ensemble.
 
     Attributes:
-      names: of each, for tables and curves.
-      seeds: of each.
-      swept: values of each for the setting of `config.ensemble.over`, by its name; empty for an
+      names: the members' names, for tables and curves.
+      seeds: the members' seeds.
+      swept: the members' values of the setting in `config.ensemble.over`, by its name; empty for an
         ensemble of seeds.
-      own_batches: whether each sees the examples in an order of its own.
+      own_batches: whether each member sees the examples in its own order.
     """
 
     names: tuple[str, ...]
@@ -50,24 +49,24 @@ class Members:
     own_batches: bool
 
     def order_seeds(self) -> tuple[int, ...]:
-        """Seeds of the examples' orders, see `loading.Order`."""
+        """Seeds of the example orders, see `loading.Order`."""
         return self.seeds if self.own_batches else self.seeds[:1]
 
     def apart(self, state: TrainState) -> list[TrainState]:
-        """The members' states, one by one."""
+        """The members' states as a list."""
         return [jax.tree.map(lambda x, n=n: x[n], state) for n in range(len(self.names))]
 
     def values(self) -> dict[str, jax.Array]:
-        """What `swept` holds, [K] float32 each."""
+        """The values of `swept`, float32 [K] each."""
         return {key: jnp.array(values, jnp.float32) for key, values in self.swept.items()}
 
     def init(self, init: Callable[[jax.Array], TrainState]) -> Callable[[jax.Array], TrainState]:
-        """From key -> state to keys [K] -> the state of all members."""
+        """Turn key -> state into keys [K] -> the state of all members."""
         return lambda keys: lax.map(init, keys)
 
 
 def members_of(config: Any) -> Members | None:
-    """The members that `config.ensemble` asks for; None for a run of one network."""
+    """The members specified by `config.ensemble`; None for a run of one network."""
     ensemble, seed, swept = config.ensemble, config.seed, swept_values(config)
     if swept:
         key, values = swept
@@ -80,7 +79,7 @@ def members_of(config: Any) -> Members | None:
 
 
 def with_place(config: Any) -> Any:
-    """The config with what a sweep is over not at 0, which would leave it out of the step."""
+    """The config with a nonzero value for the swept setting, so that the step includes it."""
     swept = swept_values(config)
     if not swept:
         return config
@@ -92,8 +91,9 @@ def with_place(config: Any) -> Any:
 
 
 def of_each(name: str, members: Members | None) -> tuple[str, ...]:
-    """The names of a metric in metrics.jsonl: `eval/top1` of one network, `eval/top1/0` and so on
-    of an ensemble's members.
+    """The names of a metric in metrics.jsonl.
+
+    For example `eval/top1` for one network, `eval/top1/0` and so on for an ensemble's members.
     """
     return (
         (name,)
@@ -103,8 +103,9 @@ def of_each(name: str, members: Members | None) -> tuple[str, ...]:
 
 
 def over_members(function: Callable, form: str, axes: tuple[int | None, ...]) -> Callable:
-    """The function over all members; its arguments have the members' axis in front where `axes` is
-    0, and are shared where it is None.
+    """Apply a function to all members.
+
+    Its arguments have a leading axis of members where `axes` is 0, and are shared where it is None.
     """
     if form == "vmap":
         return jax.vmap(function, axes)
@@ -130,7 +131,7 @@ def over_members(function: Callable, form: str, axes: tuple[int | None, ...]) ->
 
 
 def form_of_run(config: Any, folder: Path) -> str:
-    """How the members of a run that is there were computed."""
+    """How the members of an existing run were computed."""
     path = folder / "ensemble.json"
     if config.ensemble.by != "auto" or not path.exists():
         return "unroll" if config.ensemble.by == "auto" else config.ensemble.by
@@ -140,18 +141,17 @@ def form_of_run(config: Any, folder: Path) -> str:
 def fastest_form(
     config: Any, folder: Path, parallel: Parallel, prepare: Callable[[str], Callable[[], None]]
 ) -> tuple[str, dict[str, float]]:
-    """The form for `config.ensemble.by = "auto"`: each is measured once, and the workdir remembers
-    the choice.
+    """The form for `config.ensemble.by = "auto"`: measured once, then stored in the workdir.
 
     Args:
       config: the whole config.
       folder: the workdir.
       parallel: its first process decides.
-      prepare: form -> a function that takes a training step by it, and waits for its end.
+      prepare: form -> a function that runs a training step in that form and waits for its end.
 
     Returns:
-      The form, and the seconds of a step by each that the memory does for, where they were measured
-      now.
+      The form, and the seconds per step of each form that fits in memory; empty if the choice was
+      already stored.
     """
     path = folder / "ensemble.json"
     if path.exists():
@@ -163,14 +163,14 @@ def fastest_form(
             step = prepare(form)
             step()
         except jax.errors.JaxRuntimeError as error:
-            # All members at once take the most memory.
+            # vmap takes the most memory: skip it if another form fits.
             if not is_out_of_memory(error) or (form == FORMS[0] and not seconds):
                 raise
             continue
         while len(turns) < _TURNS:
             worth_it = not turns or not seconds or turns[-1] < 3 * min(seconds.values())
-            # As the first process finds it: clocks differ, and a step that not all processes take
-            # would wait for the others for ever.
+            # The first process decides: clocks differ, and a step that only some processes take
+            # would wait for the others forever.
             if not parallel.broadcast_from_first(int(worth_it)):
                 break
             start = time.perf_counter()

@@ -1,5 +1,6 @@
-"""Evaluation of a state: every example of a split exactly once, as sums that devices and processes
-add up, and where the task asks for it, what is kept of each example.
+"""Evaluation of a state on every example of a split exactly once.
+
+The results are sums over devices and processes and, if the task needs them, values of each example.
 """
 
 import collections
@@ -13,7 +14,7 @@ from jaxconv.tasks.task import means
 from jaxconv.train.ensemble import Members
 from jaxconv.train.parallel import Parallel
 
-# Batches that the host may be ahead of the device.
+# Batches by which the host may run ahead of the device.
 _AHEAD = 3
 
 # (sums, examples, kept) -> figures, see `Task.finish`.
@@ -29,27 +30,27 @@ def evaluate(
     members: Members | None = None,
     finish: Finish = means,
 ) -> dict[str, Any]:
-    """The figures of a whole split.
+    """Compute the figures of a whole split.
 
     Args:
       eval_step: a compiled step, see `Parallel.compile_eval`.
       parallel: places the batches.
-      state: placed on the devices.
-      data: the split.
-      batch_size: images a step, rounded up to a multiple of the devices; the last batch is filled
-        up and masked.
-      members: of an ensemble.
-      finish: makes the figures of the sums.
+      state: the state, placed on the devices.
+      data: the loader of the split.
+      batch_size: images per step, rounded up to a multiple of the devices; the last batch is padded
+        and masked.
+      members: the members of an ensemble; None for one network.
+      finish: computes the figures from the sums.
 
     Returns:
-      `examples`, those that can be read, and the figures, such as `loss` and `top1`. Of an ensemble
-      these are the means over the members that have not diverged; `loss_spread` and so on their
-      standard deviations; `ensemble_loss` and so on those of the combined prediction; `members` the
-      `name` of each, and its own figures unless it has diverged.
+      `examples`, the number of readable examples, and the figures, such as `loss` and `top1`. For
+      an ensemble, these are means over the members that have not diverged; `loss_spread` and so on
+      are their standard deviations; `ensemble_loss` and so on are the figures of the combined
+      prediction; `members` has the `name` of each member, and its figures unless it has diverged.
 
     Raises:
       RuntimeError: not every example was counted exactly once.
-      UserError: too many of them cannot be read.
+      UserError: too many examples cannot be read.
     """
     sums = list(_batches(eval_step, parallel, state, data, batch_size))
     return result_of(_totals(sums, data), members, finish)
@@ -64,10 +65,12 @@ def evaluate_each(
     members: Members | None = None,
     finish: Finish = means,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `evaluate` returns, and of each example that can be read, once each and in the order of
-    `index`, what the task keeps of it: [N, ...], or [N, members, ...], on every process.
+    """Like `evaluate`, but also returns what the task keeps of each example.
 
-    Args, Raises: as of `evaluate`; the step is one that keeps them, see `step.make_eval_step`.
+    These values are [N, ...], or [N, members, ...], on every process: one for each readable
+    example, in the order of `index`.
+
+    Args, Raises: as in `evaluate`; `eval_step` returns these values, see `step.make_eval_step`.
     """
     sums, rows = [], []
     for batch_sums, each in _batches(eval_step, parallel, state, data, batch_size):
@@ -84,12 +87,12 @@ def evaluate_each(
 def _batches(
     eval_step: Callable, parallel: Parallel, state: Any, data: Any, batch_size: int
 ) -> Iterator[Any]:
-    """What the step returns for each batch, when the device is done with it."""
+    """Yield what the step returns for each batch, once the device has finished it."""
     batch_size = -(-batch_size // len(parallel.devices)) * len(parallel.devices)
     pending: collections.deque[Any] = collections.deque()
     for batch in data.eval_batches(batch_size):
         pending.append(eval_step(state, data.data, batch))
-        # Streamed batches must not pile up before a device that is slower than the host.
+        # Streamed batches must not pile up if the device is slower than the host.
         if len(pending) == _AHEAD:
             yield jax.block_until_ready(pending.popleft())
     yield from pending
@@ -97,10 +100,10 @@ def _batches(
 
 def _totals(sums: Sequence[dict[str, Any]], data: Any) -> dict[str, np.ndarray]:
     totals = {name: sum(np.asarray(batch[name], np.float64) for batch in sums) for name in sums[0]}
-    examples = data.examples - data.left_out  # after all batches: they tell which are damaged
+    examples = data.examples - data.left_out  # known only after all batches were read
     if totals["examples"] != examples:
         raise RuntimeError(
-            f"{examples} examples went into the evaluation, {totals['examples']} were counted"
+            f"{examples} examples were evaluated, but {totals['examples']} were counted"
         )
     return totals
 
@@ -111,7 +114,7 @@ def result_of(
     finish: Finish = means,
     kept: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What `evaluate` returns, from the sums over all examples and what was kept of each."""
+    """What `evaluate` returns, from the sums over all examples and the values kept of each."""
     examples = int(totals["examples"])
     sums = {name: value for name, value in totals.items() if name != "examples"}
     if members is None:
@@ -139,8 +142,9 @@ def result_of(
 
 
 def mean_and_spread(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """`loss` and `loss_spread`, the mean and the standard deviation, and so on, of figures that all
-    have; of one the spread is 0.
+    """The mean (`loss`) and standard deviation (`loss_spread`) of each figure that all have.
+
+    The standard deviation of a single value is 0.
     """
     shared = [name for name in each[0] if all(name in other for other in each)]
     result: dict[str, float] = {}

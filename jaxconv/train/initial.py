@@ -1,11 +1,11 @@
-"""The weights that a training starts from: of a folder or another run, fitted to the network.
+"""Initial weights of a run: loaded from a folder or another run, and fitted to the network.
 
-DIR/weights.json   network, classes, channels, where it came from, the layout of parameter paths,
-                   and a fingerprint of the values
-DIR/variables      the network's variables, by Orbax
+DIR/weights.json   the network's name, the source, the number of parameters, the layout of parameter
+                   paths, a fingerprint of the values, and the version of jaxconv
+DIR/variables      the network's variables, saved by Orbax
 
-Parameter paths are public. When one changes, `LAYOUT` (models/network.py) grows by one, and
-`CONVERSIONS` gets what leads there.
+Parameter paths are public. When one changes, increment `LAYOUT` (models/network.py) and add a
+conversion to `CONVERSIONS`.
 """
 
 import contextlib
@@ -19,27 +19,26 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxconv.errors import UserError, in_words, short
+from jaxconv.errors import UserError, in_words, some
 from jaxconv.files import expand, new_folder
 from jaxconv.models.network import LAYOUT
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.restore import restore_run
-from jaxconv.train.state import TrainState
+from jaxconv.train.state import TrainState, check_finite
 from jaxconv.train.workdir import read_json, saved_config, write_json
 from jaxconv.version import __version__
 
-# Layout -> what turns variables by path ("params/conv1/conv/kernel") of that layout into those of
-# the next, given the network's name.
+# Layout -> function (network's name, variables of that layout) -> variables of the next layout.
+# Variables are keyed by path, such as "params/conv1/conv/kernel".
 CONVERSIONS: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
 
 
 def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Write a network's variables to a folder that is not there yet, or empty; returns what
-    weights.json says.
+    """Write a network's variables to a new or empty folder; return the content of weights.json.
 
     Raises:
-      UserError: the folder holds something, or cannot be written.
+      UserError: the folder is not empty, or cannot be written.
     """
     description = {
         "model": model,
@@ -57,21 +56,31 @@ def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables in a folder of `save_weights`, in the layout of today, as numpy arrays; and
-    what weights.json says.
+    """Load a folder written by `save_weights`.
+
+    Returns:
+      The variables as numpy arrays, converted to the current layout, and the content of
+      weights.json.
 
     Raises:
-      UserError: it is no such folder, damaged, or of a layout that this version does not know.
+      UserError: it is not such a folder, it is damaged, it holds NaN, or its layout is newer than
+        this version's.
     """
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: is a file; `jaxconv convert {folder.name} --model=NAME --out=DIR` makes "
+            "the folder to start from",
+            exit_code=1,
+        )
     if not (folder / "weights.json").is_file():
         raise UserError(
-            f"{folder}: holds no weights (there is no weights.json); `jaxconv convert` makes such "
+            f"{folder}: holds no weights (weights.json not found); `jaxconv convert` creates such "
             "a folder",
             exit_code=1,
         )
     description = read_json(folder / "weights.json", dict)
     with _reraise_damage(folder), ocp.StandardCheckpointer() as checkpointer:
-        # Without a target Orbax would look for the devices that the weights were saved from.
+        # Without a target, Orbax looks for the devices that the weights were saved from.
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = checkpointer.metadata(folder / "variables").item_metadata.tree
         target = jax.tree.map(
@@ -79,16 +88,20 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
         variables = checkpointer.restore(folder / "variables", target)
         if int(fingerprint(variables)) != description["fingerprint"]:
-            raise ValueError("the values are not those that were saved (their fingerprints differ)")
+            raise ValueError("the values differ from the saved ones (fingerprint mismatch)")
         flat = {
             name: np.asarray(value)
             for name, value in flax.traverse_util.flatten_dict(variables, sep="/").items()
         }
         layout, model = int(description["layout"]), description["model"]
+    try:
+        check_finite(flat)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}", exit_code=1) from error
     if layout > LAYOUT:
         raise UserError(
-            f"{folder}: has layout {layout} of parameter paths, and this version knows up to "
-            f"{LAYOUT}; update jaxconv",
+            f"{folder}: uses layout {layout} of parameter paths, but this version supports layouts "
+            f"up to {LAYOUT}; update jaxconv",
             exit_code=1,
         )
     for version in range(layout, LAYOUT):
@@ -107,16 +120,16 @@ def _reraise_damage(folder: Path) -> Iterator[None]:
 
 
 def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState, list[str]]:
-    """A state before its first step whose network has the weights of a folder; see `fit`.
+    """Set the weights of an initial state to those of a folder or run; see `fit`.
 
     Args:
-      place: a folder of `jaxconv convert`, or the workdir of a run, of which the averaged weights
-        are taken where it kept any.
-      state: the state as initialised.
-      classes: that the network tells apart.
+      place: a folder written by `jaxconv convert`, or the workdir of a run, whose averaged weights
+        are used if it has them.
+      state: the initialized state.
+      classes: number of classes of the network.
 
     Returns:
-      The state, and what was done, in words.
+      The state, and messages that describe what was done.
 
     Raises:
       UserError: the folder cannot be used, or its weights do not fit the network.
@@ -131,8 +144,9 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
 
 
 def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[str, Any], list[str]]:
-    """The variables for `start_from`, and what was done; the state's shapes will do. Raises what
-    `start_from` does.
+    """The variables and messages for `start_from`, which raises the same errors.
+
+    `state` may hold shapes instead of arrays.
     """
     folder = expand(place, "--config.model.init_from")
     if (folder / "config.json").is_file():
@@ -163,24 +177,23 @@ def _variables(state: TrainState) -> dict[str, Any]:
 def fit(
     variables: Mapping[str, Any], fresh: Mapping[str, Any], classes: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Variables for a network that may tell other classes apart, and see other channels, than the
-    one they come from.
+    """Fit variables to a network that may have other classes and input channels.
 
-    The last layer is fresh where its number of logits differs. A first layer that saw other
-    channels is adapted, so that a grey image gives what it gave with its channel three times: for
-    one channel the filters' channels are summed; for more they are repeated in order, and scaled by
-    old / new.
+    The last layer is newly initialized if its number of logits differs. A first layer with another
+    number of input channels is adapted so that a gray image gives the same output as its channel
+    repeated three times: for one channel, the filters' channels are summed; for more, they are
+    repeated in order and scaled by old / new.
 
     Args:
       variables: `params` and other collections.
-      fresh: the new network's, as initialised.
-      classes: that the new network tells apart.
+      fresh: the initialized variables of the new network.
+      classes: number of classes of the new network.
 
     Returns:
-      The variables, and what was done, in words.
+      The variables, and messages that describe what was done.
 
     Raises:
-      ValueError: something is missing, left over or of another shape; the message lists it by name.
+      ValueError: variables are missing, left over or of another shape; the message lists them.
     """
     have, want = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (variables, fresh))
     heads = [
@@ -190,7 +203,8 @@ def fit(
     ]
     taken, misshapen = {}, []
     said = [
-        f"{head} is fresh: {classes} classes instead of {have[f'{head}/bias'].shape[-1]}"
+        f"{head} is newly initialized: {classes} classes instead of "
+        f"{have[f'{head}/bias'].shape[-1]}"
         for head in heads
     ]
     for path, leaf in want.items():
@@ -207,10 +221,10 @@ def fit(
         ):
             taken[path], how = adapt_channels(have[path], leaf.shape[-2])
             said.append(
-                f"{path} sees {leaf.shape[-2]} channels instead of {have[path].shape[-2]}: {how}"
+                f"{path} has {leaf.shape[-2]} channels instead of {have[path].shape[-2]}: {how}"
             )
         else:
-            misshapen.append(f"{path} is {have[path].shape}, where {leaf.shape} was expected")
+            misshapen.append(f"{path} has shape {have[path].shape}, expected {leaf.shape}")
     wrong = {
         "missing": sorted(want.keys() - have.keys() - taken.keys()),
         "left over": sorted(have.keys() - want.keys()),
@@ -218,9 +232,7 @@ def fit(
     }
     if any(wrong.values()):
         raise ValueError(
-            "; ".join(
-                f"{what}: {short(', '.join(found), 400)}" for what, found in wrong.items() if found
-            )
+            "; ".join(f"{what}: {some(found)}" for what, found in wrong.items() if found)
         )
     return flax.traverse_util.unflatten_dict({path: taken[path] for path in want}, sep="/"), said
 
@@ -228,9 +240,7 @@ def fit(
 def _other_outputs(
     layer: str, have: Mapping[str, Any], want: Mapping[str, Any], classes: int
 ) -> bool:
-    """Whether a layer has `classes` outputs, and had another number where the weights come
-    from: its inputs are the same.
-    """
+    """Whether a layer has `classes` outputs, and differs from its source in that number alone."""
     kernel, bias = f"{layer}/kernel", f"{layer}/bias"
     if not all(path in tree for path in (kernel, bias) for tree in (have, want)):
         return False
@@ -243,8 +253,10 @@ def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
-    """A first layer's kernel [*window, C, K] for another number of channels, and how it was done;
-    see `fit`.
+    """Adapt a first layer's kernel [*window, C, K] to another number of channels, see `fit`.
+
+    Returns:
+      The kernel, and a description of how it was adapted.
     """
     kernel, old = np.asarray(kernel), kernel.shape[-2]
     if channels == 1:

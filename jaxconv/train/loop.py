@@ -1,4 +1,4 @@
-"""The training loop: what joins data, step, evaluation, checkpoints and watching into a run."""
+"""The training loop: joins data, step, evaluation, checkpoints and logging into a run."""
 
 import contextlib
 import functools
@@ -39,11 +39,11 @@ Loader = ResidentLoader | StreamedLoader
 
 
 class Run:
-    """One training run: what stays the same over its steps.
+    """One training run: everything that stays the same over its steps.
 
     Attributes:
-      order: of the training examples.
-      calls: compiled training, by the number of steps that a call takes.
+      order: the order of the training examples.
+      calls: compiled training functions, by their number of steps per call.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Run:
         }
         task = built.task
         self.eval_step = parallel.compile_eval(built.eval_step, built.abstract, each=task.keeps)
-        # What the best checkpoints are the best by: each member by its own.
+        # The metrics that decide the best checkpoints, one per member.
         best = task.metric(config.checkpoint.metric)
         self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
 
@@ -90,7 +90,7 @@ class Run:
         return self.parallel.init(self.built.init, self.key(), self.built.abstract)
 
     def train(self) -> dict[str, Any]:
-        """Train to the end; returns the result of the final weights."""
+        """Train to the end; return the evaluation of the final weights."""
         config, total = self.config, self.built.total_steps
         with contextlib.ExitStack() as stack:
             stack.enter_context(reraise_out_of_memory(self._memory_in_words))
@@ -130,7 +130,7 @@ class Run:
         return {"split": config.data.eval_split, **result}
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-        """The whole state to go on from, and what the loop remembers."""
+        """The whole state to continue from, and what the loop stores on the host."""
         restored = checkpoints.restore(self.parallel.targets(self.built.abstract))
         if restored is None:
             state = self.first_state()
@@ -142,9 +142,9 @@ class Run:
         done = _steps_done(state)
         if done > self.built.total_steps:
             raise UserError(
-                f"--workdir={self.folder}: the run has done {done} steps, more than the "
-                f"{self.built.total_steps} asked for; "
-                "evaluate it, or start anew with --restart",
+                f"--workdir={self.folder}: the run has already done {done} steps, more than the "
+                f"requested {self.built.total_steps}; evaluate it, or start from scratch with "
+                "--restart",
                 exit_code=1,
             )
         return state, host
@@ -157,7 +157,7 @@ class Run:
         )
         if first and differing:
             log.warning(
-                "this run began with other versions, so that it may not end with the same bits: %s",
+                "this run began with other versions, so its results may not be bit-identical: %s",
                 "; ".join(differing),
             )
         log.info(
@@ -177,9 +177,8 @@ class Run:
             len(members.names) if members else 1
         )
         log.info(
-            "%s on %d x %s%s, mesh %s=%d, %d images each; %s parameters, about %s of %s a device; "
-            "first step after %.1f s of compiling; "
-            "steps %d to %d; workdir %s",
+            "%s on %d x %s%s, mesh %s=%d, %d images each; %s parameters, about %s of %s per "
+            "device; first step after %.1f s of compiling; steps %d to %d; workdir %s",
             parallel.mode,
             len(devices),
             devices[0].device_kind,
@@ -189,7 +188,7 @@ class Run:
             self.config.batch_size // len(devices),
             f"{parameters:,}",
             human_bytes(self.memory),
-            human_bytes(parallel.memory()),
+            self._device_memory(),
             seconds,
             first,
             self.built.total_steps,
@@ -198,9 +197,7 @@ class Run:
 
     @functools.cached_property
     def memory(self) -> int:
-        """An estimate of the bytes that training takes on each device: data, state, gradients, and
-        what is kept for the way back.
-        """
+        """Estimated bytes of training per device: data, state, gradients, stored activations."""
         abstract = self.built.abstract
         images = self.config.batch_size // len(self.parallel.devices) // self.config.accumulate
         data = sum(
@@ -214,18 +211,20 @@ class Run:
             + self.built.kept(images)
         )
 
+    def _device_memory(self) -> str:
+        known = self.parallel.memory()
+        return human_bytes(known) if known else "an unknown amount"
+
     def _memory_in_words(self) -> tuple[str, str]:
         return (
             f"training takes about {human_bytes(self.memory)} of the "
-            f"{human_bytes(self.parallel.memory())} of a device",
+            f"{self._device_memory()} of a device",
             f"a smaller --config.batch_size, --config.accumulate={2 * self.config.accumulate}, or "
             "--config.model.remat=True",
         )
 
     def _calls(self, first: int) -> Iterator[int]:
-        """How many steps each call takes: as many as the config says, or 1 where something is due
-        before their end.
-        """
+        """Steps of each call: as many as in the config, or 1 if something is due before its end."""
         step, total, several = first, self.built.total_steps, self.config.steps_per_call
         while step < total:
             room = min(
@@ -273,8 +272,8 @@ class Run:
                 evaluated = eval_row(result)
                 if not np.isfinite(result["loss"]):
                     raise pending.diverged(f"the evaluation's loss became {result['loss']}", step)
-                # Not after the last step of all, unless it is due there: a longer training would
-                # not evaluate then.
+                # Not after the final step unless an evaluation is due there: a longer training
+                # would not evaluate at that step.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated)
             if row or evaluated:
@@ -299,8 +298,8 @@ class Run:
             if preempted:
                 outputs.checkpoints.wait()
                 raise UserError(
-                    f"stopped by SIGTERM after step {step}, which is saved; the same command goes "
-                    "on from there",
+                    f"stopped by SIGTERM after step {step}, which is saved; the same command "
+                    "resumes from there",
                     PREEMPTED,
                 )
             watch.go_on()
@@ -325,9 +324,7 @@ class Run:
         checkpoints.save(step, whole, host, metrics)
 
     def _start_from(self, place: str) -> tuple[TrainState, list[str]]:
-        """The whole state before the first step, with weights from elsewhere, for every member the
-        same.
-        """
+        """The whole state before the first step, with the same loaded weights for every member."""
         one, members = make_parallel("jit", jax.local_devices()[:1]), self.built.members
         state = one.init(self.built.init, self.key(one), self.built.abstract)
         if members is None:
@@ -386,7 +383,7 @@ class Run:
 
 
 class Outputs(NamedTuple):
-    """Where a run writes to while it trains, and who may stop it."""
+    """Where a run writes while it trains, and what may stop it."""
 
     checkpoints: Checkpoints
     metrics_log: MetricsLog | NoLog
@@ -400,10 +397,10 @@ def _steps_done(state: TrainState) -> int:
 
 
 def eval_row(result: dict[str, Any]) -> dict[str, float]:
-    """What of an evaluation goes into metrics.jsonl: `eval/loss` and the other figures.
+    """The part of an evaluation that goes into metrics.jsonl: `eval/loss` and the other figures.
 
-    Of an ensemble these are the means; there are `eval/ensemble_loss` and so on, and `eval/loss/0`
-    of each member that has not diverged.
+    For an ensemble these are means, and there are also `eval/ensemble_loss` and so on, and
+    `eval/loss/0` and so on for each member that has not diverged.
     """
     row = {
         f"eval/{name}": value

@@ -1,26 +1,24 @@
 """Optimizers, parameter groups and learning rates.
 
-The optimizer gives a direction; the step takes it, times the learning rate. So the rate stands
-outside of the momentum, as in PyTorch; where a paper has it inside, the two differ in the steps
-after the rate changes alone.
+The optimizer gives a direction; the step multiplies it by the learning rate. The rate is therefore
+outside the momentum, as in PyTorch. In papers that have it inside, only the steps after a change of
+the rate differ.
 
-    g <- gradient, clipped, + l2 * w                  the papers' weight decay, coupled: it goes
-    through all that follows
+    g <- gradient, clipped, + l2 * w                  coupled weight decay, as in the papers
     sgd      v <- momentum * v + g                    Krizhevsky et al. 2012, section 5
-    rmsprop  s <- beta2 * s + (1 - beta2) * g^2       Tieleman and Hinton 2012, as TensorFlow 1 has
-             it: s begins at 1, and epsilon v <- momentum * v + g / sqrt(s + epsilon)    stands
-             inside the root
-    adamw    m, s <- means of g and g^2 by momentum and beta2, corrected for their beginning at 0
+    rmsprop  s <- beta2 * s + (1 - beta2) * g^2       Tieleman and Hinton 2012, as in TensorFlow 1:
+             v <- momentum * v + g / sqrt(s + epsilon)         s starts at 1
+    adamw    m, s <- means of g and g^2 by momentum and beta2, bias-corrected
              v <- m / (sqrt(s) + epsilon)             Kingma and Ba 2015, arXiv:1412.6980
-    lamb     v <- |w| / |u| * u, u = adamw's v + weight_decay * w             You et al. 2020,
-             arXiv:1904.00962
-    lars     v <- momentum * v + trust_coefficient * |w| / |g| * g            You et al. 2017,
-             arXiv:1708.03888
-    w <- w - learning_rate * (v + weight_decay * w)   decoupled (Loshchilov and Hutter 2019,
-    arXiv:1711.05101); lamb has it in u
+    lamb     u <- adamw's v + weight_decay * w        You et al. 2020, arXiv:1904.00962
+             v <- |w| / |u| * u
+    lars     v <- momentum * v + trust_coefficient * |w| / |g| * g
+                                                      You et al. 2017, arXiv:1708.03888
+    w <- w - learning_rate * (v + weight_decay * w)   decoupled weight decay, except for lamb:
+                                                      Loshchilov and Hutter 2019, arXiv:1711.05101
 
-The norms |.| are those of one parameter array. Parameters that no decay touches, biases and norms
-by default, are not scaled by them, as in the authors' code.
+The norms |.| are those of one parameter array. Parameters without weight decay, by default biases
+and norms, are not scaled by them, as in the authors' code.
 """
 
 import re
@@ -38,7 +36,7 @@ from jaxconv.train.state import Plateau
 
 # The group of all parameters that no pattern matches.
 REST = "rest"
-# Settings that a sweep sets, where there is none.
+# The swept settings of a run that is not a sweep.
 NOT_SWEPT: Mapping[str, jax.Array] = types.MappingProxyType({})
 
 
@@ -51,17 +49,17 @@ def parameter_paths(params: Any) -> list[str]:
 
 
 def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
-    """The one group that each parameter belongs to; `rest` where no pattern matches.
+    """The group of each parameter; `rest` if no pattern matches.
 
     Raises:
-      UserError: a pattern is no regular expression or matches nothing, or two match the same
-        parameter.
+      UserError: a pattern is not a regular expression or matches nothing, or two patterns match the
+        same parameter.
     """
     found: list[list[str]] = [[] for _ in paths]
     for name, pattern in patterns.items():
         if name == REST:
             raise UserError(
-                f"optimizer.groups.{REST}: the name is taken by the parameters that no pattern "
+                f"optimizer.groups.{REST}: the name is reserved for the parameters that no pattern "
                 "matches; choose another"
             )
         matches = [
@@ -71,7 +69,7 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
         ]
         if not matches:
             raise UserError(
-                f"optimizer.groups.{name}.pattern {pattern!r} matches no parameter; there are "
+                f"optimizer.groups.{name}.pattern {pattern!r} matches none of the parameters "
                 f"{', '.join(paths)}"
             )
         for i in matches:
@@ -79,8 +77,8 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
     for path, names in zip(paths, found, strict=True):
         if len(names) > 1:
             raise UserError(
-                f"parameter {path} is in groups {' and '.join(names)}; every parameter belongs to "
-                "one: narrow a pattern"
+                f"parameter {path} is in groups {' and '.join(names)}, but a parameter can be in "
+                "only one group; narrow a pattern"
             )
     return [names[0] if names else REST for names in found]
 
@@ -88,14 +86,13 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
 def make_optimizer(
     config: Any, params: Any, swept: Mapping[str, jax.Array] = NOT_SWEPT
 ) -> optax.GradientTransformation:
-    """The optimizer that `config.optimizer` asks for: gradients -> directions, to be taken times
-    the learning rate.
+    """The optimizer of `config.optimizer`: gradients -> directions before the learning rate.
 
     Args:
       config: `config.optimizer`.
-      params: the parameters, or their shapes; groups are told by their paths.
-      swept: takes the place of settings by their names, and may be traced; what the config has at 0
-        stays left out.
+      params: the parameters, or their shapes; their paths determine the groups.
+      swept: values that override settings by name, and may be traced; a setting that is 0 in the
+        config stays disabled.
 
     Raises:
       UserError: see `assign_groups`.
@@ -109,8 +106,8 @@ def make_optimizer(
         f"{g}, undecayed" if undecayed and undecayed.search(path) else g
         for g, path in zip(groups, paths, strict=True)
     ]
-    # Sorted: the order shapes the program, and a program that differs from start to start is never
-    # found in the compilation cache.
+    # Sorted: the order affects the program, and the compilation cache finds a program only if it is
+    # the same at every start.
     chains = {
         label: _chain(config, {**config, **swept}, *_factors(config, label))
         for label in sorted(set(labels))
@@ -118,7 +115,7 @@ def make_optimizer(
     optimizer = optax.partition(chains, jax.tree.unflatten(structure, labels))
     if not config.clip_norm:
         return optimizer
-    # What is not trained does not count in the norm.
+    # Frozen parameters do not count in the norm.
     frozen = jax.tree.unflatten(structure, [_factors(config, label)[2] for label in labels])
     return optax.chain(
         optax.masked(optax.set_to_zero(), frozen),
@@ -128,7 +125,7 @@ def make_optimizer(
 
 
 def describe_groups(config: Any, params: Any) -> str:
-    """One line: how many values each group holds."""
+    """Describe in one line how many values each group has."""
     paths, sizes = parameter_paths(params), [leaf.size for leaf in jax.tree.leaves(params)]
     counts: Counter[str] = Counter()
     for name, size in zip(
@@ -142,7 +139,7 @@ def _compiled(key: str, pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{key} {pattern!r} is no regular expression: {error}") from error
+        raise UserError(f"{key} {pattern!r} is not a regular expression: {error}") from error
 
 
 def _factors(config: Any, label: str) -> tuple[float, float, bool]:
@@ -187,11 +184,11 @@ def _chain(
 def make_schedule(
     config: Any, total_steps: int, swept: Mapping[str, jax.Array] = NOT_SWEPT
 ) -> Callable[[jax.Array], jax.Array]:
-    """step -> learning rate, float32, as `config.optimizer` asks; `plateau` is constant here, its
-    factor is in the state.
+    """The schedule of `config.optimizer`: step -> learning rate, float32.
 
     After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after
-    each of `boundaries`. The learning rate of `swept` takes the config's place, and may be traced.
+    each of `boundaries`; `plateau` is constant here, because its factor is in the state. A learning
+    rate in `swept` overrides the config's, and may be traced.
 
     Raises:
       UserError: the warm-up is longer than the training.
@@ -199,8 +196,8 @@ def make_schedule(
     schedule, peak = config.schedule, swept.get("learning_rate", config.learning_rate)
     if schedule.warmup_steps >= total_steps and schedule.name == "cosine":
         raise UserError(
-            f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, and the whole training "
-            f"has {total_steps} steps"
+            f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, but the training has "
+            f"only {total_steps} steps; use fewer warm-up steps"
         )
 
     def rate(step: jax.Array) -> jax.Array:
@@ -226,10 +223,10 @@ def make_schedule(
 def update_plateau(
     plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool
 ) -> Plateau:
-    """The lecture's "reduced by 10 manually when val accuracy plateaus", done after each
-    evaluation.
+    """Update the plateau after an evaluation.
 
-    After `patience` evaluations in a row without a new best `value`, the learning rate's scale is
+    This automates the lecture's "reduced by 10 manually when val accuracy plateaus": after
+    `patience` evaluations in a row without a new best `value`, the learning rate's scale is
     multiplied by `factor`.
     """
     value = jnp.asarray(value, jnp.float32) * (1 if higher_is_better else -1)

@@ -1,18 +1,20 @@
-"""How a step is spread over devices and processes. The steps themselves know nothing of it but,
-under `pmap`, the axis to average over.
+"""Distributes a step over devices and processes.
 
-jit   one program over a mesh: parameters on every device, the batch split; statistics are those of
-      the global batch
-pmap  one program a device, which talk through the axis `data`: the same results
-fsdp  as jit, but large parameters, and what the optimizer keeps of them, lie in parts, one on each
-      device (ZeRO, arXiv:1910.02054)
+The steps themselves do not depend on it except, under `pmap`, for the axis to average over.
 
-With several processes the devices are those of all of them, and a process has its own part of every
-batch.
+jit   one program over a mesh: parameters replicated, the batch sharded; statistics are those of the
+      global batch
+pmap  one program per device, communicating over the axis `data`: the same results
+fsdp  as jit, but large parameters and their optimizer state are sharded over the devices (ZeRO,
+      arXiv:1910.02054)
+
+With several processes, the devices are those of all processes, and each process has its own part of
+every batch.
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,21 +30,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
-# Values that a parameter must have at least for `fsdp` to lay it out in parts: below, the talk
-# costs more than the memory is worth.
+# Minimum number of values of a parameter that `fsdp` shards: below it, communication costs more
+# than the memory saved is worth.
 LARGE = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """A way to place values and to compile steps.
+    """A way to place values and compile steps.
 
-    A state has two forms: as steps take it, and whole, as it is initialised, saved and restored;
-    they differ under `pmap` alone.
+    A state has two forms: as steps take it, and whole, as it is initialized, saved and restored.
+    They differ only under `pmap`.
 
     Attributes:
       mode: `jit`, `pmap` or `fsdp`.
-      devices: those that share the batch, of all processes.
+      devices: the devices of all processes, which share the batch.
     """
 
     mode: str
@@ -50,8 +52,9 @@ class Parallel:
 
     @property
     def axis_name(self) -> str | None:
-        """What steps and BatchNorm average over; under `jit` and `fsdp` they see the global batch
-        and need no axis.
+        """The axis that steps and BatchNorm average over.
+
+        It is None under `jit` and `fsdp`, where they see the global batch.
         """
         return AXIS if self.mode == "pmap" else None
 
@@ -62,8 +65,10 @@ class Parallel:
         return (jax.process_index() if count > 1 else 0), count
 
     def check_batch(self, batch_size: int, key: str, parts: int = 1) -> None:
-        """Raise UserError unless the batch divides evenly; `key` is the config's name for it,
-        `parts` those that each device works off.
+        """Raise UserError unless the batch divides evenly over the devices.
+
+        `key` is the name of the batch size in the config, `parts` the number of parts that each
+        device processes one after another.
         """
         n = len(self.devices) * parts
         if batch_size % n:
@@ -76,9 +81,7 @@ class Parallel:
             )
 
     def check_groups(self, groups: int, batch_size: int, parts: int) -> None:
-        """Raise UserError unless BatchNorm's groups fit each of the batch's parts and, under
-        `pmap`, the devices.
-        """
+        """Raise UserError unless BatchNorm's groups fit the batch's parts and the devices."""
         n, images = len(self.devices), batch_size // parts
         if images % groups:
             raise UserError(
@@ -87,17 +90,17 @@ class Parallel:
             )
         if self.mode == "pmap" and n % groups and groups % n:
             raise UserError(
-                f"config.model.norm_groups is {groups} on {n} devices; under pmap it must divide "
-                "them or be a multiple of them"
+                f"config.model.norm_groups is {groups} on {n} devices; under pmap it must be a "
+                "divisor or a multiple of the number of devices"
             )
 
     def own_part(self, x: np.ndarray, axis: int = 0) -> np.ndarray:
-        """This process' part of what a whole batch holds along an axis."""
+        """This process's part of an array of a whole batch, split along an axis."""
         process, count = self.process
         return x if count == 1 else np.split(x, count, axis)[process]
 
     def replicate(self, tree: Any) -> Any:
-        """Put a copy on every device of values that every process has."""
+        """Copy values that every process has to every device."""
         if self.mode == "pmap":
             return flax.jax_utils.replicate(tree, self._own_devices())
         return self._put(tree, self._sharding())
@@ -110,15 +113,14 @@ class Parallel:
         )
 
     def shard(self, batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, Any]:
-        """Prepare this process' part of a batch for a compiled step, which splits it over the
-        devices.
+        """Prepare this process's part of a batch for a compiled step, which shards it.
 
-        Under `jit` in one process the step places it by itself, in 10 microseconds where a
-        `device_put` before it takes 90.
+        Under `jit` in one process the step places the batch itself, which takes 10 microseconds; a
+        separate `device_put` takes 90.
 
         Args:
           batch: arrays with the examples along `axis`.
-          axis: 0, or more where steps or members come first.
+          axis: 0, or more if axes of steps or members come first.
         """
         if self.mode == "pmap":
             n = len(self._own_devices())
@@ -130,7 +132,7 @@ class Parallel:
         return batch if self.process[1] == 1 else self._put(batch, self._split(axis))
 
     def place(self, batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
-        """Send this process' part of a batch to the devices ahead of the step that needs it."""
+        """Send this process's part of a batch to the devices ahead of the step that needs it."""
         if self.mode == "pmap":
             return jax.device_put(
                 self.shard(batch, axis),
@@ -139,13 +141,11 @@ class Parallel:
         return self._put(batch, self._split(axis))
 
     def init(self, init: Callable[[jax.Array], Any], key: jax.Array, abstract: Any) -> Any:
-        """The whole state that `init` makes of what `key` gives; its shapes are those of
-        `abstract`.
-        """
+        """The whole state `init(key)`, whose shapes are those of `abstract`."""
         return jax.jit(init, out_shardings=self._layout(abstract))(key)
 
     def targets(self, abstract: Any) -> Any:
-        """Shapes, dtypes and places of the whole state, to restore it to."""
+        """Shapes, dtypes and shardings of the whole state, to restore it with."""
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             abstract,
@@ -162,24 +162,27 @@ class Parallel:
         return jax.tree.map(put, whole, self._layout(abstract))
 
     def to_steps(self, whole: Any) -> Any:
-        """From the whole state to what steps take."""
+        """Convert the whole state to the form that steps take."""
         if self.mode == "pmap":
             return flax.jax_utils.replicate(jax.tree.map(_first_copy, whole), self._own_devices())
         return whole
 
     def to_whole(self, state: Any) -> Any:
-        """From what steps take to the whole state, without talking between devices."""
+        """Convert the form that steps take to the whole state, without communication."""
         if self.mode != "pmap":
             return state
         one = jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), state)
         return one if self.process[1] == 1 else self._put(jax.device_get(one), self._sharding())
 
     def compile_train(self, step: Callable, abstract: Any, axis: int = 0) -> Callable:
-        """Compile (state, data, batch, key) -> (state, metrics); the batch is split along `axis`,
-        the metrics are on every device.
+        """Compile (state, data, batch, key) -> (state, metrics).
+
+        The metrics are replicated.
 
         Args:
+          step: the function to compile.
           abstract: shapes of the whole state.
+          axis: the axis along which the batch is sharded.
         """
         if self.mode == "pmap":
             return jax.pmap(
@@ -195,8 +198,9 @@ class Parallel:
         return jax.jit(step, in_shardings=places, out_shardings=(state, whole), donate_argnums=0)
 
     def compile_eval(self, step: Callable, abstract: Any, each: bool = False) -> Callable:
-        """Compile (state, data, batch) -> sums; with `each` -> (sums, values of each example),
-        which `in_order` joins.
+        """Compile (state, data, batch) -> sums; with `each`, -> (sums, values of each example).
+
+        `in_order` collects the values of each example.
         """
         if self.mode == "pmap":
             return jax.pmap(step, AXIS, out_axes=(None, 0) if each else None, devices=self.devices)
@@ -207,15 +211,16 @@ class Parallel:
         )
 
     def in_order(self, values: Any) -> Any:
-        """The values [B, ...] of each example of a batch on the host, in its order, from what a
-        step returns of them; every process gets those of all.
+        """Collect the values of each example that a step returns, on the host of every process.
+
+        They are [B, ...] in the order of the batch, with the examples of all processes.
         """
 
         def whole(x: jax.Array) -> np.ndarray:
             if self.process[1] == 1:
                 part = np.asarray(x)
             else:
-                # This process' part of the batch; the processes' parts follow one another.
+                # This process's part of the batch; the parts of the processes are consecutive.
                 shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
                 part = np.concatenate([np.asarray(shard.data) for shard in shards])
             part = part.reshape(-1, *part.shape[2:]) if self.mode == "pmap" else part
@@ -235,10 +240,15 @@ class Parallel:
         return sum(jax.tree.leaves(sizes))
 
     def memory(self) -> int:
-        """Bytes that a device has; of a CPU its share of the machine's."""
+        """Bytes of memory of a device; for a CPU device, its share of the machine's memory.
+
+        0 if that is unknown, as on Windows.
+        """
         stats = self._own_devices()[0].memory_stats()
         if stats and "bytes_limit" in stats:
             return stats["bytes_limit"]
+        if not hasattr(os, "sysconf"):
+            return 0
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(self._own_devices())
 
     def total(self, count: int) -> int:
@@ -251,20 +261,20 @@ class Parallel:
 
     @contextlib.contextmanager
     def reraise_lost_process(self) -> Iterator[None]:
-        """What JAX raises where another process of the run is gone, as an error for the person."""
+        """Turn JAX's error for the loss of another process into a `LostProcessError`."""
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
             if self.process[1] == 1:
                 raise
             raise LostProcessError(
-                f"another process of the run is gone ({short(error, 200)}); start all of them "
-                "again: they go on from the last checkpoint",
+                f"another process of the run was lost ({short(error, 200)}); start all of them "
+                "again to resume from the last checkpoint",
                 PREEMPTED,
             ) from error
 
     def broadcast_from_first(self, number: int) -> int:
-        """What the first process has for this number."""
+        """The value of this number in the first process."""
         return (
             number
             if self.process[1] == 1
@@ -272,11 +282,13 @@ class Parallel:
         )
 
     def on_first_process(self, action: Callable[[], Any]) -> Any:
-        """Let the first process alone do what concerns the workdir, while the others wait; returns
-        what it returned, elsewhere None.
+        """Run an action on the workdir in the first process alone, while the others wait.
+
+        Returns:
+          The action's result in the first process, None in the others.
 
         Raises:
-          UserError: in the others where it failed in the first, which raises what it raised.
+          UserError: in the others if the action failed in the first, which raises its error.
         """
         process, count = self.process
         if count == 1:
@@ -285,12 +297,12 @@ class Parallel:
         if process == 0:
             try:
                 result = action()
-            except Exception as its:  # whatever it is, the others must hear of it
+            except Exception as its:  # the others must learn of any error
                 error = its
         failed = self.total(error is not None)
         if failed:
             raise error or UserError(
-                "the first process of the run stopped; its message says why", exit_code=1
+                "the first process of the run failed; see its error message", exit_code=1
             )
         return result
 
@@ -304,14 +316,14 @@ class Parallel:
         return self._sharding(*[None] * axis, AXIS)
 
     def _layout(self, abstract: Any) -> Any:
-        """Where each value of the whole state lies."""
+        """The sharding of each value of the whole state."""
         return jax.tree.map(
             lambda leaf: self._sharding(*(self._cut(leaf.shape) if self.mode == "fsdp" else ())),
             abstract,
         )
 
     def _cut(self, shape: tuple[int, ...]) -> list[str | None]:
-        """The axes of a large value: its longest one that the devices divide is cut."""
+        """The sharded axes of a value: if it is large, its longest axis that the devices divide."""
         divisible = [axis for axis, size in enumerate(shape) if size % len(self.devices) == 0]
         if int(np.prod(shape)) < LARGE or not divisible:
             return []
@@ -326,8 +338,19 @@ class Parallel:
         )
 
 
+def in_32_bits(function: Callable) -> Callable:
+    """Run a function with JAX's 64-bit mode off: a run's numbers must not depend on it."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **settings: Any) -> Any:
+        with jax.enable_x64(False):
+            return function(*arguments, **settings)
+
+    return wrapped
+
+
 def make_parallel(mode: str, devices: Sequence[Any] | None = None) -> Parallel:
-    """`jit`, `pmap` or `fsdp` over the given devices, by default all that there are."""
+    """`jit`, `pmap` or `fsdp` over the given devices, by default all devices."""
     return Parallel(mode, tuple(jax.devices() if devices is None else devices))
 
 
@@ -340,9 +363,9 @@ def fingerprint(tree: Any) -> jax.Array:
     """A uint32 that changes with any bit of any value of the tree, the same for any sharding."""
     total = jnp.zeros((), jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
-        bits = jax.lax.bitcast_convert_type(
-            leaf, {4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
-        ).reshape(-1)
+        # 8 bytes, which only own code has, are two numbers.
+        kind = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(leaf, kind).reshape(-1)
         weights = jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(2654435761) + jnp.uint32(
             2 * number + 1
         )
@@ -358,5 +381,5 @@ def all_finite(tree: Any) -> jax.Array:
 
 @jax.jit
 def any_member_finite(tree: Any) -> jax.Array:
-    """Whether there is a member, along the first axis, of which no value is infinite or NaN."""
+    """Whether any member, along the first axis, has no value that is infinite or NaN."""
     return jnp.any(jax.vmap(all_finite)(tree))

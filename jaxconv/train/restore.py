@@ -1,4 +1,4 @@
-"""A run that is there, from its workdir: the state in one of its checkpoints."""
+"""Restores the state of an existing run from a checkpoint in its workdir."""
 
 from pathlib import Path
 
@@ -27,12 +27,11 @@ def restore_run(
     Args:
       folder: the run's workdir.
       checkpoint: `latest`, `best`, or a step.
-      abstract: shapes of the state; by default the run's network is built for them, and nothing
-        else of the run is needed.
-      parallel: where to put it; by default on one device.
+      abstract: shapes of the state; by default they come from building the run's network alone.
+      parallel: where to place the state; by default on one device.
 
     Raises:
-      UserError: there is no run, or no such checkpoint, or it cannot be read.
+      UserError: there is no run or no such checkpoint, or it cannot be read.
     """
     config, description = opened_config(folder), saved_data(folder)
     if abstract is None:
@@ -61,19 +60,17 @@ def restore_run(
 def _best(
     checkpoints: Checkpoints, metrics: tuple[str, ...], targets: TrainState
 ) -> tuple[TrainState, int]:
-    """The best state, and its step; of an ensemble each member's own best, and the latest of their
-    steps.
-    """
+    """The best state and its step; for an ensemble, each member's best and the latest step."""
     found = [checkpoints.best_step(metric) for metric in metrics]
     evaluated = [step for step in found if step is not None]
     if not evaluated:
         raise UserError(
-            "--checkpoint=best: no checkpoint was evaluated; there are steps "
+            "--checkpoint=best: no checkpoint was evaluated; choose one of the steps "
             f"{checkpoints.steps()}",
             exit_code=1,
         )
-    # A member that diverged before its first evaluation has no best, and is as diverged in the
-    # latest of the others'.
+    # A member that diverged before its first evaluation has no best. Any later checkpoint will do:
+    # take the latest of the others'.
     steps = [max(evaluated) if step is None else step for step in found]
     states = {step: checkpoints.restore(targets, step)[0] for step in set(steps)}
     if len(metrics) == 1:

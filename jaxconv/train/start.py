@@ -1,4 +1,4 @@
-"""How a run begins or goes on: workdir, data, what the config asks for; then the loop."""
+"""Starts or resumes a run: opens the workdir and the data, builds the run, enters the loop."""
 
 import contextlib
 import functools
@@ -23,26 +23,25 @@ from jaxconv.train.code import resumed
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import fitted_weights
 from jaxconv.train.loop import Loader, Run
-from jaxconv.train.parallel import Parallel, make_parallel
+from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a file that one machine has written is there for the others, on a network's
-# file system.
+# Seconds until a file written by one machine is visible to the others on a network file system.
 _SEEN_LATE = 10
 
 
 class Finished(NamedTuple):
-    """A training that has ended well.
+    """A training run that has finished.
 
     Attributes:
-      result: `split`, and what `evaluate` returns of the final weights.
+      result: `split`, and what `evaluate` returns for the final weights.
       folder: the run's workdir.
       parallel: its devices and processes.
       eval_source: the examples that it was evaluated on.
-      task: what was learnt.
+      task: the task of the run.
     """
 
     result: dict[str, Any]
@@ -52,6 +51,7 @@ class Finished(NamedTuple):
     task: Task
 
 
+@in_32_bits
 def start(
     config: Any,
     workdir: str,
@@ -59,14 +59,14 @@ def start(
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
 ) -> Finished:
-    """Train as the config says, or resume the run in the workdir; see `jaxconv.run.train`."""
+    """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
     check_config(config, with_task=False)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)
     folder, given = expand(workdir), config
     config = config if restart else resumed(folder, config)
-    check_config(config)  # the code of a task may be a copy, when its file is gone
+    check_config(config)  # a task's code may be a copy if its file no longer exists
     build_model(config.model, num_classes=2)
     with contextlib.ExitStack() as stack:
         stack.enter_context(parallel.reraise_lost_process())
@@ -77,9 +77,9 @@ def start(
         train_source, eval_source = sources or open_sources(config)
         if config.steps_per_call > 1 and not isinstance(train_source, Arrays):
             raise UserError(
-                f"config.steps_per_call is {config.steps_per_call}; it is for data in the devices' "
-                f"memory, and {config.data.source} is "
-                "streamed: give 1, or a larger --config.data.resident_limit"
+                f"config.steps_per_call is {config.steps_per_call}, which needs the data in device "
+                f"memory, but {config.data.source} is streamed; use 1, or increase "
+                "--config.data.resident_limit"
             )
         description = describe(train_source)
         build_form = functools.partial(
@@ -93,7 +93,7 @@ def start(
         if config.model.init_from and not (folder / "config.json").exists():
             fitted_weights(
                 config.model.init_from, built.abstract, built.task.outputs
-            )  # raises before the run is begun
+            )  # raises before the run begins
         parallel.on_first_process(
             lambda: begin_or_compare(folder, given, {**description, **sizes, **sums, **decoders})
         )
@@ -116,8 +116,9 @@ def start(
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:
-    """Raise UserError unless all processes see the same folder: a checkpoint of which they write
-    parts elsewhere is never finished.
+    """Raise UserError unless all processes see the same folder.
+
+    A checkpoint would never be complete if some processes wrote their parts elsewhere.
     """
     if parallel.process[1] == 1:
         return
@@ -135,7 +136,7 @@ def _check_shared(folder: Path, parallel: Parallel) -> None:
 
 
 def _check_steps(config: Any, built: BuiltRun) -> None:
-    """Raise UserError for settings that would do nothing in a training of so many steps."""
+    """Raise UserError for settings that would have no effect in a training of this length."""
     dues = {
         f"{name}.every": config[name].every or built.steps_per_epoch
         for name in ("log", "eval", "checkpoint")
@@ -143,15 +144,14 @@ def _check_steps(config: Any, built: BuiltRun) -> None:
     soonest = min(dues, key=dues.__getitem__)
     if config.steps_per_call > dues[soonest]:
         raise UserError(
-            f"config.steps_per_call is {config.steps_per_call}, and {soonest} is {dues[soonest]}: "
-            "a call ends where something is due, so "
-            f"that none would be so long; give at most {dues[soonest]}, or a larger "
+            f"config.steps_per_call is {config.steps_per_call}, but {soonest} is {dues[soonest]}, "
+            f"and a call cannot extend past it; use at most {dues[soonest]}, or increase "
             f"--config.{soonest}"
         )
     if config.profile and int(config.profile.partition(":")[0]) > built.total_steps:
         raise UserError(
-            f"config.profile is {config.profile!r}, and the training has {built.total_steps} "
-            "steps; give some of them"
+            f"config.profile is {config.profile!r}, but the training has only "
+            f"{built.total_steps} steps; choose steps among them"
         )
 
 
@@ -180,14 +180,12 @@ def _form(
     form, seconds = fastest_form(config, folder, parallel, prepare)
     if seconds:
         shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-        log.info("members by %s: a step takes %s", form, shown)
+        log.info("members computed by %s: a step takes %s", form, shown)
     return form
 
 
 def open_sources(config: Any) -> tuple[Source, Source]:
-    """The sources to train and to evaluate on; raises UserError where they cannot be used or do not
-    fit one another.
-    """
+    """The sources to train and evaluate on; raises UserError if they are unusable or mismatched."""
     train_source = open_source(config.data, config.data.train_split, augment=config.augment)
     return train_source, open_source(
         config.data, config.data.eval_split, like=describe(train_source)

@@ -1,19 +1,27 @@
-"""What training changes, as one pytree, and the keys of its randomness."""
+"""The training state as one pytree, and the keys of its randomness."""
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
+
+from jaxconv.errors import some
 
 
 @flax.struct.dataclass
 class Plateau:
-    """What the schedule `plateau` remembers: float32 `scale` of the learning rate, the `best` value
-    so far, evaluations `since` then.
+    """The state of the schedule `plateau`.
+
+    Attributes:
+      scale: factor of the learning rate, float32.
+      best: the best value so far, float32.
+      since: number of evaluations since then, int32.
     """
 
     scale: jax.Array
@@ -23,18 +31,18 @@ class Plateau:
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes. Nothing random hides here: see `named_key`.
+    """Everything a step changes. It holds no random state: see `named_key`.
 
     Attributes:
-      step: int32, steps done.
+      step: int32, number of steps done.
       params: the network's parameters, float32.
       model_state: its other collections, such as BatchNorm's running statistics.
-      opt_state: the optimizer's.
+      opt_state: the optimizer's state.
       plateau: see `Plateau`.
-      loss_scale: flax's `DynamicScale` where the compute type is float16, whose gradients would
-        underflow else; empty elsewhere.
-      ema: averages of `params` and `model_state` over the steps, laid out as the network's
-        variables; empty where none are kept.
+      loss_scale: flax's `DynamicScale` if the compute type is float16, whose gradients would
+        otherwise underflow; empty for other types.
+      ema: averages of `params` and `model_state` over the steps, structured like the network's
+        variables; empty if averaging is off.
     """
 
     step: jax.Array
@@ -47,10 +55,18 @@ class TrainState:
 
     @property
     def variables(self) -> Any:
-        """What evaluation applies the network with: the averages where they are kept, or else the
-        weights as they are.
-        """
+        """The variables for evaluation: the averages if there are any, else the current weights."""
         return self.ema or {"params": self.params, **self.model_state}
+
+
+def check_finite(arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError where arrays of weights hold NaN or infinity; the message names them."""
+    wrong = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(
+            f"NaN or infinity in {some(wrong)}: the training that wrote these weights diverged; "
+            "take an earlier checkpoint"
+        )
 
 
 def create_state(
@@ -65,18 +81,18 @@ def create_state(
 
     Args:
       model: a Linen module.
-      optimizer: its state is begun too.
-      key: the run's.
-      images: [N, H, W, C] float32, to show the network its input's shape.
-      ema: keep averages of the weights.
-      loss_scale: scale the loss, as float16 needs it.
+      optimizer: its state is initialized as well.
+      key: the run's key.
+      images: [N, H, W, C] float32, which give the network its input shape.
+      ema: whether to keep averages of the weights.
+      loss_scale: whether to scale the loss, which float16 needs.
     """
     model_state = dict(model.init(named_key(key, 0, "init"), images, train=False))
     params = model_state.pop("params")
     plateau = Plateau(
-        scale=jnp.ones(()), best=jnp.full((), -jnp.inf), since=jnp.zeros((), jnp.int32)
+        scale=jnp.float32(1), best=jnp.float32(-jnp.inf), since=jnp.zeros((), jnp.int32)
     )
-    # The two numbers as arrays: Python's would be of another type after the first step.
+    # Arrays, because Python numbers would have another type after the first step.
     scale = (
         DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16))
         if loss_scale
@@ -85,16 +101,15 @@ def create_state(
     state = TrainState(
         jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), plateau, scale
     )
-    # A copy: a step is given the state's memory, and takes no array twice.
+    # A copy: a step donates the state's buffers, and no buffer can be donated twice.
     return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
 
 
 def update_ema(ema: Any, variables: Any, step: jax.Array, decay: float) -> Any:
-    """The averages after one more step: ema <- d * ema + (1 - d) * variables, with d = min(decay,
-    (1 + step) / (10 + step)).
+    """The averages after one more step: ema <- d * ema + (1 - d) * variables.
 
-    The second keeps the first weights from lingering (TensorFlow's `ExponentialMovingAverage` with
-    `num_updates`).
+    Here d = min(decay, (1 + step) / (10 + step)), whose second term limits the influence of the
+    initial weights (TensorFlow's `ExponentialMovingAverage` with `num_updates`).
     """
     step = step.astype(jnp.float32)
     rate = 1 - jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))

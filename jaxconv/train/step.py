@@ -1,12 +1,13 @@
-"""One step of training and one of evaluation, as pure functions: they know nothing of devices,
-files, logging, or what is learnt.
+"""The training step and the evaluation step, as pure functions.
+
+They do not depend on devices, files, logging or the task.
 
 step = make_train_step(model, optimizer, schedule)
 batch = {"image": images, "label": labels, "position": jnp.arange(len(labels))}
 state, metrics = jax.jit(step)(state, batch, jax.random.key(0))
 
-A training step is made of small parts: `loss_of` the network, its `gradient`, that of a batch
-`microbatched`, averaged over devices, and what the optimizer makes of it.
+A training step composes small functions: `loss_of` the network, its `gradient`, `microbatched` over
+parts of the batch, `averaged` over devices, and applied by `make_update`.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,23 +27,23 @@ from jaxconv.train.state import TrainState, named_key, update_ema
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (outputs, batch) -> the loss [B], and what else is measured, [B] by name.
+# (outputs, batch) -> the loss [B], and other metrics by name, [B] each.
 Objective = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
-# What a training step measures beside its objective, float32 scalars.
+# Metrics of every training step in addition to those of its objective, float32 scalars.
 METRICS = ("grad_norm", "learning_rate")
 _KEPT = "between modules"
 
 
 class Gradient(NamedTuple):
-    """What a batch asks for.
+    """The gradient of a batch, and what changed while computing it.
 
     Attributes:
-      grads: of the parameters.
+      grads: gradients of the parameters.
       metrics: means over the batch.
-      model_state: the network's other collections, as the batch leaves them.
-      loss_scale: as the batch leaves it.
-      finite: whether all gradients are; always without a scale.
+      model_state: the network's other collections after the batch.
+      loss_scale: the loss scale after the batch.
+      finite: whether all gradients are finite; always True without a loss scale.
     """
 
     grads: Any
@@ -52,7 +53,7 @@ class Gradient(NamedTuple):
     finite: jax.Array
 
 
-# (state, batch, dropout's key) -> Gradient.
+# (state, batch, dropout key) -> Gradient.
 GradientFn = Callable[[TrainState, Batch, jax.Array], Gradient]
 
 
@@ -68,33 +69,34 @@ def make_train_step(
     remat: bool = False,
     objective: Objective | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """A pure (state, batch, key) -> (state, metrics).
+    """Make a pure function (state, batch, key) -> (state, metrics).
 
     Args:
-      model: a Linen module, called as `model.apply(variables, images, train=True)`. What it keeps
-        in the collection `auxiliary`, as (outputs, weight), adds its weighted loss to the
+      model: a Linen module, called as `model.apply(variables, images, train=True)`. Each (outputs,
+        weight) that it stores in the collection `auxiliary` adds its weighted loss to the
         objective; the metric `loss` is that of the main outputs.
-      optimizer: gives the direction of the update; the learning rate is multiplied in here, so that
-        it can be traced.
+      optimizer: gives the direction of the update; the step multiplies it by the learning rate,
+        which can therefore be traced.
       schedule: step -> learning rate.
-      loss: (logits [N, K], target) -> [N]; the target is the batch's `target` [N, K] where there is
-        one, or else its `label` [N].
-      augment: (key, batch) -> batch, before the network.
+      loss: (logits [N, K], target) -> [N]; the target is the batch's `target` [N, K] if present,
+        otherwise its `label` [N].
+      augment: (key, batch) -> batch, applied before the network.
       axis_name: under `pmap`, the axis over which gradients and metrics are averaged.
-      ema_decay: of the averages of the weights and BatchNorm's statistics, see `state.update_ema`;
-        0 keeps none.
-      accumulate: parts of the batch that are worked off one after another, see `microbatched`.
-      remat: keep only what the network's own modules pass to one another, and compute the rest
-        again on the way back (Chen et al. 2016, arXiv:1604.06174).
-      objective: in the place of `loss`, what any other task makes smaller: (outputs, batch) -> ([B]
-        loss, {name: [B]}); what it measures beside is averaged into the metrics.
+      ema_decay: decay of the averages of the weights and BatchNorm's statistics, see
+        `state.update_ema`; 0 disables them.
+      accumulate: number of parts of the batch that are processed one after another, see
+        `microbatched`.
+      remat: store only what the network's top-level modules return, and recompute the rest in the
+        backward pass (Chen et al. 2016, arXiv:1604.06174).
+      objective: replaces `loss` for any other task: (outputs, batch) -> ([B] loss, {name: [B]});
+        the named values are averaged into the metrics.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
-    and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; what a step
-    draws is folded from it by step and name. Under `pmap` each device folds its index into
-    dropout's. The metrics are `loss`, those of the objective, and `METRICS`: means over the batch,
-    before the update. Where the state has a `loss_scale`, a step whose gradients are not finite
-    changes nothing else and has `grad_norm` 0.
+    and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
+    number and a name are folded into it for each use. Under `pmap` each device also folds its index
+    into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means over
+    the batch, before the update. If the state has a `loss_scale`, a step whose gradients are not
+    finite changes only the scale and the step number, and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
     compute = gradient(loss_of(apply, objective or of_labels(loss)), axis_name)
@@ -113,8 +115,10 @@ def make_train_step(
 
 
 def loss_of(apply: Callable, objective: Objective) -> Callable:
-    """A pure (params, model_state, batch, dropout's key) -> (objective, (metrics, model_state)):
-    the mean loss with that of the auxiliary outputs, and means of what is measured.
+    """Make a pure function of (params, model_state, batch, dropout key).
+
+    It returns (objective, (metrics, model_state)). The objective is the mean loss plus the weighted
+    mean losses of the auxiliary outputs; the metrics are means over the batch.
     """
 
     def total(params: Any, model_state: Any, batch: Batch, dropout: jax.Array) -> Any:
@@ -132,7 +136,7 @@ def loss_of(apply: Callable, objective: Objective) -> Callable:
 
 
 def gradient(loss: Callable, axis_name: str | None = None) -> GradientFn:
-    """The gradient of `loss_of`; where the state has a `loss_scale`, of the scaled loss."""
+    """The gradient of `loss_of`; of the scaled loss if the state has a `loss_scale`."""
 
     def compute(state: TrainState, batch: Batch, dropout: jax.Array) -> Gradient:
         finite, scale = jnp.array(True), state.loss_scale
@@ -148,10 +152,10 @@ def gradient(loss: Callable, axis_name: str | None = None) -> GradientFn:
 
 
 def microbatched(compute: GradientFn, count: int) -> GradientFn:
-    """The gradient of a batch in `count` parts, one after another, for less memory; they divide it.
+    """The gradient of a batch in `count` equal parts, one after another, to save memory.
 
-    Gradients are the parts' mean, the same as the whole batch's but for rounding; BatchNorm's
-    statistics and dropout are each part's own.
+    The gradients are the mean over the parts, which equals that of the whole batch up to rounding.
+    Each part has its own BatchNorm statistics and dropout.
     """
     if count == 1:
         return compute
@@ -164,7 +168,7 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
             sums = jax.tree.map(jnp.add, sums, found.grads)
             return (state, sums), (found.metrics, found.finite)
 
-        # Every so-maniest example, so that each part is spread over the devices as the batch is.
+        # A part takes every `count`-th example, so it is spread over the devices like the batch.
         parts = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch
         )
@@ -179,9 +183,7 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
 
 
 def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
-    """The gradient, metrics and statistics averaged over the devices of an axis; without one, as
-    they are.
-    """
+    """Average the gradient, metrics and statistics over the devices of an axis, if there is one."""
     if axis_name is None:
         return compute
 
@@ -196,7 +198,7 @@ def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
 def make_update(
     optimizer: optax.GradientTransformation, schedule: Callable, ema_decay: float
 ) -> Callable[[TrainState, Gradient], tuple[TrainState, Metrics]]:
-    """A pure (state, gradient) -> (state after the step, metrics); see `make_train_step`."""
+    """Make a pure function (state, gradient) -> (next state, metrics); see `make_train_step`."""
 
     def update(state: TrainState, found: Gradient) -> tuple[TrainState, Metrics]:
         before, learning_rate = state, schedule(state.step) * state.plateau.scale
@@ -224,15 +226,14 @@ def make_update(
 
 
 def loops_unrolled() -> bool:
-    """Whether loops over networks are written out: on a CPU, where convolutions inside of a loop
-    are some 13 times slower.
-    """
+    """Whether to unroll loops over networks: convolutions in them are 13 times slower on a CPU."""
     return jax.default_backend() == "cpu"
 
 
 def several_steps(step: Callable, count: int) -> Callable:
-    """`count` steps as one call: (state, data, batches, key) -> (state, metrics), with the steps'
-    axis in front of the last two.
+    """`count` steps as one call: (state, data, batches, key) -> (state, metrics).
+
+    The batches and the metrics have a leading axis of steps.
     """
 
     def steps(
@@ -250,9 +251,7 @@ def several_steps(step: Callable, count: int) -> Callable:
 
 
 def rematerialised(model: nn.Module) -> Callable[..., Any]:
-    """`model.apply`, which keeps for the way back only what the modules of the network itself
-    return, not what is inside of them.
-    """
+    """`model.apply` that stores only the outputs of top-level modules for the backward pass."""
 
     def mark(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = next_fun(*args, **kwargs)
@@ -283,24 +282,24 @@ def make_eval_step(
     each: bool = False,
     measure: Any = None,
 ) -> Callable[[TrainState, Batch], Any]:
-    """A pure (state, batch) -> sums over the batch's examples, by averaged weights, where there
-    are: `examples`, and what `measure` adds up.
+    """Make a pure function (state, batch) -> sums over the batch's examples.
 
-    The batch holds `image`, the targets, and `mask` [B] float32, 0 for the examples that only fill
-    it up.
+    It uses the averaged weights if the state has them. The sums are `examples` and those of
+    `measure`. The batch holds `image`, the targets, and `mask` [B] float32, 0 for padding examples.
 
     Args:
-      model, preprocess, axis_name: as in `make_train_step`.
+      model, axis_name: as in `make_train_step`.
       loss: (logits [N, K], label [N]) -> [N].
-      over: makes of (variables, images) -> outputs the function over all members of an ensemble,
-        whose state this is. The sums have then the members' axis in front, and there are
-        `ensemble_loss` and so on of what `measure.combine` makes of the members' outputs.
-      metrics: more of them by name, (logits [N, K], label [N]) -> [N].
-      apply: (variables, images) -> outputs; by default the model's own.
-      each: return the sums, and what `measure.keep` keeps of each example, [B, ...], or [B,
-        members, ...] and with `ensemble_` before it of the combined outputs, with its `mask` and,
-        where the batch has it, `index`.
-      measure: in the place of `loss` and `metrics`, a task, or what has its methods `sums`, `keep`
+      preprocess: batch -> batch, applied before the network.
+      over: turns the function (variables, images) -> outputs of one network into that of all
+        members of an ensemble. The sums then have a leading axis of members, and there are
+        `ensemble_loss` and so on for the outputs that `measure.combine` combines.
+      metrics: more metrics by name, (logits [N, K], label [N]) -> [N].
+      apply: (variables, images) -> outputs; by default `model.apply`.
+      each: return the sums and what `measure.keep` keeps of each example, [B, ...], with its `mask`
+        and, if the batch has it, `index`. For an ensemble the values are [B, members, ...], and
+        those of the combined outputs have the prefix `ensemble_`.
+      measure: replaces `loss` and `metrics`: a task, or an object with its methods `sums`, `keep`
         and `combine`.
     """
     measure = measure or LabelMeasure(loss, metrics)
@@ -318,7 +317,7 @@ def make_eval_step(
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:
             return sums
-        # The examples first, as devices share them.
+        # The examples' axis comes first, because it is split over the devices.
         if over is None:
             kept = measure.keep(outputs, batch)
         else:
@@ -331,12 +330,14 @@ def make_eval_step(
 
 
 def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Metrics]:
-    """A pure (outputs, batch with `mask` [N]) -> sums: `examples` and those of `measure`.
+    """Make a pure function (outputs, batch) -> sums: `examples` and those of `measure`.
+
+    The batch holds `mask` [N].
 
     Args:
       measure: as in `make_eval_step`.
-      ensemble: the outputs have the axis [M] of M members in front, the sums too, and there are
-        `ensemble_loss` and so on of the combined prediction.
+      ensemble: the outputs and the sums have a leading axis [M] of M members, and there are
+        `ensemble_loss` and so on for the combined prediction.
     """
 
     def add_up(outputs: Any, batch: Batch) -> Metrics:

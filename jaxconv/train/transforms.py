@@ -1,4 +1,4 @@
-"""What the device does with a batch before the network sees it."""
+"""Transforms of a batch on the device, before the network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,16 +21,16 @@ def make_transforms(
     axis_name: str | None = None,
     task: Task | None = None,
 ) -> tuple[Callable[[jax.Array, Batch], Batch], Callable[[Batch], Batch]]:
-    """What the device does with a batch before the network: (key, batch) -> batch while training,
-    batch -> batch while evaluating.
+    """Make the transforms of a batch on the device.
 
-    Images are augmented and normalised, signals normalised, the codes of texts made one-hot.
+    The first, (key, batch) -> batch, is for training; the second, batch -> batch, for evaluation.
+    Images are augmented and normalised, signals are normalised, and texts are one-hot encoded.
 
     Args:
       config: the whole config.
       description: of the data, see `interface.describe`.
       axis_name: under `pmap`, the axis of the devices.
-      task: of the run, whose targets are mixed; by default it is opened here.
+      task: the run's task, whose targets are mixed; by default it is opened here.
 
     Raises:
       UserError: a setting does not fit the shape or the kind of the examples.
@@ -49,17 +49,17 @@ def make_transforms(
     for key, value in flatten(config.augment).items():
         if value != defaults[key]:
             raise UserError(
-                f"config.augment.{key} is {value}; it is for images, and {config.data.source} "
-                f"holds {kind}s"
+                f"config.augment.{key} is {value}, but it is only for images and "
+                f"{config.data.source} holds {kind}s"
             )
     return (lambda key, batch: preprocess(batch)), preprocess
 
 
 def make_preprocessing(config: Any, description: dict[str, Any]) -> Callable[[Batch], Batch]:
-    """The second of `make_transforms` alone, which needs nothing of a person's own.
+    """Make the evaluation transform of `make_transforms` alone, which runs no custom code.
 
     Raises:
-      UserError: mean or deviation do not fit the channels.
+      UserError: the length of mean or std does not fit the channels.
     """
     shape, kind = tuple(description["image_shape"]), description["kind"]
     if kind == "text":
@@ -95,17 +95,17 @@ def _try_augmentation(name: str, shape: tuple[int, ...], targets: Mapping[str, T
 
 
 def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
-    """Raise UserError for settings of `config.augment` that images of this shape cannot have."""
+    """Raise UserError for settings of `config.augment` that do not fit images of this shape."""
     channels = shape[-1]
     if augment.pad_crop >= min(shape[:2]):
         raise UserError(
-            f"config.augment.pad_crop is {augment.pad_crop}; the images have {shape[0]}x{shape[1]} "
-            "pixels"
+            f"config.augment.pad_crop is {augment.pad_crop}, but the images have only "
+            f"{shape[0]}x{shape[1]} pixels"
         )
     if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
         raise UserError(
-            f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot begin below the "
-            f"images' {min(shape[:2])} pixels"
+            f"config.augment.scale_jitter is {augment.scale_jitter}; it cannot start below the "
+            f"{min(shape[:2])} pixels of the images"
         )
     colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
     of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
@@ -116,6 +116,6 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
         for name, value in settings.items():
             if value and channels not in wanted:
                 raise UserError(
-                    f"config.augment.{name} is {value}, and needs {words} channels; the images "
-                    f"have {channels}"
+                    f"config.augment.{name} is {value}, which needs {words} channels, but the "
+                    f"images have {channels}"
                 )

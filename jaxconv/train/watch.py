@@ -1,11 +1,8 @@
-"""Watching a run: its metrics, metrics.jsonl, TensorBoard files, and a progress bar, or plain lines
-where there is no terminal.
-"""
+"""Watching a run: metrics, metrics.jsonl, TensorBoard files, progress bar, profile, messages."""
 
 import contextlib
 import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,62 +14,40 @@ import numpy as np
 
 from jaxconv import moved
 from jaxconv.errors import UserError, short
+from jaxconv.train.board import Board
 from jaxconv.train.workdir import read_metrics, write_lines
 
 log = logging.getLogger(__name__)
 
-# Calls that the host may be ahead of the device: enough to keep it busy, few enough for the
-# progress bar to be true.
+# Calls by which the host may run ahead of the device: enough to keep it busy, few enough for an
+# accurate progress bar.
 _AHEAD = 2
-# Seconds between two writings of the TensorBoard file to the disk.
-_FLUSH_EVERY = 20
 
 
 class MetricsLog:
-    """Rows of numbers by step, to metrics.jsonl and TensorBoard.
+    """Writes rows of numbers by step to metrics.jsonl and TensorBoard.
 
-    What was logged after `step` is cut off first: a resumed run writes it again. TensorBoard's
-    files are written anew from what is left.
+    Rows after `step` are removed first, because a resumed run writes them again.
     """
 
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
-        rows = read_metrics(workdir, up_to=step)
-        write_lines(workdir / "metrics.jsonl", map(json.dumps, rows))
-        self._workdir = workdir
-        self._file = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115, closed by close()
-        self._board, self._flushed = None, time.monotonic()
+        path, rows = workdir / "metrics.jsonl", read_metrics(workdir, up_to=step)
+        last = path.stat().st_mtime if rows else time.time()
+        write_lines(path, map(json.dumps, rows))
+        self._workdir, self._board = workdir, None
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, closed by close()
         if tensorboard:
-            # Not its SummaryWriter: that writes from a thread, and where the disk is full the
-            # thread dies and the training waits for it.
-            from tensorboardX.event_file_writer import EventsWriter
-
-            shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+            # Not SummaryWriter: it writes from a thread, which dies when the disk is full, and the
+            # training then waits for it.
             with self._reraise_unwritable():
-                (workdir / "tensorboard").mkdir()
-                self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-                for row in rows:
-                    self._to_board(row)
+                self._board = Board(workdir / "tensorboard", rows, last)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row: `step`, and floats by name; raises UserError where it cannot be written."""
+        """Add one row: `step`, and floats by name; raises UserError if it cannot be written."""
         with self._reraise_unwritable():
             self._file.write(json.dumps(row) + "\n")
-            self._to_board(row)
-
-    def _to_board(self, row: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        for name, value in row.items():
-            if name != "step":
-                self._board.write_event(
-                    Event(step=row["step"], wall_time=time.time(), summary=scalar(name, value))
-                )
-        if time.monotonic() - self._flushed > _FLUSH_EVERY:
-            self._board.flush()
-            self._flushed = time.monotonic()
+            if self._board is not None:
+                self._board.write(row)
 
     @contextlib.contextmanager
     def _reraise_unwritable(self) -> Iterator[None]:
@@ -81,12 +56,12 @@ class MetricsLog:
         except OSError as error:
             raise UserError(
                 f"{self._workdir}: cannot be written ({error.strerror or error}); "
-                "once it can, the same command resumes from the last checkpoint",
+                "once this is fixed, the same command resumes from the last checkpoint",
                 exit_code=1,
             ) from error
 
     def close(self) -> None:
-        """Write what is left; raises UserError where that cannot be."""
+        """Write what is buffered and close; raises UserError if it cannot be written."""
         with self._reraise_unwritable():
             self._file.close()
             if self._board is not None:
@@ -94,26 +69,25 @@ class MetricsLog:
 
 
 class NoLog:
-    """In the place of `MetricsLog` in all processes but the first."""
+    """Replaces `MetricsLog` in all processes but the first."""
 
     def write(self, row: dict[str, Any]) -> None:
-        """Leave it to the first process."""
+        """Do nothing: the first process writes."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class PendingMetrics:
-    """Metrics of the steps since the last log: kept on the device until they are wanted, so that
-    the host runs ahead.
+    """Metrics since the last log, kept on the device until needed so that the host can run ahead.
 
     Args:
-      names: of the entries of a step's vector of metrics.
-      rows: those that a checkpoint brought along, in step order; a value is a number, or a list of
-        the members' numbers.
-      step: the last step they belong to.
-      last_good: says, for an error message, which checkpoint is left.
-      gone: members of an ensemble that have diverged before.
+      names: names of the entries of a step's metrics vector.
+      rows: rows from the checkpoint, in step order; a value is a number, or a list of the members'
+        numbers.
+      step: the last step of the checkpoint.
+      last_good: returns, for an error message, which checkpoint is left.
+      gone: members of an ensemble that have already diverged.
     """
 
     def __init__(
@@ -129,16 +103,16 @@ class PendingMetrics:
         self._on_device: list[tuple[jax.Array, int]] = []
 
     def add(self, metrics: jax.Array, steps: int) -> None:
-        """Take the metrics of a call of so many steps, and wait for those of the call before the
-        last.
-        """
+        """Add the metrics of a call of `steps` steps; wait while the host is too far ahead."""
         self._on_device.append((metrics, steps))
         if len(self._on_device) > _AHEAD:
             self._on_device[-_AHEAD - 1][0].block_until_ready()
 
     def fetch(self) -> None:
-        """Bring all to the host; raises UserError at the first loss that is infinite or NaN, of an
-        ensemble where all members' are.
+        """Copy all metrics to the host.
+
+        Raises:
+          UserError: a loss is infinite or NaN; for an ensemble, the losses of all members are.
         """
         for metrics, steps in self._on_device:
             values = np.asarray(metrics)
@@ -158,7 +132,7 @@ class PendingMetrics:
         gone = {member for member, value in enumerate(loss) if not np.isfinite(value)}
         for member in sorted(gone - self.gone):
             log.warning(
-                "member %d: the loss became %s at step %d; the others go on",
+                "member %d: the loss became %s at step %d; the others continue",
                 member,
                 loss[member],
                 self._step,
@@ -168,11 +142,11 @@ class PendingMetrics:
             raise self.diverged("the loss of every member became infinite or NaN", self._step)
 
     def means(self) -> dict[str, float]:
-        """Fetch, and return the mean of each metric over the rows, the learning rate as it is now;
-        then begin anew.
+        """Fetch the metrics, return the mean of each over the rows, and clear the rows.
 
-        Of an ensemble, `train/loss` is the mean over the members, and `train/loss/0` and so on are
-        theirs; diverged ones are left out.
+        The learning rate is the latest one, not a mean. For an ensemble, `train/loss` is the mean
+        over the members and `train/loss/0` and so on are the members' own values; diverged members
+        are left out.
         """
         self.fetch()
         means: dict[str, float] = {}
@@ -189,7 +163,7 @@ class PendingMetrics:
         return means
 
     def diverged(self, what: str, step: int) -> UserError:
-        """The error for a training that has run away."""
+        """The error for a training that has diverged."""
         return UserError(
             f"{what} at step {step}; {self._last_good()}; try a smaller "
             "--config.optimizer.learning_rate",
@@ -198,17 +172,21 @@ class PendingMetrics:
 
 
 class Progress:
-    """A bar with step, loss, the first figure of the task (`figure`), images/s and time left; plain
-    lines where standard error is no terminal.
+    """A progress bar, or plain lines if standard error is not a terminal.
+
+    It shows the step, the loss, the first figure of the task (`figure`), images/s and the time
+    left.
     """
 
     def __init__(self, total: int, step: int, batch_size: int, shown: bool, figure: str = "loss"):
-        self._total, self._batch_size, self._shown, self._bar = total, batch_size, shown, None
+        self._total, self._batch_size, self._bar = total, batch_size, None
         keys = dict.fromkeys(("loss", figure))
         self._names = {f"train/{key}": key for key in keys}
         self._names |= {f"eval/{key}": f"eval {key}" for key in keys}
         self._newest: dict[str, float] = {}
         self._stack = contextlib.ExitStack()
+        # Python has no standard error under pythonw and some services.
+        self._shown = shown = shown and sys.stderr is not None
         if shown and sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
@@ -219,7 +197,7 @@ class Progress:
             self._stack.enter_context(logging_redirect_tqdm([logging.getLogger("jaxconv")]))
 
     def advance(self, steps: int = 1) -> None:
-        """So many more steps are done."""
+        """Advance the bar by a number of steps."""
         if self._bar is not None:
             self._bar.update(steps)
 
@@ -246,17 +224,17 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar, and leave it on the screen."""
         self._stack.close()
 
 
 class Profiler:
-    """A trace of some steps, for TensorBoard's profile plugin or xprof.
+    """Traces some steps, for TensorBoard's profile plugin or xprof.
 
     Args:
-      folder: where to write it.
-      steps: `FIRST:LAST`, counted from 1, both included; calls of several steps are traced whole;
-        empty for none.
+      folder: where to write the trace.
+      steps: `FIRST:LAST`, counted from 1, inclusive; a call of several steps is traced as a whole;
+        empty for no trace.
     """
 
     def __init__(self, folder: Path, steps: str):
@@ -264,19 +242,19 @@ class Profiler:
         self._first, self._last = map(int, steps.split(":")) if steps else (0, 0)
 
     def before(self, step: int, count: int) -> None:
-        """To be told before a call of `count` steps after `step`."""
+        """Start the trace if it is due; invoked before a call of `count` steps after `step`."""
         if not self._running and step + 1 <= self._last and step + count >= self._first > 0:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, metrics: jax.Array) -> None:
-        """To be told after the call that ends with `step`."""
+        """Stop the trace if it is due; invoked after the call that ends with `step`."""
         if self._running and step >= self._last:
             metrics.block_until_ready()
             self.close()
 
     def close(self) -> None:
-        """End the trace, if one is begun."""
+        """Stop the trace if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
@@ -284,9 +262,7 @@ class Profiler:
 
 
 class Stopwatch:
-    """Images a second of training alone: it stands still while the run compiles, evaluates and
-    saves.
-    """
+    """Measures images per second of training; paused while the run compiles, evaluates or saves."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -294,7 +270,7 @@ class Stopwatch:
         self._images = 0
 
     def count(self, images: int) -> None:
-        """So many more images are done."""
+        """Add a number of processed images."""
         self._images += images
 
     def lap(self) -> float:
@@ -304,15 +280,13 @@ class Stopwatch:
         return seconds
 
     def rate(self) -> dict[str, float]:
-        """`images_per_second` of the lap, or nothing where no image was counted; begins the
-        next.
-        """
+        """`images_per_second` of the lap, or empty if no image was counted; begins the next."""
         images = self._images
         seconds = self.lap()
         return {"images_per_second": images / seconds} if images else {}
 
     def stop(self) -> None:
-        """Stand still until `go_on`."""
+        """Pause until `go_on`."""
         self._stopped = time.perf_counter()
 
     def go_on(self) -> None:
@@ -328,14 +302,15 @@ def _clock(seconds: float) -> str:
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether it is for a device's memory that JAX stopped."""
+    """Whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextlib.contextmanager
 def reraise_out_of_memory(in_words: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """What JAX raises where a device's memory does not do, as an error for the person; `in_words`
-    says what takes it, and what to try.
+    """Turn JAX's error for a device out of memory into a UserError.
+
+    `in_words` returns what takes the memory, and what to try.
     """
     try:
         yield
@@ -348,17 +323,18 @@ def reraise_out_of_memory(in_words: Callable[[], tuple[str, str]]) -> Iterator[N
         ) from error
 
 
-def announce_to(stream: Any = sys.stderr, level: int = logging.INFO) -> None:
-    """Let the package's messages from a level on go to a stream, one line each, as the command line
-    does.
+def announce_to(stream: Any = None, level: int = logging.INFO) -> None:
+    """Send the package's messages of at least a level to a stream, one line each.
+
+    `stream` is standard error by default.
     """
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(level)
-    # Orbax tells through absl's logger what it does, at the level of warnings, and the traces of
-    # errors that it raises too.
+    # Through absl's logger, Orbax reports its progress as warnings, and the tracebacks of errors
+    # that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 

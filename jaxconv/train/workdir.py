@@ -1,19 +1,18 @@
-"""The folder of one run, and what keeps it one run.
+"""The folder of one run, and the checks that it stays the same run.
 
-config.json      the config, as it began
-code/            the files of own code that it names, as they were then, see code.py
-data.json        what the run depends on: image shape, class names, number and checksum of the
-                 examples
-versions.json    one entry a start: from which step, with which versions and devices
-metrics.jsonl    one JSON object a line: `step` and names such as `train/loss`
+config.json      the config at the start of the run
+code/            the custom code files that it names, as they were then, see code.py
+data.json        the data that the run depends on: image shape, class names, number and checksum of
+                 the examples
+versions.json    one entry per start: from which step, with which versions and devices
+metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`
 tensorboard/     the same numbers
-checkpoints/     one folder a step
+checkpoints/     one folder per step
 curves.png       loss and accuracy against step
-report.html      all that there is to see of the run, as one page
+report.html      everything about the run, on one page
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -29,7 +28,7 @@ from ml_collections import ConfigDict
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand, whole_file
+from jaxconv.files import expand, lock, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
@@ -46,20 +45,20 @@ PACKAGES = (
     "pillow",
 )
 
-# Keys that older runs lack, and whose default is what those did.
-NEWER = ("task",)
+# Keys that older runs lack, and whose default is what those runs did.
+NEWER = ("task", "data.background")
 
 
 def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
-    """Make the folder, or find in it the same run; lock it for this process.
+    """Create the folder, or check that it holds the same run; lock it for this process.
 
     Args:
       path: the folder.
       config: the run's config.
-      restart: move a run that is there aside, to PATH.old-N.
+      restart: move an existing run aside, to PATH.old-N.
 
     Returns:
-      The folder, and the lock, which holds as long as it is open.
+      The folder, and the lock, which is held as long as it is open.
 
     Raises:
       UserError: it cannot be written, another process trains in it, or it holds a run with another
@@ -77,11 +76,11 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
                 )
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = locked(workdir)
+        held = locked(workdir)
         try:
             _check_config_of_run(workdir, config)
         except BaseException:
-            lock.close()
+            held.close()
             raise
     except OSError as error:
         raise UserError(
@@ -89,36 +88,33 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
             "can",
             exit_code=1,
         ) from error
-    return workdir, lock
+    return workdir, held
 
 
 def locked(workdir: Path) -> TextIO:
-    """A lock on a folder that holds as long as it is open; raises UserError where another process
-    has it.
-    """
-    lock = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
+    """Lock a folder until the returned file is closed; raises UserError if it is already locked."""
+    file = open(workdir / ".lock", "w")  # noqa: SIM115, it stays open as long as the run
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
-            time.sleep(0.1)  # it may be `in_use`, which looks for a moment
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.1)  # it may be `in_use`, which holds it for a moment
+            lock(file)
     except BlockingIOError as error:
-        lock.close()
+        file.close()
         raise UserError(
-            f"--workdir={workdir}: another process is training there; wait for it, or give another "
-            "folder",
+            f"--workdir={workdir}: another process is training there; wait for it, or choose "
+            "another folder",
             exit_code=1,
         ) from error
-    return lock
+    return file
 
 
 def in_use(workdir: Path) -> bool:
-    """Whether a process trains in the folder now."""
+    """Whether a process is training in the folder."""
     try:
-        with open(workdir / ".lock") as lock:
-            # Shared, and given back at once: `locked` asks a second time before it complains.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(workdir / ".lock") as file:
+            lock(file, shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:
@@ -130,8 +126,8 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
-                f"--workdir={workdir}: holds checkpoints but no config.json, so that nobody knows "
-                "of what; move them aside with --restart",
+                f"--workdir={workdir}: holds checkpoints but no config.json, so their run is "
+                "unknown; move them aside with --restart",
                 exit_code=1,
             )
         return
@@ -143,8 +139,8 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
             for key in differing
         )
         raise UserError(
-            f"--workdir={workdir}: holds a run with another config: {shown}; give another folder, "
-            "or move that run aside with --restart",
+            f"--workdir={workdir}: holds a run with another config: {shown}; choose another "
+            "folder, or move that run aside with --restart",
             exit_code=1,
         )
 
@@ -158,35 +154,36 @@ def saved_config(workdir: Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(
-            f"--workdir={workdir}: holds no run (there is no config.json); train one with `jaxconv "
+            f"--workdir={workdir}: holds no run (config.json not found); train one with `jaxconv "
             f"train --workdir={workdir}`"
         )
     config = _to_config(read_json(path, dict))
     try:
-        # The code of a task of one's own is not run only to read a config.
+        # Reading a config does not run the code of a custom task.
         check_config(config, with_task=not is_own(config.task.name))
     except UserError as error:
         raise UserError(
             f"--workdir={workdir}: holds a run that this version of jaxconv cannot resume "
-            f"({error}); take the version in its "
-            "versions.json, give another folder, or move that run aside with --restart",
+            f"({error}); use the version in its versions.json, choose another folder, or move that "
+            "run aside with --restart",
             exit_code=1,
         ) from error
     return config
 
 
 def opened_config(workdir: Path) -> ConfigDict:
-    """The config to open the run in a workdir by: with the workdir's code, see `code.with_code`.
-    For what is shown and compared, `saved_config` has the names as they were written.
+    """The config to open the run in a workdir with: it uses the workdir's copy of the code.
+
+    See `code.with_code`. For display and comparison, `saved_config` has the names as written.
 
     Raises:
-      UserError: as `saved_config`; or its code may not be run, or is damaged.
+      UserError: as in `saved_config`; or its code may not be run, or is damaged.
     """
     return with_code(Path(workdir), saved_config(workdir))
 
 
 def _to_config(value: dict[str, Any]) -> ConfigDict:
-    """JSON knows no tuples: every list of a config was one."""
+    """Convert from JSON, which has no tuples: every list of a config was a tuple."""
 
     def tuples(item: Any) -> Any:
         if isinstance(item, dict):
@@ -199,7 +196,7 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
 
 
 def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
-    """Give a run that is older than a key the default, where that is what it has computed."""
+    """Add keys that are newer than the run, if their default is what the run computed."""
     for key, default in defaults.items():
         if key not in config:
             if f"{prefix}{key}".startswith((*MAY_DIFFER, *NEWER)):
@@ -209,32 +206,32 @@ def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") 
 
 
 def saved_data(workdir: Path) -> dict[str, Any]:
-    """What the data of the run in a workdir looked like; raises UserError where that is damaged."""
+    """The description of a run's data in its workdir; raises UserError if it is damaged."""
     found = read_json(workdir / "data.json", dict)
     if (
         not {"image_shape", "kind", "cropped", "class_names", "train_examples", "layout"}
         <= found.keys()
     ):
         raise UserError(
-            f"{workdir / 'data.json'}: is damaged; bring it back, or start anew with --restart",
+            f"{workdir / 'data.json'}: is damaged; restore it, or start from scratch with "
+            "--restart",
             exit_code=1,
         )
     if found["layout"] != LAYOUT:
         raise UserError(
-            f"--workdir={workdir}: holds parameters under the names of layout {found['layout']}, "
-            f"and this version has layout {LAYOUT}; "
-            "go on with the version in versions.json, or start anew with --restart",
+            f"--workdir={workdir}: holds parameters of layout {found['layout']}, but this version "
+            f"uses layout {LAYOUT}; continue with the version in versions.json, or start from "
+            "scratch with --restart",
             exit_code=1,
         )
     return found
 
 
 def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
-    """Write what the run is, now that it can begin; or, where it began before, compare the data
-    with what it was then.
+    """Write the config, code and data description of a new run, or compare the data of an old one.
 
     Raises:
-      UserError: the data has changed since, or the workdir has no room for the run's own code.
+      UserError: the data has changed since the run began, or the place of the run's code is taken.
     """
     if not (workdir / "config.json").exists():
         keep(workdir, config)
@@ -247,13 +244,13 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
             raise UserError(
                 f"--workdir={workdir}: the data has changed since the run began: {key} was "
                 f"{short(before.get(key))}, now it is "
-                f"{short(description[key])}; bring it back, or start anew with --restart",
+                f"{short(description[key])}; restore it, or start from scratch with --restart",
                 exit_code=1,
             )
 
 
 def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
-    """Add an entry to versions.json; returns what differs from the entry before, in words."""
+    """Add an entry to versions.json; return descriptions of what differs from earlier entries."""
     path = workdir / "versions.json"
     entries = read_json(path, list) if path.exists() else []
     devices = jax.devices()
@@ -296,26 +293,26 @@ def _version(package: str) -> str:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """Read a JSON file of a workdir, a dict or a list; raises UserError where it is damaged."""
+    """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
         value = json.loads(path.read_text())
         if not isinstance(value, kind):
-            raise ValueError(f"it holds no {kind.__name__}")
+            raise ValueError(f"it is not a {kind.__name__}")
         return value
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); bring it back, or start anew with --restart",
+            f"{path}: cannot be read ({error}); restore it, or start from scratch with --restart",
             exit_code=1,
         ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_lines(path, [json.dumps(value, indent=2)])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file whole or not at all, also where the machine loses its power."""
+    """Write a text file atomically, even if the machine loses power."""
     with whole_file(path) as temporary, open(temporary, "w") as file:
         file.writelines(line + "\n" for line in lines)
         file.flush()
@@ -323,9 +320,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl with `step` at most `up_to`; a line that was cut off by a kill is
-    left out.
-    """
+    """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill."""
     path = Path(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:

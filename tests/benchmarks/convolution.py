@@ -1,12 +1,11 @@
-"""One convolution at a time: XLA's own, jaxconv's form and PyTorch's (eager, channels_last),
-forward and both gradients.
+"""Single convolutions, forward and both gradients: XLA's, jaxconv's and PyTorch's.
 
     python tests/benchmarks/convolution.py                                # all layers
     python tests/benchmarks/convolution.py --layers 1x1,depthwise --batch 32
 
-The three take turns. A ratio is of two neighbouring turns: the median, and the least and the
-greatest. Where `convolve` has no form of its own, its column is XLA's again, and says how far noise
-goes.
+PyTorch runs eagerly with channels_last. The three take turns. A ratio is of two neighboring turns;
+the table gives its median, smallest and largest. Where `convolve` has no form of its own, jaxconv's
+column repeats XLA's and shows the noise.
 """
 
 import argparse
@@ -28,7 +27,7 @@ try:
 except ModuleNotFoundError:
     torch = None
 
-# Image's height and width, channels, filters, window, stride, padding, groups.
+# Image height and width, channels, filters, window, stride, padding, groups.
 LAYERS = {
     "ResNet-50 conv1 7x7/2": (224, 3, 64, 7, 2, 3, 1),
     "ResNet-50 conv2 3x3": (56, 64, 64, 3, 1, 1, 1),
@@ -83,7 +82,7 @@ def jax_runs(x, kernel, cotangent, arguments):
 
 
 def torch_runs(x, kernel, cotangent, stride, padding, groups):
-    """{kind: function}; nothing without PyTorch."""
+    """{kind: function}; empty without PyTorch."""
     if torch is None:
         return {}
     device, tidy = (
@@ -123,14 +122,14 @@ def sampler(run, calls):
             torch.cuda.synchronize()
         jax.block_until_ready(result)
         milliseconds = 1e3 * (time.perf_counter() - start) / calls
-        time.sleep(0.005)  # PyTorch's threads stop spinning
+        time.sleep(0.005)  # lets PyTorch's threads stop spinning
         return milliseconds
 
     return sample
 
 
 def rows(name, batch, repeats, calls):
-    """One line of the table for each kind."""
+    """Yield one line of the table for each kind."""
     size, channels, filters, window, stride, padding, groups = LAYERS[name]
     random = np.random.default_rng(0)
     x, kernel = (
@@ -160,7 +159,7 @@ def rows(name, batch, repeats, calls):
 
 
 def ratio(results, base):
-    """jaxconv's time over another's: median, least and greatest, and that of the best turns."""
+    """jaxconv's time / another's: median, smallest, largest, and that of the best turns."""
     if base not in results:
         return "-"
     pairs = [a / b for a, b in zip(results["jaxconv"], results[base], strict=True)]
@@ -186,7 +185,7 @@ def main():
     names = [name for name in LAYERS if any(part in name for part in arguments.layers.split(","))]
     if not names:
         parser.error(
-            f"no layer has {arguments.layers!r} in its name; there are {', '.join(LAYERS)}"
+            f"no layer has {arguments.layers!r} in its name; choose from {', '.join(LAYERS)}"
         )
     print(
         machine(*["torch"] * (torch is not None)),

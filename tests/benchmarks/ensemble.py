@@ -1,11 +1,10 @@
-"""An ensemble in one program against as many runs one after another: seconds a step of all members,
-by each form.
+"""The time of one step of an ensemble, for each form, against its members one after another.
 
-    python tests/benchmarks/ensemble.py                        # seven small networks on 32x32
-    images python tests/benchmarks/ensemble.py --members 3 --model resnet20_cifar --batch 64
+    python tests/benchmarks/ensemble.py                 # seven small networks on 32x32 images
+    python tests/benchmarks/ensemble.py --members 3 --model resnet20_cifar --batch 64
 
-"one after another" is the compiled step of one network, called once for each member. The contenders
-take turns; a ratio is of two neighbouring turns.
+"one after another" calls the compiled step of one network once for each member. The contenders
+take turns; a ratio is of two neighboring turns.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from jaxconv.train.parallel import make_parallel
 
 
 def prepared(arguments, members, form):
-    """A function that takes a step of all members, and waits for its end."""
+    """A function that runs one step of all members and waits for the result."""
     config = default_config()
     config.ensemble.size, config.ensemble.batches, config.steps = members, "same", 10
     config.model.name, config.batch_size = arguments.model, arguments.batch
@@ -90,7 +89,7 @@ def main():
     }
     results = interleaved(contenders, arguments.repeats)
     print(
-        "| form | ms a step of all members | time over one after another |",
+        "| form | ms per step of all members | time / one after another |",
         "|---|---|---|",
         sep="\n",
     )

@@ -1,15 +1,14 @@
-"""Images a second from files to batches, side by side with other loaders, and what happens to the
-memory.
+"""Images per second from files to batches, compared with other loaders, and the growth of memory.
 
     pip install tensorflow-cpu torch torchvision 'jaxconv[fast]'
     python tests/benchmarks/input_pipeline.py            # the loaders: some minutes
     python tests/benchmarks/input_pipeline.py memory     # 10,000 batches of 8 images
 
-JPEG files of about 500x375 pixels, decode + random resized crop to 224 + flip + batch of 64, on all
-cores. jaxconv's flip is on the device, and is timed with the rest; the others flip on the host.
-Then 32x32 images in memory, with padding, a random crop, a flip and normalisation, in batches of
-128: jaxconv's resident way against torch's DataLoader. Each loader in a process of its own,
-interleaved.
+JPEG files of about 500x375 pixels are decoded, randomly cropped and resized to 224, flipped and
+batched by 64, on all cores. jaxconv flips on the device, which is included in its time; the others
+flip on the host. Then 32x32 images in memory are padded, randomly cropped, flipped and normalized
+in batches of 128: jaxconv's resident loading against torch's DataLoader. Each loader runs in a
+separate process; their repeats are interleaved.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ RESIDENT = ("jaxconv_resident", "dataloader_resident")
 
 
 def make_files(root):
-    """JPEGs of soft blobs and some grain: about 110 kB each, as ImageNet's are."""
+    """JPEGs of smooth blobs and some noise, about 110 kB each, as in ImageNet."""
     for number in range(FILES):
         random = np.random.default_rng(number)
         height, width = (375, 500) if number % 4 else (500, 375)
@@ -66,7 +65,7 @@ def config_of(root, decoder="simplejpeg"):
 
 
 def jaxconv_batches(root, decoder="simplejpeg"):
-    """Streamed, sent, and flipped on the device."""
+    """Streamed, sent to the device, and flipped there."""
     import jax
 
     from jaxconv.data.augment import flip
@@ -90,9 +89,7 @@ def jaxconv_pillow_batches(root):
 
 
 def tfdata_batches(root):
-    """`decode_and_crop_jpeg`, as the reference ResNets for TPUs do it; the crop is drawn by
-    TensorFlow's own op.
-    """
+    """`decode_and_crop_jpeg` with TensorFlow's random crop, as the reference ResNets for TPUs."""
     import tensorflow as tf
 
     def read(path):
@@ -127,7 +124,7 @@ def tfdata_batches(root):
 
 
 def torchvision():
-    """torchvision, whose own operators a torch of another build does not have."""
+    """torchvision, also with a build of torch that its compiled operators do not match."""
     import torch
 
     try:
@@ -148,9 +145,7 @@ def endless(loader):
 
 
 def dataloader_batches(root):
-    """The recipe of torchvision's references: ImageFolder's loader, RandomResizedCrop, flip, one
-    worker a core.
-    """
+    """torchvision's reference recipe: Pillow, RandomResizedCrop, flip, one worker per core."""
     import torch
 
     transforms = torchvision()
@@ -179,7 +174,7 @@ def dataloader_batches(root):
 
 
 def grain_pillow_batches(root):
-    """Grain as its tutorial has it, with Pillow, reading by threads."""
+    """Grain as in its tutorial, with Pillow and reader threads."""
     import grain
 
     from jaxconv.data.geometry import crop_box
@@ -258,19 +253,19 @@ def dataloader_resident_batches(root):
 
 
 def cpu_seconds():
-    """Of this process and of the workers that it started."""
+    """CPU time of this process and of the workers that it started."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            # State, parent, ...; user and system time are the 14th and 15th field of all.
+            # fields[0] is the state, field 3 in proc(5); user and system time are 14 and 15.
             if int(stat.parent.name) == os.getpid() or int(fields[1]) == os.getpid():
                 ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(name, root):
-    """Images a second, and a second of one core, of one loader, after two seconds of warming up."""
+    """Images per second and per CPU second of one loader, after two seconds of warm-up."""
     batches, start, count, used = iter(globals()[f"{name}_batches"](root)), None, 0, 0.0
     began = time.perf_counter()
     for batch in batches:
@@ -284,7 +279,7 @@ def measure(name, root):
 
 
 def in_a_process(name, root):
-    """The same in a process of its own, so that no loader's threads trouble another."""
+    """`measure` in a separate process, so that loaders' threads do not interfere."""
     command = [sys.executable, __file__, "one", name, str(root)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -294,7 +289,7 @@ def in_a_process(name, root):
 
 
 def memory(root, batches=10_000, warm_up=500):
-    """How much the resident set size grows over batches of 8, once warm."""
+    """Growth of the resident set size over batches of 8, after a warm-up."""
     from jaxconv.data.loading import Reader
     from jaxconv.data.sources import open_source
 
@@ -346,8 +341,8 @@ def main():
         f"{FILES} JPEG files of {np.mean(sizes) / 1000:.0f} kB, {REPEATS} interleaved repeats of "
         f"{SECONDS:.0f} s"
     )
-    # On a machine that others use too, the share of the cores that a loader gets depends on how
-    # many threads it has: so both are given.
+    # On a shared machine, a loader's share of the cores depends on its number of threads, so the
+    # rate per CPU second is given too.
     for number, what in enumerate(("images/s", "images/s of one core's time")):
         rates = {name: [pair[number] for pair in pairs] for name, pairs in results.items()}
         print(what)

@@ -1,11 +1,11 @@
-"""What the training loop costs: progress, metrics.jsonl and TensorBoard, against a bare `for` loop
-over the same jitted step.
+"""The overhead of the training loop over a bare `for` loop that calls the same jitted step.
 
     python tests/benchmarks/loop_overhead.py
 
-The bare loop has its batches on the device beforehand and looks at no result before the last. The
-step is sized to about 5 ms on the machine that it runs on. Then two processes start the same config
-with an empty and a filled cache of compiled programs.
+The training loop shows progress and writes metrics.jsonl and TensorBoard files. The bare loop has
+its batches on the device beforehand and reads no result before the last. The batch size is chosen
+so that a step takes about 5 ms on this machine. Then two processes start the same config with an
+empty and with a filled compilation cache.
 """
 
 import json
@@ -43,14 +43,14 @@ def config_of(batch_size):
         "data.xo.train_examples": "2000", "data.xo.test_examples": "10", "eval.batch_size": "10",
     }.items():  # fmt: skip
         set_key(config, key, str(text))
-    # Evaluations and checkpoints are no part of the comparison: none but at the last step, after
-    # the clock has stopped.
+    # Evaluations and checkpoints are not compared: they run only at the last step, after the clock
+    # has stopped.
     config.eval.every = config.checkpoint.every = STEPS
     return config
 
 
 class Clocked:
-    """The compiled step, which notes when its first call was done and its last."""
+    """The compiled step, which records when its first and its last call have finished."""
 
     def __init__(self, step):
         self.step, self.calls, self.start, self.end = step, 0, 0.0, 0.0
@@ -70,7 +70,7 @@ class Clocked:
 
 
 def loops(batch_size):
-    """{name: function that runs one loop and returns seconds a step}."""
+    """{name: function that runs one loop and returns seconds per step}."""
     config = config_of(batch_size)
     parallel = make_parallel("jit", jax.devices()[:1])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
@@ -106,9 +106,7 @@ def loops(batch_size):
 
 
 def second_start():
-    """Seconds that the first and the second start of the same config spend before their second
-    step.
-    """
+    """Seconds until the first step has run, for the first and second start of the same config."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for number in (1, 2):
@@ -139,10 +137,10 @@ def main():
     print(machine("flax", "optax", "tensorboardX"))
     print(
         f"step {1e3 * statistics.median(results['bare']):.2f} ms ({batch_size} images), {STEPS} "
-        "steps a loop, log every 50"
+        "steps per loop, log every 50"
     )
     print(f"jaxconv's loop over the bare loop: {ratios(results, 'jaxconv', 'bare')}")
-    print(f"first step compiled in {cold:.1f} s, on the second start in {warm:.1f} s")
+    print(f"first step after {cold:.1f} s, on the second start after {warm:.1f} s")
     print(
         json.dumps(
             {

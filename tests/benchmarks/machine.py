@@ -1,6 +1,4 @@
-"""What every benchmark says about where it ran, and how it compares: interleaved repeats, medians,
-spread.
-"""
+"""Shared by all benchmarks: description of the machine, interleaved repeats, medians and spread."""
 
 import os
 import platform
@@ -10,9 +8,7 @@ from importlib.metadata import version
 
 
 def machine(*packages: str) -> str:
-    """One line: processor or accelerator, cores, Python and the versions of jax and the
-    packages.
-    """
+    """One line: processor or accelerator, cores, and versions of Python, jax and the packages."""
     import jax
 
     device = jax.devices()[0]
@@ -33,7 +29,7 @@ def processor() -> str:
 
 
 def interleaved(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Run each in turn, again and again; what each returned, by name."""
+    """Run all in turn, `repeats` times; returns their results by name."""
     results: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -42,7 +38,7 @@ def interleaved(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str,
 
 
 def ratios(results: dict[str, list[float]], name: str, base: str) -> str:
-    """Median, least and greatest ratio of two interleaved runs, pair by pair."""
+    """Median, smallest and largest ratio of two interleaved runs, pair by pair."""
     pairs = [a / b for a, b in zip(results[name], results[base], strict=True)]
     return (
         f"{statistics.median(pairs):.3f} (median of {len(pairs)}; {min(pairs):.3f} to "

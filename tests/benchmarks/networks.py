@@ -1,16 +1,15 @@
-"""Whole networks, forward (inference) and training step, side by side: jaxconv, PyTorch (eager,
-torch.compile) and Flax's ImageNet example.
+"""Inference and training steps of whole networks: jaxconv, PyTorch, and Flax's ImageNet example.
 
-    python tests/benchmarks/networks.py                                   # all of them, float32,
-    batch 8 python tests/benchmarks/networks.py --networks resnet50 --batch 128 --dtypes
-    float32,bfloat16 --memory
+    python tests/benchmarks/networks.py                 # all networks, float32, batch 8
+    python tests/benchmarks/networks.py --networks resnet50 --batch 128 \\
+        --dtypes float32,bfloat16 --memory
 
-Needs jax, flax, optax and torch alone. A training step is forward, backward and update by SGD with
-momentum, on one batch that lies on the device. PyTorch has channels_last and, for bfloat16,
-autocast. The contenders take turns; a ratio is of two neighbouring turns. `--memory` starts a
-process for each and gives its peak: of device memory, or on a CPU of the process, some 450 MB of
-which are the imports. The first line tells the machine's load: where others compute too, PyTorch's
-threads, which wait for each other, suffer most.
+Needs only jax, flax, optax and torch. A training step is forward, backward and an update by SGD
+with momentum, on one batch that is already on the device. PyTorch runs eagerly and with
+torch.compile, with channels_last and, for bfloat16, autocast. The contenders take turns; a ratio is
+of two neighboring turns. `--memory` measures each in a separate process: the peak of device memory
+or, on a CPU, of the process, of which some 450 MB are imports. The first line gives the machine's
+load: other processes slow down PyTorch most, because its threads wait for each other.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import time
 
-# One process holds both frameworks: JAX must leave the other its share of the device.
+# Both frameworks run in one process, so JAX must not preallocate all device memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import flax.linen as nn
@@ -37,12 +36,13 @@ import jaxconv
 from jaxconv.models.resnet import UNITS
 
 CONTENDERS = ("jaxconv", "eager", "compile", "flax")
-SAMPLE = 0.3  # seconds that one turn should last at least
+SAMPLE = 0.3  # seconds that a turn should last at least
 
 
 class FlaxResNet(nn.Module):
-    """A ResNet as Flax's ImageNet example writes it: SAME padding, BatchNorm of momentum 0.9, the
-    last scale of a block from zero.
+    """The ResNet of Flax's ImageNet example.
+
+    SAME padding, BatchNorm with momentum 0.9, and the last scale of a block initialized to zero.
     """
 
     units: tuple[int, ...]
@@ -90,7 +90,7 @@ class FlaxResNet(nn.Module):
 
 
 def jax_run(contender, name, settings):
-    """(function that takes one step, without waiting; one that waits; seconds to compile)."""
+    """(function that starts one step, function that waits for it, seconds to compile)."""
     classes, dtype = settings.classes, jnp.dtype(settings.dtype)
     overrides = {"auxiliary": False} if name == "googlenet_torchvision" else {}
     if contender == "jaxconv":
@@ -124,7 +124,7 @@ def jax_run(contender, name, settings):
 
 
 def torch_run(contender, name, settings):
-    """The same for PyTorch; RuntimeError where torch.compile does not work."""
+    """The same for PyTorch; RuntimeError if torch.compile does not work."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = (
@@ -164,7 +164,7 @@ def torch_run(contender, name, settings):
 
 
 def prepare(contender, name, settings):
-    """A contender ready to be measured, or why it is not there."""
+    """A contender ready to be measured, or the reason why it is missing."""
     if contender == "flax" and name not in ("resnet18", "resnet50", "resnet152"):
         return "-"
     try:
@@ -179,9 +179,7 @@ def prepare(contender, name, settings):
 
 
 def sampler(run, wait):
-    """A function that takes as many steps as last `SAMPLE` seconds, and returns the seconds that
-    one took.
-    """
+    """A function that runs steps for about `SAMPLE` seconds and returns the seconds per step."""
     wait(run())
 
     def sample(steps):
@@ -190,14 +188,14 @@ def sampler(run, wait):
             result = run()
         wait(result)
         seconds = (time.perf_counter() - start) / steps
-        time.sleep(0.01)  # the other framework's threads stop spinning
+        time.sleep(0.01)  # lets the other framework's threads stop spinning
         return seconds
 
     return functools.partial(sample, max(1, round(SAMPLE / sample(1))))
 
 
 def peak(contender, name, settings):
-    """Peak memory in MB of two steps in a process of its own."""
+    """Peak memory in MB of two steps in a separate process."""
     arguments = {
         "--only": contender,
         "--networks": name,
@@ -217,7 +215,7 @@ def peak(contender, name, settings):
 
 
 def only(contender, name, settings):
-    """What the process of `peak` does."""
+    """The body of the process that `peak` starts."""
     prepared = prepare(contender, name, settings)
     if isinstance(prepared, str):
         sys.exit(prepared)
@@ -225,7 +223,7 @@ def only(contender, name, settings):
     for _ in range(2):
         wait(run())
     if jax.default_backend() == "cpu" and not torch.cuda.is_available():
-        # Not getrusage's, which begins at what the parent had.
+        # Not getrusage's peak, which includes that of the parent.
         return (
             next(
                 int(line.split()[1])
@@ -305,18 +303,22 @@ def main():
     parser.add_argument(
         "--networks",
         default=default,
-        help=f"of {', '.join(PARAMETERS)}; without resnext50_32x4d by default",
+        help=f"any of {', '.join(PARAMETERS)}; by default all but resnext50_32x4d",
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
         "--size", type=int, default=0, help="height and width of the images; 0: the network's own"
     )
-    parser.add_argument("--dtypes", default="float32", help="of float32, bfloat16")
+    parser.add_argument("--dtypes", default="float32", help="float32, bfloat16 or both")
     parser.add_argument("--modes", default="forward,train")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="jaxconv is always one")
+    parser.add_argument(
+        "--contenders", default=",".join(CONTENDERS), help="jaxconv is always included"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
     parser.add_argument(
-        "--memory", action="store_true", help="peak memory, each contender in a process of its own"
+        "--memory",
+        action="store_true",
+        help="measure peak memory, each contender in a separate process",
     )
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -330,7 +332,7 @@ def main():
         (contenders, CONTENDERS),
     ):
         for wrong in set(given) - set(known):
-            parser.error(f"{wrong!r} is none of {', '.join(known)}")
+            parser.error(f"{wrong!r} is not one of {', '.join(known)}")
     if arguments.only:
         print(only(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0])))
         return
@@ -341,9 +343,9 @@ def main():
         sep="; ",
     )
     rivals = {
-        "eager": "time over torch eager",
-        "compile": "over torch.compile",
-        "flax": "over Flax's example",
+        "eager": "time / torch eager",
+        "compile": "time / torch.compile",
+        "flax": "time / Flax's example",
     }
     heads = [
         "network",

@@ -1,14 +1,14 @@
-"""Weak scaling: the time of a training step as devices are added, each with a batch of its own,
-over that of one device.
+"""Weak scaling: the time of a training step on n devices, relative to one device.
 
-    python tests/benchmarks/scaling.py                     # the accelerators of this machine, or 1,
-    2, 4, 8 forced devices of its CPU python tests/benchmarks/scaling.py --model resnet50 --size 224
-    --batch 64 --dtype bfloat16
+    python tests/benchmarks/scaling.py
+    python tests/benchmarks/scaling.py --model resnet50 --size 224 --batch 64 --dtype bfloat16
 
-Where the devices are real, 1 is perfect. Forced devices share the cores of one CPU: n of them have
-n times the work, so that the time is given over n times that of one, which leaves the overheads: 1
-is none. Two processes talk over the loopback. Every contender runs in processes of its own, the
-contenders take turns, and a ratio is of two neighbouring turns.
+It uses the accelerators of this machine, or 1, 2, 4 and 8 virtual devices of its CPU. Each device
+has a batch of its own. On real devices a ratio of 1 is perfect scaling. Virtual devices share the
+cores of one CPU, so n of them have n times the work; their time is divided by n times that of one
+device, and 1 means no overhead. Two processes communicate over the loopback interface. Every
+contender runs in separate processes, the contenders take turns, and a ratio is of two neighboring
+turns.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STEPS, TURNS = 10, 5
 
 
 def work(arguments):
-    """What each process of a contender does: prints the median seconds of a step."""
+    """The process of a contender: train, and print the median seconds per step."""
     mode, devices, processes, number, port = arguments.work.split(",")
     if int(processes) > 1:
         from jaxconv.train.processes import join
@@ -79,7 +79,7 @@ def work(arguments):
 
 
 def contend(arguments, mode, devices, processes, forced):
-    """One contender's turn: what its first process printed."""
+    """One turn of a contender; returns what its first process printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -137,8 +137,8 @@ def main():
     contenders = [(mode, n, 1) for mode in arguments.modes.split(",") for n in counts]
     contenders += [(mode, 4, 2) for mode in arguments.modes.split(",")] if forced else []
     settings = (
-        f"{arguments.model}, {arguments.size}x{arguments.size}, {arguments.batch} images a device, "
-        f"{arguments.dtype}"
+        f"{arguments.model}, {arguments.size}x{arguments.size}, "
+        f"{arguments.batch} images per device, {arguments.dtype}"
     )
     print(
         machine("flax"),
@@ -153,7 +153,7 @@ def main():
             turns[contender].append(contend(arguments, *contender, forced)["seconds"])
     over = "n times one device" if forced else "one device"
     print(
-        f"| mode | devices | processes | ms a step | time over {over} |",
+        f"| mode | devices | processes | ms per step | time / {over} |",
         "|---|---|---|---|---|",
         sep="\n",
     )

@@ -1,7 +1,6 @@
-"""The compared networks in PyTorch, written as torchvision has them, for machines where only torch
-is: same layers, order, initial sizes.
+"""The compared networks in PyTorch, with torchvision's layers, for machines without torchvision.
 
-`PARAMETERS` are torchvision's counts (LeNet-5: jaxconv's), and `build` checks them.
+`PARAMETERS` has torchvision's parameter counts (for LeNet-5 jaxconv's), which `build` checks.
 """
 
 import torch
@@ -35,9 +34,7 @@ INCEPTIONS = [
 
 
 class Residual(nn.Module):
-    """act(x + scale * body(x)), with a projection where the shape changes; `drop` leaves out the
-    body of whole images.
-    """
+    """act(shortcut(x) + scale * body(x)); `drop` is the probability of dropping an image's body."""
 
     def __init__(self, body, shortcut=None, act=None, scale=None, drop=0.0):
         super().__init__()
@@ -57,7 +54,7 @@ class Residual(nn.Module):
 
 
 class Beside(nn.Module):
-    """Branches side by side, their feature maps one after the other."""
+    """Parallel branches, whose feature maps are concatenated."""
 
     def __init__(self, *branches):
         super().__init__()
@@ -262,13 +259,11 @@ BUILDERS = {
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """The network by jaxconv's name; RuntimeError if its parameters are not as many as
-    torchvision's.
-    """
+    """The network with jaxconv's name; RuntimeError if its parameter count is not torchvision's."""
     model = BUILDERS[name](classes)
     count = sum(parameter.numel() for parameter in model.parameters())
     if count != PARAMETERS[name]:
         raise RuntimeError(
-            f"{name} has {count:,} parameters here, and {PARAMETERS[name]:,} in torchvision"
+            f"{name} has {count:,} parameters here but {PARAMETERS[name]:,} in torchvision"
         )
     return model

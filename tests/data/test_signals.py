@@ -154,7 +154,8 @@ def test_signals_are_normalised_as_they_are():
         atol=1e-5,
     )
     with pytest.raises(
-        UserError, match="config.augment.flip is True; it is for images, and solids holds signals"
+        UserError,
+        match="config.augment.flip is True, but it is only for images and solids holds signals",
     ):
         make_transforms(tiny_config(data__source="solids", augment__flip=True), describe(source))
 

@@ -264,9 +264,7 @@ def test_resume_asks_for_the_same_decoder(photographs, tmp_path, monkeypatch):
     config = folder_config(photographs, steps=3, **CROPS)
     train(config, tmp_path / "run")
     monkeypatch.setattr("jaxconv.data.decode.decoder_versions", lambda name: "pillow 1.0")
-    with pytest.raises(
-        UserError, match="train_decoder was .*, now it is pillow 1.0; bring it back"
-    ):
+    with pytest.raises(UserError, match="train_decoder was .*, now it is pillow 1.0; restore it"):
         train(config, tmp_path / "run")
 
 

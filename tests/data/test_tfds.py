@@ -360,7 +360,7 @@ def test_made_up_imagenet(tmp_path):
         )
         assert (
             0 <= record["intervals"]["height"][0] <= record["height"]
-            and "in common lies" in seen.stdout
+            and "lowest common ancestor" in seen.stdout
         )
 
 

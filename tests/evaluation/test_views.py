@@ -1,6 +1,4 @@
-"""Test-time views: which pixels they show, how answers are joined, and fully connected layers as
-convolutions.
-"""
+"""Test-time views: their pixels, combined predictions, fully connected layers as convolutions."""
 
 import functools
 
@@ -303,10 +301,9 @@ def test_views_of_an_ensemble_under_pmap(photographs):
     [
         (
             {"views": "10crop"},
-            "--views=10crop: there is no such view, did you mean '10-crop'.*center, flip, 10-crop, "
-            "dense",
+            "--views=10crop: unknown view, did you mean '10-crop'.*center, flip, 10-crop, dense",
         ),
-        ({"scales": (256,)}, "--scales=256: belongs to --views=dense, not to center"),
+        ({"scales": (256,)}, "--scales=256: applies to --views=dense, not to center"),
         ({"views": "dense", "scales": (0,)}, "--scales=0: must be whole numbers of pixels"),
         (
             {"views": "dense", "scales": (16, 2)},
@@ -316,7 +313,7 @@ def test_views_of_an_ensemble_under_pmap(photographs):
             {"views": "dense", "scales": (12,)},
             r"--scales=12: the network, for 16x16, cannot take 12x12: fc1: .* larger than 3",
         ),
-        ({"views": "dense", "crop_ratio": 0.5}, "dense evaluation crops nothing; give --scales"),
+        ({"views": "dense", "crop_ratio": 0.5}, "does not apply to --views=dense; give --scales"),
         ({"crop_ratio": 1.5}, "--crop_ratio=1.5: must be more than 0 and at most 1"),
         (
             {"views": "10-crop", "crop_ratio": 1.0},
@@ -334,7 +331,7 @@ def test_where_there_are_no_more_pixels(tmp_path, one_device):
     train(tiny_config(steps=3), str(tmp_path), devices=one_device)
     for settings in ({"views": "10-crop"}, {"views": "dense"}, {"crop_ratio": 0.5}):
         with pytest.raises(
-            UserError, match="reads other parts of image files, and xo gives 16x16 and no more"
+            UserError, match="needs image files larger than the crop, and xo gives exactly 16x16"
         ):
             evaluate_run(str(tmp_path), **settings)
     assert evaluate_run(str(tmp_path), views="flip", devices=one_device).result["examples"] == 30

@@ -1,5 +1,6 @@
-"""A stage for shell scripts: Slurm, gcloud, Python and jaxconv itself are played by small programs,
-which note how they were called.
+"""A stage for shell scripts: small programs play Slurm, gcloud, Python and jaxconv.
+
+They record how they were called.
 """
 
 import json
@@ -9,8 +10,8 @@ import sys
 
 from tests.conftest import ROOT
 
-# Plays any program: notes its arguments, prints the next of its answers and exits with the next of
-# its codes (0 where there is none).
+# Plays any program: records its arguments, prints the next of its answers and exits with the next
+# of its codes (0 if none is left).
 PLAYER = """#!{python} -S
 import json, os, pathlib, subprocess, sys, time
 stage = pathlib.Path({stage!r})
@@ -29,7 +30,7 @@ print(take("says", ""), flush=True)
 sys.exit(int(take("codes", "0")))
 """
 
-# Python: -m venv makes a folder with a Python and a jaxconv that are players too.
+# Python: -m venv creates a folder with players for python and jaxconv.
 PYTHON = """
 if sys.argv[1:2] == ["-c"]:
     sys.exit(0)
@@ -52,8 +53,8 @@ for task in json.loads(take("tasks", "[1]")):
     (stage / "job.codes").open("a").write(f"{code}\\n")
 """
 SRUN = 'print("jaxconv: the loss became nan at step 7", file=sys.stderr, flush=True)'
-# A TPU that is there from create to delete; it is taken away where its next answer to a training
-# says so.
+# A TPU that exists from create to delete, and is preempted if the next prepared code of a training
+# is 255.
 GCLOUD = """
 state, words = stage / "state", sys.argv[1:]
 if "create" in words:
@@ -74,7 +75,7 @@ sys.exit(0)
 
 
 class Stage:
-    """A folder with players of the programs that the scripts call, first on PATH."""
+    """A folder, first on PATH, with players of the programs that the scripts call."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -91,7 +92,7 @@ class Stage:
         path.chmod(0o755)
 
     def prepare(self, **answers):
-        """`jaxconv__codes=[75, 0]`: what jaxconv exits with, one call after the other."""
+        """`jaxconv__codes=[75, 0]`: the exit codes of successive calls of jaxconv."""
         for what, lines in answers.items():
             (self.folder / what.replace("__", ".")).write_text("\n".join(map(str, lines)))
 

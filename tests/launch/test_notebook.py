@@ -1,6 +1,4 @@
-"""The notebook, executed as Colab would, on the CPU and small; and what its install cell would
-install elsewhere.
-"""
+"""The notebook, run as on Colab but small and on the CPU, and what its install cell installs."""
 
 import glob
 import importlib.util
@@ -78,9 +76,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     ],
 )
 def test_install_cell(monkeypatch, devices, source, wanted):
-    """The extra of the accelerator that is there, from the checkout around the notebook or from
-    what SOURCE says.
-    """
+    """It installs the accelerator's extra, from the notebook's checkout or from SOURCE."""
     calls = []
     monkeypatch.setattr(
         glob, "glob", lambda pattern: [devices] if devices and devices[:8] == pattern[:8] else []
@@ -101,7 +97,7 @@ def test_install_cell_says_what_is_missing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("downloads", [True, False])
 def test_data_cell(monkeypatch, capsys, downloads):
-    """CIFAR-10 where it can be had, or else X's and O's of three channels."""
+    """CIFAR-10 if it can be prepared, otherwise X's and O's with three channels."""
     import jaxconv.data.prepare
 
     def prepare(name):
@@ -113,4 +109,6 @@ def test_data_cell(monkeypatch, capsys, downloads):
     exec(cell("data"), space)
     config = space["config"]
     assert config.data.source == ("tfds:cifar10" if downloads else "xo")
-    assert downloads or (config.data.xo.channels == 3 and "stand in" in capsys.readouterr().out)
+    assert downloads or (
+        config.data.xo.channels == 3 and "using X's and O's" in capsys.readouterr().out
+    )

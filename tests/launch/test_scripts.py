@@ -1,5 +1,6 @@
-"""The launch scripts: dry runs, help, bad options; and what they really call, with Slurm, gcloud
-and Python played by small programs.
+"""The launch scripts: dry runs, help, bad options, and what they call.
+
+Small programs play Slurm, gcloud and Python.
 """
 
 import os
@@ -87,29 +88,32 @@ def test_dry_run_calls_nothing(stage, script):
         (("slurm.sh", "--nodes=0", *TRAINING), "--nodes=0: must be a whole number of at least 1"),
         (("slurm.sh", "--config=experiments/xo.py"), "--workdir=DIR is missing"),
         (("slurm.sh", "--workdir=/tmp/x"), "--config=FILE.py is missing"),
-        (("tpu_vm.sh", "train", "--name=n", "--zone=z", "--shared=runs"), "must begin with /"),
+        (
+            ("tpu_vm.sh", "train", "--name=n", "--zone=z", "--shared=runs"),
+            "must be an absolute path",
+        ),
         (
             ("slurm.sh", "--array=/nowhere/commands.txt"),
-            "/nowhere/commands.txt: there is no such file",
+            "/nowhere/commands.txt: file not found",
         ),
         (
             ("slurm.sh", f"--array={ROOT / 'README.md'}", "--workdir=/tmp/x"),
-            "--workdir=/tmp/x: does not go with --array",
+            "--workdir=/tmp/x: cannot be combined with --array",
         ),
         (("tpu_vm.sh",), ""),
         (("tpu_vm.sh", "start", *CLUSTER), "start: must be run, create"),
         (("tpu_vm.sh", "create", "--name=tpu"), "--zone=ZONE is missing"),
         (("tpu_vm.sh", "create", "--name=tpu", "--zone=z"), "--type=TYPE is missing"),
-        (("tpu_vm.sh", "create", *CLUSTER, "--restart"), "--restart: create does not take it"),
+        (("tpu_vm.sh", "create", *CLUSTER, "--restart"), "--restart: not an option of create"),
         (("tpu_vm.sh", "fetch", *CLUSTER), "--workdir=DIR is missing"),
         (("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x"), "--config=FILE.py is missing"),
         (
             ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=no.py:small"),
-            "--config=no.py:small: there is no file no.py",
+            "--config=no.py:small: file no.py not found",
         ),
         (
             ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=/etc/passwd"),
-            "must lie in",
+            "must be inside",
         ),
     ],
 )
@@ -150,7 +154,7 @@ def test_local_dry_run(stage):
         ([1, 0], (), 1, 1),
         ([1] * 9, ("--retries=2",), 3, 1),
         ([139, 75, 1, 0], ("--retries=2",), 4, 0),
-        ([2] * 9, ("--retries=2",), 1, 2),  # a wrong command stays wrong
+        ([2] * 9, ("--retries=2",), 1, 2),  # a usage error is not retried
         ([130] * 9, ("--retries=2",), 1, 130),
     ],
 )
@@ -171,7 +175,7 @@ def test_installs_once(stage):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_local_hands_signals_on_and_stops(stage, number, code):
-    """The training is told once, and what it exits with is the script's code."""
+    """The run gets the signal once, and the script exits with its code."""
     waiter = f"""#!{sys.executable} -S
 import pathlib, signal, sys, time
 def stop(number, frame):
@@ -232,7 +236,7 @@ def test_slurm_dry_run(stage):
         f"--workdir={workdir}",
         "--distributed=auto",
     ]
-    # On one processor no process looks for others, and no GPU is asked for.
+    # A single process without GPUs looks for no others and requests no GPU.
     *_, sbatch, srun = commands(stage.run("slurm.sh", "--dry_run", "--gpus=0", *TRAINING))
     assert "--ntasks-per-node=1" in sbatch and not any(word.startswith("--gpus") for word in sbatch)
     assert "--distributed=auto" not in srun
@@ -331,7 +335,7 @@ def test_a_line_that_is_no_training_is_said_before_anything_is_submitted(stage, 
 
 
 def verbs(stage):
-    """What gcloud was asked for, in words such as `tpu-vm ssh`, without looking how it stands."""
+    """The calls of gcloud in words such as `tpu-vm ssh`, without `describe`."""
     return [" ".join(call[2:4]) for call in stage.calls("gcloud") if "describe" not in call]
 
 
@@ -416,7 +420,7 @@ def test_tpu_that_is_taken_away_is_created_again(stage):
     ]
     delete = ["queued-resources delete"]
     assert verbs(stage) == [*up, *delete, *up, *delete, *up, "tpu-vm scp", *delete]
-    assert process.stderr.count("was taken away") == 2
+    assert process.stderr.count("was preempted") == 2
 
 
 def test_tpu_is_not_created_for_ever(stage):
@@ -440,11 +444,11 @@ def test_tpu_run_fetches_now_and_then(stage):
     assert process.returncode == 0, process.stderr
     assert (
         len([call for call in stage.calls("gcloud") if "--worker=0" in call]) >= 2
-    )  # besides the one in the end
+    )  # and one at the end
 
 
 def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
-    """Ctrl-C at a terminal reaches all processes of the script; none is left."""
+    """Ctrl-C in a terminal reaches all processes of the script; none survives."""
     stage.prepare(gcloud__naps=[30])
     arguments = [
         "env",

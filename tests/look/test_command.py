@@ -69,8 +69,8 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["filters"], 2, ["filters looks into one network: give --workdir=RUN, or --model=NAME"]),
-        (["filters", "RUN", "--model=lenet5"], 2, ["looks into one network"]),
+        (["filters"], 2, ["filters needs one network: give --workdir=DIR or --model=NAME"]),
+        (["filters", "RUN", "--model=lenet5"], 2, ["needs one network"]),
         (
             ["filters", "RUN", "--out=a.jpg"],
             2,
@@ -89,26 +89,26 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
                 "the convolutions are conv1_1, conv2_1",
             ],
         ),
-        (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give one of them"]),
+        (["filters", "RUN", "--weights=x"], 2, ["--weights and --workdir: give only one of them"]),
         (
             ["filters", "--model=lenet5", "--checkpoint=5"],
             2,
-            ["--checkpoint and --model: give one of them"],
+            ["--checkpoint and --model: give only one of them"],
         ),
         (
             ["walk", "RUN", "--layer=pool1"],
             2,
             [
-                "--layer: walk has no use for it; it takes --workdir, --model",
+                "--layer: walk does not take it; it takes --workdir, --model",
                 "--image, --number, --out",
             ],
         ),
         (
             ["walk", "RUN", "--image=a.png", "--example=3"],
             2,
-            ["--example and --image: give one of them"],
+            ["--example and --image: give only one of them"],
         ),
-        (["lecture", "RUN"], 2, ["--workdir: lecture has no use for it; it takes --out"]),
+        (["lecture", "RUN"], 2, ["--workdir: lecture does not take it; it takes --out"]),
         (["filters", "RUN", "--config.seed=1"], 2, ["look takes no config"]),
         (
             ["filters", "--model=lenet6"],

@@ -1,6 +1,4 @@
-"""The playground in a thread of this process, for tests that speak to it, and what its answers
-hold.
-"""
+"""A playground in a thread of this process, for tests, and a parser of its answers."""
 
 import asyncio
 import contextlib
@@ -18,7 +16,7 @@ from jaxconv.playground.server import Playground, serve
 
 
 def xo_config(size=16, **noise):
-    """X's and O's of the default variation, small."""
+    """A config of small X's and O's with the default variation."""
     config = default_config()
     config.data.xo.size = size
     config.data.xo.update(noise)
@@ -49,7 +47,7 @@ def served(looked=None, config=None, host="127.0.0.1", port=0):
 
 
 def until(condition, seconds=60):
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"

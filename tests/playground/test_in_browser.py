@@ -1,6 +1,4 @@
-"""The page in a browser: a network learns in it, a drawn X and O are told apart at every stroke,
-and nothing comes from elsewhere.
-"""
+"""The page in a browser: a network learns and classifies strokes; nothing foreign is loaded."""
 
 import base64
 import dataclasses
@@ -31,7 +29,7 @@ def place():
 
 @pytest.fixture
 def page(place, browser):
-    """The page, opened; in the end nothing came from elsewhere, and no error was told."""
+    """The opened page; checks at the end that there was no error and no foreign request."""
     playground, address = place
     playground.trainer.pause()
     browser.open(address, 1400, 950)
@@ -41,7 +39,7 @@ def page(place, browser):
     yield browser
     assert browser.errors() == []
     host = address.removeprefix("http://").removesuffix("/")
-    # The browser's own pages, such as the one of a PNG, are none of ours.
+    # The browser's own pages, such as that of a PNG, are not ours.
     assert all(request.split("//")[1].startswith(host) for request in browser.requests())
 
 
@@ -50,7 +48,7 @@ def press(page, how):
 
 
 def learned(page):
-    """Train by the page's buttons until it is right, if it is not yet."""
+    """Train with the page's buttons until the network is accurate, unless it already is."""
     if page.run(
         "return playground.training.points.length == 0 || playground.training.points.at(-1)[2] < "
         "0.98"
@@ -100,7 +98,7 @@ def test_a_drawn_figure_is_told_at_every_stroke(page, strokes, figure, record_pr
     }
     assert set(bars) == {"X", "O"} and "%" in bars["X"]
     latencies = page.run("return playground.latencies")
-    assert len(latencies) > 10  # many a stroke, not one at the end
+    assert len(latencies) > 10  # many per stroke, not one at the end
     spread = np.percentile(latencies, [5, 50, 95]).round(1)
     record_property("latency_ms", spread.tolist())
     print(
@@ -114,9 +112,7 @@ def test_a_drawn_figure_is_told_at_every_stroke(page, strokes, figure, record_pr
 
 
 def pixels(page, selector, width, height):
-    """The grey values [height, width] of a canvas, brought to this size; from a copy, as reading
-    makes a canvas slow.
-    """
+    """The grey values [height, width] of a resized copy of a canvas: reading slows a canvas."""
     values = page.run(
         "const copy = new OffscreenCanvas(arguments[1], arguments[2]), context = "
         "copy.getContext('2d', {willReadFrequently: true});"
@@ -202,7 +198,7 @@ def test_start_step_pause_and_begin_anew(place, page):
     after = page.run(
         "return document.querySelectorAll('.maps')[1].querySelector('canvas').toDataURL()"
     )
-    assert before != after  # the filters have moved
+    assert before != after  # the filters have changed
     assert len(page.run("return playground.training.points")) == 2
     assert (
         page.find("#loss circle")
@@ -233,7 +229,7 @@ def test_what_does_not_fit_is_said_in_the_page(place, page):
     page.wait(said)
     assert page.run(said) == "pool3: (1 - 4)/5 + 1 = 0.40: a 4-wide window is larger than 1"
     set_fields(page, filters="4, x")
-    page.wait(f"{said}.includes('“4, x” is no list of whole numbers')")
+    page.wait(f"{said}.includes('“4, x” is not a list of whole numbers')")
     set_fields(page, pool_window="3", pool_stride="2", filters="5")
     page.wait(
         "return playground.answer.stages.length == 5 && playground.answer.stages[0].shape[2] == 5",
@@ -294,10 +290,11 @@ def test_an_image_is_looked_at(page, tmp_path):
     Image.fromarray(255 - figure[..., 0]).save(tmp_path / "x.png")
     page.find("#file").send_keys(str(tmp_path / "x.png"))
     page.wait(
-        "return document.querySelector('#note').textContent.includes('light paper was turned dark')"
+        "return document.querySelector('#note').textContent.includes('the light background was "
+        "made dark')"
     )
     assert page.run("return playground.answer.best") == "x"
-    # Dropped: the browser's own drag of a file cannot be had headless, its event can.
+    # A headless browser cannot drag a file, but its drop event can be dispatched.
     data = base64.b64encode((tmp_path / "x.png").read_bytes()[:80]).decode()
     page.run(
         "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), transfer = new "
@@ -335,7 +332,7 @@ def test_a_lost_connection_is_taken_up_again(page, place):
         playground._loop.call_soon_threadsafe(opened.close, 1011, "an error")
     page.wait(said)
     assert "is lost" in page.run(said) and "ended" not in page.run(said).split(";")[0]
-    page.wait("return playground.answer")  # of the same drawing, asked for anew
+    page.wait("return playground.answer")  # of the same drawing, requested again
     assert page.run(said) == ""
     again = answered(page)
     assert [vote["vote"] for vote in again["votes"]] == [vote["vote"] for vote in before["votes"]]
@@ -354,7 +351,7 @@ def test_a_page_finds_the_playground_that_is_started_again(browser):
     browser.wait(f"{said}.includes('the playground has ended')")
     with served(
         config=xo_config(32), port=int(address.split(":")[1])
-    ):  # other pictures: the page begins anew
+    ):  # other pictures: the page starts over
         browser.wait("return window.playground && playground.answer?.picture[0] == 32", 30)
     browser.open("about:blank")
 
@@ -369,11 +366,11 @@ def test_the_page_says_who_can_open_it_and_what_is_left_out(host, browser):
         browser.open(f"http://{address}/", 1200, 900)
         browser.wait("return window.playground && playground.answer")
         limits, left_out = browser.find("#limits").text, browser.find("#left-out")
-        assert limits.startswith(f"It listens on {host}: ")
+        assert limits.startswith(f"The playground listens on {host}: ")
         assert (
-            ("whoever reaches this machine" in limits)
+            ("anyone who can reach this machine" in limits)
             is (host == "0.0.0.0")
-            is not ("this machine alone" in limits)
+            is not ("only this machine" in limits)
         )
         shown = len(browser.find_all("#rows .stage")) - 2
         assert left_out.is_displayed() and left_out.text.startswith(f"{shown} of 42 stages: ")

@@ -1,4 +1,4 @@
-"""The server: who is answered, what is taken, what is refused and how."""
+"""The server: which requests it answers, what it accepts, and how it refuses the rest."""
 
 import asyncio
 import contextlib
@@ -241,12 +241,12 @@ def test_training_is_pushed_while_it_runs(place):
 NO_VARIATION = dict.fromkeys(("translation", "scaling", "rotation", "weight", "noise"), 0)
 NETWORK = {**SMALL.network, "batch_size": 32}
 BAD = [
-    ("not JSON", "no JSON"),
-    ([1, 2], "no JSON object"),
-    ("[" * 90_000, "no JSON"),
+    ("not JSON", "is not JSON"),
+    ([1, 2], "not a JSON object"),
+    ("[" * 90_000, "is not JSON"),
     (" " * 100_001, "has 100,001 characters; at most 100,000 are read"),
-    ({}, "has no 'do'"),
-    ({"do": "fly"}, "there is no 'fly' to do; there are draw, sample"),
+    ({}, "has no valid 'do'"),
+    ({"do": "fly"}, "unknown action 'fly'; the actions are draw, sample"),
     (
         {
             "do": "sample",
@@ -257,29 +257,29 @@ BAD = [
                 ("translation", "scaling", "rotation", "weight", "noise"), 0
             ),
         },
-        "no figure 'z'",
+        "unknown figure 'z'",
     ),
     (
         {"do": "sample", "id": 5, "figure": "x", "number": 0, "variation": {"translation": 0}},
-        "has no 'scaling'",
+        "has no valid 'scaling'",
     ),
     ({"do": "sample", "id": -5, "figure": "x", "number": -1}, "number is -1"),
     (
         {"do": "draw", "id": 6, "strokes": [[[0, "a"]]], "weight": 0, "fit": True},
-        "no list of lines",
+        "not a list of lines",
     ),
     ({"do": "draw", "id": 6, "strokes": [], "weight": 1e300, "fit": True}, "weight is 1e"),
     ({"do": "draw", "id": 6, "strokes": [], "weight": 3, "fit": True}, "xo.weight is 3"),
     ({"do": "test", "id": 7, "number": 0}, "there are no test images"),
     ({"do": "look", "id": 8, "network": "run"}, "no network 'run'"),
-    ({"do": "train", "how": "sideways"}, "cannot 'sideways'"),
+    ({"do": "train", "how": "sideways"}, "unknown training command 'sideways'"),
     ({"do": "set", "rate": float("nan")}, "rate is nan"),
-    ({"do": "set", "settings": {"filters": [4]}}, "the settings are filters,"),
+    ({"do": "set", "settings": {"filters": [4]}}, "the settings must be filters,"),
     ({"do": "set", "settings": {**NETWORK, "filters": 3}}, "filters: 3 is not a list"),
     ({"do": "set", "settings": {**NETWORK, "neurons": "16"}}, "neurons: '16' is not a list"),
     (
         {"do": "set", "settings": {**NETWORK, "batch_size": 9999}},
-        "batch size: 9999 is no whole number from 1 to 256",
+        "batch size: 9999 is not a whole number from 1 to 256",
     ),
     (
         {
@@ -338,9 +338,7 @@ def test_whatever_an_action_raises_is_told_in_a_line(place, monkeypatch, caplog)
                 struct.pack("<I", 4) + (Path(__file__).parents[2] / "docs/xo.png").read_bytes()
             )
             assert (await hear("problem"))["id"] == 4
-        with (
-            monkeypatch.context() as patch
-        ):  # while the training goes on, which tells the page by itself
+        with monkeypatch.context() as patch:  # during training, which updates the page by itself
             patch.setattr(page.Page, "_answer", fail)
             await say({"do": "train", "how": "step"})
             message = await hear("problem")
@@ -413,15 +411,13 @@ def test_a_run_that_looks_at_no_images_is_refused():
     looked = open_model("chain")
     looked.data["kind"] = "signal"
     with pytest.raises(
-        UserError, match="chain, random weights: looks at signals; the playground is for images"
+        UserError, match="chain, random weights: takes signals; the playground is for images"
     ):
         Playground(looked, looked.config)
 
 
 def test_a_run_s_network_and_test_images(tmp_path):
-    """Of a run on a folder: its test images with their labels; and without the folder, a warning
-    and dropped images alone.
-    """
+    """A run on a folder offers its labeled test images; without the folder, only dropped images."""
     folder = write_images(tmp_path / "images", size=(16, 16))
     looked = open_model("chain")
     looked.config.data.source, looked.config.data.image_size = f"folder:{folder}", 0
@@ -451,7 +447,7 @@ def test_a_run_s_network_and_test_images(tmp_path):
         )[0]
         np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
         await say({"do": "draw", "id": 2, "strokes": [], "weight": 0, "fit": True})
-        assert "drop an image, or take one of the test images" in (await hear("problem"))["message"]
+        assert "drop an image or choose a test image" in (await hear("problem"))["message"]
         await say({"do": "test", "id": 3, "number": 12})
         assert (
             "number is 12; it must be a whole number from 0 to 11"
@@ -477,23 +473,23 @@ def test_a_taken_port_is_one_line():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            UserError, match=f"--port={port}: another program listens there; give another"
+            UserError, match=f"--port={port}: another program is listening there; choose another"
         ):
             listen("127.0.0.1", port)
         assert_one_line_error(
             command("playground", f"--port={port}"),
             2,
-            f"--port={port}: another program listens there",
+            f"--port={port}: another program is listening there",
         )
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--port=70000", "--port=70000: ports go up to 65535"),
+        ("--port=70000", "--port=70000: must be at most 65535"),
         (
             "--host=no.such.name.invalid",
-            "--host=no.such.name.invalid --port=8400: cannot be listened on",
+            "--host=no.such.name.invalid --port=8400: cannot listen there",
         ),
         ("--workdir=/nowhere", "--workdir=/nowhere: holds no run"),
         ("--config.seed=1", "playground takes no config"),
@@ -515,15 +511,14 @@ def test_the_command_serves_warns_and_ends_cleanly():
     )
     try:
         line = process.stdout.readline()
-        port = int(re.search(r"http://0.0.0.0:(\d+)/   \(Ctrl-C ends it\)", line)[1])
+        port = int(re.search(r"http://0.0.0.0:(\d+)/   \(Ctrl-C stops it\)", line)[1])
         assert "jaxconv playground" in get(f"127.0.0.1:{port}")[1]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0 and out == "ended\n"
+    assert process.returncode == 0 and out == "stopped\n"
     assert err.splitlines() == [
-        "jaxconv: --host=0.0.0.0: whoever reaches this machine on the network can use the page, "
-        "without a password; "
-        "without --host it is this machine alone"
+        "jaxconv: --host=0.0.0.0: anyone who can reach this machine over the network can use the "
+        "page, without a password; without --host only this machine can"
     ]

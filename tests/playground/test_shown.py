@@ -1,6 +1,4 @@
-"""What the page is sent: maps that are the network's, and pictures made of drawings, samples and
-files.
-"""
+"""What the page receives: the network's maps, and pictures from drawings, samples and files."""
 
 import functools
 import io
@@ -67,14 +65,14 @@ def test_an_answer_is_what_the_network_computes(batch_norm):
             assert stage["what"] == f"max(0, {names[n - 1]})"
         elif (
             stage["name"] in noted and n != len(names) - 2
-        ):  # what is noted as fc1 is what ReLU makes of it
+        ):  # the intermediate named fc1 is the output of its ReLU
             real = np.asarray(noted[stage["name"]][0]).reshape(*stage["pixels"], -1)
             assert stage["channels"] == real.shape[-1]
             real = real[..., :16]
             assert stage["peak"] == pytest.approx(np.abs(real).max(), rel=1e-5)
             # 254 steps from the least to the greatest.
             np.testing.assert_allclose(values * stage["peak"] / 127, real, atol=stage["peak"] / 253)
-    # The pooled stack is of what the ReLU leaves, batch norm or not.
+    # The pooled stack is pooled from the ReLU's output, with or without batch norm.
     relu = names.index("ReLU")
     pooled = maps[relu].reshape(8, 2, 8, 2, 5).max((1, 3)) * header["stages"][relu]["peak"] / 127
     np.testing.assert_allclose(pooled, noted["pool1"][0], atol=header["stages"][relu]["peak"] / 253)
@@ -110,7 +108,7 @@ def test_large_maps_are_thinned_and_own_networks_work():
     assert (len(shown.stages), shown.total) == (
         MOST,
         41,
-    )  # with the mean, which has no name, and without the votes
+    )  # with the unnamed mean, and without the votes
     assert (shown.stages[0].name, shown.stages[-2].name, shown.stages[-1].what) == (
         "layer0",
         "layer39",
@@ -174,8 +172,8 @@ def test_few_stages_are_all_shown_norms_too():
 
 def test_norms_and_what_is_inside_of_blocks_are_left_out_first():
     _, shown = shown_of(create_model("resnet20_cifar", 10))
-    # What the stem gives, each of 9 blocks, and the mean; not the 19 norms, nor what is inside of
-    # blocks.
+    # The outputs of the stem and of each of 9 blocks, and the mean; not the 19 norms, nor what is
+    # inside blocks.
     blocks = [f"conv{stage}_{n}" for stage in (2, 3, 4) for n in (1, 2, 3)]
     assert [row.name for row in shown.stages] == ["conv1", *blocks, "pool"] and shown.total == 58
 
@@ -227,9 +225,9 @@ def test_a_drawing_has_the_picture_s_shape():
     [
         ([[[0.1, float("nan")]]], "far outside"),
         ([[[0.1, 9.0]]], "far outside"),
-        ([[[0.1, 0.2, 0.3]]], "no list of lines"),
-        ([[["a", "b"]]], "no list of lines"),
-        ([7], "no list of lines"),
+        ([[[0.1, 0.2, 0.3]]], "not a list of lines"),
+        ([[["a", "b"]]], "not a list of lines"),
+        ([7], "not a list of lines"),
         (
             [[[0.5, 0.5]] * (MOST_POINTS + 1)],
             f"has {MOST_POINTS + 1} points; at most {MOST_POINTS}",
@@ -255,7 +253,7 @@ def test_a_sample_is_the_figure_and_moves_smoothly(figure):
         for share in np.linspace(0.2, 0.21, 5)
     ]
     for before, after in zip(moved, moved[1:], strict=False):
-        assert 0 < np.abs(after - before).mean() < 5  # of 255: the same figure, a little further
+        assert 0 < np.abs(after - before).mean() < 5  # of 255: the same figure, moved a little
     assert (
         np.abs(
             sample(figure, 6, (32, 32, 1), xo.Variation(translation=0.2)).astype(int) - moved[0]
@@ -275,10 +273,10 @@ def test_files_become_pictures():
     image = np.repeat(np.repeat(xo.draw(0, "train", 0, 32)[0][..., 0], 4, 0), 4, 1)
     picture, note = decoded(png(image), (32, 32, 1), config)
     assert picture.shape == (32, 32, 1) and not note
-    # Decoders shrink in ways of their own.
+    # Decoders differ in how they shrink.
     assert np.mean((picture[..., 0] > 127) == (image[1::4, 1::4] > 127)) > 0.95
     inverted, note = decoded(png(255 - image), (32, 32, 1), config)
-    assert note == "light paper was turned dark, as the training pictures have it"
+    assert note == "the light background was made dark, as in the training pictures"
     np.testing.assert_allclose(inverted.astype(int), picture, atol=2)
     config.source = "folder:x"
     photo = np.random.default_rng(0).integers(128, 256, (50, 40, 3), np.uint8)
@@ -305,7 +303,7 @@ def gif():
         (b"\xff\xd8\xff" + bytes(100), "cannot be read"),
         (
             png(np.zeros((8000, 6000), bool)),
-            "has 6000x8000 = 48,000,000 pixels; at most 40,000,000 are taken",
+            "has 6000x8000 = 48,000,000 pixels; at most 40,000,000 are accepted",
         ),
     ],
 )

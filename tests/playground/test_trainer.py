@@ -1,6 +1,4 @@
-"""The live trainer: it learns, and start, pause, step, rebuilding and bad values do what the page
-says.
-"""
+"""The live trainer: it learns, starts, pauses, steps and rebuilds, and refuses bad values."""
 
 import time
 
@@ -26,7 +24,7 @@ def trainer():
 
 
 def share_right(trainer, count=100):
-    """Of X's and O's that are of no split that it knows."""
+    """The accuracy on X's and O's of neither its training nor its test split."""
     shown, variables = trainer.network
     drawn = [xo.draw(7, "others", i, 16, trainer.variation) for i in range(count)]
     return np.mean(
@@ -59,7 +57,7 @@ def test_a_stroke_holds_it(trainer):
     trainer.hold()
     trainer.hold()
     trainer.release()
-    time.sleep(0.3)  # the step that was being done
+    time.sleep(0.3)  # the step in progress
     step = trainer.step
     time.sleep(0.2)
     assert trainer.step == step and trainer.status == "training"
@@ -130,18 +128,18 @@ def test_begin_anew_has_other_weights(trainer):
         ),
         (
             {"filter_size": 4},
-            r"filter size: padding \(4 - 1\)/2 = 1.5 is no whole number, which keeps the size: "
-            r"take an odd one",
+            r"filter size: keeping the size needs padding \(4 - 1\)/2 = 1.5, which is not a whole "
+            r"number: choose an odd size",
         ),
         ({"filters": 3}, "filters: 3 is not a list of numbers"),
         ({"neurons": 3}, "neurons: 3 is not a list of numbers"),
         ({"pool_window": (2,)}, r"pool window: \(2,\) is not one number"),
-        ({"filters": (8, 100)}, "filters: 100 is no whole number from 1 to 64"),
-        ({"filters": ()}, "filters: 0 numbers; give 1 to 4, one a layer"),
-        ({"neurons": (8,) * 9}, "neurons: 9 numbers; give up to 3, one a layer"),
-        ({"pool_stride": 2.5}, "pool stride: 2.5 is no whole number"),
-        ({"pool_stride": None}, "pool stride: None is no whole number from 1 to 5"),
-        ({"batch_size": True}, "batch size: True is no"),
+        ({"filters": (8, 100)}, "filters: 100 is not a whole number from 1 to 64"),
+        ({"filters": ()}, "filters: 0 numbers; give 1 to 4, one per layer"),
+        ({"neurons": (8,) * 9}, "neurons: 9 numbers; give up to 3, one per layer"),
+        ({"pool_stride": 2.5}, "pool stride: 2.5 is not a whole number"),
+        ({"pool_stride": None}, "pool stride: None is not a whole number from 1 to 5"),
+        ({"batch_size": True}, "batch size: True is not"),
         ({"rounding": "up"}, "rounding is 'up'"),
     ],
 )
@@ -152,7 +150,7 @@ def test_what_does_not_fit_is_said_and_changes_nothing(trainer, settings, messag
 
 
 def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
-    with pytest.raises(UserError, match="the learning rate is 11; it must lie between 0 and 10"):
+    with pytest.raises(UserError, match="the learning rate is 11; it must be between 0 and 10"):
         trainer.set(rate=11)
     with trainer._wake:
         trainer._state = trainer._state.replace(
@@ -162,7 +160,7 @@ def test_a_loss_that_is_no_number_stops_it_with_a_word(trainer):
     until(lambda: trainer.status == "stopped")
     assert (
         trainer.message
-        == "the loss is nan after step 1: the learning rate is too high; lower it, and begin anew"
+        == "the loss is nan after step 1: the learning rate is too high; lower it and reset"
     )
     header, *_ = parts(
         trainer.network[0].answer(trainer.network[1], np.zeros((16, 16, 1), np.uint8), {})
@@ -202,11 +200,11 @@ def test_pictures_of_a_folder(tmp_path):
     train, test = read(config, (8, 8, 3), variation_of(config))
     assert train.images.shape == test.images.shape == (12, 8, 8, 3)
     with pytest.raises(
-        UserError, match=r"are \(8, 8, 3\), where the network of the run takes \(16, 16, 3\)"
+        UserError, match=r"are \(8, 8, 3\), but the network of the run takes \(16, 16, 3\)"
     ):
         read(config, (16, 16, 3), variation_of(config))
     config.data.resident_limit = 100
     with pytest.raises(
-        UserError, match=r"has 2,304 bytes of pictures, and the playground trains from memory alone"
+        UserError, match=r"has 2,304 bytes of pictures; the playground trains only from memory"
     ):
         read(config, (8, 8, 3), variation_of(config))

@@ -1,5 +1,6 @@
-"""A disk that is full, read-only or gone while a run saves: it stops with one line, and the last
-good checkpoint is whole.
+"""A disk that is full, read-only or removed while a run saves.
+
+The run stops with a one-line error, and the last good checkpoint is intact.
 """
 
 import os
@@ -15,7 +16,7 @@ from tests.conftest import TINY, assert_one_line_error, command, process_setting
 pytestmark = pytest.mark.slow
 RUN = (*TINY, "--config.steps=40", "--config.checkpoint.every=4")
 
-# The first argument names the fault; it comes with the third checkpoint.
+# The first argument names the fault, which occurs at the third checkpoint.
 PROGRAM = """
 import errno, os, resource, shutil, sys
 from pathlib import Path
@@ -63,7 +64,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """What the run without a fault prints last."""
+    """The last line that a run without a fault prints."""
     process = command("train", f"--workdir={tmp_path_factory.mktemp('straight')}", *RUN)
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()[-1]
@@ -73,10 +74,10 @@ def result(tmp_path_factory):
 def test_the_last_good_checkpoint_is_whole(tmp_path, result, fault):
     workdir = tmp_path / "run"
     arguments = [sys.executable, "-c", PROGRAM, fault, "train", f"--workdir={workdir}", *RUN]
-    # The time counts too: a thread that waits for what failed must not keep the process.
+    # The timeout matters too: a thread that waits for a failed write must not block the exit.
     process = subprocess.run(arguments, **process_settings(), capture_output=True, timeout=120)
     assert_one_line_error(
-        process, 1, "a checkpoint could not be written", "those before it are whole"
+        process, 1, "a checkpoint could not be written", "earlier checkpoints are intact"
     )
     if fault == "gone":
         os.remove(workdir / "checkpoints")

@@ -1,4 +1,4 @@
-"""Any config trains a step, or is refused with one line before the run begins."""
+"""Any config trains a step, or is rejected with a one-line error before the run begins."""
 
 import math
 import random
@@ -15,8 +15,7 @@ from jaxconv.errors import UserError
 from jaxconv.run import train
 from tests.conftest import tiny_config
 
-# What would take other files, other machines or too long here, or asks for what is tested
-# elsewhere.
+# Keys that need other files or machines, take too long here, or are tested elsewhere.
 LEFT_ALONE = (
     "data.source",
     "data.tfds",
@@ -81,13 +80,13 @@ TUPLES = (
     (math.inf,),
 )
 WHOLE = (-1, 0, 1, 2, 3, 8, 2**32 - 1, 2**40)
-# More of these would take long to compile, since they are written out on a CPU.
+# Larger values would take long to compile, because the loops are unrolled on a CPU.
 FEW = ("ensemble.size", "steps_per_call", "augment.randaugment.layers")
 REAL = (-0.5, 0.0, 1e-8, 0.1, 0.5, 0.9, 1.0, 1.5, 8.0, math.inf, math.nan)
 
 
 def values_for(key, example):
-    """Values for a key: good ones, and ones that cannot be."""
+    """Values for a key: valid and invalid ones."""
     if key == "model.name":
         return (*SMALL_NETWORKS, *BAD_NETWORKS)
     if key in CHOICES:
@@ -98,7 +97,7 @@ def values_for(key, example):
 
 
 def changed(changes):
-    """A config of two steps with these changes."""
+    """A config of two steps, with the given changes."""
     config = tiny_config(steps=2, optimizer__schedule__warmup_steps=1, ensemble__by="vmap")
     for key, value in changes.items():
         *parents, last = key.split(".")
@@ -125,8 +124,8 @@ VALUES = {
     if not key.startswith((*LEFT_ALONE, "model.kwargs."))
     and not (isinstance(value, str) and key.startswith("data."))
 }
-# Those that nothing speaks against at first sight; drawn alone, so that what they do to one another
-# and to the network is seen.
+# Changes that look valid on their own; drawn separately, to test how they interact with each other
+# and with the network.
 LIKELY = {
     key: [value for value in values if value not in BAD_NETWORKS and passes({key: value})]
     for key, values in VALUES.items()
@@ -134,9 +133,7 @@ LIKELY = {
 
 
 def draw_changes(seed):
-    """Changes of two to six keys that are likely to be good, and in half of the draws of one more
-    to any value.
-    """
+    """Likely valid changes of two to six keys, and in half of the draws any value for one more."""
     draw = random.Random(seed)
     keys = draw.sample([key for key in VALUES if LIKELY[key]], draw.randint(2, 6))
     changes = {key: draw.choice(LIKELY[key]) for key in keys}
@@ -146,7 +143,7 @@ def draw_changes(seed):
     return changes
 
 
-# By a seed: drawn one by one, hypothesis would make many of them nearly alike.
+# Drawn by a seed: hypothesis would make many of the individual draws nearly alike.
 CHANGES = st.integers(0, 2**32 - 1).map(draw_changes)
 
 
@@ -155,7 +152,7 @@ def check(folder, changes):
         result = train(changed(changes), str(folder), devices=jax.devices()[:1])
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) > 10, str(error)
-        # What is wrong with a config is said before the run begins, so that a better one finds the
+        # An invalid config is rejected before the run begins, so that a corrected one finds the
         # folder empty.
         assert error.exit_code == 1 or not (folder / "config.json").exists(), str(error)
         return

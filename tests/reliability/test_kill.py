@@ -1,7 +1,7 @@
-"""A run killed by SIGKILL at any moment and started again ends with the same bits, and the same
-steps in metrics.jsonl, each once.
+"""A run killed by SIGKILL at any moment and restarted ends with the same bits.
 
-One process, and two, of which one is killed or both.
+It also has the same steps in metrics.jsonl, each once. Tested with one process, and with two, of
+which one or both are killed.
 """
 
 import json
@@ -22,8 +22,8 @@ from tests.conftest import TINY, command, command_line, process_settings
 from tests.train.test_processes import finish, start
 
 STEPS = 60
-# Two checkpoints a second or so, so that kills fall into their writing; log and checkpoints at
-# steps that do not divide each other.
+# About two checkpoints per second, so that kills hit their writing; log and checkpoints at steps
+# that do not divide each other.
 RUN = (
     *TINY,
     f"--config.steps={STEPS}",
@@ -57,7 +57,7 @@ def numbers(workdir):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The workdir of a run that nobody killed, and how many seconds it took."""
+    """The workdir of a run that was not killed, and its duration in seconds."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     command(
         "train", f"--workdir={workdir.with_name('warm-up')}", *RUN
@@ -69,9 +69,7 @@ def undisturbed(tmp_path_factory):
 
 
 def kill_when(workdir, moment):
-    """Start the run and kill it when `moment(workdir, seconds)` is true; returns whether it was
-    still going.
-    """
+    """Start the run, kill it at `moment(workdir, seconds)`; return whether it was still running."""
     with subprocess.Popen(
         command_line("train", f"--workdir={workdir}", *RUN),
         **process_settings(),
@@ -86,7 +84,7 @@ def kill_when(workdir, moment):
 
 
 def in_checkpoint_writing(workdir, seconds):
-    """Orbax's temporary folder of a checkpoint after the first two is there."""
+    """Orbax's temporary folder of a checkpoint after the first two exists."""
     return (
         len(list(workdir.glob("checkpoints/*tmp*"))) > 0
         and len(list(workdir.glob("checkpoints/[0-9]*"))) > 2
@@ -142,7 +140,7 @@ def test_killed_run_ends_with_the_same_bits_at_full_count(tmp_path, undisturbed,
 
 @pytest.fixture(scope="module")
 def undisturbed_pair(tmp_path_factory):
-    """The workdir of a run in two processes that nobody killed, and how many seconds it took."""
+    """The workdir of a run in two processes that was not killed, and its duration in seconds."""
     workdir = tmp_path_factory.mktemp("pair") / "run"
     codes, said = finish(start(workdir.with_name("warm-up"), *RUN))
     assert codes == [0, 0], said
@@ -155,9 +153,7 @@ def undisturbed_pair(tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(10))
 def test_two_processes_killed_end_with_the_same_bits(tmp_path, undisturbed_pair, seed):
-    """Either of them, or both, at any moment; the one that is left stops by itself within a
-    minute.
-    """
+    """Either or both are killed at any moment; a remaining one stops by itself within a minute."""
     workdir, draw = tmp_path / "run", random.Random(seed)
     running = start(workdir, *RUN)
     time.sleep(draw.uniform(0, undisturbed_pair[1]))

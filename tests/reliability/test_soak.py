@@ -1,4 +1,4 @@
-"""Twenty thousand steps: memory stays where it was after the warm-up."""
+"""Twenty thousand steps: memory does not grow after the warm-up."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import process_settings
 
-# A run of its own process, which looks at its own resident memory at every evaluation.
+# A run in a separate process, which reads its own resident memory at every evaluation.
 PROGRAM = """
 import json, sys
 from jaxconv import run
@@ -34,11 +34,10 @@ print(json.dumps(seen))
 
 
 def growth(workdir, steps):
-    """Share by which resident memory has grown since the first quarter of the run; medians of three
-    evaluations.
+    """Relative growth of resident memory since the first quarter; medians of three evaluations.
 
-    Steps and evaluations have their memory after a few of them; Orbax takes some ten checkpoints, 2
-    to 3% more, and little after that.
+    The memory of steps and evaluations is stable after a few of them; that of Orbax grows by 2 to
+    3% over about ten checkpoints, and little after that.
     """
     process = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(workdir), str(steps)],
@@ -54,9 +53,7 @@ def growth(workdir, steps):
 
 @pytest.mark.slow
 def test_memory_of_a_short_run_stays(tmp_path):
-    """A twentieth of the soak, at which a step that keeps as much as its own batch of images would
-    show.
-    """
+    """Short, but long enough to detect a step that leaks as much as its batch of images."""
     assert growth(tmp_path, 1000) < 0.05
 
 

@@ -1,6 +1,4 @@
-"""The page of a run: what is on it, that it stands by itself, and that it can be read, in a
-browser.
-"""
+"""The page of a run in a browser: its content, that it is self-contained, and its accessibility."""
 
 import base64
 import dataclasses
@@ -40,14 +38,12 @@ from tests.conftest import ROOT, assert_one_line_error, command, tiny_config
 
 pytestmark = pytest.mark.slow
 
-# Names that would be markup, script or mathematics if they were taken for it.
+# Names that would be markup, scripts or mathematics if they were not escaped.
 NAMES = ("<script>alert(1)</script>", "$x$ & <img src=x onerror=alert(1)>")
 
 
 def hostile_sources():
-    """Black and white squares under hostile names; every other test example has the wrong one, so
-    that there are mistakes.
-    """
+    """Dark and light squares under hostile names; some test labels are wrong, to have mistakes."""
     random = np.random.default_rng(0)
 
     def source(count):
@@ -62,7 +58,7 @@ def hostile_sources():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The workdir of a finished run with hostile names, and the page that training has written."""
+    """The workdir of a finished run with hostile names, including its report.html."""
     folder = tmp_path_factory.mktemp("runs") / "run <b>&'1"
     train(tiny_config(steps=24, log__report=True), str(folder), sources=hostile_sources())
     return folder
@@ -70,7 +66,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, run):
-    """The page in the browser, which had nothing to complain of."""
+    """The page in the browser; checks that the console stays without errors."""
     browser.open((run / "report.html").as_uri())
     browser.wait(
         "return document.querySelectorAll('.u-over').length == "
@@ -82,7 +78,7 @@ def opened(browser, run):
 
 
 def test_page_stands_by_itself(opened, run):
-    """One request, the page's own; all pictures and charts drawn; names as they are; small."""
+    """It makes one request, draws all pictures and charts, shows names verbatim, and is small."""
     path = run / "report.html"
     assert opened.requests() == [path.as_uri()]
     assert path.stat().st_size < 10_000_000
@@ -127,7 +123,7 @@ def test_page_stands_by_itself(opened, run):
 
 
 def shown(browser):
-    """The range of steps that is shown, as the page says it, and as each chart's axis has it."""
+    """The range of steps that the page announces, and whether it is the full range."""
     said = browser.find(".zoom output").text
     numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", said)]
     return numbers, "all" in said
@@ -188,7 +184,7 @@ def test_lines_are_hidden_and_scales_changed_by_keyboard(opened):
 
 
 def test_page_of_a_run_that_goes_on_follows_it_when_told(browser, run, tmp_path):
-    """It is loaded again when the person asks for it, and keeps what is zoomed to."""
+    """It reloads when requested, and keeps the zoom."""
     folder = tmp_path / "going"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -263,9 +259,7 @@ def test_drawings_are_dark_in_the_dark_and_photographs_keep_their_colours(browse
 
 
 def test_read_by_keyboard(opened):
-    """The skip link comes first and leads to the content; then all that can be focused, in the
-    order of the page, and seen to be.
-    """
+    """The skip link comes first; the focus then follows the order of the page, visibly."""
     from selenium.webdriver import Keys
 
     opened.press(Keys.TAB)
@@ -359,8 +353,8 @@ def test_run_without_a_checkpoint_or_a_number(run, tmp_path):
     text = report.report(folder).read_text()
     assert "stopped at step 0 of 24" in text and "could not be made" not in text
     for why in (
-        "the run was not evaluated yet",
-        "the run has logged no number yet",
+        "the run has not been evaluated yet",
+        "the run has logged no numbers yet",
         "the run has no checkpoint yet",
     ):
         assert why in text
@@ -378,9 +372,7 @@ def test_run_without_a_checkpoint_has_what_was_logged(run, tmp_path):
 
 
 def test_page_without_the_weights(run, tmp_path, monkeypatch):
-    """As the first of several processes writes it: it restores nothing, which would take all of
-    them.
-    """
+    """The first of several processes writes it without restoring, which would need all of them."""
     monkeypatch.setattr(sections, "evaluate_run", None)
     monkeypatch.setattr(sections.opened, "open_run", None)
     text = report.report(
@@ -397,11 +389,11 @@ def test_watch_writes_when_something_is_logged_and_ends_with_the_run(run, tmp_pa
     lock = locked(folder)
     pages = report.watch(folder, every=0.01)
     first = next(pages).read_text()
-    assert "going on at step" in first and "Load again" in first
+    assert "running at step" in first and "Reload every" in first
     with open(folder / "metrics.jsonl", "a") as file:
         file.writelines(lines[2:])
     second = next(pages).read_text()
-    assert "finished, 24 steps" in second and "Load again" not in second
+    assert "finished, 24 steps" in second and "Reload every" not in second
     lock.close()
     assert [path.read_text().count("finished, 24 steps") for path in pages] == [
         2
@@ -413,21 +405,21 @@ def test_page_of_a_run_that_was_ended_says_so(run, tmp_path):
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html", "checkpoints"))
     lock = locked(folder)
     pages = report.watch(folder, every=0.01)
-    assert "going on at step 24" in next(pages).read_text()
+    assert "running at step 24" in next(pages).read_text()
     lock.close()
     assert "stopped at step 24" in next(pages).read_text() and list(pages) == []
 
 
 @pytest.fixture
 def same_drawings(monkeypatch):
-    """Nothing of a page is by the time or by chance."""
+    """Make pages independent of the time and of chance."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "1")
     monkeypatch.setattr(report, "_now", lambda: "now")
 
 
 def test_watch_evaluates_a_checkpoint_once(tmp_path, monkeypatch, same_drawings):
-    """However often the run logs meanwhile: and the page is that of a fresh look."""
+    """It does so however often the run logs, and the page equals one made from scratch."""
     folder, aside, done = tmp_path / "run", tmp_path / "24", Counter()
 
     def count(module, name):
@@ -457,7 +449,7 @@ def test_watch_evaluates_a_checkpoint_once(tmp_path, monkeypatch, same_drawings)
                     + "\n"
                 )
             text = next(pages).read_text()
-            # What was logged is new on it, beside the figures of the checkpoint too.
+            # It shows the newly logged values next to the metrics of the checkpoint.
             assert str(loss) in text and f"{100 - 100 * loss:.2f} %" in text
         assert done == {"evaluate_run": 1, "integrated_gradients": 3, "accuracy_of_classes": 1}
         assert text == report.report(folder, tmp_path / "page.html").read_text()
@@ -510,8 +502,7 @@ def test_command(run, tmp_path):
     assert process.stdout.strip() == str(tmp_path / "page.html") and process.returncode == 0, (
         process.stderr
     )
-    # The examples of the source that the config names are not those that the run was trained on:
-    # what needs them is left out.
+    # The config names another source than the run was trained on: what needs examples is left out.
     text = (tmp_path / "page.html").read_text()
     assert (
         "could not be made" not in text
@@ -526,8 +517,9 @@ def test_no_run(tmp_path):
 
 
 class Photographs(Arrays):
-    """So few images as a thousand's examples, with the spectrum of photographs, 1/f, which pictures
-    of them take their size from.
+    """A few images reused for many examples, with the 1/f spectrum of photographs.
+
+    The spectrum determines the size of compressed pictures.
     """
 
     def read(self, i, key=(0, 0)):
@@ -549,9 +541,7 @@ def photographs(count, size, classes):
 
 
 def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
-    """A network without training, and logits that are mostly right: what is drawn is as large as of
-    ImageNet.
-    """
+    """An untrained network with mostly correct logits: its pictures are as large as ImageNet's."""
     source, config = (
         photographs(2_000, 224, 1_000),
         load_config(str(ROOT / "experiments" / "imagenet_alexnet.py"), []),
@@ -593,16 +583,17 @@ def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
     text = report.render(run)
     assert "could not be made" not in text and "Left out" not in text
     assert 1_000_000 < len(text) < 10_000_000, len(text)
-    # The figures are of a part of the examples, and the best while training is of all: it says so.
+    # The metrics are of some examples, but the best during training is of all: the page says so.
     assert (
-        "on 2,000 of 50,000, evenly spread, examples of test" in text
+        "on 2,000 (evenly spread) of 50,000 examples of test" in text
         and "at step 1,999,900, on all 50,000" in text
     )
 
 
 def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
-    """The mean as a line, its members as a band around it, the averaged prediction dashed; a chart
-    for each metric of one's own.
+    """The mean is a line in a band of its members; the averaged prediction is dashed.
+
+    Each custom metric has its own chart.
     """
     rows = [
         {
@@ -629,7 +620,7 @@ def test_charts_of_an_ensemble_and_of_one_s_own_metric(run):
         ("eval", "thick", 1.0),
         ("averaged", "dashed", 0.5),
     ]
-    assert (margin.title, margin.unit) == ("margin", "own metric")
+    assert (margin.title, margin.unit) == ("margin", "custom metric")
 
 
 def test_numbers_behind_a_chart():
@@ -685,8 +676,8 @@ def test_many_lines_are_said_in_short():
     lines = [Series(f"seed={n}", [1, 2, 3], [3.0, n, 1.0 + n]) for n in range(50)]
     chart = Chart("Loss", "nats", "step", [*lines, Series("empty", [], [])])
     assert page.in_words(chart) == (
-        "Loss (nats) against step: 50 lines, which end from 1 (seed=0) to 50 (seed=49). The table "
-        "below has each."
+        "Loss (nats) against step: 50 lines, with final values from 1 (seed=0) to 50 (seed=49). "
+        "The table below lists them all."
     )
     table = page.numbers(chart)
     assert len(table.rows) == 51 and table.rows[0][:3] == ("line", "first", "last")
@@ -705,7 +696,7 @@ def test_figure_becomes_a_drawing_or_pixels():
     )
     figure.axes[0].imshow(np.zeros((3, 3)))
     assert parts.picture(figure, "black").source.startswith("data:image/png")
-    # A large one, of a photograph, is stored with a loss, at the same size.
+    # A large picture of a photograph is compressed with loss, at the same size.
     noise = np.random.default_rng(0).random((300, 400, 3))
     figure.axes[0].imshow(noise)
     kind, _, data = parts.picture(figure, "noise").source.partition(",")
@@ -737,9 +728,7 @@ def test_empty_text_and_table_are_pages_too(browser, tmp_path):
     ],
 )
 def test_runs_of_every_kind(tmp_path, caplog, one_device, name, changes, without):
-    """An ensemble, and networks in 1-D, in 3-D and on texts have a page, without what has no
-    meaning for them.
-    """
+    """An ensemble and networks on volumes and texts have a page without meaningless sections."""
     flags = ["log.tensorboard=False", "log.progress=False", "log.report=True", *changes]
     config = load_config(
         f"{ROOT / 'experiments' / name}.py" + ("" if name == "xo" else ":small"), flags
@@ -769,14 +758,14 @@ def test_runs_of_every_kind(tmp_path, caplog, one_device, name, changes, without
 
 
 def test_part_of_the_examples(run):
-    """As many as were asked for, evenly spread, and said."""
+    """It evaluates as many as requested, evenly spread, and says so."""
     opened = sections.read_run(run, source=hostile_sources()[1], examples=7)
     assert opened.evaluation.outcomes.index.tolist() == list(range(7))
     assert [opened.evaluation.source.name(i) for i in range(7)] == [
         f"example {round(i * 29 / 6)}" for i in range(7)
     ]
     figures, table = network_sections.result(opened)
-    assert "on 7 of 30, evenly spread, examples of test" in table.caption
+    assert "on 7 (evenly spread) of 30 examples of test" in table.caption
 
 
 def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, monkeypatch):
@@ -792,7 +781,7 @@ def test_patches_are_parts_of_images_and_attribution_says_what_they_are(run, mon
     network_sections.patches(opened)
     assert max(found[0].patches.shape[2:4]) <= 8  # of 16
     outcomes = opened.evaluation.outcomes
-    # As if all were wrong.
+    # Pretend that all predictions are wrong.
     object.__setattr__(outcomes, "labels", 1 - outcomes.predicted)
     network_sections.attribution(opened)
     assert len(titles) == 3 and all(

@@ -1,4 +1,4 @@
-"""The page of a sweep: its table and curves, how large it is, and how long it is watched."""
+"""The page of a sweep: its table and curves, its size, and how long it is watched."""
 
 import json
 import re
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def fake_sweep(folder, runs, rows, state="waiting", steps=0):
-    """A sweep over seeds, of runs that have logged so many rows."""
+    """A sweep over seeds, whose runs have each logged `rows` rows."""
     random = np.random.default_rng(0)
     table = []
     for seed in range(runs):
@@ -55,23 +55,21 @@ def fake_sweep(folder, runs, rows, state="waiting", steps=0):
 
 
 def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
-    """Slurm starts each run alone: it goes on until every one has finished or failed, whether one
-    is trained just now or not.
-    """
+    """Slurm starts each run alone: watch continues until all have finished or failed."""
     first, second = fake_sweep(tmp_path, 2, 0, steps=9)
     pages = report.watch(tmp_path, every=0.01)
     text = next(pages).read_text()
-    assert "2 waiting" in text and "Load again" in text
+    assert "2 waiting" in text and "Reload every" in text
     first.mkdir()
     (first / "metrics.jsonl").write_text('{"step": 8, "train/loss": 0.0625}\n')
     with locked(first):
         text = next(pages).read_text()
-        assert "1 going on, 1 waiting" in text and "0.0625" in text
+        assert "1 running, 1 waiting" in text and "0.0625" in text
     assert "2 waiting" in next(pages).read_text()  # preempted: it has saved nothing
     (first / "metrics.jsonl").write_text('{"step": 9, "eval/loss": 0.0625, "eval/top1": 1.0}\n')
     (first / "checkpoints" / "9").mkdir(parents=True)
     text = next(pages).read_text()
-    assert "1 finished, 1 waiting" in text and "Load again" in text
+    assert "1 finished, 1 waiting" in text and "Reload every" in text
     second.with_name(f"{second.name}.log").write_text(
         "$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n"
     )
@@ -79,7 +77,7 @@ def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
     assert (
         "1 finished, 1 failed" in last
         and "the &lt;disk&gt; is full" in last
-        and "Load again" not in last
+        and "Reload every" not in last
     )
 
 
@@ -87,13 +85,13 @@ def test_watch_of_a_sweep_with_a_process_of_its_own_ends_with_it(tmp_path):
     first, _ = fake_sweep(tmp_path, 2, 0, steps=9)
     lock = locked(tmp_path)
     pages = report.watch(tmp_path, every=0.01)
-    assert "Load again" in next(pages).read_text()
+    assert "Reload every" in next(pages).read_text()
     lock.close()
-    assert ["Load again" in path.read_text() for path in pages] == [False]
+    assert ["Reload every" in path.read_text() for path in pages] == [False]
     first.mkdir()
-    with locked(first):  # somebody goes on with one of its runs
+    with locked(first):  # someone resumes one of its runs
         pages = report.watch(tmp_path, every=0.01)
-        assert "Load again" in next(pages).read_text()
+        assert "Reload every" in next(pages).read_text()
     assert len(list(pages)) == 1
 
 
@@ -170,7 +168,7 @@ def test_tables_of_a_sweep_are_sorted_by_mouse_and_keys(browser, tmp_path):
 
 @pytest.mark.parametrize(("runs", "rows"), [(100, 1_000), (1_000, 100)])
 def test_page_of_a_large_sweep_is_small_and_opens(browser, tmp_path, runs, rows):
-    """Most of a page is its numbers, of which a line has as many of 400 rows as of 40,000."""
+    """Most of a page is its numbers; a line has as many of them for 400 rows as for 40,000."""
     fake_sweep(tmp_path, runs, rows)
     path = report.report(tmp_path)
     assert path.stat().st_size < 10_000_000
@@ -211,7 +209,7 @@ def test_sweep(browser, tmp_path):
         figures = {"loss": 0.5, "top1": 0.5, "best_top1": 0.5, "images_per_second": None}
         runs.append({"run": f"seed={seed}", "values": {"seed": seed}, **state, **figures})
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs, "over_seeds": over_seeds(runs)}))
-    # The states are those of now, not those of sweep.json.
+    # The page shows the current states, not those of sweep.json.
     (tmp_path / "seed=0" / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "seed=1.log").write_text(
         "$ jaxconv train\njaxconv: the <disk> is full\nstopped with exit code 1\n"

@@ -1,6 +1,4 @@
-"""Example predictions: what stands beside each image, which mistakes are the worst, and which pairs
-are confused.
-"""
+"""Example predictions: the text next to each image, the worst mistakes, the confused pairs."""
 
 import numpy as np
 import pytest
@@ -70,14 +68,14 @@ def test_worst_mistakes():
         "is: fox, 29 %",
         "loss 1.24  #8",
     ]
-    assert "there is none" in texts(mistakes([], found, []))
+    assert "no mistakes" in texts(mistakes([], found, []))
 
 
 def test_confused_pairs():
     counts = np.array([[1, 2, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
     figure = confusions(counts, NAMES, [[IMAGES[0], IMAGES[1]], [IMAGES[2]]], most=2)
     written = texts(figure)
-    assert "3 of 8 are right; rows are the true classes, columns what was said" in written
+    assert "3 of 8 are right; rows are the true classes, columns the predicted ones" in written
     assert (
         "cat → dog" in written
         and "2, 67 %" in written

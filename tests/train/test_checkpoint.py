@@ -1,4 +1,4 @@
-"""Checkpoints: the latest and the best stay, damaged ones are passed over."""
+"""Checkpoints: the latest and the best are kept, damaged ones are skipped."""
 
 import logging
 
@@ -28,7 +28,7 @@ def state_at(step):
 TARGETS = make_parallel("jit", jax.devices()[:1]).targets(state_at(0))
 
 
-# What the best are the best by, unless a test says otherwise.
+# The metric that decides the best, unless a test sets another.
 TOP1 = {"metrics": ("eval/top1",), "higher": True}
 
 
@@ -121,7 +121,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     assert (
         "checkpoint of step 7 is damaged" in caplog.text and "resuming from step 3" in caplog.text
     )
-    # The run comes to step 7 again, and writes it again; the damaged one is kept aside.
+    # The run reaches step 7 again and rewrites it; the damaged checkpoint is kept aside.
     checkpoints.save(7, state_at(7), {"note": "again"}, {})
     checkpoints.wait()
     assert checkpoints.restore(TARGETS)[1]["note"] == "again"
@@ -146,7 +146,7 @@ def test_damaged_metrics_lose_the_metrics_alone(tmp_path, step, content, caplog)
 def test_nothing_is_touched_where_none_can_be_read(tmp_path):
     save_all(tmp_path / "c", {3: 0.5}).close()
     cut_off(tmp_path / "c" / "3")
-    with pytest.raises(UserError, match="no checkpoint can be read; that of step 3"):
+    with pytest.raises(UserError, match="no checkpoint can be read; the error of step 3"):
         Checkpoints(tmp_path / "c").restore(TARGETS)
     assert (tmp_path / "c" / "3").is_dir()
 
@@ -172,7 +172,7 @@ def test_half_written_checkpoint_is_not_seen(tmp_path):
 
 
 def test_saved_state_may_be_donated(tmp_path):
-    """The write goes on in the background while the next step overwrites the state's memory."""
+    """The write continues in the background while the next step overwrites the state's memory."""
     step = jax.jit(
         lambda s: s.replace(params=jax.tree.map(lambda p: p * 0 - 1, s.params)), donate_argnums=0
     )

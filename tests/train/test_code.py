@@ -1,6 +1,4 @@
-"""A run's own code in its workdir: kept when it begins, run when it is opened, and only where that
-is allowed.
-"""
+"""A run's custom code in its workdir: copied at the start, executed only if that is allowed."""
 
 import json
 import logging
@@ -46,7 +44,7 @@ MESSAGE = "running the code of this workdir: "
 
 @pytest.fixture
 def said(caplog, monkeypatch):
-    """What the package says, also by its commands, as if this process had said nothing yet."""
+    """The package's log messages, as if this process had logged nothing yet."""
     logger = logging.getLogger("jaxconv")
     monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr("jaxconv.train.watch.announce_to", lambda *_, **__: None)
@@ -64,8 +62,9 @@ def write(folder, **files):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with a network, a loss and a metric whose files have gone, in a folder that has a space
-    and a colon in its name.
+    """A run with a network, a loss and a metric whose files were deleted.
+
+    Its folder has a space and a colon in its name.
     """
     root = tmp_path_factory.mktemp("own code")
     mine = write(root / "mine", nets=NETS, widths=WIDTHS, unused="1 / 0")
@@ -155,7 +154,7 @@ def test_code_that_is_not_trusted(trained, tmp_path, monkeypatch, capsys, said, 
     (line,) = capsys.readouterr().err.splitlines()
     file = trained / "code" / "nets.py"
     assert line.startswith(
-        f"jaxconv: --trust=no: the workdir {trained} holds code of its own ({file}, "
+        f"jaxconv: --trust=no: the workdir {trained} holds custom code ({file}, "
     )
     assert code._Trust.answer == "yes" and not said.messages and not [*tmp_path.iterdir()]
 
@@ -163,14 +162,12 @@ def test_code_that_is_not_trusted(trained, tmp_path, monkeypatch, capsys, said, 
 def test_trust_is_of_a_workdir(capsys):
     assert main(["look", "filters", "--model=lenet5", "--trust=no"]) == 2
     assert main(["predict", "x.png", "--exported=out", "--trust=yes"]) == 2
-    assert capsys.readouterr().err.count("is about the code of a run; give a --workdir too") == 2
+    assert capsys.readouterr().err.count("applies to the code of a run; give a --workdir too") == 2
 
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal, before somebody else's workdir; returns the questions asked, and sets the
-    answer.
-    """
+    """A terminal, with another user's workdir; sets the answer and returns the questions asked."""
     asked = []
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
@@ -192,12 +189,13 @@ def terminal(monkeypatch):
 @pytest.mark.parametrize("answer", ["n", "", EOFError])
 def test_an_answer_that_is_no_yes(trained, terminal, said, answer):
     asked = terminal(answer)
-    with code.trusted("ask"), pytest.raises(UserError, match="its code was not run; --trust=yes"):
+    with (
+        code.trusted("ask"),
+        pytest.raises(UserError, match="its code was not run; pass --trust=yes"),
+    ):
         opened_config(trained)
     (question,) = asked
-    assert question.startswith(
-        f"The workdir {trained} holds code of its own ({trained}/code/nets.py,"
-    )
+    assert question.startswith(f"The workdir {trained} holds custom code ({trained}/code/nets.py,")
     assert question.endswith("which would be run. Run it? [y/N] ") and not said.messages
 
 
@@ -219,7 +217,7 @@ def test_yes_is_asked_for_once(trained, terminal, said, monkeypatch):
 
 @pytest.fixture
 def begun(tmp_path):
-    """A run of one metric that has begun: its workdir, and the file."""
+    """The workdir of a run with one metric that has begun, and the metric's file."""
     file = write(tmp_path / "mine", metrics=LOSSES.format(0.25)) / "metrics.py"
     config = tiny_config(eval__metrics=f"{file}:always {file}:square")
     (tmp_path / "run").mkdir()
@@ -246,7 +244,7 @@ def test_a_copy_that_was_edited_is_told(begun, said):
 def test_damage_is_one_line(begun, content):
     workdir, _ = begun
     (workdir / "code" / "metrics.py").unlink()
-    with pytest.raises(UserError, match="metrics.py is missing, where the run has .*:always"):
+    with pytest.raises(UserError, match="metrics.py, the copy of .*:always, is missing"):
         opened_config(workdir)
     (workdir / "code" / "code.json").write_text(content)
     with pytest.raises(UserError, match="code.json: cannot be read"):
@@ -258,16 +256,16 @@ def test_a_run_older_than_its_code(begun, said):
     shutil.rmtree(workdir / "code")
     assert opened_config(workdir).eval.metrics == f"{file}:always {file}:square"
     assert not said.messages
-    with code.trusted("no"), pytest.raises(UserError, match=f"names code of its own .{file}.,"):
+    with code.trusted("no"), pytest.raises(UserError, match=f"names custom code .{file}.,"):
         opened_config(workdir)
 
 
 def test_a_folder_of_that_name(tmp_path):
-    """What a run that never began has left makes room; somebody's files do not."""
+    """Code left by a run that never began is replaced; other files are not."""
     file = write(tmp_path / "mine", metrics=LOSSES.format(0.25)) / "metrics.py"
     config, workdir = tiny_config(eval__metrics=f"{file}:always"), tmp_path / "run"
     write(workdir / "code", precious="")
-    with pytest.raises(UserError, match="has 'code' in it, which no run made"):
+    with pytest.raises(UserError, match="contains 'code', which no run created"):
         begin_or_compare(workdir, config, DATA)
     assert [path.name for path in workdir.iterdir()] == ["code"]
     (workdir / "code" / "precious.py").rename(workdir / "code" / "code.json")
@@ -278,7 +276,7 @@ def test_a_folder_of_that_name(tmp_path):
 
 
 def test_a_changed_file_does_not_change_a_run(tmp_path, one_device, said):
-    """It is evaluated by the copy; a training goes on by the file as it is, or by the copy."""
+    """Evaluation uses the copy; training resumes with the current file, or else with the copy."""
     file = write(tmp_path / "mine", metrics=LOSSES.format(0.25)) / "metrics.py"
     settings = {
         "eval__metrics": f"{file}:always",
@@ -290,12 +288,12 @@ def test_a_changed_file_does_not_change_a_run(tmp_path, one_device, said):
     file.write_text(LOSSES.format(0.5))
     assert evaluate_workdir(run, devices=one_device)["always"] == 0.25
     assert train(tiny_config(steps=3, **settings), run, devices=one_device)["always"] == 0.5
-    assert "may not end with the same bits" in said.text
+    assert "may not be bit-identical" in said.text
     said.clear()
     file.unlink()
     assert train(tiny_config(steps=4, **settings), run, devices=one_device)["always"] == 0.25
     copy = tmp_path / "run" / "code" / "metrics.py"
-    assert f"{file} is gone; running the copy in the workdir: {copy}" in said.messages
-    with pytest.raises(UserError, match="there is no file"):
+    assert f"{file} no longer exists; running the copy in the workdir: {copy}" in said.messages
+    with pytest.raises(UserError, match="file .* not found"):
         train(tiny_config(steps=4, **settings), run, restart=True, devices=one_device)
     assert evaluate_workdir(f"{run}.old-1", devices=one_device)["always"] == 0.25

@@ -1,6 +1,4 @@
-"""Averages of the weights: their formula, what evaluation uses, and that a resumed run has the
-same.
-"""
+"""Averages of the weights: their formula, their use in evaluation, and resuming."""
 
 from functools import partial
 
@@ -79,9 +77,7 @@ def test_none_costs_nothing():
 
 @pytest.mark.slow
 def test_resumed_averages_are_the_same(tmp_path, one_device):
-    """Four steps and then four more are eight steps, to the last bit; and the saved averages are
-    what `evaluate` evaluates.
-    """
+    """Four steps plus four resumed steps equal eight, bit for bit; `evaluate` uses the averages."""
     changes = {
         "ema__decay": 0.5,
         "augment__flip": True,

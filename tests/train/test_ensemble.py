@@ -1,4 +1,4 @@
-"""Several networks in one program: each is the run that it would have been alone."""
+"""Several networks in one program: each member equals a separate run."""
 
 import json
 import types
@@ -35,7 +35,7 @@ def close(one, other, rtol=2e-4):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The states of three runs with seeds of their own."""
+    """The states of three runs with different seeds."""
     folder = tmp_path_factory.mktemp("alone")
     results = [
         train(
@@ -48,7 +48,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, form):
-    """To a relative 2e-4 after ten steps, with augmentation, BatchNorm, dropout and averages."""
+    """Within a relative 2e-4 after ten steps with augmentation, BatchNorm, dropout and EMA."""
     config = tiny_config(seed=5, ensemble__size=3, ensemble__by=form, **SETTINGS)
     result = train(config, str(tmp_path), devices=jax.devices()[:1])
     state, step = restore_run(tmp_path)
@@ -63,7 +63,7 @@ def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, f
     assert result["loss"] == pytest.approx(np.mean(losses)) and result[
         "loss_spread"
     ] == pytest.approx(np.std(losses, ddof=1))
-    # By convexity of the logarithm, the averaged prediction loses at most what its members lose.
+    # Because -log is convex, the loss of the averaged prediction is at most the members' mean loss.
     assert result["ensemble_loss"] <= result["loss"] and result["examples"] == 30
     assert evaluate_workdir(str(tmp_path), devices=jax.devices()[:1]) == result | {"step": 10}
 
@@ -105,7 +105,7 @@ def test_a_resumed_ensemble_ends_with_the_same_bits_and_keeps_to_its_form(tmp_pa
 
 
 def test_the_first_process_alone_decides_how_often_a_form_is_measured(tmp_path):
-    """Three turns of the first form, one of each other: whatever the clock of this process says."""
+    """Three timed steps of the first form, one of each other, whatever this process measures."""
     answers = iter([1, 1, 1, 1, 0, 1, 0])
     parallel = types.SimpleNamespace(
         broadcast_from_first=lambda number: next(answers, number),
@@ -119,7 +119,7 @@ def test_the_first_process_alone_decides_how_often_a_form_is_measured(tmp_path):
 
 
 def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
-    """Each member is the run of that learning rate; one that diverges leaves the others alone."""
+    """Each member equals the run with that learning rate; one that diverges affects no other."""
     rates = (0.01, 0.05)
     singles = [
         train(
@@ -219,7 +219,7 @@ def test_best_is_each_members_own(tmp_path, one_device):
             {"ensemble__over": "label_smoothing:0.1,3", "loss__label_smoothing": 0.1},
             "loss.label_smoothing must be less than 1",
         ),
-        ({"ensemble__over": "learning_rate:0.1,1e-1"}, "has a value twice"),
+        ({"ensemble__over": "learning_rate:0.1,1e-1"}, "repeats a value"),
         ({"ensemble__over": "learning_rate:0.1,0.2", "ensemble__size": 3}, "leave the size at 1"),
         ({"ensemble__over": "learning_rate:0,0.2"}, "give two or more numbers above 0"),
         ({"ensemble__over": "l2:-1,0.2"}, "give two or more numbers of at least 0"),
@@ -228,7 +228,7 @@ def test_best_is_each_members_own(tmp_path, one_device):
                 "ensemble__over": "label_smoothing:0,0.1",
                 "loss__name": "experiments/own_pieces.py:focal",
             },
-            "has no such setting",
+            "does not have this setting",
         ),
         ({"ensemble__size": 0}, "ensemble.size is 0; it must be at least 1"),
         ({"ensemble__by": "loop"}, "must be one of auto, vmap, map, unroll"),

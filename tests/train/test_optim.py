@@ -104,14 +104,14 @@ def test_every_parameter_is_in_exactly_one_group():
         assign_groups(paths, {"first": "^conv1", "biases": "bias$"})
     with pytest.raises(
         UserError,
-        match="optimizer.groups.last.pattern 'conv9' matches no parameter; there are conv1/bias",
+        match="optimizer.groups.last.pattern 'conv9' matches none of the parameters conv1/bias",
     ):
         assign_groups(paths, {"last": "conv9"})
     with pytest.raises(
-        UserError, match=r"optimizer.groups.bad.pattern '\(' is no regular expression"
+        UserError, match=r"optimizer.groups.bad.pattern '\(' is not a regular expression"
     ):
         assign_groups(paths, {"bad": "("})
-    with pytest.raises(UserError, match="the name is taken"):
+    with pytest.raises(UserError, match="the name is reserved"):
         assign_groups(paths, {"rest": "conv1"})
 
 
@@ -126,9 +126,7 @@ GRADIENTS = [
 
 
 def follow(tx, rate=1.0):
-    """The parameters after six steps, by an optimizer whose updates are added (rate -1) or taken
-    off.
-    """
+    """The parameters after six steps; the updates are added (rate -1) or subtracted."""
     params, state = MATRIX, tx.init(MATRIX)
     for gradient in GRADIENTS:
         directions, state = tx.update(gradient, state, params)
@@ -163,9 +161,7 @@ READY_MADE = {
 
 @pytest.mark.parametrize("name", READY_MADE)
 def test_optimizers_are_optax_s_ready_made(name):
-    """At a constant rate; where the rate stands relative to the momentum makes no difference
-    then.
-    """
+    """At a constant rate, it makes no difference whether the rate is inside the momentum."""
     reference, settings = READY_MADE[name]
     found = follow(make_optimizer(optimizer(name=name, **SETTINGS, **settings), MATRIX), 0.3)
     jax.tree.map(
@@ -175,7 +171,7 @@ def test_optimizers_are_optax_s_ready_made(name):
 
 
 def test_lamb_by_its_paper():
-    """Algorithm 2, in plain numbers; biases by Adam alone."""
+    """Algorithm 2, in plain numbers; Adam alone for biases."""
     found = follow(
         make_optimizer(optimizer(name="lamb", **SETTINGS, weight_decay=0.1), MATRIX), 0.3
     )
@@ -194,7 +190,7 @@ def test_lamb_by_its_paper():
 
 
 def test_rmsprop_by_tensorflow_s_formula():
-    """Squares begin at 1, epsilon inside the root."""
+    """Squares start at 1, and epsilon is inside the root."""
     found = follow(make_optimizer(optimizer(name="rmsprop", **SETTINGS), MATRIX), 0.3)
     w = np.asarray(MATRIX["conv"]["kernel"], np.float64)
     s, v = np.ones_like(w), np.zeros_like(w)
@@ -207,7 +203,7 @@ def test_rmsprop_by_tensorflow_s_formula():
 
 
 def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
-    """At the first step, whatever the size of the gradient: that is what the trust ratio is for."""
+    """At the first step, for a gradient of any size: this is the purpose of the trust ratio."""
     for name, settings, share in (
         ("lars", {"trust_coefficient": 0.02}, 0.02),
         ("lamb", {"weight_decay": 0.1}, 1.0),
@@ -221,7 +217,7 @@ def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
 
 
 def test_gradients_are_clipped_together():
-    """The norm is that of all that are trained: a frozen group's does not count."""
+    """The norm covers all trained parameters; a frozen group does not count."""
     plain = {"momentum": 0.0, "clip_norm": 1.0}
     gradient = {
         "conv": {"kernel": jnp.array([[3.0, 0.0], [0.0, 0.0]]), "bias": jnp.array([0.0, 4.0])}
@@ -259,9 +255,7 @@ def test_schedules():
         cosine[10:], 0.25 * (1 + np.cos(np.pi * np.arange(90) / 90)), rtol=1e-5, atol=1e-7
     )
     np.testing.assert_allclose(rates(name="plateau", warmup_steps=2)[:3], [0.25, 0.5, 0.5])
-    with pytest.raises(
-        UserError, match="warmup_steps is 100, and the whole training has 100 steps"
-    ):
+    with pytest.raises(UserError, match="warmup_steps is 100, but the training has only 100 steps"):
         rates(name="cosine", warmup_steps=100)
 
 

@@ -21,7 +21,7 @@ STEPS = 10
 
 
 def run(mode, devices, batch_norm=True, **changes):
-    """(losses, final state on one device, evaluation) of a few steps."""
+    """(losses, final state on one device, evaluation) of a short run."""
     norm = {"model__kwargs__batch_norm": True} if batch_norm else {}
     config = tiny_config(
         parallel=mode, steps=STEPS, augment__pad_crop=2, augment__flip=True, **norm | changes
@@ -96,9 +96,7 @@ MIXED = {
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_four_devices_mix_as_one(mixed_on_one, mode):
-    """Pairs of the global batch, whichever device the other image lies on; and averages of the
-    weights.
-    """
+    """Mixing pairs are those of the global batch, on any device; weights are averaged as well."""
     losses, state, result = run(mode, 4, **MIXED)
     np.testing.assert_allclose(losses, mixed_on_one[0], rtol=1e-5)
     jax.tree.map(
@@ -126,9 +124,7 @@ def test_dropout_is_the_same_on_four_devices_under_jit():
 
 
 def test_each_device_drops_other_values_under_pmap():
-    """Four devices that see the same examples differ by their dropout alone; without the device's
-    index they would not.
-    """
+    """Four devices with the same examples differ only by dropout, through the device's index."""
     from jaxconv.models import create_model
     from jaxconv.train.optim import make_optimizer, make_schedule
     from jaxconv.train.state import create_state

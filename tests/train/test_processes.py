@@ -1,4 +1,4 @@
-"""Two processes with two devices each, on one machine; and a machine that is to be given back."""
+"""Two processes with two devices each, on one machine; and preemption by SIGTERM."""
 
 import itertools
 import json
@@ -24,9 +24,7 @@ NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
 
 
 def start(workdir, *flags, count=2, workdirs=()):
-    """The processes of one run, each with two devices; they share the workdir, or have
-    `workdirs`.
-    """
+    """Start the processes of one run, each with two devices, on one workdir or on `workdirs`."""
     workdirs = workdirs or [workdir] * count
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,7 +48,7 @@ def start(workdir, *flags, count=2, workdirs=()):
 
 
 def finish(running, timeout=240):
-    """(exit codes, what they said), in order; none is left running."""
+    """(exit codes, outputs) in the order of the processes; leaves none running."""
     try:
         said = [process.communicate(timeout=timeout) for process in running]
     finally:
@@ -75,7 +73,7 @@ def wait_for(path, running, seconds=200):
 
 @pytest.fixture(scope="module")
 def on_four(tmp_path_factory):
-    """The workdir of the same run in one process with four devices."""
+    """The workdir of the same run, in one process with four devices."""
     workdir = tmp_path_factory.mktemp("four")
     process = command("train", f"--workdir={workdir}", *TINY, STEPS, *NORM, devices=4)
     assert process.returncode == 0, process.stderr
@@ -87,7 +85,7 @@ def test_two_processes_train_as_one(on_four, tmp_path, mode):
     codes, said = finish(start(tmp_path, *NORM, f"--config.parallel={mode}"))
     assert codes == [0, 0], said
     assert "in 2 processes" in said[0]
-    # But for gloo's lines, which its threads write into one another.
+    # Ignore gloo's lines, which its threads write into each other.
     gloo = (
         r"\[Gloo\] Rank \d+|is connected to \d+ peer ranks?\.|Expected number of connected peer "
         r"ranks is : \d+"
@@ -104,7 +102,7 @@ def test_two_processes_train_as_one(on_four, tmp_path, mode):
 
 
 def test_streamed_from_two_processes(tmp_path):
-    """Each reads its own part of every batch, and the run is the same."""
+    """Each process reads its own part of every batch, and the run is the same."""
     from tests.conftest import write_images
 
     write_images(tmp_path / "images", count=12)
@@ -130,9 +128,9 @@ def test_a_killed_process_stops_the_other_and_the_job_goes_on_exactly(tmp_path):
     begun = time.monotonic()
     codes, said = finish(running, timeout=60)
     assert time.monotonic() - begun < 60
-    # By our own message, or, where JAX's service noticed first, by its.
+    # Our own message, or that of JAX's service if it noticed first.
     assert codes[0] not in (0, 1) and (
-        "another process of the run is gone" in said[0] or "another task died" in said[0]
+        "another process of the run was lost" in said[0] or "another task died" in said[0]
     ), said
     codes, said = finish(start(tmp_path / "killed"))
     assert codes == [0, 0], said
@@ -148,7 +146,7 @@ def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
     assert codes == [1, 1]
     assert (
         "holds a run with another config" in said[0]
-        and "the first process of the run stopped" in said[1]
+        and "the first process of the run failed" in said[1]
     )
     assert not any("Traceback" in text for text in said), said
 
@@ -208,7 +206,7 @@ def test_sigterm_before_the_first_step_is_a_preemption_too(tmp_path):
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
-    """SIGTERM at step 6 of 10, of a process of our own."""
+    """SIGTERM at step 6 of 10, to this process."""
     from jaxconv.run import train
     from tests.conftest import tiny_config
 
@@ -258,7 +256,7 @@ def test_launchers_are_told_by_their_variables(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert not processes._several()
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert not processes._several()  # in the job, but not by srun
+    assert not processes._several()  # in the job, but not started by srun
     for name in processes._OF_SLURM:
         monkeypatch.setenv(name, "1")
     assert processes._several()
@@ -270,7 +268,7 @@ def test_launchers_are_told_by_their_variables(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
-    """To both processes: the task looks at it, and one run of one process has the same figures."""
+    """The kept values reach both processes; a run in one process has the same figures."""
     here = "tests.tasks.test_own_task"
     flags = (f"--config.task.name={here}.Rounded", f"--config.data.source={here}.greys")
     flags += (f"--config.parallel={mode}", "--config.steps=4", "--config.model.kwargs.filters=4")

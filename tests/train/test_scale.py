@@ -1,5 +1,6 @@
-"""Sharded weights, accumulated gradients, several steps a call, groups of BatchNorm, less memory,
-float16: each beside the plain way.
+"""Each option for scale against a plain run.
+
+Sharded weights, accumulation, several steps per call, BatchNorm groups, rematerialization, float16.
 """
 
 import jax
@@ -76,7 +77,7 @@ def test_accumulated_gradients_are_the_whole_batchs(plain, mode, devices):
 
 @pytest.mark.parametrize("mode, devices", [("jit", 1), ("jit", 4), ("pmap", 4)])
 def test_several_steps_a_call_are_the_same_steps(plain, mode, devices):
-    """Ten steps by calls of three, three, three and one."""
+    """Ten steps in calls of three, three, three and one."""
     assert_same(
         plain,
         run(
@@ -92,7 +93,7 @@ def test_several_steps_a_call_are_the_same_steps(plain, mode, devices):
 
 
 def test_calls_end_where_something_is_due(tmp_path, one_device):
-    """And so a run that goes on from a checkpoint ends with the same bits."""
+    """So a run resumed from a checkpoint ends with the same bits."""
     settings = {
         "steps_per_call": 4,
         "log__every": 5,
@@ -112,7 +113,7 @@ def test_several_steps_a_call_want_resident_data(tmp_path, one_device):
     config = tiny_config(steps_per_call=4, data__resident_limit=0, steps=4)
     config.data.source = "tones"
     with pytest.raises(
-        UserError, match="steps_per_call is 4; it is for data in the devices' memory"
+        UserError, match="steps_per_call is 4, which needs the data in device memory"
     ):
         train(config, str(tmp_path), devices=one_device)
     assert not (tmp_path / "config.json").exists()
@@ -157,10 +158,10 @@ def test_a_group_is_normalised_by_itself():
         ({"steps_per_call": 0}, "steps_per_call is 0; it must be at least 1"),
         (
             {"steps_per_call": 4},
-            "steps_per_call is 4, and log.every is 3: .* give at most 3, or a larger "
+            "steps_per_call is 4, but log.every is 3, .* use at most 3, or increase "
             "--config.log.every",
         ),
-        ({"profile": "11:12"}, "profile is '11:12', and the training has 10 steps"),
+        ({"profile": "11:12"}, "profile is '11:12', but the training has only 10 steps"),
         ({"parallel": "fsd"}, "did you mean 'fsdp'"),
     ],
 )
@@ -183,9 +184,7 @@ def test_rematerialised_gradients_are_the_same():
 
 
 def test_rematerialisation_keeps_less():
-    """Of what JAX would keep; XLA undoes it on a CPU, where its figures for a whole step do not
-    fall.
-    """
+    """Of what JAX would store: on a CPU, XLA undoes it, and its memory for a whole step stays."""
     model = jaxconv.create_model("resnet20_cifar", 10)
     images = jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)
     variables = abstract_variables(model, images.shape)
@@ -198,7 +197,7 @@ def test_rematerialisation_keeps_less():
 
 def test_float16_scales_the_loss_and_passes_over_a_step_that_overflows():
     losses, state, _ = run("jit", 1, model__dtype="float16", **WIDE)
-    # The scale that it begins with is too much for some steps, each of which halves it.
+    # The initial scale is too large for some steps, each of which halves it.
     assert (
         2**10 <= float(state.loss_scale.scale) < 2**16
         and int(state.loss_scale.fin_steps) > 3
@@ -240,13 +239,13 @@ def test_start_up_says_how_the_run_is_spread(tmp_path, caplog):
     )
     assert (
         " parameters, about " in line
-        and "a device; first step after " in line
+        and "per device; first step after " in line
         and "steps 0 to 3" in line
     )
 
 
 def test_the_estimate_of_memory_is_near_what_xla_takes(tmp_path, one_device):
-    """Between half and twice, for a network whose feature maps are most of it."""
+    """Within a factor of two, for a network whose memory is mostly feature maps."""
     config = tiny_config(
         batch_size=64, model__name="text:[(conv3-16 relu)*2 maxpool2]*2 fc", steps=3
     )
@@ -278,7 +277,7 @@ def exhausted(*_):
 def test_too_little_memory_is_one_line_with_what_to_change(
     tmp_path, one_device, monkeypatch, place
 ):
-    """In the first step, in the first evaluation, and where the weights begin."""
+    """In the first step, in the first evaluation, and at initialization."""
     monkeypatch.setattr(
         Parallel, place, exhausted if place == "init" else lambda *_, **__: exhausted
     )

@@ -1,4 +1,4 @@
-"""The workdir stays one run; its numbers are cut back to the checkpoint."""
+"""The workdir stays one run; its metrics are truncated to the checkpoint."""
 
 import json
 
@@ -20,6 +20,7 @@ from jaxconv.train.workdir import (
     write_json,
 )
 from tests.conftest import tiny_config
+from tests.train.test_board import tensorboard_shows
 
 DATA = {
     "image_shape": [8, 8, 1],
@@ -45,7 +46,7 @@ def test_config_comes_back_as_it_was(tmp_path):
 
 
 def test_run_older_than_a_key(tmp_path):
-    """A key that only says how a run is run may be newer than the run; any other may not."""
+    """A key that does not affect the results may be newer than the run; any other may not."""
     begin(tmp_path / "run", tiny_config())
     path = tmp_path / "run" / "config.json"
     given = json.loads(path.read_text())
@@ -67,7 +68,7 @@ def test_in_use(tmp_path):
     with locked(tmp_path):
         assert in_use(tmp_path)
     assert not in_use(tmp_path)
-    locked(tmp_path).close()  # the look has left no lock
+    locked(tmp_path).close()  # the check has left no lock
 
 
 def test_another_run_is_refused_or_moved_aside(tmp_path):
@@ -148,7 +149,7 @@ def test_paths(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
     with pytest.raises(
-        UserError, match="--out=gs://bucket/run: must be a folder of this machine's"
+        UserError, match="--out=gs://bucket/run: must be a folder in this machine's"
     ):
         expand("gs://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
@@ -163,7 +164,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(
             '\n{}\n5\n{"step": 20, "train/lo'
-        )  # blank and foreign lines, and a kill in the middle of one
+        )  # blank lines, foreign lines, and one cut off by a kill
     log = MetricsLog(tmp_path, step=10, tensorboard=True)
     log.write({"step": 15, "train/loss": 0.5})
     log.close()
@@ -174,27 +175,12 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         {"step": 15, "train/loss": 0.5},
     ]
     assert read_metrics(tmp_path, up_to=10) == rows[:2]
-    assert tensorboard_scalars(tmp_path / "tensorboard") == [(5, 0.2), (10, 0.1), (15, 0.5)]
-
-
-def tensorboard_scalars(folder):
-    """(step, value) of every scalar in TensorBoard's files: length, checksum, event, checksum
-    each.
-    """
-    import struct
-
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for file in folder.iterdir():
-        content = file.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
-            found += [
-                (event.step, pytest.approx(value.simple_value)) for value in event.summary.value
-            ]
-    return found
+    shown = tensorboard_shows(tmp_path / "tensorboard")["train/loss"]
+    assert [(step, value) for step, value, _ in shown] == [
+        (5, pytest.approx(0.2)),
+        (10, pytest.approx(0.1)),
+        (15, pytest.approx(0.5)),
+    ]
 
 
 def test_stopwatch_stands_still_while_stopped(monkeypatch):
@@ -212,7 +198,7 @@ def test_stopwatch_stands_still_while_stopped(monkeypatch):
 
 
 def test_a_workdir_from_before_there_were_tasks_is_evaluated_and_resumed(tmp_path, one_device):
-    """Its config has no task, and names the metrics that are the first of the task today."""
+    """Its config has no task, and names the metrics that are now the task's first."""
 
     def config_of(steps, **changes):
         return tiny_config(steps=steps, optimizer__schedule__name="constant", **changes)

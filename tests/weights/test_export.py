@@ -275,8 +275,8 @@ def test_what_cannot_be_exported(images, tmp_path):
         ((str(tmp_path / "unfinished"), out), "the run has no checkpoint yet"),
         ((run, out, "5"), "has no checkpoint of step 5"),
         ((run, out, "newest"), "must be latest, best or a step"),
-        ((run, str(images / "out")), "is there already, and is not an empty folder"),
-        ((run, str(tmp_path / "file" / "out")), "cannot be written .*; give a folder that can"),
+        ((run, str(images / "out")), "already exists and is not an empty folder"),
+        ((run, str(tmp_path / "file" / "out")), "cannot be written .*; give a writable folder"),
         (
             (run, out, "latest", ("cpu", "gpu")),
             "unknown platform 'gpu'.*; choose cpu, cuda, tpu, rocm",

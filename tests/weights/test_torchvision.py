@@ -190,3 +190,23 @@ def test_googlenet_without_auxiliaries(torchvision):
         {key: value for key, value in state.items() if not key.startswith("aux")},
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_624_904 - 990 * 1025
+
+
+@pytest.mark.full
+def test_no_two_networks_look_alike():
+    """By names and sizes, but for those that have all in common, as resnet50 and resnet50_v1."""
+    from jaxconv.weights import torchvision as ours
+
+    sizes = {
+        name: {key: leaf.size for key, leaf in ours._expected(name, {"aux": 0}).items()}
+        for name in jaxconv.list_models()
+        if ours._has_layout(name)
+    }
+    assert len(sizes) > 50
+    for name, one in sizes.items():
+        for other, two in sizes.items():
+            same = sum(two.get(key) == size for key, size in one.items())
+            share = same / len(one.keys() | two.keys())
+            assert share == 1 or share < ours._ALIKE, (name, other, share)
+            if share == 1 and name != other:
+                assert name.removesuffix("_v1") == other.removesuffix("_v1")

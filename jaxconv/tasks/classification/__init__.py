@@ -1,1 +1,1 @@
-"""Classification: one class an example, told by the highest of K logits."""
+"""Classification: one class per example, the one with the highest of K logits."""

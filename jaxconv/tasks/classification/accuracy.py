@@ -1,6 +1,4 @@
-"""Pictures of what a network's predictions of a set say: the reliability diagram, and the accuracy
-of each class.
-"""
+"""Pictures of a network's predictions: the reliability diagram, and the accuracy of each class."""
 
 from collections.abc import Sequence
 
@@ -10,13 +8,14 @@ from matplotlib.figure import Figure
 from jaxconv.drawing.samples import short_name
 from jaxconv.tasks.classification.outcomes import Calibration, PerClass
 
-# Classes that are drawn: of more, the worst and the best half of so many.
+# The most classes that are drawn: of more, the worst and the best half of this number.
 _MOST = 40
 
 
 def reliability(calibration: Calibration, title: str = "") -> Figure:
-    """Draw how often predictions are right against how sure they are (Guo et al. 2017,
-    arXiv:1706.04599, Figure 1), and how many there are.
+    """Draw accuracy against confidence, and the number of predictions in each bin.
+
+    See Guo et al. 2017, arXiv:1706.04599, Figure 1.
 
     Args:
       calibration: see `outcomes.calibration`.
@@ -84,8 +83,9 @@ def _box() -> dict[str, object]:
 
 
 def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw the accuracy of each class as a bar, the worst on top; of more than 40 classes that have
-    examples, the 20 worst and the 20 best.
+    """Draw the accuracy of each class as a bar, the worst on top.
+
+    Of more than 40 classes that have examples, only the 20 worst and the 20 best are drawn.
 
     Args:
       found: see `outcomes.per_class`.

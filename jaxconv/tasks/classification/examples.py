@@ -1,8 +1,7 @@
-"""Example predictions, as the lecture's ConvNetJS demo shows them: test images, each with its three
-most probable classes; mistakes; pairs.
+"""Pictures of example predictions, as in the lecture's ConvNetJS demo; of mistakes; of confusions.
 
-What is right is green and has a tick, what is wrong is red and has a cross. Images are anything
-that `samples.draw_example` draws.
+Right answers are green with a tick, wrong ones red with a cross. Images are anything that
+`samples.draw_example` draws.
 """
 
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from jaxconv.drawing.sheet import FAINT, Sheet, new_sheet
 from jaxconv.tasks.classification.outcomes import Outcomes, most_confused
 
 RIGHT, WRONG, OTHER = "#1a7f37", "#cf222e", "#b8bec5"
-# Inches: an image, the bars beside it, and what is between two of them.
+# Inches: an image, the bars next to it, the gap between examples, and the heading.
 _IMAGE, _BARS, _GAP, _TOP = 1.1, 1.5, 0.25, 0.75
 _COLUMNS = 4
-# Classes up to which a confusion matrix has numbers, and names.
+# The most classes for which a confusion matrix shows numbers, and names.
 _NUMBERED, _NAMED = 20, 60
 
 
@@ -35,10 +34,10 @@ def predictions(
 
     Args:
       images: N of them, all of which are drawn.
-      labels: [N], the true classes; -1 where none is known.
+      labels: [N], the true classes; -1 if unknown.
       probabilities: [N, K].
       class_names: K names.
-      top: classes to show of each.
+      top: classes to show for each.
       title: above the picture.
     """
     labels = np.asarray(labels)
@@ -69,9 +68,7 @@ def _bars(
     class_names: Sequence[str],
     top: int,
 ) -> None:
-    """The most probable classes of one example; where none of them is the true one, it is named
-    below.
-    """
+    """The most probable classes of one example; the true class is below if not among them."""
     best = np.argsort(-shares, kind="stable")[:top]
     step = _IMAGE / (top + 1) if label >= 0 and label not in best else _IMAGE / max(3, top)
     for row, k in enumerate(best):
@@ -106,13 +103,12 @@ def mistakes(
     title: str = "",
     below: str = "",
 ) -> Figure:
-    """Mistakes: each image with what it is, what it was taken for, how probable that was, and the
-    loss.
+    """Mistakes: each image with its class, the predicted class and its probability, and the loss.
 
     Args:
       images: of N mistakes, in the order to be drawn.
-      found: what the network says of a set.
-      places: [N] their rows in it, see `outcomes.worst`.
+      found: the outcomes of a set.
+      places: [N] the mistakes' rows in it, see `outcomes.worst`.
       names: of the examples, such as `example 17`.
       title, below: above the picture, in two lines.
     """
@@ -122,7 +118,7 @@ def mistakes(
     sheet = new_sheet(
         max(6.0, 0.2 + columns * width), _TOP + max(1, -(-len(images) // columns)) * height, heading
     )
-    sheet.text(0.2, 0.38, below or ("" if len(images) else "there is none"), 8, color=FAINT)
+    sheet.text(0.2, 0.38, below or ("" if len(images) else "no mistakes"), 8, color=FAINT)
     for n, (image, place) in enumerate(zip(images, places, strict=True)):
         x, y = 0.2 + (n % columns) * width, _TOP + (n // columns) * height
         true, said, shares = found.labels[place], found.predicted[place], found.probabilities[place]
@@ -144,7 +140,7 @@ def confusions(
     most: int = 10,
     title: str = "",
 ) -> Figure:
-    """The most confused pairs of classes, with the matrix beside them.
+    """The most confused pairs of classes, next to the confusion matrix.
 
     Args:
       counts: [K, K], see `outcomes.confusion`.
@@ -161,10 +157,10 @@ def confusions(
     sheet = new_sheet(
         side + 7.0,
         max(side + 1.8 if few else 0.0, _TOP + 0.5 + beside),
-        f"{title}{': ' if title else ''}what was taken for what",
+        f"{title}{': ' if title else ''}confusions",
     )
     right, total = int(np.trace(counts)), int(counts.sum())
-    rows = "; rows are the true classes, columns what was said" if few else ""
+    rows = "; rows are the true classes, columns the predicted ones" if few else ""
     sheet.text(0.2, 0.38, f"{right:,} of {total:,} are right{rows}", 8, color=FAINT)
     if few:
         _matrix(sheet, counts, class_names, (1.4, 1.6, side, side))
@@ -177,7 +173,7 @@ def confusions(
 def _worst_classes(
     sheet: Sheet, counts: np.ndarray, class_names: Sequence[str], most: int, height: float
 ) -> None:
-    """Of more classes than a matrix can show, those that are least often right."""
+    """The classes with the lowest accuracy, where a matrix cannot show all of them."""
     totals = counts.sum(axis=1)
     shares = np.diag(counts) / np.maximum(totals, 1)
     sheet.text(0.2, _TOP, f"least often right, of {len(counts):,} classes", 9, weight="bold")
@@ -188,7 +184,7 @@ def _worst_classes(
 
 
 def _share(sheet: Sheet, x: float, y: float, share: float, text: str, colour: str) -> None:
-    """A bar below a name, and a text at its end."""
+    """A bar below a name, with text at its end."""
     sheet.frame((x, y + 0.17, 1.8 * share, 0.09), fill=True, facecolor=colour, edgecolor="none")
     sheet.text(x + 1.8 * share + 0.06, y + 0.215, text, 8, va="center", color=FAINT)
 
@@ -199,8 +195,9 @@ def _matrix(
     class_names: Sequence[str],
     box: tuple[float, float, float, float],
 ) -> None:
-    """Shares of each row: green on the diagonal, and red beside it on a scale of its own, or
-    mistakes could not be seen.
+    """Shares of each row: green on the diagonal, red off it.
+
+    Red has its own scale, without which mistakes would be too faint to see.
     """
     x, y, side, _ = box
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

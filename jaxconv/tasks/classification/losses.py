@@ -1,7 +1,6 @@
-"""Losses and the counts behind error rates, one value an example, float32.
+"""Losses and the counts behind error rates, one float32 value per example.
 
-A target is a label [N] int32, or the shares [N, K] float32 of all classes, as mixup and cutmix make
-them.
+A target is a label [N] int32, or the class shares [N, K] float32 that mixup and cutmix produce.
 """
 
 import jax
@@ -31,16 +30,16 @@ def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float =
 def binary_cross_entropy(
     logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0
 ) -> jax.Array:
-    """Binary cross entropy, each class a question of its own, the mean over the classes, in nats.
+    """Binary cross entropy of each class separately, averaged over the classes, in nats.
 
-    For several classes in one image, which mixup and cutmix make (Wightman et al. 2021,
+    For several classes in one image, as with mixup and cutmix (Wightman et al. 2021,
     arXiv:2110.00476, section 2.3).
 
     Args:
       logits: [N, K] logits.
       target: [N] int32 or [N, K] float32.
       label_smoothing: as in `cross_entropy`.
-      threshold: classes with a larger share count as wholly there, the others as not there; 0 keeps
+      threshold: classes with a larger share count as fully present, the others as absent; 0 keeps
         the shares.
 
     Returns:
@@ -59,32 +58,32 @@ def binary_cross_entropy(
 
 
 def correct(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """1.0 where the highest of the logits [N, K] is the target's class, else 0.0; among equal
-    logits, or shares, the first counts.
+    """1.0 where the highest of the logits [N, K] is the target's class, else 0.0.
 
-    Of a target of shares [N, K], it is the class with the largest.
+    The class of a target of shares [N, K] is the one with the largest. Among equal logits or shares
+    the first counts.
     """
     label = jnp.argmax(target, axis=-1) if target.ndim == logits.ndim else target
     return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
 
 
 def correct_within(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
-    """1.0 where the class of the label [N] has one of the k highest of the logits [N, K], else 0.0;
-    of equal logits the first are higher.
+    """1.0 where the class of the label [N] has one of the k highest of the logits [N, K], else 0.0.
+
+    Among equal logits the first ranks higher.
     """
     own = jnp.take_along_axis(logits, label[:, None], axis=-1)
     before = jnp.arange(logits.shape[-1])[None] < label[:, None]
-    # Not `logits > own`, by which a logit that is not a number would count as the highest.
+    # Not `logits > own`, which would count a NaN logit of the true class as the highest.
     ahead = ~(logits <= own) | ((logits == own) & before)
     return (jnp.sum(ahead, axis=-1) < k).astype(jnp.float32)
 
 
 def average_logits(logits: jax.Array) -> jax.Array:
-    """The logits [N, K] of an ensemble's averaged prediction, from its members' [M, N, K]: the
-    logarithms of their mean probabilities.
+    """Logits [N, K] of an ensemble's averaged prediction, from its members' [M, N, K].
 
-    The softmax of them is that mean again. Members that have diverged, with a logit that is not
-    finite, are left out.
+    They are the logarithms of the members' mean probabilities, so their softmax is that mean.
+    Diverged members, with any logit that is not finite, are left out.
     """
     left = jnp.all(jnp.isfinite(logits), axis=(1, 2))
     logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(logits), -jnp.inf)

@@ -1,14 +1,14 @@
-"""What a network's predictions of a set say: error rates, the classes behind them, calibration.
+"""Statistics of a network's predictions on a set: error rates, confusions, calibration.
 
-    top-k         the true class has one of the k highest logits; of equal logits the first class is
-                  higher
+    top-k         the true class has one of the k highest logits; among equal logits the first class
+                  ranks higher
     loss          -log of the true class's probability, in nats
-    confusion     how many examples of each class were taken for each class
-    calibration   whether of those predicted with a probability of 80% four out of five are right
+    confusion     how many examples of each class were predicted as each class
+    calibration   whether four out of five predictions with a probability of 80% are right
                   (Guo et al. 2017, arXiv:1706.04599)
     height        how far off a prediction is in WordNet (Russakovsky et al. 2015, arXiv:1409.0575)
 
-Plain numpy on arrays, wherever they come from.
+Plain NumPy functions of arrays.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.data.wordnet import mistake_heights, wordnet_ids
+from jaxconv.tasks.intervals import share_interval
 
 BINS = 15
 
@@ -29,13 +30,13 @@ class Outcomes:
 
     Attributes:
       labels: [N] the true classes.
-      logits: [N, K] logits, or logarithms of probabilities: their softmax are the probabilities.
+      logits: [N, K] logits or log probabilities; their softmax are the probabilities.
       class_names: K names.
-      index: [N] the examples' places in their source; those that could not be read are missing. By
-        default 0 ... N - 1.
+      index: [N] the examples' positions in their source; unreadable ones are missing. By default
+        0 ... N - 1.
 
     Raises:
-      ValueError: the shapes do not fit one another, or a label is no class.
+      ValueError: the shapes do not match, or a label is out of range.
     """
 
     labels: np.ndarray
@@ -54,7 +55,8 @@ class Outcomes:
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             wrong = labels.min() if labels.min() < 0 else labels.max()
             raise ValueError(
-                f"there is a label {wrong}; the {len(self.class_names)} classes are numbered from 0"
+                f"label {wrong} is out of range; it must be at least 0 and less than the number of "
+                f"classes, {len(self.class_names)}"
             )
         for name, value in (
             ("labels", labels),
@@ -87,7 +89,7 @@ class Outcomes:
         """[N] how many classes have a higher logit than the true one: 0 for a right prediction."""
         own = self._of_true(self.logits)[:, None]
         before = np.arange(self.logits.shape[1]) < self.labels[:, None]
-        # Not `logits > own`, by which a logit that is not a number would count as the highest.
+        # Not `logits > own`, which would count a NaN logit of the true class as the highest.
         return (~(self.logits <= own) | ((self.logits == own) & before)).sum(axis=1)
 
     @functools.cached_property
@@ -106,9 +108,7 @@ def within(outcomes: Outcomes, k: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerClass:
-    """Examples of each class [K], how many of them are right, and how many examples are predicted
-    to be of it.
-    """
+    """Counts [K] of each class: its examples, how many are right, how often it is predicted."""
 
     examples: np.ndarray
     right: np.ndarray
@@ -116,22 +116,21 @@ class PerClass:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """[K] the share that is right of each class's examples (its recall); NaN where there are
-        none.
-        """
+        """[K] the share of each class's examples that is right (recall); NaN without any."""
         return _share(self.right, self.examples)
 
     @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low [K], high [K]) of the accuracies, see `tasks.intervals.share_interval`."""
+        return share_interval(self.right, self.examples)
+
+    @property
     def precision(self) -> np.ndarray:
-        """[K] the share that is right of what is predicted to be of the class; NaN where nothing
-        is.
-        """
+        """[K] the share of each class's predictions that is right; NaN without any."""
         return _share(self.right, self.predicted)
 
     def ranked(self) -> np.ndarray:
-        """Classes that have examples, the worst first; of equal accuracy the one with more
-        examples.
-        """
+        """Classes that have examples, the worst first; ties go to the one with more examples."""
         known = np.flatnonzero(self.examples)
         return known[np.lexsort((known, -self.examples[known], self.accuracy[known]))]
 
@@ -153,9 +152,7 @@ def per_class(outcomes: Outcomes) -> PerClass:
 
 
 def confusion(outcomes: Outcomes) -> np.ndarray:
-    """[K, K] int64: examples of class i that were taken for class j. Rows add up to the classes'
-    examples, the diagonal is right.
-    """
+    """[K, K] int64: the number of examples of class i that were predicted as class j."""
     classes = len(outcomes.class_names)
     return np.bincount(
         outcomes.labels * classes + outcomes.predicted, minlength=classes**2
@@ -163,8 +160,10 @@ def confusion(outcomes: Outcomes) -> np.ndarray:
 
 
 def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """The largest counts [K, K] off the diagonal that are not 0, as (true class, class it was taken
-    for, count), falling.
+    """The largest nonzero counts off the diagonal of [K, K], in descending order.
+
+    Returns:
+      (true class, predicted class, count) for each.
     """
     mistaken = counts - np.diag(np.diag(counts))
     order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
@@ -174,14 +173,13 @@ def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """The reliability diagram: examples by the probability of their prediction, in bins of equal
-    width.
+    """The reliability diagram: examples by confidence, in bins of equal width.
 
     Attributes:
-      edges: [B + 1] of the bins, from 0 to 1; a bin holds its upper edge.
+      edges: [B + 1] of the bins, from 0 to 1; a bin includes its upper edge.
       examples: [B] in each bin.
-      confidence, accuracy: [B] the mean probability of the predictions, and the share of them that
-        is right; NaN in empty bins.
+      confidence, accuracy: [B] the mean probability of the predictions, and the share of right
+        ones; NaN in empty bins.
     """
 
     edges: np.ndarray
@@ -191,16 +189,14 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean over all examples of how far their bin's
-        accuracy is off its confidence.
-        """
+        """The expected calibration error: mean |accuracy - confidence| of the examples' bins."""
         filled = self.examples > 0
         gaps = np.abs(self.accuracy - self.confidence)[filled]
         return float(np.sum(gaps * self.examples[filled]) / self.examples.sum())
 
 
 def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
-    """The points of the reliability diagram (Guo et al. 2017, section 2); 15 bins are theirs."""
+    """The points of the reliability diagram (Guo et al. 2017, section 2, with 15 bins)."""
     edges, place = np.arange(bins + 1) / bins, bin_of(outcomes, bins)
     examples = np.bincount(place, minlength=bins)
     confidence, right = (
@@ -210,7 +206,7 @@ def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
 
 
 def bin_of(outcomes: Outcomes, bins: int = BINS) -> np.ndarray:
-    """[N] the number of the bin of `calibration` that each prediction falls into."""
+    """[N] the index of the bin of `calibration` that each prediction falls into."""
     return np.searchsorted(np.arange(1, bins) / bins, outcomes.confidence)
 
 
@@ -225,14 +221,13 @@ def confused_examples(
 
 
 def worst(outcomes: Outcomes, most: int) -> np.ndarray:
-    """The rows of the mistakes with the highest losses, at most so many, falling."""
+    """The rows of the `most` mistakes with the highest losses, in descending order."""
     wrong = np.flatnonzero(~within(outcomes, 1))
     return wrong[np.argsort(-outcomes.losses[wrong], kind="stable")][:most]
 
 
 def heights(outcomes: Outcomes) -> np.ndarray:
-    """[N] how far each prediction is off: the height in WordNet of the lowest ancestor that it
-    shares with the truth; 0 where it is right.
+    """[N] heights in WordNet of the lowest common ancestor of prediction and truth; 0 if right.
 
     Raises:
       ValueError: the classes are not WordNet's, see `wordnet_ids`.
@@ -246,7 +241,7 @@ def heights(outcomes: Outcomes) -> np.ndarray:
 
 
 def greatest_height(outcomes: Outcomes) -> float:
-    """The largest that one of `heights` can be, of any two classes."""
+    """The largest possible value of `heights`, over all pairs of classes."""
     return float(_costs(wordnet_ids(outcomes.class_names)).max())
 
 
@@ -256,15 +251,13 @@ def _costs(ids: tuple[str, ...]) -> np.ndarray:
 
 
 def figures(outcomes: Outcomes, bins: int = BINS) -> dict[str, float]:
-    """`loss`, `top1`, of more than 5 classes `top5`, `ece`, and of WordNet's classes `height`, the
-    mean of `heights`.
-    """
+    """`loss`, `top1`, `ece`; `top5` for over 5 classes; mean `height` for WordNet's classes."""
     means = {name: float(np.mean(values)) for name, values in per_example(outcomes).items()}
     return means | {"ece": calibration(outcomes, bins).ece}
 
 
 def per_example(outcomes: Outcomes) -> dict[str, np.ndarray]:
-    """What the figures are the means of: [N] float64 each."""
+    """The values whose means are the figures, [N] float64 each."""
     values: dict[str, Any] = {"loss": outcomes.losses, "top1": within(outcomes, 1)}
     if len(outcomes.class_names) > 5:
         values["top5"] = within(outcomes, 5)
@@ -277,7 +270,7 @@ def averaged(each: Sequence[Outcomes]) -> Outcomes:
     """The outcomes of the mean of several networks' probabilities, for the same examples.
 
     Raises:
-      ValueError: they are of other examples, or of other classes.
+      ValueError: their examples or classes differ.
     """
     first = each[0]
     for other in each[1:]:
@@ -286,13 +279,14 @@ def averaged(each: Sequence[Outcomes]) -> Outcomes:
             for name in ("labels", "index", "class_names")
         ]
         if not all(same):
-            raise ValueError("the outcomes are of other examples or other classes")
+            raise ValueError("the outcomes have different examples or classes")
     return dataclasses.replace(first, logits=log_mean([outcomes.logits for outcomes in each]))
 
 
 def log_mean(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """The logarithms [N, K] float32 of the mean of the probabilities of several logits [N, K]; of
-    one, these themselves.
+    """The logarithms [N, K] float32 of the mean probabilities of several logits.
+
+    A single array is returned unchanged.
     """
     if len(logits) == 1:
         return logits[0]
@@ -301,6 +295,6 @@ def log_mean(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # of a network that has diverged
+    with np.errstate(invalid="ignore"):  # logits of a diverged network
         shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

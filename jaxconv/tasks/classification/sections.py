@@ -1,8 +1,7 @@
-"""The parts of a run's page that are about classes: predictions, mistakes, calibration; and the
-pictures of `jaxconv look` of the same.
+"""Sections of a run's page about predictions, mistakes and calibration; pictures of `look`.
 
-A `run` is what the page is made of, see report/sections.py: its `evaluation`, and its `images` of
-examples by their row in the outcomes.
+A `run` provides `evaluation`, and `images` of examples by their row in the outcomes, see
+report/sections.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from jaxconv.drawing.parts import LeftOutError, Table, Text, picture, share
 from jaxconv.tasks.classification import examples, outcomes
 from jaxconv.tasks.classification.accuracy import accuracy_of_classes, reliability
 
-# Examples, mistakes, pairs of classes, and classes: so many at most.
+# The most examples, mistakes, pairs of classes, and classes.
 _SHOWN, _WORST, _PAIRS, _CLASSES = 16, 12, 10, 1_000
 
 
@@ -48,7 +47,7 @@ def mistakes(run: Any) -> list[Any]:
     places = outcomes.worst(found, _WORST)
     wrong = int((~outcomes.within(found, 1)).sum())
     if not wrong:
-        raise LeftOutError(f"there is none: all {len(found):,} examples are right")
+        raise LeftOutError(f"no mistakes: all {len(found):,} examples are right")
     names = [
         run.evaluation.source.name(int(found.index[place])).rpartition("/")[2] for place in places
     ]
@@ -75,7 +74,7 @@ def _confused(run: Any) -> list[Any]:
         counts, found.class_names, [run.images(places) for places in each], _PAIRS
     )
     said = "; ".join(
-        f"{readable(found.class_names[a])} taken for {readable(found.class_names[b])} {n} times"
+        f"{readable(found.class_names[a])} mistaken for {readable(found.class_names[b])} {n} times"
         for a, b, n in pairs[:3]
     )
     rows = [
@@ -87,9 +86,9 @@ def _confused(run: Any) -> list[Any]:
         )
         for a, b, n in pairs
     ]
-    header = ("is", "taken for", "times", "of the class")
+    header = ("class", "mistaken for", "times", "share of the class")
     alt = (
-        f"The matrix of confusion of {len(found.class_names)} classes, and the most confused "
+        f"The confusion matrix of {len(found.class_names)} classes, and the most confused "
         f"pairs: {said}."
     )
     return [
@@ -108,16 +107,18 @@ def _classes(run: Any) -> list[Any]:
         f"({readable(names[worst])}) "
         f"to {share(each.accuracy[best])} ({readable(names[best])})."
     )
+    low, high = each.interval
     rows = [
         (
             readable(names[k]),
             f"{each.examples[k]:,}",
             share(each.accuracy[k]),
+            f"{share(low[k])} to {share(high[k])}",
             "-" if not each.predicted[k] else share(each.precision[k]),
         )
         for k in ranked[:_CLASSES]
     ]
-    header = ("class", "examples", "accuracy", "precision")
+    header = ("class", "examples", "accuracy", "its 95 % interval", "precision")
     return [
         picture(accuracy_of_classes(each, names), alt),
         Table("Every class, the worst first", [header, *rows], folded=True, sortable=True),
@@ -125,7 +126,7 @@ def _classes(run: Any) -> list[Any]:
 
 
 def calibration(run: Any) -> list[Any]:
-    """Whether probabilities mean what they say."""
+    """Whether the probabilities match the accuracy."""
     found = outcomes.calibration(run.evaluation.outcomes)
     bins = [
         (f"{low:.2f} to {high:.2f}", f"{count:,}", *map(share, pair))
@@ -158,7 +159,7 @@ def calibration(run: Any) -> list[Any]:
 
 
 def _table(run: Any, caption: str, places: Sequence[int]) -> Table:
-    """Examples one by one: what they are and what was said."""
+    """Examples one by one: their class and the prediction."""
     found, rows = run.evaluation.outcomes, []
     for place in places:
         true, said = int(found.labels[place]), int(found.predicted[place])
@@ -173,7 +174,7 @@ def _table(run: Any, caption: str, places: Sequence[int]) -> Table:
         )
     return Table(
         caption,
-        [("example", "is", "was taken for", "so probable", "the truth"), *rows],
+        [("example", "class", "prediction", "its probability", "of the class"), *rows],
         texts=3,
         folded=True,
     )
@@ -185,8 +186,8 @@ def mistakes_figure(evaluation: Any, shown: Callable[[int], Any], most: int, tit
     places = outcomes.worst(found, most or _WORST)
     wrong = int((found.predicted != found.labels).sum())
     below = (
-        f"of {wrong:,} among {len(found):,} examples, those with the highest loss; --example takes "
-        "their numbers"
+        f"those with the highest loss, of {wrong:,} mistakes in {len(found):,} examples; --example "
+        "takes their numbers"
     )
     names = [f"#{found.index[place]}" for place in places]
     images = [shown(int(found.index[place])) for place in places]
@@ -194,7 +195,7 @@ def mistakes_figure(evaluation: Any, shown: Callable[[int], Any], most: int, tit
 
 
 def confusions_figure(evaluation: Any, shown: Callable[[int], Any], most: int, title: str) -> Any:
-    """Which classes are taken for which, with examples; see `Task.pictures`."""
+    """Which classes are mistaken for which, with examples; see `Task.pictures`."""
     found, most = evaluation.outcomes, most or _PAIRS
     counts = outcomes.confusion(found)
     pairs = outcomes.confused_examples(found, outcomes.most_confused(counts, most))

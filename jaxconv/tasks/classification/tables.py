@@ -1,4 +1,4 @@
-"""What `jaxconv evaluate` says of classes and mistakes, and the files that it writes of them."""
+"""What `jaxconv evaluate` prints about classes and mistakes, and the files that it writes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,18 +19,15 @@ from jaxconv.tasks.classification.outcomes import (
 )
 from jaxconv.tasks.files import write_rows
 
-# Classes that are named as the worst and as the best, and pairs as the most confused.
+# How many classes are named as the worst and as the best, and how many confused pairs.
 _NAMED = 3
 
-
-# Classes of an example in a table of predictions.
+# Classes per example in a table of predictions.
 _TOP = 5
 
 
 def remark_rows(outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
-    """What lies behind the figures: mistakes, confidence, classes, confusions; `who` says whose
-    they are.
-    """
+    """Mistakes, confidence, classes and confusions, as rows; `who` names the predictor."""
     mistakes, found, names = (
         outcomes.ranks > 0,
         per_class(outcomes),
@@ -42,8 +39,8 @@ def remark_rows(outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
         rows.append(
             (
                 "",
-                f"what a mistake and the truth have in common lies {far:.2f} above them in "
-                "WordNet, on average",
+                f"on average a mistake and the truth have their lowest common ancestor {far:.2f} "
+                "levels up in WordNet",
             )
         )
     rows.append(
@@ -70,8 +67,7 @@ def remark_rows(outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
             (
                 "confused",
                 ", ".join(
-                    f"{names[true]} taken for {names[said]} {count:,}"
-                    for true, said, count in pairs
+                    f"{names[true]} as {names[said]} {count:,}" for true, said, count in pairs
                 ),
             )
         )
@@ -79,9 +75,7 @@ def remark_rows(outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
 
 
 def class_lines(outcomes: Outcomes) -> list[str]:
-    """A table of all classes, the worst first: examples, accuracy, precision, and what most
-    mistakes take it for.
-    """
+    """A table of all classes, the worst first, each with its most frequent wrong prediction."""
     found, counts, names = (
         per_class(outcomes),
         confusion(outcomes),
@@ -89,23 +83,24 @@ def class_lines(outcomes: Outcomes) -> list[str]:
     )
     mistaken = counts - np.diag(np.diag(counts))
     width = max(map(len, [*names, "class"]))
-    lines = [f"{'class':<{width}}  examples  accuracy  precision  most often taken for"]
+    heads = "examples  accuracy [   low,   high]  precision  most often mistaken for"
+    lines, (low, high) = [f"{'class':<{width}}  {heads}"], found.interval
     for k in found.ranked():
         other = int(mistaken[k].argmax())
         taken = f"{names[other]} {mistaken[k, other]:,}" if mistaken[k, other] else "-"
         precision = f"{100 * found.precision[k]:7.2f} %" if found.predicted[k] else f"{'-':>9}"
         lines.append(
-            f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} %  "
-            f"{precision}  {taken}"
+            f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} % "
+            f"[{100 * low[k]:6.2f}, {100 * high[k]:6.2f}]  {precision}  {taken}"
         )
     return lines
 
 
 def write_predictions(path: Path, evaluation: Any) -> None:
-    """Write what the network says of every example, whole or not at all.
+    """Write the prediction for every example, atomically.
 
-    .npz: `labels` [N], `probabilities` [N, K] float32, `index` [N] (the examples' places in the
-    split), `names` [N], `class_names` [K]. .csv: a line for each example: index, name, class, the
+    .npz: `labels` [N], `probabilities` [N, K] float32, `index` [N] (the examples' positions in the
+    split), `names` [N], `class_names` [K]. .csv: a line per example: index, name, class, the
     class's probability, and the most probable classes with theirs.
     """
     outcomes = evaluation.outcomes
@@ -141,8 +136,7 @@ def _prediction_rows(outcomes: Outcomes, names: Sequence[str]) -> Iterator[list[
         *(f"{what}_{k}" for k in range(1, count + 1) for what in ("predicted", "probability")),
     ]
     for row, name in enumerate(names):
-        # By the logits: their order is that of the error rates, where probabilities may be rounded
-        # to the same number.
+        # By logits, as for the error rates: probabilities may be rounded to the same number.
         top = np.argsort(-outcomes.logits[row], kind="stable")[:count]
         said = [value for k in top for value in (classes[k], f"{probabilities[row, k]:.6g}")]
         label = outcomes.labels[row]
@@ -156,7 +150,7 @@ def _prediction_rows(outcomes: Outcomes, names: Sequence[str]) -> Iterator[list[
 
 
 def write_confusion(path: Path, evaluation: Any) -> None:
-    """Write the confusion matrix, a row for each true class, as .csv or as a picture."""
+    """Write the confusion matrix, one row per true class, as .csv or as a picture."""
     counts, names = confusion(evaluation.outcomes), evaluation.outcomes.class_names
     with whole_file(path) as temporary:
         if path.suffix.lower() == ".csv":

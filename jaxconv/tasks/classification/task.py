@@ -1,4 +1,4 @@
-"""Classification: one class an example, the one with the highest of K logits."""
+"""Classification: one class per example, the one with the highest of K logits."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,10 @@ LOSSES = ("softmax", "binary")
 
 
 class Classification(Task):
-    """One class an example. See `Task` for the methods.
+    """One class per example. See `Task` for the methods.
 
-    The loss of training is that of `config.loss`. Evaluation measures the softmax cross entropy, so
-    that all runs compare, and the metrics of `config.eval.metrics`.
+    Training uses the loss of `config.loss`. Evaluation measures the softmax cross entropy, so that
+    all runs are comparable, and the metrics of `config.eval.metrics`.
     """
 
     figures = (
@@ -39,15 +39,13 @@ class Classification(Task):
 
     @functools.cached_property
     def _measure(self) -> LabelMeasure:
-        # Only once it is asked for: the weights of a run whose own metric is gone can be used.
+        # Only on demand: the weights of a run whose custom metric is missing can still be used.
         metrics = own_metrics(self.config.eval.metrics, self.outputs)
         return LabelMeasure(losses.cross_entropy, metrics)
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raise UserError where `config.loss` asks for a loss that there is not, or for settings
-        that belong to another.
-        """
+        """Raise UserError if the loss of `config.loss` is unknown, or its settings do not apply."""
         loss = config.loss
         if loss.name not in LOSSES and not is_own(loss.name):
             raise UserError(
@@ -56,29 +54,29 @@ class Classification(Task):
             )
         if is_own(loss.name) and (loss.label_smoothing or loss.threshold):
             raise UserError(
-                f"config.loss.name is {loss.name!r}; label_smoothing and threshold belong to other "
-                "losses: leave them at 0"
+                f"config.loss.name is {loss.name!r}; label_smoothing and threshold apply only to "
+                "built-in losses: leave them at 0"
             )
         if loss.threshold and loss.name != "binary":
             raise UserError(
-                f"config.loss.threshold is {loss.threshold}; it belongs to the loss 'binary', "
+                f"config.loss.threshold is {loss.threshold}; it applies to the loss 'binary', "
                 f"not to {loss.name!r}"
             )
 
     def check(self) -> None:
-        """Raise UserError unless the examples have labels, and loss and metrics can be used."""
+        """Raise UserError unless the examples have labels and the loss and metrics can be used."""
         super().check()
         metrics = (self.config.checkpoint.metric, self.config.optimizer.schedule.metric)
         if f"eval/top{TOP}" in metrics and self.outputs <= TOP:
             raise UserError(
                 f"config.checkpoint.metric or config.optimizer.schedule.metric is eval/top{TOP}, "
-                f"which is measured of more than {TOP} classes; there are {self.outputs}"
+                f"which needs more than {TOP} classes; there are {self.outputs}"
             )
         self.make_loss({})
         own_metrics(self.config.eval.metrics, self.outputs)
 
     def make_loss(self, swept: Mapping[str, jax.Array]) -> Callable[[Any, Batch], jax.Array]:
-        """The loss of `config.loss`; raises UserError where one's own cannot be used."""
+        """The loss of `config.loss`; raises UserError if a custom one cannot be used."""
         loss = make_loss(self.config, self.outputs, swept)
         return lambda logits, batch: loss(logits, target_of(batch))
 
@@ -93,7 +91,7 @@ class Classification(Task):
         return mix_labels(self.outputs)(batch, opposite, share)
 
     def measured(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """`loss`, `top1`, of more than 5 classes `top5`, and metrics of one's own, [B]."""
+        """`loss`, `top1`, `top5` for more than 5 classes, and custom metrics, [B]."""
         return self._measure.measured(outputs, batch)
 
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -101,7 +99,7 @@ class Classification(Task):
         return self._measure.keep(outputs, batch)
 
     def combine(self, outputs: Any) -> Any:
-        """The logarithms of the mean probabilities of those without infinity or NaN."""
+        """The logarithms of the mean probabilities, over members without infinity or NaN."""
         return self._measure.combine(outputs)
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Outcomes:
@@ -109,7 +107,7 @@ class Classification(Task):
         return Outcomes(kept["label"], kept["logits"], self.class_names, index)
 
     def join_passes(self, passes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-        """The logarithms of the probabilities' mean over the passes."""
+        """The logarithms of the mean probabilities over the passes."""
         return {**passes[0], "logits": log_mean([one["logits"] for one in passes])}
 
     def averaged(self, each: Sequence[Outcomes]) -> Outcomes:
@@ -135,13 +133,14 @@ class Classification(Task):
         return intervals(outcomes, resamples)
 
     def more_figures(self, outcomes: Outcomes) -> dict[str, float]:
-        """`ece`, and of WordNet's classes `height`: what sums do not tell."""
+        """`ece`, and `height` for WordNet's classes."""
         found = figures(outcomes)
         return {name: found[name] for name in ("ece", "height") if name in found}
 
     def serve(self, outputs: Any) -> dict[str, jax.Array]:
-        """`probabilities` [B, K], the softmax whatever the loss was, and `logits`; under the name
-        of earlier versions, `votes`, too.
+        """`probabilities` [B, K], the softmax with any loss, and `logits`.
+
+        The logits are also served as `votes`, the name of earlier versions.
         """
         return {"probabilities": jax.nn.softmax(outputs), "logits": outputs, "votes": outputs}
 
@@ -149,7 +148,7 @@ class Classification(Task):
     def describe(
         cls, served: Mapping[str, np.ndarray], description: Mapping[str, Any], top: int
     ) -> tuple[list[str], dict[str, Any]]:
-        """The most probable classes, falling; for people, ImageNet's ids with their words."""
+        """The most probable classes first; for people, ImageNet's ids with their words."""
         from jaxconv.data.wordnet import readable
 
         probabilities = served["probabilities"]
@@ -202,13 +201,13 @@ class Classification(Task):
     def remarks(
         self, figures: Mapping[str, float], between: Mapping[str, tuple[float, float]]
     ) -> list[str]:
-        """On exact intervals, and an ECE outside of its own."""
+        """On exact intervals, and an ECE outside its own interval."""
         from jaxconv.tasks.classification.intervals import on_intervals
 
         return on_intervals(figures, between)
 
     def caption(self, outcomes: Outcomes) -> str:
-        """How many are wrong."""
+        """The number of mistakes."""
         return f": {int((outcomes.ranks > 0).sum()):,} are wrong"
 
     def lines(self, outcomes: Outcomes) -> list[str]:
@@ -230,9 +229,8 @@ class Classification(Task):
 
 
 def _some_logits(num_classes: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of logits and labels to try a person's own function on: as many examples that they are
-    not taken for classes.
-    """
+    """Shapes of logits and labels to try a custom function on."""
+    # More examples than classes, so that the two axes cannot be confused.
     count = num_classes + 1
     return (
         jax.ShapeDtypeStruct((count, num_classes), jnp.float32),
@@ -251,12 +249,12 @@ def own_metrics(names: str, num_classes: int) -> dict[str, LabelLoss]:
 
 
 def make_loss(config: Any, num_classes: int, swept: Mapping[str, jax.Array]) -> LabelLoss:
-    """The loss of training that `config.loss` asks for.
+    """The training loss of `config.loss`.
 
-    What `swept` holds by the name of a setting takes its place, and may be traced.
+    Values in `swept` replace the settings of the same names, and may be traced.
 
     Raises:
-      UserError: one's own cannot be used.
+      UserError: a custom loss cannot be used.
     """
     loss = config.loss
     smoothing = swept.get("label_smoothing", loss.label_smoothing)
