@@ -35,7 +35,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved", "streams"},
     {"errors"},
-    {"user_files", "values"},
+    {"user_files", "values", "packaged"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

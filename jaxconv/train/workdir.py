@@ -21,7 +21,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,8 +34,9 @@ from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
 from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
-from jaxconv.own import checksums, is_own
+from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
+from jaxconv.train.other_data import with_other_data
 
 PACKAGES = (
     "jaxconv",
@@ -191,15 +192,26 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def opened_config(workdir: Path) -> ConfigDict:
+def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
 
+    Args:
+      workdir: the run's workdir.
+      overrides: `KEY=VALUE` each, to measure it on other data, see other_data.py.
+
     Raises:
-      UserError: as in `saved_config`; or its code may not be run, or is damaged.
+      UserError: as in `saved_config`; its code may not be run, or is damaged; or an override cannot
+        be made.
     """
-    return with_code(Path(workdir), saved_config(workdir))
+    saved = saved_config(workdir)
+    if not overrides:
+        return with_code(Path(workdir), saved)
+    changed = with_other_data(saved, overrides)
+    # What the command names is the user's own: it is no code of the workdir.
+    mine = set(names_in(changed).values()) - set(names_in(saved).values())
+    return with_code(Path(workdir), changed, mine)
 
 
 def _to_config(value: dict[str, Any]) -> ConfigDict:
