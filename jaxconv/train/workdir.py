@@ -32,7 +32,7 @@ from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, check_utf8, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
@@ -82,6 +82,7 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
         config.
     """
     workdir = expand(path)
+    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
@@ -354,7 +355,7 @@ def _version(package: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, kind):
             raise ValueError(f"it is not a {kind.__name__}")
         return value
@@ -388,7 +389,9 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [
