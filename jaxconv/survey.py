@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -149,7 +149,7 @@ def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]]
             element, targets = source.decode(payload, (0, i)), as_targets(targets)
         else:
             targets = dict(source.read(i))
-            payload = element = targets.pop("image")
+            payload = element = cast(np.ndarray, targets.pop("image"))  # no boxes or points
     except DamagedError as error:
         return str(error)
     if isinstance(source, StoredSource) and "label" in targets:
@@ -198,19 +198,20 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
         new = augment(key, take(data, batch))
         return new["image"], {name: new[name] for name in source.targets}
 
-    first, count, start, ahead = None, 0, 0.0, None
+    first: list[Any] = []
+    count, start, ahead = 0, 0.0, None
     order = Order((config.seed,), config.batch_size, config.augment.repeats)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
         images, targets = step(loader.data, batch, jax.random.key(number))
-        if first is None:
-            first, start = jax.tree.map(np.asarray, (images, targets)), time.perf_counter()
+        if not first:
+            first, start = jax.tree.map(np.asarray, [images, targets]), time.perf_counter()
             continue
         jax.block_until_ready(ahead)
         ahead, count = images, count + config.batch_size
         if time.perf_counter() - start > _SECONDS:
             break
     jax.block_until_ready(ahead)
-    return *first, count / (time.perf_counter() - start)
+    return first[0], first[1], count / (time.perf_counter() - start)
 
 
 def _table(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +121,8 @@ def create_model(
     model = make(**{**entry.arguments, **overrides, **fields})
     if isinstance(model, Network):
         model.check()
-    return model
+    # Any other Linen module is a custom network, which has what it has.
+    return cast(Network, model)
 
 
 def _fields(make: Any) -> dict[str, Any]:
@@ -215,4 +216,5 @@ def features(
             "outputs of any Linen module's layers are "
             "jaxconv.inspect.inside.activations(module, variables, x)"
         )
-    return model.apply(variables, x, train=False, features=names)
+    # Nothing is mutable, so the maps come alone.
+    return cast(dict[str, jax.Array], model.apply(variables, x, train=False, features=names))

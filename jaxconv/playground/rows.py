@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxconv.data.interface import evenly
 from jaxconv.inspect.stages import ACTIVATIONS, Stage
@@ -28,7 +29,7 @@ class MapRow:
 
     name: str
     what: str
-    value: jax.Array
+    value: jax.Array | np.ndarray
     kind: str
     depth: int
 

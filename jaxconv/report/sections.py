@@ -76,7 +76,7 @@ class RunReport:
     @property
     def step(self) -> int:
         """The last step in metrics.jsonl; 0 before the first."""
-        return self.rows[-1]["step"] if self.rows else 0
+        return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
     def steps(self) -> int:
@@ -103,12 +103,12 @@ class RunReport:
         """The network, without weights."""
         return self.task.model()
 
-    def elements(self, places: Sequence[int]) -> Iterator[np.ndarray]:
+    def elements(self, places: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         """The elements [...] of evaluated examples, given their rows in the outcomes."""
         for place in places:
             yield self._example(place)["image"]
 
-    def images(self, places: Sequence[int]) -> list[Any]:
+    def images(self, places: Sequence[int] | np.ndarray) -> list[Any]:
         """The same elements as a picture shows them."""
         return [self.looked.shown(element) for element in self.elements(places)]
 

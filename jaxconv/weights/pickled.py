@@ -18,7 +18,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,8 +116,10 @@ class Unread(dict):
         """An element of a list: left out."""
 
     extend = add = append
-    __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def is_network(self) -> bool:
         """Whether it is an nn.Module, pickled as a whole."""
@@ -172,7 +174,9 @@ class _Unpickler(pickle.Unpickler):
       order: "<" or ">", of the bytes of a number.
     """
 
-    def __init__(self, file: BinaryIO, read: Callable[[str], bytes], order: str = "<"):
+    def __init__(
+        self, file: BinaryIO, read: Callable[[str], bytes], order: Literal["<", ">"] = "<"
+    ):
         super().__init__(file, encoding="latin1")  # of Python 2, whose strings were bytes
         self._read, self._order = read, order
         self.dtypes: dict[str, np.dtype] = {}
