@@ -19,14 +19,18 @@ import runpy
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
 from jaxconv.errors import UserError, nearest
 
+# A ConfigDict, whose keys a type checker cannot know: ml_collections types every key as any value
+# that a ConfigDict may hold, so that config.data.source would be an error.
+Config: TypeAlias = Any
 
-def default_config() -> ConfigDict:
+
+def default_config() -> Config:
     """Every key with its default, locked.
 
     An unknown key raises AttributeError, a value of the wrong type TypeError.
@@ -124,6 +128,16 @@ def default_config() -> ConfigDict:
     data.text = text = ConfigDict()  # settings of all texts
     text.length = 256  # codes per text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
+    # whether the first line of a .tsv names the columns: yes, no, or auto for known names such as
+    # label
+    text.header = "auto"
+    data.arrays = arrays = ConfigDict()  # settings of arrays:PATH
+    # which axis is what, see data/layout.py: NHWC, NCHW, NHW ...; empty: what the shape makes clear
+    arrays.layout = ""
+    # value of white, which all numbers are divided by, such as 255 for floating-point numbers up to
+    # it; 0: 255 for uint8, 1 for floating-point numbers
+    arrays.scale = 0.0
+    arrays.first_label = 0  # the label of the first class
     data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
     # where the sets are stored; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
     tfds.data_dir = ""
@@ -151,6 +165,14 @@ def default_config() -> ConfigDict:
     jitter.contrast = 0.0  # the same
     jitter.saturation = 0.0  # the same
     jitter.hue = 0.0  # rotation of the color circle, from -x to x; 0.5 is half a turn
+    jitter.probability = 1.0  # of changing an image (0.8 in SimCLR)
+    augment.grey = 0.0  # probability of removing the colors of an image (0.2 in SimCLR)
+    augment.blur = blur = ConfigDict()  # see data/contrastive.py
+    blur.probability = 0.0  # of blurring an image (0.5 in SimCLR)
+    blur.sigma = (0.1, 2.0)  # smallest and largest standard deviation of the Gaussian, pixels
+    augment.solarise = solarise = ConfigDict()
+    solarise.probability = 0.0  # of inverting the light values of an image (0.2 in BYOL)
+    solarise.threshold = 0.5  # values of at least this share of white are light
     augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
     rand.layers = 0  # operations per image, the paper's N
     # their strength, 0 to 1: the paper's M over the number of levels (torchvision's 9 of 30, timm's
@@ -187,9 +209,16 @@ def default_config() -> ConfigDict:
     # shares themselves
     loss.threshold = 0.0
     loss.label_smoothing = 0.0  # share of the target spread evenly over all classes
+    # weights of the classes in the training loss: one number per class (1,2.5), by name
+    # (cat:2,dog:0.5; others 1), or balanced: examples / (classes x examples of the class). Each
+    # example's loss is multiplied by its class's weight, then averaged over all examples
+    loss.class_weights = ""
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
+    # sgd, rmsprop, adamw, lamb, lars; or optax.NAME or a custom one, see train/named.py
+    optimizer.name = "sgd"
+    # arguments of an optimizer by name; those of the built-in ones are the settings below
+    optimizer.kwargs = ConfigDict()
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
@@ -209,7 +238,9 @@ def default_config() -> ConfigDict:
     optimizer.undecayed = r"(^|/)(bias|scale)$"
     optimizer.groups = ConfigDict()  # parameter groups by name, each made by group() below
     optimizer.schedule = schedule = ConfigDict()
-    schedule.name = "constant"  # constant, step, cosine, plateau
+    # constant, step, cosine, plateau; or optax.NAME or a custom one, see train/named.py
+    schedule.name = "constant"
+    schedule.kwargs = ConfigDict()  # arguments of a schedule by name
     # linear warmup from 0 over this many steps, with any schedule
     schedule.warmup_steps = 0
     schedule.factor = 0.1  # step, plateau: multiplies the learning rate
@@ -246,6 +277,16 @@ def default_config() -> ConfigDict:
     log.progress = True  # show a progress bar, or plain lines without a terminal
     log.report = True  # write report.html at the end, see report/write.py
 
+    # end the training once a metric no longer improves; see train/callbacks.py
+    config.early_stopping = early_stopping = ConfigDict()
+    early_stopping.patience = (
+        0  # stop after this many evaluations in a row without a new best; 0: off
+    )
+    early_stopping.metric = ""  # such as eval/loss; empty: the task's first figure
+    early_stopping.min_delta = 0.0  # a new best must be better by more than this
+    # callbacks, separated by spaces: FILE.py:NAME or package.module.NAME, see train/callbacks.py
+    config.callbacks = ""
+
     config.checkpoint = checkpoint = ConfigDict()
     # steps between checkpoints; 0: once per epoch. The last step is always saved
     checkpoint.every = 0
@@ -258,12 +299,14 @@ def default_config() -> ConfigDict:
     config.model.kwargs.unlock()
     config.task.kwargs.unlock()
     config.optimizer.groups.unlock()
+    config.optimizer.kwargs.unlock()
+    config.optimizer.schedule.kwargs.unlock()
     return config
 
 
 def group(
     pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False
-) -> ConfigDict:
+) -> Config:
     """A parameter group: the parameters whose path, such as `conv1_1/kernel`, matches a pattern.
 
     Args:
@@ -279,7 +322,7 @@ def group(
     return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
 
 
-def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
+def small(config: Config, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:
     """Shrink an experiment to run on a CPU in seconds.
 
     It trains a thinner network for four steps on a few X's and O's (another task keeps its toy
@@ -342,17 +385,19 @@ MAY_DIFFER = (
     "checkpoint.keep_best",
     "data.threads",
     "data.prefetch",
+    "early_stopping",
+    "callbacks",
 )
 
 
-def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     """The config of an experiment file, with overrides from the command line.
 
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
         `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each. Another `model.name` discards the experiment's
-        `model.kwargs`.
+      overrides: `key.of.config=value` each. Another name of the network, optimizer or
+        schedule discards the experiment's `kwargs` for it.
 
     Raises:
       UserError: the file is missing or fails, or an override does not fit.
@@ -382,18 +427,20 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for key, equals, text in settings:
         if not equals:
             raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
-        if key == "model.name" and text != config.model.name:
-            # The experiment's arguments are those of its own network.
-            config.model.kwargs = ConfigDict()
+        section = {"model.name": config.model, "optimizer.name": config.optimizer}
+        section["optimizer.schedule.name"] = config.optimizer.schedule
+        if key in section and text != section[key].name:
+            # The experiment's arguments are those of its own network, optimizer or schedule.
+            section[key].kwargs = ConfigDict()
     for key, _, text in settings:
         set_key(config, key, text)
     return config
 
 
-def set_key(config: ConfigDict, key: str, text: str) -> None:
+def set_key(config: Config, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
-    `model.kwargs` and `task.kwargs` accept new keys.
+    The sections called `kwargs` accept new keys.
 
     Raises:
       UserError: the key is unknown (the message names the nearest), or the text is not of its type.
@@ -404,7 +451,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         if not isinstance(place, ConfigDict) or parent not in place:
             raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
         place = place[parent]
-    if isinstance(place, ConfigDict) and parents[1:] == ["kwargs"] and last not in place:
+    if isinstance(place, ConfigDict) and parents[-1:] == ["kwargs"] and last not in place:
         place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:
@@ -438,7 +485,7 @@ def check_type(key: str, value: Any, example: Any) -> None:
         raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and their values; an empty group of keys is left out."""
     flat = {}
     for key, value in config.items():
@@ -470,7 +517,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def nearest_key(config: ConfigDict, key: str) -> str:
+def nearest_key(config: Config, key: str) -> str:
     """`, did you mean 'x'?` for the config's key that is closest, or nothing."""
     return nearest(key, flatten(config))
 

@@ -54,6 +54,10 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 # Current or old module -> old name -> current module and name.
 NAMES: dict[str, dict[str, str]] = {
+    "jaxconv.data.arrays": {
+        "Items": "jaxconv.data.sequences:Items",
+        "from_sequence": "jaxconv.data.sequences:from_sequence",
+    },
     "jaxconv.data.loading": {
         "Resident": "jaxconv.data.loading:ResidentLoader",
         "Streamed": "jaxconv.data.loading:StreamedLoader",

@@ -10,6 +10,10 @@
                                            are separated by spaces
 --config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
                                            scale from 0 to 1
+--config.optimizer.name=tx.py:mine         (learning_rate, **config.optimizer.kwargs) -> an optax
+                                           optimizer; a schedule likewise, see train/named.py
+--config.callbacks=logs.py:Logger          a class or function without arguments, see
+                                           train/callbacks.py; several are separated by spaces
 
 A file may import its neighbours, the modules and packages next to it, at its top level. They are
 found only while the file itself runs, not later inside a function. In the path of a file, a space
@@ -219,9 +223,20 @@ def names_in(config: Any) -> dict[str, str]:
         "config.model.name": config.model.name,
         "config.loss.name": config.loss.name,
         "config.augment.own": config.augment.own,
+        **_of_optimizer(config.optimizer),
     }
     names |= {f"config.eval.metrics, {name}": name for name in config.eval.metrics.split()}
     return {key: name for key, name in names.items() if is_own(name)}
+
+
+def _of_optimizer(config: Any) -> dict[str, str]:
+    """Key and name of an optimizer, a schedule, and what their arguments name, but for optax's."""
+    sections = {"config.optimizer": config, "config.optimizer.schedule": config.schedule}
+    names = {f"{key}.name": section.name for key, section in sections.items()}
+    for key, section in sections.items():
+        texts = {n: value for n, value in section.kwargs.items() if isinstance(value, str)}
+        names |= {f"{key}.kwargs.{n}": text for n, text in texts.items()}
+    return {key: name for key, name in names.items() if not name.startswith("optax.")}
 
 
 def renamed(config: Any, names: Mapping[str, str]) -> Any:

@@ -241,7 +241,7 @@ def summarize(
     tracer = trace(module, variables, x, **evaluating)
     rows, blocks = _rows(tracer.events, tracer.root, variables)
     first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
-    optimizer = optimizer or optax.trace(0.9)
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
     sizes = {
         "parameters": _bytes(params),
         "gradients": _bytes(params),
@@ -369,7 +369,7 @@ def _compile(
         key,
         jax.ShapeDtypeStruct((1, *shape[1:]), dtype),
     )
-    step = make_train_step(module, optimizer, lambda step: jnp.float32(0.1))
+    step = make_train_step(module, optimizer)
     lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
     began = time.perf_counter()
     compiled = lowered.compile()

@@ -3,15 +3,15 @@
 import argparse
 import contextlib
 import errno
-import json
-import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
 from jaxconv.streams import lost_output
 
 
@@ -64,16 +64,8 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
-
-    def sayable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: sayable(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [sayable(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(json.dumps(sayable(record), allow_nan=False))
+    """Print one line of JSON for programs."""
+    print(to_json(record))
 
 
 @contextlib.contextmanager
@@ -101,6 +93,8 @@ def set_up_jax(config: Any) -> None:
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    # Pillow warns of damaged EXIF data and many pixels; images that cannot be read are reported.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     from jaxconv.train.watch import announce_to
 
     announce_to()

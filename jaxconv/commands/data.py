@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
+from jaxconv.errors import padded
 
 
 def add(commands: Any) -> None:
@@ -102,7 +103,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
 
     rows, result = show(config, args.split or config.data.train_split, args.examples, png)
     for name, text in rows:
-        print(f"{name:27} {text}")
+        print(f"{padded(name, 27)} {text}")
     print_json(result)
     return 0
 

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -128,16 +127,16 @@ def _look(args: argparse.Namespace, overrides: list[str]) -> int:
     out = check_file("out", name, SUFFIXES)
     picture = PICTURES[args.picture]
     _check(args)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # missing glyphs are drawn as boxes
-        try:
-            figure = picture.draw(args, _open(args) if picture.opens else None)
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        with whole_file(out) as temporary:
-            figure.savefig(temporary, dpi=120)
+    try:
+        figure = picture.draw(args, _open(args) if picture.opens else None)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    from jaxconv.drawing.fonts import save_figure
+
+    with whole_file(out) as temporary:
+        save_figure(figure, temporary, dpi=120)
     print(name)
     return 0
 

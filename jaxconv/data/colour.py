@@ -25,6 +25,22 @@ PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836,
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 
 
+def to_levels(image: jax.Array) -> jax.Array:
+    """Images uint8, or floating-point from 0 to 1, as float32 integers from 0 to 255."""
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32)
+    return jnp.round(255 * jnp.clip(image.astype(jnp.float32), 0, 1))
+
+
+def from_levels(new: jax.Array, old: jax.Array, image: jax.Array) -> jax.Array:
+    """New levels in the type and on the scale of the image, whose levels were `old`; what has not
+    changed is exactly as it was.
+    """
+    if image.dtype == jnp.uint8:
+        return new.astype(jnp.uint8)
+    return jnp.where(new == old, image, (new / 255).astype(image.dtype))
+
+
 def each(value: jax.Array) -> jax.Array:
     """[B] -> [B, 1, 1, 1], one value per example."""
     return value.reshape(-1, 1, 1, 1)

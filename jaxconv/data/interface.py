@@ -23,6 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,7 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "target")
+RESERVED = ("image", "position", "index", "mask", "member_mask", "target")
 
 
 class Source(abc.ABC):
@@ -296,6 +298,20 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
 def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
     """One JAX key per example, from its position [B] in the global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
+
+
+def keys_of(key: jax.Array, batch: Batch) -> jax.Array:
+    """One JAX key per example of a batch, by its `position`.
+
+    Raises:
+      UserError: the batch has none.
+    """
+    if "position" not in batch:
+        raise UserError(
+            f"the batch has {', '.join(batch)}, but no position, which an augmentation draws by: "
+            'add "position": jax.numpy.arange(B), the places of its examples in the global batch'
+        )
+    return example_keys(key, batch["position"])
 
 
 def describe(source: Source) -> dict[str, Any]:

@@ -7,19 +7,20 @@
     text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
     tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
     FILE.py:NAME   a custom function, (config.data, split) -> Source (own.py)
+    given          what was handed to `train(config, workdir, sources=...)`; nothing can open it
 
 A source is read into memory if it is no larger than `data.resident_limit` and is not cropped at
 random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxconv.config import default_config
+from jaxconv.config import Config, default_config
 from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
 from jaxconv.data.interface import (
     LABEL,
@@ -38,27 +39,42 @@ from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
 from jaxconv.own import is_own, own
 
+# The source of a run whose sources were handed to `train`.
+GIVEN = "given"
 TOYS = ("tones", "sentences", "solids")
 PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
 
 
 def open_source(
-    config: Any, split: str, like: Source | dict | None = None, augment: Any = None
+    config: Any,
+    split: str,
+    like: dict[str, Any] | None = None,
+    augment: Any = None,
+    before: dict[str, Any] | None = None,
 ) -> Source:
     """Open one split of the source that `config` (the `data` part of a config) names.
 
     Args:
       config: `config.data`.
       split: the split's name.
-      like: a source, or its description, that this split must match, so that a test split is read
-        as its training split was.
+      like: description of the source that this split must match, so that a test split is read as
+        its training split was.
       augment: `config.augment` for a training split, whose random crops the source makes. Otherwise
         images are center-cropped.
+      before: `kind` and `image_shape` of the split when the run began, which settle what arrays
+        leave open.
 
     Raises:
       UserError: the source or the split does not exist, or its files cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
+    if config.source == GIVEN:
+        raise UserError(
+            "config.data.source is given: the run was trained on sources that were handed to "
+            "train(config, workdir, sources=...), which are not kept; hand one over as source=, or "
+            "train with --config.data.source=FILE.py:NAME, which is found again",
+            exit_code=1,
+        )
     if is_own(config.source):
         return _agreeing(_open_own(config, split), config, split, like, augment)
     if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (
@@ -71,7 +87,7 @@ def open_source(
     if kind == "xo":
         source: Source = _draw_xo(config, split)
     elif kind == "arrays":
-        source = arrays.read_arrays(rest, split)
+        source = arrays.read_arrays(rest, split, config, like or before)
     else:
         source = _open_stored(kind, rest, config, split, like, augment)
     source = _agreeing(source, config, split, like, augment)
@@ -116,15 +132,30 @@ def _agreeing(
     found, like = describe(source), dict(like)
     if like["kind"] == "image" and config.eval_image_size and augment is None:
         like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
+    check_fits(found, like, f"{config.source}: ", f"of split {split!r}")
+    return source
+
+
+def check_given(source: Source, like: Mapping[str, Any]) -> None:
+    """Raise UserError unless a source that was handed over fits what the network is trained with.
+
+    It may lack the last classes, as where they are only numbered.
+    """
+    found = describe(source)
+    like = {**like, "class_names": like["class_names"][: len(found["class_names"]) or None]}
+    check_fits(found, like, "", "of the source to evaluate on")
+
+
+def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, whose: str) -> None:
+    """Raise UserError unless a description has the classes, shape, kind and targets of another."""
     for what in ("class_names", "image_shape", "kind", "targets"):
         if found.get(what) != like.get(what):
             raise UserError(
-                f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
-                f"{short(found.get(what))}, but the network was trained with "
-                f"{short(like.get(what))}{_differing(what, found.get(what), like.get(what))}",
+                f"{name}the {what.replace('_', ' ')} {whose} are {short(found.get(what))}, but the "
+                f"network was trained with {short(like.get(what))}"
+                f"{_differing(what, found.get(what), like.get(what))}",
                 exit_code=1,
             )
-    return source
 
 
 def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
@@ -133,7 +164,7 @@ def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
     return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
-def as_files(settings: Any) -> ConfigDict:
+def as_files(settings: Any) -> Config:
     """A copy of `config.data` that keeps a set on disk: its examples are read on demand."""
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
@@ -157,7 +188,9 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
             "decoder": config.decoder,
             "background": config.background,
         }
-    return {"text": config.text.to_dict()} if kind == "text" else {"audio": config.audio.to_dict()}
+    if kind == "text":
+        return {"text": {key: config.text[key] for key in ("length", "alphabet")}}
+    return {"audio": config.audio.to_dict()}
 
 
 def open_given(
@@ -237,7 +270,8 @@ def _open_stored(
     if kind in TOYS:
         return _open_toy(kind, config, split)
     if kind == "text":
-        records = lines.Lines(rest, split, tuple(like["class_names"]) if like else ())
+        trained = tuple(like["class_names"]) if like else ()
+        records = lines.Lines(rest, split, trained, config.text.header)
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     if kind == "folder":

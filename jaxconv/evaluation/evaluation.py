@@ -20,10 +20,10 @@ from jaxconv.files import expand
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
-from jaxconv.train.evaluate import evaluate_each, result_of
+from jaxconv.train.evaluate import evaluate_each, member_mask, result_of
 from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
-from jaxconv.train.step import make_sums
+from jaxconv.train.step import MEMBER_MASK, make_sums
 from jaxconv.train.workdir import opened_config, saved_data
 
 
@@ -171,19 +171,31 @@ def _outcomes_of(
 
 def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str, Any]:
     """What `evaluate` returns, for outputs joined over several passes."""
-    task, ensemble = network.task, network.members is not None
-    add_up, sums = jax.jit(make_sums(task, ensemble)), []
-    each = kept[:-1] if ensemble else kept
+    task, members = network.task, network.members
+    add_up = jax.jit(make_sums(task, members is not None))
+    each = kept[:-1] if members else kept
     outputs = [one[task.kept_outputs] for one in each]
     others = {name: value for name, value in each[0].items() if name != task.kept_outputs}
-    for start in range(0, len(outputs[0]), config.eval.batch_size):
-        part = slice(start, start + config.eval.batch_size)
-        batch = {name: value[part] for name, value in others.items()}
-        batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
-        of_part = np.stack([one[part] for one in outputs]) if ensemble else outputs[0][part]
-        sums.append(add_up(of_part, batch))
-    totals = {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]}
-    return result_of(totals, network.members, task.finish)
+
+    def measure(mask: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        sums = []
+        for start in range(0, len(outputs[0]), config.eval.batch_size):
+            part = slice(start, start + config.eval.batch_size)
+            batch = {name: value[part] for name, value in others.items()} | mask
+            batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
+            of_part = np.stack([one[part] for one in outputs]) if members else outputs[0][part]
+            sums.append(add_up(of_part, batch))
+        totals = {
+            name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]
+        }
+        return result_of(totals, members, task.finish)
+
+    if members is None:
+        return measure({})
+    # By all passes together, a member may have diverged that had not by some of them.
+    first = measure({MEMBER_MASK: member_mask(None, members)})
+    mask = member_mask(first, members)
+    return first if mask.all() else measure({MEMBER_MASK: mask})
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
 from jaxconv.tasks import Figure, Task
-from jaxconv.tasks.intervals import CONFIDENCE
+from jaxconv.tasks.task import CONFIDENCE
 from jaxconv.train.evaluate import mean_and_spread
 
 Record = dict[str, Any]

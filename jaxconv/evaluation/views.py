@@ -305,8 +305,8 @@ class GroupedLoader:
 
     @property
     def left_out(self) -> int:
-        """Damaged examples met so far, which an evaluation cannot count."""
-        return len(self._reader.damaged)
+        """Examples that the last evaluation could not read, and did not count."""
+        return self._reader.left_out
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once, as batches fill up: `image`, targets, `index` and `mask`."""

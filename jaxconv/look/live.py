@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.look.curves import Panel, loss_and_accuracy, main_panels
@@ -209,7 +210,7 @@ class Drawing:
         from IPython.display import Image
 
         file = io.BytesIO()
-        loss_and_accuracy(runs, task).savefig(file, format="png", dpi=100)
+        save_figure(loss_and_accuracy(runs, task), file, format="png", dpi=100)
         image = Image(file.getvalue(), format="png", alt=f"loss and accuracy of {', '.join(runs)}")
         if self._handle is None:
             self._handle = self._display(image, display_id=True)

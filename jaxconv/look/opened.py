@@ -54,6 +54,7 @@ class OpenedNetwork:
       data: a description of the data: `image_shape` of an input, `kind` (image, signal or text),
         `class_names`.
       folder: the workdir; None if no run was opened.
+      examples: what to look at instead of the splits of the config's source.
     """
 
     title: str
@@ -65,6 +66,7 @@ class OpenedNetwork:
     config: Any
     data: dict[str, Any]
     folder: Path | None = None
+    examples: Source | None = None
 
     @property
     def kind(self) -> str:
@@ -165,6 +167,8 @@ class OpenedNetwork:
         Raises:
           UserError: no run was opened, or its data cannot be read.
         """
+        if self.examples is not None:
+            return self.examples
         if self.folder is None:
             raise UserError(
                 f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
@@ -225,13 +229,16 @@ class OpenedNetwork:
             yield batch["image"][batch["mask"] > 0]
 
 
-def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> OpenedNetwork:
+def open_run(
+    workdir: str, checkpoint: str = "latest", member: int = 0, source: Source | None = None
+) -> OpenedNetwork:
     """Open the trained network of a run.
 
     Args:
       workdir: the workdir of the run.
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
+      source: examples to look at instead of those of the config's source.
 
     Raises:
       UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.
@@ -257,7 +264,16 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(
-        title, model, variables, preprocess, task, tuple(data["class_names"]), config, data, folder
+        title,
+        model,
+        variables,
+        preprocess,
+        task,
+        tuple(data["class_names"]),
+        config,
+        data,
+        folder,
+        source,
     )
 
 

@@ -1,5 +1,6 @@
 """What all networks share: the fields of `create_model`, named feature maps, common layers."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -32,6 +33,11 @@ _TRAIN_MISSING = (
 )
 
 
+def _frozen(value: Any) -> Any:
+    """Lists, and lists in them, as tuples; anything else as it is."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
 class Network(nn.Module):
     """Base class of the networks; a subclass has `forward(x, train)`, a compact method.
 
@@ -56,6 +62,12 @@ class Network(nn.Module):
     frozen_norm: bool = False
     norm: str = "batch"
     output_stride: int = 0
+
+    def __post_init__(self) -> None:
+        # A module with a list is not hashable, so it cannot be a static argument of `jax.jit`.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        super().__post_init__()
 
     def __call__(
         self, x: jax.Array, train: bool = _REQUIRED, features: str | Sequence[str] | None = None

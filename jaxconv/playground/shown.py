@@ -6,7 +6,6 @@ tens of kilobytes per stroke, which the browser turns into colours. Zero is alwa
 
 import dataclasses
 import io
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from jaxconv.data import xo
 from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
+from jaxconv.files import to_json
 from jaxconv.inspect.stages import Stage, traced_stages
 from jaxconv.playground.rows import MapRow, chosen, rows_of
 
@@ -110,7 +110,7 @@ class NetworkView:
                 for stage, peak in zip(self.stages, peaks, strict=True)
             ],
         }
-        text = json.dumps(header).encode()
+        text = to_json(header).encode()
         return b"".join(
             [
                 struct.pack("<I", len(text)),

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from jaxconv.data import xo
-from jaxconv.data.interface import Arrays
+from jaxconv.data.interface import Arrays, describe
+from jaxconv.data.layout import to_bytes
 from jaxconv.data.loading import train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, in_words
@@ -345,9 +346,9 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
             **dataclasses.asdict(variation),
         }
         return xo.draw_split("train", **drawn), xo.draw_split("test", **drawn)
+    train = open_source(data, data.train_split)
     splits = []
-    for name in (data.train_split, data.eval_split):
-        split = open_source(data, name)
+    for split in (train, open_source(data, data.eval_split, like=describe(train))):
         if not isinstance(split, Arrays):
             raise UserError(
                 f"{data.source} has {split.size:,} bytes of pictures; the playground trains only "
@@ -359,7 +360,11 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
                 f"the pictures of {data.source} are {split.image_shape}, but the network of the "
                 f"run takes {shape}"
             )
-        splits.append(split)
+        if split.element.kind != "image":
+            raise UserError(
+                f"{data.source} holds {split.element.kind}s; the playground is for images"
+            )
+        splits.append(dataclasses.replace(split, images=to_bytes(split.images)))
     train, test = splits
     return train, test
 

@@ -27,7 +27,13 @@ from jaxconv.look.opened import OpenedNetwork
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.code import with_code
-from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import (
+    read_json,
+    read_metrics,
+    saved_config,
+    saved_data,
+    stopped_early,
+)
 
 
 class Memo:
@@ -76,7 +82,7 @@ class RunReport:
     @property
     def step(self) -> int:
         """The last step in metrics.jsonl; 0 before the first."""
-        return int(self.rows[-1]["step"]) if self.rows else 0
+        return max(self.rows[-1]["step"] if self.rows else 0, self.stopped.get("step", 0))
 
     @property
     def steps(self) -> int:
@@ -85,8 +91,14 @@ class RunReport:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done and its checkpoint complete."""
-        return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
+        """Whether the last step, or that of an early stop, is done and its checkpoint complete."""
+        ended = self.step in (self.steps, self.stopped.get("step"))
+        return ended and (self.folder / "checkpoints" / str(self.step)).is_dir()
+
+    @functools.cached_property
+    def stopped(self) -> dict[str, Any]:
+        """`step` and `why` of an early stop; empty without one."""
+        return stopped_early(self.folder)
 
     @property
     def evaluated(self) -> dict[str, float]:
@@ -132,7 +144,12 @@ class RunReport:
     def looked(self) -> OpenedNetwork:
         """The network with the latest checkpoint's weights; the first network of an ensemble."""
         with self._weights():
-            return self.once("looked", lambda: opened.open_run(str(self.folder)))
+            return self.once(
+                "looked", lambda: opened.open_run(str(self.folder), source=self.source)
+            )
+
+    def _opened(self) -> OpenedNetwork:
+        return opened.open_run(str(self.folder), source=self.source)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -143,7 +160,7 @@ class RunReport:
     def _evaluate(self) -> Evaluation:
         source = self.source
         if self.examples:
-            source = source or self.looked.source()
+            source = self.looked.source()
             source = Part(source, self.examples) if len(source) > self.examples else self.source
         return evaluate_run(str(self.folder), source=source)
 

@@ -102,11 +102,15 @@ def render(run: RunReport) -> str:
     """The page of a run as HTML."""
     going_on = in_use(run.folder) and not run.finished
     state = f"{'running' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    if run.finished:
+        state = f"finished, {run.step:,} steps"
+    if run.finished and run.stopped:
+        state += f" of {run.steps:,}: stopped early by {run.stopped['why']}"
     return page.html(
         run.folder.name,
         _sections((*FIRST, *_of_task(run), *SECTIONS), run),
         subtitle=f"{run.config.model.name} on {run.config.data.source}",
-        state=f"finished, {run.step:,} steps" if run.finished else state,
+        state=state,
         going_on=going_on,
         written=_now(),
     )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
+from jaxconv.files import to_json
 from jaxconv.own import checksum, file_of, name_in, names_in, neighbours, renamed
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def keep(workdir: Path, config: Any) -> None:
                 "file": copy.relative_to(whole).as_posix(),
                 "crc32": f"{checksum(copy):08x}",
             }
-        _write(whole / _LIST, (json.dumps(listed, indent=2) + "\n").encode())
+        _write(whole / _LIST, (to_json(listed, indent=2) + "\n").encode())
         whole.replace(folder)
 
 

@@ -25,6 +25,8 @@ import numpy as np
 
 from jaxconv.errors import UserError, in_words
 
+# Of the bytes of a number.
+Order = Literal["<", ">"]
 # The first pickle of a file from before the archives.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
@@ -269,7 +271,7 @@ def open_pickles(file: Path, stream: BinaryIO) -> Any:
         if _Unpickler(stream, read).load() != _MAGIC:
             raise ValueError("it is a pickle, but not one of torch.save")
         protocol, system = _Unpickler(stream, read).load(), _Unpickler(stream, read).load()
-        order = "<" if protocol is None or system.get("little_endian", True) else ">"
+        order: Order = "<" if protocol is None or system.get("little_endian", True) else ">"
         body = _Unpickler(stream, read, order)
         loaded = body.load()
         keys = _Unpickler(stream, read).load()
