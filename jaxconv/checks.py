@@ -6,19 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxconv.config import (
-    Config,
-    check_type,
-    default_config,
-    differing_keys,
-    flatten,
-    group,
-    nearest_key,
-)
+from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
 from jaxconv.data.layout import LAYOUTS
-from jaxconv.errors import UserError, nearest
-from jaxconv.own import is_own, own
+from jaxconv.errors import UserError, nearest, short
+from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
+from jaxconv.values import AnyConfig
 
 # How the members of an ensemble are computed, and the settings that may differ between them: those
 # that a step can take as traced arrays.
@@ -157,7 +150,7 @@ ALTERNATIVES = (
 )
 
 
-def check_config(config: Config, with_task: bool = True) -> None:
+def check_config(config: AnyConfig, with_task: bool = True) -> None:
     """Check everything that can be checked before the data is read.
 
     Args:
@@ -215,7 +208,7 @@ def check_config(config: Config, with_task: bool = True) -> None:
     _check_optimizer(config.optimizer)
 
 
-def _check_metrics(config: Config, task: type[Task]) -> None:
+def _check_metrics(config: AnyConfig, task: type[Task]) -> None:
     """Raise UserError unless the metrics of the config are figures of the task."""
     allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
     for key in ("optimizer.schedule.metric", "checkpoint.metric", "early_stopping.metric"):
@@ -227,12 +220,14 @@ def _check_metrics(config: Config, task: type[Task]) -> None:
             )
 
 
-def differing_runs(old: Config, new: Config) -> list[str]:
+def differing_runs(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Keys whose difference makes two configs different runs, see `config.differing_keys`.
 
-    An empty metric counts as the one that the task chooses for it.
+    An empty metric counts as the one that the task chooses for it, and a custom piece whose file
+    was moved as the same piece.
     """
     before, now = flatten(old), flatten(new)
+    now |= {key: before[key] for key in same_pieces(before, now)}
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
         if before[key] != now[key]:
             metric = find_task(new.task.name).metric
@@ -242,7 +237,7 @@ def differing_runs(old: Config, new: Config) -> list[str]:
     return sorted({*found, *(lengths if lengths and _looks_at_length(new) else [])})
 
 
-def check_effects(config: Config) -> None:
+def check_effects(config: AnyConfig) -> None:
     """Raise UserError for settings of a new run that its other settings do not use.
 
     Runs of earlier versions may have them, and stay usable.
@@ -259,7 +254,7 @@ def check_effects(config: Config) -> None:
             )
 
 
-def _looks_at_length(config: Config) -> bool:
+def _looks_at_length(config: AnyConfig) -> bool:
     """Whether the learning rate depends on the number of steps of the training."""
     schedule = config.optimizer.schedule
     if schedule.name in SCHEDULES:
@@ -273,7 +268,7 @@ def _looks_at_length(config: Config) -> bool:
     )
 
 
-def swept_values(config: Config) -> tuple[str, tuple[float, ...]] | None:
+def swept_values(config: AnyConfig) -> tuple[str, tuple[float, ...]] | None:
     """The setting of `config.ensemble.over` and its values; None if it is empty.
 
     Raises:
@@ -322,7 +317,7 @@ def swept_values(config: Config) -> tuple[str, tuple[float, ...]] | None:
     return key, values
 
 
-def _check_own(config: Config) -> None:
+def _check_own(config: AnyConfig) -> None:
     for key, name in (
         ("augment.own", config.augment.own),
         *(("eval.metrics", name) for name in config.eval.metrics.split()),
@@ -343,10 +338,13 @@ def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: s
 def _check_keys(given: dict[str, Any]) -> None:
     known = flatten(default_config())
     for key in given:
-        if key not in known and not key.startswith(OPEN):
+        if key in known:
+            continue
+        if not key.startswith(OPEN):
             raise UserError(
                 f"config.{key}: the config has no such key{nearest_key(default_config(), key)}"
             )
+        _check_value(key, given[key])
     for key, default in known.items():
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
@@ -356,7 +354,21 @@ def _check_keys(given: dict[str, Any]) -> None:
             raise UserError(f"config.{key} is {given[key]}; it must be finite")
 
 
-def _check_data(data: Config) -> None:
+def _check_value(key: str, value: Any) -> None:
+    """Raise UserError unless config.json can hold the value of a key that has no default."""
+    if isinstance(value, tuple):
+        for item in value:
+            _check_value(key, item)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise UserError(
+            f"config.{key} holds {short(value)}, which is a {type(value).__name__}; it may hold "
+            "numbers, strings, True, False, None, and tuples and groups of them"
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{key} holds {value}; it must be finite")
+
+
+def _check_data(data: AnyConfig) -> None:
     for key in ("mean", "std"):
         if not data[key]:
             raise UserError(
@@ -384,7 +396,7 @@ def _check_data(data: Config) -> None:
         )
 
 
-def _check_background(data: Config) -> None:
+def _check_background(data: AnyConfig) -> None:
     if not data.background:
         return
     from PIL import ImageColor
@@ -404,7 +416,7 @@ def _check_background(data: Config) -> None:
         )
 
 
-def _check_optimizer(config: Config) -> None:
+def _check_optimizer(config: AnyConfig) -> None:
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(
         isinstance(b, int) and 0 < b < 2**31 for b in boundaries
@@ -436,7 +448,7 @@ def _check_optimizer(config: Config) -> None:
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
 
 
-def _check_augment(config: Config, given: dict[str, Any]) -> None:
+def _check_augment(config: AnyConfig, given: dict[str, Any]) -> None:
     for key, most in PAIRS.items():
         pair = given[f"augment.{key}"]
         off = not pair and key in MAY_BE_EMPTY

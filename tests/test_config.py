@@ -198,7 +198,7 @@ def test_experiment_files(tmp_path):
         ),
         ("def get_config():\n  return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("def get_config(:", "SyntaxError"),
-        ("x = 1", "KeyError: 'get_config'; a config file must define get_config"),
+        ("x = 1", ": a config file must define get_config"),
         ("def get_config():\n  return {}", "get_config.. returned dict"),
     ],
 )

@@ -10,8 +10,9 @@ import jaxconv
 from jaxconv.config import load_config
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_workdir
-from jaxconv.own import checksum, is_own, neighbours, own
+from jaxconv.own import is_own, own
 from jaxconv.run import train
+from jaxconv.user_files import checksum, neighbours
 from tests.conftest import ROOT, command, tiny_config
 
 PIECES = """
@@ -91,7 +92,7 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ({"loss__name": "nowhere.py:margin"}, "file 'nowhere.py' not found"),
         ({"loss__name": "nowhere.margin"}, "nowhere cannot be imported"),
         ({"loss__name": "{}:margim"}, "has no 'margim', did you mean 'margin'?"),
-        ({"loss__name": "{}:number"}, "which is 3; it must be a function or a class"),
+        ({"loss__name": "{}:number"}, "which is 3; it must be a function .logits"),
         ({"loss__name": "{}:margin", "loss__label_smoothing": 0.1}, "leave them at 0"),
         ({"augment__own": "black"}, "must be FILE.py:NAME or package.module.NAME"),
         ({"eval__metrics": "{}:always top5"}, "config.eval.metrics is 'top5'"),
@@ -108,9 +109,12 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ),
         (
             {"model__name": "{}:no_network"},
-            "which fails: AttributeError: 'int' object has no attribute 'init'",
+            "which returned int; it must be a Linen module",
         ),
-        ({"model__name": "optax.sgd"}, "config.model.name is 'optax.sgd', which fails"),
+        (
+            {"model__name": "optax.sgd"},
+            "config.model.name is 'optax.sgd', which takes .* a Linen module",
+        ),
     ],
 )
 def test_what_cannot_be_found_is_said(pieces, tmp_path, one_device, changes, words):

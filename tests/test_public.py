@@ -35,6 +35,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved", "streams"},
     {"errors"},
+    {"user_files", "values"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

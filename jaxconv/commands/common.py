@@ -6,13 +6,14 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UserError, short
 from jaxconv.files import to_json
 from jaxconv.streams import lost_output
+from jaxconv.train.code import TRUST, trusted
 
 
 def natural(text: str, least: int = 0) -> int:
@@ -27,6 +28,23 @@ def positive(text: str) -> int:
     return natural(text, 1)
 
 
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other arguments, and the `KEY=VALUE` of each --config.KEY=VALUE or --config.KEY VALUE."""
+    others: list[str] = []
+    overrides: list[str] = []
+    left = [*argv]
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("--config."):
+            others.append(argument)
+            continue
+        override = argument.removeprefix("--config.")
+        if "=" not in override and left and not left[0].startswith("--"):
+            override = f"{override}={left.pop(0)}"
+        overrides.append(override)
+    return others, overrides
+
+
 def no_overrides(command: str, overrides: list[str]) -> None:
     """Raise UserError if config keys are given to a command that has no config."""
     if overrides:
@@ -38,7 +56,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         default="ask",
-        choices=("yes", "no", "ask"),
+        choices=TRUST,
         help="whether to run custom code stored in the workdir of a run: yes, no, or ask (the "
         "default), which asks at a terminal if the workdir belongs to another user, and otherwise "
         "means yes",
@@ -57,8 +75,6 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
         return
     if args.trust != "ask" and not args.workdir:
         raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
-    from jaxconv.train.code import trusted
-
     with trusted(args.trust):
         yield
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxconv.config import Config, default_config
+from jaxconv.config import default_config
 from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
 from jaxconv.data.interface import (
     LABEL,
@@ -37,7 +37,8 @@ from jaxconv.data.interface import (
 from jaxconv.data.pictures import is_grey
 from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
-from jaxconv.own import is_own, own
+from jaxconv.own import check_takes, is_own, own, wrong
+from jaxconv.values import AnyConfig
 
 # The source of a run whose sources were handed to `train`.
 GIVEN = "given"
@@ -102,19 +103,17 @@ def open_source(
 
 def _open_own(config: Any, split: str) -> Source:
     """A custom source; raises UserError if it fails, or does not return a source."""
-    make = own(config.source, "config.data.source")
+    key = "config.data.source"
+    make = own(config.source, key)
+    check_takes(make, config.source, key, config, split)
     try:
         source = make(config, split)
     except UserError:
         raise
     except Exception as error:  # custom code may raise anything
-        why = f"which fails: {in_words(error)}"
-        raise UserError(f"config.data.source is {config.source!r}, {why}") from error
+        raise wrong(config.source, key, f"fails: {in_words(error)}") from error
     if not isinstance(source, Source):
-        raise UserError(
-            f"config.data.source is {config.source!r}, which returned {type(source).__name__}; it "
-            "must return a jaxconv.data.Source, such as the result of jaxconv.data.from_arrays"
-        )
+        raise wrong(config.source, key, f"returned {type(source).__name__}")
     taken = [name for name in source.targets if name in RESERVED]
     if taken:
         raise UserError(
@@ -164,7 +163,7 @@ def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
     return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
-def as_files(settings: Any) -> Config:
+def as_files(settings: Any) -> AnyConfig:
     """A copy of `config.data` that keeps a set on disk: its examples are read on demand."""
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 

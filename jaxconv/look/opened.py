@@ -23,7 +23,7 @@ from jaxconv.errors import UserError, in_words, short
 from jaxconv.files import expand
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
-from jaxconv.own import is_own
+from jaxconv.own import is_own, shown_name
 from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
@@ -260,7 +260,7 @@ def open_run(
     model = task.model()
     preprocess = make_preprocessing(config, data)
     title = (
-        f"{folder.name}: {short(saved_config(folder).model.name, 32)}, "
+        f"{folder.name}: {short(shown_name(saved_config(folder).model.name), 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(

@@ -21,6 +21,7 @@ from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.inspect.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
+from jaxconv.own import shown_name
 from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.tasks import open_task
 from jaxconv.train.workdir import opened_config, read_metrics, saved_config, saved_data
@@ -140,10 +141,10 @@ def of_run(workdir: str) -> StoryPoint:
         )
     if not rows:
         raise UserError(f"--workdir={workdir}: the run has not been evaluated yet", exit_code=1)
-    name, last = config.model.name, rows[-1]
+    name, last = shown_name(config.model.name), rows[-1]
     top5 = 100 - 100 * last["eval/top5"] if "eval/top5" in last else None
     year = MODELS[name].year if name in MODELS else 0
-    measured = f"{config.data.source}, split {config.data.eval_split}, own run"
+    measured = f"{shown_name(config.data.source)}, split {config.data.eval_split}, own run"
     model = open_task(opened_config(folder), data).model()
     facts = counted(model, data["image_shape"])
     return StoryPoint(

@@ -30,10 +30,10 @@ from jaxconv.models import (
 )
 from jaxconv.models.bridge import linen, unwrapped
 from jaxconv.models.network import Network
-from jaxconv.models.registry import Entry
+from jaxconv.models.registry import REQUIRED, Entry
 from jaxconv.models.requested import EVERY
 from jaxconv.models.text import from_text
-from jaxconv.own import is_own, own
+from jaxconv.own import check_takes, is_own, own
 
 MODELS: dict[str, Entry] = {
     name: entry
@@ -61,7 +61,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_arguments(name: str) -> dict[str, Any]:
-    """The network's own arguments and their defaults.
+    """The network's own arguments and their defaults; `registry.REQUIRED` where there is none.
 
     Raises:
       ValueError: the network is unknown; the message names the nearest.
@@ -97,13 +97,13 @@ def create_model(
       ValueError: the network or an argument is unknown (the message names the nearest), or its
         norm or output stride cannot be that.
     """
-    known = model_arguments(name)
+    known, entry = model_arguments(name), _lookup(name)
     for key in overrides:
-        if key not in known:
+        if key not in known and not _takes_any(entry.module):
             raise ValueError(
-                f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}"
+                f"{name} has no argument {key!r}{nearest(key, known)}; it has "
+                f"{', '.join(known) or 'none'}"
             )
-    entry = _lookup(name)
     fields = {
         "num_classes": num_classes,
         "dtype": jnp.dtype(dtype),
@@ -117,6 +117,15 @@ def create_model(
             for key, value in fields.items()
             if key in ("num_classes", "dtype") or key in _fields(entry.module)
         }
+        required = [key for key, default in known.items() if default is REQUIRED]
+        given = dict.fromkeys(required) | overrides | fields
+        check_takes(entry.module, name, "config.model.name", **given)
+    for key, default in known.items():
+        if default is REQUIRED and key not in overrides:
+            raise ValueError(
+                f"{name} needs the argument {key!r}, which has no default; in a config, set "
+                f"config.model.kwargs.{key}"
+            )
     make = from_text if entry.module is text.Text else entry.module
     model = make(**{**entry.arguments, **overrides, **fields})
     if isinstance(model, Network):
@@ -127,9 +136,18 @@ def create_model(
 
 def _fields(make: Any) -> dict[str, Any]:
     """Parameters and defaults of a module's class, or of a function that builds a module."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
-        name: parameter.default for name, parameter in inspect.signature(make).parameters.items()
+        name: REQUIRED if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind in named
     }
+
+
+def _takes_any(make: Any) -> bool:
+    """Whether a function that builds a module takes arguments of any name, as **kwargs."""
+    kinds = [parameter.kind for parameter in inspect.signature(make).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _lookup(name: str) -> Entry:

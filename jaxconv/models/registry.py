@@ -7,6 +7,16 @@ from typing import Any
 import flax.linen as nn
 
 
+class Required:
+    """What `model_arguments` gives for an argument without a default."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = Required()
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One network.

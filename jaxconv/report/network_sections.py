@@ -14,6 +14,7 @@ from jaxconv.inspect import zeiler
 from jaxconv.inspect.attribution import integrated_gradients, occlusion
 from jaxconv.inspect.inside import activations
 from jaxconv.look import filters
+from jaxconv.own import shown_name
 from jaxconv.report.sections import RunReport
 from jaxconv.tasks import Figure, Task
 from jaxconv.train.ensemble import members_of
@@ -179,7 +180,7 @@ def _with_maps(run: RunReport, places: Sequence[int] | np.ndarray) -> dict[str, 
         if not np.array_equal(value, last)
     }
     if not kept:
-        raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
+        raise LeftOutError(f"no layer of {shown_name(run.config.model.name)} has feature maps")
     return kept
 
 

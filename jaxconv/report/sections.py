@@ -24,6 +24,7 @@ from jaxconv.files import expand
 from jaxconv.look import opened
 from jaxconv.look.curves import panels
 from jaxconv.look.opened import OpenedNetwork
+from jaxconv.own import shown_name
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.code import with_code
@@ -259,7 +260,7 @@ def network(run: RunReport) -> list[Any]:
     )
     table = summary.table()
     shape = " x ".join(map(str, run.data["image_shape"]))
-    caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
+    caption = f"{shown_name(run.config.model.name)} on {shape}, {run.config.model.dtype}"
     return [
         Table(caption, table, texts=2, marked=frozenset({len(table) - 1})),
         *map(Text, summary.notes()),

@@ -18,6 +18,7 @@ from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
 from jaxconv.errors import in_words
 from jaxconv.files import expand
 from jaxconv.look.curves import panels
+from jaxconv.own import shown_name
 from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report.document import Section
@@ -109,7 +110,7 @@ def render(run: RunReport) -> str:
     return page.html(
         run.folder.name,
         _sections((*FIRST, *_of_task(run), *SECTIONS), run),
-        subtitle=f"{run.config.model.name} on {run.config.data.source}",
+        subtitle=f"{shown_name(run.config.model.name)} on {shown_name(run.config.data.source)}",
         state=state,
         going_on=going_on,
         written=_now(),

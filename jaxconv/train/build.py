@@ -13,7 +13,7 @@ import numpy as np
 from jaxconv import moved
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError, in_words
-from jaxconv.own import is_own
+from jaxconv.own import is_own, wrong
 from jaxconv.program import kept_for_gradient
 from jaxconv.tasks import Task, open_task
 from jaxconv.train import transforms
@@ -285,7 +285,7 @@ def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
     except Exception as error:  # a custom network may raise anything
         if not is_own(name):
             raise
-        raise UserError(f"config.model.name is {name!r}, which fails: {in_words(error)}") from error
+        raise wrong(name, "config.model.name", f"fails: {in_words(error)}") from error
 
 
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:

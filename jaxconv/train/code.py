@@ -27,10 +27,12 @@ from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
 from jaxconv.files import to_json
-from jaxconv.own import checksum, file_of, name_in, names_in, neighbours, renamed
+from jaxconv.own import file_of, name_in, names_in, renamed, same_piece
+from jaxconv.user_files import checksum, neighbours
 
 log = logging.getLogger(__name__)
 
+# Answers to whether the code in a workdir may be run.
 TRUST = ("yes", "no", "ask")
 _FOLDER, _LIST = "code", "code.json"
 
@@ -140,7 +142,9 @@ def resumed(workdir: Path, config: Any) -> Any:
     files = {name: file_of(name) for name in names_in(config).values()}
     gone = {name: file for name, file in files.items() if file and not file.is_file()}
     kept = _kept(workdir) if gone else {}
-    copies = {name: kept[name].file for name in gone if name in kept}
+    copies = {
+        name: copy.file for name in gone for known, copy in kept.items() if same_piece(known, name)
+    }
     for name, copy in copies.items():
         log.info("%s no longer exists; running the copy in the workdir: %s", gone[name], copy)
     return _by_copies(config, copies)
@@ -181,9 +185,11 @@ def with_code(workdir: Path, config: Any) -> Any:
 
 
 def as_written(workdir: Path, name: str) -> str:
-    """The name that a config has for code whose name `resumed` or `with_code` has replaced."""
-    written = {name_in(copy.file, known): known for known, copy in _kept(workdir).items()}
-    return written.get(name, name)
+    """The name that a run's config has for code: of a copy, or of a file that has moved."""
+    kept = _kept(workdir)
+    written = {name_in(copy.file, known): known for known, copy in kept.items()}
+    moved = [known for known in kept if same_piece(known, name)]
+    return written.get(name) or next(iter(moved), name)
 
 
 def _by_copies(config: Any, copies: Mapping[str, Path]) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
 from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
+from jaxconv.own import shown_name
 from jaxconv.train.build import BuiltRun
 from jaxconv.train.callbacks import Callbacks, RunView, early_stopping
 from jaxconv.train.checkpoint import Checkpoints
@@ -181,10 +182,10 @@ class Run:
             )
         log.info(
             "%s%s%s; %s: %s training images, %s for evaluation",
-            config.model.name,
+            shown_name(config.model.name),
             f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
             f", {len(members.names)} times ({', '.join(members.names)})" if members else "",
-            config.data.source,
+            shown_name(config.data.source),
             f"{self.train_data.examples:,}",
             f"{self.eval_data.examples:,}",
         )

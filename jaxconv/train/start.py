@@ -22,6 +22,7 @@ from jaxconv.data.sources import GIVEN, check_given, open_source
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
+from jaxconv.own import with_absolute_names
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.callbacks import open_callbacks
@@ -32,6 +33,7 @@ from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
+from jaxconv.values import with_plain_values
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,11 @@ def start(
     callbacks: Sequence[Any] = (),
 ) -> Finished:
     """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
+    config = with_plain_values(config)
     if sources:
         config = given_sources(config)
     check_config(config, with_task=False)
+    config = with_absolute_names(config)
     parallel = make_parallel(config.parallel, devices)
     parallel.check_batch(config.batch_size, "batch_size", config.accumulate)
     parallel.check_groups(config.model.norm_groups, config.batch_size, config.accumulate)

@@ -29,13 +29,14 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxconv.checks import check_config, differing_runs
-from jaxconv.config import MAY_DIFFER, Config, default_config, flatten
+from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
 from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own
 from jaxconv.train.code import as_written, keep, with_code
+from jaxconv.values import AnyConfig
 
 PACKAGES = (
     "jaxconv",
@@ -65,7 +66,7 @@ NEWER = (
 )
 
 
-def open_workdir(path: str, config: Config, restart: bool) -> tuple[Path, TextIO]:
+def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO]:
     """Create the folder, or check that it holds the same run; lock it for this process.
 
     Args:
@@ -138,7 +139,7 @@ def in_use(workdir: Path) -> bool:
     return False
 
 
-def _check_config_of_run(workdir: Path, config: Config) -> None:
+def _check_config_of_run(workdir: Path, config: AnyConfig) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
@@ -165,7 +166,7 @@ def _check_config_of_run(workdir: Path, config: Config) -> None:
         )
 
 
-def saved_config(workdir: Path) -> Config:
+def saved_config(workdir: Path) -> AnyConfig:
     """The config of the run in a workdir.
 
     Raises:
@@ -191,7 +192,7 @@ def saved_config(workdir: Path) -> Config:
     return config
 
 
-def opened_config(workdir: Path) -> Config:
+def opened_config(workdir: Path) -> AnyConfig:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
@@ -202,7 +203,7 @@ def opened_config(workdir: Path) -> Config:
     return with_code(Path(workdir), saved_config(workdir))
 
 
-def _to_config(value: dict[str, Any]) -> Config:
+def _to_config(value: dict[str, Any]) -> AnyConfig:
     """Convert from JSON, which has no tuples: every list of a config was a tuple."""
 
     def tuples(item: Any) -> Any:
@@ -215,7 +216,7 @@ def _to_config(value: dict[str, Any]) -> Config:
     return config.lock()
 
 
-def _add_newer_keys(config: Config, defaults: Config, prefix: str = "") -> None:
+def _add_newer_keys(config: AnyConfig, defaults: AnyConfig, prefix: str = "") -> None:
     """Add keys that are newer than the run, if their default is what the run computed."""
     for key, default in defaults.items():
         if key not in config:
@@ -247,7 +248,7 @@ def saved_data(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def begin_or_compare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
+def begin_or_compare(workdir: Path, config: AnyConfig, description: dict[str, Any]) -> None:
     """Write the config, code and data description of a new run, or compare the data of an old one.
 
     Raises:
@@ -269,7 +270,7 @@ def begin_or_compare(workdir: Path, config: Config, description: dict[str, Any])
             )
 
 
-def note_versions(workdir: Path, step: int, config: Config) -> list[str]:
+def note_versions(workdir: Path, step: int, config: AnyConfig) -> list[str]:
     """Note a start of the run: add an entry to versions.json, and update config.json.
 
     Returns:
