@@ -316,7 +316,9 @@ def group(
     numbers = {
         name: float(value) if type(value) is int else value for name, value in numbers.items()
     }
-    return Config({"pattern": pattern, **numbers, "frozen": frozen}).lock()
+    made = Config({"pattern": pattern, **numbers, "frozen": frozen})
+    made.lock()
+    return made
 
 
 def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:
@@ -469,13 +471,15 @@ def set_key(config: AnyConfig, key: str, text: str) -> None:
     old = place[last]
     if isinstance(old, ConfigDict):
         raise UserError(f"--config.{key}: is a group of keys ({', '.join(old)}); set one of them")
-    value = text if isinstance(old, str) else _literal(text)
+    value: Any = text if isinstance(old, str) else _literal(text)
     if isinstance(old, tuple) and not isinstance(value, tuple):
         value = (value,)
     if type(old) is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     check_type(f"--config.{key}", value, old)
-    place[last] = float(value) if isinstance(old, float) else value
+    if isinstance(old, float) and isinstance(value, int):
+        value = float(value)
+    place[last] = value
 
 
 # The types that a default may have, in words.
@@ -493,8 +497,8 @@ def check_type(key: str, value: Any, example: Any) -> None:
 
     The items of a tuple are numbers, or of the types of the example's items.
     """
-    fits = type(value) is type(example) or (type(example) is float and type(value) is int)
-    if isinstance(example, tuple) and fits:
+    fits: bool = type(value) is type(example) or (type(example) is float and type(value) is int)
+    if fits and isinstance(example, tuple) and isinstance(value, tuple):
         items = {type(item) for item in example} - {int, float} or {int, float}
         fits = all(type(item) in items for item in value)
     if not fits:

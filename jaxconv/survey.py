@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jaxconv.data.pictures import opened
 from jaxconv.data.reading import notes_of, read_as
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
-from jaxconv.data.stored import StoredSource
+from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
 from jaxconv.tasks import open_task
@@ -163,9 +163,10 @@ def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]]
         if isinstance(source, StoredSource):
             payload, targets = source.records[i]
             element, targets = source.decode(payload, (0, i)), as_targets(targets)
+            element = element.pixels if isinstance(element, Placed) else element
         else:
             targets = dict(source.read(i))
-            payload = element = cast(np.ndarray, targets.pop("image"))  # no boxes or points
+            payload = element = targets.pop("image")
     except DamagedError as error:
         return str(error)
     if isinstance(source, StoredSource) and "label" in targets:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.errors import nearest
 from jaxconv.models import (
@@ -217,7 +218,7 @@ def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jn
 
 
 def features(
-    model: Network, variables: Any, x: jax.Array, names: str | Sequence[str] = EVERY
+    model: Network, variables: Any, x: jax.Array | np.ndarray, names: str | Sequence[str] = EVERY
 ) -> dict[str, jax.Array]:
     """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 

@@ -180,7 +180,8 @@ class _Unpickler(pickle.Unpickler):
         self, file: BinaryIO, read: Callable[[str], bytes], order: Literal["<", ">"] = "<"
     ):
         super().__init__(file, encoding="latin1")  # of Python 2, whose strings were bytes
-        self._read, self._order = read, order
+        self._read = read
+        self._order: Order = order
         self.dtypes: dict[str, np.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:

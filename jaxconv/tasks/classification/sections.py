@@ -116,7 +116,7 @@ def _classes(run: Any) -> list[Any]:
             f"{share(low[k])} to {share(high[k])}",
             "-" if not each.predicted[k] else share(each.precision[k]),
         )
-        for k in ranked[:_CLASSES].tolist()
+        for k in map(int, ranked[:_CLASSES])
     ]
     header = ("class", "examples", "accuracy", "its 95 % interval", "precision")
     return [
