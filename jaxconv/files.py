@@ -91,7 +91,8 @@ def _find_lock() -> Callable[[IO[str], bool], None]:
         import msvcrt
 
         # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
-        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        windows: Any = msvcrt  # whose functions type checkers know on Windows only
+        return lambda file, shared: windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
 
 
@@ -111,6 +112,8 @@ def printable(text: str | os.PathLike) -> str:
 
 def _as_escape(error: UnicodeError) -> tuple[str, int]:
     r"""Write a byte of a file name that is not UTF-8 as \xe9, like `printable`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     code = ord(error.object[error.start])
     text = f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
     return text, error.start + 1

@@ -175,7 +175,11 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     others = list(means[0]["values"])
     table = [[*others, "seeds finished", *_titles(means[0])]]
     for mean in means:
-        figures = [_spread(*mean[key], show) for key, show in _columns(mean).items()]
+        figures = [
+            _spread(center, deviation, show)
+            for key, show in _columns(mean).items()
+            for center, deviation in [mean[key]]
+        ]
         table.append(
             [
                 *(text_of(mean["values"][key]) for key in others),

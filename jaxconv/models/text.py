@@ -141,7 +141,7 @@ class Text(Network):
             case "globalpool":
                 return global_mean(x)
             case "adaptpool":
-                return adaptive_average_pool(x, layer.count)
+                return adaptive_average_pool(x, count)
             case "bn":
                 _, norm = self.tools(train)
                 return norm(name=name)(x)
@@ -244,7 +244,7 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
             f"{text!r} ends in {given} logits, and there are {num_classes} classes; end it in fc"
         )
     return Text(
-        num_classes=given if num_classes is None else num_classes,
+        num_classes=(given or 0) if num_classes is None else num_classes,
         text=text,
         by_stage=by_stage,
         **fields,

@@ -230,7 +230,7 @@ class Checkpoints:
                 found = self._read(step, abstract)
         except Exception as error:  # a damaged file can raise anything
             why = in_words(error)
-        if self._parallel.total(bool(why)):
+        if self._parallel.total(bool(why)) or found is None:
             return None, why or "another process cannot read it"
         state, host = found
         if int(fingerprint(state)) != host["fingerprint"]:

@@ -37,6 +37,7 @@ from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
 from jaxconv.train.other_data import with_other_data
+from jaxconv.values import AnyConfig
 
 PACKAGES = (
     "jaxconv",
@@ -66,7 +67,7 @@ NEWER = (
 )
 
 
-def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
+def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO]:
     """Create the folder, or check that it holds the same run; lock it for this process.
 
     Args:
@@ -140,7 +141,7 @@ def in_use(workdir: Path) -> bool:
     return False
 
 
-def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
+def _check_config_of_run(workdir: Path, config: AnyConfig) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
@@ -167,7 +168,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def saved_config(workdir: Path) -> ConfigDict:
+def saved_config(workdir: Path) -> AnyConfig:
     """The config of the run in a workdir.
 
     Raises:
@@ -193,7 +194,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
@@ -215,7 +216,7 @@ def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
     return with_code(Path(workdir), changed, mine)
 
 
-def _to_config(value: dict[str, Any]) -> ConfigDict:
+def _to_config(value: dict[str, Any]) -> AnyConfig:
     """Convert from JSON, which has no tuples: every list of a config was a tuple."""
 
     def tuples(item: Any) -> Any:
@@ -228,7 +229,7 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
     return config.lock()
 
 
-def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
+def _add_newer_keys(config: AnyConfig, defaults: AnyConfig, prefix: str = "") -> None:
     """Add keys that are newer than the run, if their default is what the run computed."""
     for key, default in defaults.items():
         if key not in config:
@@ -260,7 +261,7 @@ def saved_data(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
+def begin_or_compare(workdir: Path, config: AnyConfig, description: dict[str, Any]) -> None:
     """Write the config, code and data description of a new run, or compare the data of an old one.
 
     Raises:
@@ -282,7 +283,7 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
             )
 
 
-def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
+def note_versions(workdir: Path, step: int, config: AnyConfig) -> list[str]:
     """Note a start of the run: add an entry to versions.json, and update config.json.
 
     Returns:
