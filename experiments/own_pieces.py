@@ -6,7 +6,7 @@
 The names in the config are FILE.py:NAME, or package.module.NAME for anything that can be imported;
 jaxconv/own.py documents the signatures.
 
-Result: this is a demonstration and is not tuned.
+Result    a demonstration, not tuned
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ class Net(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, train):
         for n in (1, 2):
             x = nn.relu(
                 nn.Conv(self.filters, (5, 5), strides=2, dtype=self.dtype, name=f"conv{n}")(x)

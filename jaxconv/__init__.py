@@ -1,6 +1,7 @@
 """jaxconv: train, evaluate and inspect convolutional networks in JAX and Flax."""
 
 from jaxconv import arithmetic, layers, moved
+from jaxconv.feature_maps import FeatureMap, feature_info, features_at
 from jaxconv.models import (
     ModelInfo,
     create_model,
@@ -10,7 +11,8 @@ from jaxconv.models import (
     model_arguments,
     model_info,
 )
-from jaxconv.summary import FeatureMap, Summary, feature_info, summarize
+from jaxconv.models.bridge import from_nnx
+from jaxconv.summary import Summary, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
@@ -29,6 +31,8 @@ __all__ = [
     "create_state",
     "feature_info",
     "features",
+    "features_at",
+    "from_nnx",
     "from_text",
     "layers",
     "list_models",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxconv.commands import data, look, networks, playground, report, runs, use
-from jaxconv.commands.common import trusting
+from jaxconv.commands.common import split_overrides, trusting
 from jaxconv.errors import UserError
 from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
-    args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
+    others, overrides = split_overrides(argv)
+    args = _parser().parse_args(others)
     try:
         _check_folder()
         with trusting(args):

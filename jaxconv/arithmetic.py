@@ -13,6 +13,7 @@ the standard library is imported, so sizes can be computed without JAX.
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 
 ROUNDINGS = ("floor", "exact", "ceil")
@@ -82,6 +83,64 @@ def pad_widths(
     positions = output_size(size, window, stride, padding, dilation, rounding, layer)
     needed = (positions - 1) * stride + (window - 1) * dilation + 1
     return padding, max(padding, needed - size - padding)
+
+
+def atrous_pad_widths(
+    size: int,
+    window: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    rounding: str,
+    spacing: int,
+    layer: str = "",
+) -> tuple[int, int]:
+    """Pixels to add before and after one axis for a layer whose stride was removed.
+
+    The layer was made for every `spacing`-th pixel. Moved by one pixel instead, its window dilated
+    by `dilation * spacing`, it gives at every `stride * spacing`-th position what it gave, and the
+    map keeps its size as far as those positions go. The other arguments and the errors are those
+    of `output_size`.
+    """
+    seen = -(-size // spacing)
+    positions = output_size(seen, window, stride, padding, dilation, rounding, layer)
+    apart = stride * spacing
+    wanted = min(positions * apart, max(size, (positions - 1) * apart + 1))
+    before = padding * spacing
+    return before, wanted + (window - 1) * dilation * spacing - size - before
+
+
+def atrous_spacings(
+    strides: Sequence[int], output_stride: int, fixed: int = 0, network: str = "the network"
+) -> tuple[int, ...]:
+    """For each layer, the distance of the pixels that it was made for, or 0 to leave it as it is.
+
+    The layers after the one at which the product of the strides reaches `output_stride` lose their
+    strides; they and all after them are dilated instead (Chen et al. 2017, arXiv:1706.05587,
+    section 3.1).
+
+    Args:
+      strides: of the layers in order.
+      output_stride: the product of the strides that remain; 0 keeps all.
+      fixed: number of leading layers that keep their stride.
+      network: for error messages.
+
+    Raises:
+      ValueError: the product never is `output_stride`; the message lists what it can be.
+    """
+    products = (1, *itertools.accumulate(strides, operator.mul))
+    if not output_stride:
+        return (0,) * len(strides)
+    possible = sorted(set(products[fixed:]))
+    if output_stride not in possible:
+        raise ValueError(
+            f"output_stride is {output_stride}; that of {network} can be "
+            f"{', '.join(map(str, possible))}, or 0 for its own, {products[-1]}"
+        )
+    return tuple(
+        before // output_stride if after > output_stride else 0
+        for before, after in itertools.pairwise(products)
+    )
 
 
 def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Errors caused by the user, printed without a traceback; and helpers for their messages."""
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 # Exit code of a run that was asked to stop, has saved, and should be started again: EX_TEMPFAIL of
 # sysexits.h.
@@ -35,6 +36,23 @@ def short(value: object, most: int = 80) -> str:
     """The value as text on one line, cut to `most` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first few of many names, and how many more there are: `a, b, c, d and 57 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def columns(text: str) -> int:
+    """Columns that a text takes in a terminal: two for a Chinese character, none for an accent."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def padded(text: str, width: int) -> str:
+    """The text, filled up with spaces to so many columns of a terminal."""
+    return text + " " * (width - columns(text))
 
 
 def human_bytes(size: float) -> str:

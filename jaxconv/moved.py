@@ -30,9 +30,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "jaxconv.interop": ("jaxconv.weights",),
     "jaxconv.interop.export": ("jaxconv.weights.export",),
-    "jaxconv.interop.torchvision": ("jaxconv.weights.torchvision",),
+    "jaxconv.interop.torchvision": ("jaxconv.weights.torchvision", "jaxconv.weights.names"),
     "jaxconv.interop.weights": (
         "jaxconv.weights.convert",
+        "jaxconv.weights.reader",
         "jaxconv.train.initial",
         "jaxconv.files",
     ),
@@ -54,6 +55,10 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 # Current or old module -> old name -> current module and name.
 NAMES: dict[str, dict[str, str]] = {
+    "jaxconv.data.arrays": {
+        "Items": "jaxconv.data.sequences:Items",
+        "from_sequence": "jaxconv.data.sequences:from_sequence",
+    },
     "jaxconv.data.loading": {
         "Resident": "jaxconv.data.loading:ResidentLoader",
         "Streamed": "jaxconv.data.loading:StreamedLoader",
@@ -80,6 +85,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "jaxconv.train.losses": {"average_votes": "jaxconv.tasks.classification.losses:average_logits"},
     "jaxconv.train.start": {"train": "jaxconv.run:train"},
+    "jaxconv.weights.convert": {"read_state_dict": "jaxconv.weights.reader:read_state_dict"},
     "jaxconv.train.watch": {
         "Pending": "jaxconv.train.watch:PendingMetrics",
         "memory_said": "jaxconv.train.watch:reraise_out_of_memory",

@@ -2,14 +2,16 @@
 
 Files are decoded, resized and cropped by the same code as in evaluation.
 
-    image    .jpg, .jpeg, .png
+    image    .jpg, .png, .webp ...
     signal   .wav, .npy
     text     .txt: one text per line
 
-A folder stands for all such files below it, sorted by path; `-` for one file on standard input.
+A folder stands for all such files below it, sorted by path, by the rules of training (see
+data/listing.py); `-` for one file on standard input.
 """
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,14 +21,18 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.folder import KINDS, read_content
+from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
 from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
 from jaxconv.weights.export import Predictor
 
-SUFFIXES = {"image": KINDS["image"], "signal": KINDS["sound"] + KINDS["volume"], "text": (".txt",)}
+log = logging.getLogger(__name__)
+
+# The kinds of files that a network of each kind takes.
+_FILES = {"image": ("image",), "signal": ("sound", "volume"), "text": ("text",)}
 
 # The most elements in a batch.
 _BATCH = 32
@@ -120,6 +126,8 @@ class Prediction:
 def find_items(names: Sequence[str], kind: str) -> list[Item]:
     """The items to predict, in the order of `names`: files, folders, or `-` for standard input.
 
+    What is left out of a folder is logged.
+
     Raises:
       UserError: a folder holds no file of this kind.
       OSError: a subfolder cannot be listed.
@@ -129,31 +137,23 @@ def find_items(names: Sequence[str], kind: str) -> list[Item]:
         if name == "-":
             items += _items_of(Item("-", sys.stdin.buffer.read()), kind)
             continue
-        files = _files_below(name, SUFFIXES[kind]) if os.path.isdir(name) else [name]
-        if not files:
-            raise UserError(
-                f"{name}: has no {', '.join(SUFFIXES[kind])} file; the network takes {kind}s from "
-                "such files",
-                exit_code=1,
-            )
-        for file in files:
+        for file in _files_below(name, kind) if os.path.isdir(name) else [name]:
             items += _items_of(Item(file, Path(file)), kind)
     return items
 
 
-def _files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    def stop(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(place, name)
-            for name in names
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _files_below(folder: str, kind: str) -> list[str]:
+    suffixes = tuple(suffix for files in _FILES[kind] for suffix in suffixes_of(files))
+    listed = list_files(folder, suffixes)
+    for note in listed.notes(folder):
+        log.warning("%s", note)
+    if not listed.names:
+        raise UserError(
+            f"{folder}: has no {', '.join(suffixes)} file; the network takes {kind}s from such "
+            "files",
+            exit_code=1,
+        )
+    return [os.path.join(folder, name) for name in listed.names]
 
 
 def _items_of(item: Item, kind: str) -> list[Item]:

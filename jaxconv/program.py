@@ -16,6 +16,7 @@ import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers.conv import plain
+from jaxconv.models.bridge import linen
 from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
 # Primitives that move values without computing anything.
@@ -130,7 +131,7 @@ class Tracer:
         if name == "name":
             self.read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
             return operands
-        inner = list(jex.jaxprs_in_params(eqn.params))
+        inner: list[Any] = list(jex.jaxprs_in_params(eqn.params))
         if name == "cond":  # the last branch: the true one, or the one for all platforms
             inner, operands = inner[-1:], operands[1:]
         if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
@@ -188,7 +189,7 @@ class Tracer:
             if call is ended:  # once, for all its outputs
                 self._open.pop()
                 self._open[-1].touched = self._open[-1].worked = False
-                self.end(ended, aval, seen)
+                self.end(call, aval, seen)
         else:
             self.events.append(Event("note", call, mark, aval, seen, call.touched, call.worked, 0))
             call.touched = call.worked = False
@@ -225,8 +226,11 @@ def call_arguments(module: nn.Module, train: bool, given: dict[str, Any]) -> dic
     """Keyword arguments for a module's call.
 
     Sets `train`, `training` and `deterministic` if the module takes them; `given` overrides them.
+
+    Raises:
+      TypeError: it is a module of NNX.
     """
-    takes = inspect.signature(type(module).__call__).parameters
+    takes = inspect.signature(type(linen(module)).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}
     return {name: value for name, value in modes.items() if name in takes} | given
 

@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxconv.errors import human_bytes
+from jaxconv.errors import UserError, human_bytes
+from jaxconv.feature_maps import FeatureMap, noted
+from jaxconv.models.bridge import unwrapped
 from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
 from jaxconv.receptive import image
 from jaxconv.train.state import create_state
@@ -59,22 +61,6 @@ class Row:
     dense_multiply_adds: int = 0
     field: tuple[float, ...] = ()
     stride: tuple[float, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureMap:
-    """A named feature map.
-
-    Attributes:
-      shape: without the batch axis.
-      channels: number of channels.
-      stride, field: in pixels, for each axis of the image.
-    """
-
-    shape: tuple[int, ...]
-    channels: int
-    stride: tuple[float, ...]
-    field: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +216,8 @@ def summarize(
     """Summarize any Linen module without allocating anything.
 
     Args:
-      module: called as `module(x)`, with `train=False` or `deterministic=True` if it takes them.
+      module: called as `module(x)`, with `train=False` or `deterministic=True` if it takes them;
+        one of `flax.nnx.bridge.ToNNX` is as good.
       input_shape: of one example, such as (224, 224, 3).
       batch: examples in the training step whose memory is estimated.
       dtype: of the input.
@@ -242,7 +229,7 @@ def summarize(
     Raises:
       ValueError, TypeError: the module cannot take such an input; the message is its own.
     """
-    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    module, x = unwrapped(module), jax.ShapeDtypeStruct((1, *input_shape), dtype)
     evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)
     variables = dict(
         jax.eval_shape(lambda key, x: module.init(key, x, **evaluating), jax.random.key(0), x)
@@ -254,7 +241,7 @@ def summarize(
     tracer = trace(module, variables, x, **evaluating)
     rows, blocks = _rows(tracer.events, tracer.root, variables)
     first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
-    optimizer = optimizer or optax.trace(0.9)
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
     sizes = {
         "parameters": _bytes(params),
         "gradients": _bytes(params),
@@ -272,25 +259,11 @@ def summarize(
         statistics=sum(leaf.size for leaf in jax.tree.leaves(state)),
         batch=batch,
         training=sizes,
-        features={
-            e.name: _feature_map(e)
-            for e in tracer.events
-            if e.kind == "note" and e.call is tracer.root
-        },
+        features=noted(tracer),
         compiled=_compile(module, optimizer, (batch, *input_shape), dtype)
         if compile_step
         else None,
     )
-
-
-def _feature_map(event: Event) -> FeatureMap:
-    shape = event.output.shape[1:]
-    return FeatureMap(shape, shape[-1], event.seen.stride(), event.seen.field())
-
-
-def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, FeatureMap]:
-    """Describe what `jaxconv.features` returns for images of `input_shape`, without running it."""
-    return summarize(model, input_shape).features
 
 
 def _rows(events: Sequence[Event], root: Call, variables: Any) -> tuple[list[Row], dict[str, Row]]:
@@ -396,11 +369,15 @@ def _compile(
         key,
         jax.ShapeDtypeStruct((1, *shape[1:]), dtype),
     )
-    step = make_train_step(module, optimizer, lambda step: jnp.float32(0.1))
+    step = make_train_step(module, optimizer)
     lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+    if memory is None:
+        raise UserError(
+            "XLA does not say here how much memory a program takes; leave --compile out"
+        )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,

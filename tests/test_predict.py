@@ -308,7 +308,7 @@ def test_what_a_folder_stands_for(tmp_path):
     ]
     with pytest.raises(
         UserError,
-        match="empty: has no .jpg, .jpeg, .png file; the network takes images from such files",
+        match="empty: has no .jpg, .jpeg, .*.pbm file; the network takes images from such files",
     ):
         found("image", "a.png", "empty")
 

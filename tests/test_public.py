@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ HEAVY = (
 
 # Each room imports only what stands above it, and the packages have a level of their own each.
 LEVELS = [
-    {"version", "moved"},
-    {"errors", "streams"},
+    {"version", "moved", "streams"},
+    {"errors"},
+    {"user_files", "values", "packaged"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},
@@ -41,6 +43,7 @@ LEVELS = [
     {"models"},
     {"receptive"},
     {"program"},
+    {"feature_maps"},
     {"data"},
     {"drawing"},
     {"tasks"},
@@ -67,6 +70,7 @@ ALWAYS_LIGHT = (
     "train/state.py",
     "tasks/classification/losses.py",
     "weights/torchvision.py",
+    "feature_maps.py",
     "summary.py",
 )
 
@@ -83,7 +87,8 @@ import jax.numpy as jnp, jax, jaxconv
 import jaxconv.layers, jaxconv.models, jaxconv.train.step
 import jaxconv.inspect.attribution, jaxconv.inspect.zeiler
 model = jaxconv.create_model("chain", 3, filters=(4,))
-variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+x = jnp.ones((1, 8, 8, 1))
+variables = jax.eval_shape(lambda key: model.init(key, x, train=False), jax.random.key(0))
 print(variables["params"]["votes"]["kernel"].shape)
 """
     process = subprocess.run(
@@ -177,6 +182,11 @@ def test_names_of_before_are_found_with_a_warning(old):
         module.nothing_like_it  # noqa: B018
 
 
+def python_of(page):
+    """The Python blocks of a page of the checkout."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
 @pytest.mark.parametrize("name", moved.METHODS)
 def test_old_methods_work_with_a_warning(name):
     module, _, kind = name.rpartition(".")
@@ -193,7 +203,7 @@ def test_readme_s_python_runs():
     """Every Python block of the README, one after the other in one program, with batches for the
     loop.
     """
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = python_of("README.md")
     assert len(blocks) >= 4
     space = {"my_batches": [(np.ones((4, 32, 32, 3), np.float32), np.arange(4))]}
     for block in blocks:
@@ -208,10 +218,28 @@ def test_readme_s_python_runs():
     assert space["heat"].shape == (2, 32, 32) and space["shares"].shape == (2, 32, 32, 3)
 
 
+def test_the_python_of_the_page_about_pieces_runs():
+    """In one program, on the four devices of the tests; with the numbers that the page promises."""
+    space = {}
+    for block in python_of("docs/reuse.md"):
+        exec(block, space)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    loss = space["loss"]
+    for name in ("eqx_loss_value", "nnx_loss"):
+        assert np.isfinite(space[name])
+    close(space["eqx_loss_value"], loss)
+    close(space["on_all_metrics"]["loss"], space["metrics"]["loss"])
+    close(space["on_all_metrics"]["grad_norm"], space["metrics"]["grad_norm"])
+    assert space["pixels"].shape == (8, 8, 8, 4) and space["votes"].shape == (3, 8, 10)
+    assert space["sums"]["examples"] == 8 and space["distilled"]["loss"] > 0
+    assert space["attacked_loss"](space["attacked"]) > space["attacked_loss"](space["clean"])
+    assert (space["one"] != space["other"]).any()
+    assert [*space["pipeline"]][1]["image"].shape == (4, 16, 16, 3)
+
+
 def test_contributing_s_task_network_and_source_train_together(tmp_path):
     """Its blocks in one file, each of at most ten lines of its own."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = python_of("CONTRIBUTING.md")
     assert len(blocks) == 3
     for block in blocks:
         own = [line for line in block.splitlines() if line and not re.match("import|from", line)]
@@ -250,11 +278,14 @@ def test_readme_s_nnx_bridge():
 
     model = nnx.bridge.ToNNX(
         jaxconv.create_model("chain", 3, filters=(4,)), rngs=nnx.Rngs(0)
-    ).lazy_init(jnp.ones((1, 8, 8, 1)))
-    assert model(jnp.ones((2, 8, 8, 1))).shape == (2, 3)
+    ).lazy_init(jnp.ones((1, 8, 8, 1)), train=False)
+    assert model(jnp.ones((2, 8, 8, 1)), train=False).shape == (2, 3)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/gallery.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/gallery.md", "docs/backbones.md", "docs/reuse.md"],
+)
 def test_links_of_a_page_lead_somewhere(page):
     """Those to files of the checkout; and every picture has words for those who cannot see it."""
     text = (ROOT / page).read_text()
@@ -265,7 +296,7 @@ def test_links_of_a_page_lead_somewhere(page):
     ]
     assert all((ROOT / page).parent.joinpath(link).exists() for _, link in links), links
     assert all(words for words in re.findall(r"!\[([^\]]*)\]", text))
-    assert links or page == "CONTRIBUTING.md"
+    assert links or page in ("CONTRIBUTING.md", "docs/backbones.md")
 
 
 def test_the_gallery_s_pictures_are_made_by_its_script():

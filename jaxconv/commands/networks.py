@@ -14,7 +14,9 @@ def add(commands: Any) -> None:
         "convert", help="convert PyTorch weights to a folder that training can start from"
     )
     convert.add_argument(
-        "file", metavar="FILE.pth|FILE.safetensors", help="weights of torchvision; .pth needs torch"
+        "file",
+        metavar="FILE",
+        help="weights by torchvision's names: safetensors, what torch.save wrote, or .npz",
     )
     convert.add_argument(
         "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"
@@ -24,6 +26,13 @@ def add(commands: Any) -> None:
         required=True,
         metavar="DIR",
         help="new folder to write, for --config.model.init_from=DIR",
+    )
+    convert.add_argument(
+        "--weights_key",
+        default="",
+        metavar="NAME",
+        help="of several dictionaries in the file, the one to take, such as model_ema or "
+        "state_dict_ema",
     )
     convert.set_defaults(run=_convert)
 
@@ -107,10 +116,12 @@ def _summary(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _convert(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("convert", overrides)
+    from jaxconv.files import expand
     from jaxconv.train.watch import announce_to
     from jaxconv.weights.convert import convert
 
-    announce_to()
     start_jax()
-    print_json(convert(args.file, args.model, args.out))
+    announce_to()
+    written = convert(args.file, args.model, args.out, args.weights_key)
+    print_json({"out": str(expand(args.out, "--out")), **written})
     return 0

@@ -13,10 +13,8 @@ faster than decoding all of it, and avoids aliasing.
 import contextlib
 import importlib.metadata
 import importlib.util
-import io
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,14 @@ import numpy as np
 
 from jaxconv.data.geometry import Box, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.pictures import UPRIGHT, opened, orientation, to_pixels, upright
 from jaxconv.errors import UserError
 
 DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
 
-# The EXIF block of a JPEG, if there is one, begins within this many bytes: it is the first segment,
-# or the second after JFIF's.
-_EXIF_WITHIN = 1 << 12
-# JPEG markers: the header of a frame that is decoded from top to bottom, and those of all other
-# frames.
+# JPEG markers: EXIF or XMP data, the beginning of the pixels, the header of a frame that is decoded
+# from top to bottom, and those of all other frames.
+_APP1, _PIXELS = 0xE1, 0xDA
 _BASELINE = 0xC0
 _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # The most rows that are decoded together: four blocks of 8, if chroma is subsampled by four.
@@ -40,8 +37,6 @@ _LARGEST_BLOCK = 32
 _own = threading.local()
 # The most pixels for which a thread keeps a buffer.
 _SCRATCH = 1 << 22
-_GREY_MODES = ("1", "L", "LA")
-_UPRIGHT = 1
 
 
 def choose_decoder(name: str) -> str:
@@ -82,6 +77,7 @@ def decode_image(
     choose_box: Callable[[int, int], Box],
     decoder: str,
     fast: bool = False,
+    background: str = "",
 ) -> np.ndarray:
     """Decode an image file to [H, W, C] uint8, with the orientation of its EXIF data applied.
 
@@ -95,6 +91,7 @@ def decode_image(
       fast: let simplejpeg repeat subsampled chroma instead of interpolating it, and stop decoding
         below the box, which together save a quarter of the time; and use a linear kernel to shrink
         to no less than half.
+      background: see `pictures.to_pixels`.
 
     Raises:
       DamagedError: the file is not an image, is damaged, or is too large (Pillow's limit, about 179
@@ -109,13 +106,7 @@ def decode_image(
             pixels = _decode_jpeg(data, image_size, channels, choose_box, fast)
             if pixels is not None:
                 return pixels
-    try:
-        return _decode_by_pillow(data, image_size, channels, choose_box, decoder)
-    except Exception as error:  # Pillow's readers raise many kinds of errors for damaged bytes
-        why = (
-            re.sub(r" <_io.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
-        )
-        raise DamagedError(f"cannot be read as an image ({why})") from error
+    return _decode_by_pillow(data, image_size, channels, choose_box, decoder, background)
 
 
 def _decode_jpeg(
@@ -127,11 +118,12 @@ def _decode_jpeg(
 
     if not simplejpeg.is_jpeg(data):
         return None
-    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    *size, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    height, width = map(int, size)
     if (
         colourspace in ("CMYK", "YCCK")
         or height * width > (Image.MAX_IMAGE_PIXELS or np.inf)
-        or _orientation(data) != _UPRIGHT
+        or _orientation(data) != UPRIGHT
     ):
         return None
     box = choose_box(height, width) if image_size else (0, 0, height, width)
@@ -139,7 +131,7 @@ def _decode_jpeg(
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
     # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
     # overwrite them.
-    settings = {
+    settings: dict[str, Any] = {
         "colorspace": "GRAY" if grey else "RGB",
         "buffer": _scratch(height * width * 3)
         if image_size and height * width <= _SCRATCH
@@ -177,52 +169,57 @@ def _cut_below(data: bytes, bottom: int, height: int) -> bytes | None:
     rows = -(-bottom // _LARGEST_BLOCK) * _LARGEST_BLOCK
     if rows >= height or data[-2:] != b"\xff\xd9":
         return None
-    place = 2
-    while place + 9 < len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+    for marker, place in _segments(data):
         if marker == _BASELINE:
             # The segment: marker, length, precision in one byte, then the height in two.
             return b"".join((data[: place + 5], rows.to_bytes(2), data[place + 7 :]))
         if marker in _OTHER_FRAMES:
             return None
-        place += 2 + length
     return None
 
 
-def _orientation(data: bytes) -> int:
-    from PIL import Image
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment of a JPEG, up to the beginning of the pixels."""
+    place = 2
+    while place + 9 < len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a byte of padding
+            place += 1
+            continue
+        yield marker, place
+        if marker == _PIXELS:
+            return
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
 
-    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) < 0:
-        return _UPRIGHT
-    with Image.open(io.BytesIO(data)) as image:
-        return image.getexif().get(0x0112, _UPRIGHT)
+
+def _orientation(data: bytes) -> int:
+    markers = [marker for marker, _ in _segments(data)]
+    # In a file that is not regular, Pillow may find what this loop does not.
+    if _APP1 not in markers and markers[-1:] == [_PIXELS]:
+        return UPRIGHT
+    with opened(data) as image:
+        return orientation(image)
 
 
 def _decode_by_pillow(
-    data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], decoder: str
+    data: bytes,
+    image_size: int,
+    channels: int,
+    choose_box: Callable[[int, int], Box],
+    decoder: str,
+    background: str,
 ) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(data)) as image:
-        turned = image.getexif().get(0x0112, _UPRIGHT) >= 5
-        width, height = image.size[::-1] if turned else image.size
+    with opened(data) as image:
+        turned = orientation(image)
+        width, height = image.size[::-1] if turned >= 5 else image.size
         box = choose_box(height, width) if image_size else (0, 0, height, width)
         factor = _reduction(box, image_size)
         if factor > 1:
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating point numbers; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        grey = channels == 1 or (channels == 0 and image.mode in _GREY_MODES)
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return _cut_and_resize(
-        pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder
-    )
+        pixels = to_pixels(upright(image, turned), channels, background)
+        return _cut_and_resize(
+            pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder
+        )
 
 
 def _reduction(box: Box, image_size: int) -> int:
@@ -264,7 +261,7 @@ def _resize_part(
         from PIL import Image
 
         image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     else:
         import cv2
 
@@ -279,20 +276,12 @@ def _resize_part(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def is_grey(data: bytes | Any) -> bool:
-    """Whether an image file has one channel, by its header; raises OSError if it is not an image.
-
-    Args:
-      data: the file's content, or an open file.
-    """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-        return image.mode in _GREY_MODES or image.mode.startswith("I")
-
-
 def read_image(
-    file: Path | str, image_size: int = 0, channels: int = 0, decoder: str = "auto"
+    file: Path | str,
+    image_size: int = 0,
+    channels: int = 0,
+    decoder: str = "auto",
+    background: str = "",
 ) -> np.ndarray:
     """Read one image file to [H, W, C] uint8, with the orientation of its EXIF data applied.
 
@@ -302,15 +291,24 @@ def read_image(
         as it is.
       channels: 1 for grey, 3 for colour, 0 for that of the file.
       decoder: see `choose_decoder`.
+      background: see `config.data.background`.
 
     Raises:
       DamagedError: the file is not an image, or is damaged.
     """
-    return decode_middle(Path(file).read_bytes(), image_size, channels, choose_decoder(decoder))
+    decoder = choose_decoder(decoder)
+    return decode_middle(
+        Path(file).read_bytes(), image_size, channels, decoder, background=background
+    )
 
 
 def decode_middle(
-    data: bytes, image_size: int, channels: int, decoder: str, crop_ratio: float = 1.0
+    data: bytes,
+    image_size: int,
+    channels: int,
+    decoder: str,
+    crop_ratio: float = 1.0,
+    background: str = "",
 ) -> np.ndarray:
     """Decode an image file for evaluation: [H, W, C] uint8.
 
@@ -320,13 +318,27 @@ def decode_middle(
     def middle(height: int, width: int) -> Box:
         return eval_box(height, width, image_size, crop_ratio)
 
-    return decode_image(data, image_size, channels, middle, decoder)
+    return decode_image(data, image_size, channels, middle, decoder, background=background)
 
 
 def decode_whole(
-    data: bytes, scale: int, step: int, longest: int, channels: int, decoder: str
+    data: bytes,
+    scale: int,
+    step: int,
+    longest: int,
+    channels: int,
+    decoder: str,
+    background: str = "",
 ) -> np.ndarray:
     """Decode an image file for dense evaluation: [H, W, C] uint8 of `geometry.whole_box`'s size."""
-    pixels = decode_image(data, 0, channels, lambda height, width: (0, 0, height, width), decoder)
-    box, size = whole_box(*pixels.shape[:2], scale, step, longest)
+    pixels = decode_image(
+        data,
+        0,
+        channels,
+        lambda height, width: (0, 0, height, width),
+        decoder,
+        background=background,
+    )
+    height, width = pixels.shape[:2]
+    box, size = whole_box(height, width, scale, step, longest)
     return _resize_part(pixels, box, size, decoder)

@@ -1,12 +1,13 @@
 """Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split at random by a seed.
 
-    images    .jpg, .jpeg, .png    [H, W, C] uint8, see data/decode.py
-    sounds    .wav                 a waveform [L, 1] or a spectrogram [T, mels, 1], see
+    images    .jpg, .png, .webp ...   [H, W, C] uint8, see data/decode.py
+    sounds    .wav                    a waveform [L, 1] or a spectrogram [T, mels, 1], see
               data/signals.py
-    volumes   .npy                 [D, H, W] or [D, H, W, C], uint8 or float32
+    volumes   .npy                    [D, H, W] or [D, H, W, C], uint8 or float32
 
-If the set is read into memory, everything that could stop training is checked before it begins:
-unreadable and empty files, folders without a class, splits with different classes, images of
+The files of a class may lie in subfolders of its folder; listing.py says which files are read. Only
+the split asked for is looked at. If the set is read into memory, everything that could stop
+training is checked before it begins: unreadable and empty files, folders without a class, images of
 different sizes. With `data.skip_unreadable=True`, unreadable files are left out and logged instead.
 For a streamed set, the tree is checked before training, and each file when it is read.
 """
@@ -15,15 +16,26 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxconv.data.interface import DamagedError, generator
+from jaxconv.data.listing import OUTSIDE, Listed, files_in, list_files, subfolders, suffixes_of
 from jaxconv.errors import UserError, nearest
+from jaxconv.files import printable
 
-KINDS = {"image": (".jpg", ".jpeg", ".png"), "sound": (".wav",), "volume": (".npy",)}
-SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+KINDS = ("image", "sound", "volume")
+# Names of splits, in small letters: a folder of this name beside others holds no class.
+SPLITS = frozenset(
+    ("train", "training", "test", "testing", "val", "valid", "validation", "eval", "evaluation")
+    + ("dev", "holdout")
+)
+
+
+def all_suffixes() -> tuple[str, ...]:
+    """The suffixes of all files that a folder may hold, in small letters."""
+    return tuple(suffix for kind in KINDS for suffix in suffixes_of(kind))
 
 
 class Files:
@@ -31,15 +43,22 @@ class Files:
 
     Args:
       root: of all paths; messages show it, but the checksum does not depend on it.
-      files, labels: of the records.
+      names: paths of the files, relative to the root.
+      labels: of the records.
+      notes: what was left out, one line each.
     """
 
     has_labels = True
 
-    def __init__(self, root: Path | str, files: Sequence[Path], labels: Sequence[int]):
-        self._root = Path(root)
+    def __init__(
+        self,
+        root: Path | str,
+        names: Sequence[str],
+        labels: Sequence[int],
+        notes: tuple[str, ...] = (),
+    ):
         # Strings, because a million Path objects take half a gigabyte.
-        self._names = [os.path.relpath(file, root) for file in files]
+        self._root, self._names, self.notes = Path(root), list(names), notes
         self._labels = np.array(labels, np.int32)
 
     def __len__(self) -> int:
@@ -69,7 +88,7 @@ class Files:
 
     def kind(self) -> str:
         """`image`, `sound` or `volume`, by the suffixes; raises UserError if they are mixed."""
-        kinds = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suffixes}
+        kinds = {suffix: kind for kind in KINDS for suffix in suffixes_of(kind)}
         found = {kinds[os.path.splitext(name)[1].lower()]: name for name in self._names}
         if len(found) > 1:
             both = " and ".join(f"{name} ({kind})" for kind, name in sorted(found.items()))
@@ -99,144 +118,148 @@ def read_content(path: Path | str) -> bytes:
     return content
 
 
-def open_files(path: str, split: str, config: Any) -> tuple[Files, tuple[str, ...]]:
+def open_files(
+    path: str, split: str, config: Any, classes: Sequence[str] = ()
+) -> tuple[Files, tuple[str, ...]]:
     """The files of one split, and the names of the classes.
 
     Args:
       path: the folder.
       split: the split's name; `train` or `test` if the folder is one unsplit tree.
       config: `config.data`; `folder` is used.
+      classes: those of the training split, which this split may lack some of: its labels then are
+        indices into them.
 
     Raises:
       UserError: the tree has one of the faults in the module's docstring.
     """
-    classes, files, labels = list_split(
-        path, split, config.folder.test_fraction, config.folder.seed
-    )
-    return Files(os.path.expanduser(path), files, labels), classes
+    found = list_split(path, split, config.folder.test_fraction, config.folder.seed)
+    root, own, notes = os.path.expanduser(path), found.classes, found.notes
+    labels = found.labels
+    lacking = [name for name in classes if name not in own]
+    if lacking and set(own) < set(classes):
+        number = {name: n for n, name in enumerate(classes)}
+        labels, own = [number[own[label]] for label in labels], tuple(classes)
+        notes += (
+            f"{printable(root)}: split {split!r} has no folder for {len(lacking):,} of "
+            f"{len(classes):,} classes, such as {lacking[0]}",
+        )
+    return Files(root, found.names, labels, notes), own
 
 
-def list_split(
-    path: str, split: str, test_fraction: float, seed: int
-) -> tuple[tuple[str, ...], list[Path], list[int]]:
-    """Class names, files and labels of one split; classes and files are sorted by name.
+class Split(NamedTuple):
+    """The files of one split.
+
+    Attributes:
+      classes: their names, sorted.
+      names: paths relative to the folder, class by class, sorted in each.
+      labels: of the files.
+      notes: what was left out, one line each.
+    """
+
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: list[int]
+    notes: tuple[str, ...]
+
+
+def list_split(path: str, split: str, test_fraction: float, seed: int) -> Split:
+    """One split of a folder; other splits are not looked at.
 
     An unsplit tree is split class by class: a share `test_fraction` of each class, rounded, goes to
     `test`.
 
     Raises:
-      UserError: the folder, the split or its classes do not exist, or the classes differ between
-        splits.
+      UserError: the folder, the split or its classes do not exist, or it cannot be told which
+        folders are splits and which are classes.
     """
-    root = Path(os.path.expanduser(path))
-    if not path or not root.is_dir():
+    root = os.path.expanduser(path)
+    if not path or not os.path.isdir(root):
         raise UserError(
             f"folder:{path}: folder not found; set --config.data.source=folder:PATH",
             exit_code=1,
         )
-    top = _subfolders(root)
+    if _has_splits(root, split):
+        return _list_classes(root, split)
+    return _draw_apart(root, _list_classes(root), split, test_fraction, seed)
+
+
+def _has_splits(root: str, split: str) -> bool:
+    """Whether the folder is PATH/<split>/<class>/, and not PATH/<class>/."""
+    top = subfolders(root)
     if not top:
         raise UserError(
-            f"{root}: has no folders; it must hold <split>/<class>/ or <class>/ with {_suffixes()} "
-            "files",
+            f"{root}: has no folders; it must hold <split>/<class>/ or <class>/ with "
+            f"{_suffixes()} files",
             exit_code=1,
         )
-    splits = [folder for folder in top if _subfolders(folder)]
-    if not splits:
-        classes, files, labels = _list_classes(root)
-        return (classes, *_draw_apart(root, files, labels, split, test_fraction, seed))
-    for folder in top:
-        if folder not in splits:
-            raise UserError(
-                f"{folder}: has no class folders, but {splits[0]} has; give every split a folder "
-                "for each class, or remove this one",
-                exit_code=1,
-            )
-    names = [folder.name for folder in splits]
-    if split not in names:
+    with_folders = [name for name in top if subfolders(os.path.join(root, name))]
+    if split in with_folders:
+        return True
+    named = [name for name in top if name.lower() in SPLITS]
+    if not with_folders and named != top:
+        return False
+    with_files = [name for name in top if files_in(os.path.join(root, name), all_suffixes())]
+    # A class may have its files in subfolders; a split has none of its own.
+    if with_files and not named:
+        return False
+    if split in top:
+        other = f", but {with_folders[0]} has" if with_folders else ""
         raise UserError(
-            f"{root}: has no split {split!r}{nearest(split, names)}; it has {', '.join(names)}: "
-            "set --config.data.train_split and --config.data.eval_split",
+            f"{os.path.join(root, split)}: has no class folders{other}; it must hold a folder of "
+            "files for each class, or --config.data.train_split and --config.data.eval_split must "
+            "name other folders",
             exit_code=1,
         )
-    listed = {folder.name: _list_classes(folder) for folder in splits}
-    for name, (classes, _, _) in listed.items():
-        if classes != listed[split][0]:
-            differing = sorted(set(classes) ^ set(listed[split][0]))
-            raise UserError(
-                f"{root}: splits {split!r} and {name!r} have different classes; only one has "
-                f"{', '.join(differing[:5])}"
-                f"{' ...' if len(differing) > 5 else ''}: give both the same class folders",
-                exit_code=1,
-            )
-    return listed[split]
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    raise UserError(
+        f"{root}: has no split {split!r}{nearest(split, top)}; it has {_some(top)}: set "
+        "--config.data.train_split and --config.data.eval_split; if these are the classes, move "
+        "them into a folder named after the split",
+        exit_code=1,
     )
 
 
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def _suffixes() -> str:
-    return ", ".join(SUFFIXES)
+    return ", ".join(all_suffixes())
 
 
-def _list_classes(folder: Path) -> tuple[tuple[str, ...], list[Path], list[int]]:
-    files, labels = [], []
-    classes = _subfolders(folder)
-    for class_folder in classes:
-        if not class_folder.name.isprintable():
+def _list_classes(root: str, split: str = "") -> Split:
+    folder = os.path.join(root, split)
+    classes, found = tuple(subfolders(folder)), Listed()
+    labels: list[int] = []
+    for name in classes:
+        if not name.isprintable():
             raise UserError(
-                f"{folder}: the name of the class folder {class_folder.name!r} is not printable; "
-                "rename it",
+                f"{folder}: the name of the class folder {name!r} is not printable; rename it",
                 exit_code=1,
             )
-    for label, class_folder in enumerate(classes):
-        with os.scandir(class_folder) as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-            )
-        if not names:
+    for label, name in enumerate(classes):
+        listed, place = list_files(os.path.join(folder, name), all_suffixes()), (split, name)
+        if not listed.names:
             raise UserError(
-                f"{class_folder}: has no {_suffixes()} file; add files of the class, or remove "
-                "the folder",
+                f"{os.path.join(folder, name)}: has no {_suffixes()} file; add files of the class, "
+                "or remove the folder",
                 exit_code=1,
             )
-        files += [class_folder / name for name in names]
-        labels += [label] * len(names)
+        found.add(listed, os.path.join(*place))
+        labels += [label] * len(listed.names)
     if len(classes) < 2:
         raise UserError(
-            f"{folder}: has one class folder, {classes[0].name!r}; a network needs at least two "
+            f"{folder}: has one class folder, {''.join(classes)!r}; a network needs at least two "
             "classes",
             exit_code=1,
         )
-    return tuple(folder.name for folder in classes), files, labels
+    outside = [os.path.join(split, name) for name in files_in(folder, all_suffixes())]
+    if outside:
+        found.left_out[OUTSIDE] = outside
+    return Split(classes, found.names, labels, found.notes(root))
 
 
-def other_files(path: str) -> list[str]:
-    """Sorted paths of all files below a folder whose kind is not read; hidden files are skipped."""
-    found = []
-    for place, folders, names in os.walk(os.path.expanduser(path)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(place, name)
-            for name in names
-            if not name.startswith(".") and not name.lower().endswith(SUFFIXES)
-        ]
-    return sorted(found)
-
-
-def _draw_apart(
-    root: Path,
-    files: Sequence[Path],
-    labels: Sequence[int],
-    split: str,
-    test_fraction: float,
-    seed: int,
-) -> tuple[list[Path], list[int]]:
+def _draw_apart(root: str, tree: Split, split: str, test_fraction: float, seed: int) -> Split:
     if split not in ("train", "test"):
         raise UserError(
             f"{root}: is one unsplit tree, split at random into train and test; it has no split "
@@ -247,12 +270,11 @@ def _draw_apart(
         raise UserError(
             f"data.folder.test_fraction is {test_fraction}; it must lie between 0 and 1"
         )
-    in_test = np.zeros(len(files), bool)
-    for label in range(max(labels) + 1):
-        members = np.flatnonzero(np.equal(labels, label))
+    in_test = np.zeros(len(tree.names), bool)
+    for label, name in enumerate(tree.classes):
+        members = np.flatnonzero(np.equal(tree.labels, label))
         # The draw depends only on the class's name and size, so adding a class later does not
         # change the split of the others.
-        name = files[members[0]].parent.name
         order = generator(seed, name).permutation(len(members))
         in_test[members[order[: round(test_fraction * len(members))]]] = True
     chosen = np.flatnonzero(in_test == (split == "test"))
@@ -262,4 +284,6 @@ def _draw_apart(
             "change --config.data.folder.test_fraction",
             exit_code=1,
         )
-    return [files[i] for i in chosen], [labels[i] for i in chosen]
+    return tree._replace(
+        names=[tree.names[i] for i in chosen], labels=[tree.labels[i] for i in chosen]
+    )

@@ -7,7 +7,7 @@ section 3.2.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxconv.layers import Dense
 from jaxconv.layers.conv import convolve
-from jaxconv.models.network import FEATURES
+from jaxconv.models import features
 from jaxconv.models.notation import expand, parse
 from jaxconv.models.text import Text, name_layers
 from jaxconv.program import trace
@@ -75,7 +75,8 @@ def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         with nn.intercept_methods(slide):
-            logits = model.apply(variables, images, train=False)
+            # Nothing is mutable, so the output comes alone.
+            logits = cast(jax.Array, model.apply(variables, images, train=False))
         return (
             logits if logits.ndim == 2 else jnp.mean(logits, axis=tuple(range(1, logits.ndim - 1)))
         )
@@ -106,13 +107,11 @@ def _without_adaptive_pooling(
 ) -> nn.Module:
     if not isinstance(model, Text):
         return model
-    _, noted = jax.eval_shape(
-        functools.partial(model.apply, train=False, mutable=[FEATURES]), variables, images_of(shape)
-    )
+    noted = jax.eval_shape(functools.partial(features, model), variables, images_of(shape))
     kept, before = [], (1, *shape)
     names = [name for name, _ in name_layers(parse(model.text), model.by_stage)]
     for name, layer in zip(names, expand(parse(model.text)), strict=True):
-        after = noted[FEATURES][name].shape if name in noted[FEATURES] else before
+        after = noted[name].shape if name in noted else before
         if layer.kind != "adaptpool" or after != before:
             kept.append(str(layer))
         before = after

@@ -4,7 +4,13 @@ from flax.linen import relu
 
 from jaxconv.layers.conv import Conv, convolve
 from jaxconv.layers.dense import Dense
-from jaxconv.layers.norm import BatchNorm, local_response_norm
+from jaxconv.layers.norm import (
+    BatchNorm,
+    group_count,
+    group_norm,
+    local_response_norm,
+    no_norm,
+)
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
 
 __all__ = [
@@ -15,7 +21,10 @@ __all__ = [
     "adaptive_average_pool",
     "average_pool",
     "convolve",
+    "group_count",
+    "group_norm",
     "local_response_norm",
     "max_pool",
+    "no_norm",
     "relu",
 ]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
-from jaxconv.arithmetic import pad_widths
+from jaxconv.arithmetic import atrous_pad_widths, pad_widths
 from jaxconv.layers import forms
 
 Ints = int | Sequence[int]
@@ -55,7 +55,7 @@ def check_count(layer: str, name: str, value: object) -> None:
         )
 
 
-def pads_of(
+def geometry_of(
     shape: Sequence[int],
     window: Sequence[int],
     stride: Ints,
@@ -63,20 +63,26 @@ def pads_of(
     dilation: Ints,
     rounding: str,
     layer: str,
-) -> tuple[tuple[int, int], ...]:
-    """(before, after) pads of the spatial axes of `shape` [N, *spatial, C]; see `pad_widths`."""
+    atrous: int = 0,
+) -> forms.Geometry:
+    """Strides, (before, after) pads and dilations of the spatial axes of `shape` [N, *spatial, C].
+
+    With `atrous` these are the layer's without its stride; see `atrous_pad_widths`.
+    """
     ndim = len(shape) - 2
-    return tuple(
-        pad_widths(size, f, s, p, d, rounding, layer)
-        for size, f, s, p, d in zip(
-            shape[1:-1],
-            window,
-            per_axis(stride, ndim, "stride"),
-            per_axis(padding, ndim, "padding"),
-            per_axis(dilation, ndim, "dilation"),
-            strict=True,
-        )
+    axes = [
+        per_axis(value, ndim, name)
+        for value, name in ((stride, "stride"), (padding, "padding"), (dilation, "dilation"))
+    ]
+    pads = tuple(
+        atrous_pad_widths(size, f, s, p, d, rounding, atrous, layer)
+        if atrous
+        else pad_widths(size, f, s, p, d, rounding, layer)
+        for size, f, s, p, d in zip(shape[1:-1], window, *axes, strict=True)
     )
+    if atrous:
+        return (1,) * ndim, pads, tuple(d * atrous for d in axes[2])
+    return axes[0], pads, axes[2]
 
 
 def convolve(
@@ -88,6 +94,7 @@ def convolve(
     groups: int = 1,
     rounding: str = "floor",
     layer: str = "",
+    atrous: int = 0,
 ) -> jax.Array:
     """Slide every filter over the volume and take dot products.
 
@@ -99,6 +106,9 @@ def convolve(
       rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more
         zeros after the image.
       layer: name that prefixes error messages.
+      atrous: not 0: for an image in which only every `atrous`-th pixel is one that the filters
+        were made for. They are dilated by it, and the stride is left out: every
+        `stride * atrous`-th value is what the strided layer gives.
 
     Returns:
       [N, *output, K].
@@ -106,18 +116,13 @@ def convolve(
     Raises:
       ValueError: the window does not fit, or `groups` does not divide channels and filters.
     """
-    ndim = x.ndim - 2
     window, (seen, filters) = kernel.shape[:-2], kernel.shape[-2:]
     if x.shape[-1] != seen * groups or filters % groups:
         raise ValueError(
             f"{layer + ': ' if layer else ''}{x.shape[-1]} channels in {groups} groups do not "
             f"match {filters} filters that see {seen} each"
         )
-    geometry = (
-        per_axis(stride, ndim, "stride"),
-        pads_of(x.shape, window, stride, padding, dilation, rounding, layer),
-        per_axis(dilation, ndim, "dilation"),
-    )
+    geometry = geometry_of(x.shape, window, stride, padding, dilation, rounding, layer, atrous)
     plain_form = functools.partial(forms.plain, geometry=geometry, groups=groups)
     form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, geometry, groups)
     if form is None:
@@ -147,7 +152,7 @@ class Conv(nn.Module):
       filters: K.
       filter_size: F, one int for all spatial axes or one for each; the input determines the
         number of axes.
-      stride, padding, dilation, groups, rounding: see `convolve`.
+      stride, padding, dilation, groups, rounding, atrous: see `convolve`.
       use_bias: whether each filter has a bias.
       dtype: the compute type.
     """
@@ -163,6 +168,7 @@ class Conv(nn.Module):
     dtype: Any = None
     kernel_init: Callable = he_normal
     bias_init: Callable = nn.initializers.zeros_init()
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -182,7 +188,6 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolve(
-            x, kernel, self.stride, self.padding, self.dilation, self.groups, self.rounding, layer
-        )
+        sizes = (self.stride, self.padding, self.dilation, self.groups)
+        x = convolve(x, kernel, *sizes, self.rounding, layer, self.atrous)
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,5 +1,8 @@
 """Normalisation: BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) and AlexNet's LRN."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,6 +78,30 @@ class BatchNorm(nn.BatchNorm):
                 (1,) * (y.ndim - 1) + features
             )
         return y.reshape(x.shape).astype(self.dtype or x.dtype)
+
+
+def group_count(channels: int, most: int = 32) -> int:
+    """How many groups `GroupNorm` makes of so many channels.
+
+    As many as possible up to `most` that divide them and leave two channels each: of single
+    channels, a map of one position would become zero.
+    """
+    fitting = (n for n in range(1, most + 1) if channels % n == 0 and channels >= 2 * n)
+    return max(fitting, default=1)
+
+
+def group_norm(name: str | None = None, **settings: Any) -> Callable[[jax.Array], jax.Array]:
+    """Group normalisation (Wu and He 2018, arXiv:1803.08494) of [N, ..., C], in `group_count`
+    groups; to be called inside a module's compact method.
+
+    `settings` are those of Linen's `GroupNorm`; its parameters `scale` and `bias` are [C].
+    """
+    return lambda x: nn.GroupNorm(group_count(x.shape[-1]), name=name, **settings)(x)
+
+
+def no_norm(name: str | None = None) -> Callable[[jax.Array], jax.Array]:
+    """The identity, where a network takes a norm."""
+    return lambda x: x
 
 
 def local_response_norm(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.layers import forms
-from jaxconv.layers.conv import Ints, pads_of, per_axis
+from jaxconv.layers.conv import Ints, geometry_of, per_axis
 
 
 def max_pool(
@@ -30,11 +30,12 @@ def max_pool(
     padding: Ints = 0,
     rounding: str = "floor",
     layer: str = "",
+    atrous: int = 0,
 ) -> jax.Array:
     """The maximum of each window: [N, *spatial, C] -> [N, *output, C].
 
     Padding never wins: it counts as minus infinity. `rounding` is `floor`, `exact` or `ceil`, see
-    `arithmetic.output_size`.
+    `arithmetic.output_size`; for `atrous` see `convolve`.
 
     Raises:
       ValueError: the window does not fit; `layer` prefixes the message.
@@ -43,7 +44,7 @@ def max_pool(
         -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype
     )
     return functools.reduce(
-        jnp.maximum, _views(x, lowest, window, stride, padding, rounding, layer)
+        jnp.maximum, _views(x, lowest, window, stride, padding, rounding, layer, atrous)
     )
 
 
@@ -55,32 +56,33 @@ def average_pool(
     rounding: str = "floor",
     layer: str = "",
     count_padding: bool = True,
+    atrous: int = 0,
 ) -> jax.Array:
     """The mean of each window: [N, *spatial, C] -> [N, *output, C].
 
     Args:
       count_padding: whether `padding`'s zeros count in the mean, as in PyTorch and Caffe. The
         pixels that `ceil` adds never count.
+      atrous: see `convolve`.
 
     Raises:
       ValueError: the window does not fit; `layer` prefixes the message.
     """
-    ndim = x.ndim - 2
-    if per_axis(window, ndim, "window") == x.shape[1:-1] and not any(
-        per_axis(padding, ndim, "padding")
-    ):
+    ndim, zero = x.ndim - 2, jnp.zeros((), x.dtype)
+    whole = per_axis(window, ndim, "window") == x.shape[1:-1]
+    if whole and not any(per_axis(padding, ndim, "padding")) and not atrous:
         return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
     total = functools.reduce(
-        jnp.add, _views(x, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer)
+        jnp.add, _views(x, zero, window, stride, padding, rounding, layer, atrous)
     )
     # How many pixels each window holds: the same sum over an image of ones.
     counted = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
     if count_padding:
-        sides = [(p, p) for p in per_axis(padding, ndim, "padding")]
+        sides = [(p * (atrous or 1),) * 2 for p in per_axis(padding, ndim, "padding")]
         counted = jnp.pad(counted, [(0, 0), *sides, (0, 0)], constant_values=1)
         padding = 0
     held = functools.reduce(
-        jnp.add, _views(counted, jnp.zeros((), x.dtype), window, stride, padding, rounding, layer)
+        jnp.add, _views(counted, zero, window, stride, padding, rounding, layer, atrous)
     )
     # `ceil` can drop a window that starts in the right padding; the padded image of ones keeps it.
     return total / lax.slice(held, (0,) * x.ndim, (1, *total.shape[1:-1], 1))
@@ -114,18 +116,19 @@ def _views(
     padding: Ints,
     rounding: str,
     layer: str,
+    atrous: int,
 ) -> Sequence[jax.Array]:
     """One view of the padded image for each position inside the window, [N, *output, C] each."""
     ndim = x.ndim - 2
-    window, stride = per_axis(window, ndim, "window"), per_axis(stride, ndim, "stride")
+    window = per_axis(window, ndim, "window")
     for f, p in zip(window, per_axis(padding, ndim, "padding"), strict=True):
         if p >= f:
             raise ValueError(
                 f"{layer + ': ' if layer else ''}with a padding of {p} the first {f}-wide window "
                 "sees no pixel"
             )
-    pads = pads_of(x.shape, window, stride, padding, 1, rounding, layer)
-    return forms.views(x, filler, window, (stride, pads, (1,) * ndim))
+    geometry = geometry_of(x.shape, window, stride, padding, 1, rounding, layer, atrous)
+    return forms.views(x, filler, window, geometry)
 
 
 class Pool(nn.Module):
@@ -133,7 +136,7 @@ class Pool(nn.Module):
 
     Attributes:
       kind: `max`, `average` or `global` (the mean over all positions, [N, C]).
-      window, stride, padding, rounding: see `max_pool`; `global` uses none of them.
+      window, stride, padding, rounding, atrous: see `max_pool`; `global` uses none of them.
     """
 
     kind: str = "max"
@@ -141,6 +144,7 @@ class Pool(nn.Module):
     stride: Ints = 2
     padding: Ints = 0
     rounding: str = "floor"
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -153,4 +157,5 @@ class Pool(nn.Module):
                 f"{'/'.join(self.path)}: pooling is {self.kind!r}; it must be max, average or "
                 "global"
             )
-        return pool(x, self.window, self.stride, self.padding, self.rounding, "/".join(self.path))
+        sizes, layer = (self.window, self.stride, self.padding), "/".join(self.path)
+        return pool(x, *sizes, self.rounding, layer, atrous=self.atrous)

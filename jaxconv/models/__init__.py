@@ -4,15 +4,18 @@ model = create_model("resnet50", num_classes=10)
 variables = model.init(key, images, train=False)
 logits = model.apply(variables, images, train=False)
 maps = features(model, variables, images)          # {"conv1": ..., "pool1": ...}
+maps = model.apply(variables, images, train=False, features=("conv3", "conv5"))
 """
 
 import dataclasses
 import fnmatch
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.errors import nearest
 from jaxconv.models import (
@@ -26,10 +29,12 @@ from jaxconv.models import (
     resnet,
     text,
 )
-from jaxconv.models.network import FEATURES, Network
-from jaxconv.models.registry import Entry
+from jaxconv.models.bridge import linen, unwrapped
+from jaxconv.models.network import Network
+from jaxconv.models.registry import REQUIRED, Entry
+from jaxconv.models.requested import EVERY
 from jaxconv.models.text import from_text
-from jaxconv.own import is_own, own
+from jaxconv.own import check_takes, is_own, own
 
 MODELS: dict[str, Entry] = {
     name: entry
@@ -57,7 +62,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_arguments(name: str) -> dict[str, Any]:
-    """The network's own arguments and their defaults.
+    """The network's own arguments and their defaults; `registry.REQUIRED` where there is none.
 
     Raises:
       ValueError: the network is unknown; the message names the nearest.
@@ -90,15 +95,16 @@ def create_model(
       **overrides: the network's own arguments, see `model_arguments`.
 
     Raises:
-      ValueError: the network or an argument is unknown; the message names the nearest.
+      ValueError: the network or an argument is unknown (the message names the nearest), or its
+        norm or output stride cannot be that.
     """
-    known = model_arguments(name)
+    known, entry = model_arguments(name), _lookup(name)
     for key in overrides:
-        if key not in known:
+        if key not in known and not _takes_any(entry.module):
             raise ValueError(
-                f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}"
+                f"{name} has no argument {key!r}{nearest(key, known)}; it has "
+                f"{', '.join(known) or 'none'}"
             )
-    entry = _lookup(name)
     fields = {
         "num_classes": num_classes,
         "dtype": jnp.dtype(dtype),
@@ -112,16 +118,37 @@ def create_model(
             for key, value in fields.items()
             if key in ("num_classes", "dtype") or key in _fields(entry.module)
         }
-    if entry.module is text.Text:
-        return from_text(**{**entry.arguments, **overrides, **fields})
-    return entry.module(**{**entry.arguments, **overrides, **fields})
+        required = [key for key, default in known.items() if default is REQUIRED]
+        given = dict.fromkeys(required) | overrides | fields
+        check_takes(entry.module, name, "config.model.name", **given)
+    for key, default in known.items():
+        if default is REQUIRED and key not in overrides:
+            raise ValueError(
+                f"{name} needs the argument {key!r}, which has no default; in a config, set "
+                f"config.model.kwargs.{key}"
+            )
+    make = from_text if entry.module is text.Text else entry.module
+    model = make(**{**entry.arguments, **overrides, **fields})
+    if isinstance(model, Network):
+        model.check()
+    # Any other Linen module is a custom network, which has what it has.
+    return cast(Network, model)
 
 
 def _fields(make: Any) -> dict[str, Any]:
     """Parameters and defaults of a module's class, or of a function that builds a module."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
-        name: parameter.default for name, parameter in inspect.signature(make).parameters.items()
+        name: REQUIRED if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind in named
     }
+
+
+def _takes_any(make: Any) -> bool:
+    """Whether a function that builds a module takes arguments of any name, as **kwargs."""
+    kinds = [parameter.kind for parameter in inspect.signature(make).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _lookup(name: str) -> Entry:
@@ -182,16 +209,31 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-    """Shapes and dtypes of a module's variables for inputs [N, *spatial, C], without allocation."""
-    images = jax.ShapeDtypeStruct(input_shape, dtype)
+    """Shapes and dtypes of a Linen module's variables for inputs [N, *spatial, C].
+
+    Nothing is allocated.
+    """
+    model, images = unwrapped(model), jax.ShapeDtypeStruct(input_shape, dtype)
     return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
 
 
-def features(model: Network, variables: Any, x: jax.Array) -> dict[str, jax.Array]:
+def features(
+    model: Network, variables: Any, x: jax.Array | np.ndarray, names: str | Sequence[str] = EVERY
+) -> dict[str, jax.Array]:
     """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 
-    Names are those of the paper. Under `jax.jit` the dict is sorted by name, as JAX sorts every
-    dict.
+    They have the paper's names. With `names`, only these, in their order: see
+    `Network.__call__`. Under `jax.jit` the dict comes back sorted by name, as JAX sorts every dict.
+
+    Raises:
+      TypeError: the module does not take `features`.
+      ValueError: there is no such feature map; the message names the nearest.
     """
-    _, state = model.apply(variables, x, train=False, mutable=[FEATURES])
-    return dict(state[FEATURES])
+    if "features" not in inspect.signature(type(linen(model)).__call__).parameters:
+        raise TypeError(
+            f"{type(model).__name__} does not take `features`, as jaxconv's networks do; the "
+            "outputs of any Linen module's layers are "
+            "jaxconv.inspect.inside.activations(module, variables, x)"
+        )
+    # Nothing is mutable, so the maps come alone.
+    return cast(dict[str, jax.Array], model.apply(variables, x, train=False, features=names))

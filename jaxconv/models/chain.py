@@ -9,6 +9,7 @@ The lecture's hyperparameters are the fields: number and size of features; windo
 pooling; number of neurons.
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ import jax
 from jaxconv.arithmetic import same_padding
 from jaxconv.layers import Dense, Pool, relu
 from jaxconv.layers.conv import check_count
-from jaxconv.models.network import Network
+from jaxconv.models.network import Network, every_nth
 from jaxconv.models.registry import Entry
 
 
@@ -54,21 +55,32 @@ class Chain(Network):
     dropout: float = 0.0
     rounding: str = "floor"
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of every convolution and pooling in order; all may change."""
+        check_count("", "convs", self.convs)
+        stage = (self.stride,) * self.convs + (self.pool_stride,) * (self.pool != "none")
+        return stage * len(self.filters), 0
+
+    def normless(self) -> str:
+        """It has norms with `batch_norm` alone."""
+        return "" if self.batch_norm else "batch_norm is False, so there are no norms"
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, *spatial, C], such as images, -> logits [N, num_classes], float32."""
         if self.pool not in ("max", "average", "none"):
             raise ValueError(f"pool is {self.pool!r}; it must be max, average or none")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
-        check_count("", "convs", self.convs)
         padding = same_padding(self.filter_size) if self.padding == -1 else self.padding
-        conv, norm = self.tools(train)
+        (conv, norm), spacings = self.tools(train), iter(self.spacings())
+        strides, _ = self.strides()
         for m, filters in enumerate(self.filters, 1):
             for n in range(1, self.convs + 1):
                 settings = {
                     "rounding": self.rounding,
-                    "use_bias": not self.batch_norm,
+                    "use_bias": not self.batch_norm or self.norm == "none",
+                    "atrous": next(spacings),
                     "name": f"conv{m}_{n}",
                 }
                 x = self.note(
@@ -79,12 +91,12 @@ class Chain(Network):
                     x = norm(name=f"norm{m}_{n}")(x)
                 x = relu(x)
             if self.pool != "none":
-                pool = Pool(
-                    self.pool, self.pool_window, self.pool_stride, 0, self.rounding, name=f"pool{m}"
-                )
-                x = self.note(f"pool{m}", pool(x))
+                sizes, name = (self.pool_window, self.pool_stride, 0), f"pool{m}"
+                pool = Pool(self.pool, *sizes, self.rounding, next(spacings), name=name)
+                x = self.note(name, pool(x))
         if self.global_pool:
             x = self.note("global_pool", Pool("global", name="global_pool")(x))
+        x = every_nth(x, math.prod(strides) // self.output_stride if self.output_stride else 1)
         for k, neurons in enumerate(self.neurons, 1):
             x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout{k}")(x)
             x = self.note(f"fc{k}", relu(Dense(neurons, dtype=self.dtype, name=f"fc{k}")(x)))

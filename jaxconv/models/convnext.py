@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv
-from jaxconv.models.network import Network, global_mean, stochastic_depth
+from jaxconv.models.network import Network, Norm, global_mean, stochastic_depth
 from jaxconv.models.registry import Entry
 
 gelu = functools.partial(nn.gelu, approximate=False)
@@ -35,13 +35,16 @@ class Block(nn.Module):
     drop: float
     train: bool
     dtype: Any
+    norm: Norm
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> the same."""
         filters = x.shape[-1]
-        y = Conv(filters, 7, padding=3, groups=filters, dtype=self.dtype, name="depthwise")(x)
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
+        settings = {"groups": filters, "dtype": self.dtype, "atrous": self.atrous}
+        y = Conv(filters, 7, padding=3, **settings, name="depthwise")(x)
+        y = self.norm(name="norm")(y)
         y = gelu(Conv(4 * filters, 1, dtype=self.dtype, name="expand")(y))
         y = Conv(filters, 1, dtype=self.dtype, name="project")(y)
         scale = self.param("scale", nn.initializers.constant(1e-6), (filters,), jnp.float32)
@@ -55,26 +58,35 @@ class ConvNeXt(Network):
     Attributes:
       blocks, widths: of each stage.
       drop_path: probability of dropping the last block in training; it grows from 0 at the first.
+      norm: the paper's is `layer`.
     """
 
     blocks: Sequence[int] = (3, 3, 9, 3)
     widths: Sequence[int] = (96, 192, 384, 768)
     drop_path: float = 0.1
+    norm: str = "layer"
+
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stays, and each stage's."""
+        return (4, 1, *(2,) * (len(self.blocks) - 1)), 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+        (_, norm), spacings = self.tools(train, epsilon=1e-6), self.spacings()
         x = norm(name="stem_norm")(Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem")(x))
         x = self.note("stem", x)
         done = 0
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
             if stage > 2:
                 x = norm(name=f"downsample{stage}_norm")(x)
-                x = Conv(width, 2, 2, dtype=self.dtype, name=f"downsample{stage}")(x)
+                settings = {"dtype": self.dtype, "atrous": spacings[stage - 1]}
+                x = Conv(width, 2, 2, **settings, name=f"downsample{stage}")(x)
             for n in range(blocks):
                 drop = self.drop_path * done / max(1, sum(self.blocks) - 1)
-                x = Block(drop, train, self.dtype, name=f"res{stage}_{n + 1}")(x)
+                atrous = spacings[stage - 1] * (2 if stage > 2 else 1)
+                settings = {"dtype": self.dtype, "norm": norm, "atrous": atrous}
+                x = Block(drop, train, **settings, name=f"res{stage}_{n + 1}")(x)
                 done += 1
             x = self.note(f"res{stage}", x)
         x = self.note("pool", global_mean(x))

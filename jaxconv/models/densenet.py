@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, average_pool, max_pool, relu
-from jaxconv.models.network import ConvNorm, Network, global_mean
+from jaxconv.models.network import ConvNorm, Network, Norm, global_mean
 from jaxconv.models.registry import Entry
 
 
@@ -29,13 +29,15 @@ class DenseLayer(nn.Module):
 
     growth: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H, W, C + growth]."""
         y = self.conv(4 * self.growth, 1, name="conv1")(relu(self.norm(name="norm1")(x)))
-        y = self.conv(self.growth, 3, padding=1, name="conv2")(relu(self.norm(name="norm2")(y)))
+        y = relu(self.norm(name="norm2")(y))
+        y = self.conv(self.growth, 3, padding=1, atrous=self.atrous, name="conv2")(y)
         return jnp.concatenate([x, y], axis=-1)
 
 
@@ -52,25 +54,35 @@ class DenseNet(Network):
     growth: int = 32
     width: int = 64
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1 and pool1, which stay, and of the transitions."""
+        return (2, 2, *(2,) * (len(self.layers) - 1)), 2
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note(
             "conv1", ConvNorm(self.width, conv, norm, filter_size=7, stride=2, name="conv1")(x)
         )
         x = self.note("pool1", max_pool(x, 3, 2, 1, layer="pool1"))
+        spacings = (0, *self.spacings()[2:])
         for block, layers in enumerate(self.layers, 1):
             for n in range(layers):
-                x = DenseLayer(self.growth, conv, norm, name=f"block{block}_{n + 1}")(x)
+                x = DenseLayer(
+                    self.growth,
+                    conv,
+                    norm,
+                    2 * spacings[block - 1],
+                    name=f"block{block}_{n + 1}",
+                )(x)
             x = self.note(f"block{block}", x)
             if block < len(self.layers):
                 x = conv(x.shape[-1] // 2, 1, name=f"transition{block}")(
                     relu(norm(name=f"transition{block}_norm")(x))
                 )
-                x = self.note(
-                    f"transition{block}", average_pool(x, 2, 2, layer=f"transition{block}")
-                )
+                settings = {"layer": f"transition{block}", "atrous": spacings[block]}
+                x = self.note(f"transition{block}", average_pool(x, 2, 2, **settings))
         x = self.note("norm", relu(norm(name="norm")(x)))
         return self.head(self.note("pool", global_mean(x)))
 

@@ -57,8 +57,12 @@ class EfficientNet(Network):
     epsilon: float = 1e-5
     momentum: float = 0.9
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of the first convolution, which stays, and of each stage."""
+        return (2, *(stride for _, _, stride, _, _ in self.stages)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools = {"conv": conv, "norm": norm, "act": nn.silu}
@@ -66,7 +70,7 @@ class EfficientNet(Network):
             "stage1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="stage1")(x)
         )
         counts = [math.ceil(units * self.depth) for *_, units in self.stages]
-        done = 0
+        spacings, done = self.spacings(), 0
         for stage, ((expansion, size, stride, filters, _), units) in enumerate(
             zip(self.stages, counts, strict=True), 2
         ):
@@ -82,6 +86,7 @@ class EfficientNet(Network):
                     se_act=nn.silu,
                     drop=self.drop_path * done / sum(counts),
                     train=train,
+                    atrous=spacings[stage - 1] * (stride if n else 1),
                     name=f"stage{stage}_{n + 1}",
                 )(x)
                 done += 1

@@ -40,7 +40,7 @@ from jaxconv.layers import (
     max_pool,
     relu,
 )
-from jaxconv.models.network import AUXILIARY, ConvNorm, Network, global_mean
+from jaxconv.models.network import AUXILIARY, ConvNorm, Network, every_nth, global_mean
 from jaxconv.models.registry import Entry
 
 # #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj
@@ -67,6 +67,7 @@ class Inception(nn.Module):
     sizes: tuple[int, ...]
     large: int
     conv: Callable[..., nn.Module]
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,13 +76,13 @@ class Inception(nn.Module):
         return jnp.concatenate(
             [
                 self.conv(one, 1, name="conv1x1")(x),
-                self.conv(three, 3, name="conv3x3")(
+                self.conv(three, 3, atrous=self.atrous, name="conv3x3")(
                     self.conv(three_reduce, 1, name="reduce3x3")(x)
                 ),
-                self.conv(five, self.large, name="conv5x5")(
+                self.conv(five, self.large, atrous=self.atrous, name="conv5x5")(
                     self.conv(five_reduce, 1, name="reduce5x5")(x)
                 ),
-                self.conv(pool, 1, name="pool_proj")(max_pool(x, 3, 1, 1)),
+                self.conv(pool, 1, name="pool_proj")(max_pool(x, 3, 1, 1, atrous=self.atrous)),
             ],
             axis=-1,
         )
@@ -94,16 +95,14 @@ class ConvRelu(nn.Module):
     filter_size: int
     stride: int = 1
     dtype: jnp.dtype = jnp.float32
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         padding = (self.filter_size - 1) // 2
-        return relu(
-            Conv(
-                self.filters, self.filter_size, self.stride, padding, dtype=self.dtype, name="conv"
-            )(x)
-        )
+        settings = {"dtype": self.dtype, "atrous": self.atrous, "name": "conv"}
+        return relu(Conv(self.filters, self.filter_size, self.stride, padding, **settings)(x))
 
 
 class GoogLeNet(Network):
@@ -120,8 +119,16 @@ class GoogLeNet(Network):
     auxiliary: bool = True
     modules: str = " ".join(INCEPTIONS)
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1 and pool1, which stay, and of pool2, pool3 and pool4."""
+        return (2, 2, 2, 2, 2), 2
+
+    def normless(self) -> str:
+        """The paper's network has none."""
+        return "" if self.torchvision else "GoogLeNet has norms only with torchvision=True"
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv = self._convolution(train)
 
@@ -132,26 +139,26 @@ class GoogLeNet(Network):
         x = lrn("norm1", self.note("pool1", max_pool(x, 3, 2, rounding="ceil", layer="pool1")))
         x = conv(64, 1, name="conv2_reduce")(x)
         x = lrn("norm2", self.note("conv2", conv(192, 3, name="conv2")(x)))
-        x = self.note("pool2", max_pool(x, 3, 2, rounding="ceil", layer="pool2"))
+        pools = dict(zip(("3a", "4a", "5a"), self.spacings()[2:], strict=True))
         for name, sizes in INCEPTIONS.items():
-            if name == "4a":
-                x = self.note("pool3", max_pool(x, 3, 2, rounding="ceil", layer="pool3"))
-            if name == "5a":
-                x = self.note(
-                    "pool4",
-                    max_pool(x, 2 if self.torchvision else 3, 2, rounding="ceil", layer="pool4"),
-                )
+            if name in pools:
+                pool, atrous = f"pool{int(name[0]) - 1}", pools[name]
+                window = 2 if self.torchvision and name == "5a" else 3
+                settings = {"rounding": "ceil", "layer": pool, "atrous": atrous}
+                x = self.note(pool, max_pool(x, window, 2, **settings))
             if name not in self.modules.split():
                 continue
-            x = Inception(sizes, 3 if self.torchvision else 5, conv, name=f"inception{name}")(x)
+            large = 3 if self.torchvision else 5
+            x = Inception(sizes, large, conv, 2 * atrous, name=f"inception{name}")(x)
             x = self.note(f"inception{name}", x)
             if (
                 name in ("4a", "4d")
                 and self.auxiliary
-                and self.num_classes
+                and self.classifies()
                 and (train or self.is_initializing())
             ):
-                self._auxiliary("aux1" if name == "4a" else "aux2", x, conv, train)
+                seen = every_nth(x, 2 * atrous)
+                self._auxiliary("aux1" if name == "4a" else "aux2", seen, conv, train)
         x = self.note("pool", global_mean(x))
         return self.head(
             nn.Dropout(0.2 if self.torchvision else 0.4, deterministic=not train, name="dropout")(x)

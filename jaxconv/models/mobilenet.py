@@ -29,6 +29,7 @@ from jaxconv.layers import Conv, Dense, relu
 from jaxconv.models.network import (
     ConvNorm,
     Network,
+    Norm,
     SqueezeExcite,
     global_mean,
     round_channels,
@@ -46,10 +47,14 @@ class MobileNetV1(Network):
 
     width: float = 1.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each depthwise convolution."""
+        return (2, *(stride for _, stride in V1)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train)
+        (conv, norm), spacings = self.tools(train), self.spacings()
         x = self.note(
             "conv1",
             ConvNorm(round_channels(32 * self.width), conv, norm, stride=2, name="conv1")(x),
@@ -60,6 +65,7 @@ class MobileNetV1(Network):
                 conv,
                 norm,
                 stride=stride,
+                atrous=spacings[n - 1],
                 groups=x.shape[-1],
                 name=f"conv{n}_depthwise",
             )(x)
@@ -92,13 +98,14 @@ class InvertedResidual(nn.Module):
     filter_size: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     act: Callable[[jax.Array], jax.Array]
+    train: bool
     squeezed: int = 0
     gate: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
     se_act: Callable[[jax.Array], jax.Array] = relu
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -110,6 +117,7 @@ class InvertedResidual(nn.Module):
         settings = {
             "filter_size": self.filter_size,
             "stride": self.stride,
+            "atrous": self.atrous,
             "groups": self.expanded,
             "act": self.act,
         }
@@ -132,10 +140,14 @@ class MobileNetV2(Network):
 
     width: float = 1.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each stage."""
+        return (2, *(stride for *_, stride in V2)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train)
+        (conv, norm), spacings = self.tools(train), self.spacings()
         tools = {"conv": conv, "norm": norm, "act": nn.relu6}
         x = self.note(
             "conv1", ConvNorm(round_channels(32 * self.width), **tools, stride=2, name="conv1")(x)
@@ -148,7 +160,13 @@ class MobileNetV2(Network):
                     3,
                     stride if n == 0 else 1,
                 )
-                x = InvertedResidual(*arguments, **tools, name=f"block{stage}_{n + 1}")(x)
+                x = InvertedResidual(
+                    *arguments,
+                    **tools,
+                    train=train,
+                    atrous=spacings[stage - 1] * (stride if n else 1),
+                    name=f"block{stage}_{n + 1}",
+                )(x)
             x = self.note(f"block{stage}", x)
         x = self.note(
             "conv2",
@@ -185,17 +203,27 @@ class MobileNetV3(Network):
     rows: Sequence[Row] = ()
     hidden: int = 1280
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of conv1, which stays, and of each unit."""
+        return (2, *(row.stride for row in self.rows)), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
-        tools = {"conv": conv, "norm": norm}
+        tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):
             arguments = (row.filters, row.expanded, row.filter_size, row.stride)
             squeezed = round_channels(row.expanded // 4) if row.squeeze else 0
             x = InvertedResidual(
-                *arguments, **tools, act=ACTIVATIONS[row.act], squeezed=squeezed, name=f"block{n}"
+                *arguments,
+                **tools,
+                act=ACTIVATIONS[row.act],
+                train=train,
+                squeezed=squeezed,
+                atrous=spacings[n],
+                name=f"block{n}",
             )(x)
             x = self.note(f"block{n}", x)
         x = self.note(

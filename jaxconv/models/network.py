@@ -1,7 +1,9 @@
 """What all networks share: the fields of `create_model`, named feature maps, common layers."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,25 +11,48 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxconv.layers import BatchNorm, Conv, Dense, relu
+from jaxconv.arithmetic import atrous_spacings
+from jaxconv.errors import nearest
+from jaxconv.layers import BatchNorm, Conv, Dense, group_norm, no_norm, relu
+from jaxconv.models import requested
 
 # The version of the public parameter paths: increase it whenever a path of any network changes (see
 # train/initial.py).
 LAYOUT = 1
-FEATURES, AUXILIARY = "features", "auxiliary"
+AUXILIARY = "auxiliary"
+# Makes a norm for maps [N, ..., C], such as a Linen module; takes its `name`.
+Norm = Callable[..., Callable[[jax.Array], jax.Array]]
+NORMS = ("batch", "group", "layer", "none")
+
+# No default: `inspect` and editors show `train` as required, and the message can say what to write.
+_REQUIRED: Any = inspect.Parameter.empty
+_TRAIN_MISSING = (
+    "{0} was called without `train`. To train, write net.apply(variables, images, train=True, "
+    'mutable=["batch_stats"], rngs={{"dropout": key}}); to predict, net.apply(variables, images, '
+    "train=False); to initialise, net.init(key, images, train=False)"
+)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, and lists in them, as tuples; anything else as it is."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class Network(nn.Module):
-    """Base of the networks.
+    """Base class of the networks; a subclass has `forward(x, train)`, a compact method.
 
     Attributes:
       num_classes: logits to return; 0 returns the input of the last layer, the features.
       dtype: the compute type; parameters, running statistics and logits are float32.
       axis_name: under `pmap`, the axis over which BatchNorm takes its statistics.
-      norm_groups: number of consecutive parts of the batch that BatchNorm normalises separately,
-        see `layers.BatchNorm`.
-      frozen_norm: BatchNorm uses its running statistics in training too, and gradients flow through
-        it (a frozen backbone).
+      norm_groups: consecutive parts of the batch that BatchNorm normalises separately, see
+        `layers.BatchNorm`.
+      frozen_norm: BatchNorm uses its running statistics in training too, and gradients flow
+        through it (a frozen backbone).
+      norm: one of `NORMS`, see `tools`.
+      output_stride: pixels between neighbouring values of the last feature maps: later strides
+        become dilations of the same filters (DeepLab, Chen et al. 2017, arXiv:1706.05587). 0 keeps
+        the network's own.
     """
 
     num_classes: int
@@ -35,34 +60,130 @@ class Network(nn.Module):
     axis_name: str | None = None
     norm_groups: int = 1
     frozen_norm: bool = False
+    norm: str = "batch"
+    output_stride: int = 0
+
+    def __post_init__(self) -> None:
+        # A module with a list is not hashable, so it cannot be a static argument of `jax.jit`.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        super().__post_init__()
+
+    def __call__(
+        self, x: jax.Array, train: bool = _REQUIRED, features: str | Sequence[str] | None = None
+    ) -> Any:
+        """[N, *spatial, C], such as images, -> logits [N, num_classes], float32.
+
+        Args:
+          train: required. True normalises with the batch's statistics and updates the running
+            ones (apply with `mutable=["batch_stats"]`), and drops values (`rngs={"dropout": key}`).
+          features: names of feature maps. Then {name: map} is returned, in this order; layers
+            after the last of them are not run, and have no parameters if this call initialises
+            them. `"logits"` among the names asks for the logits too; `"*"`, for all maps.
+
+        Raises:
+          TypeError: `train` is not given.
+          ValueError: there is no such feature map; the message names the nearest.
+        """
+        if train is _REQUIRED or train is None:
+            raise TypeError(_TRAIN_MISSING.format(type(self).__name__))
+        self.check()
+        request = None if features is None else requested.Request(features)
+        with requested.asking(request):
+            try:
+                output = self.forward(x, train)
+            except requested.Complete as complete:
+                if request is None or complete.request is not request:
+                    raise
+                return request.answer()
+        return output if request is None else request.answer_with(output, type(self).__name__)
+
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
+        """[N, *spatial, C] -> logits [N, num_classes], float32."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(x, train)")
+
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Strides of its layers or stages, and how many leading ones `output_stride` cannot change.
+
+        Raises:
+          ValueError: it has no `output_stride` to choose.
+        """
+        if self.output_stride:
+            raise ValueError(f"{type(self).__name__} has no output_stride but its own")
+        return (), 0
+
+    def spacings(self) -> tuple[int, ...]:
+        """`atrous` of each layer or stage of `strides`; see `arithmetic.atrous_spacings`."""
+        strides, fixed = self.strides()
+        return atrous_spacings(strides, self.output_stride, fixed, type(self).__name__)
+
+    def normless(self) -> str:
+        """Why it has no norm for `norm` to choose; empty if it has one."""
+        return ""
+
+    def check(self) -> None:
+        """Raise ValueError for settings that are impossible or would do nothing."""
+        if self.norm not in NORMS:
+            raise ValueError(
+                f"norm is {self.norm!r}{nearest(self.norm, NORMS)}; it must be one of "
+                f"{', '.join(NORMS)}"
+            )
+        why = self.normless()
+        settings = {"norm": type(self).norm} if why else {}
+        if why or self.norm != "batch":
+            settings |= {"frozen_norm": False, "norm_groups": 1}
+            why = why or f"norm is {self.norm!r}"
+        for name, default in settings.items():
+            if (value := getattr(self, name)) != default:
+                raise ValueError(f"{name} is {value!r}, which would do nothing: {why}")
+        self.spacings()
 
     def tools(
-        self, train: bool, **norm: Any
-    ) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
-        """Constructors of bias-free convolution and of BatchNorm, for this network and mode."""
-        settings = {
-            "use_running_average": not train or self.frozen_norm,
-            "axis_name": self.axis_name,
-            "groups": self.norm_groups,
-        }
-        settings |= {"dtype": self.dtype}
-        return functools.partial(Conv, use_bias=False, dtype=self.dtype), functools.partial(
-            BatchNorm, **settings, **norm
+        self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
+    ) -> tuple[Callable[..., Conv], Norm]:
+        """Convolution and norm, configured for this network and mode.
+
+        The norm is BatchNorm; `group`: GroupNorm in up to 32 groups, see `layers.group_count`;
+        `layer`: LayerNorm over the channels of each position; `none`. Convolutions have a bias
+        only with `none`.
+        """
+        settings = {"epsilon": epsilon, "dtype": self.dtype}
+        batch_norm = functools.partial(
+            BatchNorm,
+            use_running_average=not train or self.frozen_norm,
+            momentum=momentum,
+            axis_name=self.axis_name,
+            groups=self.norm_groups,
+            **settings,
         )
+        norms = {
+            "batch": batch_norm,
+            "group": functools.partial(group_norm, **settings),
+            "layer": functools.partial(nn.LayerNorm, **settings),
+            "none": no_norm,
+        }
+        conv = functools.partial(Conv, use_bias=self.norm == "none", dtype=self.dtype)
+        return conv, norms[self.norm]
 
     def note(self, name: str, x: jax.Array) -> jax.Array:
-        """Name a feature map and return it.
+        """Return the feature map `x` under a name.
 
-        `jaxconv.features`, `jaxconv.summarize` and rematerialisation use the name.
+        The name is for `features` of `__call__`, `jaxconv.summarize` and rematerialisation.
         """
         x = checkpoint_name(x, name)
-        self.keep(FEATURES, name, x)
+        if request := requested.current():
+            request.meet(name, x)
         return x
 
-    def keep(self, collection: str, name: str, value: Any) -> None:
-        """Store a value in a collection if the caller of `apply` made it `mutable`.
+    def classifies(self) -> bool:
+        """Whether this call is for the logits, not for feature maps alone."""
+        request = requested.current()
+        return bool(self.num_classes) and (request is None or request.logits)
 
-        Unlike in Linen's `sow`, the name may be that of a layer.
+    def keep(self, collection: str, name: str, value: Any) -> None:
+        """Store a value in a collection, if the caller asks for it with `mutable`.
+
+        Unlike with Linen's `sow`, the name may also be a layer's.
         """
         if self.is_mutable_collection(collection) and not self.is_initializing():
             self.put_variable(collection, name, value)
@@ -88,20 +209,20 @@ class ConvNorm(nn.Module):
 
     filters: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     filter_size: int = 3
     stride: int = 1
     padding: int = -1
     groups: int = 1
     act: Callable[[jax.Array], jax.Array] | None = relu
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, *spatial, C] -> [N, *output, filters]."""
         padding = (self.filter_size - 1) // 2 if self.padding == -1 else self.padding
-        x = self.conv(
-            self.filters, self.filter_size, self.stride, padding, groups=self.groups, name="conv"
-        )(x)
+        settings = {"groups": self.groups, "atrous": self.atrous, "name": "conv"}
+        x = self.conv(self.filters, self.filter_size, self.stride, padding, **settings)(x)
         x = self.norm(name="norm")(x)
         return x if self.act is None else self.act(x)
 
@@ -135,6 +256,14 @@ def stochastic_depth(x: jax.Array, share: float, train: bool) -> jax.Array:
     Huang et al. 2016, arXiv:1603.09382. Call it inside a module.
     """
     return nn.Dropout(share, broadcast_dims=tuple(range(1, x.ndim)), deterministic=not train)(x)
+
+
+def every_nth(x: jax.Array, n: int) -> jax.Array:
+    """Every n-th position of [N, *spatial, C]; 0 and 1 leave it as it is.
+
+    Before a layer that takes all positions at once: those that a map had without `output_stride`.
+    """
+    return x[:, *(slice(None, None, n),) * (x.ndim - 2)] if n > 1 else x
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -8,13 +8,21 @@ multiple of 8; units of the same width form a stage. A unit is 1x1, 3x3 in group
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxconv.layers import Conv, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels
+from jaxconv.models.network import (
+    ConvNorm,
+    Network,
+    Norm,
+    SqueezeExcite,
+    global_mean,
+    round_channels,
+)
 from jaxconv.models.registry import Entry
 
 
@@ -40,21 +48,22 @@ class Unit(nn.Module):
     groups: int
     squeezed: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
-        tools = {"conv": self.conv, "norm": self.norm}
+        tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm}
         y = ConvNorm(self.filters, **tools, filter_size=1, name="conv1")(x)
-        y = ConvNorm(self.filters, **tools, stride=self.stride, groups=self.groups, name="conv2")(y)
+        strided: dict[str, Any] = {"stride": self.stride, "atrous": self.atrous}
+        y = ConvNorm(self.filters, **tools, **strided, groups=self.groups, name="conv2")(y)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.conv, name="se")(y)
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
-            x = ConvNorm(
-                self.filters, **tools, filter_size=1, stride=self.stride, act=None, name="shortcut"
-            )(x)
+            settings: dict[str, Any] = {"filter_size": 1, "act": None, "name": "shortcut"}
+            x = ConvNorm(self.filters, **tools, **strided, **settings)(x)
         return relu(x + y)
 
 
@@ -73,14 +82,21 @@ class RegNet(Network):
     group_width: int = 8
     squeeze: float = 0.0
 
+    def stages(self) -> list[tuple[int, int, int]]:
+        """(width, units, group width) of each stage."""
+        return stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width)
+
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stays, and each stage's."""
+        return (2, *(2,) * len(self.stages())), 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
         x = self.note("stem", ConvNorm(32, conv, norm, stride=2, name="stem")(x))
-        for stage, (width, units, group_width) in enumerate(
-            stages(self.depth, self.w_0, self.w_a, self.w_m, self.group_width), 1
-        ):
+        spacings = self.spacings()
+        for stage, (width, units, group_width) in enumerate(self.stages(), 1):
             for n in range(units):
                 squeezed = round(self.squeeze * x.shape[-1])
                 x = Unit(
@@ -90,6 +106,7 @@ class RegNet(Network):
                     squeezed,
                     conv,
                     norm,
+                    spacings[stage] * (2 if n else 1),
                     name=f"stage{stage}_{n + 1}",
                 )(x)
             x = self.note(f"stage{stage}", x)

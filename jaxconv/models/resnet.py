@@ -19,13 +19,21 @@ SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, max_pool, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, stochastic_depth
+from jaxconv.models.network import (
+    ConvNorm,
+    Network,
+    Norm,
+    SqueezeExcite,
+    global_mean,
+    stochastic_depth,
+)
 from jaxconv.models.registry import Entry
 
 
@@ -40,49 +48,45 @@ class Unit(nn.Module):
       shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new
         feature maps).
       drop: probability of dropping the residual in training, see `network.stochastic_depth`.
+      atrous: of the convolutions up to the stride, see `layers.convolve`; later ones follow.
     """
 
     filters: int
     middle: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     bottleneck: bool
+    train: bool
     groups: int = 1
     first_stride: bool = False
     squeeze: int = 0
     shortcut: str = "projection"
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
-        tools = {"conv": self.conv, "norm": self.norm}
+        tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm}
+        strided: dict[str, Any] = {"stride": self.stride, "atrous": self.atrous}
+        after: dict[str, Any] = {"stride": 1, "atrous": self.atrous * self.stride}
         if self.bottleneck:
-            strides = (self.stride, 1) if self.first_stride else (1, self.stride)
-            y = ConvNorm(self.middle, **tools, filter_size=1, stride=strides[0], name="conv1")(x)
-            y = ConvNorm(self.middle, **tools, stride=strides[1], groups=self.groups, name="conv2")(
-                y
-            )
+            first, second = (strided, after) if self.first_stride else ({}, strided)
+            y = ConvNorm(self.middle, **tools, **first, filter_size=1, name="conv1")(x)
+            y = ConvNorm(self.middle, **tools, **second, groups=self.groups, name="conv2")(y)
             y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         else:
-            y = ConvNorm(self.middle, **tools, stride=self.stride, name="conv1")(x)
-            y = ConvNorm(self.filters, **tools, act=None, name="conv2")(y)
+            y = ConvNorm(self.middle, **tools, **strided, name="conv1")(x)
+            y = ConvNorm(self.filters, **tools, **after, act=None, name="conv2")(y)
         if self.squeeze:
             y = SqueezeExcite(self.filters // self.squeeze, self.conv, name="se")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
             if self.shortcut == "pad":
-                x = _pad_shortcut(x, self.stride, self.filters)
+                x = _pad_shortcut(x, 1 if self.atrous else self.stride, self.filters)
             else:
-                x = ConvNorm(
-                    self.filters,
-                    **tools,
-                    filter_size=1,
-                    stride=self.stride,
-                    act=None,
-                    name="shortcut",
-                )(x)
+                settings: dict[str, Any] = {**strided, "act": None, "name": "shortcut"}
+                x = ConvNorm(self.filters, **tools, filter_size=1, **settings)(x)
         return relu(x + stochastic_depth(y, self.drop, self.train))
 
 
@@ -96,24 +100,27 @@ class PreactivationUnit(nn.Module):
     middle: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     bottleneck: bool
+    train: bool
     drop: float = 0.0
-    train: bool = False
+    atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         y = relu(self.norm(name="norm1")(x))
         if self.stride != 1 or x.shape[-1] != self.filters:
-            x = self.conv(self.filters, 1, self.stride, name="shortcut")(y)
-        sizes = ((self.middle, 1, 1), (self.middle, 3, self.stride), (self.filters, 1, 1))
-        for n, (filters, size, stride) in enumerate(
-            sizes if self.bottleneck else ((self.middle, 3, self.stride), (self.filters, 3, 1)), 1
-        ):
+            x = self.conv(self.filters, 1, self.stride, atrous=self.atrous, name="shortcut")(y)
+        strided, after = (self.stride, self.atrous), (1, self.atrous * self.stride)
+        if self.bottleneck:
+            sizes = ((self.middle, 1, (1, 0)), (self.middle, 3, strided), (self.filters, 1, (1, 0)))
+        else:
+            sizes = ((self.middle, 3, strided), (self.filters, 3, after))
+        for n, (filters, size, (stride, atrous)) in enumerate(sizes, 1):
             if n > 1:
                 y = relu(self.norm(name=f"norm{n}")(y))
-            y = self.conv(filters, size, stride, size // 2, name=f"conv{n}")(y)
+            y = self.conv(filters, size, stride, size // 2, atrous=atrous, name=f"conv{n}")(y)
         return x + stochastic_depth(y, self.drop, self.train)
 
 
@@ -151,11 +158,16 @@ class ResNet(Network):
     shortcut: str = "projection"
     drop_path: float = 0.0
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """The stem's, which stay, and each stage's."""
+        stem, stages = (1,) if self.small_images else (2, 2), (1, *(2,) * (len(self.units) - 1))
+        return (*stem, *stages), len(stem)
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train)
-        tools = {"conv": conv, "norm": norm}
+        tools, spacings = {"conv": conv, "norm": norm}, self.spacings()[-len(self.units) :]
         stem = (3, 1) if self.small_images else (7, 2)
         if self.version == 2:
             x = conv(self.width, *stem, stem[0] // 2, name="conv1")(x)
@@ -173,6 +185,7 @@ class ResNet(Network):
                     "filters": width * (4 if self.bottleneck else 1),
                     "middle": middle,
                     "stride": 2 if stage and n == 0 else 1,
+                    "atrous": spacings[stage] * (2 if stage and n else 1),
                     "bottleneck": self.bottleneck,
                     "drop": self.drop_path * done / max(1, sum(self.units) - 1),
                     "train": train,

@@ -51,7 +51,7 @@ from jaxconv.layers import (
     local_response_norm,
     max_pool,
 )
-from jaxconv.models.network import Network, global_mean
+from jaxconv.models.network import Network, every_nth, global_mean
 from jaxconv.models.notation import Items, Layer, expand, parse
 from jaxconv.models.registry import Entry
 
@@ -63,6 +63,8 @@ ACTIVATIONS = {
     "silu": nn.silu,
 }
 POOLS = {"maxpool": max_pool, "avgpool": average_pool}
+# Layers that take all positions at once.
+_OVERALL = ("globalpool", "adaptpool", "fc")
 
 
 class Text(Network):
@@ -78,16 +80,46 @@ class Text(Network):
     text: str = ""
     by_stage: bool = False
 
+    def strides(self) -> tuple[tuple[int, ...], int]:
+        """Of the convolutions and poolings before all positions are taken at once; all may change.
+
+        Raises:
+          ValueError: with an `output_stride`, a stride differs between the axes.
+        """
+        strides = []
+        for name, layer in name_layers(parse(self.text), self.by_stage):
+            if layer.kind in _OVERALL:
+                break
+            if layer.kind in ("conv", *POOLS):
+                stride = _stride(layer)
+                if len({*stride}) > 1 and self.output_stride:
+                    raise ValueError(
+                        f"output_stride is {self.output_stride}, but the stride of {name} is "
+                        f"{'x'.join(map(str, stride))}; give it one for all axes, /S"
+                    )
+                strides.append(max(stride))
+        return tuple(strides), 0
+
+    def normless(self) -> str:
+        """It has as many norms as the text has `bn`."""
+        kinds = {layer.kind for layer in expand(parse(self.text))}
+        return "" if "bn" in kinds else "the text has no bn"
+
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, *spatial, C] -> logits [N, num_classes], float32."""
+        spacings, removed = iter(self.spacings()), 0
         for name, layer in name_layers(parse(self.text), self.by_stage):
             if layer.kind in ("conv", "fc") and layer.count is None and not self.num_classes:
                 continue
-            x = self.note(name, self._apply(name, layer, x, train))
+            if layer.kind in _OVERALL:
+                x, removed = every_nth(x, removed) if layer.kind != "globalpool" else x, 0
+            atrous = next(spacings, 0) if layer.kind in ("conv", *POOLS) else 0
+            removed = atrous * max(_stride(layer)) if atrous else removed
+            x = self.note(name, self._apply(name, layer, x, train, atrous))
         return x.astype(jnp.float32)
 
-    def _apply(self, name: str, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    def _apply(self, name: str, layer: Layer, x: jax.Array, train: bool, atrous: int) -> jax.Array:
         count = self.num_classes if layer.count is None else layer.count
         window = layer.window[0] if len(layer.window) == 1 else layer.window
         match layer.kind:
@@ -100,33 +132,16 @@ class Text(Network):
                 padding = (
                     padding[0] if isinstance(padding, tuple) and len(padding) == 1 else padding
                 )
-                stride, settings = (
-                    layer.stride or 1,
-                    {"use_bias": layer.bias, "dtype": self.dtype, "name": name},
-                )
-                return Conv(
-                    count,
-                    window,
-                    stride,
-                    padding,
-                    layer.dilation,
-                    layer.groups,
-                    layer.rounding,
-                    **settings,
-                )(x)
+                sizes = (window, layer.stride or 1, padding, layer.dilation, layer.groups)
+                settings = {"use_bias": layer.bias, "dtype": self.dtype, "atrous": atrous}
+                return Conv(count, *sizes, layer.rounding, **settings, name=name)(x)
             case "maxpool" | "avgpool":
-                return POOLS[layer.kind](
-                    x,
-                    window,
-                    layer.stride or window,
-                    layer.padding or 0,
-                    layer.rounding,
-                    layer=name,
-                )
+                sizes = (window, layer.stride or window, layer.padding or 0)
+                return POOLS[layer.kind](x, *sizes, layer.rounding, layer=name, atrous=atrous)
             case "globalpool":
                 return global_mean(x)
             case "adaptpool":
-                return adaptive_average_pool(x, layer.count)
+                return adaptive_average_pool(x, count)
             case "bn":
                 _, norm = self.tools(train)
                 return norm(name=name)(x)
@@ -137,6 +152,13 @@ class Text(Network):
             case "fc":
                 return Dense(count, dtype=self.dtype, name=name)(x)
         return ACTIVATIONS[layer.kind](x)
+
+
+def _stride(layer: Layer) -> tuple[int, ...]:
+    """Of a convolution or pooling: one number, or one per axis."""
+    if layer.stride is None:
+        return (1,) if layer.kind == "conv" else layer.window
+    return (layer.stride,)
 
 
 def _same(name: str, size: int, dilation: int) -> int:
@@ -222,7 +244,7 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
             f"{text!r} ends in {given} logits, and there are {num_classes} classes; end it in fc"
         )
     return Text(
-        num_classes=given if num_classes is None else num_classes,
+        num_classes=(given or 0) if num_classes is None else num_classes,
         text=text,
         by_stage=by_stage,
         **fields,

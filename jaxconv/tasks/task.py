@@ -22,11 +22,9 @@ import numpy as np
 
 from jaxconv.data.interface import Target, read_targets
 from jaxconv.errors import UserError
+from jaxconv.tasks.intervals import CONFIDENCE, exact_interval, is_share
 
 Batch = Mapping[str, jax.Array]
-
-# Confidence level of the intervals.
-CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +100,7 @@ class Task:
         """
         given = {"loss.name": config.loss.name != "softmax", "eval.metrics": config.eval.metrics}
         given |= {f"loss.{key}": config.loss[key] for key in ("threshold", "label_smoothing")}
+        given["loss.class_weights"] = config.loss.class_weights
         for key, value in given.items():
             if value:
                 raise UserError(
@@ -207,7 +206,8 @@ class Task:
     def combine(self, outputs: Any) -> Any:
         """Combine the predictions of ensemble members or views: [M, B, ...] -> [B, ...].
 
-        By default it is the mean of those in which all numbers are finite.
+        By default it is, for each example, the mean of those in which all numbers are finite. The
+        outputs of a member that has diverged on any example of a set are all NaN here.
         """
         return jax.tree.map(_finite_mean, outputs)
 
@@ -265,8 +265,13 @@ class Task:
         return str(self.truth(outcomes)[place])
 
     def intervals(self, outcomes: Any, resamples: int) -> dict[str, tuple[float, float]]:
-        """(low, high) of figures by key, from bootstrap resamples of the examples."""
-        return bootstrap_means(outcomes.values, resamples)
+        """(low, high) of figures by key: exact ones of shares, the rest by the bootstrap."""
+        shares = {
+            name: exact_interval(value)
+            for name, value in outcomes.values.items()
+            if self.figure(name).share and np.ndim(value) == 1 and is_share(value)
+        }
+        return bootstrap_means(outcomes.values, resamples) | shares
 
     @classmethod
     def figure(cls, key: str) -> Figure:
@@ -423,9 +428,8 @@ def bootstrap_means(
 
 
 def _finite_mean(x: jax.Array) -> jax.Array:
-    left = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
-    weight = left.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    return jnp.sum(jnp.where(weight > 0, x, 0), axis=0) / jnp.sum(weight)
+    left = jnp.all(jnp.isfinite(x), axis=tuple(range(2, x.ndim)), keepdims=True)
+    return jnp.sum(jnp.where(left, x, 0), axis=0) / jnp.sum(left.astype(x.dtype), axis=0)
 
 
 def _short_numbers(value: Any, most: int = 8) -> str:

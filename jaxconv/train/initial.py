@@ -11,7 +11,7 @@ conversion to `CONVERSIONS`.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.traverse_util
 import jax
@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxconv.errors import UserError, in_words, short
+from jaxconv.errors import UserError, in_words, some
 from jaxconv.files import expand, new_folder
 from jaxconv.models.network import LAYOUT
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.restore import restore_run
-from jaxconv.train.state import TrainState
+from jaxconv.train.state import TrainState, check_finite
 from jaxconv.train.workdir import read_json, saved_config, write_json
 from jaxconv.version import __version__
 
@@ -63,8 +63,15 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
       weights.json.
 
     Raises:
-      UserError: it is not such a folder, it is damaged, or its layout is newer than this version's.
+      UserError: it is not such a folder, it is damaged, it holds NaN, or its layout is newer than
+        this version's.
     """
+    if folder.is_file():
+        raise UserError(
+            f"{folder}: is a file; `jaxconv convert {folder.name} --model=NAME --out=DIR` makes "
+            "the folder to start from",
+            exit_code=1,
+        )
     if not (folder / "weights.json").is_file():
         raise UserError(
             f"{folder}: holds no weights (weights.json not found); `jaxconv convert` creates such "
@@ -87,6 +94,10 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             for name, value in flax.traverse_util.flatten_dict(variables, sep="/").items()
         }
         layout, model = int(description["layout"]), description["model"]
+    try:
+        check_finite(flat)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}", exit_code=1) from error
     if layout > LAYOUT:
         raise UserError(
             f"{folder}: uses layout {layout} of parameter paths, but this version supports layouts "
@@ -184,7 +195,11 @@ def fit(
     Raises:
       ValueError: variables are missing, left over or of another shape; the message lists them.
     """
-    have, want = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (variables, fresh))
+    # Flax types the leaves as trees.
+    have, want = (
+        cast(dict[str, Any], flax.traverse_util.flatten_dict(tree, sep="/"))
+        for tree in (variables, fresh)
+    )
     heads = [
         layer
         for layer in {path.rsplit("/", 1)[0]: None for path in want}
@@ -221,9 +236,7 @@ def fit(
     }
     if any(wrong.values()):
         raise ValueError(
-            "; ".join(
-                f"{what}: {short(', '.join(found), 400)}" for what, found in wrong.items() if found
-            )
+            "; ".join(f"{what}: {some(found)}" for what, found in wrong.items() if found)
         )
     return flax.traverse_util.unflatten_dict({path: taken[path] for path in want}, sep="/"), said
 

@@ -10,240 +10,86 @@ running_mean, running_var              batch_stats mean, var
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxconv.models import abstract_variables, create_model, model_arguments, usual_task
-from jaxconv.models.notation import parse
-from jaxconv.models.text import name_layers
+from jaxconv.errors import some
+from jaxconv.models import MODELS, abstract_variables, create_model, list_models, usual_task
+from jaxconv.train.state import check_finite
+from jaxconv.weights.names import torchvision_keys, torchvision_modules
+from jaxconv.weights.wrappers import unwrap
 
-# Our module's path -> torchvision's, by family; the first matching pattern is used. {0}, {1} are
-# its groups as `_fill` formats them: {0-1} is one less, {0=} is unchanged, and so on.
-_RESNET = {
-    r"conv1/conv": "conv1",
-    r"conv1/norm": "bn1",
-    r"conv(\d+)_(\d+)/conv(\d)/conv": "layer{0-1}.{1-1}.conv{2}",
-    r"conv(\d+)_(\d+)/conv(\d)/norm": "layer{0-1}.{1-1}.bn{2}",
-    r"conv(\d+)_(\d+)/shortcut/conv": "layer{0-1}.{1-1}.downsample.0",
-    r"conv(\d+)_(\d+)/shortcut/norm": "layer{0-1}.{1-1}.downsample.1",
-    r"fc": "fc",
-}
-_DENSENET = {
-    r"conv1/(conv|norm)": "features.{0=}0",
-    r"block(\d)_(\d+)/(\w+)": "features.denseblock{0}.denselayer{1}.{2=}",
-    r"transition(\d)_norm": "features.transition{0}.norm",
-    r"transition(\d)": "features.transition{0}.conv",
-    r"norm": "features.norm5",
-    r"fc": "classifier",
-}
-_REGNET = {
-    r"stem/(conv|norm)": "stem.{0}",
-    r"stage(\d)_(\d+)/conv(\d)/(conv|norm)": "trunk_output.block{0}.block{0}-{1-1}.f.{2a}.{3}",
-    r"stage(\d)_(\d+)/shortcut/(conv|norm)": "trunk_output.block{0}.block{0}-{1-1}.proj.{2}",
-    r"stage(\d)_(\d+)/se/(reduce|expand)": "trunk_output.block{0}.block{0}-{1-1}.f.se.{2}",
-    r"fc": "fc",
-}
-_CONVNEXT = {
-    r"stem": "features.0.0",
-    r"stem_norm": "features.0.1",
-    r"res(\d)_(\d+)/depthwise": "features.{0*}.{1-1}.block.0",
-    r"res(\d)_(\d+)/norm": "features.{0*}.{1-1}.block.2",
-    r"res(\d)_(\d+)/expand": "features.{0*}.{1-1}.block.3",
-    r"res(\d)_(\d+)/project": "features.{0*}.{1-1}.block.5",
-    r"res(\d)_(\d+)": "features.{0*}.{1-1}",
-    r"downsample(\d)_norm": "features.{0/}.0",
-    r"downsample(\d)": "features.{0/}.1",
-    r"norm": "classifier.0",
-    r"fc": "classifier.2",
-}
-_GOOGLENET = {
-    r"conv1/(conv|norm)": "conv1.{0bn}",
-    r"conv2_reduce/(conv|norm)": "conv2.{0bn}",
-    r"conv2/(conv|norm)": "conv3.{0bn}",
-    r"(inception\d\w)/conv1x1/(conv|norm)": "{0}.branch1.{1bn}",
-    r"(inception\d\w)/reduce3x3/(conv|norm)": "{0}.branch2.0.{1bn}",
-    r"(inception\d\w)/conv3x3/(conv|norm)": "{0}.branch2.1.{1bn}",
-    r"(inception\d\w)/reduce5x5/(conv|norm)": "{0}.branch3.0.{1bn}",
-    r"(inception\d\w)/conv5x5/(conv|norm)": "{0}.branch3.1.{1bn}",
-    r"(inception\d\w)/pool_proj/(conv|norm)": "{0}.branch4.1.{1bn}",
-    r"aux(\d)_conv/(conv|norm)": "aux{0}.conv.{1bn}",
-    r"aux(\d)_fc(\d)": "aux{0}.fc{1}",
-    r"fc": "fc",
-}
-_SEQUENCE = {"conv": "0", "norm": "1", "reduce": "fc1", "expand": "fc2"}
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-
-
-def _fill(template: str, found: tuple[str, ...]) -> str:
-    """Fill a template with a pattern's groups; the suffix after the number says how."""
-    ways = {
-        "": lambda v: _SEQUENCE.get(v, v),
-        "=": lambda v: v,
-        "-1": lambda v: str(int(v) - 1),
-        "a": lambda v: "abc"[int(v) - 1],
-        "*": lambda v: str(2 * (int(v) - 2) + 1),
-        "/": lambda v: str(2 * (int(v) - 2)),
-        "bn": lambda v: {"conv": "conv", "norm": "bn"}[v],
-    }
-    return re.sub(r"\{(\d)([^}]*)\}", lambda m: ways[m[2]](found[int(m[1])]), template)
-
-
-def _by_table(table: dict[str, str], modules: list[str]) -> dict[str, str]:
-    named = {}
-    for module in modules:
-        for pattern, template in table.items():
-            if match := re.fullmatch(pattern, module):
-                named[module] = _fill(template, match.groups())
-                break
-    return named
-
-
-def _text_names(name: str) -> dict[str, str]:
-    """Names of a chain's layers, numbered in torchvision's `features` and `classifier`.
-
-    `classifier` starts after the adaptive pooling.
-    """
-    arguments, named, part, number = model_arguments(name), {}, "features", 0
-    for path, layer in name_layers(parse(arguments["text"]), arguments["by_stage"]):
-        if layer.kind == "adaptpool":
-            part, number = "classifier", 0
-            continue
-        named[path] = f"{part}.{number}"
-        number += 1
-    return named
-
-
-def _inverted_residual_names(
-    modules: list[str], first: str, last: str, head: dict[str, str], block: str
-) -> dict[str, str]:
-    """Names in MobileNets and EfficientNets: units numbered in order, and parts within a unit.
-
-    Args:
-      first, last: our names of the convolutions before and after the units.
-      head: our names of fully connected layers -> torchvision's.
-      block: the template of a unit's part: {unit} counts units from 1, {stage} and {n} come from
-        our name, {part} counts parts from 0.
-    """
-    named = {f"{first}/{part}": f"features.0.{_SEQUENCE[part]}" for part in ("conv", "norm")} | head
-    units: dict[str, list[str]] = {}
-    for module in modules:
-        unit, _, rest = module.partition("/")
-        if rest and unit not in (first, last):
-            units.setdefault(unit, [])
-            part = rest.split("/")[0]
-            if part not in units[unit]:
-                units[unit].append(part)
-    order = ["expand", "depthwise", "se", "project"]
-    key = lambda unit: tuple(map(int, re.findall(r"\d+", unit)))  # noqa: E731
-    stages = {key(unit)[0] for unit in units}
-    for count, unit in enumerate(sorted(units, key=key), 1):
-        stage, n = key(unit)[0] - 1, key(unit)[-1] - 1
-        for number, part in enumerate(sorted(units[unit], key=order.index)):
-            prefix = block.format(unit=count, stage=stage, n=n, part=number)
-            inner = ("reduce", "expand") if part == "se" else ("conv", "norm")
-            for position, name in enumerate(inner):
-                # In version 2 the last 1x1 and its norm are not a sequence, but the unit's next two
-                # parts.
-                flat = block.startswith("features.{unit}.conv") and part == "project"
-                named[f"{unit}/{part}/{name}"] = (
-                    block.format(unit=count, stage=stage, n=n, part=number + position)
-                    if flat
-                    else f"{prefix}.{_SEQUENCE[name]}"
-                )
-    after = len(units) + 1 if "{unit}" in block else len(stages) + 1
-    return named | {
-        f"{last}/{part}": f"features.{after}.{_SEQUENCE[part]}" for part in ("conv", "norm")
-    }
-
-
-def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
-    """torchvision's name for each of our modules.
-
-    Raises:
-      ValueError: torchvision does not have the network.
-    """
-    if (
-        name.startswith(("alexnet_torchvision", "vgg"))
-        and "lrn" not in name
-        and "conv1" not in name
-    ):
-        return _text_names(name)
-    if name.startswith("mobilenet_v2"):
-        return _inverted_residual_names(
-            modules, "conv1", "conv2", {"fc": "classifier.1"}, "features.{unit}.conv.{part}"
-        )
-    if name.startswith("mobilenet_v3"):
-        head = {"fc1": "classifier.0", "fc2": "classifier.3"}
-        return _inverted_residual_names(
-            modules, "conv1", "conv2", head, "features.{unit}.block.{part}"
-        )
-    if name.startswith("efficientnet"):
-        return _inverted_residual_names(
-            modules, "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}"
-        )
-    tables = {
-        "densenet": _DENSENET,
-        "regnet": _REGNET,
-        "convnext": _CONVNEXT,
-        "googlenet_torchvision": _GOOGLENET,
-    }
-    resnets = ("resnet", "resnext", "wide_resnet")
-    if name.startswith(resnets) and not name.endswith(("_v2", "_cifar")):
-        return _by_table(_RESNET, modules)
-    for prefix, table in tables.items():
-        if name.startswith(prefix):
-            return _by_table(table, modules)
-    raise ValueError(f"torchvision has no network in the layout of {name!r}")
+# A number of classes that is no width of a layer, so that it marks the layer of logits.
+_SOME_CLASSES = 7919
+# Share of names and sizes in common, from which on weights look like those of a network. No two
+# networks have so much in common, but for those that have all.
+_ALIKE = 0.95
 
 
 def load_torchvision(
-    name: str, state_dict: Mapping[str, Any], num_classes: int = 0
+    name: str, state_dict: Mapping[str, Any], num_classes: int = 0, weights_key: str = ""
 ) -> dict[str, Any]:
     """Convert torchvision's state dict to our variables.
 
     Args:
       name: of our network, such as `resnet50`.
-      state_dict: arrays by torchvision's names: numpy, or PyTorch tensors.
+      state_dict: arrays by torchvision's names: numpy, or PyTorch tensors; or a checkpoint that
+        holds such a dictionary, under names with a prefix or without, see `wrappers.unwrap`.
       num_classes: of the weights; 0 infers it from their last bias.
+      weights_key: of several dictionaries, the one to take, such as `model_ema`.
 
     Returns:
       `params` and, with BatchNorm, `batch_stats`, as float32 numpy arrays.
 
     Raises:
-      ValueError: entries are missing, left over or of another shape; the message lists them by
-        name, and nothing is loaded.
+      ValueError: entries are missing, left over, of another shape, or not finite; the message names
+        the first of each, and the network that the weights look like. Then nothing is loaded.
     """
-    arrays = {
-        key: np.asarray(value, np.float32)
-        for key, value in state_dict.items()
-        if not key.endswith("num_batches_tracked")
-    }
-    extra_arguments = {}
-    if name == "googlenet_torchvision" and not any(key.startswith("aux") for key in arrays):
-        extra_arguments["auxiliary"] = False
+    arrays = as_float32(unwrap(state_dict, weights_key)[0])
+    try:
+        return _load(name, arrays, num_classes)
+    except ValueError as error:
+        raise ValueError(f"{error}{_looks_like(name, arrays)}") from error
+
+
+def as_float32(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays of floating point numbers, numpy's or PyTorch's, as numpy's float32, without counters
+    such as `num_batches_tracked`.
+
+    Raises:
+      ValueError: an array holds other numbers, NaN or infinity.
+    """
+    found = {}
+    for name, value in arrays.items():
+        if name.endswith("num_batches_tracked"):  # made a float by some
+            continue
+        if hasattr(value, "detach"):  # PyTorch's, maybe a parameter, on another device, bfloat16
+            value = value.detach().cpu()
+            value = value.float() if value.is_floating_point() else value
+        array = np.asarray(value)
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            with np.errstate(over="ignore"):  # of float64: found below
+                found[name] = array.astype(np.float32)
+        elif array.ndim:
+            raise ValueError(
+                f"{name} is {array.dtype}, not floating point numbers; dequantize the weights"
+            )
+    check_finite(found)
+    return found
+
+
+def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict[str, Any]:
+    extra_arguments = _arguments(name, arrays)
     classes = num_classes or _logits(name, arrays, extra_arguments)
     flat = _leaves(name, classes, extra_arguments)
-    names = torchvision_modules(name, _modules(flat))
-    loaded, missing, misshapen, used = {}, [], [], set()
+    keys = torchvision_keys(name, flat)
+    loaded, missing, misshapen = {}, [], []
     for path, leaf in flat.items():
-        module, kind = path.split("/", 1)[1].rsplit("/", 1)
-        in_block = (
-            module.count("/") == 0
-            and kind == "scale"
-            and name.startswith("convnext")
-            and module.startswith("res")
-        )
-        key = f"{names.get(module, module)}.{'layer_scale' if in_block else _LEAVES[kind]}"
-        used.add(key)
+        key, module = keys[path], path.split("/", 1)[1].rsplit("/", 1)[0]
         if key not in arrays:
             missing.append(f"{key} (for {path})")
             continue
@@ -252,13 +98,73 @@ def load_torchvision(
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
             loaded[path] = value
-    left_over = sorted(arrays.keys() - used)
+    left_over = sorted(arrays.keys() - set(keys.values()))
     if missing or left_over or misshapen:
         parts = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
         raise ValueError(
-            f"{name}: " + "; ".join(f"{what}: {', '.join(found)}" for what, found in parts if found)
+            f"{name}: " + "; ".join(f"{what}: {some(found)}" for what, found in parts if found)
         )
     return unflatten_dict(loaded, sep="/")
+
+
+def _arguments(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network is made with: GoogLeNet's auxiliary classifiers are not in every file."""
+    without = name == "googlenet_torchvision" and not any(key.startswith("aux") for key in arrays)
+    return {"auxiliary": False} if without else {}
+
+
+def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """`; the weights look like ...` where they agree with another network than the named one.
+
+    The family is found by names without their numbers, so that only its own networks are traced.
+    """
+    if _agreement(named, arrays) >= _ALIKE:
+        return ""
+    families: dict[Any, list[str]] = {}
+    for name in list_models():
+        if _has_layout(name):
+            families.setdefault(MODELS[name].module, []).append(name)
+    patterns = _patterns(arrays)
+
+    def overlap(family: list[str]) -> float:
+        theirs = _patterns(_expected(family[0], arrays))
+        return len(patterns & theirs) / len(patterns | theirs)
+
+    family = max(families.values(), key=overlap)
+    alike = (name for name in family if _agreement(name, arrays) >= _ALIKE)
+    found = next(alike, None)
+    return f"; the weights look like those of {found}" if found else ""
+
+
+def _has_layout(name: str) -> bool:
+    try:
+        torchvision_modules(name, [])
+    except ValueError:
+        return False
+    return True
+
+
+def _patterns(keys: Mapping[str, Any]) -> set[str]:
+    return {re.sub(r"\d+", "0", key) for key in keys}
+
+
+def _expected(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Our leaves by torchvision's names, for `_SOME_CLASSES`."""
+    leaves = _leaves(name, _SOME_CLASSES, _arguments(name, arrays))
+    return {key: leaves[path] for path, key in torchvision_keys(name, leaves).items()}
+
+
+def _agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
+    """The share of names that are in both a network and a file, and of the same size."""
+    if not _has_layout(name):
+        return 0.0
+    expected = _expected(name, arrays)
+    same = [
+        key
+        for key, leaf in expected.items()
+        if key in arrays and (_SOME_CLASSES in leaf.shape or leaf.size == arrays[key].size)
+    ]
+    return len(same) / len(expected.keys() | arrays.keys())
 
 
 def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -266,11 +172,8 @@ def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax
     variables = abstract_variables(
         create_model(name, classes, **arguments), (1, *usual_task(name)[0])
     )
-    return flatten_dict(variables, sep="/")
-
-
-def _modules(leaves: Mapping[str, Any]) -> list[str]:
-    return sorted({path.split("/", 1)[1].rsplit("/", 1)[0] for path in leaves})
+    # Flax types its keys as tuples, which they are without `sep`.
+    return cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(variables, sep="/"))
 
 
 def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
@@ -279,14 +182,12 @@ def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, An
     That layer is the one with a single output in a network for one class.
     """
     leaves = _leaves(name, 1, arguments)
-    modules = _modules(leaves)
-    logits = [
-        path.split("/")
+    keys = torchvision_keys(name, leaves)
+    bias = next(
+        keys[path]
         for path, leaf in leaves.items()
-        if leaf.shape == (1,) and path.endswith("/bias")
-    ]
-    head = next("/".join(module) for _, *module, _ in logits if not module[0].startswith("aux"))
-    bias = f"{torchvision_modules(name, modules)[head]}.bias"
+        if leaf.shape == (1,) and path.endswith("/bias") and not keys[path].startswith("aux")
+    )
     if bias not in arrays:
         raise ValueError(f"{name}: missing: {bias}, which gives the number of classes")
     return len(arrays[bias])

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxconv.data.decode import choose_decoder, decode_image, decoder_versions, is_grey, read_image
+from jaxconv.data.decode import choose_decoder, decode_image, decoder_versions, read_image
 from jaxconv.data.geometry import eval_box
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.pictures import is_grey
 from jaxconv.errors import UserError
 
 

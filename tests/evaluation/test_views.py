@@ -74,7 +74,7 @@ def test_as_convolutions_fully_connected_layers_give_the_same_logits(name):
     """
     size, model, stride = NETWORKS[name]
     images = jax.random.normal(jax.random.key(0), (2, size, size, 1))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     slid = sliding(model, variables, (size, size, 1))
     tolerance = 1e-5 if model.dtype == jnp.float32 else 2e-2
     plain = functools.partial(model.apply, train=False)
@@ -103,12 +103,12 @@ def test_as_convolutions_fully_connected_layers_give_the_same_logits(name):
 def test_each_position_is_the_vote_of_its_window(text):
     """Without padding, sliding the layers is sliding the whole network."""
     model, shape = from_text(text, 5), (10, 10, 2)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
     image = jax.random.normal(jax.random.key(1), (1, 12, 16, 2))
     windows = jnp.concatenate(
         [image[:, y : y + 10, x : x + 10] for y in range(0, 3, 2) for x in range(0, 7, 2)]
     )
-    wanted = jnp.mean(model.apply(variables, windows), axis=0)
+    wanted = jnp.mean(model.apply(variables, windows, train=False), axis=0)
     np.testing.assert_allclose(
         sliding(model, variables, shape)(variables, image)[0], wanted, rtol=1e-4, atol=1e-5
     )
@@ -117,7 +117,7 @@ def test_each_position_is_the_vote_of_its_window(text):
 def test_global_pooling_takes_larger_images_as_it_is():
     model = create_model("resnet18", 7, units=(1, 1, 1, 1))
     images = jax.random.normal(jax.random.key(0), (1, 48, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     logits = sliding(model, variables, (32, 32, 3))(variables, images)
     np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
     assert total_stride(model, variables, (32, 32, 3)) == 32
@@ -129,9 +129,11 @@ def test_adaptive_pooling_that_works_stays():
     """
     model = from_text(thinner(MODELS["vgg11"].arguments["text"], 16), 7, by_stage=True)
     images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(1), images)
     logits = sliding(model, variables, (32, 32, 3))(variables, images)
-    np.testing.assert_allclose(logits, model.apply(variables, images), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, model.apply(variables, images, train=False), rtol=1e-5, atol=1e-5
+    )
 
 
 SIDES = st.integers(1, 3000)

@@ -92,16 +92,17 @@ def test_patch_in_a_corner():
 def chain():
     model = jaxconv.create_model("chain", 3, filters=(4, 5), neurons=(6,))
     images = jax.random.normal(KEY, (2, 8, 8, 1))
-    return model, model.init(jax.random.key(1), images), images
+    return model, model.init(jax.random.key(1), images, train=False), images
 
 
 def test_integrated_gradients_are_complete():
     """The shares add up to the difference of the logits, more closely with more steps."""
     model, variables, images = chain()
     classes, baseline = jnp.array([2, 0]), -jnp.ones((8, 8, 1))
-    difference = (model.apply(variables, images) - model.apply(variables, -jnp.ones((1, 8, 8, 1))))[
-        jnp.arange(2), classes
-    ]
+    logits, blank = (
+        model.apply(variables, x, train=False) for x in (images, -jnp.ones((1, 8, 8, 1)))
+    )
+    difference = (logits - blank)[jnp.arange(2), classes]
     left = []
     for steps in (2, 20, 200):
         shares = integrated_gradients(model, variables, images, classes, baseline, steps)
@@ -196,7 +197,7 @@ def test_classes_may_be_a_list(method):
 def test_waveforms_and_volumes(ndim):
     model = jaxconv.create_model("chain", 3, filters=(2, 3))
     x = jax.random.normal(KEY, (2, *(8,) * ndim, 2))
-    variables, classes = model.init(KEY, x), jnp.array([1, 2])
+    variables, classes = model.init(KEY, x, train=False), jnp.array([1, 2])
     maps = {method.__name__: np.asarray(method(model, variables, x, classes)) for method in METHODS}
     assert {m.shape for name, m in maps.items() if name in ("grad_cam", "occlusion")} == {
         x.shape[:-1]

@@ -36,7 +36,7 @@ def own():
 def chain():
     model = jaxconv.create_model("chain", 3, filters=(4, 5), neurons=(6,), batch_norm=True)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-    return model, model.init(jax.random.key(1), x), x
+    return model, model.init(jax.random.key(1), x, train=False), x
 
 
 def test_layers_of_a_network():
@@ -57,7 +57,7 @@ def test_layers_of_a_network():
     assert list(layers) == first
     for name, noted in jaxconv.features(model, variables, x).items():
         np.testing.assert_array_equal(layers[name], noted)
-    np.testing.assert_array_equal(layers["votes"], model.apply(variables, x))
+    np.testing.assert_array_equal(layers["votes"], model.apply(variables, x, train=False))
     jitted = jax.jit(lambda x: activations(model, variables, x))(x)
     for name, value in layers.items():
         np.testing.assert_allclose(jitted[name], value, rtol=1e-5, atol=1e-6)
@@ -82,7 +82,7 @@ def test_a_network_inside_of_a_module():
     class Outer(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(2, name="top")(Chain(0, filters=(3,), name="backbone")(x))
+            return nn.Dense(2, name="top")(Chain(0, filters=(3,), name="backbone")(x, train=False))
 
     x = jnp.ones((1, 8, 8, 1))
     layers = activations(Outer(), Outer().init(jax.random.key(0), x), x)

@@ -1,5 +1,7 @@
 """The stages of any network: their kinds, names and values."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,13 @@ from jaxconv.inspect.depth import weighted_depth
 from jaxconv.inspect.inside import activations
 from jaxconv.inspect.stages import stages
 from jaxconv.layers import max_pool
+from jaxconv.program import call_arguments
 
 
 def of(model, shape):
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    variables = jax.jit(lambda key: model.init(key, jnp.asarray(x[None])))(jax.random.key(0))
+    init = functools.partial(model.init, **call_arguments(model, False, {}))
+    variables = jax.jit(lambda key: init(key, jnp.asarray(x[None])))(jax.random.key(0))
     return x, variables, stages(model, variables, x)
 
 

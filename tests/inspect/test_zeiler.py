@@ -92,7 +92,7 @@ def test_through_rectifier_and_switch():
 def test_a_field_larger_than_the_image_and_a_patch_beyond_its_edge():
     images, _ = planted(3)
     model = jaxconv.create_model("chain", 2, filters=(4, 4, 4), filter_size=5)
-    variables = model.init(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images, train=False)
     found = strongest_patches(model, variables, [images], "conv3_1", maps=(2, 0), most=2)
     assert (
         found.patches.shape == found.projections.shape == (2, 2, 12, 13, 1)
@@ -176,7 +176,8 @@ def test_the_usual_layer_sees_half_of_the_image():
     model = jaxconv.create_model("chain", 2, filters=(4, 4, 4))
     # Receptive fields of 3, 4, 8 and 10 pixels.
     assert (
-        strongest_patches(model, model.init(jax.random.key(0), images), [images]).layer == "conv2_1"
+        strongest_patches(model, model.init(jax.random.key(0), images, train=False), [images]).layer
+        == "conv2_1"
     )
     with pytest.raises(ValueError, match="no layer of this module has spatial axes"):
         strongest_patches(nn.Sequential([jnp.ravel]), {}, [images])

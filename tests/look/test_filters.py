@@ -51,7 +51,7 @@ def test_the_first_convolution_is_the_one_that_is_called_first():
 def test_a_layer_inside_a_block():
     model = jaxconv.create_model("resnet20_cifar", 10)
     variables = jax.eval_shape(
-        lambda key: model.init(key, jnp.ones((1, 32, 32, 3))), jax.random.key(0)
+        lambda key: model.init(key, jnp.ones((1, 32, 32, 3)), train=False), jax.random.key(0)
     )
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
     assert find_kernel(model, variables, (32, 32, 3))[0] == "conv1/conv"
@@ -147,7 +147,7 @@ def test_vectors_are_bars_and_waves_are_curves():
 def test_maps_of_a_network_are_its_activations():
     model = jaxconv.create_model("chain", 2, filters=(3,))
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
-    variables = model.init(jax.random.key(0), x)
+    variables = model.init(jax.random.key(0), x, train=False)
     value = np.asarray(activations(model, variables, x)["pool1"][0])
     drawn = arrays(activation_maps(value, x[0], "pool1"))
     assert sorted(image.sum() for image in drawn[:3]) == pytest.approx(

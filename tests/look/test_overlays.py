@@ -106,7 +106,7 @@ def test_what_speaks_for_a_class_of_texts_by_construction():
         "stored": [12],
     }
     model = from_text("globalpool fc", 2)
-    variables = jax.jit(lambda key: model.init(key, np.zeros((1, 12, 3), np.float32)))(
+    variables = jax.jit(lambda key: model.init(key, np.zeros((1, 12, 3), np.float32), train=False))(
         jax.random.key(0)
     )
     kernel = np.zeros((3, 2), np.float32)

@@ -92,7 +92,7 @@ def test_the_lecture_s_votes(lecture):
     assert np.array_equal(x[..., 0], X) and np.array_equal(
         FEATURES, list(PRINTED_FEATURES.values())
     )
-    votes = module.apply(variables, x[None])[0]
+    votes = module.apply(variables, x[None], train=False)[0]
     np.testing.assert_allclose(votes, [5 / 9, 1], rtol=1e-5)
 
 
@@ -108,7 +108,9 @@ def test_rows_in_words(lecture):
 def network():
     model = jaxconv.create_model("chain", 10, filters=(12, 16, 20), batch_norm=True)
     x = np.random.default_rng(0).normal(size=(32, 32, 3)).astype(np.float32)
-    variables = jax.jit(lambda key: model.init(key, jnp.asarray(x[None])))(jax.random.key(0))
+    variables = jax.jit(lambda key: model.init(key, jnp.asarray(x[None]), train=False))(
+        jax.random.key(0)
+    )
     return model, variables, x
 
 
@@ -174,7 +176,7 @@ def test_maps_are_the_strongest_and_stay_in_their_columns(network):
 def test_maps_are_chosen_anew_after_weights_that_have_no_row():
     model = jaxconv.from_text("[conv3-9 relu]*3 maxpool2 fc2")
     x = np.random.default_rng(0).normal(size=(16, 16, 1)).astype(np.float32)
-    variables = model.init(jax.random.key(1), x[None])
+    variables = model.init(jax.random.key(1), x[None], train=False)
     figure, found = walk(model, variables, x, most_maps=2, most_rows=4), stages(model, variables, x)
     maps = [np.asarray(image.get_array()) for image in figure.axes[0].images]
     # Rows: the image, the first convolution with its filters, the last ReLU, the pooling. The last
@@ -191,7 +193,9 @@ def test_maps_are_chosen_anew_after_weights_that_have_no_row():
 def test_waves_and_volumes_walk_too(shape):
     model = jaxconv.create_model("chain", 2, filters=(3,))
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    variables = jax.jit(lambda key: model.init(key, jnp.asarray(x[None])))(jax.random.key(0))
+    variables = jax.jit(lambda key: model.init(key, jnp.asarray(x[None]), train=False))(
+        jax.random.key(0)
+    )
     written = texts(walk(model, variables, x))
     assert (
         written[0] == "4 stages"

@@ -153,7 +153,7 @@ def test_same_text_takes_a_waveform_an_image_a_volume(shape):
     model = jaxconv.from_text(
         "conv3-4 bn relu maxpool2 conv3-8/2 lrn relu avgpool2ceil globalpool fc", 3
     )
-    logits, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape))
+    logits, variables = model.init_with_output(jax.random.key(0), jnp.ones(shape), train=False)
     assert logits.shape == (2, 3)
     assert variables["params"]["conv1"]["kernel"].shape == (3,) * (len(shape) - 2) + (shape[-1], 4)
 

@@ -16,6 +16,7 @@ import pytest
 import jaxconv
 from jaxconv.models import MODELS, abstract_variables
 from jaxconv.train.parallel import AXIS
+from jaxconv.train.step import descending
 from tests.conftest import ROOT
 from tests.models.facts import BY_HAND, PRINTED, TORCHVISION
 
@@ -131,7 +132,7 @@ def test_features(name):
     maps = jax.eval_shape(lambda v, x: jaxconv.features(model, v, x), variables, x)
     first = next(name for name in ("conv1", "conv1_1", "stem", "stage1") if name in maps)
     assert maps[first].ndim == 4 and maps[first].shape[1] <= SMALLEST[name]
-    pooled = jax.eval_shape(lambda v, x: model.apply(v, x), variables, x)
+    pooled = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, x)
     assert pooled.shape[0] == 1 and pooled.ndim == 2 and pooled.dtype == jnp.float32
     if "pool" in maps:
         assert pooled.shape == maps["pool"].shape
@@ -176,9 +177,10 @@ def test_one_step_lowers_the_loss(name):
     model = jaxconv.create_model(name, 4, **overrides)
     images = jax.random.normal(jax.random.key(1), (8, size, size, channels))
     batch, key = {"image": images, "label": jnp.arange(8) % 4}, jax.random.key(0)
-    optimizer = optax.identity()
+    optimizer = descending(optax.identity())
     before = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
-    step = jax.jit(jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0)))
+    rate = optax.constant_schedule(1.0)
+    step = jax.jit(jaxconv.make_train_step(model, optimizer, learning_rate=rate))
 
     def step_of(state, rate):
         # The step number is part of dropout's key, so all three drop the same values.
@@ -201,7 +203,7 @@ def test_auxiliary_classifiers_count_three_tenths():
     """They change the trunk's gradients, and their own are those of a loss with weight 0.3."""
     model = jaxconv.create_model("googlenet", 4)
     images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
-    optimizer, seen = optax.identity(), []
+    optimizer, seen = optax.sgd(1.0), []
 
     def loss(logits, label):
         seen.append(logits.shape)
@@ -210,7 +212,7 @@ def test_auxiliary_classifiers_count_three_tenths():
     state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images))(
         jax.random.key(0)
     )
-    step = jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0), loss)
+    step = jaxconv.make_train_step(model, optimizer, loss=loss)
     after, _ = jax.jit(step)(
         state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
     )
@@ -226,7 +228,7 @@ def test_frozen_backbone():
     """BatchNorm in inference mode while gradients flow."""
     model = jaxconv.create_model("resnet20_cifar", 4, frozen_norm=True)
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images, train=False)
     logits, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(logits, model.apply(variables, images, train=False))
     jax.tree.map(
@@ -248,23 +250,26 @@ def test_jit_vmap_pmap_and_nnx():
 
     model = jaxconv.create_model("resnet20_cifar", 4)
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images, train=False)
     plain = model.apply(variables, images, train=False)
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, images), plain, rtol=1e-4, atol=1e-5)
+    apply = functools.partial(model.apply, train=False)
+    np.testing.assert_allclose(jax.jit(apply)(variables, images), plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        jax.vmap(lambda x: model.apply(variables, x[None])[0])(images), plain, rtol=1e-4, atol=1e-5
+        jax.vmap(lambda x: apply(variables, x[None])[0])(images), plain, rtol=1e-4, atol=1e-5
     )
-    over_devices = jax.pmap(model.apply, AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
+    over_devices = jax.pmap(apply, AXIS, in_axes=(None, 0), devices=jax.devices()[:2])
     np.testing.assert_allclose(
         over_devices(variables, images.reshape(2, 2, 16, 16, 3)).reshape(4, 4),
         plain,
         rtol=1e-4,
         atol=1e-5,
     )
-    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(images)
+    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(images, train=False)
     assert bridged(images, train=False).shape == (4, 4)
-    several = jax.vmap(lambda key: model.init(key, images))(jax.random.split(jax.random.key(0), 3))
-    assert jax.vmap(model.apply, in_axes=(0, None))(several, images).shape == (3, 4, 4)
+    several = jax.vmap(lambda key: model.init(key, images, train=False))(
+        jax.random.split(jax.random.key(0), 3)
+    )
+    assert jax.vmap(apply, in_axes=(0, None))(several, images).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Stochastic depth: what is dropped in training, and that nothing else changes."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,15 +26,20 @@ def test_it_acts_in_training_alone(name):
     still, moving = (
         create_model(name, 5, drop_path=share, **NETWORKS[name]) for share in (0.0, 0.9)
     )
-    variables = jax.jit(moving.init)(jax.random.key(0), images)
+    variables = jax.jit(functools.partial(moving.init, train=False))(jax.random.key(0), images)
     if name == "convnext_tiny":  # its residuals start a millionth as large
         params = jax.tree_util.tree_map_with_path(
             lambda p, x: x * 1e6 if p[-1].key == "scale" and x.ndim == 1 else x, variables["params"]
         )
         variables = variables | {"params": params}
-    shapes = [jax.eval_shape(model.init, jax.random.key(0), images) for model in (still, moving)]
+    shapes = [
+        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+        for model in (still, moving)
+    ]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
-    np.testing.assert_array_equal(still.apply(variables, images), moving.apply(variables, images))
+    np.testing.assert_array_equal(
+        *(model.apply(variables, images, train=False) for model in (still, moving))
+    )
 
     def logits(key, dtype=jnp.float32):
         model = create_model(name, 5, dtype, drop_path=0.9, **NETWORKS[name])
@@ -72,6 +79,8 @@ def test_units_are_left_out_linearly_in_depth():
         return next_method(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.ones((1, 8, 8, 3)))
+        jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x, train=False), jnp.ones((1, 8, 8, 3))
+        )
     assert list(seen) == ["conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv4_1"]
     np.testing.assert_allclose(list(seen.values()), [0, 0.05, 0.1, 0.15, 0.2])

@@ -490,7 +490,9 @@ def test_a_run_s_network_and_test_images(tmp_path):
         assert (
             header["truth"] == "dog" and header["which"] == "run" and filters.shape == (3, 3, 3, 16)
         )
-        votes = model.apply(variables, (picture[None].astype(np.float32) / 255 - 0.5) / 0.5)[0]
+        votes = model.apply(
+            variables, (picture[None].astype(np.float32) / 255 - 0.5) / 0.5, train=False
+        )[0]
         np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
         await say({"do": "draw", "id": 2, "strokes": [], "weight": 0, "fit": True})
         assert "drop an image or choose a test image" in (await hear("problem"))["message"]

@@ -1,5 +1,6 @@
 """What the page receives: the network's maps, and pictures from drawings, samples and files."""
 
+import functools
 import io
 
 import flax.linen as nn
@@ -32,7 +33,7 @@ def test_an_answer_is_what_the_network_computes(batch_norm):
     header, picture, filters, maps = parts(shown.answer(variables, image, {"id": 3}))
     np.testing.assert_array_equal(picture, image)
     inputs = (image[None].astype(np.float32) / 255 - 0.5) / 0.5
-    votes = model.apply(variables, inputs)[0]
+    votes = model.apply(variables, inputs, train=False)[0]
     np.testing.assert_allclose([vote["vote"] for vote in header["votes"]], votes, atol=1e-4)
     np.testing.assert_allclose(
         [vote["probability"] for vote in header["votes"]], jax.nn.softmax(votes), atol=1e-4
@@ -94,7 +95,9 @@ class Own(nn.Module):
 
 
 def shown_of(model, shape=(32, 32, 3), classes=10):
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *shape), np.float32))
+    variables = jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(0), np.zeros((1, *shape), np.float32)
+    )
     return variables, make_view(
         model, make_preprocess(xo_config()), variables, shape, tuple("abcdefghij")[:classes]
     )

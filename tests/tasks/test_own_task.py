@@ -135,7 +135,7 @@ def test_evaluate_look_report_export_and_predict(trained, tmp_path, caplog):
     page = report(folder, tmp_path / "page.html").read_text()
     assert "This section could not be made" not in page
     assert not [r for r in caplog.records if r.name.startswith("jaxconv") and r.levelno > 20]
-    assert "mean error, degrees" in page and "Error" in page and "the task has none" in page
+    assert "mean error, degrees" in page and "Error" in page and "the task has no classes" in page
     description = export_workdir(str(folder), str(tmp_path / "out"), platforms=("cpu",))
     assert description["task"].endswith("own_task.py:Angle") and description["class_names"] == []
     image, angle = looked.read_example(3)["image"], looked.read_example(3)["angle"]
@@ -160,9 +160,9 @@ def test_the_commands(trained, tmp_path):
     assert lines[0] == "index,name,error,loss" and len(lines) == 31
     for arguments, words in (
         (("evaluate", "--confusion=c.png"), ["--confusion: the task", "it writes predictions"]),
-        (("evaluate", "--views=flip"), ["--views=flip: the task", "it has center"]),
+        (("evaluate", "--views=flip"), ["--views=flip: the task", "it supports center"]),
         (("evaluate", "--per_class"), ["--per_class: the task", "has no table of classes"]),
-        (("look", "mistakes"), ["mistakes: the task", "it has none of its own"]),
+        (("look", "mistakes"), ["mistakes: the task", "does not have this picture"]),
         (("evaluate", "--trust=no"), ["--trust=no", "own_task.py"]),
     ):
         name, *rest = arguments
@@ -257,7 +257,7 @@ def test_what_a_task_cannot_have_is_said(tmp_path):
         checkpoint__metric="eval/errr",
     )
     refused(r"has a target named 'mask', which is reserved", data__source=f"{__name__}.taken")
-    refused("must return a jaxconv.data.Source", data__source=f"{__name__}.nothing")
+    refused("that returns a jaxconv.data.Source", data__source=f"{__name__}.nothing")
     refused("which fails: ZeroDivisionError", data__source=f"{__name__}.fails")
 
 

@@ -1,5 +1,7 @@
 """Averages of the weights: their formula, their use in evaluation, and resuming."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,14 @@ def parts(decay):
     config = tiny_config()
     model = create_model("chain", 2, filters=(4,), batch_norm=True)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
     optimizer = make_optimizer(config.optimizer, params)
-    step = make_train_step(model, optimizer, make_schedule(config.optimizer, 100), ema_decay=decay)
+    step = make_train_step(
+        model,
+        optimizer,
+        ema_decay=decay,
+        learning_rate=make_schedule(config.optimizer, 100),
+    )
     state = jax.jit(lambda key: create_state(model, optimizer, key, images, ema=decay > 0))(
         jax.random.key(0)
     )

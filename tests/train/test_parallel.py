@@ -1,5 +1,7 @@
 """One device, four under jit, four under pmap: the same losses and the same parameters."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,12 +139,16 @@ def test_each_device_drops_other_values_under_pmap():
 
     model = create_model("chain", 2, filters=(4,), dropout=0.5)
     image = jnp.ones((2, 8, 8, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)["params"]
     optimizer = make_optimizer(config.optimizer, params)
     state = create_state(model, optimizer, jax.random.key(0), image)
     parallel = make_parallel("pmap", jax.devices()[:4])
     step = make_train_step(
-        model, optimizer, make_schedule(config.optimizer, 10), loss, axis_name=parallel.axis_name
+        model,
+        optimizer,
+        loss=loss,
+        axis_name=parallel.axis_name,
+        learning_rate=make_schedule(config.optimizer, 10),
     )
     batch = {"image": np.ones((8, 8, 8, 1), np.float32), "label": np.zeros(8, np.int32)}
     compiled = parallel.compile_train(

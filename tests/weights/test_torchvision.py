@@ -97,11 +97,12 @@ LARGER = [
 SIZE = 96
 
 
-def random_torch_model(torchvision, name):
+def random_torch_model(torchvision, name, **settings):
     """A network in inference mode with initial weights and random BatchNorm values."""
     torch.manual_seed(0)
     name = name.removesuffix("_torchvision")
-    settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    if name == "googlenet":
+        settings |= {"aux_logits": True, "init_weights": False}
     model = torchvision.models.get_model(name, weights=None, num_classes=10, **settings)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -115,8 +116,9 @@ def random_torch_model(torchvision, name):
     return model.eval()
 
 
-def compare(torchvision, name, maps):
-    model = random_torch_model(torchvision, name)
+def compare(torchvision, name, maps, theirs=None, **arguments):
+    """Logits and maps agree; `theirs` are arguments of torchvision's network, the others ours."""
+    model = random_torch_model(torchvision, name, **theirs or {})
     images = np.random.default_rng(0).normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     seen = {}
     for ours, theirs in maps.items():
@@ -126,7 +128,7 @@ def compare(torchvision, name, maps):
     with torch.no_grad():
         expected = model(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     variables = load_torchvision(name, model.state_dict())
-    network = jaxconv.create_model(name, 10)
+    network = jaxconv.create_model(name, 10, **arguments)
     run = jax.jit(lambda v, x: (network.apply(v, x, train=False), jaxconv.features(network, v, x)))
     logits, found = run(variables, jnp.array(images))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
@@ -141,6 +143,19 @@ def compare(torchvision, name, maps):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_and_maps_agree(torchvision, name):
     compare(torchvision, name, NETWORKS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "replaced"),
+    [
+        ("resnet50", 8, [False, True, True]),
+        ("resnet50", 16, [False, False, True]),
+        ("resnext50_32x4d", 8, [False, True, True]),
+    ],
+)
+def test_dilation_is_torchvision_s(torchvision, name, output_stride, replaced):
+    theirs = {"replace_stride_with_dilation": replaced}
+    compare(torchvision, name, NETWORKS["resnet50"], theirs, output_stride=output_stride)
 
 
 @pytest.mark.full
@@ -175,3 +190,23 @@ def test_googlenet_without_auxiliaries(torchvision):
         {key: value for key, value in state.items() if not key.startswith("aux")},
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 6_624_904 - 990 * 1025
+
+
+@pytest.mark.full
+def test_no_two_networks_look_alike():
+    """By names and sizes, but for those that have all in common, as resnet50 and resnet50_v1."""
+    from jaxconv.weights import torchvision as ours
+
+    sizes = {
+        name: {key: leaf.size for key, leaf in ours._expected(name, {"aux": 0}).items()}
+        for name in jaxconv.list_models()
+        if ours._has_layout(name)
+    }
+    assert len(sizes) > 50
+    for name, one in sizes.items():
+        for other, two in sizes.items():
+            same = sum(two.get(key) == size for key, size in one.items())
+            share = same / len(one.keys() | two.keys())
+            assert share == 1 or share < ours._ALIKE, (name, other, share)
+            if share == 1 and name != other:
+                assert name.removesuffix("_v1") == other.removesuffix("_v1")

@@ -1,4 +1,4 @@
-"""Confidence intervals of the figures of a set: by the bootstrap, or exact if all values agree."""
+"""Confidence intervals of the figures of a set: exact ones of shares, the rest by the bootstrap."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from jaxconv.tasks.classification.outcomes import (
     per_example,
     within,
 )
-from jaxconv.tasks.task import CONFIDENCE
+from jaxconv.tasks.intervals import CONFIDENCE, exact_interval
 
 # Values of the matrix of resamples that are processed at once: 32 MB.
 _AT_ONCE = 2**23
@@ -27,16 +27,17 @@ def intervals(
     confidence: float = CONFIDENCE,
     bins: int = BINS,
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap confidence intervals (low, high) of the figures of `figures`.
+    """Confidence intervals (low, high) of the figures of `figures`.
 
-    The examples are resampled, with replacement, `resamples` times (Efron and Tibshirani 1993,
-    chapter 13). The interval of a mean is between percentiles of the resamples' means. The ECE of
-    resamples is biased upwards, by about as much as that of the set itself (noise only adds to each
-    bin's gap), so its percentiles are mirrored at the set's ECE and clipped at 0: the basic
-    bootstrap (Davison and Hinkley 1997, section 5.2). An ECE may therefore lie above its own
-    interval, see `on_intervals`. Where all examples have the same value, as when there are no
-    mistakes, so do all resamples: then the interval is the exact one of a binomial proportion
-    (Clopper and Pearson 1934).
+    Those of the shares `top1` and `top5` are the exact ones of a binomial proportion (Clopper and
+    Pearson 1934). For the others the examples are resampled, with replacement, `resamples` times
+    (Efron and Tibshirani 1993, chapter 13). The interval of a mean is between percentiles of the
+    resamples' means. The ECE of resamples is biased upwards, by about as much as that of the set
+    itself (noise only adds to each bin's gap), so its percentiles are mirrored at the set's ECE and
+    clipped at 0: the basic bootstrap (Davison and Hinkley 1997, section 5.2). An ECE may therefore
+    lie above its own interval, see `on_intervals`. Where no prediction or every one is as far off
+    in WordNet as it can be, all resamples are alike: then the height's interval is that of a share
+    of the greatest height.
 
     Args:
       outcomes: of N examples.
@@ -67,9 +68,16 @@ def intervals(
     drawn = np.concatenate(sums).astype(np.float64) / count
     tails = 100 * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     found = {name: np.percentile(drawn[:, column], tails) for column, name in enumerate(values)}
-    for name, greatest in _greatest(outcomes).items():
-        if (values[name] == values[name][0]).all() and values[name][0] in (0, greatest):
-            found[name] = _exact(values[name][0], count, confidence, greatest)
+    found |= {
+        name: exact_interval(values[name], confidence)
+        for name in ("top1", "top5")
+        if name in values
+    }
+    if wordnet_ids(outcomes.class_names):
+        greatest = greatest_height(outcomes)
+        share = values["height"] / greatest
+        if (share == share[0]).all() and share[0] in (0, 1):
+            found["height"] = greatest * np.array(exact_interval(share, confidence))
     ece = np.percentile(np.abs(drawn[:, len(values) :]).sum(axis=1), tails)
     found["ece"] = np.maximum(0, 2 * calibration(outcomes, bins).ece - ece[::-1])
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
@@ -93,20 +101,3 @@ def on_intervals(
             "and lies below it"
         )
     return said
-
-
-def _greatest(outcomes: Outcomes) -> dict[str, float]:
-    """The largest value of one example, for figures that are constant for a perfect network."""
-    greatest = {"top1": 1.0} | ({"top5": 1.0} if len(outcomes.class_names) > 5 else {})
-    return greatest | (
-        {"height": greatest_height(outcomes)} if wordnet_ids(outcomes.class_names) else {}
-    )
-
-
-def _exact(value: float, count: int, confidence: float, greatest: float) -> tuple[float, float]:
-    """The interval of the mean of `count` values that are all 0 or all `greatest`.
-
-    For shares, 0 or 1, it is that of Clopper and Pearson.
-    """
-    least = ((1 - confidence) / 2) ** (1 / count)  # of a share of 1
-    return (0.0, greatest * (1 - least)) if value == 0 else (value * least, float(value))

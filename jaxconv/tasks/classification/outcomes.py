@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv.data.wordnet import mistake_heights, wordnet_ids
+from jaxconv.tasks.intervals import share_interval
 
 BINS = 15
 
@@ -117,6 +118,11 @@ class PerClass:
     def accuracy(self) -> np.ndarray:
         """[K] the share of each class's examples that is right (recall); NaN without any."""
         return _share(self.right, self.examples)
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low [K], high [K]) of the accuracies, see `tasks.intervals.share_interval`."""
+        return share_interval(self.right, self.examples)
 
     @property
     def precision(self) -> np.ndarray:

@@ -101,22 +101,24 @@ def _classes(run: Any) -> list[Any]:
     found = run.evaluation.outcomes
     each, names = outcomes.per_class(found), found.class_names
     ranked = each.ranked()
-    worst, best = ranked[0], ranked[-1]
+    worst, best = int(ranked[0]), int(ranked[-1])
     alt = (
         f"The accuracy of each class as a bar, from {share(each.accuracy[worst])} "
         f"({readable(names[worst])}) "
         f"to {share(each.accuracy[best])} ({readable(names[best])})."
     )
+    low, high = each.interval
     rows = [
         (
             readable(names[k]),
             f"{each.examples[k]:,}",
             share(each.accuracy[k]),
+            f"{share(low[k])} to {share(high[k])}",
             "-" if not each.predicted[k] else share(each.precision[k]),
         )
-        for k in ranked[:_CLASSES]
+        for k in map(int, ranked[:_CLASSES])
     ]
-    header = ("class", "examples", "accuracy", "precision")
+    header = ("class", "examples", "accuracy", "its 95 % interval", "precision")
     return [
         picture(accuracy_of_classes(each, names), alt),
         Table("Every class, the worst first", [header, *rows], folded=True, sortable=True),
@@ -156,7 +158,7 @@ def calibration(run: Any) -> list[Any]:
     ]
 
 
-def _table(run: Any, caption: str, places: Sequence[int]) -> Table:
+def _table(run: Any, caption: str, places: Sequence[int] | np.ndarray) -> Table:
     """Examples one by one: their class and the prediction."""
     found, rows = run.evaluation.outcomes, []
     for place in places:
