@@ -6,8 +6,9 @@
 
 With any other experiment: --config.callbacks=experiments/wandb_logger.py:Wandb
 
-Result: that of experiments/xo.py. A resumed run continues the same W&B run; WANDB_PROJECT and W&B's
-other variables set the rest.
+A resumed run continues the same W&B run; WANDB_PROJECT and W&B's other variables set the rest.
+
+Result    that of experiments/xo.py
 """
 
 from jaxconv.config import check_argument, default_config, small

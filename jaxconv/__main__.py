@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxconv.commands import data, look, networks, playground, report, runs, use
 from jaxconv.commands.common import split_overrides, trusting
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, needing_extras
 from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
 
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str]) -> int:
     args = _parser().parse_args(others)
     try:
         _check_folder()
-        with trusting(args):
+        with trusting(args), needing_extras(f"jaxconv {others[0]}"):
             return args.run(args, overrides)
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)

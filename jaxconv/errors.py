@@ -1,8 +1,9 @@
 """Errors caused by the user, printed without a traceback; and helpers for their messages."""
 
+import contextlib
 import difflib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # Exit code of a run that was asked to stop, has saved, and should be started again: EX_TEMPFAIL of
 # sysexits.h.
@@ -20,6 +21,40 @@ class UserError(ValueError):
     def __init__(self, message: str, exit_code: int = 2):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+# The modules that each extra of jaxconv installs, beyond what `import jaxconv` needs; setup.cfg
+# lists their packages.
+EXTRAS = {
+    "train": (
+        "orbax", "tensorflow_datasets", "importlib_resources", "grain", "PIL", "tensorboardX",
+        "matplotlib", "tqdm", "jinja2", "uniplot", "safetensors", "flatbuffers",
+    ),
+    "fast": ("simplejpeg", "cv2"),
+    "prepare": ("tensorflow",),
+    "playground": ("tornado",),
+}  # fmt: skip
+
+
+def missing(what: str, module: str) -> UserError:
+    """The error for a module of one of the `EXTRAS` that is not installed; `what` needs it."""
+    extra = next(extra for extra, modules in EXTRAS.items() if module in modules)
+    return UserError(
+        f"{what} needs {module}, which is not installed: pip install 'jaxconv[{extra}]'",
+        exit_code=1,
+    )
+
+
+@contextlib.contextmanager
+def needing_extras(what: str) -> Iterator[None]:
+    """Turn the error for a module of one of the `EXTRAS` that is not installed into a UserError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not any(module in modules for modules in EXTRAS.values()):
+            raise
+        raise missing(what, module) from error
 
 
 class LostProcessError(UserError):

@@ -181,7 +181,7 @@ def _open(args: argparse.Namespace) -> Any:
     from jaxconv.look.opened import open_model, open_run
 
     return (
-        open_run(args.workdir[0], args.checkpoint, args.member, args.overrides)
+        open_run(args.workdir[0], args.checkpoint, args.member, overrides=args.overrides)
         if args.workdir
         else open_model(args.model[0], args.weights)
     )

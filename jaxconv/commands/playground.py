@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxconv.commands.common import add_trust, natural, no_overrides, set_up_jax
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, missing
 
 _PORT = 8400
 
@@ -71,11 +71,7 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.port > 65535:
         raise UserError(f"--port={args.port}: must be at most 65535")
     if importlib.util.find_spec("tornado") is None:
-        raise UserError(
-            "the playground needs tornado, which is not installed: pip install "
-            "'jaxconv[playground]'",
-            exit_code=1,
-        )
+        raise missing("the playground", "tornado")
     names = _names(args.allowed_hosts)
     import asyncio
 

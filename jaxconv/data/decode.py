@@ -23,7 +23,7 @@ import numpy as np
 from jaxconv.data.geometry import Box, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.pictures import UPRIGHT, opened, orientation, to_pixels, upright
-from jaxconv.errors import UserError
+from jaxconv.errors import missing
 
 DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
 
@@ -47,11 +47,7 @@ def choose_decoder(name: str) -> str:
     """
     there = all(importlib.util.find_spec(module) for module in ("simplejpeg", "cv2"))
     if name == "simplejpeg" and not there:
-        raise UserError(
-            "config.data.decoder is simplejpeg, which is not installed: pip install "
-            "'jaxconv[fast]'",
-            exit_code=1,
-        )
+        raise missing("config.data.decoder=simplejpeg", "simplejpeg")
     if name == "auto":
         return "simplejpeg" if there else "pillow"
     return name

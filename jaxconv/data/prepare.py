@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.data.tfds_sets import cannot_be_shuffled
-from jaxconv.errors import UserError, nearest
+from jaxconv.errors import UserError, missing, nearest
 from jaxconv.files import at_home, lock
 
 IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -44,11 +44,7 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
         damaged, or TFDS cannot prepare it.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            "preparing a set needs TensorFlow (reading it does not): pip install "
-            "'jaxconv[prepare]'",
-            exit_code=1,
-        )
+        raise missing("preparing a set (not reading it)", "tensorflow")
     if name.partition(":")[0].partition("/")[0] == "imagenet2012":
         check_imagenet(manual_dir, partial)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -22,6 +22,7 @@ READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_imag
 OF_A_SET = (
     "data.source", "data.eval_split", "data.resident_limit", "data.threads", "data.prefetch",
     "data.damaged_share", "data.skip_unreadable", "data.xo", "data.toy", "data.tfds", "data.folder",
+    "data.arrays", "data.text.header",
 )  # fmt: skip
 MEASURING = ("eval.batch_size", "eval.metrics")
 # Which of them each command uses.
@@ -103,13 +104,12 @@ def _check_used(config: ConfigDict, changed: ConfigDict) -> None:
     """Raise UserError for a setting of a source other than the one that is read."""
     before, now = flatten(config), flatten(changed)
     kind = now["data.source"].partition(":")[0]
-    groups = {"xo": ("xo",), "toy": ("tones", "sentences", "solids")}
-    groups |= {"tfds": ("tfds",), "folder": ("folder",)}
+    if is_own(now["data.source"]):
+        return  # a custom source may use any of them
     for key in now:
         group = key.removeprefix("data.").partition(".")[0]
-        if before.get(key) != now[key] and key.count(".") > 1 and kind not in groups[group]:
-            if is_own(now["data.source"]):
-                continue  # a custom source may use any of them
+        kinds = {"toy": ("tones", "sentences", "solids")}.get(group, (group,))
+        if before.get(key) != now[key] and key.count(".") > 1 and kind not in kinds:
             raise UserError(
                 f"--config.{key}: does nothing, because the data are {now['data.source']}"
             )
