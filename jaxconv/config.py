@@ -22,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxconv import packaged
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.user_files import as_path, running
 from jaxconv.values import AnyConfig, Config, flatten, with_plain_values
@@ -394,7 +395,8 @@ def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
-        `get_config(ARGUMENT)`. The file may import its neighbours, see own.py.
+        `get_config(ARGUMENT)`. The file may import its neighbours, see own.py. `jaxconv:NAME` is
+        an experiment that comes with jaxconv, see packaged.py.
       overrides: `key.of.config=value` each. Another name of the network, optimizer or
         schedule discards the experiment's `kwargs` for it.
 
@@ -417,7 +419,13 @@ def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """The path and the argument of `FILE.py[:ARGUMENT]`; the last `.py:` ends the path."""
+    """The path and the argument of `FILE.py[:ARGUMENT]` or `jaxconv:NAME[:ARGUMENT]`.
+
+    The last `.py:` ends the path.
+    """
+    if spec.startswith(packaged.PREFIX):
+        name, _, argument = spec.removeprefix(packaged.PREFIX).partition(":")
+        return str(packaged.find(name)), argument
     if as_path(spec).is_file():
         return spec, ""
     path, dot, argument = spec.rpartition(".py:")

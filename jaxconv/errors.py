@@ -23,7 +23,7 @@ class UserError(ValueError):
 
 
 class LostProcessError(UserError):
-    """Another process of the run is gone, so this one cannot shut down normally."""
+    """Another process of the run was lost, so this one cannot shut down normally."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,21 @@ def at_home(path: str, option: str) -> Path:
         raise UserError(
             f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
         ) from error
+
+
+def check_utf8(path: Path, option: str = "--workdir") -> None:
+    """Raise UserError unless Orbax finds a path: it takes UTF-8, whatever the system's encoding."""
+    try:
+        same = str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        encoding = sys.getfilesystemencoding()
+        raise UserError(
+            f"{option}={path}: Orbax, which writes checkpoints, needs a name in UTF-8; choose "
+            "another" + ("" if encoding == "utf-8" else f", or set PYTHONUTF8=1 ({encoding} here)"),
+            exit_code=1,
+        )
 
 
 def lock(file: IO[str], shared: bool = False) -> None:

@@ -79,7 +79,7 @@ def read_grid(path: str) -> dict[str, list[str]]:
       UserError: the file cannot be read or has other contents.
     """
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--grid_file={path}: cannot be read ({error})") from error
     if not isinstance(found, dict):

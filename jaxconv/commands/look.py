@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from jaxconv.commands.common import add_trust, natural, no_overrides, positive, set_up_jax
+from jaxconv.commands.common import add_trust, natural, positive, set_up_jax
 from jaxconv.errors import UserError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -26,6 +26,11 @@ class PictureOption:
     says: str
     draw: Callable[[argparse.Namespace, Any], Any]
     takes: tuple[str, ...] = ()
+
+    @property
+    def shows_data(self) -> bool:
+        """Whether it shows examples of a split."""
+        return "split" in self.takes
 
     @property
     def opens(self) -> bool:
@@ -120,8 +125,13 @@ def add(commands: Any) -> None:
 
 
 def _look(args: argparse.Namespace, overrides: list[str]) -> int:
-    no_overrides("look", overrides)
     from jaxconv.files import check_file, whole_file
+    from jaxconv.train.other_data import check_takes
+
+    check_takes("look", overrides)
+    if overrides and not (PICTURES[args.picture].shows_data and args.workdir):
+        raise UserError(f"--config.{overrides[0]}: {args.picture} shows no data of a run")
+    args.overrides = overrides
 
     name = args.out or f"{args.picture}.png"
     out = check_file("out", name, SUFFIXES)
@@ -171,7 +181,7 @@ def _open(args: argparse.Namespace) -> Any:
     from jaxconv.look.opened import open_model, open_run
 
     return (
-        open_run(args.workdir[0], args.checkpoint, args.member)
+        open_run(args.workdir[0], args.checkpoint, args.member, args.overrides)
         if args.workdir
         else open_model(args.model[0], args.weights)
     )
@@ -256,7 +266,9 @@ def _of_task(args: argparse.Namespace, looked: Any) -> Any:
             f"has {', '.join(pictures) or 'none of its own'}"
         )
     looked.source(args.split)  # fails with a clear message if the data is missing
-    evaluation = evaluate_run(args.workdir[0], args.split, args.checkpoint)
+    evaluation = evaluate_run(
+        args.workdir[0], args.split, args.checkpoint, overrides=args.overrides
+    )
     members = members_of(looked.config)
     if members is not None:
         name = members.names[args.member]

@@ -32,7 +32,8 @@ def _add_runs(commands: Any) -> None:
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="the experiment: a Python file that defines get_config()",
+        help="the experiment: a Python file that defines get_config(), or "
+        "jaxconv:NAME[:ARGUMENT] for one that `jaxconv experiments` lists",
     )
     train.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder for all files of the run"
@@ -54,7 +55,8 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="evaluate a run, or several together, on every example exactly once",
-        epilog="Runs in one process, on all devices of this machine.",
+        epilog="Runs in one process, on all devices of this machine. "
+        "--config.data.source=SOURCE and --config.data.eval_split=NAME choose other data.",
     )
     evaluate.add_argument(
         "--workdir",
@@ -216,14 +218,11 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
-    if overrides:
-        raise UserError(
-            f"--config.{overrides[0]}: evaluate uses the config of the run in --workdir; it cannot "
-            "be changed"
-        )
     from jaxconv.files import expand
+    from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import saved_config
 
+    check_takes("evaluate", overrides)
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv.evaluation import tables
     from jaxconv.evaluation.several import evaluate_runs
@@ -234,7 +233,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     config = saved_config(expand(args.workdir[0]))
     folder = expand(args.workdir[0])
-    writers = open_task(opened_config(folder), saved_data(folder)).writers
+    writers = open_task(opened_config(folder, overrides), saved_data(folder)).writers
     files = {}
     for option in filter(lambda option: getattr(args, option), FILES):
         if option not in writers:
@@ -244,7 +243,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
+    evaluation = evaluate_runs(
+        args.workdir, args.split, args.checkpoint, overrides=overrides, **view
+    )
     record = tables.make_record(evaluation, args.bootstrap)
     rows = tables.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2

@@ -160,11 +160,12 @@ def in_terminal(
     """Draw the curves as text; with `watch`, redraw them as they grow until all runs have ended.
 
     A terminal switches to its alternate screen, is redrawn in place, and shows the last picture at
-    the end. In other output each picture follows the one before.
+    the end. In other output, and on a terminal that cannot (TERM=dumb), each picture follows the
+    one before.
     """
     out = stream or sys.stdout
     folders = open_runs(workdirs)
-    terminal, text = out.isatty(), ""
+    terminal, text = out.isatty() and os.environ.get("TERM") != "dumb", ""
     ended = functools.partial(all_ended, folders) if watch else (lambda _: True)
     inside = watch and terminal
     try:

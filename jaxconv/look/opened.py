@@ -28,6 +28,7 @@ from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
+from jaxconv.train.other_data import reading
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
@@ -173,9 +174,9 @@ class OpenedNetwork:
             raise UserError(
                 f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
             )
-        return open_source(
-            as_files(self.config.data), split or self.config.data.eval_split, like=self.data
-        )
+        data = as_files(self.config.data)
+        with reading(self.config):
+            return open_source(data, split or self.config.data.eval_split, like=self.data)
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
         """The element [...] and label of one example of a split; the label is -1 if it has none.
@@ -230,7 +231,11 @@ class OpenedNetwork:
 
 
 def open_run(
-    workdir: str, checkpoint: str = "latest", member: int = 0, source: Source | None = None
+    workdir: str | Path,
+    checkpoint: str = "latest",
+    member: int = 0,
+    source: Source | None = None,
+    overrides: Sequence[str] = (),
 ) -> OpenedNetwork:
     """Open the trained network of a run.
 
@@ -239,12 +244,14 @@ def open_run(
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
       source: examples to look at instead of those of the config's source.
+      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to look at other data, see
+        train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.
     """
     folder = expand(workdir)
-    config, data = opened_config(folder), saved_data(folder)
+    config, data = opened_config(folder, overrides), saved_data(folder)
     members = members_of(config)
     count = len(members.names) if members else 1
     if not 0 <= member < count:
@@ -254,7 +261,7 @@ def open_run(
             else "the run has one network, not an ensemble"
         )
         raise UserError(f"--member={member}: {has}")
-    state, step = restore_run(folder, checkpoint)
+    state, step = restore_run(folder, checkpoint, config=config)
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     task = open_task(config, data)
     model = task.model()

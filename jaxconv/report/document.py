@@ -92,7 +92,7 @@ PARTS = (Text, Figures, Table, Picture, Chart)
 
 @functools.cache
 def _asset(name: str) -> str:
-    return (importlib.resources.files("jaxconv.report") / name).read_text()
+    return (importlib.resources.files("jaxconv.report") / name).read_text(encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:

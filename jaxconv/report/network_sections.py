@@ -31,7 +31,9 @@ def result(run: RunReport) -> list[Any]:
         found, count = run.evaluation, len(run.evaluation.outcomes)
     except LeftOutError as error:
         return [*_logged(run), Text(f"There are no intervals: {error}.")]
-    task, total = found.task, run.data.get("eval_examples", count)
+    task, total, where = found.task, run.data.get("eval_examples", count), found.split
+    if run.overrides:
+        total, where = len(run.looked.source()), f"{shown_name(found.data)}, split {found.split}"
     prefix = "ensemble_" if found.members else ""
     values = {
         name.removeprefix(prefix): value
@@ -50,7 +52,7 @@ def result(run: RunReport) -> list[Any]:
     items += _best(run, task, count, total)
     of_all = f"all {count:,}" if count == total else f"{count:,} (evenly spread) of {total:,}"
     caption = (
-        f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % "
+        f"Checkpoint of step {found.step:,} on {of_all} examples of {where}, with 95 % "
         f"intervals (exact for shares, by the bootstrap for the rest){task.caption(found.outcomes)}"
     )
     said = [Text(f"{text[0].upper()}{text[1:]}.") for text in task.remarks(values, between)]

@@ -29,6 +29,7 @@ from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.code import with_code
 from jaxconv.train.workdir import (
+    opened_config,
     read_json,
     read_metrics,
     saved_config,
@@ -64,6 +65,7 @@ class RunReport:
       examples: the most examples to look at; 0: all.
       checkpoint: step and write time of the newest checkpoint; empty without one.
       kept: cached results of a checkpoint, for the next page of the same run.
+      overrides: `KEY=VALUE` each, for the data to evaluate on, see train/other_data.py.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class RunReport:
     examples: int = 0
     checkpoint: tuple[int, ...] = ()
     kept: Memo = dataclasses.field(default_factory=Memo)
+    overrides: tuple[str, ...] = ()
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """Return `make()`, or its cached result for the newest checkpoint."""
@@ -145,12 +148,10 @@ class RunReport:
     def looked(self) -> OpenedNetwork:
         """The network with the latest checkpoint's weights; the first network of an ensemble."""
         with self._weights():
-            return self.once(
-                "looked", lambda: opened.open_run(str(self.folder), source=self.source)
-            )
+            return self.once("looked", self._opened)
 
     def _opened(self) -> OpenedNetwork:
-        return opened.open_run(str(self.folder), source=self.source)
+        return opened.open_run(self.folder, source=self.source, overrides=self.overrides)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -163,7 +164,7 @@ class RunReport:
         if self.examples:
             source = self.looked.source()
             source = Part(source, self.examples) if len(source) > self.examples else self.source
-        return evaluate_run(str(self.folder), source=source)
+        return evaluate_run(str(self.folder), source=source, overrides=self.overrides)
 
     @contextlib.contextmanager
     def _weights(self) -> Iterator[None]:
@@ -187,7 +188,8 @@ def read_run(workdir: str | Path, **settings: Any) -> RunReport:
     folder = expand(str(workdir))
     newest = newest_checkpoint(folder)  # first, so that a later checkpoint counts as new
     config = saved_config(folder)
-    with_code(folder, config)  # if its code may not be run, raise once and not per section
+    # If its code may not be run, raise once and not per section.
+    opened_config(folder, settings.get("overrides", ()))
     return RunReport(
         folder,
         config,

@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +125,7 @@ def _kept(workdir: Path) -> dict[str, _Copy]:
     try:
         return {
             name: _Copy((path.parent / entry["file"]).resolve(), entry["crc32"])
-            for name, entry in json.loads(path.read_text()).items()
+            for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
         }
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
@@ -150,7 +150,7 @@ def resumed(workdir: Path, config: Any) -> Any:
     return _by_copies(config, copies)
 
 
-def with_code(workdir: Path, config: Any) -> Any:
+def with_code(workdir: Path, config: Any, mine: Collection[str] = ()) -> Any:
     """The config to open a run with: its custom code comes from the workdir's copies.
 
     The copies are logged once per workdir. A run older than `code/` has none, and uses the original
@@ -159,11 +159,12 @@ def with_code(workdir: Path, config: Any) -> Any:
     Args:
       workdir: the run's workdir.
       config: the config that the run saved.
+      mine: names in it that do not come from the run; they stay as they are, and are trusted.
 
     Raises:
       UserError: its code may not be run, see `trusted`; or the copies are damaged.
     """
-    names = list(names_in(config).values())
+    names = [name for name in names_in(config).values() if name not in mine]
     if not names:
         return config
     kept = {name: copy for name, copy in _kept(workdir).items() if name in names}

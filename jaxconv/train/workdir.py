@@ -21,7 +21,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,10 +32,11 @@ from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, check_utf8, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
-from jaxconv.own import checksums, is_own
+from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
+from jaxconv.train.other_data import with_other_data
 from jaxconv.values import AnyConfig
 
 PACKAGES = (
@@ -82,6 +83,7 @@ def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, Tex
         config.
     """
     workdir = expand(path)
+    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
@@ -192,15 +194,26 @@ def saved_config(workdir: Path) -> AnyConfig:
     return config
 
 
-def opened_config(workdir: Path) -> AnyConfig:
+def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
 
+    Args:
+      workdir: the run's workdir.
+      overrides: `KEY=VALUE` each, to measure it on other data, see other_data.py.
+
     Raises:
-      UserError: as in `saved_config`; or its code may not be run, or is damaged.
+      UserError: as in `saved_config`; its code may not be run, or is damaged; or an override cannot
+        be made.
     """
-    return with_code(Path(workdir), saved_config(workdir))
+    saved = saved_config(workdir)
+    if not overrides:
+        return with_code(Path(workdir), saved)
+    changed = with_other_data(saved, overrides)
+    # What the command names is the user's own: it is no code of the workdir.
+    mine = set(names_in(changed).values()) - set(names_in(saved).values())
+    return with_code(Path(workdir), changed, mine)
 
 
 def _to_config(value: dict[str, Any]) -> AnyConfig:
@@ -343,7 +356,7 @@ def _version(package: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, kind):
             raise ValueError(f"it is not a {kind.__name__}")
         return value
@@ -377,7 +390,9 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [
