@@ -99,9 +99,9 @@ def look_at_networks() -> None:
     """Networks of the registry, their facts and their feature maps."""
     for name in jaxconv.list_models("resnet*"):
         assert_type(name, str)
-    info = jaxconv.model_info("resnet20")
+    info = jaxconv.model_info("resnet18")
     assert_type(info.errors, tuple[float | None, ...] | None)
-    net = jaxconv.create_model("resnet20", 10, dtype=jnp.bfloat16, norm="group")
+    net = jaxconv.create_model("resnet18", 10, dtype=jnp.bfloat16, norm="group")
     assert_type(net, Network)
     images = np.zeros((2, 32, 32, 3), np.float32)
     variables = net.init(jax.random.key(0), images, train=False)
@@ -121,6 +121,7 @@ def train() -> jaxconv.TrainState:
     net, optimizer = jaxconv.create_model("chain", 2, filters=(4,)), optax.sgd(0.1)
     key = jax.random.key(0)
     state = jaxconv.create_state(net, optimizer, key, jnp.zeros((1, 8, 8, 1)))
+    assert_type(state.replace(step=jnp.zeros((), jnp.int32)), jaxconv.TrainState)
     step = jax.jit(jaxconv.make_train_step(net, optimizer))
     one = jaxconv.make_train_step(net, optimizer)
     for batch in batches(source, 8, steps=2):
@@ -128,7 +129,6 @@ def train() -> jaxconv.TrainState:
         state, metrics = step(state, batch, key)
         print(float(metrics["loss"]))
         assert_type(one(state, batch, key), tuple[jaxconv.TrainState, dict[str, jax.Array]])
-    assert_type(state.replace(step=jnp.zeros((), jnp.int32)), jaxconv.TrainState)
     return state
 
 
