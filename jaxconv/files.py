@@ -15,7 +15,7 @@ from typing import IO, Any
 from jaxconv.errors import UserError, in_words, nearest
 
 
-def expand(path: str, option: str = "--workdir") -> Path:
+def expand(path: str | Path, option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
     Raises:

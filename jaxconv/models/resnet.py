@@ -228,7 +228,7 @@ ERRORS_V15 = {
 CIFAR_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 
 
-def _deep(depth: int, **arguments) -> dict:
+def _deep(depth: int, **arguments: Any) -> dict:
     return {"units": UNITS[depth], "bottleneck": depth >= 50, **arguments}
 
 

@@ -37,6 +37,7 @@ with strides instead of pooling.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -222,7 +223,9 @@ def _counts(text: str) -> list[int | None]:
     return [layer.count for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
 
 
-def from_text(text: str, num_classes: int | None = None, by_stage: bool = False, **fields) -> Text:
+def from_text(
+    text: str, num_classes: int | None = None, by_stage: bool = False, **fields: Any
+) -> Text:
     """Build the network of a text.
 
     Args:
@@ -320,7 +323,7 @@ VGG_BN_ERRORS = {
 }
 
 
-def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings) -> Entry:
+def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings: Any) -> Entry:
     return Entry(Text, {"text": text, "by_stage": by_stage}, year, PAPERS[paper], **settings)
 
 

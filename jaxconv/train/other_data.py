@@ -9,13 +9,11 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from jaxconv.checks import check_config
 from jaxconv.config import set_key
 from jaxconv.errors import UserError
 from jaxconv.own import is_own
-from jaxconv.values import flatten, with_plain_values
+from jaxconv.values import AnyConfig, flatten, with_plain_values
 
 # Keys, and groups of keys, that may be set for a run that exists already.
 READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_image_size")
@@ -66,7 +64,7 @@ def _within(key: str, keys: Sequence[str]) -> bool:
     return any(key == known or key.startswith(f"{known}.") for known in keys)
 
 
-def with_other_data(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def with_other_data(config: AnyConfig, overrides: Sequence[str]) -> AnyConfig:
     """A copy of a run's config with such overrides.
 
     Raises:
@@ -85,7 +83,7 @@ def with_other_data(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def reading(config: ConfigDict) -> Iterator[None]:
+def reading(config: AnyConfig) -> Iterator[None]:
     """Say how to name the new place if the data of a run cannot be read because they have moved."""
     try:
         yield
@@ -100,7 +98,7 @@ def reading(config: ConfigDict) -> Iterator[None]:
         ) from error
 
 
-def _check_used(config: ConfigDict, changed: ConfigDict) -> None:
+def _check_used(config: AnyConfig, changed: AnyConfig) -> None:
     """Raise UserError for a setting of a source other than the one that is read."""
     before, now = flatten(config), flatten(changed)
     kind = now["data.source"].partition(":")[0]
