@@ -11,6 +11,7 @@ from jaxconv.data.layout import LAYOUTS
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
+from jaxconv.values import AnyConfig
 
 # How the members of an ensemble are computed, and the settings that may differ between them: those
 # that a step can take as traced arrays.
@@ -149,7 +150,7 @@ ALTERNATIVES = (
 )
 
 
-def check_config(config: ConfigDict, with_task: bool = True) -> None:
+def check_config(config: AnyConfig, with_task: bool = True) -> None:
     """Check everything that can be checked before the data is read.
 
     Args:
@@ -207,7 +208,7 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
     _check_optimizer(config.optimizer)
 
 
-def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
+def _check_metrics(config: AnyConfig, task: type[Task]) -> None:
     """Raise UserError unless the metrics of the config are figures of the task."""
     allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
     for key in ("optimizer.schedule.metric", "checkpoint.metric", "early_stopping.metric"):
@@ -219,7 +220,7 @@ def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
             )
 
 
-def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
+def differing_runs(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Keys whose difference makes two configs different runs, see `config.differing_keys`.
 
     An empty metric counts as the one that the task chooses for it, and a custom piece whose file
@@ -236,7 +237,7 @@ def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
     return sorted({*found, *(lengths if lengths and _looks_at_length(new) else [])})
 
 
-def check_effects(config: ConfigDict) -> None:
+def check_effects(config: AnyConfig) -> None:
     """Raise UserError for settings of a new run that its other settings do not use.
 
     Runs of earlier versions may have them, and stay usable.
@@ -253,7 +254,7 @@ def check_effects(config: ConfigDict) -> None:
             )
 
 
-def _looks_at_length(config: ConfigDict) -> bool:
+def _looks_at_length(config: AnyConfig) -> bool:
     """Whether the learning rate depends on the number of steps of the training."""
     schedule = config.optimizer.schedule
     if schedule.name in SCHEDULES:
@@ -267,7 +268,7 @@ def _looks_at_length(config: ConfigDict) -> bool:
     )
 
 
-def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
+def swept_values(config: AnyConfig) -> tuple[str, tuple[float, ...]] | None:
     """The setting of `config.ensemble.over` and its values; None if it is empty.
 
     Raises:
@@ -316,7 +317,7 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
     return key, values
 
 
-def _check_own(config: ConfigDict) -> None:
+def _check_own(config: AnyConfig) -> None:
     for key, name in (
         ("augment.own", config.augment.own),
         *(("eval.metrics", name) for name in config.eval.metrics.split()),
@@ -367,7 +368,7 @@ def _check_value(key: str, value: Any) -> None:
         raise UserError(f"config.{key} holds {value}; it must be finite")
 
 
-def _check_data(data: ConfigDict) -> None:
+def _check_data(data: AnyConfig) -> None:
     for key in ("mean", "std"):
         if not data[key]:
             raise UserError(
@@ -395,7 +396,7 @@ def _check_data(data: ConfigDict) -> None:
         )
 
 
-def _check_background(data: ConfigDict) -> None:
+def _check_background(data: AnyConfig) -> None:
     if not data.background:
         return
     from PIL import ImageColor
@@ -415,7 +416,7 @@ def _check_background(data: ConfigDict) -> None:
         )
 
 
-def _check_optimizer(config: ConfigDict) -> None:
+def _check_optimizer(config: AnyConfig) -> None:
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(
         isinstance(b, int) and 0 < b < 2**31 for b in boundaries
@@ -447,7 +448,7 @@ def _check_optimizer(config: ConfigDict) -> None:
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
 
 
-def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
+def _check_augment(config: AnyConfig, given: dict[str, Any]) -> None:
     for key, most in PAIRS.items():
         pair = given[f"augment.{key}"]
         off = not pair and key in MAY_BE_EMPTY

@@ -25,10 +25,10 @@ from ml_collections import ConfigDict
 from jaxconv import packaged
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.user_files import as_path, running
-from jaxconv.values import Config, flatten, with_plain_values
+from jaxconv.values import AnyConfig, Config, flatten, with_plain_values
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """Every key with its default, locked.
 
     An unknown key raises AttributeError, a value of the wrong type TypeError.
@@ -304,7 +304,7 @@ def default_config() -> ConfigDict:
 
 def group(
     pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False
-) -> ConfigDict:
+) -> Config:
     """A parameter group: the parameters whose path, such as `conv1_1/kernel`, matches a pattern.
 
     Args:
@@ -317,10 +317,12 @@ def group(
     numbers = {
         name: float(value) if type(value) is int else value for name, value in numbers.items()
     }
-    return Config({"pattern": pattern, **numbers, "frozen": frozen}).lock()
+    made = Config({"pattern": pattern, **numbers, "frozen": frozen})
+    made.lock()
+    return made
 
 
-def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
+def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:
     """Shrink an experiment to run on a CPU in seconds.
 
     It trains a thinner network for four steps on a few X's and O's (another task keeps its toy
@@ -388,7 +390,7 @@ MAY_DIFFER = (
 )
 
 
-def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config of an experiment file, with overrides from the command line.
 
     Args:
@@ -430,7 +432,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     return (f"{path}.py", argument) if dot else (spec, "")
 
 
-def _run_experiment(spec: str) -> ConfigDict:
+def _run_experiment(spec: str) -> Config:
     """The config that an experiment's `get_config` returns, with plain values."""
     path, argument = split_spec(spec)
     file = as_path(path).resolve()
@@ -455,7 +457,7 @@ def _run_experiment(spec: str) -> ConfigDict:
     return with_plain_values(config)
 
 
-def set_key(config: ConfigDict, key: str, text: str) -> None:
+def set_key(config: AnyConfig, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
     The sections called `kwargs` accept new keys.
@@ -477,13 +479,15 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     old = place[last]
     if isinstance(old, ConfigDict):
         raise UserError(f"--config.{key}: is a group of keys ({', '.join(old)}); set one of them")
-    value = text if isinstance(old, str) else _literal(text)
+    value: Any = text if isinstance(old, str) else _literal(text)
     if isinstance(old, tuple) and not isinstance(value, tuple):
         value = (value,)
     if type(old) is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     check_type(f"--config.{key}", value, old)
-    place[last] = float(value) if isinstance(old, float) else value
+    if isinstance(old, float) and isinstance(value, int):
+        value = float(value)
+    place[last] = value
 
 
 # The types that a default may have, in words.
@@ -501,8 +505,8 @@ def check_type(key: str, value: Any, example: Any) -> None:
 
     The items of a tuple are numbers, or of the types of the example's items.
     """
-    fits = type(value) is type(example) or (type(example) is float and type(value) is int)
-    if isinstance(example, tuple) and fits:
+    fits: bool = type(value) is type(example) or (type(example) is float and type(value) is int)
+    if fits and isinstance(example, tuple) and isinstance(value, tuple):
         items = {type(item) for item in example} - {int, float} or {int, float}
         fits = all(type(item) in items for item in value)
     if not fits:
@@ -530,7 +534,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def nearest_key(config: ConfigDict, key: str) -> str:
+def nearest_key(config: AnyConfig, key: str) -> str:
     """`, did you mean 'x'?` for the config's key that is closest, or nothing."""
     return nearest(key, flatten(config))
 

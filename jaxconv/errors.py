@@ -58,7 +58,7 @@ def needing_extras(what: str) -> Iterator[None]:
 
 
 class LostProcessError(UserError):
-    """Another process of the run is gone, so this one cannot shut down normally."""
+    """Another process of the run was lost, so this one cannot shut down normally."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

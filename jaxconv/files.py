@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import IO, Any
 from jaxconv.errors import UserError, in_words, nearest
 
 
-def expand(path: str, option: str = "--workdir") -> Path:
+def expand(path: str | Path, option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
     Raises:
@@ -46,6 +47,21 @@ def at_home(path: str, option: str) -> Path:
         ) from error
 
 
+def check_utf8(path: Path, option: str = "--workdir") -> None:
+    """Raise UserError unless Orbax finds a path: it takes UTF-8, whatever the system's encoding."""
+    try:
+        same = str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        encoding = sys.getfilesystemencoding()
+        raise UserError(
+            f"{option}={path}: Orbax, which writes checkpoints, needs a name in UTF-8; choose "
+            "another" + ("" if encoding == "utf-8" else f", or set PYTHONUTF8=1 ({encoding} here)"),
+            exit_code=1,
+        )
+
+
 def lock(file: IO[str], shared: bool = False) -> None:
     """Lock an open file for this process until it is closed, or the process ends in any way.
 
@@ -75,7 +91,8 @@ def _find_lock() -> Callable[[IO[str], bool], None]:
         import msvcrt
 
         # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
-        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        windows: Any = msvcrt  # whose functions type checkers know on Windows only
+        return lambda file, shared: windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
 
 
@@ -95,6 +112,8 @@ def printable(text: str | os.PathLike) -> str:
 
 def _as_escape(error: UnicodeError) -> tuple[str, int]:
     r"""Write a byte of a file name that is not UTF-8 as \xe9, like `printable`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     code = ord(error.object[error.start])
     text = f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
     return text, error.start + 1

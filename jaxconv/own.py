@@ -295,5 +295,5 @@ def checksums(config: Any) -> dict[str, str]:
             sums[name] = f"{checksum(file):08x}"
         else:
             module = importlib.import_module(name.rpartition(".")[0])
-            sums[name] = f"{zlib.crc32(Path(module.__file__).read_bytes()):08x}"
+            sums[name] = f"{zlib.crc32(Path(inspect.getfile(module)).read_bytes()):08x}"
     return sums

@@ -96,7 +96,7 @@ def log_of(folder: Path) -> Path:
 
 def _why_failed(path: Path) -> str:
     """The last message of a run whose log ends with a failure; empty otherwise."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     if not lines or not lines[-1].startswith(FAILED):
         return ""
     start = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=0)
@@ -175,7 +175,11 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     others = list(means[0]["values"])
     table = [[*others, "seeds finished", *_titles(means[0])]]
     for mean in means:
-        figures = [_spread(*mean[key], show) for key, show in _columns(mean).items()]
+        figures = [
+            _spread(center, deviation, show)
+            for key, show in _columns(mean).items()
+            for center, deviation in [mean[key]]
+        ]
         table.append(
             [
                 *(text_of(mean["values"][key]) for key in others),

@@ -45,7 +45,7 @@ def train(
 
     Raises:
       UserError: the config, the data or the workdir cannot be used, the loss became infinite or
-        NaN, another process is gone, or SIGTERM stopped the run (`exit_code` 75).
+        NaN, another process was lost, or SIGTERM stopped the run (`exit_code` 75).
     """
     if isinstance(config, (str, os.PathLike)):
         config = load_config(config)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxconv.errors import human_bytes
+from jaxconv.errors import UserError, human_bytes
 from jaxconv.feature_maps import FeatureMap, noted
 from jaxconv.models.bridge import unwrapped
 from jaxconv.notebook import html_table
@@ -381,6 +381,10 @@ def _compile(
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+    if memory is None:
+        raise UserError(
+            "XLA does not say here how much memory a program takes; leave --compile out"
+        )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,

@@ -15,7 +15,7 @@ from jaxconv.data.pictures import opened
 from jaxconv.data.reading import notes_of, read_as
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
-from jaxconv.data.stored import StoredSource
+from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
 from jaxconv.tasks import open_task
@@ -163,6 +163,7 @@ def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]]
         if isinstance(source, StoredSource):
             payload, targets = source.records[i]
             element, targets = source.decode(payload, (0, i)), as_targets(targets)
+            element = element.pixels if isinstance(element, Placed) else element
         else:
             targets = dict(source.read(i))
             payload = element = targets.pop("image")
@@ -214,19 +215,20 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
         new = augment(key, take(data, batch))
         return new["image"], {name: new[name] for name in source.targets}
 
-    first, count, start, ahead = None, 0, 0.0, None
+    first: list[Any] = []
+    count, start, ahead = 0, 0.0, None
     order = Order((config.seed,), config.batch_size, config.augment.repeats)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
         images, targets = step(loader.data, batch, jax.random.key(number))
-        if first is None:
-            first, start = jax.tree.map(np.asarray, (images, targets)), time.perf_counter()
+        if not first:
+            first, start = jax.tree.map(np.asarray, [images, targets]), time.perf_counter()
             continue
         jax.block_until_ready(ahead)
         ahead, count = images, count + config.batch_size
         if time.perf_counter() - start > _SECONDS:
             break
     jax.block_until_ready(ahead)
-    return *first, count / (time.perf_counter() - start)
+    return first[0], first[1], count / (time.perf_counter() - start)
 
 
 def _table(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -236,7 +236,7 @@ def run_once(command: Sequence[str], path: Path, termination: Termination) -> in
 
     If only the command was preempted, not this process, it is started again.
     """
-    with open(path, "a", buffering=1) as file:
+    with open(path, "a", buffering=1, encoding="utf-8", errors="replace") as file:
         for _ in range(1 + MOST_RESTARTS):
             file.write(f"$ {shlex.join(command)}\n")
             with subprocess.Popen(
@@ -262,7 +262,8 @@ def _wait(process: subprocess.Popen) -> int:
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            # Windows has no other signal for Ctrl-C.
+            process.send_signal(getattr(signal, "CTRL_C_EVENT", signal.SIGINT))
             process.wait()
         raise
 

@@ -1,12 +1,16 @@
 """The values of a config: Python's own numbers and strings, tuples of them, and groups of keys."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.errors import nearest
+
+# A ConfigDict of any origin. ml_collections types each key as everything that a key may hold, so
+# that config.data.source would be an error to a type checker.
+AnyConfig: TypeAlias = Any
 
 
 class UnknownKeyError(KeyError):
@@ -18,6 +22,10 @@ class UnknownKeyError(KeyError):
 
 class Config(ConfigDict):
     """A ConfigDict whose values are plain, see `plain`, and whose messages are short."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
 
     def __setitem__(self, key: str, value: Any) -> None:
         if self.is_locked and key not in self:
@@ -62,7 +70,7 @@ def with_plain_values(config: ConfigDict) -> Config:
     return changed
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: AnyConfig, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and their values; an empty group of keys is left out."""
     flat = {}
     for key, value in config.items():

@@ -187,6 +187,18 @@ def python_of(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+@pytest.mark.parametrize("name", moved.METHODS)
+def test_old_methods_work_with_a_warning(name):
+    module, _, kind = name.rpartition(".")
+    kind = getattr(importlib.import_module(module), kind)
+    thing = kind("jit", ())
+    for old, now in moved.METHODS[name].items():
+        with pytest.warns(DeprecationWarning, match=f"{name}.{old} is now {name}.{now};"):
+            assert getattr(thing, old) == getattr(thing, now)
+    with pytest.raises(AttributeError, match="object has no attribute 'nothing_like_it'"):
+        thing.nothing_like_it  # noqa: B018
+
+
 def test_readme_s_python_runs():
     """Every Python block of the README, one after the other in one program, with batches for the
     loop.

@@ -141,7 +141,9 @@ def start_jax() -> None:
 def _set_up_cache(place: str) -> None:
     import jax
 
-    if place == "off" or jax.config.jax_compilation_cache_dir:
+    # jax.config's options are not in its types.
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if place == "off" or given:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
     folder = folder if place == "auto" else Path(place)

@@ -71,7 +71,9 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
 
     from jaxconv.report.write import report, watch
 
-    if in_use(folder) and not jax.config.jax_platforms:
+    # jax.config's options are not in its types.
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if in_use(folder) and not platforms:
         jax.config.update("jax_platforms", "cpu")  # the run occupies the accelerator and its memory
     settings = {"out": args.out, "examples": args.examples, "overrides": overrides}
     for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:

@@ -1,10 +1,13 @@
 """Commands that train and evaluate: train, evaluate, sweep."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
@@ -183,6 +186,37 @@ def _stop_at_once(*_: Any) -> None:
     os._exit(PREEMPTED)
 
 
+def _interrupt_at_once(*_: Any) -> None:
+    """Handle Ctrl-C in one of several processes, which may be the only one that is interrupted.
+
+    The others notice that it is lost. Its background writes would wait for them.
+    """
+    os.write(2, b"jaxconv: interrupted; the same commands resume from the last checkpoint\n")
+    os._exit(130)
+
+
+@contextlib.contextmanager
+def _one_of_several() -> Iterator[None]:
+    """End this process after an error, whether the others have one too or wait for this one."""
+    from jaxconv.train.processes import part
+
+    try:
+        yield
+    except LostProcessError as error:
+        # Skip JAX's shutdown, which would wait for the lost process.
+        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+    except Exception as error:
+        if part():
+            raise
+        if isinstance(error, UserError):
+            print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop_at_once)
     from jaxconv.checks import check_config
@@ -195,7 +229,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.watch import announce_to
 
     announce_to()
-    try:
+    with _one_of_several():
         join(args.distributed)
         set_up_jax(config)
         import jax
@@ -205,11 +239,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
         first = jax.process_index() == 0
         announce_to(level=logging.INFO if first else logging.WARNING)
+        if jax.process_count() > 1:
+            signal.signal(signal.SIGINT, _interrupt_at_once)
         result = train(config, args.workdir, args.restart)
-    except LostProcessError as error:
-        # Skip JAX's shutdown, which would wait for the lost process.
-        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
-        os._exit(error.exit_code)
     if first:
         with results_kept(expand(args.workdir)):
             print(f"workdir: {expand(args.workdir)}")

@@ -29,9 +29,10 @@ def read_labels(
     labels, classes = _as_numbers(labels, count, reading)
     low, high = int(labels.min()) - reading.first_label, int(labels.max()) - reading.first_label
     names = tuple(map(str, class_names))
-    trained = not names and "class_names" in (reading.like or {})
+    like = reading.like or {}
+    trained = not names and "class_names" in like
     if trained:
-        names = tuple(reading.like["class_names"])
+        names = tuple(like["class_names"])
     if not names:
         names = _numbers(labels, low, high, classes, reading)
     if low < 0 or high >= len(names):

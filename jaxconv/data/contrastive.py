@@ -6,6 +6,7 @@ floating-point from 0 to 1, which keep their type. SimCLR's are 0.2 grey and 0.5
 view has 0.1 blur and 0.2 solarise.
 """
 
+import functools
 import math
 
 import jax
@@ -34,7 +35,8 @@ def blur(key: jax.Array, batch: Batch, probability: float, sigma: Range) -> Batc
     Borders are mirrored, as torchvision's are.
     """
     image = batch["image"]
-    deviation = uniform(keys_of(key, batch), "sigma", *sigma)
+    low, high = sigma
+    deviation = uniform(keys_of(key, batch), "sigma", low, high)
     radius = min(math.ceil(_REACH * sigma[1]), min(image.shape[1:3]) - 1)
     new = gaussian_blur(image.astype(jnp.float32), deviation, radius)
     if image.dtype == jnp.uint8:
@@ -55,10 +57,11 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
         border[axis] = (radius, radius)
         padded = jnp.pad(image, border, mode="reflect")
         # Shifted sums, since every image has weights of its own.
-        image = sum(
+        shifted = (
             colour.each(weights[:, n]) * jax.lax.slice_in_dim(padded, n, n + size, axis=axis)
             for n in range(2 * radius + 1)
         )
+        image = functools.reduce(jnp.add, shifted)
     return image
 
 

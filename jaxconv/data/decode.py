@@ -16,6 +16,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,8 @@ def _decode_jpeg(
 
     if not simplejpeg.is_jpeg(data):
         return None
-    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    *size, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    height, width = map(int, size)
     if (
         colourspace in ("CMYK", "YCCK")
         or height * width > (Image.MAX_IMAGE_PIXELS or np.inf)
@@ -125,7 +127,7 @@ def _decode_jpeg(
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
     # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
     # overwrite them.
-    settings = {
+    settings: dict[str, Any] = {
         "colorspace": "GRAY" if grey else "RGB",
         "buffer": _scratch(height * width * 3)
         if image_size and height * width <= _SCRATCH
@@ -255,7 +257,7 @@ def _resize_part(
         from PIL import Image
 
         image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     else:
         import cv2
 
@@ -333,5 +335,6 @@ def decode_whole(
         decoder,
         background=background,
     )
-    box, size = whole_box(*pixels.shape[:2], scale, step, longest)
+    height, width = pixels.shape[:2]
+    box, size = whole_box(height, width, scale, step, longest)
     return _resize_part(pixels, box, size, decoder)

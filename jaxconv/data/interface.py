@@ -18,7 +18,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -196,12 +196,17 @@ class Arrays(Source):
             object.__setattr__(self, "values", {"label": self.values})
 
     def __len__(self) -> int:
-        return len(next(iter(self.values.values()), self.images))
+        return len(next(iter(self.arrays.values()), self.images))
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The targets [N, ...] by name: `values`, in which `__post_init__` names a single array."""
+        return cast(Mapping[str, np.ndarray], self.values)
 
     @property
     def labels(self) -> np.ndarray:
         """The target `label` [N] int32."""
-        return self.values["label"]
+        return self.arrays["label"]
 
     @property
     def element(self) -> Element:  # type: ignore[override]
@@ -213,12 +218,12 @@ class Arrays(Source):
         """The entries of an example other than its image."""
         return {
             name: Target(value.shape[1:], str(value.dtype), self.moves.get(name, ""))
-            for name, value in self.values.items()
+            for name, value in self.arrays.items()
         }
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Example i: `image` and the targets."""
-        return {"image": self.images[i]} | {name: v[i] for name, v in self.values.items()}
+        return {"image": self.images[i]} | {name: v[i] for name, v in self.arrays.items()}
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -231,7 +236,7 @@ class Arrays(Source):
     def checksum(self) -> int:
         """CRC-32 of all images and targets."""
         value = zlib.crc32(np.ascontiguousarray(self.images))
-        for target in self.values.values():
+        for target in self.arrays.values():
             value = zlib.crc32(np.ascontiguousarray(target), value)
         return value
 

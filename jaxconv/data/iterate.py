@@ -159,7 +159,7 @@ class ArrayReader:
 
     def _gathered(self, index: np.ndarray) -> Batch:
         own = self._own(index)
-        targets = {name: value[own] for name, value in self.source.values.items()}
+        targets = {name: value[own] for name, value in self.source.arrays.items()}
         return {"image": self.source.images[own], **targets}
 
     def _own(self, values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -141,7 +141,7 @@ class ResidentLoader:
 
     def __init__(self, source: Arrays, parallel: Any):
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
-        self.data = parallel.replicate({"image": source.images, **source.values})
+        self.data = parallel.replicate({"image": source.images, **source.arrays})
 
     def train_batches(
         self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
@@ -370,7 +370,9 @@ class Reader:
         finally:
             chunks.close()
 
-    def _chunks(self, count: int, read: Any, size: int, ahead: int) -> Iterator[list[Any]]:
+    def _chunks(
+        self, count: int, read: Any, size: int, ahead: int
+    ) -> Generator[list[Any], None, None]:
         """What the threads read, in order, as lists of `size`, which divides `count`; they read at
         least `ahead` items ahead.
         """

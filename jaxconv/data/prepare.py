@@ -50,8 +50,10 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
-    places = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
-    manual = {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}
+    places: dict[str, Any] = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
+    manual: dict[str, Any] = (
+        {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}
+    )
     try:
         builder = tfds.builder(name, file_format="array_record", **places)
     except tfds.core.DatasetNotFoundError as error:
@@ -64,7 +66,8 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     folder = Path(builder.data_dir)
     with _only_one(folder.parent):
         if folder.exists():
-            if builder.info.file_format.value not in ("array_record", "parquet"):
+            form = builder.info.file_format
+            if form is None or form.value not in ("array_record", "parquet"):
                 raise cannot_be_shuffled(name, builder)
             log.info("%s is already prepared in %s", name, folder)
             return folder

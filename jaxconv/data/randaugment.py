@@ -43,7 +43,7 @@ def space(name: str, height: int, width: int) -> dict[str, tuple[float, float]]:
         "wide": (0.99, 135.0, 0.99, (32.0, 32.0)),
         "timm": (0.3, 30.0, 0.9, (0.45 * width, 0.45 * height)),
     }[name]
-    table = {
+    table: dict[str, tuple[float, float]] = {
         "shear_x": (0, shear),
         "shear_y": (0, shear),
         "translate_x": (0, shift[0]),

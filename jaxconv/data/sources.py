@@ -14,8 +14,8 @@ random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -38,6 +38,7 @@ from jaxconv.data.pictures import is_grey
 from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
 from jaxconv.own import check_takes, is_own, own, wrong
+from jaxconv.values import AnyConfig
 
 # The source of a run whose sources were handed to `train`.
 GIVEN = "given"
@@ -122,7 +123,7 @@ def _open_own(config: Any, split: str) -> Source:
 
 
 def _agreeing(
-    source: Source, config: Any, split: str, like: Source | dict | None, augment: Any
+    source: Source, config: Any, split: str, like: dict[str, Any] | None, augment: Any
 ) -> Source:
     """The source; raises UserError if it does not match `like`."""
     if not like:
@@ -147,22 +148,23 @@ def check_given(source: Source, like: Mapping[str, Any]) -> None:
 def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, whose: str) -> None:
     """Raise UserError unless a description has the classes, shape, kind and targets of another."""
     for what in ("class_names", "image_shape", "kind", "targets"):
-        if found.get(what) != like.get(what):
+        ours, theirs = found.get(what), like.get(what)
+        if ours != theirs:
             raise UserError(
-                f"{name}the {what.replace('_', ' ')} {whose} are {short(found.get(what))}, but the "
-                f"network was trained with {short(like.get(what))}"
-                f"{_differing(what, found.get(what), like.get(what))}",
+                f"{name}the {what.replace('_', ' ')} {whose} are {short(ours)}, but the "
+                f"network was trained with {short(theirs)}"
+                f"{_differing(what, ours, theirs)}",
                 exit_code=1,
             )
 
 
-def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
+def _differing(what: str, found: Any, like: Any) -> str:
     """The classes that only one of two splits has, for a message."""
     differing = sorted(set(found) ^ set(like)) if what == "class_names" else []
     return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
-def as_files(settings: Any) -> ConfigDict:
+def as_files(settings: Any) -> AnyConfig:
     """A copy of `config.data` that keeps a set on disk: its examples are read on demand."""
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
@@ -209,7 +211,8 @@ def open_given(
       UserError: the decoder is not installed.
     """
     # Networks that an earlier version has exported know no background.
-    config = ConfigDict({"background": default_config().data.background, **reading})
+    background = default_config().data.background
+    config = cast(AnyConfig, ConfigDict({"background": background, **reading}))
     if kind == "image":
         source = _middles(records, config, shape[-1])
     elif kind == "text":
@@ -226,7 +229,8 @@ def open_given(
             element = signals.to_unit(signals.read_numbers(payload))
             element = element[..., None] if element.ndim == len(shape) - 1 else element
         else:
-            element = source.decode(payload, key)
+            # No targets move with these elements.
+            element = cast(np.ndarray, source.decode(payload, key))
         if element.shape != shape:
             raise DamagedError(
                 f"is {size_in_words(element.shape, kind)}, but the network takes "
@@ -325,7 +329,7 @@ def _images(
         and augment is not None
         and bool(augment.random_resized_crop.scale or augment.scale_jitter)
     )
-    if random and augment.scale_jitter and augment.scale_jitter[0] < size:
+    if augment is not None and random and augment.scale_jitter and augment.scale_jitter[0] < size:
         raise UserError(
             f"config.augment.scale_jitter starts at {augment.scale_jitter[0]}; it must be at least "
             f"data.image_size, {size}"

@@ -68,8 +68,10 @@ def _move_targets(
     `transform` maps an example's part of `drawn` [B, ...] to its transform. If the transforms move
     by whole pixels, `slices` does the same to masks [B, H, W, ...], with a given fill value.
     """
-    fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()} if slices else {}
-    sliced = {name: slices(batch[name], fill) for name, fill in fills.items() if fill is not None}
+    sliced = {}
+    if slices is not None:
+        fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()}
+        sliced = {name: slices(batch[name], n) for name, n in fills.items() if n is not None}
     rest = {name: kind for name, kind in moves.items() if name not in sliced}
     size = batch["image"].shape[1:3]
 
@@ -109,7 +111,8 @@ def random_resized_crop(
     """
     h, w = batch["image"].shape[1:3]
     boxes, fits = draw_boxes(keys_of(key, batch), h, w, scale, ratio)
-    middle = jnp.array(geometry.middle_box(h, w, ratio), jnp.float32)
+    low, high = ratio
+    middle = jnp.array(geometry.middle_box(h, w, (low, high)), jnp.float32)
     return _crop(batch, jnp.where(fits[:, None], boxes, middle.reshape(1, 4)), moves)
 
 

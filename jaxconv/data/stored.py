@@ -46,27 +46,31 @@ class Records(Protocol):
 
     Attributes:
       has_labels: whether all labels are known without reading all records.
-      targets: what a record has in addition to its payload, if that is more than a label.
-      notes: see `Source`; may be missing.
+
+
+    It may also have `targets`, what a record has in addition to its payload if that is more than a
+    label, and `notes`, see `Source`.
     """
 
     has_labels: bool
-    targets: Mapping[str, Target] = LABEL
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Payload and targets of record i: a mapping by name, or only the label."""
+        ...
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
+        ...
 
     def name(self, i: int) -> str:
         """The name of record i in messages."""
+        ...
 
     def checksum(self) -> int:
         """A CRC-32 that changes when the records do."""
+        ...
 
 
 class Placed(NamedTuple):
@@ -177,11 +181,12 @@ def read_patiently(
     Raises:
       DamagedError: the example cannot be read.
     """
-    for pause in (*(PAUSES if patient else ()), None):
+    pauses = iter(PAUSES if patient else ())
+    while True:
         try:
             return source.read(i, key)
         except (DamagedError, OSError) as error:
-            found = error
+            found, pause = error, next(pauses, None)
         if pause is None or not may_pass(found):
             break
         log.info("%s: %s; trying again", source.name(i), short(found))
@@ -237,7 +242,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
         for i, why in broken:
             log.warning("  %s: %s", source.name(i), why)
     place = [i for i, example in enumerate(examples) if not isinstance(example, str)]
-    good = [examples[i] for i in place]
+    good = [example for example in examples if not isinstance(example, str)]
     values = {
         name: np.stack([np.asarray(example[name], target.dtype) for example in good])
         for name, target in source.targets.items()

@@ -194,7 +194,7 @@ def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str,
         sums = []
         for start in range(0, len(outputs[0]), config.eval.batch_size):
             part = slice(start, start + config.eval.batch_size)
-            batch = {name: value[part] for name, value in others.items()} | mask
+            batch = {**{name: value[part] for name, value in others.items()}, **mask}
             batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
             of_part = np.stack([one[part] for one in outputs]) if members else outputs[0][part]
             sums.append(add_up(of_part, batch))

@@ -273,10 +273,10 @@ def _dense(
         background = config.data.background
         return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder, background)
 
-    source = WholeImages(
-        **{field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)}
-        | {"decode": read}
-    )
+    fields: dict[str, Any] = {
+        field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)
+    }
+    source = WholeImages(**{**fields, "decode": read})
     return Pass(
         source, over_views(slid, mirrored), 2 * scale * scale / (shape[0] * shape[1]), whole=True
     )

@@ -128,7 +128,7 @@ class OpenedNetwork:
         }
 
     @functools.cached_property
-    def _served(self) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    def _served(self) -> Callable[[Any, Any], dict[str, jax.Array]]:
         return jax.jit(
             lambda variables, x: self.task.serve(
                 self.model.apply(variables, self.inputs(x), train=False)

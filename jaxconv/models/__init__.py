@@ -11,10 +11,11 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.errors import nearest
 from jaxconv.models import (
@@ -130,7 +131,8 @@ def create_model(
     model = make(**{**entry.arguments, **overrides, **fields})
     if isinstance(model, Network):
         model.check()
-    return model
+    # Any other Linen module is a custom network, which has what it has.
+    return cast(Network, model)
 
 
 def _fields(make: Any) -> dict[str, Any]:
@@ -216,7 +218,7 @@ def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jn
 
 
 def features(
-    model: Network, variables: Any, x: jax.Array, names: str | Sequence[str] = EVERY
+    model: Network, variables: Any, x: jax.Array | np.ndarray, names: str | Sequence[str] = EVERY
 ) -> dict[str, jax.Array]:
     """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 
@@ -233,4 +235,5 @@ def features(
             "outputs of any Linen module's layers are "
             "jaxconv.inspect.inside.activations(module, variables, x)"
         )
-    return model.apply(variables, x, train=False, features=names)
+    # Nothing is mutable, so the maps come alone.
+    return cast(dict[str, jax.Array], model.apply(variables, x, train=False, features=names))

@@ -20,6 +20,8 @@ from jaxconv.models import requested
 # train/initial.py).
 LAYOUT = 1
 AUXILIARY = "auxiliary"
+# Makes a norm for maps [N, ..., C], such as a Linen module; takes its `name`.
+Norm = Callable[..., Callable[[jax.Array], jax.Array]]
 NORMS = ("batch", "group", "layer", "none")
 
 # No default: `inspect` and editors show `train` as required, and the message can say what to write.
@@ -138,7 +140,7 @@ class Network(nn.Module):
 
     def tools(
         self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
-    ) -> tuple[Callable[..., Conv], Callable[..., Callable[[jax.Array], jax.Array]]]:
+    ) -> tuple[Callable[..., Conv], Norm]:
         """Convolution and norm, configured for this network and mode.
 
         The norm is BatchNorm; `group`: GroupNorm in up to 32 groups, see `layers.group_count`;
@@ -207,7 +209,7 @@ class ConvNorm(nn.Module):
 
     filters: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     filter_size: int = 3
     stride: int = 1
     padding: int = -1

@@ -37,5 +37,5 @@ class Entry:
     year: int
     paper: str
     input_size: tuple[int, ...] = (224, 224, 3)
-    errors: tuple[float, ...] | None = None
+    errors: tuple[float | None, ...] | None = None
     data: str = "ILSVRC 2012 validation, one crop"

@@ -47,9 +47,9 @@ class Maps:
 
     name: str
     what: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     channels: int
-    pixels: tuple[int, int]
+    pixels: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,9 +199,12 @@ def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
     """The first convolution's name and filters [F, F, C, K]; empty unless they are grey or RGB."""
     first = next((stage for stage in stages if stage.kind == "convolution"), None)
-    if first is None or first.weights.ndim != 4 or first.weights.shape[2] not in (1, 3):
+    if first is None:
         return "", jnp.zeros((0, 0, 0, 0))
-    return first.name, first.weights[..., :_MAPS]
+    weights = jnp.asarray(first.weighing()[0])
+    if weights.ndim != 4 or weights.shape[2] not in (1, 3):
+        return "", jnp.zeros((0, 0, 0, 0))
+    return first.name, weights[..., :_MAPS]
 
 
 def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.ndarray:

@@ -92,7 +92,7 @@ PARTS = (Text, Figures, Table, Picture, Chart)
 
 @functools.cache
 def _asset(name: str) -> str:
-    return (importlib.resources.files("jaxconv.report") / name).read_text()
+    return (importlib.resources.files("jaxconv.report") / name).read_text(encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:
@@ -117,8 +117,8 @@ def points(chart: Chart) -> dict[str, Any]:
     return {"title": chart.title, "unit": chart.unit, "xLabel": chart.x, "series": series}
 
 
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")
+def _six_digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def points_of_each(count: int) -> int:
@@ -197,7 +197,7 @@ def _spread(values: Sequence[float]) -> list[float]:
 
 
 def _line_by_line(chart: Chart) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "line",
             "first",

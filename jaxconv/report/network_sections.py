@@ -155,7 +155,7 @@ def layers(run: RunReport) -> list[Any]:
     return parts
 
 
-def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
+def _with_maps(run: RunReport, places: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """Outputs [N, ..., C] of the layers that have several positions, for some examples.
 
     Layers that change nothing, such as dropout, are left out.

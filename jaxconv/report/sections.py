@@ -120,12 +120,12 @@ class RunReport:
         """The network, without weights."""
         return self.task.model()
 
-    def elements(self, places: Sequence[int]) -> Iterator[np.ndarray]:
+    def elements(self, places: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         """The elements [...] of evaluated examples, given their rows in the outcomes."""
         for place in places:
             yield self._example(place)["image"]
 
-    def images(self, places: Sequence[int]) -> list[Any]:
+    def images(self, places: Sequence[int] | np.ndarray) -> list[Any]:
         """The same elements as a picture shows them."""
         return [self.looked.shown(element) for element in self.elements(places)]
 

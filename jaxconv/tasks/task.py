@@ -14,7 +14,7 @@ experiments/own_task.py. Device functions are pure: they run under jit, pmap and
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -135,10 +135,14 @@ class Task:
         """Names of the classes; empty if the task has none."""
         return tuple(self.description["class_names"])
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs of the network's last layer, for `create_model`."""
-        return len(self.class_names)
+    if TYPE_CHECKING:
+        outputs: int  # a subclass may also set it as an attribute
+    else:
+
+        @property
+        def outputs(self) -> int:
+            """Number of outputs of the network's last layer, for `create_model`."""
+            return len(self.class_names)
 
     def model(self, axis_name: str | None = None) -> Any:
         """The Linen module, called as (images, train=).

@@ -128,11 +128,11 @@ def build_network(
             "weights itself; leave it at 0"
         )
     members, keys = members_of(config), jax.eval_shape(jax.random.key, 0)
+    init_all = members.init(init) if members else init
     if members:
-        init = members.init(init)
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
     return BuiltNetwork(
-        task, model, variables, optimizer, members, init, jax.eval_shape(init, keys)
+        task, model, variables, optimizer, members, init_all, jax.eval_shape(init_all, keys)
     )
 
 

@@ -83,7 +83,7 @@ class EarlyStopping:
     def on_start(self, run: RunView) -> None:
         """Read the evaluations so far, and stop at once if they say so."""
         for row in read_metrics(run.workdir, up_to=run.step):
-            self._add(row["step"], row)
+            self._add(int(row["step"]), row)
         self._decide(run)
 
     def on_evaluation(self, run: RunView, metrics: dict[str, float]) -> None:

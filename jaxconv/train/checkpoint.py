@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxconv.errors import UserError, in_words, short
+from jaxconv.files import check_utf8
 from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
 
@@ -66,6 +67,7 @@ class Checkpoints:
         parallel: Parallel | None = None,
     ):
         self.folder, self._higher = Path(folder).absolute(), higher
+        check_utf8(self.folder)
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
         best = [
             BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)
@@ -236,7 +238,7 @@ class Checkpoints:
                 found = self._read(step, abstract)
         except Exception as error:  # a damaged file can raise anything
             why = in_words(error)
-        if self._parallel.total(bool(why)):
+        if self._parallel.total(bool(why)) or found is None:
             return None, why or "another process cannot read it"
         state, host = found
         if int(fingerprint(state)) != host["fingerprint"]:

@@ -125,7 +125,7 @@ def _kept(workdir: Path) -> dict[str, _Copy]:
     try:
         return {
             name: _Copy((path.parent / entry["file"]).resolve(), entry["crc32"])
-            for name, entry in json.loads(path.read_text()).items()
+            for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
         }
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(

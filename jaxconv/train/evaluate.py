@@ -128,7 +128,7 @@ def member_mask(result: Mapping[str, Any] | None, members: Members) -> np.ndarra
     All are 1 without a result, or if all have diverged.
     """
     left = ["loss" in member for member in result["members"]] if result else []
-    return np.float32(left if any(left) else [True] * len(members.names))
+    return np.array(left if any(left) else [True] * len(members.names), np.float32)
 
 
 def _batches(
@@ -145,8 +145,10 @@ def _batches(
     yield from pending
 
 
-def _totals(sums: Sequence[dict[str, Any]], data: Any) -> dict[str, np.ndarray]:
-    totals = {name: sum(np.asarray(batch[name], np.float64) for batch in sums) for name in sums[0]}
+def _totals(sums: Sequence[dict[str, Any]], data: Any) -> dict[str, Any]:
+    totals: dict[str, Any] = {
+        name: sum(np.asarray(batch[name], np.float64) for batch in sums) for name in sums[0]
+    }
     examples = data.examples - data.left_out  # known only after all batches were read
     if totals["examples"] != examples:
         raise RuntimeError(

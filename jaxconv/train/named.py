@@ -24,6 +24,7 @@ from jaxconv.checks import LENGTHS
 from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.own import is_own, own
 from jaxconv.train.state import schedule_free_states
+from jaxconv.train.step import with_extra_args
 
 # Arguments of a schedule that can be the learning rate; the first that it has is.
 PEAKS = ("peak_value", "init_value", "value", "learning_rate")
@@ -89,7 +90,7 @@ def of_group(config: Any, make: Factory, factor: float) -> optax.GradientTransfo
             updates, new = make(learning_rate * factor).update(grads, state, params, **extra)
             return updates, jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return with_extra_args(init, update)
 
 
 def with_decay(
@@ -130,7 +131,7 @@ def with_decay(
             updates = add(updates, amounts, params)
         return updates, state
 
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    return with_extra_args(optimizer.init, update)
 
 
 def try_optimizer(config: Any, optimizer: Any, params: Any) -> None:

@@ -27,11 +27,12 @@ clipping, l2 and decoupled weight decay alike.
 import re
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxconv.checks import OPTIMIZERS, SCHEDULES
@@ -120,13 +121,13 @@ def make_optimizer(
     if config.name in OPTIMIZERS:
         # Sorted: the order affects the program, and the compilation cache finds a program only if
         # it is the same at every start.
-        chains = {
+        chains: dict[Hashable, optax.GradientTransformation] = {
             label: _chain(config, values, *_factors(config, label)) for label in sorted(set(labels))
         }
         optimizer = descending(optax.partition(chains, jax.tree.unflatten(structure, labels)))
     else:
         make = named.optimizer_factory(config)
-        parts = {
+        parts: dict[Hashable, optax.GradientTransformation] = {
             g: optax.set_to_zero() if frozen else named.of_group(config, make, rate)
             for g in sorted(set(groups))
             for rate, _, frozen in [_factors(config, g)]
@@ -271,7 +272,11 @@ def make_schedule(
 
 
 def update_plateau(
-    plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool
+    plateau: Plateau,
+    value: jax.Array | np.ndarray | float,
+    factor: float,
+    patience: int,
+    higher_is_better: bool,
 ) -> Plateau:
     """Update the plateau after an evaluation.
 

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxconv.checks import check_config
 from jaxconv.config import set_key
 from jaxconv.errors import UserError
 from jaxconv.own import is_own
-from jaxconv.values import flatten, plain, with_plain_values
+from jaxconv.values import AnyConfig, flatten, plain, with_plain_values
 
 # `KEY=VALUE` each, or values by key.
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -81,7 +79,7 @@ def _as_text(value: Any) -> str:
     return f"{value!r}" if isinstance(value, tuple) else f"{value}"
 
 
-def with_other_data(config: ConfigDict, overrides: Overrides) -> ConfigDict:
+def with_other_data(config: AnyConfig, overrides: Overrides) -> AnyConfig:
     """A copy of a run's config with such overrides.
 
     Raises:
@@ -101,7 +99,7 @@ def with_other_data(config: ConfigDict, overrides: Overrides) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def reading(config: ConfigDict) -> Iterator[None]:
+def reading(config: AnyConfig) -> Iterator[None]:
     """Say how to name the new place if the data of a run cannot be read because they have moved."""
     try:
         yield
@@ -116,7 +114,7 @@ def reading(config: ConfigDict) -> Iterator[None]:
         ) from error
 
 
-def _check_used(config: ConfigDict, changed: ConfigDict) -> None:
+def _check_used(config: AnyConfig, changed: AnyConfig) -> None:
     """Raise UserError for a setting of a source other than the one that is read."""
     before, now = flatten(config), flatten(changed)
     kind = now["data.source"].partition(":")[0]

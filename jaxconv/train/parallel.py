@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxconv import moved
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
@@ -347,6 +348,8 @@ class Parallel:
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree
         )
+
+    __getattr__ = moved.methods_of("jaxconv.train.parallel.Parallel")
 
 
 def in_32_bits(function: Callable) -> Callable:

@@ -75,7 +75,8 @@ def _best(
     # A member that diverged before its first evaluation has no best. Any later checkpoint will do:
     # take the latest of the others'.
     steps = [max(evaluated) if step is None else step for step in found]
-    states = {step: checkpoints.restore(targets, step)[0] for step in set(steps)}
+    restored = {step: checkpoints.restore(targets, step) for step in set(steps)}
+    states = {step: found[0] for step, found in restored.items() if found is not None}
     if len(metrics) == 1:
         return states[steps[0]], steps[0]
     return jax.tree.map(

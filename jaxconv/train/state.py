@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -29,8 +29,7 @@ class Plateau:
     since: jax.Array
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a step changes. It holds no random state: see `named_key`.
 
     Attributes:
@@ -81,7 +80,7 @@ def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    images: jax.Array,
+    images: jax.Array | np.ndarray,
     ema: bool = False,
     loss_scale: bool = False,
 ) -> TrainState:
@@ -100,9 +99,9 @@ def create_state(
     plateau = Plateau(
         scale=jnp.float32(1), best=jnp.float32(-jnp.inf), since=jnp.zeros((), jnp.int32)
     )
-    # Arrays, because Python numbers would have another type after the first step.
+    # Arrays, because Python numbers would have another type after the first step. Flax says int.
     scale = (
-        DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16))
+        DynamicScale(fin_steps=cast(int, jnp.zeros((), jnp.int32)), scale=jnp.float32(2**16))
         if loss_scale
         else {}
     )

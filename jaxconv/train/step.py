@@ -12,7 +12,7 @@ parts of the batch, `averaged` over devices, and applied by `make_update`.
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -175,7 +175,8 @@ def gradient(loss: Callable, axis_name: str | None = None) -> GradientFn:
             scale, finite, (_, aux), grads = differentiate(*arguments)
         else:
             (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(*arguments)
-        return Gradient(grads, *aux, scale, finite)
+        metrics, model_state = aux
+        return Gradient(grads, metrics, model_state, scale, finite)
 
     return compute
 
@@ -224,7 +225,8 @@ def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
         own = lax.pcast((state.params, state.model_state), axis_name, to="varying")
         found = compute(state.replace(params=own[0], model_state=own[1]), batch, dropout)
         shared = found.grads, found.metrics, found.model_state
-        return Gradient(*lax.pmean(shared, axis_name), found.loss_scale, found.finite)
+        grads, metrics, model_state = lax.pmean(shared, axis_name)
+        return Gradient(grads, metrics, model_state, found.loss_scale, found.finite)
 
     return compute_mean
 
@@ -244,7 +246,15 @@ def descending(
         directions, state = direction.update(grads, state, params)
         return jax.tree.map(lambda d: -learning_rate * d, directions), state
 
-    return optax.GradientTransformationExtraArgs(direction.init, update)
+    return with_extra_args(direction.init, update)
+
+
+def with_extra_args(
+    init: Callable[..., Any], update: Callable[..., tuple[Any, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose `update` takes extra arguments."""
+    # optax takes the type of the field from the base class, whose updates have none.
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def make_update(
@@ -409,13 +419,13 @@ def variables_of(state: Any) -> Any:
     """
     if isinstance(state, Mapping) and "params" in state:
         return state
-    if not hasattr(state, "variables"):
-        keys = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else ""
-        raise TypeError(
-            f"the state is {keys or type(state).__name__}; it must be jaxconv's TrainState, or the "
-            'network\'s variables {"params": ..., "batch_stats": ...}'
-        )
-    return state.variables
+    if not isinstance(state, Mapping) and hasattr(state, "variables"):
+        return state.variables
+    keys = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else ""
+    raise TypeError(
+        f"the state is {keys or type(state).__name__}; it must be jaxconv's TrainState, or the "
+        'network\'s variables {"params": ..., "batch_stats": ...}'
+    )
 
 
 def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Metrics]:

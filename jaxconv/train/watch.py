@@ -125,7 +125,7 @@ class PendingMetrics:
         self._on_device.clear()
 
     def _check(self, loss: float | list[float]) -> None:
-        if isinstance(loss, float):
+        if not isinstance(loss, list):
             if not np.isfinite(loss):
                 raise self.diverged(f"the loss became {loss}", self._step)
             return
@@ -187,7 +187,7 @@ class Progress:
         self._stack = contextlib.ExitStack()
         # Python has no standard error under pythonw and some services.
         self._shown = shown = shown and sys.stderr is not None
-        if shown and sys.stderr.isatty():
+        if shown and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -301,7 +301,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 

@@ -32,11 +32,12 @@ from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, check_utf8, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
 from jaxconv.train.other_data import Overrides, with_other_data
+from jaxconv.values import AnyConfig
 
 PACKAGES = (
     "jaxconv",
@@ -66,7 +67,7 @@ NEWER = (
 )
 
 
-def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
+def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO]:
     """Create the folder, or check that it holds the same run; lock it for this process.
 
     Args:
@@ -82,6 +83,7 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
         config.
     """
     workdir = expand(path)
+    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
@@ -139,7 +141,7 @@ def in_use(workdir: Path) -> bool:
     return False
 
 
-def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
+def _check_config_of_run(workdir: Path, config: AnyConfig) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
@@ -166,7 +168,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def saved_config(workdir: Path) -> ConfigDict:
+def saved_config(workdir: Path) -> AnyConfig:
     """The config of the run in a workdir.
 
     Raises:
@@ -192,7 +194,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def opened_config(workdir: Path, overrides: Overrides = ()) -> ConfigDict:
+def opened_config(workdir: Path, overrides: Overrides = ()) -> AnyConfig:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
@@ -214,7 +216,7 @@ def opened_config(workdir: Path, overrides: Overrides = ()) -> ConfigDict:
     return with_code(Path(workdir), changed, mine)
 
 
-def _to_config(value: dict[str, Any]) -> ConfigDict:
+def _to_config(value: dict[str, Any]) -> AnyConfig:
     """Convert from JSON, which has no tuples: every list of a config was a tuple."""
 
     def tuples(item: Any) -> Any:
@@ -227,7 +229,7 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
     return config.lock()
 
 
-def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
+def _add_newer_keys(config: AnyConfig, defaults: AnyConfig, prefix: str = "") -> None:
     """Add keys that are newer than the run, if their default is what the run computed."""
     for key, default in defaults.items():
         if key not in config:
@@ -259,7 +261,7 @@ def saved_data(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
+def begin_or_compare(workdir: Path, config: AnyConfig, description: dict[str, Any]) -> None:
     """Write the config, code and data description of a new run, or compare the data of an old one.
 
     Raises:
@@ -281,7 +283,7 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
             )
 
 
-def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
+def note_versions(workdir: Path, step: int, config: AnyConfig) -> list[str]:
     """Note a start of the run: add an entry to versions.json, and update config.json.
 
     Returns:
@@ -354,7 +356,7 @@ def _version(package: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, kind):
             raise ValueError(f"it is not a {kind.__name__}")
         return value
@@ -388,7 +390,9 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [

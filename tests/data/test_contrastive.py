@@ -83,7 +83,7 @@ def test_settings(tmp_path):
         set_key(config, f"augment.{key}", value)
     assert np.isfinite(train(config, tmp_path)["loss"])
     for key, value, words in (
-        ("grey", 1.5, "augment.grey is 1.5; it must lie between 0 and 1"),
+        ("grey", 1.5, "augment.grey is 1.5; it must be between 0 and 1"),
         ("blur__sigma", (2.0, 1.0), "augment.blur.sigma"),
         ("solarise__threshold", -1.0, "solarise.threshold is -1.0"),
         ("grey", 0.2, "augment.grey is 0.2, which needs 3 channels, but the images have 1"),

@@ -28,7 +28,7 @@ PACKAGES = {
     "tensorflow": "tensorflow-cpu",
     "tensorflow_datasets": "tensorflow-datasets",
 }
-# Hides the modules of [train], as if they were not installed; orbax stays, because flax needs it.
+# Hides the modules of [train], as if they were not installed; flax brings orbax.
 HIDDEN = sorted({*EXTRAS["train"]} - {"orbax"})
 WITHOUT = f"""
 import sys

@@ -328,6 +328,147 @@ def test_launchers_are_told_by_their_variables(monkeypatch):
     assert processes._several()
 
 
+@pytest.mark.parametrize(
+    ("environment", "launched", "several"),
+    [
+        ({}, None, False),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}, "Slurm", False),
+        ({"SLURM_NTASKS": "many"}, None, False),
+        (dict.fromkeys(processes._OF_SLURM, "1") | {"SLURM_NTASKS": "2"}, "Slurm", True),
+        (
+            dict.fromkeys(processes._OF_SLURM, "1")
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"},
+            "Slurm",
+            False,
+        ),
+        (
+            dict.fromkeys(processes._OF_SLURM, "1")
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
+            "Slurm",
+            True,
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI", False),
+        (
+            dict.fromkeys(processes._OF_OPEN_MPI, "1") | {"OMPI_COMM_WORLD_SIZE": "2"},
+            "Open MPI",
+            True,
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, None, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, "a TPU pod", True),
+    ],
+)
+def test_what_launched_this_process(monkeypatch, environment, launched, several):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (processes._launched() and processes._launched().launcher) == launched
+    assert processes._several() is several
+
+
+def test_an_open_mpi_that_jax_cannot_use_is_said(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    with pytest.raises(UserError, match=r"--distributed=HOST:PORT,4,\$OMPI_COMM_WORLD_RANK"):
+        processes.join("auto")
+    processes.join("off")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_waiting_for_the_others_is_said_and_can_be_stopped(tmp_path, number, code):
+    (running, other) = start(tmp_path / "run")
+    other.kill()
+    other.communicate()
+    try:
+        line = running.stderr.readline()
+        assert "waiting for the other 1 of 2 processes of the run (this is process 0; " in line
+        running.send_signal(number)
+        _, said = running.communicate(timeout=10)
+    finally:
+        running.kill()
+    assert running.returncode == code and said.count("\n") == 1, said
+    assert said.startswith("jaxconv: ") and not (tmp_path / "run").exists()
+
+
+def test_others_that_never_come_are_one_line(tmp_path):
+    impatient = """
+import sys
+from jaxconv.train import processes
+processes._QUIET, processes._PATIENCE = 1, 4
+from jaxconv.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        how = f"--distributed=127.0.0.1:{free.getsockname()[1]},2,0"
+    process = subprocess.run(
+        [sys.executable, "-c", impatient, "train", f"--workdir={tmp_path}", *TINY, STEPS, how],
+        capture_output=True,
+        timeout=100,
+        **process_settings(),
+    )
+    assert_one_line_error(process, 1, "did not come within 4 s", "--distributed=off")
+    assert "@  " not in process.stderr
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_ctrl_c_in_one_process_ends_both_and_the_run_resumes(tmp_path, which):
+    """The other notices late, or is aborted by JAX if the first one is lost: within a minute."""
+    running = start(tmp_path / "run", "--config.steps=100000", "--config.checkpoint.every=8")
+    wait_for(tmp_path / "run" / "checkpoints" / "8", running)
+    running[which].send_signal(signal.SIGINT)
+    codes, said = finish(running, timeout=60)
+    assert codes[which] == 130 and "jaxconv: interrupted; the same commands" in said[which], said
+    assert codes[1 - which] not in (0, 1, 2) and "Traceback" not in said[which], said
+    one = command("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert one.returncode == 0, one.stderr
+
+
+# A source of which one of the processes cannot read an example.
+SHARDS = """
+import os
+import numpy as np
+from jaxconv.data.interface import Element, Source
+from jaxconv.errors import UserError
+
+class Shards(Source):
+    class_names, element = ("a", "b"), Element((16, 16, 1))
+
+    def __init__(self, split):
+        self.ill = split == "train" and "ILL" in os.environ
+
+    def __len__(self):
+        return 64
+
+    def read(self, i, key=(0, 0)):
+        if self.ill and i == 40:
+            raise UserError("shard 3 cannot be read", exit_code=1)
+        return {"image": np.full((16, 16, 1), i, np.uint8), "label": np.int32(i % 2)}
+
+    def name(self, i):
+        return f"example {i}"
+
+    def checksum(self):
+        return 1
+
+def shards(settings, split):
+    return Shards(split)
+"""
+
+
+def test_a_shard_that_one_process_cannot_read_ends_both(tmp_path):
+    """The other is in the middle of a step, of which JAX tells it late."""
+    (tmp_path / "mine.py").write_text(SHARDS)
+    source = f"--config.data.source={tmp_path}/mine.py:shards"
+    flags = ("--config.steps=1000", source, "--config.data.resident_limit=0")
+    ill = "import os; os.environ['ILL'] = '1'"
+    running = start(tmp_path / "run", *flags, only_in_last=ill)
+    codes, said = finish(running, timeout=120)
+    assert codes[1] == 1 and said[1].count("jaxconv: shard 3 cannot be read") == 1, said
+    assert codes[0] not in (0, 1, 2) and "Traceback" not in said[0] + said[1], said
+
+
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     """The kept values reach both processes; a run in one process has the same figures."""

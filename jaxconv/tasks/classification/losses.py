@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, target: jax.Array, label_smoothing: float | jax.Array = 0.0
+) -> jax.Array:
     """Softmax cross entropy, in nats.
 
     Args:
@@ -33,7 +35,10 @@ def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float =
 
 
 def binary_cross_entropy(
-    logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0
+    logits: jax.Array,
+    target: jax.Array,
+    label_smoothing: float | jax.Array = 0.0,
+    threshold: float = 0.0,
 ) -> jax.Array:
     """Binary cross entropy of each class separately, averaged over the classes, in nats.
 
