@@ -14,10 +14,10 @@ is an error, and so is an unknown key; the message names the nearest one.
 """
 
 import ast
+import os
 import re
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -390,7 +390,7 @@ MAY_DIFFER = (
 )
 
 
-def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(spec: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
     """The config of an experiment file, with overrides from the command line.
 
     Args:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from jaxconv.errors import UserError, in_words, nearest
 
 
-def expand(path: str | Path, option: str = "--workdir") -> Path:
+def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
     Raises:
@@ -37,7 +37,7 @@ def expand(path: str | Path, option: str = "--workdir") -> Path:
     return whole
 
 
-def at_home(path: str, option: str) -> Path:
+def at_home(path: str | os.PathLike[str], option: str) -> Path:
     """Expand `~`; raises UserError if that home is unknown."""
     try:
         return Path(path).expanduser()

@@ -163,11 +163,12 @@ def _files_below(folder: str, kind: str) -> list[str]:
 
 def _items_of(item: Item, kind: str) -> list[Item]:
     """The item itself, or the lines of a text; an empty file stays, and is reported when read."""
-    if kind != "text":
-        return [item]
+    content = item.content
     try:
-        content = read_content(item.content) if isinstance(item.content, Path) else item.content
+        content = read_content(content) if kind == "text" and isinstance(content, Path) else content
     except DamagedError:
+        return [item]
+    if kind != "text" or not isinstance(content, bytes):
         return [item]
     lines = [(number, line.rstrip(b"\r")) for number, line in enumerate(content.split(b"\n"), 1)]
     return [Item(item.file, line, number) for number, line in lines if line.strip()] or [
@@ -232,8 +233,7 @@ def predict(
 
 def _given(images: Any, network: Predictor) -> tuple[list[Item], bool]:
     """The items to predict, and whether they are files."""
-    several = list(images) if isinstance(images, (list, tuple)) else None
-    each = [images] if several is None else several
+    each: list[Any] = [*images] if isinstance(images, (list, tuple)) else [images]
     if network.kind == "text" and all(isinstance(one, str) for one in each):
         return [Item(f"text {n}", one.encode()) for n, one in enumerate(each)], False
     if all(isinstance(one, (str, os.PathLike)) for one in each):

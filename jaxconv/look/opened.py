@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,7 @@ class OpenedNetwork:
 
 
 def open_run(
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     checkpoint: str = "latest",
     member: int = 0,
     source: Source | None = None,

@@ -30,12 +30,12 @@ from jaxconv.train.state import TrainState
 log = logging.getLogger(__name__)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def _not_by_orbax(record: logging.LogRecord) -> bool:
     """Keep Orbax's progress, which it logs as warnings through absl, out of the user's output."""
     return "orbax" not in Path(record.pathname).parts
 
 
-logging.getLogger("absl").addFilter(_not_of_orbax)
+logging.getLogger("absl").addFilter(_not_by_orbax)
 
 
 def goodness(metric: str, higher: bool, metrics: dict[str, float]) -> float:

@@ -20,6 +20,7 @@ any. Probabilities are the softmax of the logits, whatever the loss of the run.
 
 import dataclasses
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
 
 
 def load_run(
-    workdir: str | Path, checkpoint: str = "latest", overrides: Overrides = ()
+    workdir: str | os.PathLike[str], checkpoint: str = "latest", overrides: Overrides = ()
 ) -> Predictor:
     """Load the network of a run.
 
