@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run every check: style, then all tests. Creates .venv if necessary.
+# Run every check: style, types, then all tests. Creates .venv if necessary.
 #
 #   ./test.sh             everything except the tests marked full
 #   ./test.sh --full      also those: kill and soak tests at full count
@@ -27,4 +27,10 @@ python=$(find_python)
 make_venv "$venv" "[test]" "$python"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
+# pyright, from pip, runs on Node, which it downloads the first time if there is none.
+if [ -n "${CI:-}" ] || "$venv/bin/pyright" --version >/dev/null 2>&1; then
+  "$venv/bin/pyright" --pythonpath "$venv/bin/python"
+else
+  echo "test.sh: the types are left out: pyright needs Node, or once the network to get it" >&2
+fi
 exec "$venv/bin/python" -m pytest -n 2 ${arguments[@]+"${arguments[@]}"}

@@ -6,7 +6,7 @@
 The names in the config are FILE.py:NAME, or package.module.NAME for anything that can be imported;
 jaxconv/own.py documents the signatures.
 
-Result: this is a demonstration and is not tuned.
+Result    a demonstration, not tuned
 """
 
 import flax.linen as nn

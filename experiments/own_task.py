@@ -3,8 +3,10 @@
     jaxconv train --config=experiments/own_task.py --workdir=/tmp/angle
     jaxconv train --config=experiments/own_task.py:small --workdir=/tmp/angle_small
 
-Result: a mean error of 1.4 degrees, after half a minute on two CPU cores. jaxconv/tasks/task.py
-documents what else a task can have, such as sums of any shape and figures.
+jaxconv/tasks/task.py documents what else a task can have, such as sums of any shape and figures.
+
+Time      half a minute from start to finish, on two CPU cores
+Result    a mean error of 1.4 degrees
 """
 
 import jax.numpy as jnp

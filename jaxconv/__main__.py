@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from jaxconv.commands import data, look, networks, playground, report, runs, use
-from jaxconv.commands.common import trusting
-from jaxconv.errors import UserError
+from jaxconv.commands.common import split_overrides, trusting
+from jaxconv.errors import UserError, needing_extras
 from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
 
@@ -39,42 +39,43 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    overrides = [arg.removeprefix("--config.") for arg in argv if arg.startswith("--config.")]
-    args = _parser().parse_args([arg for arg in argv if not arg.startswith("--config.")])
+    others, overrides = split_overrides(argv)
+    args = _parser().parse_args(others)
     try:
-        with trusting(args):
+        _check_folder()
+        with trusting(args), needing_extras(f"jaxconv {others[0]}"):
             return args.run(args, overrides)
     except UserError as error:
         print(f"jaxconv: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         lost = lost_output()
-        if lost:
-            _say_lost(lost)
+        if error is lost:
+            _say_lost(error)
         else:
-            print(f"jaxconv: {_in_words(error)}", file=sys.stderr)
+            where = error.filename or "a file"
+            print(f"jaxconv: {where}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"jaxconv: interrupted{_AFTER.get(argv[0], '')}", file=sys.stderr)
         return 130
 
 
+def _check_folder() -> None:
+    """Raise UserError if the current folder was deleted, at which libraries crash in many ways."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder cannot be used ({error.strerror or error}); change to another",
+            exit_code=1,
+        ) from error
+
+
 def _say_lost(error: OSError) -> None:
     if not isinstance(error, BrokenPipeError):  # else the reader has seen enough, as `head` does
         why = error.strerror or error
         print(f"jaxconv: standard output cannot be written ({why})", file=sys.stderr)
-
-
-def _in_words(error: OSError) -> str:
-    try:
-        os.getcwd()
-    except OSError as of_cwd:
-        if error.filename is None:
-            return (
-                f"the current folder cannot be used ({of_cwd.strerror}); change to another, or "
-                "give absolute paths"
-            )
-    return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,14 +1,17 @@
 """Checks of a config before the data is read: keys, types and ranges, as tables."""
 
+import inspect
 import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
-from jaxconv.errors import UserError, nearest
-from jaxconv.own import is_own
+from jaxconv.data.layout import LAYOUTS
+from jaxconv.errors import UserError, nearest, short
+from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
+from jaxconv.values import AnyConfig
 
 # How the members of an ensemble are computed, and the settings that may differ between them: those
 # that a step can take as traced arrays.
@@ -17,18 +20,48 @@ TRACED = {
     **{key: f"optimizer.{key}" for key in ("learning_rate", "l2", "weight_decay", "momentum")},
     "label_smoothing": "loss.label_smoothing",
 }
+# Built-in optimizers and schedules. Others go by name, see train/named.py.
+OPTIMIZERS = ("sgd", "rmsprop", "adamw", "lamb", "lars")
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+# Arguments of a schedule by name that get the number of steps, if it requires them.
+LENGTHS = ("total_steps", "decay_steps", "transition_steps")
 CHOICES = {
     "parallel": ("jit", "pmap", "fsdp"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "data.decoder": ("auto", "simplejpeg", "pillow"),
     "data.audio.form": ("log_mel", "waveform"),
+    "data.arrays.layout": ("", *LAYOUTS),
+    "data.text.header": ("auto", "yes", "no"),
     "ensemble.batches": ("own", "same"),
     "ensemble.by": ("auto", *FORMS),
-    "optimizer.name": ("sgd", "rmsprop", "adamw", "lamb", "lars"),
+    "optimizer.name": OPTIMIZERS,
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
     "augment.interpolation": ("nearest", "bilinear"),
-    "optimizer.schedule.name": ("constant", "step", "cosine", "plateau"),
+    "optimizer.schedule.name": SCHEDULES,
 }
+# Choices that may also be names of optax, or custom ones.
+OR_BY_NAME = ("optimizer.name", "optimizer.schedule.name")
+# Settings that only some choices use.
+USED_BY = {
+    **{f"optimizer.{key}": ("optimizer.name", OPTIMIZERS) for key in ("momentum", "nesterov")},
+    **{
+        f"optimizer.{key}": ("optimizer.name", ("rmsprop", "adamw", "lamb"))
+        for key in ("beta2", "epsilon")
+    },
+    "optimizer.trust_coefficient": ("optimizer.name", ("lars",)),
+    "optimizer.schedule.boundaries": ("optimizer.schedule.name", ("step",)),
+    "optimizer.schedule.factor": ("optimizer.schedule.name", ("step", "plateau")),
+    "optimizer.schedule.metric": ("optimizer.schedule.name", ("plateau",)),
+    "optimizer.schedule.patience": ("optimizer.schedule.name", ("plateau",)),
+}
+# Sections whose keys a config may choose.
+OPEN = (
+    "model.kwargs.",
+    "optimizer.groups.",
+    "optimizer.kwargs.",
+    "optimizer.schedule.kwargs.",
+    "task.kwargs.",
+)
 AT_LEAST = {
     0: (
         "epochs", "steps", "eval.every", "checkpoint.every", "checkpoint.keep_best",
@@ -36,7 +69,8 @@ AT_LEAST = {
         "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate",
         "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
         "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
-        "loss.threshold", "ema.decay",
+        "loss.threshold", "ema.decay", "early_stopping.patience", "early_stopping.min_delta",
+        "data.arrays.scale",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
@@ -64,6 +98,8 @@ LESS_THAN_1 = (
 # Integers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
+# Settings of `config.data` that would have no effect on other sources.
+OF_SOURCES = {"arrays": "arrays:", "text.header": "text:"}
 # Pairs of positive numbers in ascending order, with their upper bound. Those that may be empty are
 # off when empty.
 PAIRS = {
@@ -71,6 +107,7 @@ PAIRS = {
     "random_resized_crop.ratio": math.inf,
     "scale_jitter": math.inf,
     "erasing.area": 1,
+    "blur.sigma": 100,
 }
 PAIRS |= {"erasing.ratio": math.inf}
 MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
@@ -88,6 +125,16 @@ AUGMENT_RANGES = {
     **dict.fromkeys(
         ("colour_jitter.brightness", "colour_jitter.contrast", "colour_jitter.saturation"), 1
     ),
+    **dict.fromkeys(
+        (
+            "colour_jitter.probability",
+            "grey",
+            "blur.probability",
+            "solarise.probability",
+            "solarise.threshold",
+        ),
+        1,
+    ),
     **{
         "colour_jitter.hue": 0.5,
         "randaugment.layers": 16,
@@ -103,7 +150,7 @@ ALTERNATIVES = (
 )
 
 
-def check_config(config: ConfigDict, with_task: bool = True) -> None:
+def check_config(config: AnyConfig, with_task: bool = True) -> None:
     """Check everything that can be checked before the data is read.
 
     Args:
@@ -117,10 +164,12 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
     given = flatten(config)
     _check_keys(given)
     for key, allowed in CHOICES.items():
-        if given[key] not in allowed:
+        by_name = key in OR_BY_NAME
+        if given[key] not in allowed and not (by_name and is_own(given[key])):
+            others = ", optax.NAME, FILE.py:NAME or package.module.NAME" if by_name else ""
             raise UserError(
                 f"config.{key} is {given[key]!r}{nearest(given[key], allowed)}; it must be one of "
-                f"{', '.join(allowed)}"
+                f"{', '.join(allowed)}{others}"
             )
     for least, keys in AT_LEAST.items():
         _check_all(given, keys, lambda value, least=least: value >= least, f"at least {least}")
@@ -159,10 +208,10 @@ def check_config(config: ConfigDict, with_task: bool = True) -> None:
     _check_optimizer(config.optimizer)
 
 
-def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
+def _check_metrics(config: AnyConfig, task: type[Task]) -> None:
     """Raise UserError unless the metrics of the config are figures of the task."""
     allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
-    for key in ("optimizer.schedule.metric", "checkpoint.metric"):
+    for key in ("optimizer.schedule.metric", "checkpoint.metric", "early_stopping.metric"):
         metric = task.metric(flatten(config)[key])
         if metric not in allowed:
             raise UserError(
@@ -171,20 +220,55 @@ def _check_metrics(config: ConfigDict, task: type[Task]) -> None:
             )
 
 
-def differing_runs(old: ConfigDict, new: ConfigDict) -> list[str]:
+def differing_runs(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Keys whose difference makes two configs different runs, see `config.differing_keys`.
 
-    An empty metric counts as the one that the task chooses for it.
+    An empty metric counts as the one that the task chooses for it, and a custom piece whose file
+    was moved as the same piece.
     """
     before, now = flatten(old), flatten(new)
+    now |= {key: before[key] for key in same_pieces(before, now)}
     for key in ("optimizer.schedule.metric", "checkpoint.metric"):
         if before[key] != now[key]:
             metric = find_task(new.task.name).metric
             before[key], now[key] = metric(before[key]), metric(now[key])
-    return differing_keys(before, now)
+    found = differing_keys(before, now)
+    lengths = [key for key in ("epochs", "steps") if before[key] != now[key]]
+    return sorted({*found, *(lengths if lengths and _looks_at_length(new) else [])})
 
 
-def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
+def check_effects(config: AnyConfig) -> None:
+    """Raise UserError for settings of a new run that its other settings do not use.
+
+    Runs of earlier versions may have them, and stay usable.
+    """
+    given, defaults = flatten(config), flatten(default_config())
+    for key, (choice, used_by) in USED_BY.items():
+        if given[key] != defaults[key] and given[choice] not in used_by:
+            section = choice.removesuffix("name")
+            by_name = choice in OR_BY_NAME and is_own(given[choice])
+            instead = f"; give config.{section}kwargs" if by_name else ""
+            raise UserError(
+                f"config.{key} is {given[key]}, but config.{choice} is {given[choice]!r}, which "
+                f"does not use it; it is for {', '.join(used_by)}{instead}"
+            )
+
+
+def _looks_at_length(config: AnyConfig) -> bool:
+    """Whether the learning rate depends on the number of steps of the training."""
+    schedule = config.optimizer.schedule
+    if schedule.name in SCHEDULES:
+        return schedule.name == "cosine"
+    arguments = inspect.signature(own(schedule.name, "config.optimizer.schedule.name")).parameters
+    return any(
+        name in arguments
+        and arguments[name].default is inspect.Parameter.empty
+        and name not in schedule.kwargs
+        for name in LENGTHS
+    )
+
+
+def swept_values(config: AnyConfig) -> tuple[str, tuple[float, ...]] | None:
     """The setting of `config.ensemble.over` and its values; None if it is empty.
 
     Raises:
@@ -220,6 +304,11 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
         raise UserError(
             f"config.ensemble.over is {over!r}, which repeats a value; give different ones"
         )
+    if key == "momentum" and is_own(config.optimizer.name):
+        raise UserError(
+            f"config.ensemble.over is {over!r}, but config.optimizer.name is "
+            f"{config.optimizer.name!r}, which does not have this setting"
+        )
     if key == "label_smoothing" and is_own(config.loss.name):
         raise UserError(
             f"config.ensemble.over is {over!r}, but config.loss.name is {config.loss.name!r}, "
@@ -228,10 +317,11 @@ def swept_values(config: ConfigDict) -> tuple[str, tuple[float, ...]] | None:
     return key, values
 
 
-def _check_own(config: ConfigDict) -> None:
+def _check_own(config: AnyConfig) -> None:
     for key, name in (
         ("augment.own", config.augment.own),
         *(("eval.metrics", name) for name in config.eval.metrics.split()),
+        *(("callbacks", name) for name in config.callbacks.split()),
     ):
         if name and not is_own(name):
             raise UserError(
@@ -248,12 +338,13 @@ def _check_all(given: dict[str, Any], keys: tuple[str, ...], holds: Any, what: s
 def _check_keys(given: dict[str, Any]) -> None:
     known = flatten(default_config())
     for key in given:
-        if key not in known and not key.startswith(
-            ("model.kwargs.", "optimizer.groups.", "task.kwargs.")
-        ):
+        if key in known:
+            continue
+        if not key.startswith(OPEN):
             raise UserError(
                 f"config.{key}: the config has no such key{nearest_key(default_config(), key)}"
             )
+        _check_value(key, given[key])
     for key, default in known.items():
         if key not in given:
             raise UserError(f"config.{key} is missing; start from jaxconv.config.default_config()")
@@ -263,7 +354,21 @@ def _check_keys(given: dict[str, Any]) -> None:
             raise UserError(f"config.{key} is {given[key]}; it must be finite")
 
 
-def _check_data(data: ConfigDict) -> None:
+def _check_value(key: str, value: Any) -> None:
+    """Raise UserError unless config.json can hold the value of a key that has no default."""
+    if isinstance(value, tuple):
+        for item in value:
+            _check_value(key, item)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise UserError(
+            f"config.{key} holds {short(value)}, which is a {type(value).__name__}; it may hold "
+            "numbers, strings, True, False, None, and tuples and groups of them"
+        )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{key} holds {value}; it must be finite")
+
+
+def _check_data(data: AnyConfig) -> None:
     for key in ("mean", "std"):
         if not data[key]:
             raise UserError(
@@ -274,6 +379,15 @@ def _check_data(data: ConfigDict) -> None:
             f"config.data.std is {data.std}; every standard deviation must be more than 0"
         )
     _check_background(data)
+    given, defaults = flatten(data), flatten(default_config().data)
+    for key in given:
+        kind = OF_SOURCES.get(key.split(".")[0]) or OF_SOURCES.get(key)
+        fits = not kind or is_own(data.source) or data.source.startswith(kind)
+        if not fits and given[key] != defaults[key]:
+            raise UserError(
+                f"config.data.{key} is {given[key]!r}; it is for {kind}PATH, and "
+                f"config.data.source is {data.source!r}"
+            )
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(
@@ -282,7 +396,7 @@ def _check_data(data: ConfigDict) -> None:
         )
 
 
-def _check_background(data: ConfigDict) -> None:
+def _check_background(data: AnyConfig) -> None:
     if not data.background:
         return
     from PIL import ImageColor
@@ -302,7 +416,7 @@ def _check_background(data: ConfigDict) -> None:
         )
 
 
-def _check_optimizer(config: ConfigDict) -> None:
+def _check_optimizer(config: AnyConfig) -> None:
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)) or not all(
         isinstance(b, int) and 0 < b < 2**31 for b in boundaries
@@ -316,6 +430,13 @@ def _check_optimizer(config: ConfigDict) -> None:
             "config.optimizer.schedule.boundaries is empty; the schedule 'step' needs steps, such "
             "as 32000,48000"
         )
+    for section, built_in in ((config, OPTIMIZERS), (config.schedule, SCHEDULES)):
+        if section.kwargs and section.name in built_in:
+            place = "optimizer" if section is config else "optimizer.schedule"
+            raise UserError(
+                f"config.{place}.kwargs has {', '.join(section.kwargs)}, but {section.name!r} "
+                f"takes no kwargs: its settings are those of config.{place}"
+            )
     wanted = set(group(""))
     for name, settings in config.groups.items():
         if not isinstance(settings, ConfigDict) or set(settings) != wanted:
@@ -327,7 +448,7 @@ def _check_optimizer(config: ConfigDict) -> None:
             check_type(f"config.optimizer.groups.{name}.{key}", settings[key], example)
 
 
-def _check_augment(config: ConfigDict, given: dict[str, Any]) -> None:
+def _check_augment(config: AnyConfig, given: dict[str, Any]) -> None:
     for key, most in PAIRS.items():
         pair = given[f"augment.{key}"]
         off = not pair and key in MAY_BE_EMPTY

@@ -15,7 +15,6 @@ is an error, and so is an unknown key; the message names the nearest one.
 
 import ast
 import re
-import runpy
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,15 +22,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxconv.errors import UserError, nearest
+from jaxconv import packaged
+from jaxconv.errors import UserError, nearest, short
+from jaxconv.user_files import as_path, running
+from jaxconv.values import AnyConfig, Config, flatten, with_plain_values
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """Every key with its default, locked.
 
     An unknown key raises AttributeError, a value of the wrong type TypeError.
     """
-    config = ConfigDict()
+    config = Config()
     config.seed = 0  # seeds every random draw of the run
     config.batch_size = 128  # images per step, over all devices
     config.epochs = 0.0  # training length in passes over the training split, or
@@ -52,14 +54,14 @@ def default_config() -> ConfigDict:
     # folder for compiled programs; auto: the user's cache folder; off: no cache
     config.compilation_cache = "auto"
 
-    config.task = task = ConfigDict()  # what the network learns, see jaxconv/tasks
+    config.task = task = Config()  # what the network learns, see jaxconv/tasks
     task.name = "classification"  # one of jaxconv.tasks.TASKS, or your own, see own.py
-    task.kwargs = ConfigDict()  # the task's own settings
+    task.kwargs = Config()  # the task's own settings
 
-    config.model = model = ConfigDict()
+    config.model = model = Config()
     # one of jaxconv.list_models(), text: followed by the notation, or your own, see own.py
     model.name = "chain"
-    model.kwargs = ConfigDict()  # the network's own arguments, such as filters=(16, 32)
+    model.kwargs = Config()  # the network's own arguments, such as filters=(16, 32)
     # start from the weights in this folder: of `jaxconv convert`, or the workdir of another run
     model.init_from = ""
     # compute type: float32, bfloat16 or float16; parameters and losses are float32
@@ -70,7 +72,7 @@ def default_config() -> ConfigDict:
     # GPU and TPU
     model.remat = False
 
-    config.data = data = ConfigDict()
+    config.data = data = Config()
     # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see
     # data/sources.py
     data.source = "xo"
@@ -99,7 +101,7 @@ def default_config() -> ConfigDict:
     # skip unreadable files of a resident set instead of stopping; for streamed sets see
     # damaged_share
     data.skip_unreadable = False
-    data.xo = xo = ConfigDict()  # settings of the source xo, see data/xo.py
+    data.xo = xo = Config()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
     xo.channels = 1  # all identical
     xo.translation = 0.15  # largest shift, as a share of the width
@@ -110,32 +112,42 @@ def default_config() -> ConfigDict:
     xo.seed = 0
     xo.train_examples = 10_000
     xo.test_examples = 2_000
-    data.toy = toy = ConfigDict()  # settings of tones, sentences and solids, see data/toys.py
+    data.toy = toy = Config()  # settings of tones, sentences and solids, see data/toys.py
     toy.size = 16  # of solids, pixels
     toy.seed = 0
     toy.train_examples = 3_000
     toy.test_examples = 600
-    data.audio = audio = ConfigDict()  # settings of all sounds
+    data.audio = audio = Config()  # settings of all sounds
     audio.form = "log_mel"  # a spectrogram, or waveform
     audio.rate = 16_000  # samples per second
     # of each sound; longer ones are cropped to the middle, shorter ones padded with silence
     audio.seconds = 1.0
     audio.mels = 64  # mel filters of the spectrogram
-    data.text = text = ConfigDict()  # settings of all texts
+    data.text = text = Config()  # settings of all texts
     text.length = 256  # codes per text
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
-    data.tfds = tfds = ConfigDict()  # settings of tfds:NAME
+    # whether the first line of a .tsv names the columns: yes, no, or auto for known names such as
+    # label
+    text.header = "auto"
+    data.arrays = arrays = Config()  # settings of arrays:PATH
+    # which axis is what, see data/layout.py: NHWC, NCHW, NHW ...; empty: what the shape makes clear
+    arrays.layout = ""
+    # value of white, which all numbers are divided by, such as 255 for floating-point numbers up to
+    # it; 0: 255 for uint8, 1 for floating-point numbers
+    arrays.scale = 0.0
+    arrays.first_label = 0  # the label of the first class
+    data.tfds = tfds = Config()  # settings of tfds:NAME
     # where the sets are stored; empty: TFDS's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets
     tfds.data_dir = ""
     tfds.input = ""  # the feature to learn from; empty: TFDS's own choice
     tfds.label = ""
-    data.folder = folder = ConfigDict()  # settings of an unsplit folder:PATH
+    data.folder = folder = Config()  # settings of an unsplit folder:PATH
     folder.test_fraction = 0.1  # share of each class held out as the split test
     folder.seed = 0  # of that random split
 
     # augmentation while training, applied in this order; each is off at 0, False or ()
-    config.augment = augment = ConfigDict()
-    augment.random_resized_crop = crop = ConfigDict()
+    config.augment = augment = Config()
+    augment.random_resized_crop = crop = Config()
     # smallest and largest share of the area that a random crop covers, such as 0.08,1; the crop is
     # resized to the image's size
     crop.scale = ()
@@ -146,12 +158,20 @@ def default_config() -> ConfigDict:
     # black pixels added on each side before a random crop back to the size
     augment.pad_crop = 0
     augment.flip = False  # mirror images left to right with probability 1/2
-    augment.colour_jitter = jitter = ConfigDict()  # each of random strength, up to this
+    augment.colour_jitter = jitter = Config()  # each of random strength, up to this
     jitter.brightness = 0.0  # factor from 1 - x to 1 + x
     jitter.contrast = 0.0  # the same
     jitter.saturation = 0.0  # the same
     jitter.hue = 0.0  # rotation of the color circle, from -x to x; 0.5 is half a turn
-    augment.randaugment = rand = ConfigDict()  # see data/randaugment.py
+    jitter.probability = 1.0  # of changing an image (0.8 in SimCLR)
+    augment.grey = 0.0  # probability of removing the colors of an image (0.2 in SimCLR)
+    augment.blur = blur = Config()  # see data/contrastive.py
+    blur.probability = 0.0  # of blurring an image (0.5 in SimCLR)
+    blur.sigma = (0.1, 2.0)  # smallest and largest standard deviation of the Gaussian, pixels
+    augment.solarise = solarise = Config()
+    solarise.probability = 0.0  # of inverting the light values of an image (0.2 in BYOL)
+    solarise.threshold = 0.5  # values of at least this share of white are light
+    augment.randaugment = rand = Config()  # see data/randaugment.py
     rand.layers = 0  # operations per image, the paper's N
     # their strength, 0 to 1: the paper's M over the number of levels (torchvision's 9 of 30, timm's
     # m7 of 10)
@@ -165,7 +185,7 @@ def default_config() -> ConfigDict:
     augment.interpolation = "nearest"  # of these two: nearest or bilinear
     augment.pca_colour = 0.0  # standard deviation of AlexNet's color shift; 0.1 in the paper
     augment.own = ""  # your own augmentation, see own.py
-    augment.erasing = erasing = ConfigDict()
+    augment.erasing = erasing = Config()
     erasing.probability = 0.0  # that a box of an image is erased
     erasing.area = (0.02, 1 / 3)  # smallest and largest share of the image's area
     erasing.ratio = (0.3, 3.3)  # smallest and largest width over height
@@ -179,7 +199,7 @@ def default_config() -> ConfigDict:
     # of the examples
     augment.repeats = 1
 
-    config.loss = loss = ConfigDict()
+    config.loss = loss = Config()
     # softmax (cross entropy over all classes), binary (cross entropy of each class separately), or
     # your own, see own.py
     loss.name = "softmax"
@@ -187,9 +207,16 @@ def default_config() -> ConfigDict:
     # shares themselves
     loss.threshold = 0.0
     loss.label_smoothing = 0.0  # share of the target spread evenly over all classes
+    # weights of the classes in the training loss: one number per class (1,2.5), by name
+    # (cat:2,dog:0.5; others 1), or balanced: examples / (classes x examples of the class). Each
+    # example's loss is multiplied by its class's weight, then averaged over all examples
+    loss.class_weights = ""
 
-    config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "sgd"  # sgd, rmsprop, adamw, lamb, lars
+    config.optimizer = optimizer = Config()
+    # sgd, rmsprop, adamw, lamb, lars; or optax.NAME or a custom one, see train/named.py
+    optimizer.name = "sgd"
+    # arguments of an optimizer by name; those of the built-in ones are the settings below
+    optimizer.kwargs = Config()
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9  # what adamw and lamb call beta1
     optimizer.nesterov = False
@@ -207,9 +234,11 @@ def default_config() -> ConfigDict:
     optimizer.weight_decay = 0.0
     # parameters exempt from both kinds of decay, as a regular expression on their path
     optimizer.undecayed = r"(^|/)(bias|scale)$"
-    optimizer.groups = ConfigDict()  # parameter groups by name, each made by group() below
-    optimizer.schedule = schedule = ConfigDict()
-    schedule.name = "constant"  # constant, step, cosine, plateau
+    optimizer.groups = Config()  # parameter groups by name, each made by group() below
+    optimizer.schedule = schedule = Config()
+    # constant, step, cosine, plateau; or optax.NAME or a custom one, see train/named.py
+    schedule.name = "constant"
+    schedule.kwargs = Config()  # arguments of a schedule by name
     # linear warmup from 0 over this many steps, with any schedule
     schedule.warmup_steps = 0
     schedule.factor = 0.1  # step, plateau: multiplies the learning rate
@@ -218,13 +247,13 @@ def default_config() -> ConfigDict:
     schedule.metric = ""
     schedule.patience = 3  # plateau: evaluations without a new best before the rate drops
 
-    config.ema = ema = ConfigDict()
+    config.ema = ema = Config()
     # evaluate an exponential moving average of the weights and BatchNorm statistics, with this
     # decay per step; 0: off
     ema.decay = 0.0
 
     # several networks in one program, see train/ensemble.py
-    config.ensemble = ensemble = ConfigDict()
+    config.ensemble = ensemble = Config()
     ensemble.size = 1  # number of networks, with the seeds seed, seed + 1, ...
     # with different seeds: own (each network sees the examples in its own order), or same (all in
     # one order)
@@ -234,19 +263,29 @@ def default_config() -> ConfigDict:
     # learning_rate:0.01,0.03,0.1; see TRACED in checks.py for the settings
     ensemble.over = ""
 
-    config.eval = eval_ = ConfigDict()
+    config.eval = eval_ = Config()
     # steps between evaluations; 0: once per epoch. The last step is always evaluated
     eval_.every = 0
     eval_.metrics = ""  # your own, separated by spaces, see own.py
     eval_.batch_size = 500  # images, over all devices
 
-    config.log = log = ConfigDict()
+    config.log = log = Config()
     log.every = 50  # steps between lines of metrics.jsonl
     log.tensorboard = True  # write TensorBoard files too
     log.progress = True  # show a progress bar, or plain lines without a terminal
     log.report = True  # write report.html at the end, see report/write.py
 
-    config.checkpoint = checkpoint = ConfigDict()
+    # end the training once a metric no longer improves; see train/callbacks.py
+    config.early_stopping = early_stopping = Config()
+    early_stopping.patience = (
+        0  # stop after this many evaluations in a row without a new best; 0: off
+    )
+    early_stopping.metric = ""  # such as eval/loss; empty: the task's first figure
+    early_stopping.min_delta = 0.0  # a new best must be better by more than this
+    # callbacks, separated by spaces: FILE.py:NAME or package.module.NAME, see train/callbacks.py
+    config.callbacks = ""
+
+    config.checkpoint = checkpoint = Config()
     # steps between checkpoints; 0: once per epoch. The last step is always saved
     checkpoint.every = 0
     checkpoint.keep = 2  # how many of the latest to keep
@@ -258,12 +297,14 @@ def default_config() -> ConfigDict:
     config.model.kwargs.unlock()
     config.task.kwargs.unlock()
     config.optimizer.groups.unlock()
+    config.optimizer.kwargs.unlock()
+    config.optimizer.schedule.kwargs.unlock()
     return config
 
 
 def group(
     pattern: str, learning_rate: float = 1.0, weight_decay: float = 1.0, frozen: bool = False
-) -> ConfigDict:
+) -> Config:
     """A parameter group: the parameters whose path, such as `conv1_1/kernel`, matches a pattern.
 
     Args:
@@ -276,10 +317,12 @@ def group(
     numbers = {
         name: float(value) if type(value) is int else value for name, value in numbers.items()
     }
-    return ConfigDict({"pattern": pattern, **numbers, "frozen": frozen}).lock()
+    made = Config({"pattern": pattern, **numbers, "frozen": frozen})
+    made.lock()
+    return made
 
 
-def small(config: ConfigDict, image_size: int = 32, channels: int = 3, **kwargs: Any) -> ConfigDict:
+def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:
     """Shrink an experiment to run on a CPU in seconds.
 
     It trains a thinner network for four steps on a few X's and O's (another task keeps its toy
@@ -342,58 +385,82 @@ MAY_DIFFER = (
     "checkpoint.keep_best",
     "data.threads",
     "data.prefetch",
+    "early_stopping",
+    "callbacks",
 )
 
 
-def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load_config(spec: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config of an experiment file, with overrides from the command line.
 
     Args:
       spec: path of a Python file with `get_config()`, or `FILE.py:ARGUMENT` for
-        `get_config(ARGUMENT)`.
-      overrides: `key.of.config=value` each. Another `model.name` discards the experiment's
-        `model.kwargs`.
+        `get_config(ARGUMENT)`. The file may import its neighbours, see own.py. `jaxconv:NAME` is
+        an experiment that comes with jaxconv, see packaged.py.
+      overrides: `key.of.config=value` each. Another name of the network, optimizer or
+        schedule discards the experiment's `kwargs` for it.
 
     Raises:
       UserError: the file is missing or fails, or an override does not fit.
     """
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={spec}: file {path!r} not found")
-    try:
-        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
-    except KeyError as error:
-        raise UserError(
-            f"{path}: {_where(path, error)}KeyError: {error}; a config file must define "
-            "get_config()"
-        ) from error
-    except UserError as error:
-        raise UserError(f"--config={spec}: {error}") from error
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(
-            f"{path}: {_where(path, error)}{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"{path}: get_config() returned {type(config).__name__}; it must return "
-            "a modified default_config()"
-        )
+    config = _run_experiment(str(spec))
     settings = [override.partition("=") for override in overrides]
     for key, equals, text in settings:
         if not equals:
             raise UserError(f"--config.{key}: give a value, --config.{key}=VALUE")
-        if key == "model.name" and text != config.model.name:
-            # The experiment's arguments are those of its own network.
-            config.model.kwargs = ConfigDict()
+        section = {"model.name": config.model, "optimizer.name": config.optimizer}
+        section["optimizer.schedule.name"] = config.optimizer.schedule
+        if key in section and text != section[key].name:
+            # The experiment's arguments are those of its own network, optimizer or schedule.
+            section[key].kwargs = Config()
     for key, _, text in settings:
         set_key(config, key, text)
     return config
 
 
-def set_key(config: ConfigDict, key: str, text: str) -> None:
+def split_spec(spec: str) -> tuple[str, str]:
+    """The path and the argument of `FILE.py[:ARGUMENT]` or `jaxconv:NAME[:ARGUMENT]`.
+
+    The last `.py:` ends the path.
+    """
+    if spec.startswith(packaged.PREFIX):
+        name, _, argument = spec.removeprefix(packaged.PREFIX).partition(":")
+        return str(packaged.find(name)), argument
+    if as_path(spec).is_file():
+        return spec, ""
+    path, dot, argument = spec.rpartition(".py:")
+    return (f"{path}.py", argument) if dot else (spec, "")
+
+
+def _run_experiment(spec: str) -> Config:
+    """The config that an experiment's `get_config` returns, with plain values."""
+    path, argument = split_spec(spec)
+    file = as_path(path).resolve()
+    if not file.is_file():
+        raise UserError(f"--config={spec}: file {path!r} not found")
+    try:
+        # `get_config` too may import neighbours.
+        with running(file) as found:
+            if "get_config" not in found:
+                raise UserError("a config file must define get_config()")
+            config = found["get_config"](*([argument] if argument else []))
+    except UserError as error:
+        raise UserError(f"--config={spec}: {error}") from error
+    except Exception as error:  # the user's code may raise anything
+        words = f"{type(error).__name__}: {short(error, 400)}"
+        raise UserError(f"{path}: {_where(str(file), error)}{words}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config() returned {type(config).__name__}; it must return "
+            "a modified default_config()"
+        )
+    return with_plain_values(config)
+
+
+def set_key(config: AnyConfig, key: str, text: str) -> None:
     """Set one dotted key from its text, read as the type that the key has now.
 
-    `model.kwargs` and `task.kwargs` accept new keys.
+    The sections called `kwargs` accept new keys.
 
     Raises:
       UserError: the key is unknown (the message names the nearest), or the text is not of its type.
@@ -404,7 +471,7 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
         if not isinstance(place, ConfigDict) or parent not in place:
             raise UserError(f"--config.{key}: the config has no such key{nearest_key(config, key)}")
         place = place[parent]
-    if isinstance(place, ConfigDict) and parents[1:] == ["kwargs"] and last not in place:
+    if isinstance(place, ConfigDict) and parents[-1:] == ["kwargs"] and last not in place:
         place[last] = _literal(text)
         return
     if not isinstance(place, ConfigDict) or last not in place:
@@ -412,42 +479,39 @@ def set_key(config: ConfigDict, key: str, text: str) -> None:
     old = place[last]
     if isinstance(old, ConfigDict):
         raise UserError(f"--config.{key}: is a group of keys ({', '.join(old)}); set one of them")
-    value = text if isinstance(old, str) else _literal(text)
+    value: Any = text if isinstance(old, str) else _literal(text)
     if isinstance(old, tuple) and not isinstance(value, tuple):
         value = (value,)
     if type(old) is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     check_type(f"--config.{key}", value, old)
-    place[last] = float(value) if isinstance(old, float) else value
+    if isinstance(old, float) and isinstance(value, int):
+        value = float(value)
+    place[last] = value
+
+
+# The types that a default may have, in words.
+TYPES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    tuple: "numbers separated by commas",
+}
 
 
 def check_type(key: str, value: Any, example: Any) -> None:
-    """Raise UserError unless the value has the example's type; an int may stand for a float."""
-    fits = type(value) is type(example) or (type(example) is float and type(value) is int)
-    if not fits or (
-        isinstance(value, tuple) and not all(type(item) in (int, float) for item in value)
-    ):
-        names = {
-            bool: "True or False",
-            int: "a whole number",
-            float: "a number",
-            str: "a string",
-            tuple: "numbers separated by commas",
-        }
+    """Raise UserError unless the value has the example's type; an int may stand for a float.
+
+    The items of a tuple are numbers, or of the types of the example's items.
+    """
+    fits: bool = type(value) is type(example) or (type(example) is float and type(value) is int)
+    if fits and isinstance(example, tuple) and isinstance(value, tuple):
+        items = {type(item) for item in example} - {int, float} or {int, float}
+        fits = all(type(item) in items for item in value)
+    if not fits:
         shown = ",".join(map(str, example)) or "1,2" if isinstance(example, tuple) else example
-        raise UserError(f"{key} is {value!r}; it must be {names[type(example)]}, such as {shown}")
-
-
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; an empty group of keys is left out."""
-    flat = {}
-    for key, value in config.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.")
-            if isinstance(value, ConfigDict)
-            else {prefix + key: value}
-        )
-    return flat
+        raise UserError(f"{key} is {value!r}; it must be {TYPES[type(example)]}, such as {shown}")
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -470,7 +534,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def nearest_key(config: ConfigDict, key: str) -> str:
+def nearest_key(config: AnyConfig, key: str) -> str:
     """`, did you mean 'x'?` for the config's key that is closest, or nothing."""
     return nearest(key, flatten(config))
 

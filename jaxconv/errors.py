@@ -1,7 +1,9 @@
 """Errors caused by the user, printed without a traceback; and helpers for their messages."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 
 # Exit code of a run that was asked to stop, has saved, and should be started again: EX_TEMPFAIL of
 # sysexits.h.
@@ -21,8 +23,42 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
+# The modules that each extra of jaxconv installs, beyond what `import jaxconv` needs; setup.cfg
+# lists their packages.
+EXTRAS = {
+    "train": (
+        "orbax", "tensorflow_datasets", "importlib_resources", "grain", "PIL", "tensorboardX",
+        "matplotlib", "tqdm", "jinja2", "uniplot", "safetensors", "flatbuffers",
+    ),
+    "fast": ("simplejpeg", "cv2"),
+    "prepare": ("tensorflow",),
+    "playground": ("tornado",),
+}  # fmt: skip
+
+
+def missing(what: str, module: str) -> UserError:
+    """The error for a module of one of the `EXTRAS` that is not installed; `what` needs it."""
+    extra = next(extra for extra, modules in EXTRAS.items() if module in modules)
+    return UserError(
+        f"{what} needs {module}, which is not installed: pip install 'jaxconv[{extra}]'",
+        exit_code=1,
+    )
+
+
+@contextlib.contextmanager
+def needing_extras(what: str) -> Iterator[None]:
+    """Turn the error for a module of one of the `EXTRAS` that is not installed into a UserError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not any(module in modules for modules in EXTRAS.values()):
+            raise
+        raise missing(what, module) from error
+
+
 class LostProcessError(UserError):
-    """Another process of the run is gone, so this one cannot shut down normally."""
+    """Another process of the run was lost, so this one cannot shut down normally."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -41,6 +77,17 @@ def some(names: Sequence[str], most: int = 4) -> str:
     """The first few of many names, and how many more there are: `a, b, c, d and 57 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def columns(text: str) -> int:
+    """Columns that a text takes in a terminal: two for a Chinese character, none for an accent."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def padded(text: str, width: int) -> str:
+    """The text, filled up with spaces to so many columns of a terminal."""
+    return text + " " * (width - columns(text))
 
 
 def human_bytes(size: float) -> str:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jaxconv.errors import short
 from jaxconv.models.bridge import unwrapped
-from jaxconv.program import Event, Tracer, call_arguments, trace
+from jaxconv.program import Tracer, call_arguments, trace
+from jaxconv.receptive import Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +78,11 @@ def features_at(
 def noted(tracer: Tracer) -> dict[str, FeatureMap]:
     """The feature maps that a traced network names itself."""
     return {
-        event.name: _feature_map(event)
+        event.name: _feature_map(event.output.shape[1:], event.seen)
         for event in tracer.events
-        if event.kind == "note" and event.call is tracer.root
+        if event.kind == "note" and event.call is tracer.root and event.seen is not None
     }
 
 
-def _feature_map(event: Event) -> FeatureMap:
-    shape = event.output.shape[1:]
-    return FeatureMap(shape, shape[-1], event.seen.stride(), event.seen.field())
+def _feature_map(shape: tuple[int, ...], seen: Seen) -> FeatureMap:
+    return FeatureMap(shape, shape[-1], seen.stride(), seen.field())

@@ -1,21 +1,25 @@
 """Paths given by the user: checked before the work starts, and written atomically."""
 
+import codecs
 import contextlib
+import json
+import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jaxconv.errors import UserError, in_words, nearest
 
 
-def expand(path: str, option: str = "--workdir") -> Path:
+def expand(path: str | Path, option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
     Raises:
-      UserError: the path is empty, a URL, or in the home of an unknown user.
+      UserError: the path is empty, a URL, in the home of an unknown user, or not UTF-8 text.
     """
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
@@ -24,7 +28,13 @@ def expand(path: str, option: str = "--workdir") -> Path:
             f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
             "mounted as one"
         )
-    return at_home(path, option).absolute()
+    whole = at_home(path, option).absolute()
+    if printable(whole) != str(whole):  # Orbax cannot write checkpoints there
+        raise UserError(
+            f"{option}={printable(path)}: the name of the folder, {printable(whole)}, is not UTF-8 "
+            "text; give another"
+        )
+    return whole
 
 
 def at_home(path: str, option: str) -> Path:
@@ -35,6 +45,21 @@ def at_home(path: str, option: str) -> Path:
         raise UserError(
             f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
         ) from error
+
+
+def check_utf8(path: Path, option: str = "--workdir") -> None:
+    """Raise UserError unless Orbax finds a path: it takes UTF-8, whatever the system's encoding."""
+    try:
+        same = str(path).encode() == os.fsencode(path)
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        encoding = sys.getfilesystemencoding()
+        raise UserError(
+            f"{option}={path}: Orbax, which writes checkpoints, needs a name in UTF-8; choose "
+            "another" + ("" if encoding == "utf-8" else f", or set PYTHONUTF8=1 ({encoding} here)"),
+            exit_code=1,
+        )
 
 
 def lock(file: IO[str], shared: bool = False) -> None:
@@ -66,7 +91,8 @@ def _find_lock() -> Callable[[IO[str], bool], None]:
         import msvcrt
 
         # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
-        return lambda file, shared: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        windows: Any = msvcrt  # whose functions type checkers know on Windows only
+        return lambda file, shared: windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
 
 
@@ -80,8 +106,22 @@ def printable(text: str | os.PathLike) -> str:
     text = os.fspath(text)
     if text.isprintable():
         return text
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = text.encode("utf-8", PRINTABLE).decode("utf-8")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _as_escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Write a byte of a file name that is not UTF-8 as \xe9, like `printable`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    code = ord(error.object[error.start])
+    text = f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return text, error.start + 1
+
+
+# How to write what the encoding cannot into a file that is read as UTF-8.
+PRINTABLE = "jaxconv.printable"
+codecs.register_error(PRINTABLE, _as_escape)
 
 
 def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
@@ -157,3 +197,16 @@ def new_folder(out: str) -> Iterator[Path]:
             f"--out={out}: cannot be written ({in_words(error)}); give a writable folder",
             exit_code=1,
         ) from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, which any reader accepts: numbers that are infinite or NaN become null."""
+
+    def valid(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: valid(one) for name, one in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [valid(one) for one in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(valid(value), indent=indent, allow_nan=False)

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxconv.checks import check_config
 from jaxconv.config import flatten, load_config
 from jaxconv.errors import UserError, short
 from jaxconv.models.configured import build_model
+from jaxconv.values import AnyConfig
 
 MOST_RUNS = 10_000
 
@@ -35,7 +34,7 @@ class Trial:
     name: str
     values: dict[str, Any]
     settings: tuple[str, ...]
-    config: ConfigDict
+    config: AnyConfig
 
 
 def parse_grid(text: str) -> dict[str, list[str]]:
@@ -80,7 +79,7 @@ def read_grid(path: str) -> dict[str, list[str]]:
       UserError: the file cannot be read or has other contents.
     """
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--grid_file={path}: cannot be read ({error})") from error
     if not isinstance(found, dict):

@@ -2,7 +2,8 @@
 
 A moved module can still be imported under its old name; its contents are looked up in the modules
 of `MODULES`, under the new name if `NAMES` has one. A module that stays but has renamed contents
-ends with `__getattr__ = moved.names_of(__name__)`.
+ends with `__getattr__ = moved.names_of(__name__)`, and a class that has renamed methods with
+`__getattr__ = moved.methods_of("MODULE.CLASS")`.
 """
 
 import importlib
@@ -54,6 +55,10 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 # Current or old module -> old name -> current module and name.
 NAMES: dict[str, dict[str, str]] = {
+    "jaxconv.data.arrays": {
+        "Items": "jaxconv.data.sequences:Items",
+        "from_sequence": "jaxconv.data.sequences:from_sequence",
+    },
     "jaxconv.data.loading": {
         "Resident": "jaxconv.data.loading:ResidentLoader",
         "Streamed": "jaxconv.data.loading:StreamedLoader",
@@ -103,6 +108,29 @@ def names_of(module: str) -> Callable[[str], Any]:
         place = (at_home or [*found])[0]
         _warn(f"{module}.{name}", f"{place}.{now}")
         return found[place]
+
+    return find
+
+
+# Class -> old name of a method -> its name now.
+METHODS: dict[str, dict[str, str]] = {
+    "jaxconv.train.parallel.Parallel": {
+        "first_does": "on_first_process",
+        "lost_process_said": "reraise_lost_process",
+        "of_first": "broadcast_from_first",
+    },
+}
+
+
+def methods_of(name: str) -> Callable[[Any, str], Any]:
+    """The `__getattr__` of a class that finds its old methods; AttributeError for other names."""
+
+    def find(self: Any, old: str) -> Any:
+        now = METHODS[name].get(old)
+        if now is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {old!r}")
+        _warn(f"{name}.{old}", f"{name}.{now}")
+        return getattr(self, now)
 
     return find
 

@@ -1,46 +1,75 @@
 """Custom pieces, named in the config as `package.module.name` or `FILE.py:name`.
 
---config.task.name=tasks.py:Angle          a class that derives from jaxconv.tasks.Task
---config.data.source=data.py:draw          (config.data, split) -> a jaxconv.data.Source
---config.model.name=nets.py:Net            called as Net(num_classes=, dtype=,
-                                           **config.model.kwargs); returns a Linen module
---config.loss.name=losses.py:focal         (logits [N, K], target [N] int32 or [N, K] float32) ->
-                                           [N] float32
---config.eval.metrics=metrics.py:top5      (logits [N, K], label [N] int32) -> [N] float32; several
-                                           are separated by spaces
---config.augment.own=looks.py:solarise     (key, batch) -> batch, images [B, H, W, C] float32 on a
-                                           scale from 0 to 1
+--config.task.name=tasks.py:Angle
+--config.data.source=data.py:draw
+--config.model.name=nets.py:Net
+--config.loss.name=losses.py:focal
+--config.eval.metrics=metrics.py:top5      several are separated by spaces
+--config.augment.own=looks.py:solarise
+--config.optimizer.name=tx.py:mine         a schedule likewise, see train/named.py
+--config.callbacks=logs.py:Logger          several are separated by spaces, see train/callbacks.py
+
+`FORMS` says what each of them must be.
 
 A file may import its neighbours, the modules and packages next to it, at its top level. They are
-found only while the file itself runs, not later inside a function. In the path of a file, a space
-and a colon can be written as %20 and %3A.
+found only while the file itself runs, not later inside a function. A file is run again when it or a
+neighbour has changed. Config files are run in the same way, see config.py. In the path of a file, a
+space and a colon can be written as %20 and %3A; the last `.py:` ends the path.
 """
 
-import ast
-import contextlib
 import functools
 import importlib
+import inspect
+import os
 import re
-import runpy
-import sys
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxconv.errors import UserError, in_words, nearest
+from jaxconv.errors import UserError, in_words, nearest, short
+from jaxconv.user_files import as_path, checksum, running
 
-# Libraries that jaxconv itself uses are never neighbours, even next to their checkout: a second
-# copy would have incompatible types of arrays and modules.
-_SHARED = {"jaxconv", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "ml_collections"}
+# What the piece that a key names must be, for messages.
+FORMS = {
+    "config.task.name": "a class that derives from jaxconv.tasks.Task",
+    "config.data.source": "a function (config.data, split) that returns a jaxconv.data.Source, "
+    "such as the result of jaxconv.data.from_arrays",
+    "config.model.name": "a Linen module, or a function that returns one, which is called as "
+    "NAME(num_classes=..., dtype=..., **config.model.kwargs)",
+    "config.loss.name": "a function (logits [N, K], target [N] int32, or [N, K] float32 where "
+    "labels are mixed) that returns [N] float32",
+    "config.eval.metrics": "a function (logits [N, K], label [N] int32) that returns [N] float32",
+    "config.augment.own": "a function (key, batch) that returns the batch, with images "
+    "[B, H, W, C] float32 on a scale from 0 to 1",
+}
+
+# The keys of a config that may name a custom piece, and those that may name several, separated by
+# spaces.
+_ONE = (
+    "task.name",
+    "data.source",
+    "model.name",
+    "loss.name",
+    "augment.own",
+    "optimizer.name",
+    "optimizer.schedule.name",
+)
+_SEVERAL = ("eval.metrics",)
+# Sections of which any text may name one. Callbacks are not part of a run, so they are not listed.
+_KWARGS = ("optimizer.kwargs", "optimizer.schedule.kwargs")
+# What begins with one of these and a colon is built in, whatever the rest looks like.
+_BUILT_IN = ("folder", "arrays", "text", "tfds")
 
 
 def is_own(name: str) -> bool:
     """Whether a name has the form of a custom piece, rather than of a built-in one."""
-    return bool(re.fullmatch(r"[^:]+\.py:\w+|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name))
+    if name.partition(":")[0] in _BUILT_IN:
+        return False
+    return bool(re.fullmatch(r".+\.py:\w+|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name))
 
 
 def own(name: str, key: str) -> Callable[..., Any]:
@@ -77,9 +106,33 @@ def own(name: str, key: str) -> Callable[..., Any]:
         )
     if not callable(found[attribute]):
         raise UserError(
-            f"{key} is {name!r}, which is {found[attribute]!r}; it must be a function or a class"
+            f"{key} is {name!r}, which is {short(found[attribute])}; it must be "
+            f"{FORMS.get(key, 'a function or a class')}"
         )
     return found[attribute]
+
+
+def check_takes(function: Any, name: str, key: str, *arguments: Any, **named: Any) -> None:
+    """Raise UserError unless a custom piece can be called with such arguments.
+
+    Args:
+      function: what `own(name, key)` returned.
+      name, key: as in `own`.
+      *arguments, **named: stand for those of the call; their values do not matter.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions in C have none
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError:
+        raise wrong(name, key, f"takes {short(signature)}") from None
+
+
+def wrong(name: str, key: str, what: str) -> UserError:
+    """The error for a custom piece that is not what its key takes; `what` follows "which"."""
+    return UserError(f"{key} is {name!r}, which {what}; it must be {FORMS[key]}")
 
 
 def tried(
@@ -101,10 +154,11 @@ def tried(
       UserError: as `own`, or the function fails or returns something else.
     """
     function = own(name, key)
+    check_takes(function, name, key, *arguments)
     try:
         found = jax.eval_shape(lambda *values: of(function(*values)), *arguments)
     except Exception as error:  # the user's function may raise anything
-        raise UserError(f"{key} is {name!r}, which fails: {in_words(error)}") from error
+        raise wrong(name, key, f"fails: {in_words(error)}") from error
     if getattr(found, "shape", None) != shape:
         shown = getattr(found, "shape", type(found).__name__)
         raise UserError(
@@ -120,10 +174,39 @@ def file_of(name: str) -> Path | None:
     It is an absolute path with symbolic links resolved.
     """
     place, colon, _ = name.rpartition(":")
-    if not colon:
-        return None
-    file = Path(place)
-    return (file if file.is_file() else Path(urllib.parse.unquote(place))).resolve()
+    return as_path(place).resolve() if colon else None
+
+
+def absolute(name: str) -> str:
+    """The name with the absolute path of its file; unchanged if there is no such file."""
+    place, colon, _ = name.rpartition(":")
+    file = as_path(place)
+    if not colon or Path(place).is_absolute() or not file.is_file():
+        return name
+    return name_in(Path(os.path.abspath(file)), name)
+
+
+def shown_name(name: str) -> str:
+    """The name for a title: without the folder of its file."""
+    place, _, attribute = name.rpartition(":")
+    return f"{as_path(place).name}:{attribute}" if is_own(name) and place else name
+
+
+def same_piece(old: str, new: str) -> bool:
+    """Whether two names are of one custom piece, whose file may have been moved or copied.
+
+    A file has moved if none is left in the old place, and was copied if both have the same content.
+    """
+    if old == new:
+        return True
+    before, now = file_of(old), file_of(new)
+    if not (is_own(old) and is_own(new) and before and now):
+        return False
+    if (before.name, old.rpartition(":")[2]) != (now.name, new.rpartition(":")[2]):
+        return False
+    if before == now or not before.is_file():
+        return True
+    return now.is_file() and checksum(before) == checksum(now)
 
 
 def name_in(file: Path, name: str) -> str:
@@ -135,93 +218,46 @@ def name_in(file: Path, name: str) -> str:
 @functools.lru_cache
 def _run(file: Path, content: int) -> dict[str, Any]:
     """The names of a file, which is run once per `content`, its `checksum`."""
-    with _beside(file):
-        return runpy.run_path(str(file))
-
-
-@contextlib.contextmanager
-def _beside(file: Path) -> Iterator[None]:
-    """Let a file import its neighbours, as a script does.
-
-    They are removed from `sys.modules` again: those of another run may have the same names.
-    """
-    folder = file.parent
-    tops = {path.relative_to(folder).parts[0].removesuffix(".py") for path in neighbours(file)}
-
-    def loaded() -> dict[str, Any]:
-        return {
-            name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops
-        }
-
-    before, writes = loaded(), sys.dont_write_bytecode
-    for name in before:
-        del sys.modules[name]
-    sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True  # the folder may belong to another user
-    importlib.invalidate_caches()  # a neighbour may be newer than the cached listing
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes
-        sys.path.remove(str(folder))
-        for name in loaded():
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
-def neighbours(file: Path) -> list[Path]:
-    """The files that a file imports from its own folder, directly or through one another.
-
-    Args:
-      file: an absolute path with symbolic links resolved.
-    """
-    found: set[Path] = set()
-    left = [file]
-    while left:
-        for name in _imported(left.pop()):
-            package, module = file.parent / name, file.parent / f"{name}.py"
-            is_package = (package / "__init__.py").is_file()
-            files = package.rglob("*.py") if is_package else [module] if module.is_file() else []
-            new = {*files} - found - {file}
-            found |= new
-            left += new
-    return sorted(found)
-
-
-def _imported(file: Path) -> set[str]:
-    """The top-level names that a file imports, except those that cannot be neighbours."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return set()  # running the file reports the error
-    modules = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules.add(node.module)
-    tops = {module.partition(".")[0] for module in modules}
-    return tops - sys.stdlib_module_names - _SHARED
-
-
-def checksum(file: Path) -> int:
-    """The CRC-32 of a file followed by its neighbours."""
-    return functools.reduce(
-        lambda before, path: zlib.crc32(path.read_bytes(), before), [file, *neighbours(file)], 0
-    )
+    with running(file) as found:
+        return found
 
 
 def names_in(config: Any) -> dict[str, str]:
     """The key and name of each custom piece in a config."""
-    names = {
-        "config.task.name": config.task.name,
-        "config.data.source": config.data.source,
-        "config.model.name": config.model.name,
-        "config.loss.name": config.loss.name,
-        "config.augment.own": config.augment.own,
+    names = {f"config.{key}": _value(config, key) for key in _ONE}
+    for key in _SEVERAL:
+        names |= {f"config.{key}, {name}": name for name in _value(config, key).split()}
+    for key in _KWARGS:
+        texts = {n: text for n, text in _value(config, key).items() if isinstance(text, str)}
+        names |= {f"config.{key}.{n}": text for n, text in texts.items()}
+    return {
+        key: name for key, name in names.items() if is_own(name) and not name.startswith("optax.")
     }
-    names |= {f"config.eval.metrics, {name}": name for name in config.eval.metrics.split()}
-    return {key: name for key, name in names.items() if is_own(name)}
+
+
+def _value(config: Any, key: str) -> Any:
+    return functools.reduce(lambda section, part: section[part], key.split("."), config)
+
+
+def same_pieces(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys at which two flattened configs name the same custom pieces, see `same_piece`."""
+
+    def names(key: str, values: Mapping[str, Any]) -> list[str]:
+        return values[key].split() if key in _SEVERAL else [values[key]]
+
+    texts = [
+        key
+        for key, value in new.items()
+        if key.startswith(tuple(f"{kwargs}." for kwargs in _KWARGS))
+        and isinstance(value, str)
+        and isinstance(old.get(key), str)
+    ]
+    return [
+        key
+        for key in (*_ONE, *_SEVERAL, *texts)
+        if len(names(key, old)) == len(names(key, new))
+        and all(map(same_piece, names(key, old), names(key, new)))
+    ]
 
 
 def renamed(config: Any, names: Mapping[str, str]) -> Any:
@@ -243,6 +279,13 @@ def renamed(config: Any, names: Mapping[str, str]) -> Any:
     return changed.lock()
 
 
+def with_absolute_names(config: Any) -> Any:
+    """The config with the absolute paths of its custom pieces; see `renamed`."""
+    names = {name: absolute(name) for name in names_in(config).values()}
+    changed = {name: new for name, new in names.items() if name != new}
+    return renamed(config, changed) if changed else config
+
+
 def checksums(config: Any) -> dict[str, str]:
     """The checksum of the file of each custom piece; a module is taken without neighbours."""
     sums = {}
@@ -252,5 +295,5 @@ def checksums(config: Any) -> dict[str, str]:
             sums[name] = f"{checksum(file):08x}"
         else:
             module = importlib.import_module(name.rpartition(".")[0])
-            sums[name] = f"{zlib.crc32(Path(module.__file__).read_bytes()):08x}"
+            sums[name] = f"{zlib.crc32(Path(inspect.getfile(module)).read_bytes()):08x}"
     return sums

@@ -131,7 +131,7 @@ class Tracer:
         if name == "name":
             self.read_mark(eqn.params["name"], eqn.outvars[0].aval, operands[0])
             return operands
-        inner = list(jex.jaxprs_in_params(eqn.params))
+        inner: list[Any] = list(jex.jaxprs_in_params(eqn.params))
         if name == "cond":  # the last branch: the true one, or the one for all platforms
             inner, operands = inner[-1:], operands[1:]
         if inner and name not in ("scan", "while") and len(inner[0].invars) == len(operands):
@@ -189,7 +189,7 @@ class Tracer:
             if call is ended:  # once, for all its outputs
                 self._open.pop()
                 self._open[-1].touched = self._open[-1].worked = False
-                self.end(ended, aval, seen)
+                self.end(call, aval, seen)
         else:
             self.events.append(Event("note", call, mark, aval, seen, call.touched, call.worked, 0))
             call.touched = call.worked = False

@@ -157,8 +157,8 @@ def _collapse(seen: Seen, shape: Sequence[int], positions: Sequence[int]) -> See
     """One value for all indices along these axes of the array."""
     axes, extents = list(seen.axes), dict(seen.extents)
     for position in positions:
-        if axes[position]:
-            axis, jump = axes[position]
+        if entry := axes[position]:
+            axis, jump = entry
             reach = jump * (shape[position] - 1)
             low, high = extents[axis]
             extents[axis] = (low + min(0, reach), high + max(0, reach))
@@ -306,10 +306,10 @@ def _reshape(seen: Seen, shapes: Sequence, params: dict, out: Sequence[int]) -> 
                 merged.append(old.pop(0))
             else:
                 split.append(new.pop(0))
-        entries = [seen.axes[p] for p in merged]
+        entries = [entry for p in merged if (entry := seen.axes[p])]
         # Merged axes step evenly if each step spans the whole next axis; then the axes that they
         # are split into step evenly too.
-        even = all(entries) and all(
+        even = len(entries) == len(merged) and all(
             left[0] == right[0] and left[1] == right[1] * shape[p]
             for left, right, p in zip(entries, entries[1:], merged[1:], strict=False)
         )

@@ -10,7 +10,7 @@ from jaxconv.config import default_config
 from jaxconv.grid import Trial, name_of, text_of
 from jaxconv.tasks import Figure, find_task
 from jaxconv.train.build import total_steps
-from jaxconv.train.workdir import read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import read_metrics, saved_config, saved_data, stopped_early
 
 # The last line of a failed run's log begins with this; launch/common.sh writes it too.
 FAILED = "stopped with exit code"
@@ -26,8 +26,11 @@ def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
       and `why` it failed. Unknown values are None.
     """
     figure = dataclasses.asdict(find_task(trial.config.task.name).figures[0])
-    row = {"run": trial.name, "values": trial.values, "steps": trial.config.steps or None}
-    return renewed(row | {"figure": figure}, workdir)
+    steps, folder = trial.config.steps, workdir / trial.name
+    if not steps and (folder / "config.json").exists():
+        steps = total_steps(trial.config, saved_data(folder)["train_examples"])
+    row = {"run": trial.name, "values": trial.values, "steps": steps or None, "figure": figure}
+    return renewed(row, workdir, trial.config)
 
 
 def figure_of(row: Mapping[str, Any]) -> Figure:
@@ -40,17 +43,24 @@ def figure_of(row: Mapping[str, Any]) -> Figure:
     return find_task(default_config().task.name).figures[0]
 
 
-def renewed(row: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """An updated row of sweep.json, see `standing`."""
+def renewed(row: Mapping[str, Any], workdir: Path, config: Any = None) -> dict[str, Any]:
+    """An updated row of sweep.json, see `standing`.
+
+    A run that was stopped early is finished, unless `config` has another early stopping.
+    """
     folder, steps = workdir / row["run"], row["steps"]
     rows = read_metrics(folder)
-    step = rows[-1]["step"] if rows else 0
+    stopped = stopped_early(folder)
+    if config and stopped.get("early_stopping") != config.early_stopping.to_dict():
+        stopped = {}
+    step = max(rows[-1]["step"] if rows else 0, stopped.get("step", 0))
     if not steps and (folder / "config.json").exists():
         steps = total_steps(saved_config(folder), saved_data(folder)["train_examples"])
     why = _why_failed(log_of(folder))
     # The last row is written before the last checkpoint, whose folder gets its name only when it is
     # complete.
-    finished = step == steps and (folder / "checkpoints" / str(steps)).is_dir()
+    ended = step in (steps, stopped.get("step"))
+    finished = ended and (folder / "checkpoints" / str(step)).is_dir()
     state = (
         "finished"
         if finished
@@ -86,7 +96,7 @@ def log_of(folder: Path) -> Path:
 
 def _why_failed(path: Path) -> str:
     """The last message of a run whose log ends with a failure; empty otherwise."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     if not lines or not lines[-1].startswith(FAILED):
         return ""
     start = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=0)
@@ -165,7 +175,11 @@ def seed_table(means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     others = list(means[0]["values"])
     table = [[*others, "seeds finished", *_titles(means[0])]]
     for mean in means:
-        figures = [_spread(*mean[key], show) for key, show in _columns(mean).items()]
+        figures = [
+            _spread(center, deviation, show)
+            for key, show in _columns(mean).items()
+            for center, deviation in [mean[key]]
+        ]
         table.append(
             [
                 *(text_of(mean["values"][key]) for key in others),

@@ -1,9 +1,11 @@
 """A run from command to report: train, then draw the curves and write the page."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from jaxconv.data.interface import Source
+from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import in_words
 from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
@@ -19,6 +21,7 @@ def train(
     restart: bool = False,
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train from a config, or resume the run in the workdir; then draw its curves.
 
@@ -32,15 +35,17 @@ def train(
       devices: those to use; all by default.
       sources: to train and to evaluate on, such as `jaxconv.data.from_sequence` makes; by default
         those of the config.
+      callbacks: objects with methods such as `on_evaluation`, see train/callbacks.py, in addition
+        to those of `config.callbacks`.
 
     Returns:
       `split`, and what `evaluate` returns for the final weights.
 
     Raises:
       UserError: the config, the data or the workdir cannot be used, the loss became infinite or
-        NaN, another process is gone, or SIGTERM stopped the run (`exit_code` 75).
+        NaN, another process was lost, or SIGTERM stopped the run (`exit_code` 75).
     """
-    finished = start(config, workdir, restart, devices, sources)
+    finished = start(config, workdir, restart, devices, sources, callbacks)
     if finished.parallel.process[0] == 0:
         _draw_curves(finished)
         if config.log.report:
@@ -52,7 +57,7 @@ def _draw_curves(finished: Finished) -> None:
     folder = finished.folder
     with whole_file(folder / "curves.png") as temporary:
         rows = {folder.name: read_metrics(folder)}
-        loss_and_accuracy(rows, type(finished.task)).savefig(temporary, dpi=120)
+        save_figure(loss_and_accuracy(rows, type(finished.task)), temporary, dpi=120)
 
 
 def _write_report(finished: Finished) -> None:

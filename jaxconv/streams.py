@@ -38,14 +38,52 @@ def _substitute(error: UnicodeError) -> tuple[bytes, int]:
 codecs.register_error("jaxconv.substitute", _substitute)
 
 
-class Messages:
-    """A stream for messages: what cannot be written is dropped, all else is as in the stream."""
+class Output:
+    """A stream for results. After a failure, later output is dropped.
+
+    Attributes:
+      lost: the error of the failure, which was also raised; None before.
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text if that is possible; returns its length."""
+        """Write text, and return its length; raises OSError the first time that it fails."""
+        if self.lost is None:
+            with self._noting():
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush; raises OSError the first time that something fails."""
+        if self.lost is None:
+            with self._noting():
+                self._stream.flush()
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = error
+            # What is buffered would fail again when Python exits.
+            with contextlib.suppress(OSError):  # a stream of Python's, without a file
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Messages(Output):
+    """A stream for messages: what cannot be written is dropped without an error."""
+
+    def write(self, text: str) -> int:
+        """Write text if that is possible, and return its length."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
@@ -54,9 +92,6 @@ class Messages:
         """Flush if that is possible."""
         with contextlib.suppress(OSError):
             self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
@@ -70,15 +105,15 @@ def usable_streams() -> Iterator[None]:
         if getattr(sys, name) is None:
             _take_place(number)
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115, it stays
-    for stream in (sys.stdout, sys.stderr):
+    before = sys.stdout, sys.stderr
+    for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="jaxconv.substitute")
-    before = sys.stderr
-    sys.stderr = Messages(before)
+    sys.stdout, sys.stderr = Output(sys.stdout), Messages(sys.stderr)
     try:
         yield
     finally:
-        sys.stderr = before
+        sys.stdout, sys.stderr = before
 
 
 def _take_place(number: int) -> None:
@@ -97,13 +132,10 @@ def _take_place(number: int) -> None:
 
 
 def lost_output() -> OSError | None:
-    """Flush standard output; if that fails, return why, and drop this and all later output."""
-    try:
+    """Flush standard output within `usable_streams`; why output was lost, since the last call."""
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-    except OSError as error:
-        with contextlib.suppress(OSError):  # a stream of Python's, without a file
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        return error
-    return None
+    lost = getattr(sys.stdout, "lost", None)
+    if lost:
+        sys.stdout.lost = None  # type: ignore[attr-defined]
+    return lost

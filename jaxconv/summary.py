@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxconv.errors import human_bytes
+from jaxconv.errors import UserError, human_bytes
 from jaxconv.feature_maps import FeatureMap, noted
 from jaxconv.models.bridge import unwrapped
 from jaxconv.program import Call, Event, call_arguments, kept_for_gradient, own_parameters, trace
@@ -241,7 +241,7 @@ def summarize(
     tracer = trace(module, variables, x, **evaluating)
     rows, blocks = _rows(tracer.events, tracer.root, variables)
     first = _row("input", Event("note", tracer.root, "input", x, image(x.shape), True, True, 0), ())
-    optimizer = optimizer or optax.trace(0.9)
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
     sizes = {
         "parameters": _bytes(params),
         "gradients": _bytes(params),
@@ -369,11 +369,15 @@ def _compile(
         key,
         jax.ShapeDtypeStruct((1, *shape[1:]), dtype),
     )
-    step = make_train_step(module, optimizer, lambda step: jnp.float32(0.1))
+    step = make_train_step(module, optimizer)
     lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
+    if memory is None:
+        raise UserError(
+            "XLA does not say here how much memory a program takes; leave --compile out"
+        )
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,

@@ -12,9 +12,10 @@ import numpy as np
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.pictures import opened
+from jaxconv.data.reading import notes_of, read_as
 from jaxconv.data.signals import decode_text
 from jaxconv.data.sources import as_files, open_source
-from jaxconv.data.stored import StoredSource
+from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
 from jaxconv.tasks import open_task
@@ -36,10 +37,14 @@ def show(
       UserError: the source or split does not exist.
     """
     # As files, not read into memory: examples that cannot form a batch can still be surveyed.
-    found = survey(open_source(as_files(config.data), split), examples)
+    source = open_source(as_files(config.data), split, before=_trained_on(config, split))
+    found = {"read_as": read_as(source, split), "notes": notes_of(source, split, config.data)}
+    found |= survey(source, examples)
     rows = _table(found)
     try:
-        source = open_source(config.data, split, augment=config.augment)
+        source = open_source(
+            config.data, split, augment=config.augment, before=_trained_on(config, split)
+        )
         images, targets, rate = feed(source, config)
     except UserError as error:
         return [*rows, ("batches", f"none: {error}")], found
@@ -52,6 +57,16 @@ def show(
     ], found | {"examples_per_second": rate}
 
 
+def _trained_on(config: Any, split: str) -> dict[str, Any] | None:
+    """What a network would be trained with, which says how another split of arrays is read."""
+    if split == config.data.train_split or not config.data.source.startswith("arrays:"):
+        return None
+    try:
+        return describe(open_source(config.data, config.data.train_split))
+    except UserError:
+        return None  # the split can be looked at by itself
+
+
 def draw_samples(
     source: Source,
     images: np.ndarray,
@@ -60,6 +75,7 @@ def draw_samples(
     png: Path,
 ) -> None:
     """Draw the first examples of a batch, as the network gets them, into a PNG file."""
+    from jaxconv.drawing.fonts import save_figure
     from jaxconv.drawing.samples import captioned_grid, short_name, text_grid
 
     images, task = images[:_SHOWN], open_task(config, describe(source))
@@ -74,7 +90,7 @@ def draw_samples(
         images = images * np.array(config.data.std) + np.array(config.data.mean)
         figure = captioned_grid(images, captions)
     with whole_file(png) as temporary:
-        figure.savefig(temporary, dpi=120)
+        save_figure(figure, temporary, dpi=120)
 
 
 def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
@@ -147,6 +163,7 @@ def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]]
         if isinstance(source, StoredSource):
             payload, targets = source.records[i]
             element, targets = source.decode(payload, (0, i)), as_targets(targets)
+            element = element.pixels if isinstance(element, Placed) else element
         else:
             targets = dict(source.read(i))
             payload = element = targets.pop("image")
@@ -198,25 +215,27 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
         new = augment(key, take(data, batch))
         return new["image"], {name: new[name] for name in source.targets}
 
-    first, count, start, ahead = None, 0, 0.0, None
+    first: list[Any] = []
+    count, start, ahead = 0, 0.0, None
     order = Order((config.seed,), config.batch_size, config.augment.repeats)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
         images, targets = step(loader.data, batch, jax.random.key(number))
-        if first is None:
-            first, start = jax.tree.map(np.asarray, (images, targets)), time.perf_counter()
+        if not first:
+            first, start = jax.tree.map(np.asarray, [images, targets]), time.perf_counter()
             continue
         jax.block_until_ready(ahead)
         ahead, count = images, count + config.batch_size
         if time.perf_counter() - start > _SECONDS:
             break
     jax.block_until_ready(ahead)
-    return *first, count / (time.perf_counter() - start)
+    return first[0], first[1], count / (time.perf_counter() - start)
 
 
 def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The survey as rows of name and text, for people."""
     classes = sorted(found.get("classes", {}).items(), key=lambda item: -item[1])
-    rows = [("examples", f"{found['examples']:,}")]
+    rows = [("read as", found["read_as"]), *(("note", note) for note in found["notes"])]
+    rows += [("examples", f"{found['examples']:,}")]
     rows += [("classes", f"{len(classes):,}")] if classes else []
     rows += [
         (name, f"{ends['least']:.4g} to {ends['greatest']:.4g}")

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from jaxconv.checks import differing_runs
+from jaxconv.checks import check_effects, differing_runs
+from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
 from jaxconv.grid import Trial, make_trials, name_of
@@ -82,6 +83,9 @@ def sweep(
     trials = make_trials(spec, overrides, grid)
     _check_folders(trials, folder)
     left = [trial for trial in trials if standing(trial, folder)["state"] != "finished"]
+    for trial in left:
+        if not (folder / trial.name / "config.json").exists():
+            check_effects(trial.config)
     commands = {trial.name: _arguments(spec, overrides, trial, folder) for trial in left}
     if launcher == "print" and not table_only:
         for arguments in commands.values():
@@ -117,7 +121,7 @@ def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
     task = find_task(trials[0].config.task.name)
     figure = sweep_curves(curves, key, _against(rows, key) if key else {}, task)
     with whole_file(workdir / "sweep.png") as temporary:
-        figure.savefig(temporary, dpi=120)
+        save_figure(figure, temporary, dpi=120)
     return rows
 
 
@@ -232,7 +236,7 @@ def run_once(command: Sequence[str], path: Path, termination: Termination) -> in
 
     If only the command was preempted, not this process, it is started again.
     """
-    with open(path, "a", buffering=1) as file:
+    with open(path, "a", buffering=1, encoding="utf-8", errors="replace") as file:
         for _ in range(1 + MOST_RESTARTS):
             file.write(f"$ {shlex.join(command)}\n")
             with subprocess.Popen(
@@ -258,7 +262,8 @@ def _wait(process: subprocess.Popen) -> int:
         try:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            # Windows has no other signal for Ctrl-C.
+            process.send_signal(getattr(signal, "CTRL_C_EVENT", signal.SIGINT))
             process.wait()
         raise
 

@@ -119,7 +119,7 @@ launch_here() {
   done
   python=$(find_python)
   venv=$(venv_folder "$extras")
-  make_venv "$venv" "${extras:+[$extras]}" "$python"
+  make_venv "$venv" "[${extras:-train}]" "$python"
   if [ -n "$install_only" ]; then
     return
   fi

@@ -137,7 +137,7 @@ submit() {
   [ -n "${dry_run:-}" ] || command -v sbatch >/dev/null || fail "sbatch not found; run this on a login node of a Slurm cluster"
   python=$(find_python)
   venv=$(venv_folder "$extras")
-  make_venv "$venv" "${extras:+[$extras]}" "$python"
+  make_venv "$venv" "[${extras:-train}]" "$python"
   run "${job[@]}" ${more[@]+"${more[@]}"} \
     "$here/slurm.sh" --in_job "$here" $((nodes * tasks_a_node)) "$venv" "$restarts" "$retries" "${training[@]}"
   if [ -n "${dry_run:-}" ]; then

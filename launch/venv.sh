@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by launch/common.sh and test.sh: make_venv FOLDER EXTRAS PYTHON creates a virtual environment with jaxconv, unless it exists
-# and setup.cfg has not changed since. With dry_run set, commands are printed instead of run.
+# and setup.cfg has not changed since. EXTRAS is [train] or others, which contain it. With dry_run set, commands are printed instead of run.
 
 show() { # prints a command, quoted for a shell
   local argument line=""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxconv.commands.common import print_json
+from jaxconv.commands.common import print_json, split_overrides
 from tests.conftest import (
     CACHE,
     ROOT,
@@ -462,3 +462,18 @@ def test_json_has_no_word_for_what_is_no_number(capsys):
         == '{"loss": null, "intervals": {"top1": [0.5, null]}, "members": [{"top1": 1.0}], '
         '"view": "flip"}\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "others", "overrides"),
+    [
+        (["train", "--config.steps", "2"], ["train"], ["steps=2"]),
+        (["train", "--config.steps=2", "x"], ["train", "x"], ["steps=2"]),
+        (["--config.seed", "-1", "--workdir", "w"], ["--workdir", "w"], ["seed=-1"]),
+        (["--config.seed", "--workdir=w"], ["--workdir=w"], ["seed"]),
+        (["--config.data.source", "a=b"], [], ["data.source=a=b"]),
+        (["--config=a.py", "--config.steps"], ["--config=a.py"], ["steps"]),
+    ],
+)
+def test_values_after_a_space(argv, others, overrides):
+    assert split_overrides(argv) == (others, overrides)

@@ -1,10 +1,17 @@
 """The config: overrides, types, nearest names, what may differ on resuming."""
 
+import json
+from pathlib import Path
+
+import jax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxconv.checks import check_config
 from jaxconv.config import default_config, differing_keys, flatten, group, load_config, set_key
 from jaxconv.errors import UserError
+from jaxconv.values import plain, with_plain_values
 
 
 @pytest.mark.parametrize(
@@ -198,7 +205,7 @@ def test_experiment_files(tmp_path):
         ),
         ("def get_config():\n  return 1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("def get_config(:", "SyntaxError"),
-        ("x = 1", "KeyError: 'get_config'; a config file must define get_config"),
+        ("x = 1", ": a config file must define get_config"),
         ("def get_config():\n  return {}", "get_config.. returned dict"),
     ],
 )
@@ -234,3 +241,113 @@ def test_what_may_differ_on_resuming():
         "optimizer.schedule.name",
         "steps",
     ]
+
+
+BASE = """
+from jaxconv.config import default_config
+def get_config(seed="1"):
+    config = default_config()
+    config.seed = int(seed)
+    return config
+"""
+
+
+def test_a_config_imports_its_neighbours(tmp_path):
+    """At its top and in get_config; an edited neighbour is read anew, and none is left behind."""
+    import sys
+
+    (tmp_path / "base.py").write_text(BASE)
+    (tmp_path / "late.py").write_text("SIZE = 8")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from base import get_config as base\ndef get_config():\n  import late\n  c = base('3')\n"
+        "  c.batch_size = late.SIZE\n  return c\n"
+    )
+    assert (load_config(path).seed, load_config(path).batch_size) == (3, 8)
+    (tmp_path / "late.py").write_text("SIZE = 16")
+    (tmp_path / "base.py").write_text(BASE.replace("int(seed)", "10 * int(seed)"))
+    assert (load_config(path).seed, load_config(path).batch_size) == (30, 16)
+    assert not {"base", "late"} & sys.modules.keys() and str(tmp_path) not in sys.path
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("folder", ["day_12:30", "a.py:b", "with space", "100%"])
+def test_colons_and_spaces_in_the_path_of_a_config(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "base.py"
+    path.write_text(BASE)
+    assert load_config(path).seed == 1 and load_config(f"{path}:7").seed == 7
+    assert load_config(f"{path}".replace(":", "%3A").replace(" ", "%20") + ":7").seed == 7
+
+
+def test_a_config_without_the_suffix_is_not_found(tmp_path):
+    with pytest.raises(UserError, match="file 'a.py' not found"):
+        load_config("a.py:small")
+    with pytest.raises(UserError, match="file 'a:small' not found"):
+        load_config("a:small")
+
+
+def test_numbers_of_numpy_and_jax_become_python_s(tmp_path):
+    import jax.numpy as jnp
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    config = default_config()
+    config.optimizer.learning_rate = 0.1 * np.sqrt(np.float64(4))
+    config.batch_size, config.seed = np.int32(4), jnp.int32(3)
+    config.optimizer.l2, config.augment.flip = jnp.float32(0.5), np.bool_(True)
+    config.data.mean, config.data.std = np.array([0.5, 0.25]), [0.5, 1.0]
+    config.model.kwargs = {"widths": [4, 8], "inner": {"deep": np.arange(2)}}
+    config.model.kwargs.more = ConfigDict({"x": np.float32(2.0)})
+    config.data.source = Path("somewhere")
+    flat = flatten(config)
+    wanted = {
+        "optimizer.learning_rate": 0.2,
+        "batch_size": 4,
+        "seed": 3,
+        "optimizer.l2": 0.5,
+        "augment.flip": True,
+        "data.mean": (0.5, 0.25),
+        "data.std": (0.5, 1.0),
+        "model.kwargs.widths": (4, 8),
+        "model.kwargs.inner.deep": (0, 1),
+        "model.kwargs.more.x": 2.0,
+        "data.source": "somewhere",
+    }
+    assert {key: flat[key] for key in wanted} == wanted
+    assert [type(flat[key]) for key in wanted] == [type(value) for value in wanted.values()]
+    check_config(valid(steps="3"))
+    foreign = ConfigDict({"a": np.int64(3), "t": {"x": np.float32(0.5), "l": [1]}}).lock()
+    plain = with_plain_values(foreign)
+    assert plain.to_dict() == {"a": 3, "t": {"x": 0.5, "l": (1,)}} and plain.is_locked
+
+
+@pytest.mark.parametrize("value", [jax.nn.relu, {"x": float("nan")}, (1, {2}), float("inf")])
+def test_what_config_json_cannot_hold(value):
+    config = valid(steps="3")
+    config.model.kwargs.activation = value
+    with pytest.raises(UserError, match="config.model.kwargs.activation.* holds .*"):
+        check_config(config)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+        lambda items: st.lists(items, max_size=3),
+    )
+)
+def test_a_plain_value_is_the_same_after_json(value):
+    once = plain(value)
+    assert plain(once) == once == plain(json.loads(json.dumps(once)))
+
+
+def test_a_misspelt_key_is_short_and_names_the_nearest():
+    config = default_config()
+    for change in (
+        lambda: setattr(config, "optimiser", "adam"),
+        lambda: config.optimiser.name,
+        lambda: setattr(config.optimizer, "learning_rat", 0.1),
+    ):
+        with pytest.raises(AttributeError, match="did you mean '(optimizer|learning_rate)'") as why:
+            change()
+        assert len(str(why.value)) < 100

@@ -11,6 +11,7 @@ from jaxconv.config import load_config, thinner
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
+from jaxconv.packaged import experiments
 from jaxconv.run import train
 from jaxconv.train.build import build
 from jaxconv.train.workdir import read_metrics
@@ -99,3 +100,20 @@ def test_the_shortened_schedules_still_change_the_rate():
         config = load_config(f"{path_of(name)}:small")
         if config.optimizer.schedule.name == "step":
             assert re.match(r"\(3,", str(config.optimizer.schedule.boundaries))
+
+
+def test_packaged_experiments():
+    """By name, with an argument; and listed as their docstrings describe them."""
+    assert load_config("jaxconv:xo").to_dict() == load_config(path_of("xo")).to_dict()
+    small = load_config("jaxconv:imagenet_resnet50:small", ["seed=3"])
+    assert small.steps == 4 and small.seed == 3
+    with pytest.raises(UserError, match="called 'xoo', did you mean 'xo'.*jaxconv experiments"):
+        load_config("jaxconv:xoo")
+    with pytest.raises(UserError, match="unknown argument 'smal', did you mean 'small'"):
+        load_config("jaxconv:xo:smal")
+    listed = {one.name: one for one in experiments()}
+    assert sorted(listed) == EXPERIMENTS
+    assert all(one.title and one.result for one in listed.values())
+    assert listed["xo"].time == "15 s from start to finish, including compilation"
+    assert listed["xo"].result == "100% of 2,000 test images (seeds 0, 1, 2)"
+    assert listed["cifar10_resnet20"].result.startswith("error 16.60% after a tenth")

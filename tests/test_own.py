@@ -8,10 +8,13 @@ import pytest
 
 import jaxconv
 from jaxconv.config import load_config
+from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_workdir
-from jaxconv.own import checksum, is_own, neighbours, own
+from jaxconv.models.configured import build_model
+from jaxconv.own import absolute, is_own, own, same_piece, shown_name
 from jaxconv.run import train
+from jaxconv.user_files import checksum, neighbours
 from tests.conftest import ROOT, command, tiny_config
 
 PIECES = """
@@ -91,7 +94,7 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ({"loss__name": "nowhere.py:margin"}, "file 'nowhere.py' not found"),
         ({"loss__name": "nowhere.margin"}, "nowhere cannot be imported"),
         ({"loss__name": "{}:margim"}, "has no 'margim', did you mean 'margin'?"),
-        ({"loss__name": "{}:number"}, "which is 3; it must be a function or a class"),
+        ({"loss__name": "{}:number"}, "which is 3; it must be a function .logits"),
         ({"loss__name": "{}:margin", "loss__label_smoothing": 0.1}, "leave them at 0"),
         ({"augment__own": "black"}, "must be FILE.py:NAME or package.module.NAME"),
         ({"eval__metrics": "{}:always top5"}, "config.eval.metrics is 'top5'"),
@@ -108,9 +111,12 @@ def test_a_network_by_its_module(monkeypatch, pieces):
         ),
         (
             {"model__name": "{}:no_network"},
-            "which fails: AttributeError: 'int' object has no attribute 'init'",
+            "which returned int; it must be a Linen module",
         ),
-        ({"model__name": "optax.sgd"}, "config.model.name is 'optax.sgd', which fails"),
+        (
+            {"model__name": "optax.sgd"},
+            "config.model.name is 'optax.sgd', which takes .* a Linen module",
+        ),
     ],
 )
 def test_what_cannot_be_found_is_said(pieces, tmp_path, one_device, changes, words):
@@ -198,3 +204,161 @@ def test_versions_of_own_pieces_are_numbers_of_their_files(pieces):
     sums = checksums(config)
     assert set(sums) == {f"{pieces}:margin", "numpy.mean"} and len(sums[f"{pieces}:margin"]) == 8
     assert np.unique(list(sums.values())).size == 2
+
+
+NETS = """
+import flax.linen as nn
+import jax.numpy as jnp
+class Wide(nn.Module):
+    num_classes: int
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    widths: tuple | None = None
+    blocks: tuple = ((4, 1), (8, 2))
+    kind: str = "plain"
+    @nn.compact
+    def __call__(self, x, train):
+        for width in (self.width, *(self.widths or ())):
+            x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+def any_width(num_classes, dtype, **kwargs):
+    return Wide(num_classes, dtype=dtype, **kwargs)
+def listed(num_classes, dtype, widths=[4, 8], make=nn.relu, other=None):
+    return Wide(num_classes, widths[0], dtype, tuple(widths[1:]))
+"""
+
+
+def model_config(name, **kwargs):
+    config = tiny_config(model__name=name, steps=4, optimizer__schedule__name="constant").model
+    config.kwargs.update(kwargs)
+    return config
+
+
+def test_arguments_of_own_networks(tmp_path):
+    """Required ones, those whose default is None or a list, nested tuples and **kwargs."""
+    (tmp_path / "nets.py").write_text(NETS)
+    wide, any_width, listed = (f"{tmp_path}/nets.py:{n}" for n in ("Wide", "any_width", "listed"))
+    arguments = jaxconv.model_arguments(wide)
+    assert repr(arguments["width"]) == "required" and arguments["kind"] == "plain"
+    assert build_model(model_config(wide, width=4), 3).width == 4
+    assert build_model(model_config(wide, width=4, widths=[4, 8]), 3).widths == (4, 8)
+    blocks = [[2, 1], [2, 1], [2, 2]]
+    assert build_model(model_config(wide, width=4, blocks=blocks), 3).blocks[2] == (2, 2)
+    assert build_model(model_config(any_width, width=5), 3).width == 5
+    assert build_model(model_config(listed, widths=[5, 6]), 3).widths == (6,)
+    assert build_model(model_config(listed, widths=5), 3).width == 5
+    for kwargs, words in (
+        ({}, "needs the argument 'width', which has no default; .*config.model.kwargs.width"),
+        ({"width": 4, "kind": 3}, "kwargs.kind is 3; it must be a string"),
+        ({"width": 4, "blocks": (1, 2)}, "kwargs.blocks is .* it must be"),
+        ({"width": 4, "wide": 3}, "has no argument 'wide', did you mean 'width'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build_model(model_config(wide, **kwargs), 3)
+
+
+@pytest.mark.parametrize("value", [[4, 8], (4, 8), np.array([4, 8])])
+def test_a_list_is_the_same_when_the_run_is_resumed(tmp_path, one_device, value):
+    (tmp_path / "nets.py").write_text(NETS)
+    for steps in (4, 6):
+        config = tiny_config(
+            model__name=f"{tmp_path}/nets.py:Wide",
+            steps=steps,
+            optimizer__schedule__name="constant",
+            log__report=False,
+        )
+        config.model.kwargs = {"width": np.int64(4), "widths": value}
+        train(config, str(tmp_path / "run"), devices=one_device)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["model"]["kwargs"] == {"width": 4, "widths": [4, 8]}
+
+
+def test_names_with_colons(tmp_path):
+    folder = tmp_path / "day_12:30" / "a.py:b"
+    folder.mkdir(parents=True)
+    (folder / "pieces.py").write_text(PIECES)
+    name = f"{folder}/pieces.py:always"
+    assert is_own(name) and own(name, "config.eval.metrics").__name__ == "always"
+    assert own(absolute(name), "config.eval.metrics").__name__ == "always"
+    assert shown_name(name) == "pieces.py:always" and shown_name("resnet50") == "resnet50"
+    assert not any(map(is_own, ("folder:a.py:b", "arrays:x.py:y", "text:relu.py:x", "tfds:a.py:b")))
+
+
+def test_absolute_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my pieces.py").write_text(PIECES)
+    wanted = f"{tmp_path}/my%20pieces.py:always"
+    assert absolute("my pieces.py:always") == absolute("./my%20pieces.py:always") == wanted
+    for name in (wanted, "numpy.mean", "softmax", "gone.py:x", "text:conv3-8"):
+        assert absolute(name) == name
+
+
+def test_a_moved_file_is_the_same_piece(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    one, two, other = (tmp_path / name / "pieces.py" for name in "abc")
+    one.write_text(PIECES)
+    two.write_text(PIECES)
+    other.write_text("# another")
+    assert same_piece(f"{one}:always", f"{two}:always")
+    assert not same_piece(f"{one}:always", f"{two}:margin")
+    assert not same_piece(f"{one}:always", f"{other}:always")
+    assert not same_piece("numpy.mean", f"{one}:mean") and not same_piece("xo", f"{one}:always")
+    monkeypatch.chdir(one.parent)
+    assert same_piece("pieces.py:always", f"{one}:always")  # as runs before absolute names have it
+    one.unlink()
+    assert same_piece(f"{one}:always", f"{other}:always")
+
+
+def test_a_run_is_resumed_after_its_file_has_moved(tmp_path, monkeypatch, one_device, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "pieces.py").write_text(PIECES)
+    settings = {"optimizer__schedule__name": "constant", "log__report": False}
+    first = tiny_config(steps=2, eval__metrics="here/pieces.py:always", **settings)
+    train(first, "run", devices=one_device)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["eval"]["metrics"] == f"{tmp_path}/here/pieces.py:always"
+    assert first.eval.metrics == "here/pieces.py:always"  # the caller's own config stays
+    (tmp_path / "here").rename(tmp_path / "there")
+    with caplog.at_level("WARNING", logger="jaxconv"):
+        again = tiny_config(steps=4, eval__metrics="there/pieces.py:always", **settings)
+        assert train(again, "run", devices=one_device)["always"] == 0.25
+    assert "bit-identical" not in caplog.text
+
+
+SOURCES = """
+def too_many(settings, split, more):
+    return 3
+def fails(settings, split):
+    return settings.nothing_like_it
+def three(settings, split):
+    return 3
+class Thing: pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("too_many", r"which takes \(settings, split, more\)"),
+        ("fails", "which fails: AttributeError"),
+        ("three", "which returned int"),
+        ("Thing", r"which takes \(\)"),
+        ("jax.nn.relu", "which takes"),
+        ("numpy.mean", "which fails|which returned"),
+    ],
+)
+def test_a_wrong_source_is_told_what_it_must_be(tmp_path, name, words):
+    (tmp_path / "sources.py").write_text(SOURCES)
+    data = tiny_config(data__source=name if "." in name else f"{tmp_path}/sources.py:{name}").data
+    form = r".*; it must be a function \(config.data, split\) that returns a jaxconv.data.Source"
+    with pytest.raises(UserError, match=words + form):
+        open_source(data, "train")
+
+
+def test_a_file_with_postponed_annotations(tmp_path):
+    text = "from __future__ import annotations\n" + NETS
+    (tmp_path / "nets.py").write_text(text)
+    model = jaxconv.create_model(f"{tmp_path}/nets.py:Wide", 3, width=4)
+    assert jaxconv.summarize(model, (16, 16, 1)).rows[-1].volume == (3,)

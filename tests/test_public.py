@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ HEAVY = (
 
 # Each room imports only what stands above it, and the packages have a level of their own each.
 LEVELS = [
-    {"version", "moved"},
+    {"version", "moved", "streams"},
     {"errors"},
+    {"user_files", "values", "packaged"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},
@@ -180,11 +182,28 @@ def test_names_of_before_are_found_with_a_warning(old):
         module.nothing_like_it  # noqa: B018
 
 
+def python_of(page):
+    """The Python blocks of a page of the checkout."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", moved.METHODS)
+def test_old_methods_work_with_a_warning(name):
+    module, _, kind = name.rpartition(".")
+    kind = getattr(importlib.import_module(module), kind)
+    thing = kind("jit", ())
+    for old, now in moved.METHODS[name].items():
+        with pytest.warns(DeprecationWarning, match=f"{name}.{old} is now {name}.{now};"):
+            assert getattr(thing, old) == getattr(thing, now)
+    with pytest.raises(AttributeError, match="object has no attribute 'nothing_like_it'"):
+        thing.nothing_like_it  # noqa: B018
+
+
 def test_readme_s_python_runs():
     """Every Python block of the README, one after the other in one program, with batches for the
     loop.
     """
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = python_of("README.md")
     assert len(blocks) >= 4
     space = {"my_batches": [(np.ones((4, 32, 32, 3), np.float32), np.arange(4))]}
     for block in blocks:
@@ -199,10 +218,28 @@ def test_readme_s_python_runs():
     assert space["heat"].shape == (2, 32, 32) and space["shares"].shape == (2, 32, 32, 3)
 
 
+def test_the_python_of_the_page_about_pieces_runs():
+    """In one program, on the four devices of the tests; with the numbers that the page promises."""
+    space = {}
+    for block in python_of("docs/reuse.md"):
+        exec(block, space)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    loss = space["loss"]
+    for name in ("eqx_loss_value", "nnx_loss"):
+        assert np.isfinite(space[name])
+    close(space["eqx_loss_value"], loss)
+    close(space["on_all_metrics"]["loss"], space["metrics"]["loss"])
+    close(space["on_all_metrics"]["grad_norm"], space["metrics"]["grad_norm"])
+    assert space["pixels"].shape == (8, 8, 8, 4) and space["votes"].shape == (3, 8, 10)
+    assert space["sums"]["examples"] == 8 and space["distilled"]["loss"] > 0
+    assert space["attacked_loss"](space["attacked"]) > space["attacked_loss"](space["clean"])
+    assert (space["one"] != space["other"]).any()
+    assert [*space["pipeline"]][1]["image"].shape == (4, 16, 16, 3)
+
+
 def test_contributing_s_task_network_and_source_train_together(tmp_path):
     """Its blocks in one file, each of at most ten lines of its own."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = python_of("CONTRIBUTING.md")
     assert len(blocks) == 3
     for block in blocks:
         own = [line for line in block.splitlines() if line and not re.match("import|from", line)]
@@ -246,7 +283,8 @@ def test_readme_s_nnx_bridge():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/gallery.md", "docs/backbones.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/gallery.md", "docs/backbones.md", "docs/reuse.md"],
 )
 def test_links_of_a_page_lead_somewhere(page):
     """Those to files of the checkout; and every picture has words for those who cannot see it."""

@@ -3,16 +3,17 @@
 import argparse
 import contextlib
 import errno
-import json
-import math
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
 from jaxconv.streams import lost_output
+from jaxconv.train.code import TRUST, trusted
 
 
 def natural(text: str, least: int = 0) -> int:
@@ -27,6 +28,23 @@ def positive(text: str) -> int:
     return natural(text, 1)
 
 
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other arguments, and the `KEY=VALUE` of each --config.KEY=VALUE or --config.KEY VALUE."""
+    others: list[str] = []
+    overrides: list[str] = []
+    left = [*argv]
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("--config."):
+            others.append(argument)
+            continue
+        override = argument.removeprefix("--config.")
+        if "=" not in override and left and not left[0].startswith("--"):
+            override = f"{override}={left.pop(0)}"
+        overrides.append(override)
+    return others, overrides
+
+
 def no_overrides(command: str, overrides: list[str]) -> None:
     """Raise UserError if config keys are given to a command that has no config."""
     if overrides:
@@ -38,7 +56,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         default="ask",
-        choices=("yes", "no", "ask"),
+        choices=TRUST,
         help="whether to run custom code stored in the workdir of a run: yes, no, or ask (the "
         "default), which asks at a terminal if the workdir belongs to another user, and otherwise "
         "means yes",
@@ -57,23 +75,13 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
         return
     if args.trust != "ask" and not args.workdir:
         raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
-    from jaxconv.train.code import trusted
-
     with trusted(args.trust):
         yield
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs; infinity and NaN, which JSON lacks, become null."""
-
-    def sayable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: sayable(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [sayable(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(json.dumps(sayable(record), allow_nan=False))
+    """Print one line of JSON for programs."""
+    print(to_json(record))
 
 
 @contextlib.contextmanager
@@ -101,6 +109,8 @@ def set_up_jax(config: Any) -> None:
     if config.deterministic:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    # Pillow warns of damaged EXIF data and many pixels; images that cannot be read are reported.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     from jaxconv.train.watch import announce_to
 
     announce_to()
@@ -131,7 +141,9 @@ def start_jax() -> None:
 def _set_up_cache(place: str) -> None:
     import jax
 
-    if place == "off" or jax.config.jax_compilation_cache_dir:
+    # jax.config's options are not in its types.
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if place == "off" or given:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
     folder = folder if place == "auto" else Path(place)

@@ -1,14 +1,15 @@
-"""Commands about data: data, prepare, wordnet."""
+"""Commands about data and experiments: data, prepare, wordnet, experiments."""
 
 import argparse
 import itertools
 from typing import Any
 
 from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
+from jaxconv.errors import padded
 
 
 def add(commands: Any) -> None:
-    """Add data, prepare and wordnet."""
+    """Add data, prepare, wordnet and experiments."""
     data = commands.add_parser(
         "data",
         help="inspect a data source: its contents, augmented examples, and loading speed",
@@ -81,6 +82,12 @@ def add(commands: Any) -> None:
     )
     wordnet.set_defaults(run=_wordnet)
 
+    experiments = commands.add_parser(
+        "experiments",
+        help="list the experiments that come with jaxconv, for --config=jaxconv:NAME",
+    )
+    experiments.set_defaults(run=_experiments)
+
 
 def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.checks import check_config
@@ -102,7 +109,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
 
     rows, result = show(config, args.split or config.data.train_split, args.examples, png)
     for name, text in rows:
-        print(f"{name:27} {text}")
+        print(f"{padded(name, 27)} {text}")
     print_json(result)
     return 0
 
@@ -129,4 +136,17 @@ def _wordnet(args: argparse.Namespace, overrides: list[str]) -> int:
             f"\n{a} and {b}: {lowest}  {wordnet.synsets()[lowest]}, at height "
             f"{wordnet.heights()[lowest]}"
         )
+    return 0
+
+
+def _experiments(args: argparse.Namespace, overrides: list[str]) -> int:
+    no_overrides("experiments", overrides)
+    from jaxconv.packaged import PREFIX, experiments
+
+    for one in experiments():
+        print(f"{PREFIX}{one.name}\n    {one.title}")
+        for what, words in (("time", one.time), ("result", one.result)):
+            if words:
+                print(f"    {what:7} {words}")
+    print("\njaxconv train --config=jaxconv:xo --workdir=DIR starts with the first network to try")
     return 0

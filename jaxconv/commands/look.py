@@ -3,11 +3,10 @@
 import argparse
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from jaxconv.commands.common import add_trust, natural, no_overrides, positive, set_up_jax
+from jaxconv.commands.common import add_trust, natural, positive, set_up_jax
 from jaxconv.errors import UserError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -27,6 +26,11 @@ class PictureOption:
     says: str
     draw: Callable[[argparse.Namespace, Any], Any]
     takes: tuple[str, ...] = ()
+
+    @property
+    def shows_data(self) -> bool:
+        """Whether it shows examples of a split."""
+        return "split" in self.takes
 
     @property
     def opens(self) -> bool:
@@ -121,23 +125,28 @@ def add(commands: Any) -> None:
 
 
 def _look(args: argparse.Namespace, overrides: list[str]) -> int:
-    no_overrides("look", overrides)
     from jaxconv.files import check_file, whole_file
+    from jaxconv.train.other_data import check_takes
+
+    check_takes("look", overrides)
+    if overrides and not (PICTURES[args.picture].shows_data and args.workdir):
+        raise UserError(f"--config.{overrides[0]}: {args.picture} shows no data of a run")
+    args.overrides = overrides
 
     name = args.out or f"{args.picture}.png"
     out = check_file("out", name, SUFFIXES)
     picture = PICTURES[args.picture]
     _check(args)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # missing glyphs are drawn as boxes
-        try:
-            figure = picture.draw(args, _open(args) if picture.opens else None)
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        with whole_file(out) as temporary:
-            figure.savefig(temporary, dpi=120)
+    try:
+        figure = picture.draw(args, _open(args) if picture.opens else None)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    from jaxconv.drawing.fonts import save_figure
+
+    with whole_file(out) as temporary:
+        save_figure(figure, temporary, dpi=120)
     print(name)
     return 0
 
@@ -172,7 +181,7 @@ def _open(args: argparse.Namespace) -> Any:
     from jaxconv.look.opened import open_model, open_run
 
     return (
-        open_run(args.workdir[0], args.checkpoint, args.member)
+        open_run(args.workdir[0], args.checkpoint, args.member, overrides=args.overrides)
         if args.workdir
         else open_model(args.model[0], args.weights)
     )
@@ -257,7 +266,9 @@ def _of_task(args: argparse.Namespace, looked: Any) -> Any:
             f"has {', '.join(pictures) or 'none of its own'}"
         )
     looked.source(args.split)  # fails with a clear message if the data is missing
-    evaluation = evaluate_run(args.workdir[0], args.split, args.checkpoint)
+    evaluation = evaluate_run(
+        args.workdir[0], args.split, args.checkpoint, overrides=args.overrides
+    )
     members = members_of(looked.config)
     if members is not None:
         name = members.names[args.member]

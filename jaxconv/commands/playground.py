@@ -2,11 +2,12 @@
 
 import argparse
 import importlib.util
+import re
 import sys
 from typing import Any
 
 from jaxconv.commands.common import add_trust, natural, no_overrides, set_up_jax
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, missing
 
 _PORT = 8400
 
@@ -36,6 +37,13 @@ def add(commands: Any) -> None:
         help="address to listen on; only this machine by default",
     )
     playground.add_argument(
+        "--allowed_hosts",
+        default="",
+        metavar="NAME,...",
+        help="names, besides this machine's own, under which browsers reach the page, such as that "
+        "of a proxy",
+    )
+    playground.add_argument(
         "--port",
         type=natural,
         default=_PORT,
@@ -46,16 +54,25 @@ def add(commands: Any) -> None:
     playground.set_defaults(run=_playground)
 
 
+def _names(text: str) -> list[str]:
+    """Parse --allowed_hosts; raises UserError for what no browser sends as a name."""
+    names = text.split(",") if text else []
+    for name in names:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+            raise UserError(
+                f"--allowed_hosts={text}: {name!r} is not a name; give names without http:// and "
+                "port, separated by commas, such as lab.example.org"
+            )
+    return names
+
+
 def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
     no_overrides("playground", overrides)
     if args.port > 65535:
         raise UserError(f"--port={args.port}: must be at most 65535")
     if importlib.util.find_spec("tornado") is None:
-        raise UserError(
-            "the playground needs tornado, which is not installed: pip install "
-            "'jaxconv[playground]'",
-            exit_code=1,
-        )
+        raise missing("the playground", "tornado")
+    names = _names(args.allowed_hosts)
     import asyncio
 
     from jaxconv.config import default_config
@@ -86,6 +103,7 @@ def _playground(args: argparse.Namespace, overrides: list[str]) -> int:
         host = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{host}:{listening.getsockname()[1]}/   (Ctrl-C stops it)", flush=True)
 
-    asyncio.run(serve(Playground(looked, config), args.host, listening, ready))
+    shared = Playground(looked, config)
+    asyncio.run(serve(shared, args.host, listening, ready, allowed_hosts=names))
     print("stopped", flush=True)
     return 0

@@ -54,12 +54,16 @@ def add(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
-    no_overrides("report", overrides)
     from jaxconv.config import default_config
+    from jaxconv.errors import UserError
     from jaxconv.files import check_file, expand
+    from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import in_use, saved_config
 
     folder = expand(args.workdir)
+    check_takes("report", overrides)
+    if overrides and (folder / "sweep.json").exists():
+        raise UserError(f"--config.{overrides[0]}: the page of a sweep shows no data")
     if args.out:
         check_file("out", args.out, (".html",))
     set_up_jax(default_config() if (folder / "sweep.json").exists() else saved_config(folder))
@@ -67,9 +71,11 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
 
     from jaxconv.report.write import report, watch
 
-    if in_use(folder) and not jax.config.jax_platforms:
+    # jax.config's options are not in its types.
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if in_use(folder) and not platforms:
         jax.config.update("jax_platforms", "cpu")  # the run occupies the accelerator and its memory
-    settings = {"out": args.out, "examples": args.examples}
+    settings = {"out": args.out, "examples": args.examples, "overrides": overrides}
     for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:
         print(path, flush=True)
     return 0

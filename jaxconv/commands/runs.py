@@ -1,10 +1,13 @@
 """Commands that train and evaluate: train, evaluate, sweep."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
@@ -32,7 +35,8 @@ def _add_runs(commands: Any) -> None:
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="the experiment: a Python file that defines get_config()",
+        help="the experiment: a Python file that defines get_config(), or "
+        "jaxconv:NAME[:ARGUMENT] for one that `jaxconv experiments` lists",
     )
     train.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder for all files of the run"
@@ -54,7 +58,8 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="evaluate a run, or several together, on every example exactly once",
-        epilog="Runs in one process, on all devices of this machine.",
+        epilog="Runs in one process, on all devices of this machine. "
+        "--config.data.source=SOURCE and --config.data.eval_split=NAME choose other data.",
     )
     evaluate.add_argument(
         "--workdir",
@@ -181,6 +186,37 @@ def _stop_at_once(*_: Any) -> None:
     os._exit(PREEMPTED)
 
 
+def _interrupt_at_once(*_: Any) -> None:
+    """Handle Ctrl-C in one of several processes, which may be the only one that is interrupted.
+
+    The others notice that it is lost. Its background writes would wait for them.
+    """
+    os.write(2, b"jaxconv: interrupted; the same commands resume from the last checkpoint\n")
+    os._exit(130)
+
+
+@contextlib.contextmanager
+def _one_of_several() -> Iterator[None]:
+    """End this process after an error, whether the others have one too or wait for this one."""
+    from jaxconv.train.processes import part
+
+    try:
+        yield
+    except LostProcessError as error:
+        # Skip JAX's shutdown, which would wait for the lost process.
+        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+    except Exception as error:
+        if part():
+            raise
+        if isinstance(error, UserError):
+            print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop_at_once)
     from jaxconv.checks import check_config
@@ -193,7 +229,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.watch import announce_to
 
     announce_to()
-    try:
+    with _one_of_several():
         join(args.distributed)
         set_up_jax(config)
         import jax
@@ -203,11 +239,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
         first = jax.process_index() == 0
         announce_to(level=logging.INFO if first else logging.WARNING)
+        if jax.process_count() > 1:
+            signal.signal(signal.SIGINT, _interrupt_at_once)
         result = train(config, args.workdir, args.restart)
-    except LostProcessError as error:
-        # Skip JAX's shutdown, which would wait for the lost process.
-        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
-        os._exit(error.exit_code)
     if first:
         with results_kept(expand(args.workdir)):
             print(f"workdir: {expand(args.workdir)}")
@@ -216,14 +250,11 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
-    if overrides:
-        raise UserError(
-            f"--config.{overrides[0]}: evaluate uses the config of the run in --workdir; it cannot "
-            "be changed"
-        )
     from jaxconv.files import expand
+    from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import saved_config
 
+    check_takes("evaluate", overrides)
     set_up_jax(saved_config(expand(args.workdir[0])))
     from jaxconv.evaluation import tables
     from jaxconv.evaluation.several import evaluate_runs
@@ -234,7 +265,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     config = saved_config(expand(args.workdir[0]))
     folder = expand(args.workdir[0])
-    writers = open_task(opened_config(folder), saved_data(folder)).writers
+    writers = open_task(opened_config(folder, overrides), saved_data(folder)).writers
     files = {}
     for option in filter(lambda option: getattr(args, option), FILES):
         if option not in writers:
@@ -244,7 +275,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    evaluation = evaluate_runs(args.workdir, args.split, args.checkpoint, **view)
+    evaluation = evaluate_runs(
+        args.workdir, args.split, args.checkpoint, overrides=overrides, **view
+    )
     record = tables.make_record(evaluation, args.bootstrap)
     rows = tables.make_rows(evaluation, record, args.bootstrap)
     width = max(len(name) for name, _ in rows) + 2

@@ -80,7 +80,6 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
-    no_overrides("predict", overrides)
     exported = args.exported is not None
     if exported and args.checkpoint != "latest":
         raise UserError(
@@ -89,13 +88,21 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         )
     from jaxconv.config import default_config
     from jaxconv.files import expand
+    from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import saved_config
 
+    if exported:
+        no_overrides("predict --exported", overrides)
+    check_takes("predict", overrides)
     set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
     from jaxconv.predict import find_items, predict_items
     from jaxconv.weights.export import load_exported, load_run
 
-    network = load_exported(args.exported) if exported else load_run(args.workdir, args.checkpoint)
+    network = (
+        load_exported(args.exported)
+        if exported
+        else load_run(args.workdir, args.checkpoint, overrides)
+    )
     items = find_items(args.files, network.kind)
     predicted = 0
     for prediction in predict_items(network, items, args.top):

@@ -1,4 +1,4 @@
-"""Sources from existing arrays: .npz files, idx files of MNIST's family, and Python sequences.
+"""Sources from existing arrays: in Python, in .npz files, and in idx files of MNIST's family.
 
     FILE.npz   `<split>_images` and `<split>_labels`, or `x_<split>` and `y_<split>`; optionally
                `class_names`
@@ -6,22 +6,22 @@
                test, or the same with .gz (format: LeCun, Cortes and Burges, "The MNIST database of
                handwritten digits")
 
-uint8 arrays [N, H, W] or [N, H, W, C] are images; everything else is a signal, with the channels on
-the last axis.
+Which axis is what, and the scale, is in data/layout.py; the labels in data/classes.py.
 """
 
-import contextlib
 import gzip
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxconv.data.interface import Arrays, DamagedError, Element
-from jaxconv.data.stored import StoredSource
+from jaxconv import moved
+from jaxconv.data.classes import read_labels
+from jaxconv.data.interface import Arrays
+from jaxconv.data.layout import Reading, as_array, read_elements
 from jaxconv.errors import UserError, nearest
 from jaxconv.files import at_home
 
@@ -29,11 +29,20 @@ _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-def read_arrays(path: str, split: str) -> Arrays:
+def read_arrays(
+    path: str, split: str, config: Any, like: Mapping[str, Any] | None = None
+) -> Arrays:
     """Read one split of a .npz file, or of a folder of idx files, into memory.
 
+    Args:
+      path: of the file or the folder.
+      split: the split's name.
+      config: `config.data`; `arrays` is used.
+      like: description of what the network was trained with, see `layout.Reading`.
+
     Raises:
-      UserError: the file or the split does not exist or is damaged, or its arrays do not match.
+      UserError: the file or the split does not exist or is damaged, or `from_arrays` refuses its
+        arrays.
     """
     place = at_home(path, "config.data.source")
     if place.is_dir():
@@ -45,60 +54,58 @@ def read_arrays(path: str, split: str) -> Arrays:
         names: tuple[str, ...] = ()
     else:
         images, labels, names = _read_npz(place, split)
-    return from_arrays(images, labels, names, what=f"arrays:{path}")
+    what, form = f"arrays:{path}, split {split!r}", "--config.data.arrays.{}={}"
+    source = _from_arrays(
+        images, labels, names, Reading(what, **config.arrays, like=like, form=form)
+    )
+    shape = source.image_shape
+    for key in ("image_size", "eval_image_size"):
+        if config[key] and tuple(shape[:2]) != (config[key], config[key]):
+            raise UserError(
+                f"config.data.{key} is {config[key]}, and the arrays of {config.source} are "
+                f"{' x '.join(map(str, shape))} and are not resized; leave it at 0"
+            )
+    return source
 
 
 def from_arrays(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Any,
+    labels: Any,
     class_names: Sequence[str] = (),
     what: str = "the arrays",
+    layout: str = "",
+    scale: float = 0.0,
+    first_label: int = 0,
 ) -> Arrays:
     """A source in memory.
 
     Args:
-      images: [N, H, W] or [N, H, W, C] uint8, or a signal [N, ..., C] of uint8 or floating-point
-        numbers.
-      labels: [N] integers from 0.
+      images: [N, H, W] or [N, H, W, C] uint8, or floating-point numbers from 0 to 1; or signals
+        [N, ..., C] of either. Lists, tensors of PyTorch and lists of PIL images are made arrays.
+      labels: [N] or [N, 1] integers from 0, or one-hot rows [N, K].
       class_names: one per class; by default the numbers.
       what: the name of the source in messages.
+      layout: which axis is what, where the shape does not tell, see data/layout.py: `NCHW` for
+        images as PyTorch has them, `NHW` for grey ones.
+      scale: the value of white, which all numbers are divided by; 0 for 255 of uint8, and 1 of
+        floating-point numbers.
+      first_label: the label of the first class.
 
     Raises:
-      UserError: the arrays do not match, or have a wrong type or shape.
+      UserError: the arrays do not match, are of a wrong type or shape, or can be read in several
+        ways; the message has the setting that says which.
     """
-    if images.dtype == np.uint8 and images.ndim == 3:
-        images = images[..., None]
-    if images.ndim < 3 or (
-        images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating)
-    ):
-        raise UserError(
-            f"{what}: the examples are {images.dtype} {images.shape}; they must be uint8 or "
-            "float32 [N, ..., C]",
-            exit_code=1,
-        )
-    if not len(labels):
-        raise UserError(f"{what}: holds no examples", exit_code=1)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if (
-        labels.ndim != 1
-        or not np.issubdtype(labels.dtype, np.integer)
-        or len(labels) != len(images)
-    ):
-        raise UserError(
-            f"{what}: the labels are {labels.dtype} {labels.shape}; they must be integers "
-            f"[{len(images)}], one per example",
-            exit_code=1,
-        )
-    names = tuple(map(str, class_names)) or tuple(map(str, range(max(2, int(labels.max()) + 1))))
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise UserError(
-            f"{what}: the labels go from {labels.min()} to {labels.max()}, but there are "
-            f"{len(names)} classes",
-            exit_code=1,
-        )
-    kind = "image" if images.dtype == np.uint8 and images.ndim == 4 else "signal"
-    images = images if images.dtype == np.uint8 else images.astype(np.float32)
-    return Arrays(images, labels.astype(np.int32), names, kind)
+    reading = Reading(what, layout, scale, first_label)
+    return _from_arrays(images, labels, class_names, reading)
+
+
+def _from_arrays(images: Any, labels: Any, class_names: Sequence[str], reading: Reading) -> Arrays:
+    images = as_array(images, reading)
+    if not images.size:
+        raise reading.error("holds no examples")
+    elements = read_elements(images, reading)
+    labels, names = read_labels(labels, class_names, len(images), reading)
+    return Arrays(elements.values, {"label": labels}, names, elements.kind, notes=elements.notes)
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -169,81 +176,4 @@ def read_idx(path: Path) -> np.ndarray:
         ) from error
 
 
-class Items:
-    """Records of a Python sequence of (element, label) or {"image": element, "label": label}."""
-
-    has_labels = False
-
-    def __init__(self, sequence: Sequence[Any]):
-        self._sequence = sequence
-
-    def __len__(self) -> int:
-        return len(self._sequence)
-
-    def __getitem__(self, i: int) -> tuple[Any, int]:
-        item = self._sequence[i]
-        element, label = (item["image"], item["label"]) if isinstance(item, dict) else item
-        return np.asarray(element), int(label)
-
-    def labels_of_all(self) -> np.ndarray:
-        """The labels [N] int32; reads every item."""
-        return np.array([self[i][1] for i in range(len(self))], np.int32)
-
-    def name(self, i: int) -> str:
-        """`item i`."""
-        return f"item {i}"
-
-    def checksum(self) -> int:
-        """CRC-32 of the first item, the last item and the length."""
-        return zlib.crc32(repr([*map(self._end, (0, len(self) - 1)), len(self)]).encode())
-
-    def _end(self, i: int) -> tuple[int, int]:
-        """CRC-32 and label of an item; two zeros for a damaged item, which has no checksum."""
-        try:
-            element, label = self[i]
-        except DamagedError:
-            return 0, 0
-        return zlib.crc32(np.ascontiguousarray(element)), label
-
-
-def _first_good(records: "Items") -> np.ndarray:
-    """The first readable element."""
-    for i in range(len(records)):
-        with contextlib.suppress(DamagedError):
-            return records[i][0]
-    raise UserError(f"none of the sequence's {len(records)} items can be read", exit_code=1)
-
-
-def from_sequence(sequence: Sequence[Any], class_names: Sequence[str]) -> StoredSource:
-    """A source of any Python sequence; several threads read items at once, as batches need them.
-
-    Args:
-      sequence: `len` and `[i]`; an item is (element, label) or {"image": element, "label": label}.
-        Elements are arrays of one shape: [H, W, C] uint8 images, or signals of uint8 or float32. An
-        item that raises `jaxconv.data.DamagedError` is replaced by the next one.
-      class_names: one name per class.
-
-    Raises:
-      UserError: the sequence is empty, none of its items can be read, or the first readable element
-        is not of these types and shapes.
-    """
-    if not len(sequence):
-        raise UserError("the sequence is empty")
-    records = Items(sequence)
-    first = _first_good(records)
-    images = first.dtype == np.uint8 and first.ndim == 3
-    if first.ndim < 2 or (first.dtype != np.uint8 and first.dtype != np.float32):
-        raise UserError(
-            f"the sequence's first element is {first.dtype} {first.shape}; it must be uint8 or "
-            "float32 [..., C]"
-        )
-
-    def as_it_is(element: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-        return element
-
-    return StoredSource(
-        records,
-        as_it_is,
-        tuple(class_names),
-        Element(first.shape, "image" if images else "signal", str(first.dtype)),
-    )
+__getattr__ = moved.names_of(__name__)

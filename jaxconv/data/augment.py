@@ -7,6 +7,9 @@
                      data/spatial.py, also move the boxes, points and masks of the example
     colour_jitter    change brightness, contrast, saturation and hue by random factors, in an order
                      drawn once per batch (torchvision's ColorJitter)
+    grey | blur | solarise
+                     take the colours, blur, invert light values, of a share of the images; all
+                     that are on (data/contrastive.py)
     randaugment | trivial
                      random operations of data/colour.py (Cubuk et al. 2020, arXiv:1909.13719;
                      Mueller and Hutter 2021, arXiv:2103.10158)
@@ -34,9 +37,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxconv.data import colour, randaugment
+from jaxconv.data import colour, contrastive, randaugment
 from jaxconv.data.geometry import NO_MOVES, Moves
-from jaxconv.data.interface import Batch, example_keys
+from jaxconv.data.interface import Batch, keys_of
 from jaxconv.data.spatial import (
     Range,
     draw_boxes,
@@ -55,14 +58,18 @@ MixTargets = Callable[[Batch, Callable[[jax.Array], jax.Array], jax.Array], dict
 
 
 def pca_colour(key: jax.Array, batch: Batch, deviation: float) -> Batch:
-    """Shift the colours of each image [B, H, W, 3] uint8 along their principal components.
+    """Shift the colours of each image [B, H, W, 3] along their principal components.
 
     The shifts are normal draws with this deviation. The result is float32, about 0 to 1.
     """
-    amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(
-        example_keys(key, batch["position"])
-    )
-    return batch | {"image": colour.pca_shift(batch["image"].astype(jnp.float32) / 255, amounts)}
+    amounts = deviation * jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys_of(key, batch))
+    return batch | {"image": colour.pca_shift(_to_unit(batch["image"]), amounts)}
+
+
+def _to_unit(image: jax.Array) -> jax.Array:
+    """Images float32 on a scale from 0 to 1: uint8 is divided by 255."""
+    image, scale = image.astype(jnp.float32), 255 if image.dtype == jnp.uint8 else 1
+    return image / scale if scale > 1 else image
 
 
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
@@ -94,7 +101,7 @@ def erase(
     """
     image = batch["image"]
     h, w = image.shape[1:3]
-    keys = example_keys(key, batch["position"])
+    keys = keys_of(key, batch)
     boxes, fits = draw_boxes(keys, h, w, area, ratio)
     inside = _box_mask(boxes, h, w) & (fits & (uniform(keys, "coin") < probability)).reshape(
         -1, 1, 1
@@ -186,7 +193,8 @@ def make_augment(
       moves: the kind of each target that moves with its image, by its name in the batch; see
         data/geometry.py.
 
-    The batch holds `image` [B, H, W, C] uint8, `label` [B] and `position` [B] in the global batch.
+    The batch holds `image` [B, H, W, C], uint8 or floating-point from 0 to 1, `label` [B] and
+    `position` [B] in the global batch.
 
     Raises:
       UserError: there are such targets, and a setting moves only the image.
@@ -231,8 +239,15 @@ def _steps(
         yield "pad_crop", partial(pad_crop, pixels=settings.pad_crop, moves=moves)
     if settings.flip:
         yield "flip", partial(flip, moves=moves)
-    if any(settings.colour_jitter.values()):
+    jitter = settings.colour_jitter
+    if jitter.brightness or jitter.contrast or jitter.saturation or jitter.hue:
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)
+    if settings.grey:
+        yield "grey", partial(contrastive.grey, probability=settings.grey)
+    if settings.blur.probability:
+        yield "blur", partial(contrastive.blur, **settings.blur)
+    if settings.solarise.probability:
+        yield "solarise", partial(contrastive.solarise, **settings.solarise)
     if settings.randaugment.layers:
         yield (
             "randaugment",
@@ -267,11 +282,7 @@ def _steps(
 
 def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:
     """Apply a custom function to images on a scale from 0 to 1: bytes, or pca_colour's output."""
-    image = batch["image"]
-    batch = function(
-        key,
-        batch | {"image": image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image},
-    )
+    batch = function(key, batch | {"image": _to_unit(batch["image"])})
     return batch | {"image": batch["image"].astype(jnp.float32)}
 
 

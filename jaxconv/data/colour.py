@@ -25,6 +25,22 @@ PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836,
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 
 
+def to_levels(image: jax.Array) -> jax.Array:
+    """Images uint8, or floating-point from 0 to 1, as float32 integers from 0 to 255."""
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32)
+    return jnp.round(255 * jnp.clip(image.astype(jnp.float32), 0, 1))
+
+
+def from_levels(new: jax.Array, old: jax.Array, image: jax.Array) -> jax.Array:
+    """New levels in the type and on the scale of the image, whose levels were `old`; what has not
+    changed is exactly as it was.
+    """
+    if image.dtype == jnp.uint8:
+        return new.astype(jnp.uint8)
+    return jnp.where(new == old, image, (new / 255).astype(image.dtype))
+
+
 def each(value: jax.Array) -> jax.Array:
     """[B] -> [B, 1, 1, 1], one value per example."""
     return value.reshape(-1, 1, 1, 1)
@@ -81,7 +97,7 @@ def autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
 
 def equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     """Equalize the histogram of each channel."""
-    b, _, _, c = image.shape
+    b, c = image.shape[0], image.shape[3]
     # One histogram for all: on a CPU, one scatter is twice as fast as a scatter per channel.
     index = image.astype(jnp.int32) + 256 * jnp.arange(b * c).reshape(b, 1, 1, c)
     histogram = jnp.zeros(b * c * 256, jnp.int32).at[index.reshape(-1)].add(1).reshape(-1, 256)

@@ -16,13 +16,14 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxconv.data.geometry import Box, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.pictures import UPRIGHT, opened, orientation, to_pixels, upright
-from jaxconv.errors import UserError
+from jaxconv.errors import missing
 
 DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
 
@@ -46,11 +47,7 @@ def choose_decoder(name: str) -> str:
     """
     there = all(importlib.util.find_spec(module) for module in ("simplejpeg", "cv2"))
     if name == "simplejpeg" and not there:
-        raise UserError(
-            "config.data.decoder is simplejpeg, which is not installed: pip install "
-            "'jaxconv[fast]'",
-            exit_code=1,
-        )
+        raise missing("config.data.decoder=simplejpeg", "simplejpeg")
     if name == "auto":
         return "simplejpeg" if there else "pillow"
     return name
@@ -117,7 +114,8 @@ def _decode_jpeg(
 
     if not simplejpeg.is_jpeg(data):
         return None
-    height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    *size, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    height, width = map(int, size)
     if (
         colourspace in ("CMYK", "YCCK")
         or height * width > (Image.MAX_IMAGE_PIXELS or np.inf)
@@ -129,7 +127,7 @@ def _decode_jpeg(
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
     # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
     # overwrite them.
-    settings = {
+    settings: dict[str, Any] = {
         "colorspace": "GRAY" if grey else "RGB",
         "buffer": _scratch(height * width * 3)
         if image_size and height * width <= _SCRATCH
@@ -259,7 +257,7 @@ def _resize_part(
         from PIL import Image
 
         image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     else:
         import cv2
 
@@ -337,5 +335,6 @@ def decode_whole(
         decoder,
         background=background,
     )
-    box, size = whole_box(*pixels.shape[:2], scale, step, longest)
+    height, width = pixels.shape[:2]
+    box, size = whole_box(height, width, scale, step, longest)
     return _resize_part(pixels, box, size, decoder)

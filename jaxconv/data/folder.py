@@ -249,7 +249,8 @@ def _list_classes(root: str, split: str = "") -> Split:
         labels += [label] * len(listed.names)
     if len(classes) < 2:
         raise UserError(
-            f"{folder}: has one class folder, {classes[0]!r}; a network needs at least two classes",
+            f"{folder}: has one class folder, {''.join(classes)!r}; a network needs at least two "
+            "classes",
             exit_code=1,
         )
     outside = [os.path.join(split, name) for name in files_in(folder, all_suffixes())]

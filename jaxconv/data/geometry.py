@@ -194,15 +194,17 @@ def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size
 
 
 def train_box(
-    random: np.random.Generator, height: int, width: int, image_size: int, augment: Any
+    random: np.random.Generator | None, height: int, width: int, image_size: int, augment: Any
 ) -> Box:
     """The box for training: of the random crop in `config.augment`, or else the middle square.
 
     Args:
-      random: the example's own generator.
+      random: the example's own generator; needed only for a random crop.
       height, width, image_size: pixels of the image and of the network's input.
       augment: `config.augment`; `random_resized_crop` and `scale_jitter` are used.
     """
+    if random is None:
+        return eval_box(height, width, image_size)
     if augment.random_resized_crop.scale:
         return crop_box(random, height, width, **augment.random_resized_crop)
     if augment.scale_jitter:

@@ -18,10 +18,12 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+
+from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "target")
+RESERVED = ("image", "position", "index", "mask", "member_mask", "target")
 
 
 class Source(abc.ABC):
@@ -194,12 +196,17 @@ class Arrays(Source):
             object.__setattr__(self, "values", {"label": self.values})
 
     def __len__(self) -> int:
-        return len(next(iter(self.values.values()), self.images))
+        return len(next(iter(self.arrays.values()), self.images))
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The targets [N, ...] by name: `values`, in which `__post_init__` names a single array."""
+        return cast(Mapping[str, np.ndarray], self.values)
 
     @property
     def labels(self) -> np.ndarray:
         """The target `label` [N] int32."""
-        return self.values["label"]
+        return self.arrays["label"]
 
     @property
     def element(self) -> Element:  # type: ignore[override]
@@ -211,12 +218,12 @@ class Arrays(Source):
         """The entries of an example other than its image."""
         return {
             name: Target(value.shape[1:], str(value.dtype), self.moves.get(name, ""))
-            for name, value in self.values.items()
+            for name, value in self.arrays.items()
         }
 
     def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Example i: `image` and the targets."""
-        return {"image": self.images[i]} | {name: v[i] for name, v in self.values.items()}
+        return {"image": self.images[i]} | {name: v[i] for name, v in self.arrays.items()}
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
@@ -229,7 +236,7 @@ class Arrays(Source):
     def checksum(self) -> int:
         """CRC-32 of all images and targets."""
         value = zlib.crc32(np.ascontiguousarray(self.images))
-        for target in self.values.values():
+        for target in self.arrays.values():
             value = zlib.crc32(np.ascontiguousarray(target), value)
         return value
 
@@ -296,6 +303,20 @@ def generator(seed: int, stream: int | str, index: int = 0) -> np.random.Generat
 def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
     """One JAX key per example, from its position [B] in the global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
+
+
+def keys_of(key: jax.Array, batch: Batch) -> jax.Array:
+    """One JAX key per example of a batch, by its `position`.
+
+    Raises:
+      UserError: the batch has none.
+    """
+    if "position" not in batch:
+        raise UserError(
+            f"the batch has {', '.join(batch)}, but no position, which an augmentation draws by: "
+            'add "position": jax.numpy.arange(B), the places of its examples in the global batch'
+        )
+    return example_keys(key, batch["position"])
 
 
 def describe(source: Source) -> dict[str, Any]:

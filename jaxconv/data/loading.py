@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxconv import moved
 from jaxconv.data.interface import Arrays, Batch, DamagedError, Source, generator
+from jaxconv.data.stored import read_patiently
 from jaxconv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class ResidentLoader:
 
     def __init__(self, source: Arrays, parallel: Any):
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
-        self.data = parallel.replicate({"image": source.images, **source.values})
+        self.data = parallel.replicate({"image": source.images, **source.arrays})
 
     def train_batches(
         self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
@@ -203,8 +204,8 @@ class StreamedLoader:
 
     @property
     def left_out(self) -> int:
-        """Damaged examples found so far, which an evaluation cannot count."""
-        return self._parallel.total(len(self._reader.damaged))
+        """Examples that the last evaluation could not read, and did not count."""
+        return self._parallel.total(self._reader.left_out)
 
     def train_batches(
         self, order: Order, first: int, last: int, calls: Iterable[int] | None = None
@@ -247,8 +248,7 @@ class Reader:
       damaged_share: share of the examples that may be damaged; beyond it, reading stops.
       process: (i, p): this is process i of p, which reads the i-th part of every batch.
 
-    Attributes:
-      damaged: names of the damaged examples found so far.
+    An example counts as damaged until it is read after all, or the next evaluation begins.
     """
 
     def __init__(
@@ -264,8 +264,19 @@ class Reader:
             damaged_share,
             process,
         )
-        self.damaged: set[str] = set()
+        self._damaged: set[int] = set()
         self._lock = threading.Lock()
+
+    @property
+    def damaged(self) -> set[str]:
+        """Names of the examples that could not be read when they were last tried."""
+        with self._lock:
+            return {self.source.name(i) for i in self._damaged}
+
+    @property
+    def left_out(self) -> int:
+        """How many they are."""
+        return len(self._damaged)
 
     def train_batches(
         self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1
@@ -298,6 +309,7 @@ class Reader:
         """This process's part of batches that hold every example once: `image`, `label`, `index`
         and `mask`, 0 for padding and damaged examples.
         """
+        self._damaged.clear()
         image = np.zeros(self.source.element.shape, self.source.element.dtype)
         empty = {"image": image, "index": np.int32(0), "mask": np.float32(0)}
         empty |= {name: np.zeros(t.shape, t.dtype) for name, t in self.source.targets.items()}
@@ -320,6 +332,7 @@ class Reader:
 
     def examples(self) -> Iterator[Batch]:
         """Every readable example, in order and in one process: `image`, the targets, `index`."""
+        self._damaged.clear()
         count = len(self.source)
         for examples in self._chunks(
             count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0
@@ -357,7 +370,9 @@ class Reader:
         finally:
             chunks.close()
 
-    def _chunks(self, count: int, read: Any, size: int, ahead: int) -> Iterator[list[Any]]:
+    def _chunks(
+        self, count: int, read: Any, size: int, ahead: int
+    ) -> Generator[list[Any], None, None]:
         """What the threads read, in order, as lists of `size`, which divides `count`; they read at
         least `ahead` items ahead.
         """
@@ -379,17 +394,23 @@ class Reader:
 
     def _try_to_read(self, i: int, key: tuple[int, int]) -> Batch | None:
         try:
-            return self.source.read(i, key)
+            # What could not be read the last time is not waited for again.
+            example = read_patiently(self.source, i, key, i not in self._damaged)
         except DamagedError as error:
-            self._note(self.source.name(i), str(error))
+            self._note(i, str(error))
             return None
+        if i in self._damaged:
+            with self._lock:
+                self._damaged.discard(i)
+        return example
 
-    def _note(self, name: str, why: str) -> None:
+    def _note(self, i: int, why: str) -> None:
         with self._lock:
-            if name in self.damaged:
+            if i in self._damaged:
                 return
-            self.damaged.add(name)
-            count = len(self.damaged)
+            self._damaged.add(i)
+            count = len(self._damaged)
+        name = self.source.name(i)
         log.warning("left out (%d so far): %s: %s", count, name, why)
         # Each process sees its part of the examples, and is allowed its part of the damaged ones.
         if count > self.damaged_share * len(self.source) / self.process[1]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.data.tfds_sets import cannot_be_shuffled
-from jaxconv.errors import UserError, nearest
+from jaxconv.errors import UserError, missing, nearest
 from jaxconv.files import at_home, lock
 
 IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -44,18 +44,16 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
         damaged, or TFDS cannot prepare it.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            "preparing a set needs TensorFlow (reading it does not): pip install "
-            "'jaxconv[prepare]'",
-            exit_code=1,
-        )
+        raise missing("preparing a set (not reading it)", "tensorflow")
     if name.partition(":")[0].partition("/")[0] == "imagenet2012":
         check_imagenet(manual_dir, partial)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
-    places = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
-    manual = {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}
+    places: dict[str, Any] = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
+    manual: dict[str, Any] = (
+        {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}
+    )
     try:
         builder = tfds.builder(name, file_format="array_record", **places)
     except tfds.core.DatasetNotFoundError as error:
@@ -68,7 +66,8 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     folder = Path(builder.data_dir)
     with _only_one(folder.parent):
         if folder.exists():
-            if builder.info.file_format.value not in ("array_record", "parquet"):
+            form = builder.info.file_format
+            if form is None or form.value not in ("array_record", "parquet"):
                 raise cannot_be_shuffled(name, builder)
             log.info("%s is already prepared in %s", name, folder)
             return folder

@@ -1,6 +1,7 @@
 """Random operations on colours and shapes: colour jitter, RandAugment, TrivialAugment.
 
-All are (key, batch) -> batch on uint8 images. The operations of each space, and their values from
+All are (key, batch) -> batch on uint8 images, or floating-point ones from 0 to 1, which are rounded
+to 256 levels where they change. The operations of each space, and their values from
 the weakest level, 0, to the strongest, 1:
 
                     torchvision        wide (TrivialAugment)   timm ("increasing")     unit
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.data import colour
-from jaxconv.data.interface import Batch, example_keys
+from jaxconv.data.interface import Batch, keys_of
 
 LEVELS = 31  # of TrivialAugment
 
@@ -42,7 +43,7 @@ def space(name: str, height: int, width: int) -> dict[str, tuple[float, float]]:
         "wide": (0.99, 135.0, 0.99, (32.0, 32.0)),
         "timm": (0.3, 30.0, 0.9, (0.45 * width, 0.45 * height)),
     }[name]
-    table = {
+    table: dict[str, tuple[float, float]] = {
         "shear_x": (0, shear),
         "shear_y": (0, shear),
         "translate_x": (0, shift[0]),
@@ -121,41 +122,47 @@ def randaugment(
       mean: of the data's colours, 0 to 1; the fill color of the space `timm`.
       interpolation: `nearest` or `bilinear`.
     """
-    image = batch["image"].astype(jnp.float32)
+    image = levels = colour.to_levels(batch["image"])
     black = jnp.zeros(image.shape[-1])
     fill = jnp.round(black + 255 * jnp.array(mean, jnp.float32)) if space == "timm" else black
     for layer in range(layers):
-        keys = example_keys(jax.random.fold_in(key, layer), batch["position"])
-        levels = jnp.full(len(image), level, jnp.float32)
+        keys = keys_of(jax.random.fold_in(key, layer), batch)
+        strength = jnp.full(len(image), level, jnp.float32)
         if deviation:
             noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 3)))(keys)
-            levels = jnp.clip(levels + deviation * noise, 0, 1)
-        image = _one_operation(keys, image, levels, probability, space, fill, interpolation)
-    return batch | {"image": image.astype(jnp.uint8)}
+            strength = jnp.clip(strength + deviation * noise, 0, 1)
+        image = _one_operation(keys, image, strength, probability, space, fill, interpolation)
+    return batch | {"image": colour.from_levels(image, levels, batch["image"])}
 
 
 def trivial(key: jax.Array, batch: Batch, interpolation: str) -> Batch:
-    """TrivialAugment: a random operation at one of 31 levels on each image [B, H, W, C] uint8."""
-    image, keys = batch["image"].astype(jnp.float32), example_keys(key, batch["position"])
+    """TrivialAugment: a random operation at one of 31 levels on each image [B, H, W, C]."""
+    levels, keys = colour.to_levels(batch["image"]), keys_of(key, batch)
     level = jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, 3), (), 0, LEVELS))(
         keys
     ).astype(jnp.float32) / (LEVELS - 1)
-    image = _one_operation(
-        keys, image, level, 1.0, "wide", jnp.zeros(image.shape[-1]), interpolation
-    )
-    return batch | {"image": image.astype(jnp.uint8)}
+    black = jnp.zeros(levels.shape[-1])
+    image = _one_operation(keys, levels, level, 1.0, "wide", black, interpolation)
+    return batch | {"image": colour.from_levels(image, levels, batch["image"])}
 
 
 def colour_jitter(
-    key: jax.Array, batch: Batch, brightness: float, contrast: float, saturation: float, hue: float
+    key: jax.Array,
+    batch: Batch,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    probability: float = 1.0,
 ) -> Batch:
-    """Change brightness, contrast, saturation and hue of each image [B, H, W, C] uint8 at random.
+    """Change brightness, contrast, saturation and hue of each image [B, H, W, C] at random, with a
+    probability.
 
     The factors of the first three are in [1 - x, 1 + x] and at least 0; the shift of the hue is in
     [-x, x]. The order of the enabled operations is drawn once per batch (torchvision draws it per
     image), so each is computed once.
     """
-    keys = example_keys(key, batch["position"])
+    keys = keys_of(key, batch)
 
     def blended(name: str, most: float, image: jax.Array) -> jax.Array:
         factor = draw(name, max(0.0, 1 - most), 1 + most)
@@ -177,9 +184,12 @@ def colour_jitter(
             operations.append(lambda image, name=name, most=most: blended(name, most, image))
     if hue:
         operations.append(lambda image: colour.hue(image, colour.each(draw("hue", -hue, hue))))
-    image = batch["image"].astype(jnp.float32)
+    image = levels = colour.to_levels(batch["image"])
     orders = jnp.array(list(itertools.permutations(range(len(operations)))))
     order = orders[jax.random.randint(key, (), 0, len(orders))]
     for place in range(len(operations)):
         image = jax.lax.switch(order[place], operations, image)
-    return batch | {"image": image.astype(jnp.uint8)}
+    if probability < 1:
+        coin = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 4)))(keys)
+        image = jnp.where(colour.each(coin < probability), image, levels)
+    return batch | {"image": colour.from_levels(image, levels, batch["image"])}

@@ -7,14 +7,15 @@
     text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
     tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
     FILE.py:NAME   a custom function, (config.data, split) -> Source (own.py)
+    given          what was handed to `train(config, workdir, sources=...)`; nothing can open it
 
 A source is read into memory if it is no larger than `data.resident_limit` and is not cropped at
 random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -36,29 +37,45 @@ from jaxconv.data.interface import (
 from jaxconv.data.pictures import is_grey
 from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
-from jaxconv.own import is_own, own
+from jaxconv.own import check_takes, is_own, own, wrong
+from jaxconv.values import AnyConfig
 
+# The source of a run whose sources were handed to `train`.
+GIVEN = "given"
 TOYS = ("tones", "sentences", "solids")
 PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
 
 
 def open_source(
-    config: Any, split: str, like: Source | dict | None = None, augment: Any = None
+    config: Any,
+    split: str,
+    like: dict[str, Any] | None = None,
+    augment: Any = None,
+    before: dict[str, Any] | None = None,
 ) -> Source:
     """Open one split of the source that `config` (the `data` part of a config) names.
 
     Args:
       config: `config.data`.
       split: the split's name.
-      like: a source, or its description, that this split must match, so that a test split is read
-        as its training split was.
+      like: description of the source that this split must match, so that a test split is read as
+        its training split was.
       augment: `config.augment` for a training split, whose random crops the source makes. Otherwise
         images are center-cropped.
+      before: `kind` and `image_shape` of the split when the run began, which settle what arrays
+        leave open.
 
     Raises:
       UserError: the source or the split does not exist, or its files cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
+    if config.source == GIVEN:
+        raise UserError(
+            "config.data.source is given: the run was trained on sources that were handed to "
+            "train(config, workdir, sources=...), which are not kept; hand one over as source=, or "
+            "train with --config.data.source=FILE.py:NAME, which is found again",
+            exit_code=1,
+        )
     if is_own(config.source):
         return _agreeing(_open_own(config, split), config, split, like, augment)
     if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (
@@ -71,7 +88,7 @@ def open_source(
     if kind == "xo":
         source: Source = _draw_xo(config, split)
     elif kind == "arrays":
-        source = arrays.read_arrays(rest, split)
+        source = arrays.read_arrays(rest, split, config, like or before)
     else:
         source = _open_stored(kind, rest, config, split, like, augment)
     source = _agreeing(source, config, split, like, augment)
@@ -86,19 +103,17 @@ def open_source(
 
 def _open_own(config: Any, split: str) -> Source:
     """A custom source; raises UserError if it fails, or does not return a source."""
-    make = own(config.source, "config.data.source")
+    key = "config.data.source"
+    make = own(config.source, key)
+    check_takes(make, config.source, key, config, split)
     try:
         source = make(config, split)
     except UserError:
         raise
     except Exception as error:  # custom code may raise anything
-        why = f"which fails: {in_words(error)}"
-        raise UserError(f"config.data.source is {config.source!r}, {why}") from error
+        raise wrong(config.source, key, f"fails: {in_words(error)}") from error
     if not isinstance(source, Source):
-        raise UserError(
-            f"config.data.source is {config.source!r}, which returned {type(source).__name__}; it "
-            "must return a jaxconv.data.Source, such as the result of jaxconv.data.from_arrays"
-        )
+        raise wrong(config.source, key, f"returned {type(source).__name__}")
     taken = [name for name in source.targets if name in RESERVED]
     if taken:
         raise UserError(
@@ -108,7 +123,7 @@ def _open_own(config: Any, split: str) -> Source:
 
 
 def _agreeing(
-    source: Source, config: Any, split: str, like: Source | dict | None, augment: Any
+    source: Source, config: Any, split: str, like: dict[str, Any] | None, augment: Any
 ) -> Source:
     """The source; raises UserError if it does not match `like`."""
     if not like:
@@ -116,24 +131,40 @@ def _agreeing(
     found, like = describe(source), dict(like)
     if like["kind"] == "image" and config.eval_image_size and augment is None:
         like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
-    for what in ("class_names", "image_shape", "kind", "targets"):
-        if found.get(what) != like.get(what):
-            raise UserError(
-                f"{config.source}: the {what.replace('_', ' ')} of split {split!r} are "
-                f"{short(found.get(what))}, but the network was trained with "
-                f"{short(like.get(what))}{_differing(what, found.get(what), like.get(what))}",
-                exit_code=1,
-            )
+    check_fits(found, like, f"{config.source}: ", f"of split {split!r}")
     return source
 
 
-def _differing(what: str, found: Sequence[str], like: Sequence[str]) -> str:
+def check_given(source: Source, like: Mapping[str, Any]) -> None:
+    """Raise UserError unless a source that was handed over fits what the network is trained with.
+
+    It may lack the last classes, as where they are only numbered.
+    """
+    found = describe(source)
+    like = {**like, "class_names": like["class_names"][: len(found["class_names"]) or None]}
+    check_fits(found, like, "", "of the source to evaluate on")
+
+
+def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, whose: str) -> None:
+    """Raise UserError unless a description has the classes, shape, kind and targets of another."""
+    for what in ("class_names", "image_shape", "kind", "targets"):
+        ours, theirs = found.get(what), like.get(what)
+        if ours != theirs:
+            raise UserError(
+                f"{name}the {what.replace('_', ' ')} {whose} are {short(ours)}, but the "
+                f"network was trained with {short(theirs)}"
+                f"{_differing(what, ours, theirs)}",
+                exit_code=1,
+            )
+
+
+def _differing(what: str, found: Any, like: Any) -> str:
     """The classes that only one of two splits has, for a message."""
     differing = sorted(set(found) ^ set(like)) if what == "class_names" else []
     return f"; only one has {short(', '.join(differing))}" if differing else ""
 
 
-def as_files(settings: Any) -> ConfigDict:
+def as_files(settings: Any) -> AnyConfig:
     """A copy of `config.data` that keeps a set on disk: its examples are read on demand."""
     return ConfigDict(settings.to_dict() | {"resident_limit": 0})
 
@@ -157,7 +188,9 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
             "decoder": config.decoder,
             "background": config.background,
         }
-    return {"text": config.text.to_dict()} if kind == "text" else {"audio": config.audio.to_dict()}
+    if kind == "text":
+        return {"text": {key: config.text[key] for key in ("length", "alphabet")}}
+    return {"audio": config.audio.to_dict()}
 
 
 def open_given(
@@ -178,7 +211,8 @@ def open_given(
       UserError: the decoder is not installed.
     """
     # Networks that an earlier version has exported know no background.
-    config = ConfigDict({"background": default_config().data.background, **reading})
+    background = default_config().data.background
+    config = cast(AnyConfig, ConfigDict({"background": background, **reading}))
     if kind == "image":
         source = _middles(records, config, shape[-1])
     elif kind == "text":
@@ -193,7 +227,8 @@ def open_given(
             element = signals.to_unit(signals.read_numbers(payload))
             element = element[..., None] if element.ndim == len(shape) - 1 else element
         else:
-            element = source.decode(payload, key)
+            # No targets move with these elements.
+            element = cast(np.ndarray, source.decode(payload, key))
         if element.shape != shape:
             raise DamagedError(
                 f"is {size_in_words(element.shape, kind)}, but the network takes "
@@ -237,7 +272,8 @@ def _open_stored(
     if kind in TOYS:
         return _open_toy(kind, config, split)
     if kind == "text":
-        records = lines.Lines(rest, split, tuple(like["class_names"]) if like else ())
+        trained = tuple(like["class_names"]) if like else ()
+        records = lines.Lines(rest, split, trained, config.text.header)
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     if kind == "folder":
@@ -291,7 +327,7 @@ def _images(
         and augment is not None
         and bool(augment.random_resized_crop.scale or augment.scale_jitter)
     )
-    if random and augment.scale_jitter and augment.scale_jitter[0] < size:
+    if augment is not None and random and augment.scale_jitter and augment.scale_jitter[0] < size:
         raise UserError(
             f"config.augment.scale_jitter starts at {augment.scale_jitter[0]}; it must be at least "
             f"data.image_size, {size}"

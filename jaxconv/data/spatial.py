@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxconv.data import geometry
 from jaxconv.data.geometry import NO_MOVES, Moves, Transform
-from jaxconv.data.interface import Batch, example_keys
+from jaxconv.data.interface import Batch, keys_of
 
 Range = Sequence[float]
 
@@ -68,8 +68,10 @@ def _move_targets(
     `transform` maps an example's part of `drawn` [B, ...] to its transform. If the transforms move
     by whole pixels, `slices` does the same to masks [B, H, W, ...], with a given fill value.
     """
-    fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()} if slices else {}
-    sliced = {name: slices(batch[name], fill) for name, fill in fills.items() if fill is not None}
+    sliced = {}
+    if slices is not None:
+        fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()}
+        sliced = {name: slices(batch[name], n) for name, n in fills.items() if n is not None}
     rest = {name: kind for name, kind in moves.items() if name not in sliced}
     size = batch["image"].shape[1:3]
 
@@ -81,7 +83,7 @@ def _move_targets(
 
 def _crop(batch: Batch, boxes: jax.Array, moves: Moves) -> Batch:
     """Crop one box [B, 4] (top, left, height, width) per example and resize it bilinearly to the
-    size of the images [B, H, W, C] uint8.
+    size of the images [B, H, W, C].
     """
     image = batch["image"]
     size = jnp.array(image.shape[1:3], jnp.float32)
@@ -93,7 +95,9 @@ def _crop(batch: Batch, boxes: jax.Array, moves: Moves) -> Batch:
         )
 
     stretched = jax.vmap(one)(image.astype(jnp.float32), boxes)
-    stretched = jnp.clip(jnp.round(stretched), 0, 255).astype(image.dtype)
+    if image.dtype == jnp.uint8:
+        stretched = jnp.clip(jnp.round(stretched), 0, 255)
+    stretched = stretched.astype(image.dtype)
     transform = partial(geometry.crop, size=image.shape[1:3])
     return batch | {"image": stretched} | _move_targets(batch, moves, transform, boxes)
 
@@ -106,8 +110,9 @@ def random_resized_crop(
     See `geometry.crop_box` for `scale` and `ratio`, and data/geometry.py for `moves`.
     """
     h, w = batch["image"].shape[1:3]
-    boxes, fits = draw_boxes(example_keys(key, batch["position"]), h, w, scale, ratio)
-    middle = jnp.array(geometry.middle_box(h, w, ratio), jnp.float32)
+    boxes, fits = draw_boxes(keys_of(key, batch), h, w, scale, ratio)
+    low, high = ratio
+    middle = jnp.array(geometry.middle_box(h, w, (low, high)), jnp.float32)
     return _crop(batch, jnp.where(fits[:, None], boxes, middle.reshape(1, 4)), moves)
 
 
@@ -119,7 +124,7 @@ def scale_jitter(
     The crop has the size of the image. See data/geometry.py for `moves`.
     """
     h, w = batch["image"].shape[1:3]
-    keys = example_keys(key, batch["position"])
+    keys = keys_of(key, batch)
     side = jnp.minimum(sides[0] + _whole(uniform(keys, "side"), sides[1] - sides[0] + 1), sides[1])
     height, width = (jnp.round(length * min(h, w) / side) for length in (h, w))
     top, left = (
@@ -135,7 +140,7 @@ def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES)
     See data/geometry.py for `moves`.
     """
     corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
-        example_keys(key, batch["position"])
+        keys_of(key, batch)
     )
 
     def slices(images: jax.Array, fill: int) -> jax.Array:
@@ -162,7 +167,7 @@ def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
 
     See data/geometry.py for `moves`.
     """
-    heads = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["position"]))
+    heads = jax.vmap(jax.random.bernoulli)(keys_of(key, batch))
 
     def slices(images: jax.Array, _: int) -> jax.Array:
         chosen = heads.reshape(-1, *(1 for _ in images.shape[1:]))

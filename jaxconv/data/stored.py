@@ -1,8 +1,10 @@
 """Examples in files or records: read and decoded on demand, or all of them loaded into memory."""
 
 import dataclasses
+import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -22,9 +24,20 @@ from jaxconv.data.interface import (
     moves_of,
     size_in_words,
 )
-from jaxconv.errors import UserError
+from jaxconv.errors import UserError, short
 
 log = logging.getLogger(__name__)
+
+# Seconds to wait before an example is read again, where the error may pass.
+PAUSES = (0.1, 1.0, 5.0)
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        "EIO", "ESTALE", "EAGAIN", "EBUSY", "EREMOTEIO", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN",
+        "EHOSTUNREACH", "ENOLCK", "ENFILE", "EMFILE", "ENOMEM", "ENOTCONN", "ENOLINK",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
 
 
 class Records(Protocol):
@@ -33,27 +46,31 @@ class Records(Protocol):
 
     Attributes:
       has_labels: whether all labels are known without reading all records.
-      targets: what a record has in addition to its payload, if that is more than a label.
-      notes: see `Source`; may be missing.
+
+
+    It may also have `targets`, what a record has in addition to its payload if that is more than a
+    label, and `notes`, see `Source`.
     """
 
     has_labels: bool
-    targets: Mapping[str, Target] = LABEL
-    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         """Payload and targets of record i: a mapping by name, or only the label."""
+        ...
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
+        ...
 
     def name(self, i: int) -> str:
         """The name of record i in messages."""
+        ...
 
     def checksum(self) -> int:
         """A CRC-32 that changes when the records do."""
+        ...
 
 
 class Placed(NamedTuple):
@@ -112,11 +129,13 @@ class StoredSource(Source):
                 size_in_words(shape, self.element.kind)
                 for shape in (element.shape, self.element.shape)
             )
-            advice = (
-                "; resize all images to one size with --config.data.image_size=N"
-                if self.element.kind == "image"
-                else ""
-            )
+            if found == wanted:
+                found, wanted = (
+                    f"of {shape[-1]} channels" for shape in (element.shape, self.element.shape)
+                )
+            advice = ""
+            if self.element.kind == "image" and len(element.shape) == 3:
+                advice = "; resize all images to one size, of files with --config.data.image_size=N"
             raise UserError(
                 f"{self.name(i)}: is {found}, but {self.name(0)} is {wanted}{advice}", exit_code=1
             )
@@ -153,6 +172,38 @@ class StoredSource(Source):
         return self.records.checksum()
 
 
+def read_patiently(
+    source: Source, i: int, key: tuple[int, int] = (0, 0), patient: bool = True
+) -> dict[str, Any]:
+    """Example i. An error that may pass, such as that of a busy network disk, is waited out unless
+    `patient` is False.
+
+    Raises:
+      DamagedError: the example cannot be read.
+    """
+    pauses = iter(PAUSES if patient else ())
+    while True:
+        try:
+            return source.read(i, key)
+        except (DamagedError, OSError) as error:
+            found, pause = error, next(pauses, None)
+        if pause is None or not may_pass(found):
+            break
+        log.info("%s: %s; trying again", source.name(i), short(found))
+        time.sleep(pause)
+    if isinstance(found, DamagedError):
+        raise found
+    raise DamagedError(f"cannot be read ({found.strerror or short(found)})") from found
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is one of the moment."""
+    if error is None:
+        return False
+    passing = isinstance(error, TimeoutError | ConnectionError | InterruptedError)
+    return passing or getattr(error, "errno", None) in _PASSING or may_pass(error.__cause__)
+
+
 def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the source") -> Arrays:
     """Read all examples into memory.
 
@@ -167,7 +218,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
 
     def read(i: int) -> dict[str, Any] | str:
         try:
-            return source.read(i)
+            return read_patiently(source, i)
         except DamagedError as error:
             return str(error)
 
@@ -191,7 +242,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
         for i, why in broken:
             log.warning("  %s: %s", source.name(i), why)
     place = [i for i, example in enumerate(examples) if not isinstance(example, str)]
-    good = [examples[i] for i in place]
+    good = [example for example in examples if not isinstance(example, str)]
     values = {
         name: np.stack([np.asarray(example[name], target.dtype) for example in good])
         for name, target in source.targets.items()

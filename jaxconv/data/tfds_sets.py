@@ -179,8 +179,9 @@ def cannot_be_shuffled(name: str, builder: Any) -> UserError:
 def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
     """The builder, loaded without the set's own code; and the folder it reads from, if a view."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.constants import DATA_DIR
 
-    place = at_home(data_dir or tfds.core.constants.DATA_DIR, "config.data.tfds.data_dir")
+    place = at_home(data_dir or DATA_DIR, "config.data.tfds.data_dir")
     folder = _find_folder(name, place)
     if folder is None:
         where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
@@ -257,7 +258,8 @@ def _kind_of(feature: Any, name: str) -> str:
         return "image"
     if isinstance(feature, tfds.features.Text):
         return "text"
-    if type(feature) is tfds.features.Tensor and len(feature.shape) == 1:
+    shape = getattr(feature, "shape", None)
+    if type(feature) is tfds.features.Tensor and shape is not None and len(shape) == 1:
         return "sound"
     raise UserError(
         f"the feature {name!r} is {type(feature).__name__}; it must be an image, a text or a "

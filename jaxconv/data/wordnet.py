@@ -49,7 +49,11 @@ class Synset:
 @functools.cache
 def synsets() -> dict[str, Synset]:
     """All synsets of wordnet.tsv by id, the classes first."""
-    rows = [line.split("\t") for line in FILE.read_text().splitlines() if not line.startswith("#")]
+    rows = [
+        line.split("\t")
+        for line in FILE.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     return {
         row[0]: Synset(
             row[0], tuple(row[2].split(", ")), row[3], tuple(row[4].split()), int(row[1])

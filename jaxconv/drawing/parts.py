@@ -9,6 +9,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from jaxconv.drawing.fonts import save_figure
+
 # Up to `_SMALL` characters a figure stays an SVG; a larger one becomes a PNG if that is smaller.
 # Above `_LARGE` the pixels are mostly photographs: WebP of this quality takes a third.
 _SMALL, _LARGE, _QUALITY = 150_000, 500_000, 95
@@ -107,7 +109,7 @@ def picture(figure: Any, alt: str, folded: str = "") -> Picture:
     def saved(form: str, kind: str, **settings: Any) -> str:
         file = io.BytesIO()
         # No cropping, so that the size is `width` by `height`.
-        figure.savefig(file, format=form, dpi=_DPI, **settings)
+        save_figure(figure, file, format=form, dpi=_DPI, **settings)
         return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
     drawing = (

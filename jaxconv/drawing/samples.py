@@ -42,7 +42,9 @@ def draw_example(sheet: Sheet, example: Any, box: Box) -> None:
     sheet.image(picture, box, **settings)
 
 
-def captioned_grid(images: Sequence[Any], captions: Sequence[str], title: str = "") -> Figure:
+def captioned_grid(
+    images: Sequence[Any] | np.ndarray, captions: Sequence[str], title: str = ""
+) -> Figure:
     """A figure of examples, each with a caption above it.
 
     Args:

@@ -87,7 +87,7 @@ class Sheet:
             place = (x + (column + 0.5) * cell, y + (row + 0.5) * cell)
             self.text(
                 *place,
-                texts[row, column],
+                str(texts[row, column]),
                 min(9.0, 25 * cell),
                 ha="center",
                 va="center",

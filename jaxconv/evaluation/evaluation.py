@@ -15,15 +15,17 @@ import numpy as np
 
 from jaxconv.data.interface import Source
 from jaxconv.data.sources import as_files, open_source
+from jaxconv.errors import UserError
 from jaxconv.evaluation.views import View, passes
 from jaxconv.files import expand
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
-from jaxconv.train.evaluate import evaluate_each, result_of
+from jaxconv.train.evaluate import evaluate_each, member_mask, result_of
+from jaxconv.train.other_data import reading
 from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
-from jaxconv.train.step import make_sums
+from jaxconv.train.step import MEMBER_MASK, make_sums
 from jaxconv.train.workdir import opened_config, saved_data
 
 
@@ -33,6 +35,7 @@ class Evaluation:
 
     Attributes:
       name: the run's workdir, or those of several.
+      data: the source of the examples, as in `config.data.source`.
       split: of the data.
       step: of the checkpoint; for several the latest.
       view: what the network saw of each example.
@@ -49,6 +52,7 @@ class Evaluation:
     """
 
     name: str
+    data: str
     split: str
     step: int
     view: View
@@ -84,6 +88,7 @@ def evaluate_run(
     views: str = "center",
     scales: Sequence[int] = (),
     crop_ratio: float = 0.0,
+    overrides: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate the network that a run has trained, in one process.
 
@@ -94,19 +99,24 @@ def evaluate_run(
       devices: those to use; all of this process by default.
       source: to evaluate on instead of the split of the config's source.
       views, scales, crop_ratio: what the network sees of each image, see views.py.
+      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to evaluate on other data, see
+        train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
     """
     view = View(views, tuple(scales), crop_ratio)
     folder = expand(workdir)
-    config, description = opened_config(folder), saved_data(folder)
+    config, description = opened_config(folder, overrides), saved_data(folder)
+    if split and any(override.startswith("data.eval_split=") for override in overrides):
+        raise UserError(f"--split={split}: and --config.data.eval_split: give only one of them")
     split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())
     network = build_network(config, description, parallel.axis_name)
     # Outside any mapped axis: these traces look at the network alone.
-    ways = passes(view, config, description, network.task, split, source)
-    state, step = restore_run(folder, checkpoint, network.abstract, parallel)
+    with reading(config):
+        ways = passes(view, config, description, network.task, split, source)
+    state, step = restore_run(folder, checkpoint, network.abstract, parallel, config)
     state, form, found = parallel.to_steps(state), form_of_run(config, folder), []
     for way in ways:
         arguments = (config, description, network, parallel.axis_name, form, way.apply)
@@ -120,6 +130,7 @@ def evaluate_run(
     outcomes, members = _outcomes_of(kept, result, found[0][1]["index"], network)
     return Evaluation(
         str(workdir),
+        config.data.source if source is None else f"a given {type(source).__name__}",
         split,
         step,
         view,
@@ -171,19 +182,31 @@ def _outcomes_of(
 
 def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str, Any]:
     """What `evaluate` returns, for outputs joined over several passes."""
-    task, ensemble = network.task, network.members is not None
-    add_up, sums = jax.jit(make_sums(task, ensemble)), []
-    each = kept[:-1] if ensemble else kept
+    task, members = network.task, network.members
+    add_up = jax.jit(make_sums(task, members is not None))
+    each = kept[:-1] if members else kept
     outputs = [one[task.kept_outputs] for one in each]
     others = {name: value for name, value in each[0].items() if name != task.kept_outputs}
-    for start in range(0, len(outputs[0]), config.eval.batch_size):
-        part = slice(start, start + config.eval.batch_size)
-        batch = {name: value[part] for name, value in others.items()}
-        batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
-        of_part = np.stack([one[part] for one in outputs]) if ensemble else outputs[0][part]
-        sums.append(add_up(of_part, batch))
-    totals = {name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]}
-    return result_of(totals, network.members, task.finish)
+
+    def measure(mask: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        sums = []
+        for start in range(0, len(outputs[0]), config.eval.batch_size):
+            part = slice(start, start + config.eval.batch_size)
+            batch = {**{name: value[part] for name, value in others.items()}, **mask}
+            batch["mask"] = np.ones(len(outputs[0][part]), np.float32)
+            of_part = np.stack([one[part] for one in outputs]) if members else outputs[0][part]
+            sums.append(add_up(of_part, batch))
+        totals = {
+            name: sum(np.asarray(part[name], np.float64) for part in sums) for name in sums[0]
+        }
+        return result_of(totals, members, task.finish)
+
+    if members is None:
+        return measure({})
+    # By all passes together, a member may have diverged that had not by some of them.
+    first = measure({MEMBER_MASK: member_mask(None, members)})
+    mask = member_mask(first, members)
+    return first if mask.all() else measure({MEMBER_MASK: mask})
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:

@@ -28,7 +28,7 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
             raise UserError(
                 f"--workdir={workdir}: is given twice, so its predictions would count twice"
             )
-        opened_config(folder)
+        opened_config(folder, settings.get("overrides", ()))
         difference = _other_classes(
             saved_data(folders[0])["class_names"], saved_data(folder)["class_names"], workdirs[0]
         )

@@ -7,7 +7,7 @@ section 3.2.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -75,7 +75,8 @@ def sliding(model: nn.Module, variables: Any, shape: tuple[int, ...]) -> Apply:
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         with nn.intercept_methods(slide):
-            logits = model.apply(variables, images, train=False)
+            # Nothing is mutable, so the output comes alone.
+            logits = cast(jax.Array, model.apply(variables, images, train=False))
         return (
             logits if logits.ndim == 2 else jnp.mean(logits, axis=tuple(range(1, logits.ndim - 1)))
         )

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxconv.evaluation.evaluation import Evaluation
+from jaxconv.own import shown_name
 from jaxconv.tasks import Figure, Task
-from jaxconv.tasks.intervals import CONFIDENCE
+from jaxconv.tasks.task import CONFIDENCE
 from jaxconv.train.evaluate import mean_and_spread
 
 Record = dict[str, Any]
@@ -20,9 +21,10 @@ def make_record(evaluation: Evaluation, resamples: int) -> Record:
       resamples: of the bootstrap; 0 for no intervals.
 
     Returns:
-      `result`, more figures of the task, and `intervals`, {figure: (low, high)}; `view`, unless it
-      is `center`. For several networks, `members` holds the figures of each; top-level figures are
-      means, and those of the averaged prediction begin with `ensemble_`.
+      `result`, more figures of the task, and `intervals`, {figure: (low, high)}; the `source` of
+      the examples; `view`, unless it is `center`. For several networks, `members` holds the figures
+      of each; top-level figures are means, and those of the averaged prediction begin with
+      `ensemble_`.
     """
     record = {name: value for name, value in evaluation.result.items() if name != "step"}
     task = evaluation.task
@@ -42,6 +44,7 @@ def make_record(evaluation: Evaluation, resamples: int) -> Record:
         record |= means | {f"ensemble_{name}": value for name, value in found.items()}
     else:
         record |= found
+    record["source"] = evaluation.data
     return record if str(evaluation.view) == "center" else record | {"view": str(evaluation.view)}
 
 
@@ -60,6 +63,7 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
     """
     rows = [
         ("step", f"{evaluation.step:,}"),
+        ("source", shown_name(evaluation.data)),
         ("split", evaluation.split),
         ("examples", f"{len(evaluation.outcomes):,}"),
     ]

@@ -273,10 +273,10 @@ def _dense(
         background = config.data.background
         return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder, background)
 
-    source = WholeImages(
-        **{field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)}
-        | {"decode": read}
-    )
+    fields: dict[str, Any] = {
+        field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)
+    }
+    source = WholeImages(**{**fields, "decode": read})
     return Pass(
         source, over_views(slid, mirrored), 2 * scale * scale / (shape[0] * shape[1]), whole=True
     )
@@ -305,8 +305,8 @@ class GroupedLoader:
 
     @property
     def left_out(self) -> int:
-        """Damaged examples met so far, which an evaluation cannot count."""
-        return len(self._reader.damaged)
+        """Examples that the last evaluation could not read, and did not count."""
+        return self._reader.left_out
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once, as batches fill up: `image`, targets, `index` and `mask`."""

@@ -28,9 +28,16 @@ import numpy as np
 from jaxconv.inspect.inside import Held, apply, layer_of
 from jaxconv.layers.conv import Ints, per_axis
 
+# An array of JAX or of NumPy.
+Numbers = jax.Array | np.ndarray
+
 
 def gradient(
-    module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, rule: str = "gradient"
+    module: nn.Module,
+    variables: Any,
+    images: Numbers,
+    classes: Numbers,
+    rule: str = "gradient",
 ) -> jax.Array:
     """The gradient of each image's logit for its class: [N, *spatial, C].
 
@@ -45,7 +52,7 @@ def gradient(
 
 
 def guided_backpropagation(
-    module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array
+    module: nn.Module, variables: Any, images: Numbers, classes: Numbers
 ) -> jax.Array:
     """`gradient` with the rule `guided`: [N, *spatial, C]."""
     return gradient(module, variables, images, classes, "guided")
@@ -54,8 +61,8 @@ def guided_backpropagation(
 def integrated_gradients(
     module: nn.Module,
     variables: Any,
-    images: jax.Array,
-    classes: jax.Array,
+    images: Numbers,
+    classes: Numbers,
     baseline: Any = 0.0,
     steps: int = 64,
 ) -> jax.Array:
@@ -90,7 +97,11 @@ def integrated_gradients(
 
 
 def grad_cam(
-    module: nn.Module, variables: Any, images: jax.Array, classes: jax.Array, layer: str = ""
+    module: nn.Module,
+    variables: Any,
+    images: Numbers,
+    classes: Numbers,
+    layer: str = "",
 ) -> jax.Array:
     """Where the feature maps of one layer support the class: [N, *spatial], nonnegative.
 
@@ -109,8 +120,8 @@ def grad_cam(
 def occlusion(
     module: nn.Module,
     variables: Any,
-    images: jax.Array,
-    classes: jax.Array,
+    images: Numbers,
+    classes: Numbers,
     window: Ints = 0,
     stride: Ints = 0,
     fill: Any = 0.0,
@@ -179,7 +190,7 @@ def _checked(images: Any, classes: Any) -> tuple[jax.Array, jax.Array]:
     return images, classes
 
 
-def _of_classes(logits: Any, classes: jax.Array) -> jax.Array:
+def _of_classes(logits: Any, classes: Numbers) -> jax.Array:
     """Each example's logit for its class, [N].
 
     The logit and its gradients are NaN for a class that does not exist.
@@ -199,7 +210,7 @@ def _of_classes(logits: Any, classes: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("held", "rule"))
 def _gradient(
-    held: Held, variables: Any, images: jax.Array, classes: jax.Array, rule: str
+    held: Held, variables: Any, images: Numbers, classes: Numbers, rule: str
 ) -> jax.Array:
     def total(images: jax.Array) -> jax.Array:
         return jnp.sum(_of_classes(apply(held.module, variables, images, rule)[0], classes))
@@ -209,7 +220,7 @@ def _gradient(
 
 @functools.partial(jax.jit, static_argnames=("held", "layer"))
 def _grad_cam(
-    held: Held, variables: Any, images: jax.Array, classes: jax.Array, layer: str
+    held: Held, variables: Any, images: Numbers, classes: Numbers, layer: str
 ) -> jax.Array:
     _, layers = apply(held.module, variables, images)
     spatial = [
@@ -238,7 +249,7 @@ def _grad_cam(
 
 
 @functools.partial(jax.jit, static_argnames="held")
-def _probabilities(held: Held, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
+def _probabilities(held: Held, variables: Any, images: Numbers, classes: Numbers) -> jax.Array:
     logits, _ = apply(held.module, variables, images)
     return jnp.exp(_of_classes(jax.tree.map(jax.nn.log_softmax, logits), classes))
 
@@ -247,8 +258,8 @@ def _probabilities(held: Held, variables: Any, images: jax.Array, classes: jax.A
 def _occluded(
     held: Held,
     variables: Any,
-    images: jax.Array,
-    classes: jax.Array,
+    images: Numbers,
+    classes: Numbers,
     whole: jax.Array,
     places: jax.Array,
     windows: tuple[int, ...],

@@ -61,7 +61,7 @@ def weighting(program: Any) -> set[int]:
 
 
 def _of_inputs(program: Any) -> list[_Origin]:
-    return [_WEIGHTS] * (len(program.invars) - 1) + [_Way(0)]
+    return [*(_WEIGHTS,) * (len(program.invars) - 1), _Way(0)]
 
 
 def _through(jaxpr: Any, origins: Sequence[_Origin], weighting: set[int]) -> list[_Origin]:

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -32,7 +33,7 @@ _MARK = "\x03"
 
 
 def activations(
-    module: nn.Module, variables: Any, x: jax.Array, **call: Any
+    module: nn.Module, variables: Any, x: jax.Array | np.ndarray, **call: Any
 ) -> dict[str, jax.Array]:
     """The output of every named layer, in program order; see `apply` for the names.
 
@@ -44,7 +45,7 @@ def activations(
 def apply(
     module: nn.Module,
     variables: Any,
-    x: jax.Array,
+    x: jax.Array | np.ndarray,
     rule: str = "gradient",
     replaced: Mapping[str, jax.Array] | None = None,
     **call: Any,

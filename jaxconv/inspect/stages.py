@@ -62,6 +62,16 @@ class Stage:
     weights: np.ndarray | None = None
     given: np.ndarray | None = None
 
+    def weighing(self) -> tuple[np.ndarray, np.ndarray]:
+        """`weights` and `given`.
+
+        Raises:
+          ValueError: the stage is neither a convolution nor fully connected.
+        """
+        if self.weights is None or self.given is None:
+            raise ValueError(f"the stage {self.name or self.kind!r} has no weights")
+        return self.weights, self.given
+
 
 def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
     """The stages of one input in program order, from the input itself to the module's output.

@@ -39,7 +39,7 @@ BAND = 4
 
 def choose(
     shape: Sequence[int], kernel_shape: Sequence[int], geometry: Geometry, groups: int
-) -> Callable[[jax.Array, jax.Array, Geometry], jax.Array] | None:
+) -> Callable[..., jax.Array] | None:
     """The fastest form for images [N, *spatial, C] and a kernel [*window, C // groups, K].
 
     Returns None if XLA's own is best.
@@ -182,7 +182,8 @@ def _shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     ).astype(x.dtype)
 
 
-@_shifted.__wrapped__.defjvp
+# A jitted function has `__wrapped__`, which jax's types leave out.
+@_shifted.__wrapped__.defjvp  # pyright: ignore[reportAttributeAccessIssue]
 def _shifted_jvp(
     geometry: Geometry, primals: tuple, tangents: tuple
 ) -> tuple[jax.Array, jax.Array]:

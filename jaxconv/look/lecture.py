@@ -33,21 +33,21 @@ def lecture_network() -> tuple[nn.Module, dict[str, Any], np.ndarray]:
     image = xo.draw_split("test", size=9, test_examples=20)
     x = (
         next(
-            np.float32(image.images[n])
+            image.images[n].astype(np.float32)
             for n in range(len(image))
             if image.labels[n] == xo.CLASS_NAMES.index("x")
         )
         / 127.5
         - 1
     )
-    kernel = np.float32(FEATURES).transpose(1, 2, 0)[:, :, None] / 9
+    kernel = FEATURES.astype(np.float32).transpose(1, 2, 0)[:, :, None] / 9
     variables = {
         "params": {
             "conv1": {"kernel": kernel},
             "fc2": {"kernel": np.zeros((12, 2), np.float32), "bias": np.zeros(2, np.float32)},
         }
     }
-    pooled = stages(module, variables, x)[-1].given
+    _, pooled = stages(module, variables, x)[-1].weighing()
     for_x = pooled > 0.99
     variables["params"]["fc2"]["kernel"] = np.stack(
         [~for_x / (~for_x).sum(), for_x / for_x.sum()], axis=1

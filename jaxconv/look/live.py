@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.look.curves import Panel, loss_and_accuracy, main_panels
@@ -159,15 +160,16 @@ def in_terminal(
     """Draw the curves as text; with `watch`, redraw them as they grow until all runs have ended.
 
     A terminal switches to its alternate screen, is redrawn in place, and shows the last picture at
-    the end. In other output each picture follows the one before.
+    the end. In other output, and on a terminal that cannot (TERM=dumb), each picture follows the
+    one before.
     """
-    stream = stream or sys.stdout
+    out = stream or sys.stdout
     folders = open_runs(workdirs)
-    terminal, text = stream.isatty(), ""
+    terminal, text = out.isatty() and os.environ.get("TERM") != "dumb", ""
     ended = functools.partial(all_ended, folders) if watch else (lambda _: True)
     inside = watch and terminal
     try:
-        stream.write(_ENTER if inside else "")
+        out.write(_ENTER if inside else "")
         for runs in (
             frames(folders, every, ended)
             if watch
@@ -181,11 +183,11 @@ def in_terminal(
                 terminal and not os.environ.get("NO_COLOR"),
                 task=task_of(folders),
             )
-            stream.write(f"{_CLEAR}{text}" if inside else f"{text}\n")
-            stream.flush()
+            out.write(f"{_CLEAR}{text}" if inside else f"{text}\n")
+            out.flush()
     finally:
-        stream.write(f"{_LEAVE}{text}\n" if inside else "")
-        stream.flush()
+        out.write(f"{_LEAVE}{text}\n" if inside else "")
+        out.flush()
 
 
 class Drawing:
@@ -209,7 +211,7 @@ class Drawing:
         from IPython.display import Image
 
         file = io.BytesIO()
-        loss_and_accuracy(runs, task).savefig(file, format="png", dpi=100)
+        save_figure(loss_and_accuracy(runs, task), file, format="png", dpi=100)
         image = Image(file.getvalue(), format="png", alt=f"loss and accuracy of {', '.join(runs)}")
         if self._handle is None:
             self._handle = self._display(image, display_id=True)

@@ -23,11 +23,12 @@ from jaxconv.errors import UserError, in_words, short
 from jaxconv.files import expand
 from jaxconv.look.overlays import attribution_figure, text_attribution_figure
 from jaxconv.models import abstract_variables, create_model, usual_task
-from jaxconv.own import is_own
+from jaxconv.own import is_own, shown_name
 from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
 from jaxconv.train.initial import fit, load_weights
+from jaxconv.train.other_data import reading
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
@@ -54,6 +55,7 @@ class OpenedNetwork:
       data: a description of the data: `image_shape` of an input, `kind` (image, signal or text),
         `class_names`.
       folder: the workdir; None if no run was opened.
+      examples: what to look at instead of the splits of the config's source.
     """
 
     title: str
@@ -65,6 +67,7 @@ class OpenedNetwork:
     config: Any
     data: dict[str, Any]
     folder: Path | None = None
+    examples: Source | None = None
 
     @property
     def kind(self) -> str:
@@ -105,7 +108,7 @@ class OpenedNetwork:
         }
 
     @functools.cached_property
-    def _served(self) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
+    def _served(self) -> Callable[[Any, Any], dict[str, jax.Array]]:
         return jax.jit(
             lambda variables, x: self.task.serve(
                 self.model.apply(variables, self.inputs(x), train=False)
@@ -165,13 +168,15 @@ class OpenedNetwork:
         Raises:
           UserError: no run was opened, or its data cannot be read.
         """
+        if self.examples is not None:
+            return self.examples
         if self.folder is None:
             raise UserError(
                 f"{self.title} has no examples; give --image=FILE, or a run with --workdir=RUN"
             )
-        return open_source(
-            as_files(self.config.data), split or self.config.data.eval_split, like=self.data
-        )
+        data = as_files(self.config.data)
+        with reading(self.config):
+            return open_source(data, split or self.config.data.eval_split, like=self.data)
 
     def example(self, number: int, split: str = "") -> tuple[np.ndarray, int]:
         """The element [...] and label of one example of a split; the label is -1 if it has none.
@@ -225,19 +230,28 @@ class OpenedNetwork:
             yield batch["image"][batch["mask"] > 0]
 
 
-def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> OpenedNetwork:
+def open_run(
+    workdir: str | Path,
+    checkpoint: str = "latest",
+    member: int = 0,
+    source: Source | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenedNetwork:
     """Open the trained network of a run.
 
     Args:
       workdir: the workdir of the run.
       checkpoint: `latest`, `best`, or a step.
       member: the index of the ensemble member, from 0.
+      source: examples to look at instead of those of the config's source.
+      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to look at other data, see
+        train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint or member does not exist, or the run's code is not trusted.
     """
     folder = expand(workdir)
-    config, data = opened_config(folder), saved_data(folder)
+    config, data = opened_config(folder, overrides), saved_data(folder)
     members = members_of(config)
     count = len(members.names) if members else 1
     if not 0 <= member < count:
@@ -247,17 +261,26 @@ def open_run(workdir: str, checkpoint: str = "latest", member: int = 0) -> Opene
             else "the run has one network, not an ensemble"
         )
         raise UserError(f"--member={member}: {has}")
-    state, step = restore_run(folder, checkpoint)
+    state, step = restore_run(folder, checkpoint, config=config)
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     task = open_task(config, data)
     model = task.model()
     preprocess = make_preprocessing(config, data)
     title = (
-        f"{folder.name}: {short(saved_config(folder).model.name, 32)}, "
+        f"{folder.name}: {short(shown_name(saved_config(folder).model.name), 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"
     )
     return OpenedNetwork(
-        title, model, variables, preprocess, task, tuple(data["class_names"]), config, data, folder
+        title,
+        model,
+        variables,
+        preprocess,
+        task,
+        tuple(data["class_names"]),
+        config,
+        data,
+        folder,
+        source,
     )
 
 

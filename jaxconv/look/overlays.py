@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from jaxconv.drawing.samples import draw_example
-from jaxconv.drawing.sheet import FAINT, INK, SIGNED, Sheet, new_sheet, on_colour
+from jaxconv.drawing.sheet import FAINT, INK, SIGNED, Box, Sheet, new_sheet, on_colour
 
 # Letters per line, and the width of a letter and height of a line in inches.
 _LETTERS, _WIDE, _HIGH = 80, 0.12, 0.24
@@ -116,7 +116,7 @@ def _limit(values: np.ndarray) -> float:
     return float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
 
 
-def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Sequence[float]) -> None:
+def _draw_map(sheet: Sheet, example: np.ndarray, values: np.ndarray, box: Box) -> None:
     """Draw a map over a faint example, with its scale to the right."""
     limit = _limit(values)
     values = values[len(values) // 2] if values.ndim == 3 else values

@@ -14,7 +14,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,6 +21,7 @@ from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.inspect.depth import weighted_depth
 from jaxconv.models import MODELS, create_model, model_info, usual_task
+from jaxconv.own import shown_name
 from jaxconv.program import call_arguments, own_parameters, trace
 from jaxconv.tasks import open_task
 from jaxconv.train.workdir import opened_config, read_metrics, saved_config, saved_data
@@ -117,9 +117,9 @@ def published(name: str) -> StoryPoint:
     info, (shape, classes) = model_info(name), usual_task(name)
     if info.errors is None:
         raise ValueError(f"the registry has no published error of {name}")
-    errors = (*info.errors, None)[:2]
+    top1, top5, *_ = *info.errors, None
     return StoryPoint(
-        name, info.data, errors, info.year, *counted(create_model(name, classes), shape)
+        name, info.data, (top1, top5), info.year, *counted(create_model(name, classes), shape)
     )
 
 
@@ -141,10 +141,10 @@ def of_run(workdir: str) -> StoryPoint:
         )
     if not rows:
         raise UserError(f"--workdir={workdir}: the run has not been evaluated yet", exit_code=1)
-    name, last = config.model.name, rows[-1]
+    name, last = shown_name(config.model.name), rows[-1]
     top5 = 100 - 100 * last["eval/top5"] if "eval/top5" in last else None
     year = MODELS[name].year if name in MODELS else 0
-    measured = f"{config.data.source}, split {config.data.eval_split}, own run"
+    measured = f"{shown_name(config.data.source)}, split {config.data.eval_split}, own run"
     model = open_task(opened_config(folder), data).model()
     facts = counted(model, data["image_shape"])
     return StoryPoint(
@@ -165,7 +165,7 @@ def story(points: Sequence[StoryPoint]) -> Figure:
     """
     sets = {point.data.partition(",")[0]: None for point in points}
     figure = Figure(figsize=(15, 0.3 + 4.4 * len(sets)), layout="constrained", facecolor="white")
-    parts = np.atleast_1d(figure.subfigures(len(sets), 1, hspace=0.04))
+    parts = figure.subfigures(len(sets), 1, squeeze=False, hspace=0.04)[:, 0]
     to_label = []
     for part, name in zip(parts, sets, strict=True):
         to_label += _draw_set(
@@ -185,6 +185,7 @@ def _draw_set(
     known = [sum(point.errors[metric] is not None for point in points) for metric in (0, 1)]
     metric = int(known[1] >= known[0])
     shown = [point for point in points if point.errors[metric] is not None]
+    errors = {id(point): point.errors[metric] or 0.0 for point in shown}
     lacking = ", ".join(point.name for point in points if point.errors[metric] is None)
     note = f" (unknown for {lacking})" if lacking else ""
     part.suptitle(
@@ -207,7 +208,7 @@ def _draw_set(
             color = "#cf222e" if own else f"C{ways.index(way) % 10}"
             axis.scatter(
                 [getattr(point, column) for point in of_way],
-                [point.errors[metric] for point in of_way],
+                [errors[id(point)] for point in of_way],
                 marker=marker,
                 s=34,
                 edgecolors=color,
@@ -221,12 +222,12 @@ def _draw_set(
             axis,
             column,
             [getattr(point, column) for point in there],
-            [point.errors[metric] for point in shown],
+            list(errors.values()),
         )
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
         to_label.append(
-            (axis, [(getattr(point, column), point.errors[metric], point.name) for point in there])
+            (axis, [(getattr(point, column), errors[id(point)], point.name) for point in there])
         )
     legend = part.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
     for text in legend.get_texts():

@@ -182,7 +182,7 @@ def _row(
     name, *lines = words(stage, after)
     above = _filter_height(stage)
     if above:
-        pixels = math.prod(stage.weights.shape[:2])
+        pixels = math.prod(stage.weighing()[0].shape[:2])
         sheet.text(
             0.2,
             y,
@@ -216,8 +216,9 @@ def words(stage: Stage, after: str = "") -> list[str]:
         return ["image" if len(spatial) == 2 else "input", "x".join(map(str, stage.value.shape))]
     shape = f"{count} maps of {size}" if spatial else f"{count} values"
     if stage.kind == "convolution":
-        window = "x".join(map(str, stage.weights.shape[:-1]))
-        return [stage.name or stage.kind, f"{stage.weights.shape[-1]} filters of {window}", shape]
+        *sizes, filters = stage.weighing()[0].shape
+        window = "x".join(map(str, sizes))
+        return [stage.name or stage.kind, f"{filters} filters of {window}", shape]
     kind = stage.kind if stage.name else f"after {after}" if after else ""
     return [stage.name or stage.kind or "maps", *filter(None, [kind]), shape]
 
@@ -240,7 +241,7 @@ def _maps(sheet: Sheet, y: float, stage: Stage, places: np.ndarray, above: float
     for column, k in enumerate(places[:shown]):
         box = (_WORDS + column * (width + gap), y + above + 0.12, width, height)
         if above:
-            _filter(sheet, stage.weights[..., k], (box[0], y, width, above - 0.15))
+            _filter(sheet, stage.weighing()[0][..., k], (box[0], y, width, above - 0.15))
         sheet.text(
             box[0] + width / 2, box[1] - 0.02, f"{k}", 8, ha="center", va="bottom", color=FAINT
         )
@@ -269,7 +270,7 @@ def _filter(sheet: Sheet, weights: np.ndarray, box: tuple[float, float, float, f
 
 def _votes_height(last: Stage) -> float:
     """Inches for the values and classes of the panel of votes."""
-    voting = min(_VOTING, len(last.given)) if last.kind == "fully connected" else 0
+    voting = min(_VOTING, len(last.weighing()[1])) if last.kind == "fully connected" else 0
     return max(0.27 * voting, 0.42 * min(_CLASSES, last.value.size), 0.9)
 
 
@@ -287,7 +288,8 @@ def chosen_votes(
       [F, K] of the values to the votes, each value times weight.
     """
     shown = np.sort(np.argsort(-last.value, kind="stable")[:classes])
-    shares = last.given[:, None] * last.weights[:, shown]
+    weights, given = last.weighing()
+    shares = given[:, None] * weights[:, shown]
     places = np.sort(np.argsort(-np.abs(shares).max(axis=1), kind="stable")[:most])
     return places, shown, shares[places]
 
@@ -314,26 +316,27 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
         )
     tall = _votes_height(last)
     classes = [y + 0.2 + (n + 0.5) * tall / len(shown) for n in range(len(shown))]
+    detailed = False
     if len(places):
-        rest = f"{len(last.given)} values vote" + (
-            f",\n{len(places)} of them shown" if len(places) < len(last.given) else ""
-        )
+        weights, given = last.weighing()
+        detailed = len(places) < len(given)
+        rest = f"{len(given)} values vote" + (f",\n{len(places)} of them shown" if detailed else "")
         lines = (
             f"{rest}\nvote: sum of value times weight\nred line: for the class\nblue, dashed: "
             "against it\nthick: a large weight"
         )
         sheet.text(0.2, y + 0.19, lines, 8, color="#555555", linespacing=1.3)
         values = [y + 0.2 + (n + 0.5) * tall / len(places) for n in range(len(places))]
-        _weights(sheet, last.weights[np.ix_(places, shown)], values, classes)
-        limit = float(np.abs(last.given[places]).max()) or 1.0
+        _weights(sheet, weights[np.ix_(places, shown)], values, classes)
+        limit = float(np.abs(given[places]).max()) or 1.0
         for place, middle in zip(places, values, strict=True):
             sheet.text(_WORDS + 0.38, middle, str(place), 8, ha="right", va="center", color=FAINT)
-            sheet.cell(float(last.given[place]), (_WORDS + 0.45, middle - 0.12, 0.55, 0.24), limit)
+            sheet.cell(float(given[place]), (_WORDS + 0.45, middle - 0.12, 0.55, 0.24), limit)
     probabilities = np.exp(last.value - last.value.max())
     probabilities /= probabilities.sum()
     for n, (k, middle) in enumerate(zip(shown, classes, strict=True)):
         detail = ""
-        if 0 < len(places) < len(last.given):
+        if detailed:
             detail = (
                 f"{said[:, n].sum():.2f} from those shown, "
                 f"{last.value[k] - said[:, n].sum():+.2f} from the rest"
@@ -342,7 +345,7 @@ def votes(sheet: Sheet, y: float, last: Stage, class_names: Sequence[str]) -> No
         _class(
             sheet,
             middle,
-            short_name(names[k], 16),
+            short_name(names[int(k)], 16),
             float(last.value[k]),
             float(probabilities[k]),
             detail,

@@ -11,10 +11,11 @@ import dataclasses
 import fnmatch
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.errors import nearest
 from jaxconv.models import (
@@ -30,10 +31,10 @@ from jaxconv.models import (
 )
 from jaxconv.models.bridge import linen, unwrapped
 from jaxconv.models.network import Network
-from jaxconv.models.registry import Entry
+from jaxconv.models.registry import REQUIRED, Entry
 from jaxconv.models.requested import EVERY
 from jaxconv.models.text import from_text
-from jaxconv.own import is_own, own
+from jaxconv.own import check_takes, is_own, own
 
 MODELS: dict[str, Entry] = {
     name: entry
@@ -61,7 +62,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_arguments(name: str) -> dict[str, Any]:
-    """The network's own arguments and their defaults.
+    """The network's own arguments and their defaults; `registry.REQUIRED` where there is none.
 
     Raises:
       ValueError: the network is unknown; the message names the nearest.
@@ -97,13 +98,13 @@ def create_model(
       ValueError: the network or an argument is unknown (the message names the nearest), or its
         norm or output stride cannot be that.
     """
-    known = model_arguments(name)
+    known, entry = model_arguments(name), _lookup(name)
     for key in overrides:
-        if key not in known:
+        if key not in known and not _takes_any(entry.module):
             raise ValueError(
-                f"{name} has no argument {key!r}{nearest(key, known)}; it has {', '.join(known)}"
+                f"{name} has no argument {key!r}{nearest(key, known)}; it has "
+                f"{', '.join(known) or 'none'}"
             )
-    entry = _lookup(name)
     fields = {
         "num_classes": num_classes,
         "dtype": jnp.dtype(dtype),
@@ -117,18 +118,37 @@ def create_model(
             for key, value in fields.items()
             if key in ("num_classes", "dtype") or key in _fields(entry.module)
         }
+        required = [key for key, default in known.items() if default is REQUIRED]
+        given = dict.fromkeys(required) | overrides | fields
+        check_takes(entry.module, name, "config.model.name", **given)
+    for key, default in known.items():
+        if default is REQUIRED and key not in overrides:
+            raise ValueError(
+                f"{name} needs the argument {key!r}, which has no default; in a config, set "
+                f"config.model.kwargs.{key}"
+            )
     make = from_text if entry.module is text.Text else entry.module
     model = make(**{**entry.arguments, **overrides, **fields})
     if isinstance(model, Network):
         model.check()
-    return model
+    # Any other Linen module is a custom network, which has what it has.
+    return cast(Network, model)
 
 
 def _fields(make: Any) -> dict[str, Any]:
     """Parameters and defaults of a module's class, or of a function that builds a module."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
-        name: parameter.default for name, parameter in inspect.signature(make).parameters.items()
+        name: REQUIRED if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if parameter.kind in named
     }
+
+
+def _takes_any(make: Any) -> bool:
+    """Whether a function that builds a module takes arguments of any name, as **kwargs."""
+    kinds = [parameter.kind for parameter in inspect.signature(make).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _lookup(name: str) -> Entry:
@@ -198,7 +218,7 @@ def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jn
 
 
 def features(
-    model: Network, variables: Any, x: jax.Array, names: str | Sequence[str] = EVERY
+    model: Network, variables: Any, x: jax.Array | np.ndarray, names: str | Sequence[str] = EVERY
 ) -> dict[str, jax.Array]:
     """The named feature maps of images [N, H, W, C] in inference mode, in the network's order.
 
@@ -215,4 +235,5 @@ def features(
             "outputs of any Linen module's layers are "
             "jaxconv.inspect.inside.activations(module, variables, x)"
         )
-    return model.apply(variables, x, train=False, features=names)
+    # Nothing is mutable, so the maps come alone.
+    return cast(dict[str, jax.Array], model.apply(variables, x, train=False, features=names))

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from jaxconv.config import check_type
+from jaxconv.config import TYPES, check_type
 from jaxconv.errors import UserError, in_words
 from jaxconv.models import create_model, model_arguments
-from jaxconv.own import is_own
+from jaxconv.own import is_own, wrong
+from jaxconv.values import plain
 
 
 def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> Any:
@@ -18,11 +19,12 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
     try:
         defaults = model_arguments(config.name)
         for key, value in kwargs.items():
-            if key in defaults and defaults[key] is not None:
-                if isinstance(defaults[key], tuple) and type(value) in (int, float):
-                    value = kwargs[key] = (value,)
-                check_type(f"config.model.kwargs.{key}", value, defaults[key])
-        return create_model(
+            default = plain(defaults.get(key))
+            if isinstance(default, tuple) and type(value) in (int, float):
+                value = kwargs[key] = (value,)
+            if type(default) in TYPES:
+                check_type(f"config.model.kwargs.{key}", value, default)
+        model = create_model(
             config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs
         )
     except UserError:
@@ -32,6 +34,7 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
     except Exception as error:  # a custom network may raise anything
         if not is_own(config.name):
             raise
-        raise UserError(
-            f"config.model.name is {config.name!r}, which fails: {in_words(error)}"
-        ) from error
+        raise wrong(config.name, "config.model.name", f"fails: {in_words(error)}") from error
+    if not all(hasattr(model, method) for method in ("init", "apply")):
+        raise wrong(config.name, "config.model.name", f"returned {type(model).__name__}")
+    return model

@@ -12,7 +12,7 @@ each residual scaled by a learned vector.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv
-from jaxconv.models.network import Network, global_mean, stochastic_depth
+from jaxconv.models.network import Network, Norm, global_mean, stochastic_depth
 from jaxconv.models.registry import Entry
 
 gelu = functools.partial(nn.gelu, approximate=False)
@@ -35,7 +35,7 @@ class Block(nn.Module):
     drop: float
     train: bool
     dtype: Any
-    norm: Callable[..., nn.Module]
+    norm: Norm
     atrous: int = 0
 
     @nn.compact

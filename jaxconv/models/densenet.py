@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, average_pool, max_pool, relu
-from jaxconv.models.network import ConvNorm, Network, global_mean
+from jaxconv.models.network import ConvNorm, Network, Norm, global_mean
 from jaxconv.models.registry import Entry
 
 
@@ -29,7 +29,7 @@ class DenseLayer(nn.Module):
 
     growth: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     atrous: int = 0
 
     @nn.compact

@@ -29,6 +29,7 @@ from jaxconv.layers import Conv, Dense, relu
 from jaxconv.models.network import (
     ConvNorm,
     Network,
+    Norm,
     SqueezeExcite,
     global_mean,
     round_channels,
@@ -97,7 +98,7 @@ class InvertedResidual(nn.Module):
     filter_size: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     act: Callable[[jax.Array], jax.Array]
     train: bool
     squeezed: int = 0

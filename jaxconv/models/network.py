@@ -1,5 +1,6 @@
 """What all networks share: the fields of `create_model`, named feature maps, common layers."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from jaxconv.models import requested
 # train/initial.py).
 LAYOUT = 1
 AUXILIARY = "auxiliary"
+# Makes a norm for maps [N, ..., C], such as a Linen module; takes its `name`.
+Norm = Callable[..., Callable[[jax.Array], jax.Array]]
 NORMS = ("batch", "group", "layer", "none")
 
 # No default: `inspect` and editors show `train` as required, and the message can say what to write.
@@ -28,6 +31,11 @@ _TRAIN_MISSING = (
     'mutable=["batch_stats"], rngs={{"dropout": key}}); to predict, net.apply(variables, images, '
     "train=False); to initialise, net.init(key, images, train=False)"
 )
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, and lists in them, as tuples; anything else as it is."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class Network(nn.Module):
@@ -54,6 +62,12 @@ class Network(nn.Module):
     frozen_norm: bool = False
     norm: str = "batch"
     output_stride: int = 0
+
+    def __post_init__(self) -> None:
+        # A module with a list is not hashable, so it cannot be a static argument of `jax.jit`.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        super().__post_init__()
 
     def __call__(
         self, x: jax.Array, train: bool = _REQUIRED, features: str | Sequence[str] | None = None
@@ -126,7 +140,7 @@ class Network(nn.Module):
 
     def tools(
         self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
-    ) -> tuple[Callable[..., Conv], Callable[..., Callable[[jax.Array], jax.Array]]]:
+    ) -> tuple[Callable[..., Conv], Norm]:
         """Convolution and norm, configured for this network and mode.
 
         The norm is BatchNorm; `group`: GroupNorm in up to 32 groups, see `layers.group_count`;
@@ -195,7 +209,7 @@ class ConvNorm(nn.Module):
 
     filters: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     filter_size: int = 3
     stride: int = 1
     padding: int = -1

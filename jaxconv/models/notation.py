@@ -23,6 +23,7 @@ softmax is part of the loss.
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from jaxconv.errors import nearest
 
@@ -100,7 +101,7 @@ _OPTIONS = {
 }
 _POOLING = ("/", "p", "rounding")
 # kind: (its required part or None, its optional part or None, options)
-KINDS = {
+KINDS: dict[str, tuple[tuple[str, str, str] | None, tuple[str, str] | None, tuple[str, ...]]] = {
     "conv": (_WINDOW, (r"-(\d+)", "count"), tuple(_OPTIONS)),
     "maxpool": (_WINDOW, None, _POOLING),
     "avgpool": (_WINDOW, None, _POOLING),
@@ -201,10 +202,10 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
 
 def _parse_layer(text: str, start: int) -> tuple[Layer, int]:
     # The longest kind that the word starts with, so that a mistake after it is reported there.
-    word = re.compile(r"[^\s()\[\]*]*").match(text, start)[0]
+    word = _start(r"[^\s()\[\]*]*", text, start)
     kind = max((kind for kind in KINDS if word.startswith(kind)), key=len, default=None)
     if kind is None:
-        name = re.match(r"[A-Za-z]*", word)[0].lower()
+        name = _start(r"[A-Za-z]*", word).lower()
         if name == "softmax":
             raise NotationError(text, start, "the softmax is part of the loss; leave it out")
         raise NotationError(
@@ -214,7 +215,8 @@ def _parse_layer(text: str, start: int) -> tuple[Layer, int]:
             f"{', '.join(KINDS)}",
         )
     required, optional, options = KINDS[kind]
-    position, settings = start + len(kind), {}
+    settings: dict[str, Any] = {}
+    position = start + len(kind)
     if required:
         pattern, field, expected = required
         match = re.compile(pattern).match(text, position)
@@ -273,8 +275,14 @@ def _value(text: str, position: int, field: str, found: str) -> object:
     return value
 
 
+def _start(pattern: str, text: str, start: int = 0) -> str:
+    """What the pattern matches there."""
+    match = re.compile(pattern).match(text, start)
+    return match[0] if match else ""
+
+
 def _meant(word: str, kind: str) -> str:
-    name = re.match(r"[A-Za-z]*", word)[0]
+    name = _start(r"[A-Za-z]*", word)
     return (
         nearest(name, [k for k in KINDS if k != kind])
         if name != kind and len(name) > len(kind) + 1

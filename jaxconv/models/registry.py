@@ -7,6 +7,16 @@ from typing import Any
 import flax.linen as nn
 
 
+class Required:
+    """What `model_arguments` gives for an argument without a default."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = Required()
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One network.
@@ -27,5 +37,5 @@ class Entry:
     year: int
     paper: str
     input_size: tuple[int, ...] = (224, 224, 3)
-    errors: tuple[float, ...] | None = None
+    errors: tuple[float | None, ...] | None = None
     data: str = "ILSVRC 2012 validation, one crop"

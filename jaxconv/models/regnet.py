@@ -8,13 +8,21 @@ multiple of 8; units of the same width form a stage. A unit is 1x1, 3x3 in group
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxconv.layers import Conv, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, round_channels
+from jaxconv.models.network import (
+    ConvNorm,
+    Network,
+    Norm,
+    SqueezeExcite,
+    global_mean,
+    round_channels,
+)
 from jaxconv.models.registry import Entry
 
 
@@ -40,21 +48,21 @@ class Unit(nn.Module):
     groups: int
     squeezed: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     atrous: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
-        tools = {"conv": self.conv, "norm": self.norm}
+        tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm}
         y = ConvNorm(self.filters, **tools, filter_size=1, name="conv1")(x)
-        strided = {"stride": self.stride, "atrous": self.atrous}
+        strided: dict[str, Any] = {"stride": self.stride, "atrous": self.atrous}
         y = ConvNorm(self.filters, **tools, **strided, groups=self.groups, name="conv2")(y)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.conv, name="se")(y)
         y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
-            settings = {"filter_size": 1, "act": None, "name": "shortcut"}
+            settings: dict[str, Any] = {"filter_size": 1, "act": None, "name": "shortcut"}
             x = ConvNorm(self.filters, **tools, **strided, **settings)(x)
         return relu(x + y)
 

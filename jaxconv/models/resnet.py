@@ -19,13 +19,21 @@ SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, max_pool, relu
-from jaxconv.models.network import ConvNorm, Network, SqueezeExcite, global_mean, stochastic_depth
+from jaxconv.models.network import (
+    ConvNorm,
+    Network,
+    Norm,
+    SqueezeExcite,
+    global_mean,
+    stochastic_depth,
+)
 from jaxconv.models.registry import Entry
 
 
@@ -47,7 +55,7 @@ class Unit(nn.Module):
     middle: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     bottleneck: bool
     train: bool
     groups: int = 1
@@ -60,9 +68,9 @@ class Unit(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
-        tools = {"conv": self.conv, "norm": self.norm}
-        strided = {"stride": self.stride, "atrous": self.atrous}
-        after = {"stride": 1, "atrous": self.atrous * self.stride}
+        tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm}
+        strided: dict[str, Any] = {"stride": self.stride, "atrous": self.atrous}
+        after: dict[str, Any] = {"stride": 1, "atrous": self.atrous * self.stride}
         if self.bottleneck:
             first, second = (strided, after) if self.first_stride else ({}, strided)
             y = ConvNorm(self.middle, **tools, **first, filter_size=1, name="conv1")(x)
@@ -77,7 +85,7 @@ class Unit(nn.Module):
             if self.shortcut == "pad":
                 x = _pad_shortcut(x, 1 if self.atrous else self.stride, self.filters)
             else:
-                settings = {**strided, "act": None, "name": "shortcut"}
+                settings: dict[str, Any] = {**strided, "act": None, "name": "shortcut"}
                 x = ConvNorm(self.filters, **tools, filter_size=1, **settings)(x)
         return relu(x + stochastic_depth(y, self.drop, self.train))
 
@@ -92,7 +100,7 @@ class PreactivationUnit(nn.Module):
     middle: int
     stride: int
     conv: Callable[..., Conv]
-    norm: Callable[..., nn.Module]
+    norm: Norm
     bottleneck: bool
     train: bool
     drop: float = 0.0
@@ -220,7 +228,7 @@ ERRORS_V15 = {
 CIFAR_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 
 
-def _deep(depth: int, **arguments) -> dict:
+def _deep(depth: int, **arguments: Any) -> dict:
     return {"units": UNITS[depth], "bottleneck": depth >= 50, **arguments}
 
 

@@ -37,6 +37,7 @@ with strides instead of pooling.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -141,7 +142,7 @@ class Text(Network):
             case "globalpool":
                 return global_mean(x)
             case "adaptpool":
-                return adaptive_average_pool(x, layer.count)
+                return adaptive_average_pool(x, count)
             case "bn":
                 _, norm = self.tools(train)
                 return norm(name=name)(x)
@@ -222,7 +223,9 @@ def _counts(text: str) -> list[int | None]:
     return [layer.count for layer in expand(parse(text)) if layer.kind in ("conv", "fc")]
 
 
-def from_text(text: str, num_classes: int | None = None, by_stage: bool = False, **fields) -> Text:
+def from_text(
+    text: str, num_classes: int | None = None, by_stage: bool = False, **fields: Any
+) -> Text:
     """Build the network of a text.
 
     Args:
@@ -244,7 +247,7 @@ def from_text(text: str, num_classes: int | None = None, by_stage: bool = False,
             f"{text!r} ends in {given} logits, and there are {num_classes} classes; end it in fc"
         )
     return Text(
-        num_classes=given if num_classes is None else num_classes,
+        num_classes=(given or 0) if num_classes is None else num_classes,
         text=text,
         by_stage=by_stage,
         **fields,
@@ -320,7 +323,7 @@ VGG_BN_ERRORS = {
 }
 
 
-def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings) -> Entry:
+def _entry(text: str, year: int, paper: str, by_stage: bool = False, **settings: Any) -> Entry:
     return Entry(Text, {"text": text, "by_stage": by_stage}, year, PAPERS[paper], **settings)
 
 

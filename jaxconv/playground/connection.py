@@ -18,7 +18,6 @@ If module guard lets a page in, these are accepted:
 
 import asyncio
 import contextlib
-import json
 import logging
 import struct
 import time
@@ -32,7 +31,9 @@ import tornado.websocket
 
 from jaxconv.data import xo
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.layout import to_bytes
 from jaxconv.errors import UserError, in_words
+from jaxconv.files import to_json
 from jaxconv.playground.guard import Guarded, is_loopback
 from jaxconv.playground.message import Message
 from jaxconv.playground.shown import decoded, drawn, sample
@@ -141,13 +142,13 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             while True:
                 await self.news.wait()
                 self.news.clear()
-                await self.write_message(json.dumps(self._shared.training()))
+                await self.write_message(to_json(self._shared.training()))
                 if self._which == "trained":
                     await self._told({"kind": "problem", "of": "picture"}, self._answer(0))
 
     def _say(self, content: dict[str, Any]) -> None:
         with contextlib.suppress(tornado.websocket.WebSocketClosedError):
-            self.write_message(json.dumps(content))
+            self.write_message(to_json(content))
 
     async def _show(self, number: int, make: Callable[[], np.ndarray], **about: Any) -> None:
         """Switch to another picture and answer for it, while the training pauses for `_REST`."""
@@ -213,7 +214,7 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             raise UserError(f"{source.name(number)}: {error}") from error
         await self._show(
             message.id,
-            lambda: example["image"],
+            lambda: to_bytes(example["image"]),
             truth=self._shared.class_names[int(example["label"])],
         )
 

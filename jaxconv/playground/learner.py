@@ -147,7 +147,10 @@ def build(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array, rate: jax.Array
     ) -> tuple[TrainState, jax.Array]:
         step = make_train_step(
-            model, optimizer, lambda _: rate, augment=lambda _, batch: preprocess(batch)
+            model,
+            optimizer,
+            augment=lambda _, batch: preprocess(batch),
+            learning_rate=lambda _: rate,
         )
         state, metrics = step(state, batch, key)
         return state, metrics["loss"]

@@ -67,9 +67,8 @@ class Message:
         given, wanted = self.value("settings", dict), dataclasses.asdict(Settings())
         if given.keys() != wanted.keys():
             raise UserError(f"the settings must be {', '.join(wanted)}")
-        return Settings(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in given.items()
-            }
-        )
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        return Settings(**fields)

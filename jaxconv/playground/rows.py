@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxconv.data.interface import evenly
 from jaxconv.inspect.stages import ACTIVATIONS, Stage
@@ -47,7 +48,9 @@ def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[M
         # Repeated calls of a layer, and one of several outputs, append these signs to its path.
         path = stage.name.split("#")[0].split("[")[0].split("/")
         kind = stage.kind or ("norm" if own_parameters(variables, path) else "")
-        value = stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
+        value = jnp.asarray(
+            stage.value[0] if stage.value.ndim == 4 else stage.value.reshape(1, 1, -1)
+        )
         rows.append(
             MapRow(
                 stage.name or kind,

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tornado.httpserver
@@ -19,7 +19,7 @@ from jaxconv.data import xo
 from jaxconv.errors import UserError
 from jaxconv.look.opened import OpenedNetwork
 from jaxconv.playground.connection import MOST_BYTES, MOST_PAGES, Page
-from jaxconv.playground.guard import File
+from jaxconv.playground.guard import File, own_names
 from jaxconv.playground.learner import LIMITS
 from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, NetworkView, make_view
 from jaxconv.playground.trainer import WINDOW, Trainer
@@ -177,12 +177,21 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _stop_by_signals(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stopped.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
+
+
 async def serve(
     playground: Playground,
     host: str,
     listening: socket.socket,
     ready: Callable[[], None],
     stop: asyncio.Event | None = None,
+    allowed_hosts: Iterable[str] = (),
 ) -> None:
     """Serve the page until SIGINT or SIGTERM arrives, or `stop` is set.
 
@@ -192,6 +201,7 @@ async def serve(
       listening: the socket, see `listen`.
       ready: called once pages can connect.
       stop: for running in a thread, where no signal arrives.
+      allowed_hosts: names to answer to besides those of `own_names`.
     """
     folder = importlib.resources.files("jaxconv.playground")
     routes: list[Any] = [
@@ -201,6 +211,7 @@ async def serve(
     application = tornado.web.Application(
         [*routes, ("/socket", Page, {"playground": playground})],
         own=host,
+        names=own_names(host, allowed_hosts),
         log_function=lambda handler: None,
         websocket_max_message_size=MOST_BYTES + 4,
         websocket_ping_interval=30,
@@ -213,8 +224,7 @@ async def serve(
     server.add_socket(listening)
     stopped = stop or asyncio.Event()
     if stop is None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        _stop_by_signals(asyncio.get_running_loop(), stopped)
     telling = asyncio.create_task(playground.tell())
     ready()
     try:

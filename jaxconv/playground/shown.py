@@ -6,7 +6,6 @@ tens of kilobytes per stroke, which the browser turns into colours. Zero is alwa
 
 import dataclasses
 import io
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from jaxconv.data import xo
 from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
 from jaxconv.errors import UserError
+from jaxconv.files import to_json
 from jaxconv.inspect.stages import Stage, traced_stages
 from jaxconv.playground.rows import MapRow, chosen, rows_of
 
@@ -47,9 +47,9 @@ class Maps:
 
     name: str
     what: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     channels: int
-    pixels: tuple[int, int]
+    pixels: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class NetworkView:
                 for stage, peak in zip(self.stages, peaks, strict=True)
             ],
         }
-        text = json.dumps(header).encode()
+        text = to_json(header).encode()
         return b"".join(
             [
                 struct.pack("<I", len(text)),
@@ -199,9 +199,12 @@ def _quantise(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _first_filters(stages: Sequence[Stage]) -> tuple[str, jax.Array]:
     """The first convolution's name and filters [F, F, C, K]; empty unless they are grey or RGB."""
     first = next((stage for stage in stages if stage.kind == "convolution"), None)
-    if first is None or first.weights.ndim != 4 or first.weights.shape[2] not in (1, 3):
+    if first is None:
         return "", jnp.zeros((0, 0, 0, 0))
-    return first.name, first.weights[..., :_MAPS]
+    weights = jnp.asarray(first.weighing()[0])
+    if weights.ndim != 4 or weights.shape[2] not in (1, 3):
+        return "", jnp.zeros((0, 0, 0, 0))
+    return first.name, weights[..., :_MAPS]
 
 
 def drawn(strokes: Any, shape: tuple[int, ...], weight: float, fit: bool) -> np.ndarray:

@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxconv.data import xo
-from jaxconv.data.interface import Arrays
+from jaxconv.data.interface import Arrays, describe
+from jaxconv.data.layout import to_bytes
 from jaxconv.data.loading import train_indices
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError, in_words
@@ -24,6 +25,7 @@ from jaxconv.playground.learner import Learner, Settings, build, check_fits, key
 from jaxconv.playground.shown import NetworkView
 from jaxconv.train.state import TrainState
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Test images that the accuracy is measured on, and how many of them are new each time.
@@ -201,7 +203,7 @@ class Trainer:
                 )
                 if self._closed:
                     return
-                todo = self._todo()
+                todo = made(self._todo())
             try:
                 todo()
             except UserError as error:
@@ -263,25 +265,25 @@ class Trainer:
     def _init(self) -> None:
         seed = self._seed
         with self._wake:
-            self._state, self._begun = self._built.init(key_of(seed)), (self._built.settings, seed)
+            built = made(self._built)
+            self._state, self._begun = built.init(key_of(seed)), (built.settings, seed)
         self._clear()
 
     def _clear(self) -> None:
         self.points, self.step = [], 0
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(made(self._state).params))
         self._losses, self._tested = [], 0
         self._answers.clear()
         self._say("paused")
 
     def _train(self) -> None:
-        _, train, _ = self._data
+        _, train, _ = made(self._data)
+        built = made(self._built)
         if self.status != "training" and self._running:
             self._say("training")
-        index = train_indices(self._seed, self.step, self._built.settings.batch_size, len(train))
+        index = train_indices(self._seed, self.step, built.settings.batch_size, len(train))
         batch = {"image": train.images[index], "label": train.labels[index]}
-        state, loss = self._built.train(
-            self._state, batch, key_of(self._seed), np.float32(self._rate)
-        )
+        state, loss = built.train(self._state, batch, key_of(self._seed), np.float32(self._rate))
         loss = float(loss)
         with self._wake:
             self._state = state
@@ -299,12 +301,14 @@ class Trainer:
 
     def _report(self) -> None:
         """Test on some more images, and add a point to the curves."""
-        _, _, test = self._data
+        _, _, test = made(self._data)
         # Shuffled, because a folder lists one class after the other.
         index = train_indices(0, self._tested, _NEW, len(test))
         self._answers.extend(
             np.asarray(
-                self._built.test(self._state.variables, test.images[index], test.labels[index])
+                made(self._built).test(
+                    made(self._state).variables, test.images[index], test.labels[index]
+                )
             )
             > 0
         )
@@ -342,8 +346,9 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
             **dataclasses.asdict(variation),
         }
         return xo.draw_split("train", **drawn), xo.draw_split("test", **drawn)
-    splits = open_source(data, data.train_split), open_source(data, data.eval_split)
-    for split in splits:
+    train = open_source(data, data.train_split)
+    splits = []
+    for split in (train, open_source(data, data.eval_split, like=describe(train))):
         if not isinstance(split, Arrays):
             raise UserError(
                 f"{data.source} has {split.size:,} bytes of pictures; the playground trains only "
@@ -355,4 +360,17 @@ def read(config: Any, shape: tuple[int, ...], variation: xo.Variation) -> tuple[
                 f"the pictures of {data.source} are {split.image_shape}, but the network of the "
                 f"run takes {shape}"
             )
-    return splits
+        if split.element.kind != "image":
+            raise UserError(
+                f"{data.source} holds {split.element.kind}s; the playground is for images"
+            )
+        splits.append(dataclasses.replace(split, images=to_bytes(split.images)))
+    train, test = splits
+    return train, test
+
+
+def made(value: T | None) -> T:
+    """What an earlier step of the trainer has made; `Trainer._todo` keeps their order."""
+    if value is None:
+        raise RuntimeError("a step of the trainer came before what it needs")
+    return value

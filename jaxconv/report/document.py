@@ -23,7 +23,7 @@ from typing import Any
 
 from jaxconv.data.interface import evenly
 from jaxconv.drawing.parts import Chart, Figures, Picture, Series, Table, Text, short_number
-from jaxconv.files import whole_file
+from jaxconv.files import PRINTABLE, whole_file
 from jaxconv.version import __version__
 
 # Points shared by all series of a chart, the fewest that each series gets, and rows of the chart's
@@ -92,13 +92,13 @@ PARTS = (Text, Figures, Table, Picture, Chart)
 
 @functools.cache
 def _asset(name: str) -> str:
-    return (importlib.resources.files("jaxconv.report") / name).read_text()
+    return (importlib.resources.files("jaxconv.report") / name).read_text(encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:
     """Write the page atomically: a reader sees either the previous version or the new one."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=PRINTABLE)
 
 
 def points(chart: Chart) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def points(chart: Chart) -> dict[str, Any]:
     return {"title": chart.title, "unit": chart.unit, "xLabel": chart.x, "series": series}
 
 
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")
+def _six_digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def points_of_each(count: int) -> int:
@@ -197,7 +197,7 @@ def _spread(values: Sequence[float]) -> list[float]:
 
 
 def _line_by_line(chart: Chart) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "line",
             "first",

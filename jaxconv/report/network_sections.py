@@ -14,6 +14,7 @@ from jaxconv.inspect import zeiler
 from jaxconv.inspect.attribution import integrated_gradients, occlusion
 from jaxconv.inspect.inside import activations
 from jaxconv.look import filters
+from jaxconv.own import shown_name
 from jaxconv.report.sections import RunReport
 from jaxconv.tasks import Figure, Task
 from jaxconv.train.ensemble import members_of
@@ -30,7 +31,9 @@ def result(run: RunReport) -> list[Any]:
         found, count = run.evaluation, len(run.evaluation.outcomes)
     except LeftOutError as error:
         return [*_logged(run), Text(f"There are no intervals: {error}.")]
-    task, total = found.task, run.data.get("eval_examples", count)
+    task, total, where = found.task, run.data.get("eval_examples", count), found.split
+    if run.overrides:
+        total, where = len(run.looked.source()), f"{shown_name(found.data)}, split {found.split}"
     prefix = "ensemble_" if found.members else ""
     values = {
         name.removeprefix(prefix): value
@@ -49,7 +52,7 @@ def result(run: RunReport) -> list[Any]:
     items += _best(run, task, count, total)
     of_all = f"all {count:,}" if count == total else f"{count:,} (evenly spread) of {total:,}"
     caption = (
-        f"Checkpoint of step {found.step:,} on {of_all} examples of {found.split}, with 95 % "
+        f"Checkpoint of step {found.step:,} on {of_all} examples of {where}, with 95 % "
         f"intervals (exact for shares, by the bootstrap for the rest){task.caption(found.outcomes)}"
     )
     said = [Text(f"{text[0].upper()}{text[1:]}.") for text in task.remarks(values, between)]
@@ -152,7 +155,7 @@ def layers(run: RunReport) -> list[Any]:
     return parts
 
 
-def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
+def _with_maps(run: RunReport, places: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """Outputs [N, ..., C] of the layers that have several positions, for some examples.
 
     Layers that change nothing, such as dropout, are left out.
@@ -179,7 +182,7 @@ def _with_maps(run: RunReport, places: Sequence[int]) -> dict[str, np.ndarray]:
         if not np.array_equal(value, last)
     }
     if not kept:
-        raise LeftOutError(f"no layer of {run.config.model.name} has feature maps")
+        raise LeftOutError(f"no layer of {shown_name(run.config.model.name)} has feature maps")
     return kept
 
 

@@ -24,10 +24,18 @@ from jaxconv.files import expand
 from jaxconv.look import opened
 from jaxconv.look.curves import panels
 from jaxconv.look.opened import OpenedNetwork
+from jaxconv.own import shown_name
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import total_steps
 from jaxconv.train.code import with_code
-from jaxconv.train.workdir import read_json, read_metrics, saved_config, saved_data
+from jaxconv.train.workdir import (
+    opened_config,
+    read_json,
+    read_metrics,
+    saved_config,
+    saved_data,
+    stopped_early,
+)
 
 
 class Memo:
@@ -57,6 +65,7 @@ class RunReport:
       examples: the most examples to look at; 0: all.
       checkpoint: step and write time of the newest checkpoint; empty without one.
       kept: cached results of a checkpoint, for the next page of the same run.
+      overrides: `KEY=VALUE` each, for the data to evaluate on, see train/other_data.py.
     """
 
     folder: Path
@@ -68,6 +77,7 @@ class RunReport:
     examples: int = 0
     checkpoint: tuple[int, ...] = ()
     kept: Memo = dataclasses.field(default_factory=Memo)
+    overrides: tuple[str, ...] = ()
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """Return `make()`, or its cached result for the newest checkpoint."""
@@ -76,7 +86,7 @@ class RunReport:
     @property
     def step(self) -> int:
         """The last step in metrics.jsonl; 0 before the first."""
-        return self.rows[-1]["step"] if self.rows else 0
+        return max(self.rows[-1]["step"] if self.rows else 0, self.stopped.get("step", 0))
 
     @property
     def steps(self) -> int:
@@ -85,8 +95,14 @@ class RunReport:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done and its checkpoint complete."""
-        return self.step == self.steps and (self.folder / "checkpoints" / str(self.steps)).is_dir()
+        """Whether the last step, or that of an early stop, is done and its checkpoint complete."""
+        ended = self.step in (self.steps, self.stopped.get("step"))
+        return ended and (self.folder / "checkpoints" / str(self.step)).is_dir()
+
+    @functools.cached_property
+    def stopped(self) -> dict[str, Any]:
+        """`step` and `why` of an early stop; empty without one."""
+        return stopped_early(self.folder)
 
     @property
     def evaluated(self) -> dict[str, float]:
@@ -103,12 +119,12 @@ class RunReport:
         """The network, without weights."""
         return self.task.model()
 
-    def elements(self, places: Sequence[int]) -> Iterator[np.ndarray]:
+    def elements(self, places: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         """The elements [...] of evaluated examples, given their rows in the outcomes."""
         for place in places:
             yield self._example(place)["image"]
 
-    def images(self, places: Sequence[int]) -> list[Any]:
+    def images(self, places: Sequence[int] | np.ndarray) -> list[Any]:
         """The same elements as a picture shows them."""
         return [self.looked.shown(element) for element in self.elements(places)]
 
@@ -132,7 +148,10 @@ class RunReport:
     def looked(self) -> OpenedNetwork:
         """The network with the latest checkpoint's weights; the first network of an ensemble."""
         with self._weights():
-            return self.once("looked", lambda: opened.open_run(str(self.folder)))
+            return self.once("looked", self._opened)
+
+    def _opened(self) -> OpenedNetwork:
+        return opened.open_run(self.folder, source=self.source, overrides=self.overrides)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -143,9 +162,9 @@ class RunReport:
     def _evaluate(self) -> Evaluation:
         source = self.source
         if self.examples:
-            source = source or self.looked.source()
+            source = self.looked.source()
             source = Part(source, self.examples) if len(source) > self.examples else self.source
-        return evaluate_run(str(self.folder), source=source)
+        return evaluate_run(str(self.folder), source=source, overrides=self.overrides)
 
     @contextlib.contextmanager
     def _weights(self) -> Iterator[None]:
@@ -169,7 +188,8 @@ def read_run(workdir: str | Path, **settings: Any) -> RunReport:
     folder = expand(str(workdir))
     newest = newest_checkpoint(folder)  # first, so that a later checkpoint counts as new
     config = saved_config(folder)
-    with_code(folder, config)  # if its code may not be run, raise once and not per section
+    # If its code may not be run, raise once and not per section.
+    opened_config(folder, settings.get("overrides", ()))
     return RunReport(
         folder,
         config,
@@ -242,7 +262,7 @@ def network(run: RunReport) -> list[Any]:
     )
     table = summary.table()
     shape = " x ".join(map(str, run.data["image_shape"]))
-    caption = f"{run.config.model.name} on {shape}, {run.config.model.dtype}"
+    caption = f"{shown_name(run.config.model.name)} on {shape}, {run.config.model.dtype}"
     return [
         Table(caption, table, texts=2, marked=frozenset({len(table) - 1})),
         *map(Text, summary.notes()),

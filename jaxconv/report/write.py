@@ -18,6 +18,7 @@ from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
 from jaxconv.errors import in_words
 from jaxconv.files import expand
 from jaxconv.look.curves import panels
+from jaxconv.own import shown_name
 from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report.document import Section
@@ -63,6 +64,7 @@ def report(
     source: Source | None = None,
     examples: int = EXAMPLES,
     kept: Memo | None = None,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Write the page of a run or a sweep atomically.
 
@@ -73,6 +75,8 @@ def report(
       source: the examples to evaluate on, if not those that the config names.
       examples: the most of them to look at, evenly spread; 0: all.
       kept: the cache of the previous page, from which unchanged parts are reused.
+      overrides: `KEY=VALUE` each, such as data.source=folder:DIR, to show other data, see
+        train/other_data.py.
 
     Returns:
       The file.
@@ -88,7 +92,16 @@ def report(
     else:
         page.write(
             path,
-            render(read_run(folder, weights=weights, source=source, examples=examples, kept=kept)),
+            render(
+                read_run(
+                    folder,
+                    weights=weights,
+                    source=source,
+                    examples=examples,
+                    kept=kept,
+                    overrides=tuple(overrides),
+                )
+            ),
         )
     return path
 
@@ -102,11 +115,15 @@ def render(run: RunReport) -> str:
     """The page of a run as HTML."""
     going_on = in_use(run.folder) and not run.finished
     state = f"{'running' if going_on else 'stopped'} at step {run.step:,} of {run.steps:,}"
+    if run.finished:
+        state = f"finished, {run.step:,} steps"
+    if run.finished and run.stopped:
+        state += f" of {run.steps:,}: stopped early by {run.stopped['why']}"
     return page.html(
         run.folder.name,
         _sections((*FIRST, *_of_task(run), *SECTIONS), run),
-        subtitle=f"{run.config.model.name} on {run.config.data.source}",
-        state=f"finished, {run.step:,} steps" if run.finished else state,
+        subtitle=f"{shown_name(run.config.model.name)} on {shown_name(run.config.data.source)}",
+        state=state,
         going_on=going_on,
         written=_now(),
     )
@@ -302,12 +319,16 @@ def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]
 
 
 def watch(
-    workdir: str | Path, out: str | Path = "", examples: int = EXAMPLES, every: float = _EVERY
+    workdir: str | Path,
+    out: str | Path = "",
+    examples: int = EXAMPLES,
+    every: float = _EVERY,
+    overrides: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Write the page now, whenever the run has logged or saved something, and when it has ended.
 
     Args:
-      workdir, out, examples: as for `report`.
+      workdir, out, examples, overrides: as for `report`.
       every: seconds between two checks.
 
     Yields:
@@ -318,7 +339,7 @@ def watch(
         # Check before making the page, so that the next check sees what changes meanwhile.
         going_on, now = _looked_at(folder, kept)
         if now != before:
-            yield report(workdir, out, examples=examples, kept=kept)
+            yield report(workdir, out, examples=examples, kept=kept, overrides=overrides)
             before = now
         if going_on:
             time.sleep(every)

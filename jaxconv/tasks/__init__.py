@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from jaxconv.errors import UserError, nearest
-from jaxconv.own import is_own, own
+from jaxconv.own import is_own, own, wrong
 from jaxconv.tasks.task import Figure, Task
 
 # Name -> module and class, as strings, so that nothing is imported before it is needed.
@@ -30,10 +30,7 @@ def find_task(name: str) -> type[Task]:
         )
     found = own(name, "config.task.name")
     if not isinstance(found, type) or not issubclass(found, Task):
-        raise UserError(
-            f"config.task.name is {name!r}, which is {found!r}; it must be a class that derives "
-            "from jaxconv.tasks.Task"
-        )
+        raise wrong(name, "config.task.name", f"is {found!r}")
     return found
 
 

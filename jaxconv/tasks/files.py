@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.files import whole_file
+from jaxconv.files import PRINTABLE, whole_file
 
 
 def write_values(path: Path, evaluation: Any) -> None:
@@ -35,6 +35,6 @@ def write_values(path: Path, evaluation: Any) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV."""
-    with open(path, "w", newline="") as file:
+    """Write rows as CSV, in UTF-8."""
+    with open(path, "w", newline="", encoding="utf-8", errors=PRINTABLE) as file:
         csv.writer(file).writerows(rows)

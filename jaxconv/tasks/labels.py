@@ -29,8 +29,19 @@ TOP = 5
 
 
 def target_of(batch: Batch) -> jax.Array:
-    """The class shares [B, K] of a mixed batch, or else its labels [B]."""
-    return batch["target"] if "target" in batch else batch["label"]
+    """The class shares [B, K] of a mixed batch, or else its labels [B]; raises as `label_of`."""
+    return batch["target"] if "target" in batch else label_of(batch)
+
+
+def label_of(batch: Batch) -> jax.Array:
+    """The labels [B] of a batch.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if "label" not in batch:
+        raise ValueError(f"the batch has {', '.join(batch)}; it must have `label`, [B] integers")
+    return batch["label"]
 
 
 def objective(
@@ -76,7 +87,7 @@ class LabelMeasure:
 
     def measured(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """`loss`, `top1`, `top5` for more than 5 classes, and the metrics, [B] each."""
-        label = batch["label"]
+        label = label_of(batch)
         values = {"loss": self._loss(logits, label), "top1": correct(logits, label)}
         if logits.shape[-1] > TOP:
             values[f"top{TOP}"] = correct_within(logits, label, TOP)

@@ -14,7 +14,7 @@ experiments/own_task.py. Device functions are pure: they run under jit, pmap and
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,7 @@ class Task:
         """
         given = {"loss.name": config.loss.name != "softmax", "eval.metrics": config.eval.metrics}
         given |= {f"loss.{key}": config.loss[key] for key in ("threshold", "label_smoothing")}
+        given["loss.class_weights"] = config.loss.class_weights
         for key, value in given.items():
             if value:
                 raise UserError(
@@ -134,10 +135,14 @@ class Task:
         """Names of the classes; empty if the task has none."""
         return tuple(self.description["class_names"])
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs of the network's last layer, for `create_model`."""
-        return len(self.class_names)
+    if TYPE_CHECKING:
+        outputs: int  # a subclass may also set it as an attribute
+    else:
+
+        @property
+        def outputs(self) -> int:
+            """Number of outputs of the network's last layer, for `create_model`."""
+            return len(self.class_names)
 
     def model(self, axis_name: str | None = None) -> Any:
         """The Linen module, called as (images, train=).
@@ -205,7 +210,8 @@ class Task:
     def combine(self, outputs: Any) -> Any:
         """Combine the predictions of ensemble members or views: [M, B, ...] -> [B, ...].
 
-        By default it is the mean of those in which all numbers are finite.
+        By default it is, for each example, the mean of those in which all numbers are finite. The
+        outputs of a member that has diverged on any example of a set are all NaN here.
         """
         return jax.tree.map(_finite_mean, outputs)
 
@@ -426,9 +432,8 @@ def bootstrap_means(
 
 
 def _finite_mean(x: jax.Array) -> jax.Array:
-    left = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
-    weight = left.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    return jnp.sum(jnp.where(weight > 0, x, 0), axis=0) / jnp.sum(weight)
+    left = jnp.all(jnp.isfinite(x), axis=tuple(range(2, x.ndim)), keepdims=True)
+    return jnp.sum(jnp.where(left, x, 0), axis=0) / jnp.sum(left.astype(x.dtype), axis=0)
 
 
 def _short_numbers(value: Any, most: int = 8) -> str:

@@ -51,7 +51,8 @@ class Board:
 
     def write(self, row: dict[str, Any], wall_time: float | None = None) -> None:
         """Append one row, readable at once; raises OSError if it cannot be written."""
-        from tensorboardX.proto.event_pb2 import Event
+        # protobuf makes these classes when it is imported.
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
         now = time.time() if wall_time is None else wall_time
@@ -64,7 +65,8 @@ class Board:
         file.flush()
 
     def _open(self) -> Any:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        # protobuf makes these classes when it is imported.
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         # TensorBoard reads the files in the order of their names, and never returns to an earlier
         # one: the new name must be the last, also within one second or if a clock is wrong.
@@ -104,7 +106,9 @@ def scalars(folder: Path) -> Iterator[tuple[int, str]]:
 def events(folder: Path) -> Iterator[Any]:
     """The events in the files of a folder; the end of a file that a kill cut off is skipped."""
     from google.protobuf.message import DecodeError
-    from tensorboardX.proto.event_pb2 import Event
+
+    # protobuf makes these classes when it is imported.
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     for path in files(folder):
         content, place = path.read_bytes(), 0

@@ -13,14 +13,15 @@ import numpy as np
 from jaxconv import moved
 from jaxconv.data.loading import take
 from jaxconv.errors import UserError, in_words
-from jaxconv.own import is_own
+from jaxconv.own import is_own, wrong
 from jaxconv.program import kept_for_gradient
 from jaxconv.tasks import Task, open_task
 from jaxconv.train import transforms
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
 from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
-from jaxconv.train.state import TrainState, create_state
+from jaxconv.train.state import TrainState, create_state, schedule_free_states
 from jaxconv.train.step import (
+    MEMBER_MASK,
     METRICS,
     Batch,
     make_eval_step,
@@ -121,12 +122,17 @@ def build_network(
         averages = config.ema.decay > 0
         return create_state(model, optimizer, key, zeros, ema=averages, loss_scale=scaled)
 
+    if config.ema.decay and schedule_free_states(jax.eval_shape(init, jax.random.key(0)).opt_state):
+        raise UserError(
+            f"config.ema.decay is {config.ema.decay}, but {config.optimizer.name} averages the "
+            "weights itself; leave it at 0"
+        )
     members, keys = members_of(config), jax.eval_shape(jax.random.key, 0)
+    init_all = members.init(init) if members else init
     if members:
-        init = members.init(init)
         keys = jax.eval_shape(jax.vmap(jax.random.key), np.array(members.seeds, np.uint32))
     return BuiltNetwork(
-        task, model, variables, optimizer, members, init, jax.eval_shape(init, keys)
+        task, model, variables, optimizer, members, init_all, jax.eval_shape(init_all, keys)
     )
 
 
@@ -153,7 +159,11 @@ def build(
     config, task, steps = with_place(config), network.task, total_steps(config, examples)
     task.check()
     make_step = step_maker(config, description, network, steps, axis_name)
-    make_step(NOT_SWEPT)  # raises here if a setting cannot be used
+    # These raise here if a setting cannot be used, or not be traced.
+    make_step(NOT_SWEPT)
+    for name in network.members.swept if network.members else ():
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        jax.eval_shape(lambda value, name=name: bool(make_step({name: value})), number)
     names = ("loss", *task.training, *METRICS)
 
     def train_on_indices(
@@ -197,7 +207,7 @@ def step_maker(
         return make_train_step(
             network.model,
             make_optimizer(config.optimizer, params, swept),
-            make_schedule(config.optimizer, steps, swept),
+            learning_rate=make_schedule(config.optimizer, steps, swept),
             augment=augment,
             axis_name=axis_name,
             ema_decay=config.ema.decay,
@@ -230,7 +240,9 @@ def build_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
 ) -> Callable[[TrainState, Any, Batch], Any]:
-    """Make (state, data, batch) -> the result of `make_eval_step`; `data` may hold the examples.
+    """Make (state, data, batch) -> the result of `make_eval_step`.
+
+    `data` may hold the examples, and for an ensemble `MEMBER_MASK`.
 
     Args:
       config: the whole config.
@@ -254,7 +266,9 @@ def build_eval_step(
     )
 
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Any:
-        return step(state, take(data, batch))
+        examples = {name: value for name, value in data.items() if name != MEMBER_MASK}
+        taking = {MEMBER_MASK: data[MEMBER_MASK]} if MEMBER_MASK in data else {}
+        return step(state, take(examples, batch) | taking)
 
     return eval_on_indices
 
@@ -271,7 +285,7 @@ def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
     except Exception as error:  # a custom network may raise anything
         if not is_own(name):
             raise
-        raise UserError(f"config.model.name is {name!r}, which fails: {in_words(error)}") from error
+        raise wrong(name, "config.model.name", f"fails: {in_words(error)}") from error
 
 
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import logging
+import math
 import shutil
 import sys
 import traceback
@@ -22,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxconv.errors import UserError, in_words, short
+from jaxconv.files import check_utf8
 from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
 
@@ -57,6 +59,7 @@ class Checkpoints:
         parallel: Parallel | None = None,
     ):
         self.folder, self._higher = Path(folder).absolute(), higher
+        check_utf8(self.folder)
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
         best = [
             BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)
@@ -142,8 +145,10 @@ class Checkpoints:
         # Never removed, because the write continues in the background.
         _forgive_unfinished()
         logging.getLogger("asyncio").addFilter(_not_of_orbax)
+        # A metric that is NaN cannot be the best, nor be written as JSON.
+        finite = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
         with self._reraise_write_errors():
-            self._manager.save(step, args=args, metrics=metrics or {}, force=True)
+            self._manager.save(step, args=args, metrics=finite, force=True)
 
     def restore(
         self, abstract: TrainState, step: int | None = None
@@ -169,14 +174,9 @@ class Checkpoints:
             )
         damaged: dict[int, str] = {}
         for candidate in [step] if step is not None else reversed(steps):
-            found, why = None, ""
-            try:
-                with _quiet_reading():
-                    found = self._read(candidate, abstract)
-            except Exception as error:  # a damaged file can raise anything
-                why = in_words(error)
-            if self._parallel.total(bool(why)):
-                damaged[candidate] = why or "another process cannot read it"
+            found, why = self._try_to_read(candidate, abstract)
+            if found is None:
+                damaged[candidate] = why
                 continue
             self._move_aside(damaged, candidate)
             return found
@@ -216,15 +216,47 @@ class Checkpoints:
                 exit_code=1,
             ) from error
 
+    def _try_to_read(
+        self, step: int, abstract: TrainState
+    ) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        """The state and host part of a step, and nothing; or None in every process, and why.
+
+        Each process reads by itself, and they agree before anything that all of them compute
+        together: one that could not read its shard would not be there.
+        """
+        found, why = None, ""
+        try:
+            with _quiet_reading():
+                found = self._read(step, abstract)
+        except Exception as error:  # a damaged file can raise anything
+            why = in_words(error)
+        if self._parallel.total(bool(why)) or found is None:
+            return None, why or "another process cannot read it"
+        state, host = found
+        if int(fingerprint(state)) != host["fingerprint"]:
+            return None, "the values are not those that were saved (their fingerprints differ)"
+        return (state, host), ""
+
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """What this process has of a step. Orbax's manager would wait for the other processes."""
+        own = self._parallel.process[0]
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+            state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            host=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        )
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=args)
-        state, host = restored["state"], restored["host"]
-        if int(fingerprint(state)) != host["fingerprint"]:
-            raise ValueError("the values differ from the saved ones (fingerprint mismatch)")
-        return state, host
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            restored = reader.restore(self.folder / str(step), args=args)
+        host = restored["host"]
+        if not isinstance(host["fingerprint"], int):
+            raise ValueError(f"its fingerprint is {host['fingerprint']!r}")
+        return restored["state"], host
 
     def _move_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():

@@ -21,15 +21,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxconv.errors import UserError
-from jaxconv.own import checksum, file_of, name_in, names_in, neighbours, renamed
+from jaxconv.files import to_json
+from jaxconv.own import file_of, name_in, names_in, renamed, same_piece
+from jaxconv.user_files import checksum, neighbours
 
 log = logging.getLogger(__name__)
 
+# Answers to whether the code in a workdir may be run.
 TRUST = ("yes", "no", "ask")
 _FOLDER, _LIST = "code", "code.json"
 
@@ -92,7 +95,7 @@ def keep(workdir: Path, config: Any) -> None:
                 "file": copy.relative_to(whole).as_posix(),
                 "crc32": f"{checksum(copy):08x}",
             }
-        _write(whole / _LIST, (json.dumps(listed, indent=2) + "\n").encode())
+        _write(whole / _LIST, (to_json(listed, indent=2) + "\n").encode())
         whole.replace(folder)
 
 
@@ -122,7 +125,7 @@ def _kept(workdir: Path) -> dict[str, _Copy]:
     try:
         return {
             name: _Copy((path.parent / entry["file"]).resolve(), entry["crc32"])
-            for name, entry in json.loads(path.read_text()).items()
+            for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
         }
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
@@ -139,13 +142,15 @@ def resumed(workdir: Path, config: Any) -> Any:
     files = {name: file_of(name) for name in names_in(config).values()}
     gone = {name: file for name, file in files.items() if file and not file.is_file()}
     kept = _kept(workdir) if gone else {}
-    copies = {name: kept[name].file for name in gone if name in kept}
+    copies = {
+        name: copy.file for name in gone for known, copy in kept.items() if same_piece(known, name)
+    }
     for name, copy in copies.items():
         log.info("%s no longer exists; running the copy in the workdir: %s", gone[name], copy)
     return _by_copies(config, copies)
 
 
-def with_code(workdir: Path, config: Any) -> Any:
+def with_code(workdir: Path, config: Any, mine: Collection[str] = ()) -> Any:
     """The config to open a run with: its custom code comes from the workdir's copies.
 
     The copies are logged once per workdir. A run older than `code/` has none, and uses the original
@@ -154,11 +159,12 @@ def with_code(workdir: Path, config: Any) -> Any:
     Args:
       workdir: the run's workdir.
       config: the config that the run saved.
+      mine: names in it that do not come from the run; they stay as they are, and are trusted.
 
     Raises:
       UserError: its code may not be run, see `trusted`; or the copies are damaged.
     """
-    names = list(names_in(config).values())
+    names = [name for name in names_in(config).values() if name not in mine]
     if not names:
         return config
     kept = {name: copy for name, copy in _kept(workdir).items() if name in names}
@@ -180,9 +186,11 @@ def with_code(workdir: Path, config: Any) -> Any:
 
 
 def as_written(workdir: Path, name: str) -> str:
-    """The name that a config has for code whose name `resumed` or `with_code` has replaced."""
-    written = {name_in(copy.file, known): known for known, copy in _kept(workdir).items()}
-    return written.get(name, name)
+    """The name that a run's config has for code: of a copy, or of a file that has moved."""
+    kept = _kept(workdir)
+    written = {name_in(copy.file, known): known for known, copy in kept.items()}
+    moved = [known for known in kept if same_piece(known, name)]
+    return written.get(name) or next(iter(moved), name)
 
 
 def _by_copies(config: Any, copies: Mapping[str, Path]) -> Any:

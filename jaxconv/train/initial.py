@@ -11,7 +11,7 @@ conversion to `CONVERSIONS`.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.traverse_util
 import jax
@@ -195,7 +195,11 @@ def fit(
     Raises:
       ValueError: variables are missing, left over or of another shape; the message lists them.
     """
-    have, want = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (variables, fresh))
+    # Flax types the leaves as trees.
+    have, want = (
+        cast(dict[str, Any], flax.traverse_util.flatten_dict(tree, sep="/"))
+        for tree in (variables, fresh)
+    )
     heads = [
         layer
         for layer in {path.rsplit("/", 1)[0]: None for path in want}

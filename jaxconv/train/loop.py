@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,15 @@ import jax
 import numpy as np
 
 from jaxconv.data.loading import Order, ResidentLoader, StreamedLoader
-from jaxconv.errors import PREEMPTED, UserError, human_bytes
+from jaxconv.errors import PREEMPTED, UserError, human_bytes, short
+from jaxconv.own import shown_name
 from jaxconv.train.build import BuiltRun
+from jaxconv.train.callbacks import Callbacks, RunView, early_stopping
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
 from jaxconv.train.initial import start_from
-from jaxconv.train.optim import describe_groups, update_plateau
+from jaxconv.train.optim import describe_groups, frozen_statistics, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
@@ -54,6 +56,7 @@ class Run:
         built: BuiltRun,
         train_data: Loader,
         eval_data: Loader,
+        callbacks: Sequence[tuple[str, Any]] = (),
     ):
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
@@ -75,9 +78,13 @@ class Run:
         }
         task = built.task
         self.eval_step = parallel.compile_eval(built.eval_step, built.abstract, each=task.keeps)
+        self.evaluated: dict[str, Any] | None = None  # the latest result
         # The metrics that decide the best checkpoints, one per member.
         best = task.metric(config.checkpoint.metric)
         self.best_metrics, self.best_is_higher = of_each(best, members), task.figure(best).higher
+        seen = RunView(config, folder, built.total_steps)
+        early = early_stopping(config.early_stopping, task, self.eval_every)
+        self.callbacks = Callbacks([*early, *callbacks], seen, parallel)
 
     def key(self, parallel: Parallel | None = None) -> jax.Array:
         """The run's key, or the members' keys, for the compiled calls."""
@@ -115,8 +122,11 @@ class Run:
             progress = Progress(total, first, config.batch_size, shown, figure)
             stack.callback(progress.close)
             state = self.parallel.to_steps(state)
-            if first == total:
+            stopped = first < total and self.callbacks.start(first, self._variables_of(state))
+            if first == total or stopped:
                 result = self._evaluate(state)
+                if stopped:
+                    self.callbacks.end(first, self._variables_of(state), result)
             else:
                 preemption = stack.enter_context(Preemption(self.parallel.process[1]))
                 profiler = Profiler(self.folder / "profile", config.profile if writes else "")
@@ -128,6 +138,9 @@ class Run:
                     Outputs(checkpoints, metrics_log, progress, profiler, preemption),
                 )
         return {"split": config.data.eval_split, **result}
+
+    def _variables_of(self, state: TrainState) -> Callable[[], Any]:
+        return lambda: self.parallel.to_whole(state).variables
 
     def _begin(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
         """The whole state to continue from, and what the loop stores on the host."""
@@ -160,12 +173,19 @@ class Run:
                 "this run began with other versions, so its results may not be bit-identical: %s",
                 "; ".join(differing),
             )
+        changing = frozen_statistics(config, params, self.built.abstract.model_state)
+        if changing:
+            log.warning(
+                "the running statistics of BatchNorm change in frozen layers (%s); "
+                "--config.model.kwargs.frozen_norm=True keeps them",
+                short(", ".join(changing)),
+            )
         log.info(
             "%s%s%s; %s: %s training images, %s for evaluation",
-            config.model.name,
+            shown_name(config.model.name),
             f" ({describe_groups(config.optimizer, params)})" if config.optimizer.groups else "",
             f", {len(members.names)} times ({', '.join(members.names)})" if members else "",
-            config.data.source,
+            shown_name(config.data.source),
             f"{self.train_data.examples:,}",
             f"{self.eval_data.examples:,}",
         )
@@ -276,10 +296,16 @@ class Run:
                 # would not evaluate at that step.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated)
+            logged, variables = row, self._variables_of(state)
             if row or evaluated:
                 row = {"step": step, **row, **evaluated}
                 outputs.metrics_log.write(row)
                 outputs.progress.report(row)
+            if logged:
+                self.callbacks.call("on_log", step, variables, logged)
+            if evaluated:
+                self.callbacks.call("on_evaluation", step, variables, evaluated)
+            stops = bool(logged or evaluated) and self.callbacks.stops()
             better = {
                 name: evaluated[name]
                 for name in self.best_metrics
@@ -291,10 +317,23 @@ class Run:
                 self._due(step, self.checkpoint_every)
                 or (better and config.checkpoint.keep_best)
                 or preempted
+                or stops
             ):
                 pending.fetch()
                 kept = {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)}
                 self._save(state, step, kept, evaluated, pending, outputs.checkpoints)
+                if self.callbacks.on_checkpoints:
+                    outputs.checkpoints.wait()
+                    folder = self.folder / "checkpoints" / str(step)
+                    self.callbacks.call("on_checkpoint", step, variables, folder)
+                    stops = self.callbacks.stops()
+            if stops:
+                outputs.checkpoints.wait()
+                self.callbacks.raise_error()
+                if step < total:
+                    self.callbacks.note_stop(step)
+                    result = result if evaluated else self._evaluate(state)
+                    break
             if preempted:
                 outputs.checkpoints.wait()
                 raise UserError(
@@ -303,6 +342,7 @@ class Run:
                     PREEMPTED,
                 )
             watch.go_on()
+        self.callbacks.end(step, self._variables_of(state), result)
         return result
 
     def _due(self, step: int, every: int) -> bool:
@@ -344,12 +384,14 @@ class Run:
         batch_size, members, task = self.config.eval.batch_size, self.built.members, self.built.task
         arguments = (self.parallel, state, self.eval_data, batch_size, members, task.finish)
         if task.keeps:
-            return evaluate_each(self.eval_step, *arguments)[0]
-        return evaluate(self.eval_step, *arguments)
+            self.evaluated = evaluate_each(self.eval_step, *arguments, self.evaluated)[0]
+        else:
+            self.evaluated = evaluate(self.eval_step, *arguments, self.evaluated)
+        return self.evaluated
 
     def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
-        if name not in best:
-            return True
+        if np.isnan(evaluated[name]) or name not in best:
+            return not np.isnan(evaluated[name])
         better = evaluated[name] - best[name]
         return better > 0 if self.best_is_higher else better < 0
 

@@ -1,8 +1,8 @@
 """Optimizers, parameter groups and learning rates.
 
-The optimizer gives a direction; the step multiplies it by the learning rate. The rate is therefore
-outside the momentum, as in PyTorch. In papers that have it inside, only the steps after a change of
-the rate differ.
+An optimizer gets the learning rate of each step as the extra argument `learning_rate`. The built-in
+ones multiply a direction by it. The rate is therefore outside the momentum, as in PyTorch. In
+papers that have it inside, only the steps after a change of the rate differ.
 
     g <- gradient, clipped, + l2 * w                  coupled weight decay, as in the papers
     sgd      v <- momentum * v + g                    Krizhevsky et al. 2012, section 5
@@ -19,20 +19,27 @@ the rate differ.
 
 The norms |.| are those of one parameter array. Parameters without weight decay, by default biases
 and norms, are not scaled by them, as in the authors' code.
+
+Other optimizers, `optax.NAME` and custom ones, are in named.py. They combine with parameter groups,
+clipping, l2 and decoupled weight decay alike.
 """
 
 import re
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxconv.checks import OPTIMIZERS, SCHEDULES
 from jaxconv.errors import UserError
+from jaxconv.train import named
 from jaxconv.train.state import Plateau
+from jaxconv.train.step import descending
 
 # The group of all parameters that no pattern matches.
 REST = "rest"
@@ -85,8 +92,11 @@ def assign_groups(paths: list[str], patterns: dict[str, str]) -> list[str]:
 
 def make_optimizer(
     config: Any, params: Any, swept: Mapping[str, jax.Array] = NOT_SWEPT
-) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`: gradients -> directions before the learning rate.
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of `config.optimizer`.
+
+    Its update takes the learning rate of the step as the extra argument `learning_rate`, see
+    `make_train_step`.
 
     Args:
       config: `config.optimizer`.
@@ -95,7 +105,7 @@ def make_optimizer(
         config stays disabled.
 
     Raises:
-      UserError: see `assign_groups`.
+      UserError: see `assign_groups`; or the optimizer has no such arguments, or fails.
     """
     paths, structure = parameter_paths(params), jax.tree.structure(params)
     groups = assign_groups(
@@ -106,17 +116,35 @@ def make_optimizer(
         f"{g}, undecayed" if undecayed and undecayed.search(path) else g
         for g, path in zip(groups, paths, strict=True)
     ]
-    # Sorted: the order affects the program, and the compilation cache finds a program only if it is
-    # the same at every start.
-    chains = {
-        label: _chain(config, {**config, **swept}, *_factors(config, label))
-        for label in sorted(set(labels))
-    }
-    optimizer = optax.partition(chains, jax.tree.unflatten(structure, labels))
+    factors = [_factors(config, label) for label in labels]
+    values = {**config, **swept}
+    if config.name in OPTIMIZERS:
+        # Sorted: the order affects the program, and the compilation cache finds a program only if
+        # it is the same at every start.
+        chains: dict[Hashable, optax.GradientTransformation] = {
+            label: _chain(config, values, *_factors(config, label)) for label in sorted(set(labels))
+        }
+        optimizer = descending(optax.partition(chains, jax.tree.unflatten(structure, labels)))
+    else:
+        make = named.optimizer_factory(config)
+        parts: dict[Hashable, optax.GradientTransformation] = {
+            g: optax.set_to_zero() if frozen else named.of_group(config, make, rate)
+            for g in sorted(set(groups))
+            for rate, _, frozen in [_factors(config, g)]
+        }
+        optimizer = named.with_decay(
+            config,
+            optax.partition(parts, jax.tree.unflatten(structure, groups)),
+            factors,
+            values["l2"],
+            values["weight_decay"],
+        )
+        if not swept:
+            named.try_optimizer(config, optimizer, params)
     if not config.clip_norm:
         return optimizer
     # Frozen parameters do not count in the norm.
-    frozen = jax.tree.unflatten(structure, [_factors(config, label)[2] for label in labels])
+    frozen = jax.tree.unflatten(structure, [frozen for _, _, frozen in factors])
     return optax.chain(
         optax.masked(optax.set_to_zero(), frozen),
         optax.clip_by_global_norm(config.clip_norm),
@@ -133,6 +161,27 @@ def describe_groups(config: Any, params: Any) -> str:
     ):
         counts[name] += size
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def frozen_statistics(config: Any, params: Any, model_state: Any) -> list[str]:
+    """The frozen modules whose BatchNorm statistics change while training, by path.
+
+    Args:
+      config: the whole config; with `frozen_norm` no statistics change.
+      params, model_state: of the network, or their shapes.
+    """
+    groups = config.optimizer.groups
+    if config.model.kwargs.get("frozen_norm") or "batch_stats" not in model_state:
+        return []
+    paths = parameter_paths(params)
+    of_paths = assign_groups(paths, {name: settings.pattern for name, settings in groups.items()})
+    frozen = {
+        path.rpartition("/")[0]
+        for path, name in zip(paths, of_paths, strict=True)
+        if name != REST and groups[name].frozen
+    }
+    statistics = parameter_paths(model_state["batch_stats"])
+    return [*dict.fromkeys(m for p in statistics if (m := p.rpartition("/")[0]) in frozen)]
 
 
 def _compiled(key: str, pattern: str) -> re.Pattern:
@@ -187,11 +236,11 @@ def make_schedule(
     """The schedule of `config.optimizer`: step -> learning rate, float32.
 
     After the warm-up, `cosine` falls to 0 at `total_steps`; `step` multiplies by `factor` after
-    each of `boundaries`; `plateau` is constant here, because its factor is in the state. A learning
-    rate in `swept` overrides the config's, and may be traced.
+    each of `boundaries`; `plateau` is constant here, because its factor is in the state. For other
+    schedules see named.py. A learning rate in `swept` overrides the config's, and may be traced.
 
     Raises:
-      UserError: the warm-up is longer than the training.
+      UserError: the warm-up is longer than the training, or a schedule by name cannot be used.
     """
     schedule, peak = config.schedule, swept.get("learning_rate", config.learning_rate)
     if schedule.warmup_steps >= total_steps and schedule.name == "cosine":
@@ -199,21 +248,23 @@ def make_schedule(
             f"optimizer.schedule.warmup_steps is {schedule.warmup_steps}, but the training has "
             f"only {total_steps} steps; use fewer warm-up steps"
         )
+    by_name = None
+    if schedule.name not in SCHEDULES:
+        by_name = named.named_schedule(config, total_steps, peak)
+    warmup = 0 if by_name and named.warms_up(schedule) else schedule.warmup_steps
 
     def rate(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        value = jnp.asarray(peak, jnp.float32)
+        given, step = step, jnp.asarray(step, jnp.float32)
+        value = by_name(given) if by_name else jnp.asarray(peak, jnp.float32)
         if schedule.name == "step":
             passed = sum((step >= boundary).astype(jnp.float32) for boundary in schedule.boundaries)
             value = value * jnp.float32(schedule.factor) ** passed
         if schedule.name == "cosine":
             done = (step - schedule.warmup_steps) / (total_steps - schedule.warmup_steps)
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
-        if schedule.warmup_steps:
+        if warmup:
             value = jnp.where(
-                step < schedule.warmup_steps,
-                jnp.asarray(peak, jnp.float32) * (step + 1) / schedule.warmup_steps,
-                value,
+                step < warmup, jnp.asarray(peak, jnp.float32) * (step + 1) / warmup, value
             )
         return value
 
@@ -221,7 +272,11 @@ def make_schedule(
 
 
 def update_plateau(
-    plateau: Plateau, value: jax.Array | float, factor: float, patience: int, higher_is_better: bool
+    plateau: Plateau,
+    value: jax.Array | np.ndarray | float,
+    factor: float,
+    patience: int,
+    higher_is_better: bool,
 ) -> Plateau:
     """Update the plateau after an evaluation.
 
@@ -235,6 +290,6 @@ def update_plateau(
     stuck = since >= patience
     return Plateau(
         scale=jnp.where(stuck, plateau.scale * jnp.float32(factor), plateau.scale),
-        best=jnp.maximum(value, plateau.best),
+        best=jnp.where(better, value, plateau.best),  # not the maximum, which would be NaN of one
         since=jnp.where(stuck, 0, since),
     )

@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxconv import moved
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
@@ -281,6 +282,30 @@ class Parallel:
             else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         )
 
+    def on_every_process(self, action: Callable[[], Any], who: str = "another") -> Any:
+        """What `action` returns, where it succeeds in all processes; none waits for one that it
+        has stopped.
+
+        Args:
+          action: may fail in some processes alone, such as where a file is missing on one machine.
+          who: the process that may fail, in the message of the others.
+
+        Raises:
+          UserError: it failed in another process, which raises what it raised.
+        """
+        if self.process[1] == 1:
+            return action()
+        result, error = None, None
+        try:
+            result = action()
+        except Exception as its:  # whatever it is, the others must hear of it
+            error = its
+        if self.total(error is not None):
+            raise error or UserError(
+                f"{who} process of the run failed; see its error message", exit_code=1
+            )
+        return result
+
     def on_first_process(self, action: Callable[[], Any]) -> Any:
         """Run an action on the workdir in the first process alone, while the others wait.
 
@@ -290,21 +315,8 @@ class Parallel:
         Raises:
           UserError: in the others if the action failed in the first, which raises its error.
         """
-        process, count = self.process
-        if count == 1:
-            return action()
-        result, error = None, None
-        if process == 0:
-            try:
-                result = action()
-            except Exception as its:  # the others must learn of any error
-                error = its
-        failed = self.total(error is not None)
-        if failed:
-            raise error or UserError(
-                "the first process of the run failed; see its error message", exit_code=1
-            )
-        return result
+        first = self.process[0] == 0
+        return self.on_every_process(lambda: action() if first else None, "the first")
 
     def _own_devices(self) -> list[Any]:
         return [device for device in self.devices if device.process_index == jax.process_index()]
@@ -337,6 +349,8 @@ class Parallel:
             lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree
         )
 
+    __getattr__ = moved.methods_of("jaxconv.train.parallel.Parallel")
+
 
 def in_32_bits(function: Callable) -> Callable:
     """Run a function with JAX's 64-bit mode off: a run's numbers must not depend on it."""
@@ -363,6 +377,7 @@ def fingerprint(tree: Any) -> jax.Array:
     """A uint32 that changes with any bit of any value of the tree, the same for any sharding."""
     total = jnp.zeros((), jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(tree)):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
         # 8 bytes, which only own code has, are two numbers.
         kind = {8: jnp.uint32, 4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(leaf, kind).reshape(-1)

@@ -1,5 +1,6 @@
 """The processes of one run: how they find each other, and how they are stopped."""
 
+import contextlib
 import logging
 import os
 import queue
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 # Seconds of silence after which a process counts as lost and the others stop, and seconds that they
 # wait for each other at the end.
 _SILENT, _FAREWELL = 30, 20
+# Seconds that a process with an error waits for the others to stop too.
+_PARTING = 3
 # Seconds until a line says that a process waits for the others, and until it gives up.
 _QUIET, _PATIENCE = 10, 120
 # What Slurm sets for each process that srun starts, and what JAX finds the others by.
@@ -104,6 +107,24 @@ def _initialize(how: str, arguments: dict[str, Any]) -> None:
         raise UserError(f"--distributed={how}: {short(error, 300)}", exit_code=1) from error
     if error is not None:
         raise error
+
+
+def part() -> bool:
+    """Leave the other processes after an error; whether they left too.
+
+    After an error of this process alone they do not, but wait for it in the middle of a step. Once
+    it has exited, `Parallel.reraise_lost_process` ends them; JAX's own exit would keep them waiting
+    and then abort them all.
+    """
+    left = threading.Event()
+
+    def leave() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # then they did not
+            jax.distributed.shutdown()
+            left.set()
+
+    threading.Thread(target=leave, daemon=True).start()
+    return left.wait(_PARTING)
 
 
 def _awaited(arguments: dict[str, Any]) -> str:

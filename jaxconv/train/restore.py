@@ -1,6 +1,7 @@
 """Restores the state of an existing run from a checkpoint in its workdir."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ def restore_run(
     checkpoint: str = "latest",
     abstract: TrainState | None = None,
     parallel: Parallel | None = None,
+    config: Any = None,
 ) -> tuple[TrainState, int]:
     """The whole state in a checkpoint of a run, and its step.
 
@@ -29,11 +31,12 @@ def restore_run(
       checkpoint: `latest`, `best`, or a step.
       abstract: shapes of the state; by default they come from building the run's network alone.
       parallel: where to place the state; by default on one device.
+      config: that the run was opened with, see `opened_config`, which makes it by default.
 
     Raises:
       UserError: there is no run or no such checkpoint, or it cannot be read.
     """
-    config, description = opened_config(folder), saved_data(folder)
+    config, description = config or opened_config(folder), saved_data(folder)
     if abstract is None:
         abstract = build_network(config, description).abstract
     parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
@@ -72,7 +75,8 @@ def _best(
     # A member that diverged before its first evaluation has no best. Any later checkpoint will do:
     # take the latest of the others'.
     steps = [max(evaluated) if step is None else step for step in found]
-    states = {step: checkpoints.restore(targets, step)[0] for step in set(steps)}
+    restored = {step: checkpoints.restore(targets, step) for step in set(steps)}
+    states = {step: found[0] for step, found in restored.items() if found is not None}
     if len(metrics) == 1:
         return states[steps[0]], steps[0]
     return jax.tree.map(

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -29,8 +29,7 @@ class Plateau:
     since: jax.Array
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a step changes. It holds no random state: see `named_key`.
 
     Attributes:
@@ -55,8 +54,16 @@ class TrainState:
 
     @property
     def variables(self) -> Any:
-        """The variables for evaluation: the averages if there are any, else the current weights."""
-        return self.ema or {"params": self.params, **self.model_state}
+        """The variables for evaluation: the averages if there are any, else the current weights.
+
+        The averages are those of `ema`, or of `optax.contrib.schedule_free` in the optimizer.
+        """
+        if self.ema:
+            return self.ema
+        params = self.params
+        for average in schedule_free_states(self.opt_state):
+            params = _schedule_free_params(average, params)
+        return {"params": params, **self.model_state}
 
 
 def check_finite(arrays: Mapping[str, Any]) -> None:
@@ -73,7 +80,7 @@ def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
-    images: jax.Array,
+    images: jax.Array | np.ndarray,
     ema: bool = False,
     loss_scale: bool = False,
 ) -> TrainState:
@@ -92,9 +99,9 @@ def create_state(
     plateau = Plateau(
         scale=jnp.float32(1), best=jnp.float32(-jnp.inf), since=jnp.zeros((), jnp.int32)
     )
-    # Arrays, because Python numbers would have another type after the first step.
+    # Arrays, because Python numbers would have another type after the first step. Flax says int.
     scale = (
-        DynamicScale(fin_steps=jnp.zeros((), jnp.int32), scale=jnp.float32(2**16))
+        DynamicScale(fin_steps=cast(int, jnp.zeros((), jnp.int32)), scale=jnp.float32(2**16))
         if loss_scale
         else {}
     )
@@ -103,6 +110,30 @@ def create_state(
     )
     # A copy: a step donates the state's buffers, and no buffer can be donated twice.
     return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
+
+
+def schedule_free_states(opt_state: Any) -> list[optax.contrib.ScheduleFreeState]:
+    """The states of `optax.contrib.schedule_free` anywhere in an optimizer's state."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_schedule_free)
+    return [node for node in nodes if _is_schedule_free(node)]
+
+
+def _is_schedule_free(node: Any) -> bool:
+    return isinstance(node, optax.contrib.ScheduleFreeState)
+
+
+def _schedule_free_params(state: optax.contrib.ScheduleFreeState, params: Any) -> Any:
+    """`optax.contrib.schedule_free_eval_params` of a parameter group, and of all members [K]."""
+
+    def average(z: Any, y: jax.Array) -> jax.Array:
+        if isinstance(z, optax.MaskedNode):  # a parameter of another group
+            return y
+        b1 = jnp.asarray(state.b1)
+        b1 = b1.reshape(b1.shape + (1,) * (y.ndim - b1.ndim))  # [K], if there are members
+        return (y - (1.0 - b1) * z) / b1
+
+    masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(average, state.z, params, is_leaf=masked)
 
 
 def update_ema(ema: Any, variables: Any, step: jax.Array, decay: float) -> Any:

@@ -2,7 +2,7 @@
 
 They do not depend on devices, files, logging or the task.
 
-step = make_train_step(model, optimizer, schedule)
+step = make_train_step(model, optax.sgd(0.1))
 batch = {"image": images, "label": labels, "position": jnp.arange(len(labels))}
 state, metrics = jax.jit(step)(state, batch, jax.random.key(0))
 
@@ -10,8 +10,9 @@ A training step composes small functions: `loss_of` the network, its `gradient`,
 parts of the batch, `averaged` over devices, and applied by `make_update`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -30,9 +31,16 @@ Metrics = dict[str, jax.Array]
 # (outputs, batch) -> the loss [B], and other metrics by name, [B] each.
 Objective = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
-# Metrics of every training step in addition to those of its objective, float32 scalars.
+# step -> learning rate.
+Schedule = Callable[[jax.Array], jax.Array]
+
+# Metrics of a training step in addition to those of its objective, float32 scalars.
 METRICS = ("grad_norm", "learning_rate")
 _KEPT = "between modules"
+
+# In a batch of an evaluation: [M] float32, 0 for members of an ensemble that are left out of the
+# combined prediction; without it, none is.
+MEMBER_MASK = "member_mask"
 
 
 class Gradient(NamedTuple):
@@ -60,7 +68,7 @@ GradientFn = Callable[[TrainState, Batch, jax.Array], Gradient]
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    schedule: Callable[[jax.Array], jax.Array],
+    schedule: Schedule | None = None,
     loss: LabelLoss = cross_entropy,
     augment: Callable[[jax.Array, Batch], Batch] | None = None,
     axis_name: str | None = None,
@@ -68,6 +76,7 @@ def make_train_step(
     accumulate: int = 1,
     remat: bool = False,
     objective: Objective | None = None,
+    learning_rate: Schedule | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Make a pure function (state, batch, key) -> (state, metrics).
 
@@ -75,9 +84,11 @@ def make_train_step(
       model: a Linen module, called as `model.apply(variables, images, train=True)`. Each (outputs,
         weight) that it stores in the collection `auxiliary` adds its weighted loss to the
         objective; the metric `loss` is that of the main outputs.
-      optimizer: gives the direction of the update; the step multiplies it by the learning rate,
-        which can therefore be traced.
-      schedule: step -> learning rate.
+      optimizer: any optax optimizer, such as `optax.sgd(0.1)`: `optax.apply_updates` adds its
+        updates to the parameters. An optimizer that takes extra arguments gets `value`, the batch's
+        loss, `grad`, and `learning_rate` if that argument is given here.
+      schedule: deprecated. With it, `optimizer` gives a direction, from which the step subtracts
+        its product with the learning rate; give a whole optimizer instead.
       loss: (logits [N, K], target) -> [N]; the target is the batch's `target` [N, K] if present,
         otherwise its `label` [N].
       augment: (key, batch) -> batch, applied before the network.
@@ -90,20 +101,38 @@ def make_train_step(
         backward pass (Chen et al. 2016, arXiv:1604.06174).
       objective: replaces `loss` for any other task: (outputs, batch) -> ([B] loss, {name: [B]});
         the named values are averaged into the metrics.
+      learning_rate: step -> learning rate. Its product with the plateau's scale is the extra
+        argument `learning_rate` of the optimizer, which `optim.make_optimizer` needs, and the
+        metric. Without it, the metric is the rate in the state of `optax.inject_hyperparams`.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
     and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
     number and a name are folded into it for each use. Under `pmap` each device also folds its index
     into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means over
-    the batch, before the update. If the state has a `loss_scale`, a step whose gradients are not
-    finite changes only the scale and the step number, and has `grad_norm` 0.
+    the batch, before the update; `learning_rate` only if it is known. If the state has a
+    `loss_scale`, a step whose gradients are not finite changes only the scale and the step number,
+    and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
     compute = gradient(loss_of(apply, objective or of_labels(loss)), axis_name)
     compute = averaged(microbatched(compute, accumulate), axis_name)
-    update = make_update(optimizer, schedule, ema_decay)
+    if schedule is not None:
+        warnings.warn(
+            "make_train_step(schedule=) goes away in 0.2: give a whole optimizer, such as "
+            "optax.sgd(schedule) or optax.chain(optimizer, optax.scale_by_learning_rate(schedule)),"
+            " and learning_rate=schedule for the metric",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        optimizer, learning_rate = descending(optimizer), schedule
+    update = make_update(optimizer, learning_rate, ema_decay)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"the state is {type(state).__module__}.{type(state).__name__}; it must be what "
+                "jaxconv.create_state(model, optimizer, key, images) returns"
+            )
         if augment is not None:
             batch = augment(named_key(key, state.step, "augment"), batch)
         dropout = named_key(key, state.step, "dropout")
@@ -146,7 +175,8 @@ def gradient(loss: Callable, axis_name: str | None = None) -> GradientFn:
             scale, finite, (_, aux), grads = differentiate(*arguments)
         else:
             (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(*arguments)
-        return Gradient(grads, *aux, scale, finite)
+        metrics, model_state = aux
+        return Gradient(grads, metrics, model_state, scale, finite)
 
     return compute
 
@@ -155,7 +185,8 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
     """The gradient of a batch in `count` equal parts, one after another, to save memory.
 
     The gradients are the mean over the parts, which equals that of the whole batch up to rounding.
-    Each part has its own BatchNorm statistics and dropout.
+    Each part has its own BatchNorm statistics and dropout. A loss scale is the same for all parts,
+    and changes once: it shrinks if the gradients of any part are not finite.
     """
     if count == 1:
         return compute
@@ -164,20 +195,21 @@ def microbatched(compute: GradientFn, count: int) -> GradientFn:
         def add(carry: tuple[TrainState, Any], numbered: tuple[jax.Array, Batch]) -> Any:
             (state, sums), (number, part) = carry, numbered
             found = compute(state, part, jax.random.fold_in(dropout, number))
-            state = state.replace(model_state=found.model_state, loss_scale=found.loss_scale)
+            state = state.replace(model_state=found.model_state)
             sums = jax.tree.map(jnp.add, sums, found.grads)
-            return (state, sums), (found.metrics, found.finite)
+            return (state, sums), (found.metrics, found.finite, found.loss_scale)
 
         # A part takes every `count`-th example, so it is spread over the devices like the batch.
         parts = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch
         )
         first = state, jax.tree.map(jnp.zeros_like, state.params)
-        (state, sums), (metrics, finite) = lax.scan(
+        (state, sums), (metrics, finite, scales) = lax.scan(
             add, first, (jnp.arange(count), parts), unroll=loops_unrolled()
         )
         grads, metrics = jax.tree.map(lambda x: x / count, sums), jax.tree.map(jnp.mean, metrics)
-        return Gradient(grads, metrics, state.model_state, state.loss_scale, jnp.all(finite))
+        scale = jax.tree.map(lambda x: x[jnp.argmin(finite)], scales)  # an infinite part's, if any
+        return Gradient(grads, metrics, state.model_state, scale, jnp.all(finite))
 
     return compute_parts
 
@@ -188,24 +220,59 @@ def averaged(compute: GradientFn, axis_name: str | None) -> GradientFn:
         return compute
 
     def compute_mean(state: TrainState, batch: Batch, dropout: jax.Array) -> Gradient:
-        found = compute(state, batch, dropout)
+        # Under `shard_map` the gradients of values that are the same on all devices arrive summed
+        # over them. As values of each device, they have the gradients of its part of the batch.
+        own = lax.pcast((state.params, state.model_state), axis_name, to="varying")
+        found = compute(state.replace(params=own[0], model_state=own[1]), batch, dropout)
         shared = found.grads, found.metrics, found.model_state
-        return Gradient(*lax.pmean(shared, axis_name), found.loss_scale, found.finite)
+        grads, metrics, model_state = lax.pmean(shared, axis_name)
+        return Gradient(grads, metrics, model_state, found.loss_scale, found.finite)
 
     return compute_mean
 
 
+def descending(
+    direction: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer whose updates are a direction times minus the learning rate.
+
+    It takes the rate of each step as the extra argument `learning_rate`, which can be traced, and
+    has the state of `direction`.
+    """
+
+    def update(
+        grads: Any, state: Any, params: Any = None, *, learning_rate: jax.Array, **extra: Any
+    ) -> tuple[Any, Any]:
+        directions, state = direction.update(grads, state, params)
+        return jax.tree.map(lambda d: -learning_rate * d, directions), state
+
+    return with_extra_args(direction.init, update)
+
+
+def with_extra_args(
+    init: Callable[..., Any], update: Callable[..., tuple[Any, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose `update` takes extra arguments."""
+    # optax takes the type of the field from the base class, whose updates have none.
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
+
+
 def make_update(
-    optimizer: optax.GradientTransformation, schedule: Callable, ema_decay: float
+    optimizer: optax.GradientTransformation, learning_rate: Schedule | None, ema_decay: float
 ) -> Callable[[TrainState, Gradient], tuple[TrainState, Metrics]]:
     """Make a pure function (state, gradient) -> (next state, metrics); see `make_train_step`."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def update(state: TrainState, found: Gradient) -> tuple[TrainState, Metrics]:
-        before, learning_rate = state, schedule(state.step) * state.plateau.scale
-        directions, opt_state = optimizer.update(found.grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, directions)
-        norm = optax.tree.norm(found.grads)
-        metrics = found.metrics | {"grad_norm": norm, "learning_rate": learning_rate}
+        before, extra = state, {"value": found.metrics["loss"], "grad": found.grads}
+        if learning_rate is not None:
+            extra["learning_rate"] = learning_rate(state.step) * state.plateau.scale
+        updates, opt_state = optimizer.update(found.grads, state.opt_state, state.params, **extra)
+        params = optax.apply_updates(state.params, updates)
+        metrics = found.metrics | {"grad_norm": optax.tree.norm(found.grads)}
+        rate = extra.get("learning_rate", _injected_rate(opt_state))
+        if rate is not None:
+            metrics["learning_rate"] = rate
         if ema_decay:
             variables = {"params": params, **found.model_state}
             state = state.replace(ema=update_ema(state.ema, variables, state.step, ema_decay))
@@ -223,6 +290,14 @@ def make_update(
         return state, metrics
 
     return update
+
+
+def _injected_rate(opt_state: Any) -> jax.Array | None:
+    """The learning rate in the state of `optax.inject_hyperparams`; None unless there is one."""
+    injected = lambda node: hasattr(node, "hyperparams")  # noqa: E731
+    nodes = jax.tree.leaves(opt_state, is_leaf=injected)
+    found = [node.hyperparams.get("learning_rate") for node in nodes if injected(node)]
+    return jnp.asarray(found[0], jnp.float32) if len(found) == 1 and found[0] is not None else None
 
 
 def loops_unrolled() -> bool:
@@ -281,11 +356,12 @@ def make_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
     measure: Any = None,
-) -> Callable[[TrainState, Batch], Any]:
+) -> Callable[[Any, Batch], Any]:
     """Make a pure function (state, batch) -> sums over the batch's examples.
 
-    It uses the averaged weights if the state has them. The sums are `examples` and those of
-    `measure`. The batch holds `image`, the targets, and `mask` [B] float32, 0 for padding examples.
+    The state is a `TrainState`, whose averaged weights are used if it has them, or the variables of
+    the network alone. The sums are `examples` and those of `measure`. The batch holds `image`, the
+    targets, and, if it has padding examples, `mask` [B] float32, 0 for these.
 
     Args:
       model, axis_name: as in `make_train_step`.
@@ -293,7 +369,8 @@ def make_eval_step(
       preprocess: batch -> batch, applied before the network.
       over: turns the function (variables, images) -> outputs of one network into that of all
         members of an ensemble. The sums then have a leading axis of members, and there are
-        `ensemble_loss` and so on for the outputs that `measure.combine` combines.
+        `ensemble_loss` and so on for the outputs that `measure.combine` combines; see
+        `MEMBER_MASK`.
       metrics: more metrics by name, (logits [N, K], label [N]) -> [N].
       apply: (variables, images) -> outputs; by default `model.apply`.
       each: return the sums and what `measure.keep` keeps of each example, [B, ...], with its `mask`
@@ -308,12 +385,17 @@ def make_eval_step(
     def outputs_of(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)
 
-    def step(state: TrainState, batch: Batch) -> Any:
+    def step(state: Any, batch: Batch) -> Any:
+        variables = variables_of(state)
+        if "mask" not in batch:
+            batch = batch | {"mask": jnp.ones(len(batch["image"]))}
         if preprocess is not None:
             batch = preprocess(batch)
+        taking = {MEMBER_MASK: batch[MEMBER_MASK]} if MEMBER_MASK in batch else {}
+        batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
         function = apply or outputs_of
-        outputs = (function if over is None else over(function))(state.variables, batch["image"])
-        sums = add_up(outputs, batch)
+        outputs = (function if over is None else over(function))(variables, batch["image"])
+        sums = add_up(outputs, batch | taking)
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:
             return sums
@@ -322,17 +404,34 @@ def make_eval_step(
             kept = measure.keep(outputs, batch)
         else:
             kept = jax.vmap(measure.keep, (0, None), 1)(outputs, batch)
-            joint = measure.keep(measure.combine(outputs), batch)
+            joint = measure.keep(measure.combine(_of_those(outputs, taking)), batch)
             kept |= {f"ensemble_{name}": value for name, value in joint.items()}
         return sums, kept | {name: batch[name] for name in ("mask", "index") if name in batch}
 
     return step
 
 
+def variables_of(state: Any) -> Any:
+    """The variables of a `TrainState`; variables as a mapping are returned as they are.
+
+    Raises:
+      TypeError: it is neither.
+    """
+    if isinstance(state, Mapping) and "params" in state:
+        return state
+    if not isinstance(state, Mapping) and hasattr(state, "variables"):
+        return state.variables
+    keys = f"a dict with {', '.join(state)}" if isinstance(state, Mapping) else ""
+    raise TypeError(
+        f"the state is {keys or type(state).__name__}; it must be jaxconv's TrainState, or the "
+        'network\'s variables {"params": ..., "batch_stats": ...}'
+    )
+
+
 def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Metrics]:
     """Make a pure function (outputs, batch) -> sums: `examples` and those of `measure`.
 
-    The batch holds `mask` [N].
+    The batch holds `mask` [N], and for an ensemble possibly `MEMBER_MASK`.
 
     Args:
       measure: as in `make_eval_step`.
@@ -342,11 +441,26 @@ def make_sums(measure: Any, ensemble: bool = False) -> Callable[[Any, Batch], Me
 
     def add_up(outputs: Any, batch: Batch) -> Metrics:
         if ensemble:
+            taking = batch
+            batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
             sums = jax.vmap(measure.sums, (0, None))(outputs, batch)
-            joint = measure.sums(measure.combine(outputs), batch)
+            joint = measure.sums(measure.combine(_of_those(outputs, taking)), batch)
             sums |= {f"ensemble_{name}": value for name, value in joint.items()}
         else:
             sums = measure.sums(outputs, batch)
         return sums | {"examples": jnp.sum(batch["mask"])}
 
     return add_up
+
+
+def _of_those(outputs: Any, batch: Batch) -> Any:
+    """The outputs [M, B, ...] of an ensemble, NaN for members that are masked out of the batch."""
+    if MEMBER_MASK not in batch:
+        return outputs
+    taking = batch[MEMBER_MASK] > 0
+
+    def masked(x: jax.Array) -> jax.Array:
+        mask = taking.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(mask, x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(masked, outputs)

@@ -108,6 +108,7 @@ def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
             f"{min(shape[:2])} pixels of the images"
         )
     colours = {"pca_colour": augment.pca_colour, "colour_jitter.hue": augment.colour_jitter.hue}
+    colours |= {"grey": augment.grey}
     of_either = {"randaugment.layers": augment.randaugment.layers, "trivial": augment.trivial}
     of_either |= {
         f"colour_jitter.{name}": augment.colour_jitter[name] for name in ("contrast", "saturation")

@@ -1,7 +1,6 @@
 """Watching a run: metrics, metrics.jsonl, TensorBoard files, progress bar, profile, messages."""
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 
 from jaxconv import moved
 from jaxconv.errors import UserError, short
+from jaxconv.files import to_json
 from jaxconv.train.board import Board
 from jaxconv.train.workdir import read_metrics, write_lines
 
@@ -33,7 +33,7 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int, tensorboard: bool):
         path, rows = workdir / "metrics.jsonl", read_metrics(workdir, up_to=step)
         last = path.stat().st_mtime if rows else time.time()
-        write_lines(path, map(json.dumps, rows))
+        write_lines(path, map(to_json, rows))
         self._workdir, self._board = workdir, None
         self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, closed by close()
         if tensorboard:
@@ -45,7 +45,7 @@ class MetricsLog:
     def write(self, row: dict[str, Any]) -> None:
         """Add one row: `step`, and floats by name; raises UserError if it cannot be written."""
         with self._reraise_unwritable():
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(to_json(row) + "\n")
             if self._board is not None:
                 self._board.write(row)
 
@@ -125,7 +125,7 @@ class PendingMetrics:
         self._on_device.clear()
 
     def _check(self, loss: float | list[float]) -> None:
-        if isinstance(loss, float):
+        if not isinstance(loss, list):
             if not np.isfinite(loss):
                 raise self.diverged(f"the loss became {loss}", self._step)
             return
@@ -187,7 +187,7 @@ class Progress:
         self._stack = contextlib.ExitStack()
         # Python has no standard error under pythonw and some services.
         self._shown = shown = shown and sys.stderr is not None
-        if shown and sys.stderr.isatty():
+        if shown and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -301,7 +301,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 

@@ -1,11 +1,12 @@
 """The folder of one run, and the checks that it stays the same run.
 
-config.json      the config at the start of the run
+config.json      the config of the run; settings that may change are those of its last start
 code/            the custom code files that it names, as they were then, see code.py
 data.json        the data that the run depends on: image shape, class names, number and checksum of
                  the examples
 versions.json    one entry per start: from which step, with which versions and devices
-metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`
+metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`; null for NaN
+stopped.json     step and reason, if the run was stopped early
 tensorboard/     the same numbers
 checkpoints/     one folder per step
 curves.png       loss and accuracy against step
@@ -13,12 +14,14 @@ report.html      everything about the run, on one page
 """
 
 import contextlib
+import copy
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,11 +30,14 @@ from ml_collections import ConfigDict
 
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
+from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand, lock, whole_file
+from jaxconv.files import PRINTABLE, check_utf8, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
-from jaxconv.own import checksums, is_own
+from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
+from jaxconv.train.other_data import with_other_data
+from jaxconv.values import AnyConfig
 
 PACKAGES = (
     "jaxconv",
@@ -46,10 +52,22 @@ PACKAGES = (
 )
 
 # Keys that older runs lack, and whose default is what those runs did.
-NEWER = ("task", "data.background")
+NEWER = (
+    "task",
+    "data.background",
+    "optimizer.kwargs",
+    "optimizer.schedule.kwargs",
+    "loss.class_weights",
+    "data.arrays",
+    "data.text.header",
+    "augment.colour_jitter.probability",
+    "augment.grey",
+    "augment.blur",
+    "augment.solarise",
+)
 
 
-def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, TextIO]:
+def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO]:
     """Create the folder, or check that it holds the same run; lock it for this process.
 
     Args:
@@ -65,6 +83,7 @@ def open_workdir(path: str, config: ConfigDict, restart: bool) -> tuple[Path, Te
         config.
     """
     workdir = expand(path)
+    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
@@ -122,7 +141,7 @@ def in_use(workdir: Path) -> bool:
     return False
 
 
-def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
+def _check_config_of_run(workdir: Path, config: AnyConfig) -> None:
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").exists():
             raise UserError(
@@ -132,6 +151,10 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
             )
         return
     saved = saved_config(workdir)
+    if config.data.source == GIVEN:
+        # A run of an earlier version has the config's own name here; what the examples are is
+        # compared when they are there.
+        saved.data.source = GIVEN
     old, new, differing = flatten(saved), flatten(config), differing_runs(saved, config)
     if differing:
         shown = ", ".join(
@@ -145,7 +168,7 @@ def _check_config_of_run(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def saved_config(workdir: Path) -> ConfigDict:
+def saved_config(workdir: Path) -> AnyConfig:
     """The config of the run in a workdir.
 
     Raises:
@@ -171,18 +194,29 @@ def saved_config(workdir: Path) -> ConfigDict:
     return config
 
 
-def opened_config(workdir: Path) -> ConfigDict:
+def opened_config(workdir: Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """The config to open the run in a workdir with: it uses the workdir's copy of the code.
 
     See `code.with_code`. For display and comparison, `saved_config` has the names as written.
 
+    Args:
+      workdir: the run's workdir.
+      overrides: `KEY=VALUE` each, to measure it on other data, see other_data.py.
+
     Raises:
-      UserError: as in `saved_config`; or its code may not be run, or is damaged.
+      UserError: as in `saved_config`; its code may not be run, or is damaged; or an override cannot
+        be made.
     """
-    return with_code(Path(workdir), saved_config(workdir))
+    saved = saved_config(workdir)
+    if not overrides:
+        return with_code(Path(workdir), saved)
+    changed = with_other_data(saved, overrides)
+    # What the command names is the user's own: it is no code of the workdir.
+    mine = set(names_in(changed).values()) - set(names_in(saved).values())
+    return with_code(Path(workdir), changed, mine)
 
 
-def _to_config(value: dict[str, Any]) -> ConfigDict:
+def _to_config(value: dict[str, Any]) -> AnyConfig:
     """Convert from JSON, which has no tuples: every list of a config was a tuple."""
 
     def tuples(item: Any) -> Any:
@@ -195,7 +229,7 @@ def _to_config(value: dict[str, Any]) -> ConfigDict:
     return config.lock()
 
 
-def _add_newer_keys(config: ConfigDict, defaults: ConfigDict, prefix: str = "") -> None:
+def _add_newer_keys(config: AnyConfig, defaults: AnyConfig, prefix: str = "") -> None:
     """Add keys that are newer than the run, if their default is what the run computed."""
     for key, default in defaults.items():
         if key not in config:
@@ -227,7 +261,7 @@ def saved_data(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, Any]) -> None:
+def begin_or_compare(workdir: Path, config: AnyConfig, description: dict[str, Any]) -> None:
     """Write the config, code and data description of a new run, or compare the data of an old one.
 
     Raises:
@@ -249,8 +283,12 @@ def begin_or_compare(workdir: Path, config: ConfigDict, description: dict[str, A
             )
 
 
-def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
-    """Add an entry to versions.json; return descriptions of what differs from earlier entries."""
+def note_versions(workdir: Path, step: int, config: AnyConfig) -> list[str]:
+    """Note a start of the run: add an entry to versions.json, and update config.json.
+
+    Returns:
+      Descriptions of what differs from earlier entries.
+    """
     path = workdir / "versions.json"
     entries = read_json(path, list) if path.exists() else []
     devices = jax.devices()
@@ -270,11 +308,7 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
             if entry.get(name) != value
         }
     )
-    changeable = {
-        key: value
-        for key, value in flatten(config).items()
-        if key.startswith((*MAY_DIFFER, "steps", "epochs"))
-    }
+    changeable = {key: value for key, value in flatten(config).items() if _may_change(key)}
     write_json(
         path,
         [
@@ -282,7 +316,34 @@ def note_versions(workdir: Path, step: int, config: ConfigDict) -> list[str]:
             {"from_step": step, **now, "platform": platform.platform(), "config": changeable},
         ],
     )
+    _update_config(workdir / "config.json", changeable)
     return differing
+
+
+def _may_change(key: str) -> bool:
+    """Whether a setting may change when a run is resumed, if only the length of the training."""
+    sections = [f"{name}." for name in MAY_DIFFER]
+    return key in (*MAY_DIFFER, "steps", "epochs") or key.startswith(tuple(sections))
+
+
+def _update_config(path: Path, settings: dict[str, Any]) -> None:
+    """Change settings in config.json, atomically, if they differ from the ones there."""
+    saved = read_json(path, dict)
+    before = copy.deepcopy(saved)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        section = saved
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    if saved != before:
+        write_json(path, saved)
+
+
+def stopped_early(workdir: Path) -> dict[str, Any]:
+    """`step`, `why` and `early_stopping` of a run that was stopped early; otherwise empty."""
+    path = Path(workdir) / "stopped.json"
+    return read_json(path, dict) if path.is_file() else {}
 
 
 def _version(package: str) -> str:
@@ -295,7 +356,7 @@ def _version(package: str) -> str:
 def read_json(path: Path, kind: type) -> Any:
     """Read a dict or a list from a JSON file of a workdir; raises UserError if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, kind):
             raise ValueError(f"it is not a {kind.__name__}")
         return value
@@ -308,26 +369,34 @@ def read_json(path: Path, kind: type) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    write_lines(path, [json.dumps(value, indent=2)])
+    write_lines(path, [to_json(value, indent=2)])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file atomically, even if the machine loses power."""
-    with whole_file(path) as temporary, open(temporary, "w") as file:
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors=PRINTABLE) as file,
+    ):
         file.writelines(line + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill."""
+    """The rows of metrics.jsonl with `step` at most `up_to`, without lines cut off by a kill.
+
+    A number that was infinite or NaN is NaN.
+    """
     path = Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return [
-        row
+        {name: math.nan if value is None else value for name, value in row.items()}
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to
     ]

@@ -147,20 +147,23 @@ def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
     return shape
 
 
-def load_run(workdir: str, checkpoint: str = "latest") -> Predictor:
+def load_run(
+    workdir: str | Path, checkpoint: str = "latest", overrides: Sequence[str] = ()
+) -> Predictor:
     """Load the network of a run.
 
     Args:
       workdir: of the run; an ensemble predicts the average of its members.
       checkpoint: `latest`, `best`, or a step.
+      overrides: `KEY=VALUE` each, on how files are read, see train/other_data.py.
 
     Raises:
       UserError: the run or the checkpoint does not exist.
     """
     folder = expand(workdir)
-    config, data = opened_config(folder), saved_data(folder)
+    config, data = opened_config(folder, overrides), saved_data(folder)
     written = saved_config(folder)
-    state, step = restore_run(folder, checkpoint)
+    state, step = restore_run(folder, checkpoint, config=config)
     task, preprocess = open_task(config, data), make_preprocessing(config, data)
     model, kind, shape = task.model(), data["kind"], element_shape(config, data)
 

@@ -18,13 +18,15 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import UserError, in_words
 
+# Of the bytes of a number.
+Order = Literal["<", ">"]
 # The first pickle of a file from before the archives.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
@@ -116,8 +118,10 @@ class Unread(dict):
         """An element of a list: left out."""
 
     extend = add = append
-    __hash__ = object.__hash__
     __eq__ = object.__eq__
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def is_network(self) -> bool:
         """Whether it is an nn.Module, pickled as a whole."""
@@ -172,9 +176,12 @@ class _Unpickler(pickle.Unpickler):
       order: "<" or ">", of the bytes of a number.
     """
 
-    def __init__(self, file: BinaryIO, read: Callable[[str], bytes], order: str = "<"):
+    def __init__(
+        self, file: BinaryIO, read: Callable[[str], bytes], order: Literal["<", ">"] = "<"
+    ):
         super().__init__(file, encoding="latin1")  # of Python 2, whose strings were bytes
-        self._read, self._order = read, order
+        self._read = read
+        self._order: Order = order
         self.dtypes: dict[str, np.dtype] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -265,7 +272,7 @@ def open_pickles(file: Path, stream: BinaryIO) -> Any:
         if _Unpickler(stream, read).load() != _MAGIC:
             raise ValueError("it is a pickle, but not one of torch.save")
         protocol, system = _Unpickler(stream, read).load(), _Unpickler(stream, read).load()
-        order = "<" if protocol is None or system.get("little_endian", True) else ">"
+        order: Order = "<" if protocol is None or system.get("little_endian", True) else ">"
         body = _Unpickler(stream, read, order)
         loaded = body.load()
         keys = _Unpickler(stream, read).load()

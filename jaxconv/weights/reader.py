@@ -6,7 +6,7 @@ import contextlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -100,7 +100,8 @@ def _of_safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, _InSaf
 
 def _of_npz(file: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     with reraise_damage(file, "arrays of NumPy"):
-        return dict(np.load(archive.fp, allow_pickle=False))
+        # An archive that is open has its file.
+        return dict(np.load(cast(IO[bytes], archive.fp), allow_pickle=False))
 
 
 def read_state_dict(file: Path, weights_key: str = "") -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ running_mean, running_var              batch_stats mean, var
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,8 @@ def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax
     variables = abstract_variables(
         create_model(name, classes, **arguments), (1, *usual_task(name)[0])
     )
-    return flatten_dict(variables, sep="/")
+    # Flax types its keys as tuples, which they are without `sep`.
+    return cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(variables, sep="/"))
 
 
 def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:

@@ -100,11 +100,11 @@ def jax_run(contender, name, settings):
         model = FlaxResNet(UNITS[depth], depth >= 50, classes, dtype)
     images = jax.device_put(jnp.asarray(settings.images))
     batch = {"image": images, "label": jax.device_put(jnp.asarray(settings.labels, jnp.int32))}
-    optimizer, key = optax.trace(0.9), jax.random.key(0)
+    optimizer, key = optax.sgd(1e-3, momentum=0.9), jax.random.key(0)
     state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
     start = time.perf_counter()
     if settings.mode == "train":
-        step = jaxconv.make_train_step(model, optimizer, lambda step: jnp.float32(1e-3))
+        step = jaxconv.make_train_step(model, optimizer)
         compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
         held = [state]
 

@@ -1,4 +1,4 @@
-"""Arrays from files and from Python sequences."""
+"""Arrays in memory and in files."""
 
 import gzip
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxconv.config import default_config
-from jaxconv.data import DamagedError, Source, from_arrays, from_sequence
+from jaxconv.data import from_arrays
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 
@@ -113,8 +113,21 @@ def test_npz_files(tmp_path):
     ("images", "labels", "names", "words"),
     [
         (IMAGES, LABELS[:3], (), "the labels are uint8 (3,); they must be integers [7]"),
-        (IMAGES, LABELS.astype(float), (), "the labels are float64"),
+        (IMAGES, LABELS.astype(float), (), "make them integers, labels.astype(int)"),
+        (IMAGES, LABELS + 0.5, (), "one per example: label 0 is 0.5"),
+        (IMAGES, np.where(LABELS, 1.0, np.nan), (), "label 0 is nan"),
+        (IMAGES, LABELS.astype(str), (), "number them by names, labels = numpy.unique("),
+        (IMAGES, np.ones((7, 3)), (), "the rows are not one-hot"),
         (IMAGES, LABELS, ("a", "b"), "the labels go from 0 to 2, but there are 2 classes"),
+        (IMAGES, LABELS + 1, ("a", "b", "c"), "3 classes: count from 0, or set first_label=1"),
+        (IMAGES, LABELS + 1, (), "if 1 is the first class, set first_label=1"),
+        (
+            IMAGES,
+            LABELS.astype(int) * 3000,
+            (),
+            "3 different numbers from 0 to 6,000, so",
+        ),
+        (IMAGES, [0, -1, 1, 0, 0, 0, 0], "ab", "0 to 1; leave out what has no class"),
         (IMAGES, LABELS.astype(int) - 1, (), "the labels go from -1 to 1"),
         (
             IMAGES.astype(np.int64),
@@ -129,47 +142,6 @@ def test_npz_files(tmp_path):
 def test_arrays_that_do_not_fit(images, labels, names, words):
     with pytest.raises(UserError, match=re.escape(words)):
         from_arrays(images, labels, names)
-
-
-class Damaged(list):
-    """Items whose first `count` cannot be read."""
-
-    def __init__(self, items, count):
-        super().__init__(items)
-        self.count = count
-
-    def __getitem__(self, i):
-        if i < self.count:
-            raise DamagedError("it is")
-        return super().__getitem__(i)
-
-
-def test_sequences():
-    items = [(image[..., None], label) for image, label in zip(IMAGES, LABELS, strict=True)]
-    source = from_sequence(items, ("a", "b", "c"))
-    assert (
-        isinstance(source, Source)
-        and len(source) == 7
-        and source.image_shape == (5, 6, 1)
-        and source.element.kind == "image"
-    )
-    np.testing.assert_array_equal(source[-1]["image"], IMAGES[6][..., None])
-    assert source.labels_of_all().tolist() == LABELS.tolist() and source.name(3) == "item 3"
-    assert source.checksum() != from_sequence(items[:6], "abc").checksum()
-    with pytest.raises(IndexError, match="there are 7 examples; example 7 is out of range"):
-        source[7]
-    assert from_sequence(Damaged(items, 1), "abc").image_shape == (5, 6, 1)
-    with pytest.raises(UserError, match="none of the sequence's 7 items can be read"):
-        from_sequence(Damaged(items, 7), "abc")
-    with pytest.raises(UserError, match="item 1: is 3x2 pixels, but item 0 is 6x5 pixels"):
-        from_sequence([items[0], (np.zeros((2, 3, 1), np.uint8), 0)], "ab")[1]
-    with pytest.raises(UserError, match="item 1: has the label 2, but the classes are 0 to 1"):
-        from_sequence([items[0], (items[1][0], 2)], "ab")[1]
-    assert from_sequence([(np.zeros((4, 2), np.float32), 0)], "ab").element.kind == "signal"
-    with pytest.raises(UserError, match="the sequence is empty"):
-        from_sequence([], "ab")
-    with pytest.raises(UserError, match="first element is int64"):
-        from_sequence([(np.zeros((4, 2), np.int64), 0)], "ab")
 
 
 @pytest.mark.parametrize("name", ["folders:x", "xo:3", "tfds", "arrays", "", "folder"])

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from jaxconv.config import default_config, set_key
-from jaxconv.data import augment, randaugment, spatial
+from jaxconv.data import augment, contrastive, randaugment, spatial
 from jaxconv.data.interface import example_keys
+from jaxconv.errors import UserError
 from jaxconv.tasks.labels import mix_labels
 
 
@@ -89,6 +90,12 @@ SETTINGS = {
         f"colour_jitter.{name}": "0.4" for name in ("brightness", "contrast", "saturation", "hue")
     },
 }
+SETTINGS["colour_jitter of some"] = SETTINGS["colour_jitter"] | {"colour_jitter.probability": "0.5"}
+SETTINGS |= {
+    "grey": {"grey": "0.5"},
+    "blur": {"blur.probability": "0.5"},
+    "solarise": {"solarise.probability": "0.5"},
+}
 SETTINGS["many"] = {
     key: value
     for name in ("random_resized_crop", "flip", "trivial", "erasing")
@@ -124,6 +131,51 @@ def test_randomness_belongs_to_the_example(name):
     assert np.mean(np.asarray(part) != np.asarray(whole[10:16])) < 0.01
     assert not np.array_equal(run(jax.random.key(1), batch)["image"], whole)
     assert len({image.tobytes() for image in np.asarray(whole).reshape(4, 4, -1)[:, 0]}) > 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_floating_point_images_from_0_to_1_are_kept(name):
+    """They become what the same images as bytes become, but for the rounding to bytes."""
+    run = jax.jit(augment.make_augment(configured(SETTINGS[name]), mix_labels(10)))
+    batch = batch_of(16, 12, 10)
+    floats = batch | {"image": batch["image"].astype(jnp.float32) / 255}
+    wanted, found = (np.asarray(run(KEY, one)["image"]) for one in (batch, floats))
+    # A threshold may fall between a level and its rounding.
+    assert np.mean(np.abs(found - wanted) > 2.1 / 255) < 0.01
+    assert found.std() > 0.3
+
+
+def test_pieces_keep_the_type_and_what_they_do_not_change():
+    """Levels between those of bytes stay, where an image is not chosen."""
+    batch = batch_of(64, 12, 10)
+    images = jax.random.uniform(KEY, batch["image"].shape)
+    for dtype in (jnp.uint8, jnp.float32, jnp.bfloat16):
+        given = batch["image"] if dtype == jnp.uint8 else images.astype(dtype)
+        for piece in (
+            partial(contrastive.grey, probability=0.5),
+            partial(contrastive.blur, probability=0.5, sigma=(0.1, 2.0)),
+            partial(contrastive.solarise, probability=0.5, threshold=0.5),
+            partial(
+                randaugment.colour_jitter,
+                brightness=0.4,
+                contrast=0.4,
+                saturation=0.4,
+                hue=0.1,
+                probability=0.5,
+            ),
+        ):
+            out = jax.jit(piece)(KEY, batch | {"image": given})["image"]
+            same = np.all(np.asarray(out == given), axis=(1, 2, 3))
+            assert out.dtype == dtype and 15 < same.sum() < 49, piece
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_batch_without_positions_is_an_error_that_says_so(name):
+    run = augment.make_augment(configured(SETTINGS[name]), mix_labels(10))
+    batch = {"image": batch_of(4, 12, 10)["image"], "label": jnp.zeros(4, jnp.int32)}
+    words = "the batch has image, label, but no position, .*: add .position.: jax.numpy.arange"
+    with pytest.raises(UserError, match=words):
+        run(KEY, batch)
 
 
 def test_random_resized_crop_is_pillow_s_resize():

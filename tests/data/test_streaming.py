@@ -2,6 +2,7 @@
 first step; damaged examples.
 """
 
+import errno
 import logging
 
 import jax
@@ -14,7 +15,7 @@ from jaxconv.data import DamagedError, from_arrays, from_sequence
 from jaxconv.data.interface import describe, generator
 from jaxconv.data.loading import Order, Reader, ResidentLoader, StreamedLoader, take, train_indices
 from jaxconv.data.sources import open_source
-from jaxconv.data.stored import StoredSource
+from jaxconv.data.stored import StoredSource, load
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_workdir
 from jaxconv.run import train
@@ -228,6 +229,93 @@ def test_evaluation_leaves_damaged_examples_out():
     for _ in range(2):
         mask = np.concatenate([batch["mask"] for batch in streamed.eval_batches(4)])
         assert mask.tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0] and streamed.left_out == 1
+
+
+class Busy(Counting):
+    """Items that cannot be read the first few times."""
+
+    def __init__(self, examples, error, times, busy):
+        super().__init__(examples)
+        self.error, self.times, self.busy = error, times, busy
+        self.left = dict.fromkeys(busy, 0)
+
+    def begin(self):
+        self.left = dict.fromkeys(self.busy, self.times)
+
+    def __getitem__(self, i):
+        if self.left.get(i):
+            self.left[i] -= 1
+            raise self.error
+        return super().__getitem__(i)
+
+
+def damaged_from(cause):
+    error = DamagedError("cannot be read")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    slept = []
+    monkeypatch.setattr("jaxconv.data.stored.time.sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        TimeoutError(),
+        damaged_from(OSError(errno.ESTALE, "Stale file handle")),
+    ],
+)
+def test_an_error_that_passes_is_waited_out(error, pauses):
+    items = Busy(8, error, 3, (2, 5))
+    source = from_sequence(items, "ab")
+    items.begin()
+    mask = [batch["mask"].tolist() for batch in Reader(source).eval_batches(4)]
+    assert mask == [[1] * 4] * 2 and sorted(pauses) == [0.1, 0.1, 1.0, 1.0, 5.0, 5.0]
+    items.begin()
+    assert len(load(source)) == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        DamagedError("cut in two"),
+        OSError("image file is truncated"),
+    ],
+)
+def test_an_error_that_stays_is_not_waited_for(error, pauses):
+    items = Busy(8, error, 99, (2,))
+    source = from_sequence(items, "ab")
+    items.begin()
+    reader = Reader(source, damaged_share=0.2)
+    assert sum(batch["mask"].sum() for batch in reader.eval_batches(4)) == 7 and not pauses
+    with pytest.raises(UserError, match=f"item 2: .*{error.args[-1]}"):
+        load(source)
+
+
+def test_every_evaluation_counts_afresh(pauses):
+    """More examples than may be damaged are unreadable in turn, and never too many at once."""
+    items = Busy(10, OSError(errno.EIO, "Input/output error"), 9, ())
+    source = from_sequence(items, "ab")
+    streamed = StreamedLoader(
+        source, make_parallel("jit", jax.devices()[:1]), tiny_config(data__damaged_share=0.1).data
+    )
+    for busy in ((3,), (), (7,), (1,)):
+        items.busy = busy
+        items.begin()
+        seen = sum(batch["mask"].sum() for batch in streamed.eval_batches(4))
+        assert seen == 10 - len(busy) and streamed.left_out == len(busy)
+    reader = Reader(source, damaged_share=0.2)
+    for step, busy in enumerate(((3,), (7,), (1,))):
+        items.busy = busy
+        items.begin()
+        list(reader.train_batches(0, step, step + 1, 10))
+        assert reader.damaged == {f"item {busy[0]}"}
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

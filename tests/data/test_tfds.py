@@ -446,5 +446,5 @@ def test_preparing_needs_tensorflow(tmp_path):
         text=True,
     )
     assert_one_line_error(
-        process, 1, "preparing a set needs TensorFlow", "pip install 'jaxconv[prepare]'"
+        process, 1, "needs tensorflow, which is not installed", "pip install 'jaxconv[prepare]'"
     )

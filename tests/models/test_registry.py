@@ -16,6 +16,7 @@ import pytest
 import jaxconv
 from jaxconv.models import MODELS, abstract_variables
 from jaxconv.train.parallel import AXIS
+from jaxconv.train.step import descending
 from tests.conftest import ROOT
 from tests.models.facts import BY_HAND, PRINTED, TORCHVISION
 
@@ -176,9 +177,10 @@ def test_one_step_lowers_the_loss(name):
     model = jaxconv.create_model(name, 4, **overrides)
     images = jax.random.normal(jax.random.key(1), (8, size, size, channels))
     batch, key = {"image": images, "label": jnp.arange(8) % 4}, jax.random.key(0)
-    optimizer = optax.identity()
+    optimizer = descending(optax.identity())
     before = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
-    step = jax.jit(jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0)))
+    rate = optax.constant_schedule(1.0)
+    step = jax.jit(jaxconv.make_train_step(model, optimizer, learning_rate=rate))
 
     def step_of(state, rate):
         # The step number is part of dropout's key, so all three drop the same values.
@@ -201,7 +203,7 @@ def test_auxiliary_classifiers_count_three_tenths():
     """They change the trunk's gradients, and their own are those of a loss with weight 0.3."""
     model = jaxconv.create_model("googlenet", 4)
     images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
-    optimizer, seen = optax.identity(), []
+    optimizer, seen = optax.sgd(1.0), []
 
     def loss(logits, label):
         seen.append(logits.shape)
@@ -210,7 +212,7 @@ def test_auxiliary_classifiers_count_three_tenths():
     state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images))(
         jax.random.key(0)
     )
-    step = jaxconv.make_train_step(model, optimizer, optax.constant_schedule(1.0), loss)
+    step = jaxconv.make_train_step(model, optimizer, loss=loss)
     after, _ = jax.jit(step)(
         state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
     )

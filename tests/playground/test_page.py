@@ -27,7 +27,7 @@ from jaxconv.errors import UserError
 from jaxconv.look.opened import open_model
 from jaxconv.models import create_model
 from jaxconv.playground import connection as page
-from jaxconv.playground.guard import allowed, is_loopback, listen
+from jaxconv.playground.guard import allowed, is_loopback, listen, own_names
 from jaxconv.playground.server import Playground
 from jaxconv.playground.shown import sample
 from tests.conftest import (
@@ -152,7 +152,55 @@ def test_a_bent_name_is_refused(place, path):
     ],
 )
 def test_names_that_are_answered_to(host, own, fine):
-    assert allowed(host, own) is fine
+    assert allowed(host, own_names(own)) is fine
+
+
+def test_the_machine_s_own_names(monkeypatch):
+    """Only where other machines can connect; and never a longer name that starts like them."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "Desk")
+
+    def looked_up(name, port, flags):
+        assert (name, flags) == ("Desk", socket.AI_CANONNAME)
+        return [(0, 0, 0, "desk.lab.example.org", ()), (0, 0, 0, "", ())]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    names = own_names("0.0.0.0", ["proxy.example.org"])
+    for host in ("desk:8400", "DESK", "desk.local:8400", "desk.lab.example.org", "desk.:1"):
+        assert allowed(host, names) and not allowed(host, own_names("127.0.0.1")), host
+    assert allowed("Proxy.example.org:80", names)
+    for host in ("desk.attacker.example", "lab.example.org", "attacker.example", "x.desk.local"):
+        assert not allowed(host, names), host
+
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert own_names("0.0.0.0") == {"localhost", "0.0.0.0", "desk", "desk.local"}
+    assert "" not in own_names("")
+
+
+@pytest.mark.slow
+def test_the_command_answers_to_this_machine_s_name_and_to_allowed_ones():
+    process = subprocess.Popen(
+        command_line("playground", "--host=0.0.0.0", "--port=0", "--allowed_hosts=a.example,b-c"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **process_settings(),
+    )
+    try:
+        port = int(re.search(r"http://0.0.0.0:(\d+)/", process.stdout.readline())[1])
+        for name, status in (
+            (socket.gethostname(), 200),
+            ("a.example", 200),
+            ("b-c", 200),
+            ("attacker.example", 421),
+        ):
+            found = get(f"127.0.0.1:{port}", "/", Host=f"{name}:{port}")
+            assert found[0] == status, found
+        assert "allow it by --allowed_hosts=NAME" in found[1]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -493,6 +541,9 @@ def test_a_taken_port_is_one_line():
         ),
         ("--workdir=/nowhere", "--workdir=/nowhere: holds no run"),
         ("--config.seed=1", "playground takes no config"),
+        ("--allowed_hosts=http://a", "'http://a' is not a name"),
+        ("--allowed_hosts=a,,b", "'' is not a name"),
+        ("--allowed_hosts=a:80", "'a:80' is not a name"),
     ],
 )
 def test_bad_commands_are_one_line(argument, words, capsys):

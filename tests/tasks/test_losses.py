@@ -26,6 +26,21 @@ def test_cross_entropy_of_large_logits_is_finite():
     assert cross_entropy(jnp.array([[8.0, 0.0]], jnp.bfloat16), jnp.array([0])).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_labels_of_another_shape_or_type_are_an_error(loss):
+    """Labels [N, 1], as Keras has them, would be broadcast as shares."""
+    logits = jnp.zeros((3, 4))
+    for label in (jnp.zeros((3, 1), jnp.int32), jnp.zeros(3), jnp.zeros((3, 5)), jnp.array(1)):
+        with pytest.raises(ValueError, match=r"integer labels \[3\] or class shares \[3, 4\]"):
+            loss(logits, label)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_a_label_that_is_no_class_has_no_loss(loss):
+    found = loss(jnp.zeros((4, 3)), jnp.array([-1, 0, 2, 3]))
+    assert jnp.isnan(found).tolist() == [True, False, False, True]
+
+
 def test_correct():
     logits = jnp.array([[1.0, 2.0], [3.0, 2.0], [1.0, 1.0]])
     np.testing.assert_array_equal(correct(logits, jnp.array([1, 1, 0])), [1, 0, 1])

@@ -257,7 +257,7 @@ def test_what_a_task_cannot_have_is_said(tmp_path):
         checkpoint__metric="eval/errr",
     )
     refused(r"has a target named 'mask', which is reserved", data__source=f"{__name__}.taken")
-    refused("must return a jaxconv.data.Source", data__source=f"{__name__}.nothing")
+    refused("that returns a jaxconv.data.Source", data__source=f"{__name__}.nothing")
     refused("which fails: ZeroDivisionError", data__source=f"{__name__}.fails")
 
 

@@ -105,15 +105,16 @@ def test_what_is_kept(trained):
         "2/nets.py",
     }
     listed = json.loads((trained / "code" / "code.json").read_text())
+    place = str(trained.parent).replace(" ", "%20")
     assert {name: entry["file"] for name, entry in listed.items()} == {
-        "mine/nets.py:Net": "nets.py",
+        f"{place}/mine/nets.py:Net": "nets.py",
         f"{trained.parent}/other/nets.py:square": "2/nets.py",
-        "other/nets.py:always": "2/nets.py",
+        f"{place}/other/nets.py:always": "2/nets.py",
     }
     (entry,) = json.loads((trained / "versions.json").read_text())
     assert all(entry[name] == known["crc32"] for name, known in listed.items())
     config, opened = saved_config(trained), opened_config(trained)
-    assert config.model.name == "mine/nets.py:Net" and opened.is_locked
+    assert config.model.name == f"{place}/mine/nets.py:Net" and opened.is_locked
     assert "run%2012%3A30/code/nets.py:Net" in opened.model.name
     assert opened.data.to_dict() == config.data.to_dict()
 
@@ -138,7 +139,8 @@ def test_every_command_runs_the_copies(trained, tmp_path, monkeypatch, capsys, s
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["always"] == 0.25
     if name == "export":
         assert (
-            json.loads((tmp_path / "out" / "model.json").read_text())["model"] == "mine/nets.py:Net"
+            json.loads((tmp_path / "out" / "model.json").read_text())["model"]
+            == saved_config(trained).model.name
         )
     if name == "report":
         assert "could not be made" not in (tmp_path / "report.html").read_text()

@@ -31,7 +31,12 @@ def parts(decay):
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     params = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)["params"]
     optimizer = make_optimizer(config.optimizer, params)
-    step = make_train_step(model, optimizer, make_schedule(config.optimizer, 100), ema_decay=decay)
+    step = make_train_step(
+        model,
+        optimizer,
+        ema_decay=decay,
+        learning_rate=make_schedule(config.optimizer, 100),
+    )
     state = jax.jit(lambda key: create_state(model, optimizer, key, images, ema=decay > 0))(
         jax.random.key(0)
     )

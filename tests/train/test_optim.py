@@ -35,8 +35,9 @@ def run(config, steps=3, rate=0.1):
     tx = make_optimizer(config, PARAMS)
     params, state = PARAMS, tx.init(PARAMS)
     for _ in range(steps):
-        directions, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
-        params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+        gradient = jax.tree.map(jnp.ones_like, params)
+        updates, state = tx.update(gradient, state, params, learning_rate=rate)
+        params = optax.apply_updates(params, updates)
     return params
 
 
@@ -125,12 +126,13 @@ GRADIENTS = [
 ]
 
 
-def follow(tx, rate=1.0):
-    """The parameters after six steps; the updates are added (rate -1) or subtracted."""
-    params, state = MATRIX, tx.init(MATRIX)
+def follow(tx, rate=0.0):
+    """The parameters after six steps of any optimizer."""
+    tx, params = optax.with_extra_args_support(tx), MATRIX
+    state = tx.init(params)
     for gradient in GRADIENTS:
-        directions, state = tx.update(gradient, state, params)
-        params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+        updates, state = tx.update(gradient, state, params, learning_rate=rate)
+        params = optax.apply_updates(params, updates)
     return params
 
 
@@ -164,9 +166,7 @@ def test_optimizers_are_optax_s_ready_made(name):
     """At a constant rate, it makes no difference whether the rate is inside the momentum."""
     reference, settings = READY_MADE[name]
     found = follow(make_optimizer(optimizer(name=name, **SETTINGS, **settings), MATRIX), 0.3)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference, -1)
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, follow(reference))
     assert not np.allclose(found["conv"]["kernel"], MATRIX["conv"]["kernel"], rtol=0.01)
 
 
@@ -211,7 +211,7 @@ def test_a_layer_of_lars_and_lamb_moves_by_its_weights_norm():
         tx = make_optimizer(optimizer(name=name, **settings), MATRIX)
         for size in (1e-3, 1.0, 1e3):
             gradient = jax.tree.map(lambda g, size=size: g * size, GRADIENTS[0])
-            direction, _ = tx.update(gradient, tx.init(MATRIX), MATRIX)
+            direction, _ = tx.update(gradient, tx.init(MATRIX), MATRIX, learning_rate=1.0)
             norm = np.linalg.norm(direction["conv"]["kernel"])
             assert norm == pytest.approx(share * np.linalg.norm(MATRIX["conv"]["kernel"]), rel=1e-4)
 
@@ -226,7 +226,7 @@ def test_gradients_are_clipped_together():
 
     def direction(config, gradient):
         tx = make_optimizer(config, MATRIX)
-        return tx.update(gradient, tx.init(MATRIX), MATRIX)[0]["conv"]
+        return tx.update(gradient, tx.init(MATRIX), MATRIX, learning_rate=-1.0)[0]["conv"]
 
     clipped = direction(config, gradient)
     np.testing.assert_allclose([clipped["kernel"][0, 0], clipped["bias"][1]], [0.6, 0.8], rtol=1e-6)

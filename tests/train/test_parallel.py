@@ -144,7 +144,11 @@ def test_each_device_drops_other_values_under_pmap():
     state = create_state(model, optimizer, jax.random.key(0), image)
     parallel = make_parallel("pmap", jax.devices()[:4])
     step = make_train_step(
-        model, optimizer, make_schedule(config.optimizer, 10), loss, axis_name=parallel.axis_name
+        model,
+        optimizer,
+        loss=loss,
+        axis_name=parallel.axis_name,
+        learning_rate=make_schedule(config.optimizer, 10),
     )
     batch = {"image": np.ones((8, 8, 8, 1), np.float32), "label": np.zeros(8, np.int32)}
     compiled = parallel.compile_train(

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -23,28 +24,37 @@ STEPS = "--config.steps=24"
 NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
 
 
-def start(workdir, *flags, count=2, workdirs=()):
-    """Start the processes of one run, each with two devices, on one workdir or on `workdirs`."""
+def start(workdir, *flags, count=2, workdirs=(), only_in_last=""):
+    """Start the processes of one run, each with two devices, on one workdir or on `workdirs`; the
+    last runs some code first.
+    """
     workdirs = workdirs or [workdir] * count
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         subprocess.Popen(
-            command_line(
+            [
+                *(after(only_in_last) if only_in_last and n == count - 1 else command_line()),
                 "train",
                 f"--workdir={workdirs[n]}",
                 *TINY,
                 STEPS,
                 *flags,
                 f"--distributed=127.0.0.1:{port},{count},{n}",
-            ),
+            ],
             **process_settings(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         for n in range(count)
     ]
+
+
+def after(code):
+    """The command `python -m jaxconv` after some code."""
+    run = "import sys; from jaxconv.__main__ import main; sys.exit(main())"
+    return [sys.executable, "-c", f"{code}\n{run}"]
 
 
 def finish(running, timeout=240):
@@ -149,6 +159,58 @@ def test_what_is_wrong_is_said_by_the_first_and_stops_both(tmp_path):
         and "the first process of the run failed" in said[1]
     )
     assert not any("Traceback" in text for text in said), said
+
+
+UNREADABLE = """
+import orbax.checkpoint as ocp
+plain = ocp.StandardCheckpointHandler.restore
+def restore(self, directory, *arguments, **settings):
+    if directory.parent.name == "8":
+        raise OSError(5, "Input/output error")
+    return plain(self, directory, *arguments, **settings)
+ocp.StandardCheckpointHandler.restore = restore
+"""
+
+
+@pytest.mark.parametrize("mode", ["jit", "fsdp"])
+def test_a_shard_that_one_process_cannot_read(tmp_path, mode):
+    """All pass over that checkpoint, and none waits for the other."""
+    flags = (f"--config.parallel={mode}", "--config.optimizer.schedule.name=constant")
+    codes, said = finish(start(tmp_path, *flags, "--config.steps=8"))
+    assert codes == [0, 0], said
+    begun = time.monotonic()
+    running = start(tmp_path, *flags, "--config.steps=12", only_in_last=UNREADABLE)
+    codes, said = finish(running)
+    assert codes == [0, 0] and time.monotonic() - begun < 120, said
+    assert "checkpoint of step 8 is damaged (another process cannot read it)" in said[0], said
+    assert "steps 4 to 12" in said[0] and "Input/output error" in said[1]
+    assert (tmp_path / "damaged" / "8").is_dir()
+
+
+def test_data_that_one_process_cannot_read_stops_both(tmp_path):
+    images = np.zeros((24, 16, 16), np.uint8)
+    np.savez(tmp_path / "d.npz", **{f"x_{s}": images for s in ("train", "test")},
+             **{f"y_{s}": np.arange(24) % 2 for s in ("train", "test")})  # fmt: skip
+    source = f"--config.data.source=arrays:{tmp_path / 'd.npz'}"
+    gone = """
+import numpy
+def load(*_, **__):
+    raise OSError(5, "Input/output error")
+numpy.load = load
+"""
+    begun = time.monotonic()
+    codes, said = finish(start(tmp_path / "run", source, only_in_last=gone))
+    assert codes == [1, 1] and time.monotonic() - begun < 100, said
+    assert "another process of the run failed; see its error message" in said[0]
+    assert "d.npz: cannot be read" in said[1] and not any("Traceback" in text for text in said)
+    other = """
+from jaxconv.data import xo
+plain = xo.draw_split
+xo.draw_split = lambda split, **settings: plain(split, **{**settings, "seed": 7})
+"""
+    codes, said = finish(start(tmp_path / "run", only_in_last=other))
+    assert codes == [1, 1], said
+    assert all("do not see the same examples" in text for text in said), said
 
 
 def test_a_workdir_that_is_not_shared_is_said(tmp_path):
@@ -266,6 +328,147 @@ def test_launchers_are_told_by_their_variables(monkeypatch):
     assert processes._several()
 
 
+@pytest.mark.parametrize(
+    ("environment", "launched", "several"),
+    [
+        ({}, None, False),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}, "Slurm", False),
+        ({"SLURM_NTASKS": "many"}, None, False),
+        (dict.fromkeys(processes._OF_SLURM, "1") | {"SLURM_NTASKS": "2"}, "Slurm", True),
+        (
+            dict.fromkeys(processes._OF_SLURM, "1")
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"},
+            "Slurm",
+            False,
+        ),
+        (
+            dict.fromkeys(processes._OF_SLURM, "1")
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
+            "Slurm",
+            True,
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI", False),
+        (
+            dict.fromkeys(processes._OF_OPEN_MPI, "1") | {"OMPI_COMM_WORLD_SIZE": "2"},
+            "Open MPI",
+            True,
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, None, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, "a TPU pod", True),
+    ],
+)
+def test_what_launched_this_process(monkeypatch, environment, launched, several):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (processes._launched() and processes._launched().launcher) == launched
+    assert processes._several() is several
+
+
+def test_an_open_mpi_that_jax_cannot_use_is_said(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    with pytest.raises(UserError, match=r"--distributed=HOST:PORT,4,\$OMPI_COMM_WORLD_RANK"):
+        processes.join("auto")
+    processes.join("off")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_waiting_for_the_others_is_said_and_can_be_stopped(tmp_path, number, code):
+    (running, other) = start(tmp_path / "run")
+    other.kill()
+    other.communicate()
+    try:
+        line = running.stderr.readline()
+        assert "waiting for the other 1 of 2 processes of the run (this is process 0; " in line
+        running.send_signal(number)
+        _, said = running.communicate(timeout=10)
+    finally:
+        running.kill()
+    assert running.returncode == code and said.count("\n") == 1, said
+    assert said.startswith("jaxconv: ") and not (tmp_path / "run").exists()
+
+
+def test_others_that_never_come_are_one_line(tmp_path):
+    impatient = """
+import sys
+from jaxconv.train import processes
+processes._QUIET, processes._PATIENCE = 1, 4
+from jaxconv.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        how = f"--distributed=127.0.0.1:{free.getsockname()[1]},2,0"
+    process = subprocess.run(
+        [sys.executable, "-c", impatient, "train", f"--workdir={tmp_path}", *TINY, STEPS, how],
+        capture_output=True,
+        timeout=100,
+        **process_settings(),
+    )
+    assert_one_line_error(process, 1, "did not come within 4 s", "--distributed=off")
+    assert "@  " not in process.stderr
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_ctrl_c_in_one_process_ends_both_and_the_run_resumes(tmp_path, which):
+    """The other notices late, or is aborted by JAX if the first one is lost: within a minute."""
+    running = start(tmp_path / "run", "--config.steps=100000", "--config.checkpoint.every=8")
+    wait_for(tmp_path / "run" / "checkpoints" / "8", running)
+    running[which].send_signal(signal.SIGINT)
+    codes, said = finish(running, timeout=60)
+    assert codes[which] == 130 and "jaxconv: interrupted; the same commands" in said[which], said
+    assert codes[1 - which] not in (0, 1, 2) and "Traceback" not in said[which], said
+    one = command("evaluate", f"--workdir={tmp_path / 'run'}")
+    assert one.returncode == 0, one.stderr
+
+
+# A source of which one of the processes cannot read an example.
+SHARDS = """
+import os
+import numpy as np
+from jaxconv.data.interface import Element, Source
+from jaxconv.errors import UserError
+
+class Shards(Source):
+    class_names, element = ("a", "b"), Element((16, 16, 1))
+
+    def __init__(self, split):
+        self.ill = split == "train" and "ILL" in os.environ
+
+    def __len__(self):
+        return 64
+
+    def read(self, i, key=(0, 0)):
+        if self.ill and i == 40:
+            raise UserError("shard 3 cannot be read", exit_code=1)
+        return {"image": np.full((16, 16, 1), i, np.uint8), "label": np.int32(i % 2)}
+
+    def name(self, i):
+        return f"example {i}"
+
+    def checksum(self):
+        return 1
+
+def shards(settings, split):
+    return Shards(split)
+"""
+
+
+def test_a_shard_that_one_process_cannot_read_ends_both(tmp_path):
+    """The other is in the middle of a step, of which JAX tells it late."""
+    (tmp_path / "mine.py").write_text(SHARDS)
+    source = f"--config.data.source={tmp_path}/mine.py:shards"
+    flags = ("--config.steps=1000", source, "--config.data.resident_limit=0")
+    ill = "import os; os.environ['ILL'] = '1'"
+    running = start(tmp_path / "run", *flags, only_in_last=ill)
+    codes, said = finish(running, timeout=120)
+    assert codes[1] == 1 and said[1].count("jaxconv: shard 3 cannot be read") == 1, said
+    assert codes[0] not in (0, 1, 2) and "Traceback" not in said[0] + said[1], said
+
+
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     """The kept values reach both processes; a run in one process has the same figures."""
@@ -282,3 +485,33 @@ def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     assert alone.returncode == 0, alone.stderr
     assert results[0]["eval/spread"] == results[1]["eval/spread"] > 1
     assert results[0]["eval/loss"] == pytest.approx(results[1]["eval/loss"], rel=1e-4)
+
+
+def test_callbacks_of_two_processes(tmp_path):
+    """They run on the first, and all stop together; an error ends all, with the run saved."""
+    (tmp_path / "mine.py").write_text(
+        "import jax\n"
+        "class Base:\n"
+        "    def on_start(self, run):\n"
+        "        assert jax.process_index() == 0\n"
+        "class Stop(Base):\n"
+        "    def on_log(self, run, metrics):\n"
+        "        run.stop('enough') if run.step == 9 else None\n"
+        "    def on_checkpoint(self, run, folder):\n"
+        "        assert (folder / 'state').is_dir()\n"
+        "class Fail(Base):\n"
+        "    def on_evaluation(self, run, metrics):\n"
+        "        1 / 0\n"
+    )
+    codes, said = finish(start(tmp_path / "run", f"--config.callbacks={tmp_path}/mine.py:Fail"))
+    assert codes == [1, 1], said
+    assert "Fail failed in on_evaluation at step 4: ZeroDivisionError" in said[0]
+    assert "a callback failed in the first process" in said[1]
+    stop = f"--config.callbacks={tmp_path}/mine.py:Stop"
+    codes, said = finish(start(tmp_path / "run", stop))
+    assert codes == [0, 0], said
+    assert "steps 4 to 24" in said[0] and "stopped early at step 9 of 24" in said[0]
+    assert restore_run(tmp_path / "run")[1] == 9
+    patience = ("--config.early_stopping.patience=1", "--config.early_stopping.min_delta=9")
+    codes, said = finish(start(tmp_path / "run", *patience))
+    assert codes == [0, 0] and "stopped early at step 9 of 24: early_stopping" in said[0], said

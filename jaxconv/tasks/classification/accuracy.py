@@ -128,7 +128,10 @@ def accuracy_of_classes(found: PerClass, class_names: Sequence[str], title: str 
             style="italic",
         )
     panel.set_yticks(
-        places, [short_name(class_names[k], 28) for k in shown], fontsize="small", parse_math=False
+        places,
+        [short_name(class_names[int(k)], 28) for k in shown],
+        fontsize="small",
+        parse_math=False,
     )
     panel.set(xlim=(0, 100), ylim=(places[-1] + 0.6, -0.6), xlabel="accuracy, %")
     if title:

@@ -24,7 +24,7 @@ _NUMBERED, _NAMED = 20, 60
 
 def predictions(
     images: Sequence[Any],
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str],
     top: int = 3,
@@ -84,7 +84,7 @@ def _bars(
         sheet.text(
             x,
             place,
-            f"{mark}{short_name(class_names[k], 15)}",
+            f"{mark}{short_name(class_names[int(k)], 15)}",
             8,
             color=colour if mark else "#555555",
         )
@@ -98,7 +98,7 @@ def _bars(
 def mistakes(
     images: Sequence[Any],
     found: Outcomes,
-    places: Sequence[int],
+    places: Sequence[int] | np.ndarray,
     names: Sequence[str] = (),
     title: str = "",
     below: str = "",
@@ -179,7 +179,7 @@ def _worst_classes(
     sheet.text(0.2, _TOP, f"least often right, of {len(counts):,} classes", 9, weight="bold")
     for n, k in enumerate(np.argsort(np.where(totals > 0, shares, np.inf), kind="stable")[:most]):
         y = _TOP + 0.35 + n * height
-        sheet.text(0.2, y, short_name(class_names[k], 34), 8)
+        sheet.text(0.2, y, short_name(class_names[int(k)], 34), 8)
         _share(sheet, 0.2, y, float(shares[k]), f"{counts[k, k]:,} of {totals[k]:,}", RIGHT)
 
 

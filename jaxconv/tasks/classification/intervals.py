@@ -77,7 +77,7 @@ def intervals(
         greatest = greatest_height(outcomes)
         share = values["height"] / greatest
         if (share == share[0]).all() and share[0] in (0, 1):
-            found["height"] = tuple(greatest * end for end in exact_interval(share, confidence))
+            found["height"] = greatest * np.array(exact_interval(share, confidence))
     ece = np.percentile(np.abs(drawn[:, len(values) :]).sum(axis=1), tails)
     found["ece"] = np.maximum(0, 2 * calibration(outcomes, bins).ece - ece[::-1])
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, target: jax.Array, label_smoothing: float | jax.Array = 0.0
+) -> jax.Array:
     """Softmax cross entropy, in nats.
 
     Args:
@@ -17,18 +19,26 @@ def cross_entropy(logits: jax.Array, target: jax.Array, label_smoothing: float =
         arXiv:1512.00567, section 7).
 
     Returns:
-      [N] float32.
+      [N] float32; NaN where a label is not one of the K classes.
+
+    Raises:
+      ValueError: the target has another shape.
     """
+    check_target(logits, target)
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
     if target.ndim == logits.ndim:
         true = jnp.sum(target * log_probability, axis=-1)
     else:
         true = jnp.take_along_axis(log_probability, target[:, None], axis=-1)[:, 0]
-    return -(1 - label_smoothing) * true - label_smoothing * jnp.mean(log_probability, axis=-1)
+    loss = -(1 - label_smoothing) * true - label_smoothing * jnp.mean(log_probability, axis=-1)
+    return _known(loss, logits, target)
 
 
 def binary_cross_entropy(
-    logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0, threshold: float = 0.0
+    logits: jax.Array,
+    target: jax.Array,
+    label_smoothing: float | jax.Array = 0.0,
+    threshold: float = 0.0,
 ) -> jax.Array:
     """Binary cross entropy of each class separately, averaged over the classes, in nats.
 
@@ -42,9 +52,9 @@ def binary_cross_entropy(
       threshold: classes with a larger share count as fully present, the others as absent; 0 keeps
         the shares.
 
-    Returns:
-      [N] float32.
+    Returns, Raises: as `cross_entropy`.
     """
+    check_target(logits, target)
     logits = logits.astype(jnp.float32)
     shares = (
         target
@@ -54,7 +64,25 @@ def binary_cross_entropy(
     shares = shares * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     if threshold:
         shares = (shares > threshold).astype(jnp.float32)
-    return jnp.mean(jax.nn.softplus(logits) - shares * logits, axis=-1)
+    return _known(jnp.mean(jax.nn.softplus(logits) - shares * logits, axis=-1), logits, target)
+
+
+def check_target(logits: jax.Array, target: jax.Array) -> None:
+    """Raise ValueError unless the target of logits [N, K] is [N] integers or [N, K] shares."""
+    whole = jnp.issubdtype(target.dtype, jnp.integer)
+    if target.shape != logits.shape and not (whole and target.shape == logits.shape[:-1]):
+        raise ValueError(
+            f"the target is {target.dtype} {list(target.shape)} for logits {list(logits.shape)}; "
+            f"it must be integer labels {list(logits.shape[:-1])} or class shares "
+            f"{list(logits.shape)}"
+        )
+
+
+def _known(loss: jax.Array, logits: jax.Array, target: jax.Array) -> jax.Array:
+    """The loss [N]; NaN where a label is no class (JAX would take -1 for the last one)."""
+    if target.ndim == logits.ndim:
+        return loss
+    return jnp.where((target >= 0) & (target < logits.shape[-1]), loss, jnp.nan)
 
 
 def correct(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -82,9 +110,11 @@ def correct_within(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
 def average_logits(logits: jax.Array) -> jax.Array:
     """Logits [N, K] of an ensemble's averaged prediction, from its members' [M, N, K].
 
-    They are the logarithms of the members' mean probabilities, so their softmax is that mean.
-    Diverged members, with any logit that is not finite, are left out.
+    They are the logarithms of the members' mean probabilities, so their softmax is that mean. For
+    each example, members whose probabilities of it are not numbers are left out.
     """
-    left = jnp.all(jnp.isfinite(logits), axis=(1, 2))
-    logarithms = jnp.where(left[:, None, None], jax.nn.log_softmax(logits), -jnp.inf)
-    return jax.nn.logsumexp(logarithms, axis=0) - jnp.log(jnp.sum(left.astype(jnp.float32)))
+    each = jax.nn.log_softmax(logits)
+    left = ~jnp.any(jnp.isnan(each), axis=-1)
+    count = jnp.sum(left.astype(jnp.float32), axis=0)
+    total = jax.nn.logsumexp(jnp.where(left[..., None], each, -jnp.inf), axis=0)
+    return total - jnp.log(count)[:, None]

@@ -101,7 +101,7 @@ def _classes(run: Any) -> list[Any]:
     found = run.evaluation.outcomes
     each, names = outcomes.per_class(found), found.class_names
     ranked = each.ranked()
-    worst, best = ranked[0], ranked[-1]
+    worst, best = int(ranked[0]), int(ranked[-1])
     alt = (
         f"The accuracy of each class as a bar, from {share(each.accuracy[worst])} "
         f"({readable(names[worst])}) "
@@ -116,7 +116,7 @@ def _classes(run: Any) -> list[Any]:
             f"{share(low[k])} to {share(high[k])}",
             "-" if not each.predicted[k] else share(each.precision[k]),
         )
-        for k in ranked[:_CLASSES]
+        for k in map(int, ranked[:_CLASSES])
     ]
     header = ("class", "examples", "accuracy", "its 95 % interval", "precision")
     return [
@@ -158,7 +158,7 @@ def calibration(run: Any) -> list[Any]:
     ]
 
 
-def _table(run: Any, caption: str, places: Sequence[int]) -> Table:
+def _table(run: Any, caption: str, places: Sequence[int] | np.ndarray) -> Table:
     """Examples one by one: their class and the prediction."""
     found, rows = run.evaluation.outcomes, []
     for place in places:

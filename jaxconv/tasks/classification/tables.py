@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv.data.wordnet import readable, wordnet_ids
-from jaxconv.errors import short
+from jaxconv.drawing.fonts import save_figure
+from jaxconv.errors import columns, padded, short
 from jaxconv.files import whole_file
 from jaxconv.tasks.classification.outcomes import (
     Outcomes,
@@ -82,7 +83,7 @@ def class_lines(outcomes: Outcomes) -> list[str]:
         [short(readable(name), 40) for name in outcomes.class_names],
     )
     mistaken = counts - np.diag(np.diag(counts))
-    width = max(map(len, [*names, "class"]))
+    width = max(map(columns, [*names, "class"]))
     heads = "examples  accuracy [   low,   high]  precision  most often mistaken for"
     lines, (low, high) = [f"{'class':<{width}}  {heads}"], found.interval
     for k in found.ranked():
@@ -90,7 +91,7 @@ def class_lines(outcomes: Outcomes) -> list[str]:
         taken = f"{names[other]} {mistaken[k, other]:,}" if mistaken[k, other] else "-"
         precision = f"{100 * found.precision[k]:7.2f} %" if found.predicted[k] else f"{'-':>9}"
         lines.append(
-            f"{names[k]:<{width}}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} % "
+            f"{padded(names[k], width)}  {found.examples[k]:8,}  {100 * found.accuracy[k]:6.2f} % "
             f"[{100 * low[k]:6.2f}, {100 * high[k]:6.2f}]  {precision}  {taken}"
         )
     return lines
@@ -159,7 +160,8 @@ def write_confusion(path: Path, evaluation: Any) -> None:
         else:
             from jaxconv.tasks.classification.examples import confusions
 
-            confusions(counts, names, title=evaluation.name).savefig(temporary, dpi=120)
+            figure = confusions(counts, names, title=evaluation.name)
+            save_figure(figure, temporary, dpi=120)
 
 
 def write_reliability(path: Path, evaluation: Any) -> None:
@@ -167,4 +169,5 @@ def write_reliability(path: Path, evaluation: Any) -> None:
     from jaxconv.tasks.classification.accuracy import reliability
 
     with whole_file(path) as temporary:
-        reliability(calibration(evaluation.outcomes), evaluation.name).savefig(temporary, dpi=120)
+        figure = reliability(calibration(evaluation.outcomes), evaluation.name)
+        save_figure(figure, temporary, dpi=120)

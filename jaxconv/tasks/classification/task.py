@@ -12,6 +12,7 @@ from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own, tried
 from jaxconv.tasks.classification import losses
 from jaxconv.tasks.classification.outcomes import Outcomes, averaged, figures, log_mean
+from jaxconv.tasks.classification.weights import class_weights, weighted
 from jaxconv.tasks.labels import TOP, LabelLoss, LabelMeasure, mix_labels, target_of
 from jaxconv.tasks.task import Batch, Figure, Task
 
@@ -77,7 +78,10 @@ class Classification(Task):
 
     def make_loss(self, swept: Mapping[str, jax.Array]) -> Callable[[Any, Batch], jax.Array]:
         """The loss of `config.loss`; raises UserError if a custom one cannot be used."""
-        loss = make_loss(self.config, self.outputs, swept)
+        loss, weights = make_loss(self.config, self.outputs, swept), self.config.loss.class_weights
+        if weights:
+            counts = self.description.get("class_counts")
+            loss = weighted(loss, class_weights(weights, self.class_names, counts))
         return lambda logits, batch: loss(logits, target_of(batch))
 
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
