@@ -39,7 +39,7 @@ def expand(path: str | Path, option: str = "--workdir") -> Path:
     return whole
 
 
-def at_home(path: str, option: str) -> Path:
+def at_home(path: str | Path, option: str) -> Path:
     """Expand `~`; raises UserError if that home is unknown."""
     try:
         return Path(path).expanduser()
