@@ -29,10 +29,12 @@ def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
             "mounted as one"
         )
     whole = at_home(path, option).absolute()
-    if printable(whole) != str(whole):  # Orbax cannot write checkpoints there
+    shown, encoding = printable(whole), sys.getfilesystemencoding()
+    if shown.encode() != os.fsencode(whole):  # Orbax would write checkpoints elsewhere, or nowhere
+        hint = "" if encoding == "utf-8" else f", or set PYTHONUTF8=1 (it is {encoding} here)"
         raise UserError(
-            f"{option}={printable(path)}: the name of the folder, {printable(whole)}, is not UTF-8 "
-            "text; give another"
+            f"{option}={printable(path)}: the name of the folder, {shown}, is not UTF-8 text; give "
+            f"another{hint}"
         )
     return whole
 
@@ -45,21 +47,6 @@ def at_home(path: str | os.PathLike[str], option: str) -> Path:
         raise UserError(
             f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
         ) from error
-
-
-def check_utf8(path: Path, option: str = "--workdir") -> None:
-    """Raise UserError unless Orbax finds a path: it takes UTF-8, whatever the system's encoding."""
-    try:
-        same = str(path).encode() == os.fsencode(path)
-    except UnicodeEncodeError:
-        same = False
-    if not same:
-        encoding = sys.getfilesystemencoding()
-        raise UserError(
-            f"{option}={path}: Orbax, which writes checkpoints, needs a name in UTF-8; choose "
-            "another" + ("" if encoding == "utf-8" else f", or set PYTHONUTF8=1 ({encoding} here)"),
-            exit_code=1,
-        )
 
 
 def lock(file: IO[str], shared: bool = False) -> None:

@@ -23,7 +23,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxconv.errors import UserError, in_words, short
-from jaxconv.files import check_utf8
 from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
 
@@ -67,7 +66,6 @@ class Checkpoints:
         parallel: Parallel | None = None,
     ):
         self.folder, self._higher = Path(folder).absolute(), higher
-        check_utf8(self.folder)
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
         best = [
             BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)

@@ -32,7 +32,7 @@ from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, check_utf8, expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
@@ -83,7 +83,6 @@ def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, Tex
         config.
     """
     workdir = expand(path)
-    check_utf8(workdir)
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()

@@ -185,7 +185,7 @@ def test_the_positions_of_before_hold_the_values_of_before(name, size):
                 np.testing.assert_allclose(found[key], value, rtol=2e-3, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     size=st.integers(6, 40),
     window=st.integers(1, 4),
@@ -246,21 +246,20 @@ def test_a_text_s_strides_that_differ_between_axes():
 # Norms.
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", NORMS[1:])
 @pytest.mark.parametrize("name", ["chain", *NAMES])
 def test_norms_of_every_family(name, norm):
     arguments = {"batch_norm": True} if name == "chain" else {}
     if name in NORMLESS and not arguments:
-        if norm != "batch":
-            with pytest.raises(ValueError, match=f"norm is '{norm}', which would do nothing"):
-                jaxconv.create_model(name, 5, norm=norm)
+        with pytest.raises(ValueError, match=f"norm is '{norm}', which would do nothing"):
+            jaxconv.create_model(name, 5, norm=norm)
         return
     size = SMALLEST.get(name)
     _, published, _ = variables_of(name, size, num_classes=5, **arguments)
     model, variables, x = variables_of(
         name, size, num_classes=5, norm=norm, dtype="bfloat16", **arguments
     )
-    assert ("batch_stats" in variables) == (norm == "batch")
+    assert "batch_stats" not in variables
     if norm == "none":
         names = {path.split()[0].rsplit("/", 1)[-1] for path in paths_of(variables)}
         assert names <= {"kernel", "bias", "scale"}  # ConvNeXt's blocks have a scale of their own

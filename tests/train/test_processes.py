@@ -97,10 +97,10 @@ def test_two_processes_train_as_one(on_four, tmp_path, mode):
     assert "in 2 processes" in said[0]
     # Ignore gloo's lines, which its threads write into each other.
     gloo = (
-        r"\[Gloo\] Rank \d+|is connected to \d+ peer ranks?\.|Expected number of connected peer "
-        r"ranks is : \d+"
+        r"\[Gloo\] Rank|is connected to|peer ranks?\.|Expected number of connected peer ranks is :"
+        r"|[\s\d]"
     )
-    assert not re.sub(gloo, "", said[1]).strip(), said[1]
+    assert not re.sub(gloo, "", said[1]), said[1]
     np.testing.assert_allclose(losses(tmp_path), losses(on_four), rtol=1e-4)
     # The checkpoint of 2 x 2 devices restores on one, and on eight.
     one = command("evaluate", f"--workdir={tmp_path}")
