@@ -1,5 +1,6 @@
 """The command line in odd surroundings: one table of environments, each tried as a process."""
 
+import functools
 import itertools
 import json
 import os
@@ -370,8 +371,9 @@ def test_pieces_keep_their_types_under_x64():
     with jax.enable_x64(True):
         for name in ("resnet18", "convnext_tiny", "mobilenet_v2"):
             model, key = create_model(name, 3), jax.random.key(0)
-            variables = jax.eval_shape(model.init, key, images)
-            outputs = jax.eval_shape(model.apply, variables, images)
+            init, apply = (functools.partial(f, train=False) for f in (model.init, model.apply))
+            variables = jax.eval_shape(init, key, images)
+            outputs = jax.eval_shape(apply, variables, images)
             assert {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))} == {
                 np.dtype(np.float32)
             }

@@ -251,7 +251,9 @@ def test_what_is_said_and_written(root):
     *lines, last = process.stdout.splitlines()
     record, found = json.loads(last), evaluate_run(str(root / "0"), devices=jax.devices()[:1])
     own = figures(found.outcomes)
-    assert list(record) == ["split", "examples", "loss", "top1", "top5", "ece", "intervals"]
+    assert list(record) == [
+        *("split", "examples", "loss", "top1", "top5", "ece", "intervals", "source")
+    ]
     assert {name: record[name] for name in own} == pytest.approx(own, rel=1e-5) and set(
         record["intervals"]
     ) == set(own)
@@ -350,7 +352,8 @@ def test_the_table_of_classes():
 def evaluation_of(outcomes, apart=(), **result):
     whole = {"split": "test", "examples": len(outcomes), "step": 3, **figures(outcomes), **result}
     task = task_of(outcomes.class_names)
-    return Evaluation("run", "test", 3, View(), task, whole, outcomes, dict(apart), None, lambda: 0)
+    data = ("xo", "test", 3, View())
+    return Evaluation("run", *data, task, whole, outcomes, dict(apart), None, lambda: 0)
 
 
 def test_what_is_said_of_imagenets_classes_and_of_no_mistake():

@@ -19,7 +19,7 @@ from tests.conftest import ROOT, process_settings
 # it is used only where it is there.
 LIGHT = {"jax", "flax", "optax", "ml_collections", "numpy", "scipy"}
 OPTIONAL = {"torch", "IPython", "wandb"}
-BROUGHT = {"markupsafe"}  # by jinja2
+BROUGHT = {"markupsafe", "google"}  # by jinja2, and by tensorboardX
 # Modules whose packages have another name.
 PACKAGES = {
     "PIL": "pillow",

@@ -110,7 +110,12 @@ def test_what_model_json_says(images):
         and said["input_shape"] == [16, 16, 1]
         and said["dtype"] == "uint8"
     )
-    assert said["reading"] == {"image_size": 16, "crop_ratio": 1.0, "decoder": "auto"}
+    assert said["reading"] == {
+        "image_size": 16,
+        "crop_ratio": 1.0,
+        "decoder": "auto",
+        "background": "",
+    }
     assert (
         said["step"] == 6
         and said["platforms"] == ["cpu", "cuda", "tpu"]
