@@ -109,7 +109,7 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
             ["--example and --image: give only one of them"],
         ),
         (["lecture", "RUN"], 2, ["--workdir: lecture does not take it; it takes --out"]),
-        (["filters", "RUN", "--config.seed=1"], 2, ["look takes no config"]),
+        (["filters", "RUN", "--config.seed=1"], 2, ["look uses the config of the run"]),
         (
             ["filters", "--model=lenet6"],
             2,
