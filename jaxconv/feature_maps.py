@@ -58,7 +58,7 @@ def features_at(
       strides: in pixels, the same for all axes.
 
     Raises:
-      ValueError: there is no map with such a stride; the message lists those that there are.
+      ValueError: no map has such a stride; the message lists the available ones.
     """
     levels = {}
     for name, info in feature_info(model, input_shape).items():

@@ -1,7 +1,7 @@
-"""Standard input, output and error at their edges: closed, full, or without our characters.
+"""Standard streams that are closed, full, or cannot encode our characters.
 
-A daemon closes them, a disk that they go to fills up, a terminal hangs up, and the locale C has
-ASCII alone. None of these may end a training.
+A daemon closes them, the disk behind them fills up, a terminal hangs up, and the C locale has only
+ASCII. None of these may end a training.
 """
 
 import codecs

@@ -1,8 +1,8 @@
 """Running a Python file of the user: a config, or one with custom pieces.
 
 A file may import its neighbours, the modules and packages next to it. They are found only while the
-file runs, and are forgotten afterwards, so that two folders may have neighbours of the same name
-and an edited neighbour is imported anew.
+file runs, and are forgotten afterwards. So two folders may have neighbours of the same name, and
+an edited neighbour is imported again.
 """
 
 import ast

@@ -14,7 +14,7 @@ AnyConfig: TypeAlias = Any
 
 
 class UnknownKeyError(KeyError):
-    """A config has no such key; the message names the nearest."""
+    """A key does not exist in a config; the message names the nearest."""
 
     def __str__(self) -> str:
         return str(self.args[0])

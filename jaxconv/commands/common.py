@@ -86,7 +86,7 @@ def print_json(record: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def results_kept(folder: Path) -> Iterator[None]:
-    """Print what a folder holds too: if standard output cannot be written, say so and go on.
+    """Print what a folder holds; if standard output cannot be written, report that and continue.
 
     The work is done, and with another exit code a launcher would start it again.
     """

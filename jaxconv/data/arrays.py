@@ -81,11 +81,11 @@ def from_arrays(
 
     Args:
       images: [N, H, W] or [N, H, W, C] uint8, or floating-point numbers from 0 to 1; or signals
-        [N, ..., C] of either. Lists, tensors of PyTorch and lists of PIL images are made arrays.
+        [N, ..., C] of either. Lists, PyTorch tensors and lists of PIL images are converted.
       labels: [N] or [N, 1] integers from 0, or one-hot rows [N, K].
       class_names: one per class; by default the numbers.
       what: the name of the source in messages.
-      layout: which axis is what, where the shape does not tell, see data/layout.py: `NCHW` for
+      layout: which axis is what, if the shape is ambiguous, see data/layout.py: `NCHW` for
         images as PyTorch has them, `NHW` for grey ones.
       scale: the value of white, which all numbers are divided by; 0 for 255 of uint8, and 1 of
         floating-point numbers.

@@ -54,7 +54,7 @@ def batches(
         evaluation is one pass.
       start: the first step, counted from 0: to resume, the number of steps done.
       train: shuffle, by seed and step.
-      drop_remainder: in evaluation, leave out a last batch that is not full.
+      drop_remainder: in evaluation, drop an incomplete last batch.
       repeats: while training, times that each example comes in a batch, see `train_indices`.
       sharding: how a batch lies on devices, such as `NamedSharding(mesh, PartitionSpec("data"))`;
         by default it is numpy arrays on the host. With several processes, each gives its part.
@@ -112,7 +112,7 @@ def _check(
         )
     if drop_remainder and train:
         raise UserError(
-            "batches: drop_remainder is for train=False; in training batches span epochs, so that "
+            "batches: drop_remainder is for train=False; in training batches span epochs, so "
             "all are full"
         )
 

@@ -5,8 +5,8 @@
     NTF   NTFC   NCTF      signals along two axes, such as spectrograms
     NDHW  NDHWC  NCDHW     volumes
 
-A layout that is clear from the shape is found, and one that is not is refused, with the settings
-that would say which: an array that is read as something else trains, and nothing tells why badly.
+A layout that the shape makes clear is inferred. An ambiguous one is refused, and the message lists
+the settings to choose from: a misread array would train without an error, and badly.
 """
 
 import math
@@ -60,7 +60,7 @@ class Reading(NamedTuple):
 
 
 class Elements(NamedTuple):
-    """Elements [N, ..., C], what they were read as, and what was noted of them."""
+    """Elements [N, ..., C], what they were read as, and notes about them."""
 
     values: np.ndarray
     layout: str
@@ -169,9 +169,7 @@ def find_layout(images: np.ndarray, reading: Reading) -> str:
     rank, channels = images.ndim, [size <= _CHANNELS for size in shape]
     if rank < 3 or rank > 5:
         flat = f"; reshape images to [N, H, W, C] ({_sides(shape[1])})" if rank == 2 else ""
-        advice = (
-            f", or say that they are signals: {reading.setting('layout', 'NL')}" if flat else ""
-        )
+        advice = f", or declare them signals with {reading.setting('layout', 'NL')}" if flat else ""
         raise reading.error(
             f"the examples are {images.dtype} {shape}; they must be uint8 or float32 [N, ..., C]"
             f"{flat}{advice}"
@@ -185,9 +183,9 @@ def find_layout(images: np.ndarray, reading: Reading) -> str:
         return last
     if channels[1]:
         raise reading.error(
-            f"the examples are {shape}, which looks like {shape[1]} channels before their axes, as "
-            f"in PyTorch; say so with {reading.setting('layout', first)}, or that the channels are "
-            f"the last axis with {reading.setting('layout', last)}"
+            f"the examples are {shape}, which looks like {shape[1]} channels before the others, as "
+            f"in PyTorch; if so, set {reading.setting('layout', first)}; if the channels are last, "
+            f"set {reading.setting('layout', last)}"
         )
     if rank == 4 and not floating and shape[1] == shape[2] and 2 * shape[3] <= shape[1]:
         return last  # images with many channels
@@ -217,7 +215,7 @@ def _choices(shape: tuple[int, ...], reading: Reading) -> str:
             f"{text.format(*sizes.values())} ({reading.setting('layout', layout)})"
             for layout, text in texts.items()
         )
-        + "; say which"
+        + "; set one of them"
     )
 
 
@@ -242,7 +240,7 @@ def _check_type(images: np.ndarray, reading: Reading) -> None:
         advice = f" (they go from {low} to {high}: " + (
             "make them uint8)"
             if white == 255 and low >= 0
-            else f"say the value of white, {reading.setting('scale', float(white))})"
+            else f"set the value of white, {reading.setting('scale', float(white))})"
         )
     raise reading.error(
         f"the examples are {images.dtype} {images.shape}; they must be uint8 or float32 [N, ..., C]"
@@ -262,7 +260,7 @@ def _on_scale(images: np.ndarray, layout: str, reading: Reading) -> Elements:
                 f"{reading.setting('scale', 255.0)}"
             )
         return Elements(images, layout)
-    with np.errstate(over="ignore"):  # what becomes infinite is found
+    with np.errstate(over="ignore"):  # check_finite reports overflow
         images = images.astype(np.float32, copy=reading.scale not in (0, 1))
     if reading.scale not in (0, 1):
         images /= np.float32(reading.scale)
@@ -277,7 +275,7 @@ def _on_scale(images: np.ndarray, layout: str, reading: Reading) -> Elements:
     as_signals = layout.replace("H", "T").replace("W", "F")
     if low < -_OVERSHOOT and not asked:
         note = (
-            f"values from {low:.4g} to {high:.4g} are no colours: read as signals along two axes, "
+            f"values from {low:.4g} to {high:.4g} are not colors: read as signals along two axes, "
             "which are normalised by data.mean and data.std, and not augmented"
         )
         return Elements(images, as_signals, (note,))
@@ -289,7 +287,7 @@ def _on_scale(images: np.ndarray, layout: str, reading: Reading) -> Elements:
     )
     raise reading.error(
         f"the examples go from {low:.4g} to {high:.4g}, and images of floating-point numbers from "
-        f"0 to 1; {advice}, or if they are no images, set {reading.setting('layout', as_signals)}"
+        f"0 to 1; {advice}, or if they are not images, set {reading.setting('layout', as_signals)}"
     )
 
 
@@ -316,6 +314,6 @@ def check_finite(images: np.ndarray, what: str) -> tuple[float, float]:
     more = f", and {len(numbers) - 1} more examples have such" if len(numbers) > 1 else ""
     raise UserError(
         f"{what}: example {first} of {len(images)} is {images[first][place]} at {list(place)}"
-        f"{more}; numbers must be finite: mend these examples, or leave them out",
+        f"{more}; numbers must be finite: fix these examples or leave them out",
         exit_code=1,
     )

@@ -1,11 +1,10 @@
-"""Which files a folder holds: the one list that training, evaluation, `jaxconv data` and `predict`
-go by.
+"""Which files a folder holds, for training, evaluation, `jaxconv data` and `predict` alike.
 
 Folders are read to any depth, and through links; each real folder is read once, and a link that
-leads back up is left out. What is left out is counted, for a note to the person:
+leads back up is left out. What is left out is counted, for a note to the user:
 
     hidden and system files   names that begin with a dot, and those in `SYSTEM`
-    other kinds               files whose suffix is not one of those asked for
+    other kinds               files with none of the requested suffixes
     not files                 pipes, sockets and devices
     links                     linked folders that hold the folder they stand in, or one read already
 """
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 
 from jaxconv.files import printable
 
-# By kind, in small letters. What Pillow reads is an image; of several frames or pages the first.
+# By kind, in lower case. What Pillow reads is an image; of several frames or pages, the first.
 _SUFFIXES = {
     "image": (
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
@@ -30,7 +29,7 @@ _SUFFIXES = {
 }  # fmt: skip
 # The features that a build of Pillow may lack, by the suffix that needs them.
 _NEEDS = {".webp": "webp", ".avif": "avif"}
-# What file systems, network disks, archives and tools put beside pictures, in small letters.
+# What file systems, network disks, archives and tools put next to images, in lower case.
 SYSTEM = frozenset(
     {
         "lost+found", "system volume information", "$recycle.bin", "recycler", "recycled",
@@ -119,7 +118,7 @@ def files_in(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[str]:
 
 
 def list_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> Listed:
-    """The files below a folder whose names end in one of the suffixes, in capitals or not.
+    """The files below a folder whose names end in one of the suffixes, in upper or lower case.
 
     A broken link counts as a file: it is reported as damaged when it is read.
 

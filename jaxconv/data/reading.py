@@ -10,8 +10,7 @@ from jaxconv.data.layout import check_finite
 from jaxconv.data.stored import StoredSource
 from jaxconv.errors import short
 
-# A normalised number beyond this is one that the mean and deviation of the config were not made
-# for.
+# Beyond this, the mean and deviation of the config do not fit the numbers.
 _FAR = 50.0
 
 
@@ -28,7 +27,7 @@ def read_as(source: Source, split: str) -> str:
 
 
 def notes_of(source: Source, split: str, settings: Any = None) -> tuple[str, ...]:
-    """What a person should know of a split: the source's own notes, and what its examples show.
+    """What is worth knowing about a split: the source's own notes, and what its examples show.
 
     Args:
       source: the split.
@@ -68,7 +67,7 @@ def element_in_words(element: Element) -> str:
 
 
 def count_classes(source: Source) -> np.ndarray | None:
-    """Examples of each class [K]; None where there are no labels, or only reading tells them."""
+    """Examples of each class [K]; None without labels, or if they are known only by reading."""
     known = isinstance(source, Arrays) or (
         isinstance(source, StoredSource) and source.records.has_labels
     )
@@ -76,7 +75,7 @@ def count_classes(source: Source) -> np.ndarray | None:
         return None
     labels = np.asarray(source.labels_of_all())
     if labels.ndim != 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < 2**31):
-        return None  # what is no class is refused where it is read
+        return None  # invalid labels are rejected when they are read
     counts = np.bincount(labels, minlength=len(source.class_names))
     return counts if len(counts) == len(source.class_names) else None
 
@@ -115,5 +114,5 @@ def _of_numbers(source: Arrays, split: str, settings: Any) -> list[str]:
         return []
     return [
         f"numbers from {low:.4g} to {high:.4g} become as large as {far:.4g} by config.data.mean "
-        "and config.data.std; `jaxconv data` tells those of the data"
+        "and config.data.std; `jaxconv data` prints those of the data"
     ]

@@ -36,7 +36,7 @@ class Items:
         self._in_colour = False
         self.first = self._first_good()
         self.notes = self.first.notes
-        # The first says what all are, and not each by itself.
+        # The first element determines how all are read.
         self._reading = reading._replace(layout=self.first.layout)
         self._in_colour = self.first.kind == "image" and self.first.values.shape[-1] == 3
 
@@ -123,12 +123,10 @@ class Items:
 def _find_key(item: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
     """The key of an item that is known; raises UserError if there is none, or several."""
     found = [key for key in known if key in item]
-    # `image` and `label` stand for themselves, whatever else there is.
+    # `image` and `label` win over other known keys.
     if not found or (len(found) > 1 and known[0] not in found):
         choices = " or ".join(f"{name}={key!r}" for key in found or item)
-        raise UserError(
-            f"item 0: has the keys {', '.join(map(str, item))}; say which with {choices}"
-        )
+        raise UserError(f"item 0: has the keys {', '.join(map(str, item))}; choose with {choices}")
     return found[0]
 
 

@@ -1,8 +1,8 @@
 """Fonts for the names of classes and files in any script, and figures written with them.
 
 matplotlib's own font, DejaVu Sans, has no Chinese, Japanese, Korean, Thai ... characters. For those
-that it lacks, an installed font is found that has them. Where there is none, boxes are drawn in
-their places, and one warning says so.
+an installed font that has them is used. If there is none, boxes are drawn instead, and one warning
+says so.
 """
 
 import functools
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Fonts of boxes for every character, and of coloured pictures, which matplotlib cannot draw.
 _UNUSABLE = ("last resort", "lastresort", "emoji", "adobe blank")
-# The most fonts that one text is put together from, beside matplotlib's own.
+# The most fonts that one text may combine, besides matplotlib's own.
 _MOST_FONTS = 4
 
 

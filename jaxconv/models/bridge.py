@@ -16,10 +16,10 @@ _NATIVE = (
 def from_nnx(model: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The Linen module inside a module of `flax.nnx.bridge.ToNNX`, and its variables as they are.
 
-    They are for `jaxconv.features`, `jaxconv.inspect` and all else that takes a Linen module.
+    For `jaxconv.features`, `jaxconv.inspect` and anything else that takes a Linen module.
 
     Raises:
-      TypeError: it is no such module.
+      TypeError: it is not such a module.
       ValueError: it has no variables yet.
     """
     module, variables = unwrapped(model), {}
@@ -57,7 +57,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def _is_nnx(module: Any) -> bool:
-    # Whoever has such a module has imported NNX; nobody else should have to.
+    # A program with such a module has imported NNX already; others should not have to.
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(module, nnx.Module)
 

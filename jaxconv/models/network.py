@@ -83,7 +83,7 @@ class Network(nn.Module):
 
         Raises:
           TypeError: `train` is not given.
-          ValueError: there is no such feature map; the message names the nearest.
+          ValueError: a feature map does not exist; the message names the nearest.
         """
         if train is _REQUIRED or train is None:
             raise TypeError(_TRAIN_MISSING.format(type(self).__name__))

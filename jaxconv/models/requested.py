@@ -1,7 +1,7 @@
-"""Feature maps that the caller of a network asks for by name.
+"""Feature maps that the caller of a network requests by name.
 
-`Network.note` gives each map to the request of the call that runs, if there is one. Once it has all
-that was asked for, the rest of the network is not run.
+`Network.note` gives each map to the request of the call that runs, if there is one. Once it is
+complete, the rest of the network is not run.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import jax
 
 from jaxconv.errors import nearest, short
 
-# The name that asks for the network's own output, and the one that asks for every feature map.
+# The names that request the network's own output, and every feature map.
 LOGITS, EVERY = "logits", "*"
 
 
@@ -28,8 +28,8 @@ class Request:
     """One call's request for feature maps.
 
     Attributes:
-      every: all maps are asked for.
-      names: those that are, in the caller's order.
+      every: whether all maps are requested.
+      names: of the requested maps, in the caller's order.
     """
 
     def __init__(self, names: str | Sequence[str]):
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def logits(self) -> bool:
-        """Whether the network's own output is asked for."""
+        """Whether the network's own output is requested."""
         return self.every or LOGITS in self.names
 
     def meet(self, name: str, x: jax.Array) -> None:

@@ -1,7 +1,7 @@
 """TensorBoard's event files of a run: only ever appended to.
 
-An open TensorBoard reads on in the newest file, so files are neither rewritten nor deleted, and
-what was written keeps its wall time. A resumed run begins a new file. If it repeats steps, the file
+An open TensorBoard keeps reading the newest file, so files are neither rewritten nor deleted, and
+earlier rows keep their wall time. A resumed run begins a new file. If it repeats steps, the file
 begins with a `SessionLog.START`, at which TensorBoard drops what it has read from that step on.
 
 A record is a length, a checksum of the length, an event, and a checksum of the event.

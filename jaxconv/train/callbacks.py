@@ -1,4 +1,4 @@
-"""Callbacks: code that runs beside the training, on the first process alone.
+"""Callbacks: code that runs alongside the training, in the first process only.
 
 A callback is an object with any of these methods. `run` is a `RunView`; `metrics` are the numbers
 of a row of metrics.jsonl, by name.
@@ -140,12 +140,12 @@ def best_of(values: Sequence[float], higher: bool, min_delta: float) -> int:
 
 
 class Callbacks:
-    """The callbacks of a run, and what they ask for.
+    """The callbacks of a run, and what they request.
 
     Args:
       callbacks: name and object of each.
       run: what they see.
-      parallel: the processes; on the first they are called, and all learn what they ask for.
+      parallel: the processes. The first calls them, and all learn what they request.
 
     Attributes:
       on_checkpoints: whether any has the method `on_checkpoint`.
@@ -170,7 +170,7 @@ class Callbacks:
             except Exception as error:  # a custom callback may raise anything
                 self._error = UserError(
                     f"the callback {name} failed in {method} at step {step}: {in_words(error)}; "
-                    "mend it, or leave it out of --config.callbacks",
+                    "fix it, or remove it from --config.callbacks",
                     exit_code=1,
                 )
                 self._error.__cause__ = error

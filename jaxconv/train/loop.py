@@ -296,21 +296,8 @@ class Run:
                 # would not evaluate at that step.
                 if config.optimizer.schedule.name == "plateau" and step % self.eval_every == 0:
                     state = self._update_plateau(state, evaluated)
-            logged, variables = row, self._variables_of(state)
-            if row or evaluated:
-                row = {"step": step, **row, **evaluated}
-                outputs.metrics_log.write(row)
-                outputs.progress.report(row)
-            if logged:
-                self.callbacks.call("on_log", step, variables, logged)
-            if evaluated:
-                self.callbacks.call("on_evaluation", step, variables, evaluated)
-            stops = bool(logged or evaluated) and self.callbacks.stops()
-            better = {
-                name: evaluated[name]
-                for name in self.best_metrics
-                if name in evaluated and self._is_better(name, evaluated, best)
-            }
+            stops = self._report(state, step, row, evaluated, outputs)
+            better = self._better(evaluated, best)
             best |= better
             preempted = step < total and outputs.preemption.reached()
             if (
@@ -322,11 +309,7 @@ class Run:
                 pending.fetch()
                 kept = {"pending": pending.rows, "best": best, "gone": sorted(pending.gone)}
                 self._save(state, step, kept, evaluated, pending, outputs.checkpoints)
-                if self.callbacks.on_checkpoints:
-                    outputs.checkpoints.wait()
-                    folder = self.folder / "checkpoints" / str(step)
-                    self.callbacks.call("on_checkpoint", step, variables, folder)
-                    stops = self.callbacks.stops()
+                stops = self._report_checkpoint(state, step, outputs.checkpoints) or stops
             if stops:
                 outputs.checkpoints.wait()
                 self.callbacks.raise_error()
@@ -344,6 +327,36 @@ class Run:
             watch.go_on()
         self.callbacks.end(step, self._variables_of(state), result)
         return result
+
+    def _report(
+        self,
+        state: TrainState,
+        step: int,
+        row: dict[str, Any],
+        evaluated: dict[str, float],
+        outputs: "Outputs",
+    ) -> bool:
+        """Write the row of a step, if there is one, and call the callbacks; whether one stops."""
+        if not (row or evaluated):
+            return False
+        whole = {"step": step, **row, **evaluated}
+        outputs.metrics_log.write(whole)
+        outputs.progress.report(whole)
+        variables = self._variables_of(state)
+        if row:
+            self.callbacks.call("on_log", step, variables, row)
+        if evaluated:
+            self.callbacks.call("on_evaluation", step, variables, evaluated)
+        return self.callbacks.stops()
+
+    def _report_checkpoint(self, state: TrainState, step: int, checkpoints: Checkpoints) -> bool:
+        """Call the callbacks that wait for a checkpoint; whether one of them stops the run."""
+        if not self.callbacks.on_checkpoints:
+            return False
+        checkpoints.wait()
+        folder = self.folder / "checkpoints" / str(step)
+        self.callbacks.call("on_checkpoint", step, self._variables_of(state), folder)
+        return self.callbacks.stops()
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.built.total_steps
@@ -389,11 +402,20 @@ class Run:
             self.evaluated = evaluate(self.eval_step, *arguments, self.evaluated)
         return self.evaluated
 
-    def _is_better(self, name: str, evaluated: dict[str, float], best: dict[str, float]) -> bool:
-        if np.isnan(evaluated[name]) or name not in best:
-            return not np.isnan(evaluated[name])
-        better = evaluated[name] - best[name]
-        return better > 0 if self.best_is_higher else better < 0
+    def _better(self, evaluated: dict[str, float], best: dict[str, float]) -> dict[str, float]:
+        """Those of `best_metrics` that are better than the best so far."""
+
+        def is_better(name: str) -> bool:
+            if np.isnan(evaluated[name]) or name not in best:
+                return not np.isnan(evaluated[name])
+            better = evaluated[name] - best[name]
+            return better > 0 if self.best_is_higher else better < 0
+
+        return {
+            name: evaluated[name]
+            for name in self.best_metrics
+            if name in evaluated and is_better(name)
+        }
 
     def _update_plateau(self, state: TrainState, evaluated: dict[str, float]) -> TrainState:
         schedule = self.config.optimizer.schedule

@@ -112,7 +112,7 @@ def test_settings_of_arrays(tmp_path):
     source = open_source(settings(path, layout="NCHW", scale=255.0, first_label=1), "train")
     np.testing.assert_allclose(source.images[..., 0], IMAGES / 255, atol=1e-6)
     assert source.labels.tolist() == LABELS.tolist()
-    with pytest.raises(UserError, match="say so with --config.data.arrays.layout=NCHW"):
+    with pytest.raises(UserError, match="if so, set --config.data.arrays.layout=NCHW"):
         open_source(settings(path), "train")
     config = settings(saved(path))
     config.image_size = 8

@@ -82,7 +82,7 @@ def test_elements(element, settings, shape, kind, dtype):
 def test_tensors():
     torch = pytest.importorskip("torch")
     items = [(torch.full((3, 8, 8), 0.5, requires_grad=True), torch.tensor(i)) for i in range(2)]
-    with pytest.raises(UserError, match="3 channels before their axes.*layout='NCHW'"):
+    with pytest.raises(UserError, match="3 channels before the others.*layout='NCHW'"):
         from_sequence(items, "ab")
     source = from_sequence(items, "ab", layout="NCHW")
     assert source[1]["label"] == 1 and source[1]["image"].shape == (8, 8, 3)
@@ -123,10 +123,10 @@ def test_what_is_not_finite_is_damaged():
         (
             ("img", "fine_label", "coarse_label"),
             {},
-            "item 0: has the keys img, fine_label, coarse_label; say which with "
+            "item 0: has the keys img, fine_label, coarse_label; choose with "
             "label_key='fine_label' or label_key='coarse_label'",
         ),
-        (("x", "label"), {}, "has the keys x, label; say which with image_key='x'"),
+        (("x", "label"), {}, "has the keys x, label; choose with image_key='x'"),
         (("img", "label"), {"image_key": "image"}, "and not image_key='image'"),
     ],
 )

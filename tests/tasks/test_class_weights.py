@@ -41,7 +41,7 @@ def test_balanced_weighs_every_class_alike():
     ("text", "words"),
     [
         ("1,2", "has 2 numbers, but there are 3 classes"),
-        ("dgo:2", "names 'dgo', which is no class, did you mean 'dog'"),
+        ("dgo:2", "names 'dgo', which is not a class, did you mean 'dog'"),
         ("1,-2,1", "'-2' is not a number of at least 0"),
         ("1,inf,1", "'inf' is not a number"),
         ("balance", "'balance' is not a number .*or balanced"),

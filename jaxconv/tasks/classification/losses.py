@@ -79,7 +79,7 @@ def check_target(logits: jax.Array, target: jax.Array) -> None:
 
 
 def _known(loss: jax.Array, logits: jax.Array, target: jax.Array) -> jax.Array:
-    """The loss [N]; NaN where a label is no class (JAX would take -1 for the last one)."""
+    """The loss [N]; NaN for a label that is not a class (JAX would read -1 as the last one)."""
     if target.ndim == logits.ndim:
         return loss
     return jnp.where((target >= 0) & (target < logits.shape[-1]), loss, jnp.nan)

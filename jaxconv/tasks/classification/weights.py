@@ -46,8 +46,8 @@ def class_weights(
         for name, value in by_name:
             if name not in weights:
                 raise UserError(
-                    f"{_KEY} names {name!r}, which is no class{nearest(name, class_names)}; there "
-                    f"are {len(class_names)}, such as {class_names[0]}"
+                    f"{_KEY} names {name!r}, which is not a class{nearest(name, class_names)}; "
+                    f"there are {len(class_names)}, such as {class_names[0]}"
                 )
             weights[name] = _number(value, text)
         values = [*weights.values()]
@@ -59,7 +59,7 @@ def class_weights(
             "per class, or NAME:WEIGHT,..."
         )
     if not any(values):
-        raise UserError(f"{_KEY} is {text}, by which no class counts; give one more than 0")
+        raise UserError(f"{_KEY} is {text}, so no class counts; give at least one weight above 0")
     return np.array(values, np.float32)
 
 
