@@ -4,6 +4,7 @@ tests/typing/test_types.py runs pyright on it and on a script with mistakes; it 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, assert_type
 
 import flax.linen as nn
@@ -17,7 +18,9 @@ from jaxconv.config import default_config, load_config
 from jaxconv.data import Arrays, Source, Target, batches, from_arrays, generator
 from jaxconv.feature_maps import FeatureMap
 from jaxconv.inspect.inside import activations
+from jaxconv.look.opened import OpenedNetwork
 from jaxconv.models import Network
+from jaxconv.predict import Prediction
 from jaxconv.tasks import Figure, Task
 from jaxconv.values import Config
 
@@ -130,6 +133,18 @@ def train() -> jaxconv.TrainState:
         print(float(metrics["loss"]))
         assert_type(one(state, batch, key), tuple[jaxconv.TrainState, dict[str, jax.Array]])
     return state
+
+
+def run(folder: Path) -> None:
+    """An experiment from start to finish, through the functions at the top."""
+    config = load_config("jaxconv:xo", ["steps=4"])
+    assert_type(jaxconv.train(config, folder), dict[str, Any])
+    jaxconv.train("jaxconv:xo", str(folder))
+    print(jaxconv.evaluate(folder, split="test"), jaxconv.evaluate([str(folder), folder]))
+    opened = jaxconv.open_run(str(folder))
+    assert_type(opened, OpenedNetwork)
+    assert_type(jaxconv.predict(folder, ["x.png"]), list[Prediction])
+    assert_type(jaxconv.predict(folder, np.zeros((1, 12, 12), np.uint8), top=2), list[Prediction])
 
 
 def main() -> None:
