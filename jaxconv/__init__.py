@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from jaxconv import arithmetic, layers, lazy, moved
+from jaxconv.compiling import compiler_options
 from jaxconv.feature_maps import FeatureMap, feature_info, features_at
 from jaxconv.models import (
     ModelInfo,
@@ -57,6 +58,7 @@ __all__ = [
     "TrainState",
     "__version__",
     "arithmetic",
+    "compiler_options",
     "create_model",
     "create_state",
     "feature_info",

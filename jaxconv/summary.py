@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxconv.compiling import compiler_options
 from jaxconv.errors import UserError, human_bytes
 from jaxconv.feature_maps import FeatureMap, noted
 from jaxconv.models.bridge import unwrapped
@@ -377,7 +378,8 @@ def _compile(
         jax.ShapeDtypeStruct((1, *shape[1:]), dtype),
     )
     step = make_train_step(module, optimizer)
-    lowered = jax.jit(step, donate_argnums=0).lower(state, {"image": images, "label": labels}, key)
+    jitted = jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    lowered = jitted.lower(state, {"image": images, "label": labels}, key)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()

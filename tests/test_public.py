@@ -35,7 +35,7 @@ HEAVY = (
 LEVELS = [
     {"version", "moved", "streams"},
     {"errors"},
-    {"user_files", "values", "packaged", "lazy", "notebook"},
+    {"user_files", "values", "packaged", "lazy", "notebook", "compiling"},
     {"own", "files"},
     {"config"},
     {"arithmetic"},

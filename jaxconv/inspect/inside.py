@@ -288,7 +288,9 @@ class Interpreter:
             return [backward.first_of_two(*operands)]
         if self._rule != "gradient" and name == "reduce_max":
             return [backward.first_along(operands[0], eqn.params["axes"])]
-        if not inner or name in ("custom_jvp_call", "custom_vjp_call") or backward.opaque(eqn):
+        pools = self._rule != "gradient" and name == "custom_jvp_call" and _only_maxima(inner[0])
+        own = name in ("custom_jvp_call", "custom_vjp_call") and not pools
+        if not inner or own or backward.opaque(eqn):
             return _plainly(jaxpr, eqn, operands)
         if (
             name == "cond"
@@ -352,6 +354,14 @@ def _programs(eqn: Any) -> list[Any]:
         value if isinstance(value, jex.ClosedJaxpr) else jex.ClosedJaxpr(value, ())
         for value in found
     ]
+
+
+def _only_maxima(program: Any) -> bool:
+    """Whether a program only takes the maximum of arrays, as `max_pool` does of its views."""
+    eqns = program.jaxpr.eqns
+    return bool(eqns) and all(
+        eqn.primitive.name == "max" and all(var.aval.shape for var in eqn.invars) for eqn in eqns
+    )
 
 
 def _rectifies(jaxpr: Any) -> bool:

@@ -23,7 +23,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from jaxconv.arithmetic import atrous_pad_widths, pad_widths
-from jaxconv.layers import forms
+from jaxconv.layers import forms, windows
 
 Ints = int | Sequence[int]
 
@@ -64,7 +64,7 @@ def geometry_of(
     rounding: str,
     layer: str,
     atrous: int = 0,
-) -> forms.Geometry:
+) -> windows.Geometry:
     """Strides, (before, after) pads and dilations of the spatial axes of `shape` [N, *spatial, C].
 
     With `atrous` these are the layer's without its stride; see `atrous_pad_widths`.
@@ -123,7 +123,7 @@ def convolve(
             f"match {filters} filters that see {seen} each"
         )
     geometry = geometry_of(x.shape, window, stride, padding, dilation, rounding, layer, atrous)
-    plain_form = functools.partial(forms.plain, geometry=geometry, groups=groups)
+    plain_form = functools.partial(windows.plain, geometry=geometry, groups=groups)
     form = None if _PLAIN.get() else forms.choose(x.shape, kernel.shape, geometry, groups)
     if form is None:
         return plain_form(x, kernel)

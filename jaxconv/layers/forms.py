@@ -9,8 +9,14 @@ Each computes the result of `convolve` with ordinary operations:
     narrow maps         (output narrower than the window) every window as a row of a matrix
                         (im2col), and a matrix product; XLA takes 10 to 20 times as long for 3x3
                         windows on 2x2 maps
+    few copies          the same for 3x3 at stride 2, 2x2 at stride 2, 4x4 at stride 4, and 3x3 of
+                        three colours: with ResNet-50's strided 3x3 XLA takes 1.1 to 2.4 times as
+                        long
+    3x3 at stride 1     Winograd's minimal filtering, see layers/winograd.py
 
-All other dense convolutions use XLA's. `tests/benchmarks/convolution.py` measures every form
+All other dense convolutions use XLA's. Of 3x3 windows that are dilated, Winograd's form of the
+interleaved grids took 0.9 to 1.4 times XLA's time, and of strided ones, as four parts at stride 1,
+1.1 to 1.8 times: they are not used. `tests/benchmarks/convolution.py` measures every form
 against XLA's and PyTorch's.
 """
 
@@ -24,14 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Pads = tuple[tuple[int, int], ...]
-Geometry = tuple[
-    tuple[int, ...], Pads, tuple[int, ...]
-]  # strides, (before, after) pads and dilations of the spatial axes
+from jaxconv.layers import winograd
+from jaxconv.layers.windows import Geometry, output, plain, views, wide
 
 # Joined groups see at least this many channels. 16 and 64 were slower on the first three widths of
 # ResNeXt-50.
 BLOCK = 32
+# `patches` holds each pixel at most this many times, as of 3x3 at stride 2; with fewer channels
+# than `SEEN` its rows are too short for that. It holds each pixel of an image of at most `COLOURS`
+# channels at stride 1 as often as a 3x3 window sees it.
+COPIES, SEEN = 2.25, 16
+COPIES_OF_COLOURS, COLOURS = 9, 4
 # Depthwise windows wider than 3 use band matrices if the output is at most this many windows wide:
 # in a wider matrix the band is too small a part.
 BAND = 4
@@ -53,27 +62,19 @@ def choose(
     if math.prod(window) == 1:
         return pointwise
     padded = [size + low + high for size, (low, high) in zip(shape[1:-1], pads, strict=True)]
-    narrow = any(
-        size < f
-        for size, f in zip(_output(padded, window, strides, dilations), window, strict=True)
-    )
-    return patches if narrow else None
-
-
-def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
-    """XLA's convolution: [N, *spatial, C] and [*window, C // groups, K] -> [N, *output, K]."""
-    spatial = "DHW"[-(x.ndim - 2) :]
-    strides, pads, dilations = geometry
-    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        pads,
-        rhs_dilation=dilations,
-        dimension_numbers=numbers,
-        feature_group_count=groups,
-    )
+    produced = output(padded, window, strides, dilations)
+    if any(size < f for size, f in zip(produced, window, strict=True)):
+        return patches
+    seen, filters = kernel_shape[-2:]
+    copies = math.prod(window) / math.prod(strides)  # of each pixel, in the rows of `patches`
+    few = seen <= COLOURS and max(strides) == 1 and math.prod(window) <= COPIES_OF_COLOURS
+    if copies <= 1 or (copies <= COPIES and seen >= SEEN) or few:
+        return patches
+    if {*strides, *dilations} == {1} and len({*window}) == 1:
+        sizes = winograd.sizes(shape[0], produced, window[0], seen, filters)
+        if any(sizes):
+            return functools.partial(winograd.convolve, sizes=sizes)
+    return None
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -82,16 +83,23 @@ def pointwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     x = lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
     )
-    x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1))
-    return lax.dot_general(x, kernel.reshape(kernel.shape[-2:]), (((x.ndim - 1,), (0,)), ((), ())))
+    return _product(lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1)), kernel)
 
 
 def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """A dense convolution: rows [prod(window) * C], and a matrix product; see `plain`."""
     rows = jnp.concatenate(views(x, jnp.zeros((), x.dtype), kernel.shape[:-2], geometry), axis=-1)
-    return lax.dot_general(
-        rows, kernel.reshape(-1, kernel.shape[-1]), (((x.ndim - 1,), (0,)), ((), ()))
-    )
+    return _product(rows, kernel)
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[N, *spatial, C] times the kernel's last axis, all others of which are C -> [N, *spatial, K].
+
+    The product of two matrices: in the gradient of one with more axes XLA copies the cotangent to
+    the order [K, N, *spatial], which took a third of ResNet-50's step.
+    """
+    y = x.reshape(-1, x.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
@@ -105,7 +113,8 @@ def blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> 
     # two groups, 24 filters).
     own = np.kron(np.eye(joined), np.ones((seen, filters))).astype(kernel.dtype)
     own = own.reshape((1,) * (kernel.ndim - 2) + own.shape)
-    form = choose((*x.shape[:-1], joined * seen), kernel.shape, geometry, 1) or plain
+    block = (*kernel.shape[:-2], joined * seen, joined * filters)
+    form = choose((*x.shape[:-1], joined * seen), block, geometry, 1) or plain
     parts = zip(
         jnp.split(x, groups // joined, axis=-1),
         jnp.split(kernel, groups // joined, axis=-1),
@@ -125,44 +134,6 @@ def depthwise(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     return _shifted(x, kernel.reshape(*kernel.shape[:-2], filters), geometry)
 
 
-def views(
-    x: jax.Array, filler: jax.Array, window: Sequence[int], geometry: Geometry
-) -> list[jax.Array]:
-    """The padded image as seen from each position inside the window: [N, *output, C] each."""
-    strides, pads, dilations = geometry
-    x = lax.pad(x, filler, [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-    sizes = _output(x.shape[1:-1], window, strides, dilations)
-    return [
-        lax.slice(
-            x,
-            (0, *start, 0),
-            (
-                x.shape[0],
-                *(b + (n - 1) * s + 1 for b, n, s in zip(start, sizes, strides, strict=True)),
-                x.shape[-1],
-            ),
-            (1, *strides, 1),
-        )
-        for start in itertools.product(
-            *(range(0, f * d, d) for f, d in zip(window, dilations, strict=True))
-        )
-    ]
-
-
-def _output(
-    padded: Sequence[int], window: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> list[int]:
-    return [
-        (size - (f - 1) * d - 1) // s + 1
-        for size, f, s, d in zip(padded, window, strides, dilations, strict=True)
-    ]
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """Cast to at least float32, for sums."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-
-
 # Jitted separately: networks repeat their blocks, and each shape is then traced only once
 # (ConvNeXt-T's step: 1.9 s instead of 4.5).
 @functools.partial(jax.jit, static_argnums=(2,))
@@ -175,10 +146,10 @@ def _shifted(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     of the weights is a matrix product.
     """
     window = kernel.shape[:-1]
-    weights = _wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
+    weights = wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
     shifted = views(x, jnp.zeros((), x.dtype), window, geometry)
     return functools.reduce(
-        jnp.add, (_wide(view) * w for view, w in zip(shifted, weights, strict=True))
+        jnp.add, (wide(view) * w for view, w in zip(shifted, weights, strict=True))
     ).astype(x.dtype)
 
 
@@ -190,7 +161,7 @@ def _shifted_jvp(
     (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
     strides, pads, dilations = geometry
     window, (low, high) = kernel.shape[:-1], pads[-1]
-    (width,) = _output((x.shape[-2] + low + high,), window[-1:], strides[-1:], dilations[-1:])
+    (width,) = output((x.shape[-2] + low + high,), window[-1:], strides[-1:], dilations[-1:])
     of_image = _scattered if all(s == 1 for s in strides) else _shifted
     of_weights = _banded if window[-1] > 3 and width <= BAND * window[-1] else _shifted
     return _shifted(x, kernel, geometry), of_image(x_tangent, kernel, geometry) + of_weights(
@@ -203,14 +174,14 @@ def _scattered(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array
     _, pads, dilations = geometry
     window = kernel.shape[:-1]
     spans = [(f - 1) * d for f, d in zip(window, dilations, strict=True)]
-    wide, zero = _wide(x), jnp.zeros((), _wide(x).dtype)
-    weights = _wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
+    image, zero = wide(x), jnp.zeros((), wide(x).dtype)
+    weights = wide(kernel).reshape(-1, *(1,) * (x.ndim - 1), x.shape[-1])
     starts = itertools.product(
         *(range(span, -1, -d) for span, d in zip(spans, dilations, strict=True))
     )
     frames = (
         lax.pad(
-            wide * w,
+            image * w,
             zero,
             [
                 (0, 0, 0),
@@ -239,7 +210,7 @@ def _banded(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         [(0, 0, 0), (0, 0, 0), *((low, high, 0) for low, high in pads)],
     )
     channels, images, *padded = x.shape
-    *rows, width = _output(padded, window, strides, dilations)
+    *rows, width = output(padded, window, strides, dilations)
     place = jnp.arange(padded[-1]).reshape(1, -1, 1)
     seen = (
         jnp.arange(window[-1]).reshape(-1, 1, 1) * dilations[-1]
@@ -250,7 +221,7 @@ def _banded(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         kernel.reshape(-1, window[-1], channels),
         (place == seen).astype(kernel.dtype),
     )
-    total = jnp.zeros((), _wide(x).dtype)
+    total = jnp.zeros((), wide(x).dtype)
     starts = itertools.product(
         *(range(0, f * d, d) for f, d in zip(window[:-1], dilations[:-1], strict=True))
     )

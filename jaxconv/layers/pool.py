@@ -8,7 +8,7 @@
 The maximum (or sum) is taken over the F * F shifted, strided views of the image. XLA's own window
 reduction gives the same values, but its gradient is 7 to 25 times slower on a CPU (32x32x32, batch
 64: 34 ms against 1.6 for 2x2 windows, 40 against 5.6 for 3x3). Where several pixels of a window tie
-for the maximum, the gradient is shared among them.
+for the maximum, each has the same share of the gradient.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.layers import forms
+from jaxconv.layers import windows
 from jaxconv.layers.conv import Ints, geometry_of, per_axis
 
 
@@ -43,9 +43,25 @@ def max_pool(
     lowest = jnp.array(
         -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype
     )
-    return functools.reduce(
-        jnp.maximum, _views(x, lowest, window, stride, padding, rounding, layer, atrous)
-    )
+    return _maximum(*_views(x, lowest, window, stride, padding, rounding, layer, atrous))
+
+
+@jax.custom_jvp
+def _maximum(*views: jax.Array) -> jax.Array:
+    """The largest value at each position.
+
+    The derivative compares each view with the result: on a CPU this takes half the time of the
+    derivative of a chain of maxima.
+    """
+    return functools.reduce(jnp.maximum, views)
+
+
+@_maximum.defjvp
+def _maximum_jvp(views: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    largest = _maximum(*views)
+    hits = [(view == largest).astype(largest.dtype) for view in views]
+    total = functools.reduce(jnp.add, (hit * t for hit, t in zip(hits, tangents, strict=True)))
+    return largest, total / functools.reduce(jnp.add, hits)
 
 
 def average_pool(
@@ -128,7 +144,7 @@ def _views(
                 "sees no pixel"
             )
     geometry = geometry_of(x.shape, window, stride, padding, 1, rounding, layer, atrous)
-    return forms.views(x, filler, window, geometry)
+    return windows.views(x, filler, window, geometry)
 
 
 class Pool(nn.Module):

@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxconv import moved
+from jaxconv.compiling import compiler_options
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
@@ -196,7 +197,13 @@ class Parallel:
             )
         whole, state = self._sharding(), self._layout(abstract)
         places = (state, whole, self._split(axis), whole)
-        return jax.jit(step, in_shardings=places, out_shardings=(state, whole), donate_argnums=0)
+        return jax.jit(
+            step,
+            in_shardings=places,
+            out_shardings=(state, whole),
+            donate_argnums=0,
+            compiler_options=compiler_options(),
+        )
 
     def compile_eval(self, step: Callable, abstract: Any, each: bool = False) -> Callable:
         """Compile (state, data, batch) -> sums; with `each`, -> (sums, values of each example).
@@ -208,7 +215,10 @@ class Parallel:
         whole = self._sharding()
         outputs = (whole, self._split()) if each else whole
         return jax.jit(
-            step, in_shardings=(self._layout(abstract), whole, self._split()), out_shardings=outputs
+            step,
+            in_shardings=(self._layout(abstract), whole, self._split()),
+            out_shardings=outputs,
+            compiler_options=compiler_options(),
         )
 
     def in_order(self, values: Any) -> Any:

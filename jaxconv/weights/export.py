@@ -31,6 +31,7 @@ import jax
 import jax.export
 import numpy as np
 
+from jaxconv.compiling import compiler_options
 from jaxconv.config import default_config
 from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
@@ -179,7 +180,7 @@ def load_run(
         of_members = over_members(outputs_of, form_of_run(config, folder), (0, None))
         return task.serve(task.combine(of_members(variables, images)))
 
-    compiled = jax.jit(apply)
+    compiled = jax.jit(apply, compiler_options=compiler_options())
     description = {
         "format": _FORMAT,
         "task": written.task.name,
@@ -289,7 +290,7 @@ def load_exported(path: str) -> Predictor:
     try:
         description, program = _read(folder)
         _check_platform(folder, program.platforms)
-        call = jax.jit(program.call)
+        call = jax.jit(program.call, compiler_options=compiler_options())
         # A program of a later version may deserialize and fail only when it is lowered.
         call.lower(jax.ShapeDtypeStruct((1, *description["input_shape"]), description["dtype"]))
     except UserError:

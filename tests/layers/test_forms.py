@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxconv.layers import Conv, convolve, forms
+from jaxconv.layers import Conv, convolve, forms, windows, winograd
 from jaxconv.layers.conv import plain
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -31,6 +31,11 @@ CASES = {
         (5, 5),
         3,
     ),
+    "F(2, 3)": ({"padding": 1}, (64, 3, 4, 128), (3, 3), 128),
+    "F(4, 3)": ({"padding": 1}, (8, 12, 13, 96), (3, 3), 96),
+    "3x3 with stride": ({"padding": 1, "stride": 2}, (2, 9, 8, 16), (3, 3), 4),
+    "2x2 with stride": ({"stride": 2}, (2, 9, 8, 5), (2, 2), 4),
+    "three colours at stride 1": ({"padding": 1}, (2, 9, 8, 3), (3, 3), 4),
     "one window, dilated": ({"dilation": 2}, (2, 5, 6, 4), (3, 3), 3),
     "one window in 1-D": ({}, (2, 4, 3), (4,), 5),
     "tiny in 3-D": ({"padding": 1}, (1, 2, 1, 2, 2), (3, 2, 3), 4),
@@ -175,18 +180,111 @@ def test_form_is_the_convolution_over_geometries(
         assert "does not fit" in str(error) or "window" in str(error)
 
 
-def test_dense_windows_stay_xla_s_and_the_others_do_not():
-    for shape, kernel, groups, form in (
-        ((1, 8, 8, 64), (3, 3, 64, 64), 1, None),
-        ((1, 8, 8, 64), (1, 1, 64, 64), 1, "dot_general"),
-        ((1, 8, 8, 64), (3, 3, 1, 64), 64, "mul"),
-        ((1, 2, 2, 64), (3, 3, 64, 64), 1, "concatenate"),
-    ):
-        run = jax.make_jaxpr(functools.partial(convolve, padding=kernel[0] // 2, groups=groups))
-        jaxpr = str(run(jnp.ones(shape), jnp.ones(kernel)))
-        assert ("platform_index" in jaxpr) == (form is not None)
-        assert form is None or form in jaxpr
-        assert jaxpr.count("conv_general_dilated") == 1
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "groups", "form"),
+    [
+        ((1, 8, 8, 64), (1, 1, 64, 64), 1, 1, "pointwise"),
+        ((1, 8, 8, 64), (3, 3, 1, 64), 1, 64, "depthwise"),
+        ((1, 8, 8, 64), (3, 3, 32, 64), 1, 2, "blocks"),
+        ((1, 2, 2, 64), (3, 3, 64, 64), 1, 1, "patches"),
+        ((8, 56, 56, 128), (3, 3, 128, 128), 2, 1, "patches"),
+        ((8, 56, 56, 96), (2, 2, 96, 192), 2, 1, "patches"),
+        ((8, 224, 224, 3), (4, 4, 3, 96), 4, 1, "patches"),
+        ((2, 224, 224, 3), (3, 3, 3, 64), 1, 1, "patches"),
+        ((8, 224, 224, 3), (7, 7, 3, 64), 2, 1, None),
+        ((8, 224, 224, 3), (3, 3, 3, 32), 2, 1, None),
+        ((8, 27, 27, 64), (5, 5, 64, 192), 1, 1, None),
+        ((8, 28, 28, 16), (3, 3, 16, 32), 1, 1, None),
+        ((8, 8, 8, 32), (3, 3, 32, 32), 1, 1, None),
+        ((2, 224, 224, 64), (3, 3, 64, 64), 1, 1, (0, 0, 4)),
+        ((8, 56, 56, 64), (3, 3, 64, 64), 1, 1, (4, 4, 4)),
+        ((8, 28, 28, 512), (3, 3, 512, 512), 1, 1, (4, 4, 4)),
+        ((8, 14, 14, 512), (3, 3, 512, 512), 1, 1, (2, 2, 2)),
+        ((8, 7, 7, 512), (3, 3, 512, 512), 1, 1, (2, 2, 2)),
+        ((8, 16000, 32), (3, 32, 32), 1, 1, None),
+        ((8, 2048, 64), (3, 64, 64), 1, 1, (0, 0, 4)),
+        ((8, 512, 256), (3, 256, 256), 1, 1, (4, 4, 4)),
+        ((2, 32, 32, 32, 32), (3, 3, 3, 32, 32), 1, 1, (4, 4, 4)),
+    ],
+)
+def test_the_form_of_a_shape(shape, kernel, stride, groups, form):
+    axes = len(shape) - 2
+    padding = 1 if kernel[0] == 3 else 0
+    geometry = ((stride,) * axes, ((padding, padding),) * axes, (1,) * axes)
+    chosen = forms.choose(shape, kernel, geometry, groups)
+    if isinstance(chosen, functools.partial) and chosen.func is winograd.convolve:
+        chosen = chosen.keywords["sizes"]
+    elif chosen is not None:
+        chosen = getattr(chosen, "func", chosen).__name__
+    assert chosen == form
+
+
+def test_dilated_and_uneven_windows_stay_xla_s():
+    for kernel, dilation in (((3, 3, 64, 64), 2), ((3, 5, 64, 64), 1)):
+        geometry = ((1, 1), ((2, 2), (2, 2)), (dilation, dilation))
+        assert forms.choose((8, 56, 56, 64), kernel, geometry, 1) is None
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(
+    ("shape", "pads"),
+    [
+        ((2, 7, 6, 3), ((1, 1), (1, 1))),
+        ((1, 9, 3, 2), ((0, 0), (2, 2))),
+        ((1, 5, 8, 2), ((0, 2), (3, 0))),
+        ((3, 13, 4), ((1, 1),)),
+        ((1, 4, 5, 3, 2), ((1, 1), (0, 1), (1, 1))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("part", [2**24, 1])
+def test_winograd_s_form_against_float64(monkeypatch, shape, pads, m, part):
+    """The result and both gradients; in one part, and in parts of one row of tiles."""
+    monkeypatch.setattr(winograd, "PART", part)
+    axes = len(shape) - 2
+    geometry = ((1,) * axes, pads, (1,) * axes)
+    x, kernel, *_ = operands({}, shape, (3,) * axes, 4)
+    output = jax.eval_shape(lambda: windows.plain(x, kernel, geometry))
+    cotangent = jax.random.normal(jax.random.key(2), output.shape)
+
+    def run(form, *given):
+        y, transpose = jax.vjp(form, *given[:2])
+        return y, *transpose(given[2])
+
+    # Not `winograd.convolve` itself, which is traced once for each shape.
+    form = winograd.convolve.__wrapped__
+    ours = jax.jit(lambda *a: run(lambda x, kernel: form(x, kernel, geometry, (m, m, m)), *a))(
+        x, kernel, cotangent
+    )
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a), jnp.float64) for a in (x, kernel, cotangent)]
+        expected = run(lambda x, kernel: windows.plain(x, kernel, geometry), *wide)
+        expected = [np.asarray(a) for a in expected]
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert mine.dtype == jnp.float32
+        error = np.abs(np.asarray(mine, np.float64) - theirs).max() / np.abs(theirs).max()
+        assert error < {2: 2e-6, 4: 5e-5}[m]
+
+
+def test_matrices_are_those_of_the_paper():
+    """Section 4.1's F(2, 3), up to signs that cancel; and F(m, r) of random filters."""
+    at, g, bt = winograd.matrices(2, 3)
+    np.testing.assert_array_equal(np.abs(at), [[1, 1, 1, 0], [0, 1, 1, 1]])
+    np.testing.assert_array_equal(
+        np.abs(g), [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]]
+    )
+    np.testing.assert_array_equal(
+        np.abs(bt), [[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
+    )
+    random = np.random.default_rng(0)
+    for m, r in ((2, 3), (4, 3), (2, 5), (3, 2), (1, 4)):
+        at, g, bt = winograd.matrices(m, r)
+        filter_, pixels = random.normal(size=r), random.normal(size=m + r - 1)
+        np.testing.assert_allclose(
+            at @ ((g @ filter_) * (bt @ pixels)), np.correlate(pixels, filter_, "valid"), atol=1e-12
+        )
+    with pytest.raises(ValueError, match=r"F\(6, 3\) needs 7 points; there are 5"):
+        winograd.matrices(6, 3)
 
 
 def test_plain_is_what_is_traced_inside_it():
@@ -199,7 +297,7 @@ def test_plain_is_what_is_traced_inside_it():
     assert "platform_index" in str(jax.make_jaxpr(layer.apply)(variables, x))
 
 
-NETWORK = ["1x1 with stride", "narrower than the window", "depthwise", "groups joined"]
+NETWORK = ["F(4, 3)", "1x1 with stride", "narrower than the window", "depthwise", "groups joined"]
 
 
 @pytest.mark.parametrize("case", NETWORK)
@@ -281,6 +379,6 @@ def test_one_export_for_several_platforms():
 
 def test_blocks_are_as_few_as_see_enough_channels():
     x, kernel = jnp.ones((1, 3, 3, 128)), jnp.ones((3, 3, 4, 128))
-    geometry = ((1, 1), ((1, 1), (1, 1)), (1, 1))
+    geometry = ((1, 1), ((1, 1), (1, 1)), (1, 1))  # too small for Winograd's form
     jaxpr = str(jax.make_jaxpr(lambda x, w: forms.blocks(x, w, geometry, 32))(x, kernel))
     assert jaxpr.count("conv_general_dilated") == 4
