@@ -66,7 +66,7 @@ def matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     g, bt = [], []
     for p in points:
         others = [q for q in points if q != p]
-        scale = np.prod([p - q for q in others])
+        scale = math.prod((p - q for q in others), start=Fraction(1))
         g.append([p**k / scale for k in range(r)])
         bt.append([*_zero_at(others), 0])
     g.append([last[k == r - 1] for k in range(r)])
@@ -81,7 +81,12 @@ def _zero_at(points: Sequence[Fraction]) -> list[float]:
 
 
 def sizes(images: int, output: Sequence[int], r: int, channels: int, filters: int) -> Sizes:
-    """The fastest `Sizes` for windows of side r, by the number of products; all 0: XLA's own."""
+    """The fastest `Sizes` for windows of side r, by the number of products; all 0: XLA's own.
+
+    So is a batch whose size is a variable, as in a program that is exported.
+    """
+    if not isinstance(images, int):
+        return 0, 0, 0
     pixels, axes, fewer = math.prod(output), len(output), min(channels, filters)
     work = images * pixels * r**axes * channels * filters
     few = fewer < (FEWEST if axes > 1 else FEWEST_OF_SIGNALS)

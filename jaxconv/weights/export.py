@@ -180,7 +180,7 @@ def load_run(
         of_members = over_members(outputs_of, form_of_run(config, folder), (0, None))
         return task.serve(task.combine(of_members(variables, images)))
 
-    compiled = jax.jit(apply, compiler_options=compiler_options())
+    compiled = jax.jit(apply)
     description = {
         "format": _FORMAT,
         "task": written.task.name,
