@@ -2,14 +2,17 @@
 
     python tests/benchmarks/networks.py                 # all networks, float32, batch 8
     python tests/benchmarks/networks.py --networks resnet50 --batch 128 \\
-        --dtypes float32,bfloat16 --memory
+        --dtypes float32,bfloat16
 
 Needs only jax, flax, optax and torch. A training step is forward, backward and an update by SGD
 with momentum, on one batch that is already on the device. PyTorch runs eagerly and with
-torch.compile, with channels_last and, for bfloat16, autocast. The contenders take turns; a ratio is
-of two neighboring turns. `--memory` measures each in a separate process: the peak of device memory
-or, on a CPU, of the process, of which some 450 MB are imports. The first line gives the machine's
-load: other processes slow down PyTorch most, because its threads wait for each other.
+torch.compile, with channels_last and, for bfloat16, autocast. Each contender is a process of its
+own, and they take turns; a ratio is of two neighboring turns. On a CPU, jaxconv and Flax's example
+have huge pages, as with launch/*.sh; `eager_huge` is PyTorch with them. The peak memory is that of
+the device or, on a CPU, of the process, of which some 450 MB are imports. The first line gives the
+machine's load: other processes slow down PyTorch most, because its threads wait for each other.
+
+`before` is jaxconv of another checkout: `--before=FOLDER`.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 # Both frameworks run in one process, so JAX must not preallocate all device memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -35,7 +39,8 @@ from torch_networks import PARAMETERS, build
 import jaxconv
 from jaxconv.models.resnet import UNITS
 
-CONTENDERS = ("jaxconv", "eager", "compile", "flax")
+CONTENDERS = ("jaxconv", "eager", "eager_huge", "compile", "flax", "before")
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 SAMPLE = 0.3  # seconds that a turn should last at least
 
 
@@ -93,8 +98,11 @@ def jax_run(contender, name, settings):
     """(function that starts one step, function that waits for it, seconds to compile)."""
     classes, dtype = settings.classes, jnp.dtype(settings.dtype)
     overrides = {"auxiliary": False} if name == "googlenet_torchvision" else {}
-    if contender == "jaxconv":
+    options = {}
+    if contender != "flax":
         model = jaxconv.create_model(name, classes, dtype, **overrides)
+        if contender == "jaxconv":
+            options = jaxconv.compiler_options()
     else:
         depth = int(name.removeprefix("resnet"))
         model = FlaxResNet(UNITS[depth], depth >= 50, classes, dtype)
@@ -105,7 +113,7 @@ def jax_run(contender, name, settings):
     start = time.perf_counter()
     if settings.mode == "train":
         step = jaxconv.make_train_step(model, optimizer)
-        compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile(options)
         held = [state]
 
         def run():
@@ -113,9 +121,8 @@ def jax_run(contender, name, settings):
             return metrics["loss"]
     else:
         variables = {"params": state.params, **state.model_state}
-        compiled = (
-            jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).compile()
-        )
+        forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
+        compiled = forward.lower(variables, images).compile(options)
 
         def run():
             return compiled(variables, images)
@@ -164,91 +171,93 @@ def torch_run(contender, name, settings):
 
 
 def prepare(contender, name, settings):
-    """A contender ready to be measured, or the reason why it is missing."""
-    if contender == "flax" and name not in ("resnet18", "resnet50", "resnet152"):
-        return "-"
-    try:
-        return (jax_run if contender in ("jaxconv", "flax") else torch_run)(
-            contender, name, settings
-        )
-    except Exception as error:
-        if contender != "compile":
-            raise
-        print(f"{name}, torch.compile: {error}", file=sys.stderr)
-        return f"not available: {type(error).__name__}"  # such as no C++ compiler
+    """A contender ready to be measured: see `jax_run`."""
+    of_torch = contender in ("eager", "eager_huge", "compile")
+    return (torch_run if of_torch else jax_run)(contender, name, settings)
 
 
-def sampler(run, wait):
-    """A function that runs steps for about `SAMPLE` seconds and returns the seconds per step."""
+def serve(contender, name, settings):
+    """The body of a contender's process: prints what each line of the standard input asks for."""
+    run, wait, seconds = prepare(contender, name, settings)
     wait(run())
-
-    def sample(steps):
+    print(seconds, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "peak":
+            print(peak(contender), flush=True)
+            continue
         start = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(int(line)):
             result = run()
         wait(result)
-        seconds = (time.perf_counter() - start) / steps
-        time.sleep(0.01)  # lets the other framework's threads stop spinning
-        return seconds
-
-    return functools.partial(sample, max(1, round(SAMPLE / sample(1))))
+        print((time.perf_counter() - start) / int(line), flush=True)
 
 
-def peak(contender, name, settings):
-    """Peak memory in MB of two steps in a separate process."""
-    arguments = {
-        "--only": contender,
-        "--networks": name,
-        "--dtypes": settings.dtype,
-        "--modes": settings.mode,
-        "--batch": settings.batch,
-    }
-    command = [
-        sys.executable,
-        __file__,
-        *(str(part) for pair in arguments.items() for part in pair),
-        "--size",
-        str(settings.size),
-    ]
-    process = subprocess.run(command, capture_output=True, text=True)
-    return process.stdout.split()[-1] if process.returncode == 0 else "-"
-
-
-def only(contender, name, settings):
-    """The body of the process that `peak` starts."""
-    prepared = prepare(contender, name, settings)
-    if isinstance(prepared, str):
-        sys.exit(prepared)
-    run, wait, _ = prepared
-    for _ in range(2):
-        wait(run())
+def peak(contender):
+    """Peak memory in MB."""
     if jax.default_backend() == "cpu" and not torch.cuda.is_available():
-        # Not getrusage's peak, which includes that of the parent.
-        return (
-            next(
-                int(line.split()[1])
-                for line in open("/proc/self/status")
-                if line.startswith("VmHWM")
-            )
-            / 1024
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    if contender in ("jaxconv", "before", "flax"):
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+class Contender:
+    """A contender's process."""
+
+    def __init__(self, contender, name, settings, before):
+        arguments = {
+            "--only": contender,
+            "--networks": name,
+            "--dtypes": settings.dtype,
+            "--modes": settings.mode,
+            "--batch": settings.batch,
+            "--size": settings.size,
+        }
+        words = (str(part) for pair in arguments.items() for part in pair)
+        environment = dict(os.environ)
+        if contender not in ("eager", "compile", "before"):
+            environment |= HUGE_PAGES
+        if contender == "before":
+            environment["PYTHONPATH"] = before
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
-    of_jax = jax.devices()[0].memory_stats
-    return (
-        of_jax()["peak_bytes_in_use"]
-        if contender in ("jaxconv", "flax")
-        else torch.cuda.max_memory_allocated()
-    ) / 2**20
+        self.compiled = self._answer()
+        if self.compiled is not None:
+            self.steps = max(1, round(SAMPLE / self.ask(1)))
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        return float(line) if line else None  # ended, such as torch.compile without a compiler
+
+    def ask(self, what):
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def sample(self):
+        return self.ask(self.steps)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def row(name, settings, contenders, repeats, memory):
+def row(name, settings, contenders, repeats, before):
     """One line of the table."""
-    prepared = {contender: prepare(contender, name, settings) for contender in contenders}
-    ready = {
-        contender: sampler(*value[:2])
-        for contender, value in prepared.items()
-        if not isinstance(value, str)
-    }
-    results = interleaved(ready, repeats)
+    wanted = [
+        contender
+        for contender in contenders
+        if contender != "flax" or name in ("resnet18", "resnet50", "resnet152")
+    ]
+    processes = {contender: Contender(contender, name, settings, before) for contender in wanted}
+    ready = {who: process for who, process in processes.items() if process.compiled is not None}
+    results = interleaved({who: process.sample for who, process in ready.items()}, repeats)
     cells = [
         name,
         settings.mode,
@@ -256,11 +265,9 @@ def row(name, settings, contenders, repeats, memory):
         str(settings.batch),
         f"{settings.batch / statistics.median(results['jaxconv']):.1f}",
     ]
-    for rival in contenders:
-        if rival == "jaxconv":
-            continue
+    for rival in contenders[1:]:
         if rival not in results:
-            cells.append(prepared[rival])
+            cells.append("not available" if rival in processes else "-")
             continue
         pairs = [a / b for a, b in zip(results["jaxconv"], results[rival], strict=True)]
         best = min(results["jaxconv"]) / min(results[rival])
@@ -268,13 +275,10 @@ def row(name, settings, contenders, repeats, memory):
             f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}; of the best "
             f"turns {best:.2f})"
         )
-    cells.append(
-        ", ".join(
-            "-" if isinstance(value, str) else f"{value[2]:.0f}" for value in prepared.values()
-        )
-    )
-    if memory:
-        cells.append(", ".join(peak(contender, name, settings) for contender in contenders))
+    for value in (lambda process: process.compiled, lambda process: process.ask("peak")):
+        cells.append(", ".join(f"{value(ready[w]):.0f}" if w in ready else "-" for w in contenders))
+    for process in processes.values():
+        process.end()
     return "| " + " | ".join(cells) + " |"
 
 
@@ -312,14 +316,12 @@ def main():
     parser.add_argument("--dtypes", default="float32", help="float32, bfloat16 or both")
     parser.add_argument("--modes", default="forward,train")
     parser.add_argument(
-        "--contenders", default=",".join(CONTENDERS), help="jaxconv is always included"
+        "--contenders",
+        default="eager,eager_huge,compile,flax",
+        help=f"any of {', '.join(CONTENDERS)}; jaxconv is always included",
     )
     parser.add_argument("--repeats", type=int, default=7, help="turns of each contender")
-    parser.add_argument(
-        "--memory",
-        action="store_true",
-        help="measure peak memory, each contender in a separate process",
-    )
+    parser.add_argument("--before", default="", help="folder of another checkout of jaxconv")
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     names, dtypes, modes, contenders = (
@@ -334,8 +336,10 @@ def main():
         for wrong in set(given) - set(known):
             parser.error(f"{wrong!r} is not one of {', '.join(known)}")
     if arguments.only:
-        print(only(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0])))
+        serve(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0]))
         return
+    if ("before" in contenders) != bool(arguments.before):
+        parser.error("`before` needs --before=FOLDER, and --before needs `before`")
     contenders = ["jaxconv", *(contender for contender in contenders if contender != "jaxconv")]
     print(
         machine("flax", "optax", "torch"),
@@ -344,8 +348,10 @@ def main():
     )
     rivals = {
         "eager": "time / torch eager",
+        "eager_huge": "time / torch eager with huge pages",
         "compile": "time / torch.compile",
         "flax": "time / Flax's example",
+        "before": "time / jaxconv before",
     }
     heads = [
         "network",
@@ -355,8 +361,8 @@ def main():
         "images/s",
         *(rivals[c] for c in contenders[1:]),
         f"seconds to compile: {', '.join(contenders)}",
+        f"peak MB: {', '.join(contenders)}",
     ]
-    heads += [f"peak MB: {', '.join(contenders)}"] if arguments.memory else []
     print(
         f"| {' | '.join(heads)} |", "|".join(["", *["---"] * len(heads), ""]), sep="\n", flush=True
     )
@@ -369,7 +375,7 @@ def main():
                         settings_of(arguments, name, dtype, mode),
                         contenders,
                         arguments.repeats,
-                        arguments.memory,
+                        arguments.before,
                     ),
                     flush=True,
                 )
