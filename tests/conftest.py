@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="only with --full"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_the_programs_of_other_modules():
+    """Frees compiled programs: they would take 4 to 8 GB at the end. Files keep them for reuse."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def one_device():
     return jax.devices()[:1]

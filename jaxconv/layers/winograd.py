@@ -181,7 +181,7 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, m: int) -> jax.Array:
         y = jnp.transpose(y, (axes, *pairs, y.ndim - 1))
         return y.reshape(y.shape[0], *(t * m for t in y.shape[1:-1:2]), filters)
 
-    plan = _plan(images, output, x.shape[-1] + filters, m, n)
+    plan = _plan(images, output, x.shape[-1], filters, m, n)
     y = lax.map(run, _parts(x, pads, plan, m, r - 1))
     y = y.reshape(images, -1, *y.shape[3:])
     return lax.slice(y, (0,) * y.ndim, (images, *output, filters)).astype(x.dtype)
@@ -197,7 +197,7 @@ def _gradient(x: jax.Array, y: jax.Array, pads: Pads, m: int, r: int) -> jax.Arr
         x, y = _flat(_tiles(part[0], bt, m), axes), _flat(_tiles(part[1], at.T, m), axes)
         return total + lax.dot_general(x, y, (((1,), (1,)), ((0,), (0,)))), None
 
-    plan = _plan(x.shape[0], output, channels + filters, m, n)
+    plan = _plan(x.shape[0], output, channels, filters, m, n)
     parts = _parts(x, pads, plan, m, r - 1), _parts(y, ((0, 0),) * axes, plan, m, 0)
     start = jnp.zeros((n**axes, channels, filters), wide(x).dtype)
     products, _ = lax.scan(add, start, parts)
@@ -206,14 +206,17 @@ def _gradient(x: jax.Array, y: jax.Array, pads: Pads, m: int, r: int) -> jax.Arr
 
 
 def _plan(
-    images: int, output: Sequence[int], channels: int, m: int, n: int
+    images: int, output: Sequence[int], channels: int, filters: int, m: int, n: int
 ) -> tuple[int, int, list[int]]:
-    """Images and rows of tiles of a part of `PART` bytes, and the tiles along each axis.
+    """Images and rows of tiles of a part, and the tiles along each axis.
 
-    A part has several images, or some rows of one.
+    A part has several images, or some rows of one. It is of `PART` bytes, or as large as twice the
+    transformed weights, which are read anew for each part.
     """
     tiles = [-(-size // m) for size in output]
-    rows = max(1, PART // (4 * channels * n ** len(tiles) * math.prod(tiles[1:])))
+    place = 4 * n ** len(tiles)
+    size = max(PART, 2 * place * channels * filters)
+    rows = max(1, size // (place * (channels + filters) * math.prod(tiles[1:])))
     if rows < tiles[0]:
         return 1, -(-tiles[0] // -(-tiles[0] // rows)), tiles
     fit = [i for i in range(1, images + 1) if images % i == 0 and i * tiles[0] <= rows]
