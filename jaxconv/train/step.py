@@ -6,6 +6,8 @@ step = make_train_step(model, optax.sgd(0.1))
 batch = {"image": images, "label": labels, "position": jnp.arange(len(labels))}
 state, metrics = jax.jit(step)(state, batch, jax.random.key(0))
 
+On a CPU, `jax.jit(step, compiler_options=jaxconv.compiler_options())` needs less memory.
+
 A training step composes small functions: `loss_of` the network, its `gradient`, `microbatched` over
 parts of the batch, `averaged` over devices, and applied by `make_update`.
 """

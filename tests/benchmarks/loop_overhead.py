@@ -1,6 +1,7 @@
 """The overhead of the training loop over a bare `for` loop that calls the same jitted step.
 
     python tests/benchmarks/loop_overhead.py
+    python tests/benchmarks/loop_overhead.py --steps_per_call 10
 
 The training loop shows progress and writes metrics.jsonl and TensorBoard files. The bare loop has
 its batches on the device beforehand and reads no result before the last. The batch size is chosen
@@ -8,6 +9,7 @@ so that a step takes about 5 ms on this machine. Then two processes start the sa
 empty and with a filled compilation cache.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -32,11 +34,12 @@ from jaxconv.train.processes import Preemption
 from jaxconv.train.watch import MetricsLog, Profiler, Progress
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, REPEATS, GOAL = 600, 15, 5e-3
+STEPS, GOAL = 600, 5e-3
 
 
-def config_of(batch_size):
+def config_of(batch_size, steps_per_call):
     config = default_config()
+    config.steps_per_call = steps_per_call
     for key, text in {
         "steps": STEPS, "batch_size": batch_size,
         "model.kwargs.filters": "8,16", "augment.flip": "True", "augment.pad_crop": "2",
@@ -50,15 +53,15 @@ def config_of(batch_size):
 
 
 class Clocked:
-    """The compiled step, which records when its first and its last call have finished."""
+    """A compiled call of some steps, which records when the first and the last have finished."""
 
-    def __init__(self, step):
-        self.step, self.calls, self.start, self.end = step, 0, 0.0, 0.0
+    def __init__(self, step, steps=1):
+        self.step, self.steps, self.calls, self.start, self.end = step, steps, 0, 0.0, 0.0
 
     def __call__(self, *args):
         state, metrics = self.step(*args)
         self.calls += 1
-        if self.calls in (1, STEPS):
+        if self.calls * self.steps in (self.steps, STEPS):
             metrics.block_until_ready()
             self.start, self.end = (
                 (time.perf_counter(), 0.0) if self.calls == 1 else (self.start, time.perf_counter())
@@ -66,12 +69,15 @@ class Clocked:
         return state, metrics
 
     def seconds(self):
-        return (self.end - self.start) / (STEPS - 1)
+        return (self.end - self.start) / (STEPS - self.steps)
 
 
-def loops(batch_size):
-    """{name: function that runs one loop and returns seconds per step}."""
-    config = config_of(batch_size)
+def loops(batch_size, steps_per_call):
+    """{name: function that runs one loop and returns seconds per step}.
+
+    The bare loop takes one step a call.
+    """
+    config = config_of(batch_size, steps_per_call)
     parallel = make_parallel("jit", jax.devices()[:1])
     train, test = (open_source(config.data, split) for split in ("train", "test"))
     built = build(config, describe(train), len(train), None)
@@ -82,7 +88,8 @@ def loops(batch_size):
         built,
         *(make_loader(source, parallel, config.data) for source in (train, test)),
     )
-    step, data, key = run.calls[1], run.train_data.data, run.key()
+    step, calls = run.calls[1], run.calls[steps_per_call]
+    data, key = run.train_data.data, run.key()
     batches = list(run.train_data.train_batches(run.order, 0, STEPS))
 
     def bare():
@@ -92,7 +99,7 @@ def loops(batch_size):
         return clocked.seconds()
 
     def ours():
-        run.calls[1] = Clocked(step)
+        run.calls[steps_per_call] = clocked = Clocked(calls, steps_per_call)
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             logs = MetricsLog(folder, 0, True), Progress(STEPS, 0, batch_size, True)
@@ -100,7 +107,7 @@ def loops(batch_size):
             run._steps(run.first_state(), {"pending": [], "best": {}, "gone": []}, 0, outputs)
             outputs.checkpoints.close()
             outputs.metrics_log.close()
-        return run.calls[1].seconds()
+        return clocked.seconds()
 
     return {"bare": bare, "jaxconv": ours}
 
@@ -129,15 +136,21 @@ def second_start():
 
 
 def main():
-    batch_size = 8
-    while (seconds := loops(batch_size)["bare"]()) < GOAL:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps_per_call", type=int, default=1, help="a divisor of 50")
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    batch_size, each = 8, arguments.steps_per_call
+    while (seconds := loops(batch_size, each)["bare"]()) < GOAL:
         batch_size = max(batch_size + 1, round(batch_size * GOAL / seconds))
-    results = interleaved(loops(batch_size), REPEATS)
+    results = interleaved(loops(batch_size, each), arguments.repeats)
     cold, warm = second_start()
     print(machine("flax", "optax", "tensorboardX"))
     print(
         f"step {1e3 * statistics.median(results['bare']):.2f} ms ({batch_size} images), {STEPS} "
-        "steps per loop, log every 50"
+        f"steps per loop, {each} a call, log every 50"
     )
     print(f"jaxconv's loop over the bare loop: {ratios(results, 'jaxconv', 'bare')}")
     print(f"first step after {cold:.1f} s, on the second start after {warm:.1f} s")

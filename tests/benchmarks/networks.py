@@ -13,10 +13,16 @@ the device or, on a CPU, of the process, of which some 450 MB are imports. The f
 machine's load: other processes slow down PyTorch most, because its threads wait for each other.
 
 `before` is jaxconv of another checkout: `--before=FOLDER`.
+
+On the accelerators of `ROOFS` a column gives jaxconv's share of the roofline: the time that the
+step would take at the peak of the matrix units or of the memory, whichever is longer, over its
+time. Operations are those that XLA counts in the step before it optimizes, bytes those that the
+compiled step reads and writes, each operation by itself.
 """
 
 import argparse
 import functools
+import math
 import os
 import statistics
 import subprocess
@@ -40,6 +46,12 @@ import jaxconv
 from jaxconv.models.resnet import UNITS
 
 CONTENDERS = ("jaxconv", "eager", "eager_huge", "compile", "flax", "before")
+# Device, dtype -> peak operations/s of the matrix units (dense) and bytes/s of the memory, from
+# NVIDIA's data sheets of the SXM modules.
+ROOFS = {
+    ("NVIDIA H100", "bfloat16"): (989e12, 3.35e12),
+    ("NVIDIA H200", "bfloat16"): (989e12, 4.8e12),
+}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 SAMPLE = 0.3  # seconds that a turn should last at least
 
@@ -113,7 +125,8 @@ def jax_run(contender, name, settings):
     start = time.perf_counter()
     if settings.mode == "train":
         step = jaxconv.make_train_step(model, optimizer)
-        compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key).compile(options)
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
+        compiled = lowered.compile(options)
         held = [state]
 
         def run():
@@ -122,12 +135,18 @@ def jax_run(contender, name, settings):
     else:
         variables = {"params": state.params, **state.model_state}
         forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
-        compiled = forward.lower(variables, images).compile(options)
+        lowered = forward.lower(variables, images)
+        compiled = lowered.compile(options)
 
         def run():
             return compiled(variables, images)
 
-    return run, jax.block_until_ready, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    run.work = lambda: (
+        lowered.cost_analysis()["flops"],
+        compiled.cost_analysis()["bytes accessed"],
+    )
+    return run, jax.block_until_ready, seconds
 
 
 def torch_run(contender, name, settings):
@@ -185,6 +204,9 @@ def serve(contender, name, settings):
         if line.strip() == "peak":
             print(peak(contender), flush=True)
             continue
+        if line.strip() == "roof":
+            print(roof(run, settings.dtype), flush=True)
+            continue
         start = time.perf_counter()
         for _ in range(int(line)):
             result = run()
@@ -200,6 +222,15 @@ def peak(contender):
     if contender in ("jaxconv", "before", "flax"):
         return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
     return torch.cuda.max_memory_allocated() / 2**20
+
+
+def roof(run, dtype):
+    """Seconds of a step at the peak of operations or bytes; not a number for an unknown device."""
+    kind = jax.devices()[0].device_kind
+    peaks = next((roof for (name, of), roof in ROOFS.items() if name in kind and of == dtype), None)
+    if peaks is None:
+        return float("nan")
+    return max(amount / peak for amount, peak in zip(run.work(), peaks, strict=True))
 
 
 class Contender:
@@ -275,6 +306,8 @@ def row(name, settings, contenders, repeats, before):
             f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}; of the best "
             f"turns {best:.2f})"
         )
+    share = ready["jaxconv"].ask("roof") / min(results["jaxconv"])
+    cells.append("-" if math.isnan(share) else f"{share:.2f}")
     for value in (lambda process: process.compiled, lambda process: process.ask("peak")):
         cells.append(", ".join(f"{value(ready[w]):.0f}" if w in ready else "-" for w in contenders))
     for process in processes.values():
@@ -360,6 +393,7 @@ def main():
         "batch",
         "images/s",
         *(rivals[c] for c in contenders[1:]),
+        "share of the roofline",
         f"seconds to compile: {', '.join(contenders)}",
         f"peak MB: {', '.join(contenders)}",
     ]
