@@ -113,11 +113,24 @@ def plain(tmp_path_factory):
         pytest.param({}, (), WINDOWS, "of an unknown amount per device", id="no POSIX"),
         pytest.param({}, (), 'sys.modules["fcntl"] = None', "", id="no fcntl"),
         pytest.param({"LC_ALL": "C", **ASCII}, (), "", "", id="locale C"),
-        pytest.param({"LC_ALL": "POSIX", **ASCII}, (), "", "", id="locale POSIX"),
-        pytest.param({"TERM": "dumb", "COLUMNS": "1"}, (), "", "", id="dumb and narrow terminal"),
-        pytest.param({"TMPDIR": "/no/such/folder"}, (), "", "", id="no TMPDIR"),
-        pytest.param({}, (), "os.umask(0o077)", "", id="umask 077"),
-        pytest.param({"PYTHONUNBUFFERED": "1"}, (), "", "", id="unbuffered"),
+        pytest.param(
+            {"LC_ALL": "POSIX", **ASCII}, (), "", "", id="locale POSIX", marks=pytest.mark.full
+        ),
+        pytest.param(
+            {"TERM": "dumb", "COLUMNS": "1"},
+            (),
+            "",
+            "",
+            id="dumb and narrow terminal",
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            {"TMPDIR": "/no/such/folder"}, (), "", "", id="no TMPDIR", marks=pytest.mark.full
+        ),
+        pytest.param({}, (), "os.umask(0o077)", "", id="umask 077", marks=pytest.mark.full),
+        pytest.param(
+            {"PYTHONUNBUFFERED": "1"}, (), "", "", id="unbuffered", marks=pytest.mark.full
+        ),
         pytest.param(
             {
                 "SLURM_JOB_ID": "7",
@@ -139,6 +152,7 @@ def plain(tmp_path_factory):
             "",
             "srun did not start this one: it trains alone",
             id="batch script without srun",
+            marks=pytest.mark.full,
         ),
         pytest.param(
             {"OMPI_COMM_WORLD_SIZE": "2"},

@@ -172,7 +172,7 @@ ocp.StandardCheckpointHandler.restore = restore
 """
 
 
-@pytest.mark.parametrize("mode", ["jit", "fsdp"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("fsdp", marks=pytest.mark.full)])
 def test_a_shard_that_one_process_cannot_read(tmp_path, mode):
     """All pass over that checkpoint, and none waits for the other."""
     flags = (f"--config.parallel={mode}", "--config.optimizer.schedule.name=constant")
@@ -226,7 +226,9 @@ def test_a_workdir_that_is_not_shared_is_said(tmp_path):
     ), said
 
 
-@pytest.mark.parametrize("count, several", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    "count, several", [(1, 1), pytest.param(2, 1, marks=pytest.mark.full), (2, 3)]
+)
 def test_sigterm_saves_and_exits_with_a_code_of_its_own(tmp_path, count, several):
     flags = (
         "--config.steps=4000",
@@ -375,7 +377,10 @@ def test_an_open_mpi_that_jax_cannot_use_is_said(monkeypatch):
     processes.join("off")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.full)],
+)
 def test_waiting_for_the_others_is_said_and_can_be_stopped(tmp_path, number, code):
     (running, other) = start(tmp_path / "run")
     other.kill()
@@ -412,17 +417,26 @@ sys.exit(main(sys.argv[1:]))
     assert "@  " not in process.stderr
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_ctrl_c_in_one_process_ends_both_and_the_run_resumes(tmp_path, which):
     """The other notices late, or is aborted by JAX if the first one is lost: within a minute."""
-    running = start(tmp_path / "run", "--config.steps=100000", "--config.checkpoint.every=8")
-    wait_for(tmp_path / "run" / "checkpoints" / "8", running)
+    flags, saved = (
+        ("--config.steps=100000", "--config.checkpoint.every=8"),
+        tmp_path / "run" / "checkpoints",
+    )
+    running = start(tmp_path / "run", *flags)
+    wait_for(saved / "8", running)
     running[which].send_signal(signal.SIGINT)
     codes, said = finish(running, timeout=60)
     assert codes[which] == 130 and "jaxconv: interrupted; the same commands" in said[which], said
     assert codes[1 - which] not in (0, 1, 2) and "Traceback" not in said[which], said
-    one = command("evaluate", f"--workdir={tmp_path / 'run'}")
-    assert one.returncode == 0, one.stderr
+    last = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
+    running = start(tmp_path / "run", *flags)
+    wait_for(saved / str(last + 8), running)
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    codes, said = finish(running)
+    assert codes == [75, 75], said
 
 
 # A source of which one of the processes cannot read an example.
@@ -469,7 +483,7 @@ def test_a_shard_that_one_process_cannot_read_ends_both(tmp_path):
     assert codes[0] not in (0, 1, 2) and "Traceback" not in said[0] + said[1], said
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     """The kept values reach both processes; a run in one process has the same figures."""
     here = "tests.tasks.test_own_task"
