@@ -38,7 +38,7 @@ from jaxconv.layers.windows import Geometry, output, plain, views, wide
 BLOCK = 32
 # `patches` holds each pixel at most this many times, as of 3x3 at stride 2; with fewer channels
 # than `SEEN` its rows are too short for that. It holds each pixel of an image of at most `COLOURS`
-# channels at stride 1 as often as a 3x3 window sees it.
+# channels at stride 1 as often as a 3x3 window sees it, where the work is that of `winograd.LEAST`.
 COPIES, SEEN = 2.25, 16
 COPIES_OF_COLOURS, COLOURS = 9, 4
 # Depthwise windows wider than 3 use band matrices if the output is at most this many windows wide:
@@ -67,7 +67,9 @@ def choose(
         return patches
     seen, filters = kernel_shape[-2:]
     copies = math.prod(window) / math.prod(strides)  # of each pixel, in the rows of `patches`
-    few = seen <= COLOURS and max(strides) == 1 and math.prod(window) <= COPIES_OF_COLOURS
+    few = seen <= COLOURS and max(strides) == 1 and copies <= COPIES_OF_COLOURS
+    few = few and isinstance(shape[0], int)  # not a variable, as in a program that is exported
+    few = few and shape[0] * math.prod(produced) * math.prod(kernel_shape) >= winograd.LEAST
     if copies <= 1 or (copies <= COPIES and seen >= SEEN) or few:
         return patches
     if {*strides, *dilations} == {1} and len({*window}) == 1:

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv.layers.windows import Geometry, Pads, plain, wide
+from jaxconv.layers.windows import Geometry, Pads, output, plain, wide
 
 # The points of Cook and Toom's algorithm in the order of use; the last one is infinity. Errors grow
 # with their number.
@@ -132,14 +132,14 @@ def _of_image(x: jax.Array, kernel: jax.Array, geometry: Geometry, m: int) -> ja
     """The convolution, linear in the image; its transpose is a convolution by Winograd's form."""
     if not m:
         return plain(x, kernel, geometry)
-    output = jax.eval_shape(lambda: plain(x, kernel, geometry))
+    result = jax.eval_shape(lambda: plain(x, kernel, geometry))
     beyond = kernel.shape[0] - 1
     pads = tuple((beyond - low, beyond - high) for low, high in geometry[1])
 
     @jax.checkpoint
     def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
         turned = jnp.swapaxes(jnp.flip(kernel, range(kernel.ndim - 2)), -1, -2)
-        return jax.linear_transpose(lambda y: _forward(y, turned, pads, m), output)(x)[0]
+        return jax.linear_transpose(lambda y: _forward(y, turned, pads, m), result)(x)[0]
 
     return run(x, kernel)
 
@@ -149,14 +149,14 @@ def _of_weights(x: jax.Array, kernel: jax.Array, geometry: Geometry, m: int) -> 
     """The convolution, linear in the kernel; its transpose is the form of `_gradient`."""
     if not m:
         return plain(x, kernel, geometry)
-    output = jax.eval_shape(lambda: plain(x, kernel, geometry))
+    result = jax.eval_shape(lambda: plain(x, kernel, geometry))
 
     @jax.checkpoint
     def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
         def gradient(y: jax.Array) -> jax.Array:
             return _gradient(x, y, geometry[1], m, kernel.shape[0]).astype(kernel.dtype)
 
-        return jax.linear_transpose(gradient, output)(kernel)[0]
+        return jax.linear_transpose(gradient, result)(kernel)[0]
 
     return run(x, kernel)
 
@@ -165,7 +165,7 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, m: int) -> jax.Array:
     """[N, *spatial, C] and [r, ..., C, K] -> [N, *output, K]."""
     r, axes, images, filters = kernel.shape[0], x.ndim - 2, x.shape[0], kernel.shape[-1]
     at, g, bt = matrices(m, r)
-    n, output = m + r - 1, _output(x, pads, r)
+    n, produced = m + r - 1, _output(x, pads, r)
     weights = _kronecker(g, axes) @ wide(kernel).reshape(r**axes, -1)
     weights = weights.reshape(n**axes, *kernel.shape[-2:])
 
@@ -181,23 +181,23 @@ def _forward(x: jax.Array, kernel: jax.Array, pads: Pads, m: int) -> jax.Array:
         y = jnp.transpose(y, (axes, *pairs, y.ndim - 1))
         return y.reshape(y.shape[0], *(t * m for t in y.shape[1:-1:2]), filters)
 
-    plan = _plan(images, output, x.shape[-1], filters, m, n)
+    plan = _plan(images, produced, x.shape[-1], filters, m, n)
     y = lax.map(run, _parts(x, pads, plan, m, r - 1))
     y = y.reshape(images, -1, *y.shape[3:])
-    return lax.slice(y, (0,) * y.ndim, (images, *output, filters)).astype(x.dtype)
+    return lax.slice(y, (0,) * y.ndim, (images, *produced, filters)).astype(x.dtype)
 
 
 def _gradient(x: jax.Array, y: jax.Array, pads: Pads, m: int, r: int) -> jax.Array:
     """The gradient of the kernel [r, ..., C, K], for the cotangent y [N, *output, K]."""
     axes, channels, filters = x.ndim - 2, x.shape[-1], y.shape[-1]
     at, g, bt = matrices(m, r)
-    n, output = m + r - 1, _output(x, pads, r)
+    n, produced = m + r - 1, _output(x, pads, r)
 
     def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, y = _flat(_tiles(part[0], bt, m), axes), _flat(_tiles(part[1], at.T, m), axes)
         return total + lax.dot_general(x, y, (((1,), (1,)), ((0,), (0,)))), None
 
-    plan = _plan(x.shape[0], output, channels, filters, m, n)
+    plan = _plan(x.shape[0], produced, channels, filters, m, n)
     parts = _parts(x, pads, plan, m, r - 1), _parts(y, ((0, 0),) * axes, plan, m, 0)
     start = jnp.zeros((n**axes, channels, filters), wide(x).dtype)
     products, _ = lax.scan(add, start, parts)
@@ -263,9 +263,9 @@ def _flat(tiles: jax.Array, axes: int) -> jax.Array:
 
 
 def _output(x: jax.Array, pads: Pads, r: int) -> list[int]:
-    return [
-        size + low + high - r + 1 for size, (low, high) in zip(x.shape[1:-1], pads, strict=True)
-    ]
+    padded = [size + low + high for size, (low, high) in zip(x.shape[1:-1], pads, strict=True)]
+    ones = (1,) * len(pads)
+    return output(padded, (r,) * len(pads), ones, ones)
 
 
 def _kronecker(matrix: np.ndarray, axes: int) -> jax.Array:
