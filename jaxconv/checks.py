@@ -37,6 +37,7 @@ CHOICES = {
     "optimizer.name": OPTIMIZERS,
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
     "augment.interpolation": ("nearest", "bilinear"),
+    "augment.padding": ("black", "reflect"),
     "optimizer.schedule.name": SCHEDULES,
 }
 # Choices that may also be names of optax, or custom ones.
@@ -146,6 +147,7 @@ AUGMENT_RANGES = {
 # At most one of each of these may be on.
 ALTERNATIVES = (
     ("random_resized_crop.scale", "scale_jitter", "pad_crop"),
+    ("flip", "alternating_flip"),
     ("randaugment.layers", "trivial"),
 )
 
@@ -252,6 +254,11 @@ def check_effects(config: AnyConfig) -> None:
                 f"config.{key} is {given[key]}, but config.{choice} is {given[choice]!r}, which "
                 f"does not use it; it is for {', '.join(used_by)}{instead}"
             )
+    if config.augment.padding != "black" and not config.augment.pad_crop:
+        raise UserError(
+            f"config.augment.padding is {config.augment.padding!r}, but augment.pad_crop is 0, so "
+            "nothing is padded; give the pixels, such as --config.augment.pad_crop=2"
+        )
 
 
 def _looks_at_length(config: AnyConfig) -> bool:

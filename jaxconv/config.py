@@ -155,9 +155,13 @@ def default_config() -> Config:
     # smallest and largest size of the shorter side before a random crop of data.image_size, such as
     # 256,512
     augment.scale_jitter = ()
-    # black pixels added on each side before a random crop back to the size
+    # pixels added on each side before a random crop back to the size
     augment.pad_crop = 0
+    augment.padding = "black"  # those pixels: black, or reflect, the image mirrored at its border
     augment.flip = False  # mirror images left to right with probability 1/2
+    # instead, mirror half of the images in the first epoch, and from then on each image in every
+    # second epoch (Jordan 2024, arXiv:2404.00498, section 3.6)
+    augment.alternating_flip = False
     augment.colour_jitter = jitter = Config()  # each of random strength, up to this
     jitter.brightness = 0.0  # factor from 1 - x to 1 + x
     jitter.contrast = 0.0  # the same

@@ -217,7 +217,8 @@ def feed(source: Source, config: Any) -> tuple[np.ndarray, dict, float]:
 
     first: list[Any] = []
     count, start, ahead = 0, 0.0, None
-    order = Order((config.seed,), config.batch_size, config.augment.repeats)
+    settings = config.augment
+    order = Order((config.seed,), config.batch_size, settings.repeats, settings.alternating_flip)
     for number, batch in enumerate(loader.train_batches(order, 0, 1_000_000)):
         images, targets = step(loader.data, batch, jax.random.key(number))
         if not first:

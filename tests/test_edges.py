@@ -95,7 +95,7 @@ def plain(tmp_path_factory):
     ("changes", "without", "change", "said"),
     [
         pytest.param({"JAX_PLATFORMS": "cpu,cuda"}, (), "", "", id="second platform absent"),
-        pytest.param({"JAX_ENABLE_X64": "1"}, (), "", "", id="x64"),
+        pytest.param({"JAX_ENABLE_X64": "1"}, (), "", "", id="x64", marks=pytest.mark.full),
         pytest.param(
             {},
             ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"),
@@ -109,9 +109,12 @@ def plain(tmp_path_factory):
             "",
             "compiled programs are not cached",
             id="home that cannot be written",
+            marks=pytest.mark.full,
         ),
         pytest.param({}, (), WINDOWS, "of an unknown amount per device", id="no POSIX"),
-        pytest.param({}, (), 'sys.modules["fcntl"] = None', "", id="no fcntl"),
+        pytest.param(
+            {}, (), 'sys.modules["fcntl"] = None', "", id="no fcntl", marks=pytest.mark.full
+        ),
         pytest.param({"LC_ALL": "C", **ASCII}, (), "", "", id="locale C"),
         pytest.param(
             {"LC_ALL": "POSIX", **ASCII}, (), "", "", id="locale POSIX", marks=pytest.mark.full
@@ -160,6 +163,7 @@ def plain(tmp_path_factory):
             "",
             "mpirun did not start this one: it trains alone",
             id="left over from Open MPI",
+            marks=pytest.mark.full,
         ),
     ],
 )
@@ -178,7 +182,7 @@ def test_a_run_is_the_same(plain, tmp_path, changes, without, change, said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["0", "1"])
+@pytest.mark.parametrize("first", ["0", pytest.param("1", marks=pytest.mark.full)])
 def test_x64_and_not_resume_each_other(tmp_path, first):
     constant = "--config.optimizer.schedule.name=constant"
     flags = (f"--workdir={tmp_path / 'a'}", *TINY, constant)

@@ -83,8 +83,8 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument(
         "--views", default="center", metavar="HOW",
-        help="what the network sees of each image: center (the default), flip, 10-crop, or dense "
-            "for the whole image; probabilities are averaged",
+        help="what the network sees of each image: center (the default), flip, 6-crop, "
+            "10-crop, or dense for the whole image; probabilities are averaged",
     )  # fmt: skip
     evaluate.add_argument(
         "--scales",

@@ -3,8 +3,9 @@
     random_resized_crop | scale_jitter | pad_crop
                      a part of the image, see data/geometry.py; images streamed from files are
                      cropped on the host, while they are read
-    flip             mirror left to right, with probability 1/2; the flip and the crops, in
-                     data/spatial.py, also move the boxes, points and masks of the example
+    flip | alternating_flip
+                     mirror left to right, with probability 1/2 or in every second epoch; flips and
+                     crops, in data/spatial.py, also move the boxes, points and masks of the example
     colour_jitter    change brightness, contrast, saturation and hue by random factors, in an order
                      drawn once per batch (torchvision's ColorJitter)
     grey | blur | solarise
@@ -44,6 +45,7 @@ from jaxconv.data.spatial import (
     Range,
     draw_boxes,
     flip,
+    mirror,
     pad_crop,
     random_resized_crop,
     scale_jitter,
@@ -194,7 +196,7 @@ def make_augment(
         data/geometry.py.
 
     The batch holds `image` [B, H, W, C], uint8 or floating-point from 0 to 1, `label` [B] and
-    `position` [B] in the global batch.
+    `position` [B] in the global batch; for `alternating_flip`, also `mirrored` [B] bool.
 
     Raises:
       UserError: there are such targets, and a setting moves only the image.
@@ -236,9 +238,12 @@ def _steps(
     if settings.scale_jitter and not cropped:
         yield "scale_jitter", partial(scale_jitter, sides=settings.scale_jitter, moves=moves)
     if settings.pad_crop:
-        yield "pad_crop", partial(pad_crop, pixels=settings.pad_crop, moves=moves)
+        pad = {"pixels": settings.pad_crop, "reflect": settings.padding == "reflect"}
+        yield "pad_crop", partial(pad_crop, **pad, moves=moves)
     if settings.flip:
         yield "flip", partial(flip, moves=moves)
+    if settings.alternating_flip:
+        yield "alternating_flip", lambda _, batch: mirror(batch, batch["mirrored"], moves)
     jitter = settings.colour_jitter
     if jitter.brightness or jitter.contrast or jitter.saturation or jitter.hue:
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)

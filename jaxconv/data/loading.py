@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.interface import Arrays, Batch, DamagedError, Source, generator
+from jaxconv.data.interface import Arrays, Batch, DamagedError, Source, evenly, generator
 from jaxconv.data.stored import read_patiently
 from jaxconv.errors import UserError
 
@@ -60,8 +60,7 @@ def train_indices(
     each `repeats` times: repeated augmentation (Hoffer et al. 2020, arXiv:1901.09335; Berman et al.
     2019, arXiv:1902.05509). The steps of an epoch then see 1 / repeats of all examples.
     """
-    different = batch_size // repeats
-    position = np.arange(step * different, (step + 1) * different)
+    position = _positions(step, batch_size // repeats)
     epochs = position // examples
     parts = [
         epoch_order(seed, int(e), examples)[position[epochs == e] % examples]
@@ -69,6 +68,30 @@ def train_indices(
     ]
     # Tiled, not repeated in place, so that each device's part holds different examples.
     return np.tile(np.concatenate(parts), repeats)
+
+
+def _positions(step: int, batch_size: int) -> np.ndarray:
+    """The positions of a step's examples in the endless sequence of epochs."""
+    return np.arange(step * batch_size, (step + 1) * batch_size)
+
+
+def train_mirrored(
+    seed: int, step: int, batch_size: int, examples: int, repeats: int = 1
+) -> np.ndarray:
+    """Which examples [batch_size] bool of a training step an alternating flip mirrors.
+
+    In the first epoch it mirrors those that a coin toss of the seed chooses; from then on each
+    example is mirrored in every second epoch.
+    """
+    odd = _positions(step, batch_size // repeats) // examples % 2 == 1
+    index = train_indices(seed, step, batch_size, examples, repeats)
+    return _coins(seed, examples)[index] ^ np.tile(odd, repeats)
+
+
+@functools.lru_cache(maxsize=64)
+def _coins(seed: int, examples: int) -> np.ndarray:
+    """One toss per example, [examples] bool."""
+    return generator(seed, "mirrored").random(examples) < 0.5
 
 
 def eval_batches(examples: int, batch_size: int) -> list[dict[str, np.ndarray]]:
@@ -106,11 +129,13 @@ class Order:
       seeds: the run's seed, or several if each member of an ensemble has its own order.
       batch_size: examples per step, over all processes.
       repeats: see `train_indices`.
+      mirrors: whether a batch says which examples an alternating flip mirrors.
     """
 
     seeds: tuple[int, ...]
     batch_size: int
     repeats: int = 1
+    mirrors: bool = False
 
     @property
     def axis(self) -> int:
@@ -119,10 +144,16 @@ class Order:
 
     def indices(self, step: int, examples: int) -> np.ndarray:
         """Indices [B] or [K, B] int32 of one step, counted from 0."""
-        rows = [
-            train_indices(seed, step, self.batch_size, examples, self.repeats)
-            for seed in self.seeds
-        ]
+        return self._of_each(train_indices, step, examples)
+
+    def mirrored(self, step: int, examples: int) -> dict[str, np.ndarray]:
+        """`mirrored` [B] or [K, B] bool of one step, see `train_mirrored`; empty without it."""
+        if not self.mirrors:
+            return {}
+        return {"mirrored": self._of_each(train_mirrored, step, examples)}
+
+    def _of_each(self, of: Callable[..., np.ndarray], step: int, examples: int) -> np.ndarray:
+        rows = [of(seed, step, self.batch_size, examples, self.repeats) for seed in self.seeds]
         return np.stack(rows) if self.axis else rows[0]
 
 
@@ -141,6 +172,7 @@ class ResidentLoader:
 
     def __init__(self, source: Arrays, parallel: Any):
         self.examples, self.left_out, self._parallel = len(source), 0, parallel
+        self._source = source
         self.data = parallel.replicate({"image": source.images, **source.arrays})
 
     def train_batches(
@@ -161,7 +193,11 @@ class ResidentLoader:
         )
         for count in itertools.repeat(1, last - first) if calls is None else calls:
             steps = [
-                {"index": order.indices(step + n, self.examples), "position": position}
+                {
+                    "index": order.indices(step + n, self.examples),
+                    "position": position,
+                    **order.mirrored(step + n, self.examples),
+                }
                 for n in range(count)
             ]
             batch = (
@@ -175,6 +211,10 @@ class ResidentLoader:
                 where,
             )
             step += count
+
+    def some_images(self, count: int) -> np.ndarray:
+        """Up to `count` images [n, ...] of the set, evenly spaced, on the host."""
+        return self._source.images[evenly(self.examples, count)]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `index` and `mask`."""
@@ -214,7 +254,9 @@ class StreamedLoader:
         of (seed, step); `calls` are all 1.
         """
         each = [
-            self._reader.train_batches(seed, first, last, order.batch_size, order.repeats)
+            self._reader.train_batches(
+                seed, first, last, order.batch_size, order.repeats, order.mirrors
+            )
             for seed in order.seeds
         ]
         if not order.axis:
@@ -224,6 +266,10 @@ class StreamedLoader:
             for members in zip(*each, strict=True)
         )
         return self._ahead(together, order.axis)
+
+    def some_images(self, count: int) -> np.ndarray:
+        """Up to `count` images [n, ...] of the set, evenly spaced, on the host."""
+        return np.stack([example["image"] for example in self._reader.examples(count)])
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every example once: `image`, the targets, `index` and `mask`, also 0 for damaged ones."""
@@ -279,10 +325,16 @@ class Reader:
         return len(self._damaged)
 
     def train_batches(
-        self, seed: int, first: int, last: int, batch_size: int, repeats: int = 1
+        self,
+        seed: int,
+        first: int,
+        last: int,
+        batch_size: int,
+        repeats: int = 1,
+        mirrors: bool = False,
     ) -> Iterator[Batch]:
-        """This process's part of the batches of steps first ... last - 1: `image`, `label` and
-        `position` in the global batch.
+        """This process's part of the batches of steps first ... last - 1: `image`, `label`,
+        `position` in the global batch and, if `mirrors`, `mirrored`.
 
         A damaged example is replaced by the next good one.
         """
@@ -290,6 +342,10 @@ class Reader:
         @functools.lru_cache(maxsize=64)
         def indices(step: int) -> list[int]:
             return train_indices(seed, step, batch_size, len(self.source), repeats).tolist()
+
+        @functools.lru_cache(maxsize=64)
+        def mirrored(step: int) -> np.ndarray:
+            return train_mirrored(seed, step, batch_size, len(self.source), repeats)
 
         def read(local: int) -> Batch:
             step, position = self._place(local, batch_size)
@@ -300,7 +356,10 @@ class Reader:
                     (seed, (first + step) * batch_size + position),
                 )
                 if example is not None:
-                    return example | {"position": np.int32(position)}
+                    place = {"position": np.int32(position)}
+                    if mirrors:
+                        place["mirrored"] = mirrored(first + step)[position]
+                    return example | place
             raise UserError("no example can be read", exit_code=1)
 
         return self._read((last - first) * self._local(batch_size), read, self._local(batch_size))
@@ -330,12 +389,19 @@ class Reader:
             self._local(batch_size),
         )
 
-    def examples(self) -> Iterator[Batch]:
-        """Every readable example, in order and in one process: `image`, the targets, `index`."""
+    def examples(self, most: int = 0) -> Iterator[Batch]:
+        """Every readable example, in order and in one process: `image`, the targets, `index`.
+
+        With `most`, up to so many of them, evenly spaced.
+        """
         self._damaged.clear()
-        count = len(self.source)
+        places = evenly(len(self.source), most or len(self.source)).tolist()
+        count = len(places)
         for examples in self._chunks(
-            count, lambda i: (self._try_to_read(i, (0, i)), i), _chunk_size(count), 0
+            count,
+            lambda n: (self._try_to_read(places[n], (0, places[n])), places[n]),
+            _chunk_size(count),
+            0,
         ):
             for example, i in examples:
                 if example is not None:

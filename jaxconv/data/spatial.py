@@ -8,6 +8,7 @@ resampling.
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,20 +135,23 @@ def scale_jitter(
     return _crop(batch, jnp.stack([top, left, height, width], axis=1), moves)
 
 
-def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES) -> Batch:
-    """Move each image [B, H, W, C] by up to `pixels` in each direction, padding it with black.
+def pad_crop(
+    key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES, reflect: bool = False
+) -> Batch:
+    """Move each image [B, H, W, C] by up to `pixels` in each direction.
 
-    See data/geometry.py for `moves`.
+    It is padded with black, or with `reflect` by itself, mirrored at its border. See
+    data/geometry.py for `moves`; masks are padded with their fill value.
     """
     corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
         keys_of(key, batch)
     )
 
-    def slices(images: jax.Array, fill: int) -> jax.Array:
+    def slices(images: jax.Array, fill: int | None) -> jax.Array:
         rest, border = images.shape[3:], (pixels, pixels)
-        padded = jnp.pad(
-            images, ((0, 0), border, border, *((0, 0) for _ in rest)), constant_values=fill
-        )
+        how: dict[str, Any] = {"constant_values": fill}
+        how = {"mode": "reflect"} if fill is None else how
+        padded = jnp.pad(images, ((0, 0), border, border, *((0, 0) for _ in rest)), **how)
 
         def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
             start = (corner[0], corner[1], *(0 for _ in rest))
@@ -158,7 +162,7 @@ def pad_crop(key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES)
     def transform(corner: jax.Array) -> Transform:
         return geometry.shift(*(pixels - corner).astype(jnp.float32))
 
-    image = slices(batch["image"], 0)
+    image = slices(batch["image"], None if reflect else 0)
     return batch | {"image": image} | _move_targets(batch, moves, transform, corners, slices)
 
 
@@ -167,15 +171,22 @@ def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
 
     See data/geometry.py for `moves`.
     """
-    heads = jax.vmap(jax.random.bernoulli)(keys_of(key, batch))
+    return mirror(batch, jax.vmap(jax.random.bernoulli)(keys_of(key, batch)), moves)
+
+
+def mirror(batch: Batch, mirrored: jax.Array, moves: Moves = NO_MOVES) -> Batch:
+    """Mirror those images [B, H, W, C] left to right for which `mirrored` [B] is true.
+
+    See data/geometry.py for `moves`.
+    """
 
     def slices(images: jax.Array, _: int) -> jax.Array:
-        chosen = heads.reshape(-1, *(1 for _ in images.shape[1:]))
+        chosen = mirrored.reshape(-1, *(1 for _ in images.shape[1:]))
         return jnp.where(chosen, images[:, :, ::-1], images)
 
-    def transform(head: jax.Array) -> Transform:
-        mirrored, same = geometry.flip(batch["image"].shape[2]), geometry.shift(0.0, 0.0)
-        return jax.tree.map(partial(jnp.where, head), mirrored, same)
+    def transform(chosen: jax.Array) -> Transform:
+        other, same = geometry.flip(batch["image"].shape[2]), geometry.shift(0.0, 0.0)
+        return jax.tree.map(partial(jnp.where, chosen), other, same)
 
     image = slices(batch["image"], 0)
-    return batch | {"image": image} | _move_targets(batch, moves, transform, heads, slices)
+    return batch | {"image": image} | _move_targets(batch, moves, transform, mirrored, slices)

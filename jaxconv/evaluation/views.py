@@ -2,6 +2,9 @@
 
     center    the center crop, as in evaluation during training
     flip      the center crop and its mirror image
+    6-crop    the center crop, and the same moved by one pixel up and left, and down and right, with
+              the border mirrored; and their mirror images. The moved ones count half (Jordan 2024,
+              arXiv:2404.00498, section 3.5)
     10-crop   the four corners and the center, and their mirror images, of the central square of the
               image resized to size / crop_ratio: AlexNet's (Krizhevsky et al. 2012, section 4.1)
               224 of 256
@@ -21,7 +24,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -40,7 +43,7 @@ from jaxconv.errors import UserError, nearest
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 from jaxconv.tasks import Task
 
-VIEWS = ("center", "flip", "10-crop", "dense")
+VIEWS = ("center", "flip", "6-crop", "10-crop", "dense")
 # The most that the longer side of a whole image may be, in shorter sides.
 LONGEST = 3
 
@@ -188,9 +191,13 @@ def passes(
         source = open_source(ConfigDict(config.data.to_dict() | settings), split, like=description)
     if view.name == "center":
         return [Pass(source, None, 1)]
-    cut = mirrored if view.name == "flip" else functools.partial(ten_crops, size=size)
-    apply = over_views(functools.partial(model.apply, train=False), cut)
-    return [Pass(source, apply, 2 if view.name == "flip" else 10)]
+    cut, weights = {
+        "flip": (mirrored, (1, 1)),
+        "6-crop": (six_crops, (2, 1, 1) * 2),
+        "10-crop": (functools.partial(ten_crops, size=size), (1,) * 10),
+    }[view.name]
+    apply = over_views(functools.partial(model.apply, train=False), cut, weights)
+    return [Pass(source, apply, len(weights))]
 
 
 def _check_files(
@@ -222,6 +229,18 @@ def mirrored(images: jax.Array) -> jax.Array:
     return jnp.stack([images, images[:, :, ::-1]], axis=1)
 
 
+def six_crops(images: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, 6, H, W, C]: as it is, moved by a pixel either way, then mirror images.
+
+    It is moved up and left, and down and right; the border is mirrored.
+    """
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    moved = [padded[:, n : n + height, n : n + width] for n in (1, 2, 0)]
+    crops = jnp.stack(moved, axis=1)
+    return jnp.concatenate([crops, crops[:, :, :, ::-1]], axis=1)
+
+
 def ten_crops(images: jax.Array, size: int) -> jax.Array:
     """[B, H, W, C] -> [B, 10, size, size, C]: four corners, center, then their mirror images."""
     bottom, right = images.shape[1] - size, images.shape[2] - size
@@ -232,12 +251,15 @@ def ten_crops(images: jax.Array, size: int) -> jax.Array:
     return jnp.concatenate([crops, crops[:, :, :, ::-1]], axis=1)
 
 
-def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
+def over_views(
+    apply: Apply, cut: Callable[[jax.Array], jax.Array], weights: Sequence[float] = ()
+) -> Apply:
     """A network that returns log mean probabilities [B, K] over each image's views.
 
     Args:
       apply: (variables, images [B, ...]) -> logits.
       cut: images [B, ...] -> their views [B, V, ...].
+      weights: of the views, V numbers; by default they are equal.
     """
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
@@ -246,7 +268,8 @@ def over_views(apply: Apply, cut: Callable[[jax.Array], jax.Array]) -> Apply:
         # Views of an image stay adjacent, so that each device keeps those of its own images.
         each = apply(variables, views.reshape(-1, *views.shape[2:]))
         logarithms = jax.nn.log_softmax(each).reshape(-1, count, each.shape[-1])
-        return jax.nn.logsumexp(logarithms, axis=1) - jnp.log(jnp.float32(count))
+        shares = np.array(weights or (1,) * count, np.float32).reshape(1, -1, 1)
+        return jax.nn.logsumexp(logarithms, axis=1, b=shares / shares.sum())
 
     return logits
 

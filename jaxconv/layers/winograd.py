@@ -44,7 +44,7 @@ PART = 16 * 2**20
 # The fewest channels and filters that pay for the transforms: in two and three dimensions, and in
 # one. Images of one or two axes with fewer than `MANY` channels and more than `LARGE` pixels, and
 # signals, are convolved faster than transformed, but for the gradient of the weights.
-FEWEST, FEWEST_OF_SIGNALS, MANY, LARGE = 32, 64, 128, 100**2
+FEWEST, FEWEST_OF_SIGNALS, MANY, LARGE = 24, 64, 128, 100**2
 # The fewest multiply-adds of the direct form that pay for the time to compile another one.
 LEAST = 10**8
 # Transforming and reading the weights at a place costs as much as the product of a tile for this

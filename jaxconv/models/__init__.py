@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxconv.errors import nearest
 from jaxconv.models import (
+    airbench,
     chain,
     convnext,
     densenet,
@@ -48,6 +49,7 @@ MODELS: dict[str, Entry] = {
         efficientnet,
         regnet,
         convnext,
+        airbench,
     )
     for name, entry in family.MODELS.items()
 }

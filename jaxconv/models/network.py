@@ -139,15 +139,15 @@ class Network(nn.Module):
         self.spacings()
 
     def tools(
-        self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
+        self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9, scale: bool = True
     ) -> tuple[Callable[..., Conv], Norm]:
-        """Convolution and norm, configured for this network and mode.
+        """Convolution and norm, configured for this network and mode; `scale`: the norm has one.
 
         The norm is BatchNorm; `group`: GroupNorm in up to 32 groups, see `layers.group_count`;
         `layer`: LayerNorm over the channels of each position; `none`. Convolutions have a bias
         only with `none`.
         """
-        settings = {"epsilon": epsilon, "dtype": self.dtype}
+        settings = {"epsilon": epsilon, "dtype": self.dtype, "use_scale": scale}
         batch_norm = functools.partial(
             BatchNorm,
             use_running_average=not train or self.frozen_norm,
@@ -188,14 +188,15 @@ class Network(nn.Module):
         if self.is_mutable_collection(collection) and not self.is_initializing():
             self.put_variable(collection, name, value)
 
-    def head(self, x: jax.Array, name: str = "fc") -> jax.Array:
+    def head(self, x: jax.Array, name: str = "fc", **settings: Any) -> jax.Array:
         """The last fully connected layer: [N, ...] -> logits [N, num_classes], float32.
 
-        With 0 classes its input is returned, [N, C] float32.
+        With 0 classes its input is returned, [N, C] float32. `settings` are those of `Dense`.
         """
         if not self.num_classes:
             return x.reshape(x.shape[0], -1).astype(jnp.float32)
-        return Dense(self.num_classes, dtype=self.dtype, name=name)(x).astype(jnp.float32)
+        layer = Dense(self.num_classes, dtype=self.dtype, name=name, **settings)
+        return layer(x).astype(jnp.float32)
 
 
 class ConvNorm(nn.Module):

@@ -36,6 +36,8 @@ class BuiltRun:
 
     Attributes:
       task: the task of the run.
+      description: of its data.
+      model: the Linen module.
       total_steps: length of the training.
       steps_per_epoch: steps per pass over the examples, rounded, at least 1.
       members: the members of an ensemble; None for one network. For an ensemble, states, keys,
@@ -52,6 +54,8 @@ class BuiltRun:
     """
 
     task: Task
+    description: dict[str, Any]
+    model: Any
     total_steps: int
     steps_per_epoch: int
     members: Members | None
@@ -183,6 +187,8 @@ def build(
         train_step = lambda *arguments: of_all(*arguments, members.values())  # noqa: E731
     return BuiltRun(
         task=task,
+        description=description,
+        model=network.model,
         total_steps=steps,
         steps_per_epoch=max(1, round(examples / config.batch_size)),
         members=members,

@@ -1,4 +1,5 @@
-"""Initial weights of a run: loaded from a folder or another run, and fitted to the network.
+"""Initial weights of a run: loaded from a folder or another run, and fitted to the network; or, for
+a network that asks for it, computed from training images.
 
 DIR/weights.json   the network's name, the source, the number of parameters, the layout of parameter
                    paths, a fingerprint of the values, and the version of jaxconv
@@ -135,12 +136,43 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
       UserError: the folder cannot be used, or its weights do not fit the network.
     """
     fitted, said = fitted_weights(place, state, classes)
-    fitted = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), fitted, _variables(state))
-    params = fitted.pop("params")
-    state = state.replace(params=params, model_state=fitted)
-    return (
-        state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state
-    ), said
+    return _with_variables(state, fitted), said
+
+
+def start_from_images(
+    model: Any, state: TrainState, images: jax.Array
+) -> tuple[TrainState, list[str]]:
+    """Set what a network computes from data; see `looks_at_images`.
+
+    Args:
+      model: the network, with a `data_dependent_init`.
+      state: the initialized state.
+      images: [N, ...] float32, normalised.
+
+    Returns:
+      The state, and messages that describe what was done.
+    """
+    variables = model.data_dependent_init(_variables(state), images)
+    said = f"{type(model).__name__}: initialised on {len(images):,} training images"
+    return _with_variables(state, variables), [said]
+
+
+def looks_at_images(model: Any) -> int:
+    """How many training images a network's initialisation takes; 0 if it takes none.
+
+    Such a network, of the registry or custom, has `init_images`, their number, and
+    `data_dependent_init(variables, images [N, ...] float32, normalised) -> variables`, which is
+    called once before the first step (Krahenbuhl et al. 2016, arXiv:1511.06856).
+    """
+    return model.init_images if hasattr(model, "data_dependent_init") else 0
+
+
+def _with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+    """The state with these variables, also as the first averages."""
+    new = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), variables, _variables(state))
+    params = new.pop("params")
+    state = state.replace(params=params, model_state=new)
+    return state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state
 
 
 def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[str, Any], list[str]]:

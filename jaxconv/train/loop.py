@@ -18,12 +18,13 @@ from jaxconv.train.callbacks import Callbacks, RunView, early_stopping
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
-from jaxconv.train.initial import start_from
+from jaxconv.train.initial import looks_at_images, start_from, start_from_images
 from jaxconv.train.optim import describe_groups, frozen_statistics, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import several_steps
+from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.watch import (
     MetricsLog,
     NoLog,
@@ -67,6 +68,7 @@ class Run:
             members.order_seeds() if members else (config.seed,),
             config.batch_size,
             config.augment.repeats,
+            config.augment.alternating_flip,
         )
         self.calls = {
             count: parallel.compile_train(
@@ -146,11 +148,7 @@ class Run:
         """The whole state to continue from, and what the loop stores on the host."""
         restored = checkpoints.restore(self.parallel.targets(self.built.abstract))
         if restored is None:
-            state = self.first_state()
-            if self.config.model.init_from:
-                state, said = self._start_from(self.config.model.init_from)
-                log.info("; ".join(said))
-            return state, {"pending": [], "best": {}, "gone": []}
+            return self._initial_state(), {"pending": [], "best": {}, "gone": []}
         state, host = restored
         done = _steps_done(state)
         if done > self.built.total_steps:
@@ -376,22 +374,28 @@ class Run:
             raise pending.diverged("a weight became infinite or NaN", step)
         checkpoints.save(step, whole, host, metrics)
 
-    def _start_from(self, place: str) -> tuple[TrainState, list[str]]:
-        """The whole state before the first step, with the same loaded weights for every member."""
+    def _initial_state(self) -> TrainState:
+        """The whole state before the first step, with loaded weights or those set from images.
+
+        They are the same for every member.
+        """
+        place, model, task = self.config.model.init_from, self.built.model, self.built.task
+        start: Callable[[TrainState], tuple[TrainState, list[str]]]
+        if place:
+            start = functools.partial(start_from, place, classes=task.outputs)
+        elif count := looks_at_images(model):
+            batch: dict[str, Any] = {"image": self.train_data.some_images(count)}
+            images = make_preprocessing(self.config, self.built.description)(batch)["image"]
+            start = functools.partial(start_from_images, model, images=images)
+        else:
+            return self.first_state()
         one, members = make_parallel("jit", jax.local_devices()[:1]), self.built.members
         state = one.init(self.built.init, self.key(one), self.built.abstract)
-        if members is None:
-            state, said = start_from(place, state, self.built.task.outputs)
-        else:
-            each = [
-                start_from(place, member, self.built.task.outputs)
-                for member in members.apart(state)
-            ]
-            state, said = (
-                jax.tree.map(lambda *x: np.stack(x), *(state for state, _ in each)),
-                each[0][1],
-            )
-        return self.parallel.spread(state, self.built.abstract), said
+        each = [start(member) for member in (members.apart(state) if members else [state])]
+        log.info("; ".join(each[0][1]))
+        states = [state for state, _ in each]
+        state = jax.tree.map(lambda *x: np.stack(x), *states) if members else states[0]
+        return self.parallel.spread(state, self.built.abstract)
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
         batch_size, members, task = self.config.eval.batch_size, self.built.members, self.built.task

@@ -64,6 +64,8 @@ NEWER = (
     "augment.grey",
     "augment.blur",
     "augment.solarise",
+    "augment.padding",
+    "augment.alternating_flip",
 )
 
 

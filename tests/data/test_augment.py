@@ -35,10 +35,12 @@ def batch_of(count, height=6, width=5, channels=3):
     return {"image": jnp.array(images), "position": jnp.arange(count)}
 
 
-def test_pad_crop_moves_the_image_and_pads_by_black():
+@pytest.mark.parametrize("reflect", [False, True])
+def test_pad_crop_moves_the_image_and_pads_by_black_or_by_itself(reflect):
     batch = batch_of(200)
-    padded = np.pad(batch["image"], ((0, 0), (2, 2), (2, 2), (0, 0)))
-    cropped = augment.pad_crop(KEY, batch, 2)["image"]
+    borders = ((0, 0), (2, 2), (2, 2), (0, 0))
+    padded = np.pad(batch["image"], borders, "reflect" if reflect else "constant")
+    cropped = augment.pad_crop(KEY, batch, 2, reflect=reflect)["image"]
     corners = set()
     for i in range(200):
         found = [

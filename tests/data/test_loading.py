@@ -1,11 +1,13 @@
 """Every example once per epoch and once per evaluation; the order is a function of (seed, step)."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxconv.data.loading import eval_batches, take, train_indices
+from jaxconv.data.loading import eval_batches, take, train_indices, train_mirrored
 
 
 @settings(deadline=None)
@@ -46,6 +48,29 @@ def test_repeated_augmentation(examples, different, repeats, seed):
         sequence,
         np.concatenate([train_indices(seed, step, different, examples) for step in range(steps)]),
     )
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(1, 8), st.integers(1, 3), st.integers(0, 2**40))
+def test_an_alternating_flip_mirrors_each_example_in_every_second_epoch(
+    examples, different, repeats, seed
+):
+    batch_size = different * repeats
+    seen = {i: [] for i in range(examples)}
+    for step in range(-(-3 * examples // different)):
+        arguments = (seed, step, batch_size, examples, repeats)
+        index, mirrored = train_indices(*arguments), train_mirrored(*arguments)
+        assert mirrored.shape == (batch_size,) and mirrored.dtype == bool
+        np.testing.assert_array_equal(mirrored, np.tile(mirrored[:different], repeats))
+        for i, one in zip(index[:different], mirrored[:different], strict=True):
+            seen[int(i)].append(bool(one))
+    for found in seen.values():
+        assert len(found) >= 3 and all(a != b for a, b in itertools.pairwise(found))
+
+
+def test_in_the_first_epoch_an_alternating_flip_mirrors_half():
+    assert 450 < train_mirrored(0, 0, 1000, 1000).sum() < 550
+    assert (train_mirrored(0, 0, 1000, 1000) != train_mirrored(1, 0, 1000, 1000)).any()
 
 
 @given(st.integers(1, 100), st.integers(1, 40))

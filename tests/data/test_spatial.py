@@ -20,6 +20,9 @@ MOVING = {
     "scale_jitter": partial(spatial.scale_jitter, sides=(24, 48)),
     "pad_crop": partial(spatial.pad_crop, pixels=5),
     "flip": spatial.flip,
+    "alternating_flip": lambda key, batch, **moves: spatial.mirror(
+        batch, jnp.arange(len(batch["image"])) % 3 == 0, **moves
+    ),
 }
 MOVES = {"boxes": "boxes", "corner": "points", "mask": "mask", "names": "mask:255"}
 

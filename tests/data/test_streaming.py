@@ -79,16 +79,17 @@ def test_streamed_batches_are_the_resident_ones(photographs, decoder):
     )
     pairs = list(
         zip(
-            resident.train_batches(Order((3,), 4), 5, 25),
-            streamed.train_batches(Order((3,), 4), 5, 25),
+            resident.train_batches(Order((3,), 4, mirrors=True), 5, 25),
+            streamed.train_batches(Order((3,), 4, mirrors=True), 5, 25),
             strict=True,
         )
     )
     assert len(pairs) == 20
     for indices, sent in pairs:
         gathered = take(resident.data, indices)
-        for name in ("image", "label", "position"):
+        for name in ("image", "label", "position", "mirrored"):
             np.testing.assert_array_equal(gathered[name], sent[name])
+    np.testing.assert_array_equal(resident.some_images(7), streamed.some_images(7))
     for indices, sent in zip(resident.eval_batches(3), streamed.eval_batches(3), strict=True):
         seen = np.asarray(indices["mask"]) > 0
         np.testing.assert_array_equal(indices["mask"], sent["mask"])

@@ -17,7 +17,7 @@ from jaxconv.data.geometry import whole_box
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.evaluation.sliding import sliding, total_stride
-from jaxconv.evaluation.views import View, mirrored, over_views, read_scales, ten_crops
+from jaxconv.evaluation.views import View, mirrored, over_views, read_scales, six_crops, ten_crops
 from jaxconv.models import MODELS
 from jaxconv.models.configured import build_model
 from jaxconv.run import train
@@ -38,6 +38,16 @@ def test_ten_crops_are_alexnets():
     np.testing.assert_array_equal(mirrored(image)[0, 1, ..., 0], image[0, :, ::-1, 0])
 
 
+def test_six_crops_are_the_image_and_two_moved_by_a_pixel():
+    """Every pixel is its own number, 10 * row + column."""
+    image = jnp.array(10 * np.arange(3)[:, None] + np.arange(4)).reshape(1, 3, 4, 1)
+    crops = np.asarray(six_crops(image))[0, ..., 0]
+    np.testing.assert_array_equal(crops[0], image[0, ..., 0])
+    assert crops[1].tolist() == [[11, 12, 13, 12], [21, 22, 23, 22], [11, 12, 13, 12]]
+    assert crops[2].tolist() == [[11, 10, 11, 12], [1, 0, 1, 2], [11, 10, 11, 12]]
+    np.testing.assert_array_equal(crops[3:], crops[:3, :, ::-1])
+
+
 def test_answers_are_averaged_as_probabilities():
     def apply(variables, images):
         return images.reshape(len(images), -1) @ variables
@@ -49,6 +59,8 @@ def test_answers_are_averaged_as_probabilities():
     joint = over_views(apply, mirrored)(variables, images)
     each = [jax.nn.softmax(apply(variables, x)) for x in (images, images[:, :, ::-1])]
     np.testing.assert_allclose(jnp.exp(joint), (each[0] + each[1]) / 2, rtol=1e-5)
+    joint = over_views(apply, mirrored, weights=(3, 1))(variables, images)
+    np.testing.assert_allclose(jnp.exp(joint), 0.75 * each[0] + 0.25 * each[1], rtol=1e-5)
 
 
 # Thinner than they are known, which changes nothing of their geometry.
@@ -281,6 +293,7 @@ def test_views_of_files(photographs, way, devices):
     assert found.result["top1"] == (found.outcomes.ranks == 0).mean()
 
 
+@pytest.mark.full
 def test_views_of_an_ensemble_under_pmap(photographs):
     run(photographs, "two", ensemble__size=2, ensemble__by="unroll", parallel="pmap")
     found = evaluate_run(
@@ -301,7 +314,7 @@ def test_views_of_an_ensemble_under_pmap(photographs):
     [
         (
             {"views": "10crop"},
-            "--views=10crop: unknown view, did you mean '10-crop'.*center, flip, 10-crop, dense",
+            "--views=10crop: unknown view, did you mean '10-crop'.*center, flip, 6-crop, 10-crop",
         ),
         ({"scales": (256,)}, "--scales=256: applies to --views=dense, not to center"),
         ({"views": "dense", "scales": (0,)}, "--scales=0: must be whole numbers of pixels"),

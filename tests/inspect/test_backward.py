@@ -206,6 +206,7 @@ ONE_OF_EACH = {
     "efficientnet_b0": (32, {"stages": ((1, 3, 1, 8, 1), (6, 5, 2, 8, 1))}),
     "regnet_y_400mf": (32, {"depth": 2}),
     "convnext_tiny": (32, {"blocks": (1, 1), "widths": (8, 16)}),
+    "airbench94": (32, {"widths": (4, 6, 8)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
 
@@ -269,6 +270,7 @@ RECTIFIED = {
     "regnet_x_400mf": 1 + 22 * 3,
     "regnet_y_400mf": 1 + 16 * 4,
     "convnext_tiny": 18,
+    "airbench94": 7,
 }
 
 

@@ -47,6 +47,7 @@ SMALLEST = {
     "regnet_x_400mf": 65,
     "regnet_y_400mf": 65,
     "convnext_tiny": 65,
+    "airbench94": 25,
 }
 V3_ROWS = tuple(jaxconv.model_arguments("mobilenet_v3_small")["rows"][row] for row in (0, 1, 4))
 # Networks that are trained for one step here, and the image size; some have fewer units than
@@ -65,6 +66,7 @@ TRAINED = {
     "efficientnet_b0": (32, {"stages": ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))}),
     "regnet_y_400mf": (32, {"depth": 6}),
     "convnext_tiny": (32, {"blocks": (1, 1, 2, 1)}),
+    "airbench94": (32, {"widths": (8, 16, 16)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
 
@@ -130,7 +132,7 @@ def test_sizes_channels_classes_and_types(name):
 def test_features(name):
     model, variables, x = variables_of(name, SMALLEST[name], num_classes=0)
     maps = jax.eval_shape(lambda v, x: jaxconv.features(model, v, x), variables, x)
-    first = next(name for name in ("conv1", "conv1_1", "stem", "stage1") if name in maps)
+    first = next(name for name in ("conv1", "conv1_1", "stem", "stage1", "whiten") if name in maps)
     assert maps[first].ndim == 4 and maps[first].shape[1] <= SMALLEST[name]
     pooled = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, x)
     assert pooled.shape[0] == 1 and pooled.ndim == 2 and pooled.dtype == jnp.float32

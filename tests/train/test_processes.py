@@ -90,7 +90,9 @@ def on_four(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "fsdp"])
+@pytest.mark.parametrize(
+    "mode", ["jit", *(pytest.param(mode, marks=pytest.mark.full) for mode in ("pmap", "fsdp"))]
+)
 def test_two_processes_train_as_one(on_four, tmp_path, mode):
     codes, said = finish(start(tmp_path, *NORM, f"--config.parallel={mode}"))
     assert codes == [0, 0], said

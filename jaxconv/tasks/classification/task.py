@@ -35,7 +35,7 @@ class Classification(Task):
     )
     training = ("top1",)
     needs = ("label",)
-    views = ("center", "flip", "10-crop", "dense")
+    views = ("center", "flip", "6-crop", "10-crop", "dense")
     kept_outputs = "logits"
 
     @functools.cached_property
