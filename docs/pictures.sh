@@ -20,7 +20,7 @@ for argument in "$@"; do
     *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
-xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20
+xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20 fast=$runs/cifar10_fast
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -43,12 +43,17 @@ if [ ! -e "$resnet20/curves.png" ]; then
   jaxconv train --config="$root/experiments/cifar10_resnet20.py" --config.data.source="folder:$photographs" --workdir="$resnet20" \
     --config.steps=6400 --config.optimizer.schedule.boundaries=3200,4800
 fi
+if [ ! -e "$fast/curves.png" ]; then
+  [ -n "$photographs" ] || { echo "--photographs=DIR is missing" >&2 && exit 2; }
+  jaxconv train --config="$root/experiments/cifar10_fast.py" --config.data.source="folder:$photographs" --workdir="$fast" --config.log.every=5
+fi
 if [ ! -e "$texts/curves.png" ]; then
   jaxconv train --config="$root/experiments/sentences.py" --workdir="$texts"
 fi
 cp "$xo/curves.png" "$out/xo.png"
 cp "$cifar/curves.png" "$out/cifar10_quick.png"
 cp "$resnet20/curves.png" "$out/cifar10_resnet20.png"
+cp "$fast/curves.png" "$out/cifar10_fast.png"
 
 look lecture lecture
 look xo_walk walk --workdir="$xo"
