@@ -416,7 +416,8 @@ def _check_background(data: AnyConfig) -> None:
             f"{nearest(data.background, ImageColor.colormap)}; it must be a colour such as white, "
             "#808080 or rgb(128,128,128)"
         ) from error
-    if not is_own(data.source) and data.source.partition(":")[0] not in ("folder", "tfds"):
+    files = ("folder", "masks", "tfds")
+    if not is_own(data.source) and data.source.partition(":")[0] not in files:
         raise UserError(
             f"config.data.background is {data.background!r}, and {data.source} holds no image "
             "files; leave it empty"

@@ -73,8 +73,8 @@ def default_config() -> Config:
     model.remat = False
 
     config.data = data = Config()
-    # xo, tones, sentences, solids, folder:PATH, arrays:PATH, text:PATH or tfds:NAME, see
-    # data/sources.py
+    # xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH, masks:PATH, arrays:PATH,
+    # text:PATH or tfds:NAME, see data/sources.py
     data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
@@ -112,6 +112,13 @@ def default_config() -> Config:
     xo.seed = 0
     xo.train_examples = 10_000
     xo.test_examples = 2_000
+    data.scenes = scenes = Config()  # settings of xo_scenes and xo_boxes, see data/scenes.py
+    scenes.size = 64  # pixels
+    scenes.letters = (2, 5)  # fewest and most of xo_scenes
+    scenes.noise = 0.2  # standard deviation, on the scale from -1 to 1
+    scenes.seed = 0
+    scenes.train_examples = 2_000
+    scenes.test_examples = 500
     data.toy = toy = Config()  # settings of tones, sentences and solids, see data/toys.py
     toy.size = 16  # of solids, pixels
     toy.seed = 0
@@ -348,6 +355,7 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
         data.source = "xo"
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
     data.toy.train_examples, data.toy.test_examples = 24, 12
+    data.scenes.train_examples, data.scenes.test_examples, data.scenes.size = 24, 12, 32
     data.eval_image_size = 0
     data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = (
         image_size,

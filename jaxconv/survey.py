@@ -18,7 +18,7 @@ from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
-from jaxconv.tasks import open_task
+from jaxconv.tasks import open_task, task_for
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.transforms import make_transforms
 
@@ -45,6 +45,8 @@ def show(
         source = open_source(
             config.data, split, augment=config.augment, before=_trained_on(config, split)
         )
+        config = type(config)(config.to_dict())
+        config.task.name = task_for(config, source.targets)
         images, targets, rate = feed(source, config)
     except UserError as error:
         return [*rows, ("batches", f"none: {error}")], found
@@ -76,19 +78,16 @@ def draw_samples(
 ) -> None:
     """Draw the first examples of a batch, as the network gets them, into a PNG file."""
     from jaxconv.drawing.fonts import save_figure
-    from jaxconv.drawing.samples import captioned_grid, short_name, text_grid
+    from jaxconv.drawing.samples import short_name, text_grid
 
     images, task = images[:_SHOWN], open_task(config, describe(source))
-    captions = [
-        short_name(task.caption_of({name: values[n] for name, values in targets.items()}), 60)
-        for n in range(len(images))
-    ]
+    each = [{name: values[n] for name, values in targets.items()} for n in range(len(images))]
     if source.element.kind == "text":
         texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
-        figure = text_grid(texts, captions)
+        figure = text_grid(texts, [short_name(task.caption_of(one), 60) for one in each])
     else:
         images = images * np.array(config.data.std) + np.array(config.data.mean)
-        figure = captioned_grid(images, captions)
+        figure = task.draw_targets(images, each)
     with whole_file(png) as temporary:
         save_figure(figure, temporary, dpi=120)
 
@@ -102,9 +101,10 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
 
     Returns:
       `examples`; `classes`, {name: count} of all examples or, if labels are known only by reading,
-      of the sample; `sample`, how many were read; `damaged`, {name: why} of those that could not be
-      read; `sizes`, {"WxH": count} of the sample as stored; except for texts, `mean` and `std` of
-      each channel of the sample, on the scale of `config.data.mean`.
+      of the sample; `pixels`, {name: count} of the sample's masks; `sample`, how many were read;
+      `damaged`, {name: why} of those that could not be read; `sizes`, {"WxH": count} of the sample
+      as stored; except for texts, `mean` and `std` of each channel of the sample, on the scale of
+      `config.data.mean`.
     """
     sample = evenly(len(source), examples)
     with ThreadPoolExecutor() as pool:
@@ -145,13 +145,16 @@ def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any
         labels = source.labels_of_all() if known else np.array([one["label"] for one in seen], int)
         counts = np.bincount(labels, minlength=len(source.class_names))
         found["classes"] = dict(zip(source.class_names, counts.tolist(), strict=True))
+    if "segmentation" in source.targets and seen:
+        counts = sum(np.bincount(one["segmentation"].ravel(), minlength=256) for one in seen)
+        found["pixels"] = dict(zip(source.class_names, counts.tolist(), strict=False))
     others = {
         name: {
             "least": float(min(np.min(one[name]) for one in seen)),
             "greatest": float(max(np.max(one[name]) for one in seen)),
         }
         for name in source.targets
-        if name != "label" and seen
+        if name not in ("label", "segmentation") and seen
     }
     return found | ({"targets": others} if others else {})
 
@@ -243,6 +246,10 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
         for name, ends in found.get("targets", {}).items()
     ]
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
+    masks = sorted(found.get("pixels", {}).items(), key=lambda item: -item[1])
+    total = max(1, sum(count for _, count in masks))
+    rows += [("pixels of the sample", f"{total:,}")] if masks else []
+    rows += [(f"  {name[:24]}", f"{100 * count / total:.2f} %") for name, count in masks[:50]]
     rows += [("looked at", f"{found['sample']:,}"), ("damaged", f"{len(found['damaged']):,}")]
     rows += [(f"  {short_name}", why) for short_name, why in list(found["damaged"].items())[:5]]
     rows += [("sizes", f"{len(found['sizes']):,}")] + [

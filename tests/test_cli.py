@@ -178,7 +178,10 @@ def test_plateau_divides_the_learning_rate(tmp_path):
         (
             ["--config.data.source=mnist"],
             2,
-            ["unknown source 'mnist'", "the sources are xo, tones, sentences, solids, folder:PATH"],
+            [
+                "unknown source 'mnist'",
+                "the sources are xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH",
+            ],
         ),
         (["--config.batch_size=10"], 2, ["10 images / 4 devices", "give 8 or 12"]),
         (["--config.data.xo.noise=-1"], 2, ["xo.noise is -1"]),

@@ -27,13 +27,18 @@ ARGUMENTS = {
 }
 
 
+def is_classification(name):
+    """Whether the experiment trains on images of the table; others draw their own."""
+    return name.partition("_")[0] in SIZES and not name.startswith("xo_")
+
+
 def path_of(name):
     return str(ROOT / "experiments" / f"{name}.py")
 
 
 def described(name, config):
     """What the data of the whole experiment looks like, and how many examples it has."""
-    if name.partition("_")[0] not in SIZES:  # drawn on the spot
+    if not is_classification(name):  # drawn on the spot
         source = open_source(config.data, config.data.train_split)
         return describe(source), len(source)
     size, channels, classes = SIZES[name.partition("_")[0]]
@@ -74,9 +79,9 @@ def test_an_argument_that_there_is_not_trains_nothing(name):
         load_config(f"{path_of(name)}:smal")
 
 
-# Those of other signals than images are trained by tests/data/test_signals.py.
+# Those of other signals are trained by tests/data/test_signals.py, of other tasks by tests/tasks.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.partition("_")[0] in SIZES])
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if is_classification(name)])
 def test_small(name, tmp_path, one_device):
     config = load_config(
         f"{path_of(name)}:small",

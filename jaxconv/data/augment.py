@@ -165,7 +165,7 @@ def mix(
         outside = 1 - _box_mask(box, height, width).astype(jnp.float32)
         kept = jnp.where(jax.random.bernoulli(keys[3]), kept, outside) if mixup else outside
     opposite = partial(_opposite, axis_name=axis_name)
-    targets = mix_targets(batch, opposite, jnp.mean(kept))
+    targets = mix_targets(batch | {"kept": kept}, opposite, jnp.mean(kept))
     kept = kept[..., None]
     return batch | {"image": kept * image + (1 - kept) * opposite(image)} | targets
 

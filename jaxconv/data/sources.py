@@ -1,8 +1,10 @@
 """Opening a source of examples by its name in the config.
 
     xo             the lecture's X's and O's, drawn on the fly (data/xo.py)
+    xo_scenes, xo_boxes        scenes of them with masks and boxes (data/scenes.py)
     tones, sentences, solids   toys in 1-D and 3-D (data/toys.py)
     folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
+    masks:PATH     images with masks of class indices (data/masks.py)
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
     text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
     tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
@@ -21,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.config import default_config
-from jaxconv.data import arrays, decode, folder, geometry, lines, signals, toys, xo
+from jaxconv.data import arrays, decode, folder, geometry, lines, masks, scenes, signals, toys, xo
 from jaxconv.data.interface import (
     LABEL,
     RESERVED,
@@ -43,7 +45,11 @@ from jaxconv.values import AnyConfig
 # The source of a run whose sources were handed to `train`.
 GIVEN = "given"
 TOYS = ("tones", "sentences", "solids")
-PATTERNS = ("xo", *TOYS, "folder:PATH", "arrays:PATH", "text:PATH", "tfds:NAME")
+SCENES = ("xo_scenes", "xo_boxes")
+PATTERNS = (
+    *("xo", *SCENES, *TOYS),
+    *("folder:PATH", "masks:PATH", "arrays:PATH", "text:PATH", "tfds:NAME"),
+)
 
 
 def open_source(
@@ -87,6 +93,8 @@ def open_source(
         )
     if kind == "xo":
         source: Source = _draw_xo(config, split)
+    elif kind in SCENES:
+        source = scenes.draw_scenes(split, **config.scenes, single=kind == "xo_boxes")
     elif kind == "arrays":
         source = arrays.read_arrays(rest, split, config, like or before)
     else:
@@ -278,8 +286,12 @@ def _open_stored(
         records = lines.Lines(rest, split, trained, config.text.header)
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
+    classes = tuple(like["class_names"]) if like else ()
+    if kind == "masks":
+        size = config.image_size if augment is not None else eval_size(config)
+        masked = masks.open_masks(rest, split, size, classes)
+        return _images(masked, masked.class_names, config, augment, channels)
     if kind == "folder":
-        classes = tuple(like["class_names"]) if like else ()
         files, classes = folder.open_files(rest, split, config, classes)
         return _open_folder(files, classes, config, augment, channels)
     from jaxconv.data.tfds_sets import PreparedSet

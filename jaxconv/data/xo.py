@@ -25,9 +25,9 @@ CLASS_NAMES = ("o", "x")
 
 # On the lecture's nine-by-nine grid the figure spans pixels 1 to 7, and a diagonal stroke is one
 # pixel wide: ink is full on the line, and zero at sqrt(1/2), the distance of its neighbours.
-_GRID = 9
+GRID = 9
 _REACH = 3.0
-_STROKE = 0.5**0.5
+STROKE = 0.5**0.5
 # The number of line segments that are drawn at a time.
 _PIECES = 32
 
@@ -93,7 +93,7 @@ def draw(
     shift = random.uniform(-variation.translation, variation.translation, 2) * size
     scale = 1 + random.uniform(-variation.scaling, variation.scaling, 2)
     angle = np.deg2rad(random.uniform(-variation.rotation, variation.rotation))
-    stroke = _STROKE * (1 + random.uniform(-variation.weight, variation.weight)) * size / _GRID
+    stroke = STROKE * (1 + random.uniform(-variation.weight, variation.weight)) * size / GRID
 
     pixels = np.arange(size) - (size - 1) / 2
     y, x = pixels[:, None] - shift[0], pixels[None, :] - shift[1]
@@ -102,9 +102,9 @@ def draw(
         np.sin(angle) * y + np.cos(angle) * x,
     )
     # In its own coordinates the figure spans -reach to reach at any scale.
-    distance = _distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / _GRID)
-    image = _paint(distance, stroke) + variation.noise * random.standard_normal((size, size))
-    return _to_bytes(image), label
+    distance = distance_to_figure(label, turned_y, turned_x, scale * _REACH * size / GRID)
+    image = paint(distance, stroke) + variation.noise * random.standard_normal((size, size))
+    return to_bytes(image), label
 
 
 def draw_strokes(
@@ -123,7 +123,7 @@ def draw_strokes(
         (np.asarray(line, np.float32).reshape(-1, 2) - 0.5) * size for line in strokes if len(line)
     ]
     if not lines:
-        return _to_bytes(np.full((size, size), -1.0))
+        return to_bytes(np.full((size, size), -1.0))
     if fit:
         low, high = (
             np.min([line.min(0) for line in lines], 0),
@@ -131,11 +131,11 @@ def draw_strokes(
         )
         extent = float((high - low).max())
         # A dot has no extent to scale.
-        scale = 2 * _REACH * size / _GRID / extent if extent > 0 else 1.0
+        scale = 2 * _REACH * size / GRID / extent if extent > 0 else 1.0
         lines = [(line - (low + high) / 2) * scale for line in lines]
     starts = np.concatenate([line[:-1] if len(line) > 1 else line for line in lines])
     ends = np.concatenate([line[1:] if len(line) > 1 else line for line in lines])
-    stroke, middle = _STROKE * (1 + weight) * size / _GRID, (size - 1) / 2
+    stroke, middle = STROKE * (1 + weight) * size / GRID, (size - 1) / 2
     distance = np.full((size, size), np.inf, np.float32)
     # A few successive segments are close together, so only the pixels around them are computed.
     for first in range(0, len(starts), _PIECES):
@@ -153,7 +153,7 @@ def draw_strokes(
             ),
             out=near,
         )
-    return _to_bytes(_paint(distance, stroke))
+    return to_bytes(paint(distance, stroke))
 
 
 def _distance_to_lines(
@@ -172,19 +172,19 @@ def _distance_to_lines(
     return np.sqrt(((tx - along * wx) ** 2 + (ty - along * wy) ** 2).min(0))
 
 
-def _paint(distance: np.ndarray, stroke: float) -> np.ndarray:
+def paint(distance: np.ndarray, stroke: float) -> np.ndarray:
     """-1 for paper to 1 for ink, by the distance in pixels to the center of a stroke."""
     # A ramp one diagonal pixel wide softens the edge; a stroke of that width is full only on its
     # center line.
-    return 2 * np.clip(0.5 + (stroke / 2 - distance) / _STROKE, 0, 1) - 1
+    return 2 * np.clip(0.5 + (stroke / 2 - distance) / STROKE, 0, 1) - 1
 
 
-def _to_bytes(image: np.ndarray) -> np.ndarray:
+def to_bytes(image: np.ndarray) -> np.ndarray:
     """[H, W] on the lecture's scale from -1 to 1 -> [H, W, 1] uint8."""
     return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)[..., None]
 
 
-def _distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def distance_to_figure(label: int, y: np.ndarray, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Distance in pixels from each position to the center of the stroke.
 
     `reach` is the figure's half height and half width.

@@ -12,6 +12,7 @@ from jaxconv.layers.norm import (
     no_norm,
 )
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
+from jaxconv.layers.resize import resize
 
 __all__ = [
     "BatchNorm",
@@ -27,4 +28,5 @@ __all__ = [
     "max_pool",
     "no_norm",
     "relu",
+    "resize",
 ]

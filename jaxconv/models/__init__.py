@@ -9,6 +9,7 @@ maps = model.apply(variables, images, train=False, features=("conv3", "conv5"))
 
 import dataclasses
 import fnmatch
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any, cast
@@ -28,7 +29,9 @@ from jaxconv.models import (
     mobilenet,
     regnet,
     resnet,
+    segmentation,
     text,
+    unet,
 )
 from jaxconv.models.bridge import linen, unwrapped
 from jaxconv.models.network import Network
@@ -50,6 +53,8 @@ MODELS: dict[str, Entry] = {
         regnet,
         convnext,
         airbench,
+        segmentation,
+        unet,
     )
     for name, entry in family.MODELS.items()
 }
@@ -130,7 +135,11 @@ def create_model(
                 f"config.model.kwargs.{key}"
             )
     make = from_text if entry.module is text.Text else entry.module
-    model = make(**{**entry.arguments, **overrides, **fields})
+    arguments = {**entry.arguments, **overrides, **fields}
+    if assembled := getattr(make, "assembled", None):
+        settings = {"dtype": dtype, "axis_name": axis_name, "norm_groups": norm_groups}
+        arguments = assembled(arguments, functools.partial(create_model, num_classes=0, **settings))
+    model = make(**arguments)
     if isinstance(model, Network):
         model.check()
     # Any other Linen module is a custom network, which has what it has.

@@ -198,10 +198,13 @@ class MobileNetV3(Network):
     Attributes:
       rows: the units.
       hidden: neurons of the layer before the logits.
+      dilated_stride: with `output_stride`, dilate a convolution that has lost its stride as those
+        after it, which is what torchvision's segmentation networks do.
     """
 
     rows: Sequence[Row] = ()
     hidden: int = 1280
+    dilated_stride: bool = False
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of conv1, which stays, and of each unit."""
@@ -214,7 +217,9 @@ class MobileNetV3(Network):
         tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):
-            arguments = (row.filters, row.expanded, row.filter_size, row.stride)
+            lost = self.dilated_stride and spacings[n] and row.stride > 1
+            stride, atrous = (1, spacings[n] * row.stride) if lost else (row.stride, spacings[n])
+            arguments = (row.filters, row.expanded, row.filter_size, stride)
             squeezed = round_channels(row.expanded // 4) if row.squeeze else 0
             x = InvertedResidual(
                 *arguments,
@@ -222,7 +227,7 @@ class MobileNetV3(Network):
                 act=ACTIVATIONS[row.act],
                 train=train,
                 squeezed=squeezed,
-                atrous=spacings[n],
+                atrous=atrous,
                 name=f"block{n}",
             )(x)
             x = self.note(f"block{n}", x)

@@ -135,8 +135,11 @@ class RunReport:
         See `Task.draw`.
         """
         places = evenly(len(self.evaluation.outcomes), most)
-        found = [self._example(place) for place in places]
-        return self.looked.predictions_figure(found), len(places)
+        return self.drawn_at(places), len(places)
+
+    def drawn_at(self, places: Sequence[int] | np.ndarray) -> Any:
+        """A figure of evaluated examples with their predictions, given their rows."""
+        return self.looked.predictions_figure([self._example(place) for place in places])
 
     def caption(self, place: int) -> str:
         """The caption of an evaluated example, given its row; ImageNet's ids get their words."""

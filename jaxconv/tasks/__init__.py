@@ -6,6 +6,7 @@ A custom task is named `FILE.py:NAME` or `package.module.NAME` and needs no entr
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from jaxconv.errors import UserError, nearest
@@ -13,9 +14,13 @@ from jaxconv.own import is_own, own, wrong
 from jaxconv.tasks.task import Figure, Task
 
 # Name -> module and class, as strings, so that nothing is imported before it is needed.
-TASKS = {"classification": "jaxconv.tasks.classification.task:Classification"}
+TASKS = {
+    "classification": "jaxconv.tasks.classification.task:Classification",
+    "localization": "jaxconv.tasks.localization.task:Localization",
+    "segmentation": "jaxconv.tasks.segmentation.task:Segmentation",
+}
 
-__all__ = ["TASKS", "Figure", "Task", "find_task", "open_task"]
+__all__ = ["TASKS", "Figure", "Task", "find_task", "open_task", "task_for"]
 
 
 def find_task(name: str) -> type[Task]:
@@ -32,6 +37,14 @@ def find_task(name: str) -> type[Task]:
     if not isinstance(found, type) or not issubclass(found, Task):
         raise wrong(name, "config.task.name", f"is {found!r}")
     return found
+
+
+def task_for(config: Any, targets: Mapping[str, Any]) -> str:
+    """The name of the config's task or, if it needs other targets, of the first that fits."""
+    for name in (config.task.name, *TASKS):
+        if set(find_task(name).needs) <= targets.keys():
+            return name
+    return config.task.name
 
 
 def open_task(config: Any, description: dict[str, Any]) -> Task:

@@ -175,7 +175,7 @@ class Task:
         """Targets of a batch whose images were mixed by mixup or cutmix.
 
         Args:
-          batch: the batch before mixing.
+          batch: the batch before mixing; `kept` [1, H, W] is the share of each pixel that stays.
           opposite: maps values [B, ...] to those of the example that each was mixed with.
           share: of the image that each example keeps.
         """
@@ -314,6 +314,17 @@ class Task:
     def caption_of(self, targets: Mapping[str, Any]) -> str:
         """The caption of an example in a picture: its targets, in one or more lines."""
         return "\n".join(_captions({name: targets[name] for name in self.needs}))
+
+    def draw_targets(self, images: Sequence[Any], targets: Sequence[Mapping[str, Any]]) -> Any:
+        """A matplotlib figure of N examples with their targets.
+
+        Args:
+          images: see `drawing.samples.draw_example`.
+          targets: of each by name.
+        """
+        from jaxconv.drawing.samples import captioned_grid, short_name
+
+        return captioned_grid(images, [short_name(self.caption_of(one), 60) for one in targets])
 
     def draw(
         self,

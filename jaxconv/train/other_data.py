@@ -105,7 +105,9 @@ def reading(config: AnyConfig) -> Iterator[None]:
         yield
     except UserError as error:
         kind, colon, place = config.data.source.partition(":")
-        moved = kind in ("folder", "arrays", "text") and not Path(place).expanduser().exists()
+        moved = (
+            kind in ("folder", "masks", "arrays", "text") and not Path(place).expanduser().exists()
+        )
         if not (colon and moved):
             raise
         raise UserError(
@@ -122,7 +124,10 @@ def _check_used(config: AnyConfig, changed: AnyConfig) -> None:
         return  # a custom source may use any of them
     for key in now:
         group = key.removeprefix("data.").partition(".")[0]
-        kinds = {"toy": ("tones", "sentences", "solids")}.get(group, (group,))
+        kinds = {
+            "toy": ("tones", "sentences", "solids"),
+            "scenes": ("xo_scenes", "xo_boxes"),
+        }.get(group, (group,))
         if before.get(key) != now[key] and key.count(".") > 1 and kind not in kinds:
             raise UserError(
                 f"--config.{key}: does nothing, because the data are {now['data.source']}"

@@ -60,6 +60,7 @@ NEWER = (
     "loss.class_weights",
     "data.arrays",
     "data.text.header",
+    "data.scenes",
     "augment.colour_jitter.probability",
     "augment.grey",
     "augment.blur",

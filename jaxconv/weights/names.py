@@ -60,6 +60,25 @@ _GOOGLENET = {
     r"aux(\d)_fc(\d)": "aux{0}.fc{1}",
     r"fc": "fc",
 }
+_FCN = {
+    r"(head|aux)/hidden/(conv|norm)": "{0seg}.{1}",
+    r"(head|aux)/classes": "{0seg}.4",
+}
+_DEEPLAB = {
+    r"aspp/view(\d)/(conv|norm)": "classifier.0.convs.{0-1}.{1}",
+    r"aspp/mean/(conv|norm)": "classifier.0.convs.4.{0after}",
+    r"aspp/project/(conv|norm)": "classifier.0.project.{0}",
+    r"head/(conv|norm)": "classifier.{0after}",
+    r"fc": "classifier.4",
+    r"(aux)/hidden/(conv|norm)": "{0seg}.{1}",
+    r"(aux)/classes": "{0seg}.4",
+}
+_LRASPP = {
+    r"high/(conv|norm)": "classifier.cbr.{0}",
+    r"scale": "classifier.scale.1",
+    r"low_fc": "classifier.low_classifier",
+    r"fc": "classifier.high_classifier",
+}
 _SEQUENCE = {"conv": "0", "norm": "1", "reduce": "fc1", "expand": "fc2"}
 _LEAVES = {
     "kernel": "weight",
@@ -80,6 +99,8 @@ def _fill(template: str, found: tuple[str, ...]) -> str:
         "*": lambda v: str(2 * (int(v) - 2) + 1),
         "/": lambda v: str(2 * (int(v) - 2)),
         "bn": lambda v: {"conv": "conv", "norm": "bn"}[v],
+        "after": lambda v: {"conv": "1", "norm": "2"}[v],
+        "seg": lambda v: {"head": "classifier", "aux": "aux_classifier"}[v],
     }
     return re.sub(r"\{(\d)([^}]*)\}", lambda m: ways[m[2]](found[int(m[1])]), template)
 
@@ -177,6 +198,17 @@ def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
         return _inverted_residual_names(
             modules, "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}"
         )
+    heads = {"fcn": _FCN, "deeplabv3": _DEEPLAB, "lraspp": _LRASPP}
+    family, _, backbone = name.partition("_")
+    if family in heads:
+        inner = [module for module in modules if module.startswith("backbone/")]
+        own = {module.removeprefix("backbone/") for module in inner}
+        # There, the features of a MobileNet are the whole backbone.
+        of_backbone = {
+            f"backbone/{ours}": f"backbone.{theirs.removeprefix('features.')}"
+            for ours, theirs in torchvision_modules(backbone, sorted(own)).items()
+        }
+        return of_backbone | _by_table(heads[family], [m for m in modules if m not in inner])
     tables = {
         "densenet": _DENSENET,
         "regnet": _REGNET,

@@ -150,6 +150,6 @@ def test_unknown_sources(name):
     config.source = name
     with pytest.raises(
         UserError,
-        match="unknown source .*; the sources are xo, tones, sentences, solids, folder:PATH",
+        match="unknown source .*; the sources are xo, xo_scenes, xo_boxes, tones, sentences,",
     ):
         open_source(config, "train")

@@ -117,4 +117,4 @@ def average_logits(logits: jax.Array) -> jax.Array:
     left = ~jnp.any(jnp.isnan(each), axis=-1)
     count = jnp.sum(left.astype(jnp.float32), axis=0)
     total = jax.nn.logsumexp(jnp.where(left[..., None], each, -jnp.inf), axis=0)
-    return total - jnp.log(count)[:, None]
+    return total - jnp.log(count)[..., None]

@@ -1,0 +1,71 @@
+"""Boxes over their images."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxconv.drawing.samples import draw_example
+from jaxconv.drawing.sheet import Sheet, new_sheet
+
+# Distinguishable with colour blindness, and on light and dark pictures: truth, prediction.
+_TRUTH, _SAID = "#1b9e77", "#d95f02"
+_SIDE = 1.5
+
+
+class Drawn(NamedTuple):
+    """A box [4] (top, left, bottom, right) in pixels, whether it is the truth, and a name."""
+
+    box: np.ndarray
+    truth: bool
+    name: str = ""
+
+
+def draw_boxes(
+    sheet: Sheet, place: tuple[float, float, float, float], image: Any, boxes: Sequence[Drawn]
+) -> None:
+    """Draw an image into a place of the sheet, and boxes over it: the truth dashed."""
+    draw_example(sheet, image, place)
+    shape = np.shape(image)
+    x, y, width, height = sheet.fitted(shape, place)
+    for box, truth, name in boxes:
+        top, left, bottom, right = (
+            float(v) / side for v, side in zip(box, (shape[0], shape[1]) * 2, strict=True)
+        )
+        colour = _TRUTH if truth else _SAID
+        if bottom > top and right > left:
+            sheet.frame(
+                (
+                    x + left * width,
+                    y + top * height,
+                    (right - left) * width,
+                    (bottom - top) * height,
+                ),
+                edgecolor=colour,
+                linewidth=1.4,
+                linestyle="--" if truth else "-",
+            )
+            if name:
+                sheet.text(x + left * width, y + top * height, name, 6, color=colour, va="bottom")
+
+
+def box_grid(
+    images: Sequence[Any],
+    boxes: Sequence[Sequence[Drawn]],
+    captions: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """A figure of N images [H, W, C] with boxes over them, each with a caption of one line."""
+    columns = max(1, round(len(images) ** 0.5))
+    rows, above = -(-len(images) // columns), 0.4 if title else 0.1
+    row = _SIDE + 0.25
+    sheet = new_sheet(columns * (_SIDE + 0.1) + 0.1, above + rows * row + 0.3, title)
+    for n, (image, drawn, caption) in enumerate(zip(images, boxes, captions, strict=True)):
+        x, y = 0.1 + (n % columns) * (_SIDE + 0.1), above + (n // columns) * row
+        sheet.text(x, y, caption, 7)
+        draw_boxes(sheet, (x, y + 0.16, _SIDE, _SIDE), image, drawn)
+    y = above + rows * row + 0.05
+    sheet.text(0.1, y, "truth, dashed", 7, color=_TRUTH)
+    sheet.text(1.0, y, "prediction", 7, color=_SAID)
+    return sheet.figure

@@ -1,0 +1,136 @@
+"""Masks of classes over their images, with a legend."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from jaxconv.drawing.samples import draw_example, short_name
+from jaxconv.drawing.sheet import Sheet, new_sheet
+
+# How much of a pixel's colour is that of its class.
+_STRENGTH = 0.55
+# Inches: side of a picture, a row of the legend, its columns.
+_SIDE, _ROW, _COLUMN = 1.9, 0.19, 1.55
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each class: [K, 3] float from 0 to 1."""
+    if classes <= 10:
+        return np.array(colormaps["tab10"](np.arange(classes)))[:, :3]
+    if classes <= 60:
+        each = [colormaps[name](np.arange(20)) for name in ("tab20", "tab20b", "tab20c")]
+        return np.concatenate(each)[:classes, :3]
+    return np.array(colormaps["gist_rainbow"](np.linspace(0, 1, classes)))[:, :3]
+
+
+def overlaid(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """An image [H, W, C], uint8 or from 0 to 1, tinted by a mask [H, W]: [H, W, 3] float.
+
+    Pixels whose class has no colour, such as ignored ones, are grey. A mask of another size is
+    shrunk or enlarged to that of the image.
+    """
+    image, mask = np.asarray(image), np.asarray(mask).astype(np.int64)
+    pixels = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    pixels = np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[-1] != 3 else pixels
+    if mask.shape != pixels.shape[:2]:
+        places = [
+            np.arange(new) * old // new
+            for new, old in zip(pixels.shape[:2], mask.shape, strict=True)
+        ]
+        mask = mask[np.ix_(*places)]
+    known = (mask >= 0) & (mask < len(colours))
+    tint = np.where(known[..., None], colours[np.where(known, mask, 0)], 0.5)
+    return (1 - _STRENGTH) * pixels + _STRENGTH * tint
+
+
+def legend(
+    sheet: Sheet, x: float, y: float, width: float, class_names: Sequence[str], colours: np.ndarray
+) -> None:
+    """Names of the classes beside their colours, in rows."""
+    columns = max(1, int(width / _COLUMN))
+    for k, (name, colour) in enumerate(zip(class_names, colours, strict=True)):
+        left, top = x + _COLUMN * (k % columns), y + _ROW * (k // columns)
+        sheet.frame((left, top + 0.03, 0.14, 0.11), fill=True, facecolor=colour)
+        sheet.text(left + 0.2, top, short_name(name, 20), 7)
+
+
+def legend_height(classes: int, width: float) -> float:
+    """Of `legend`, in inches."""
+    return _ROW * -(-classes // max(1, int(width / _COLUMN)))
+
+
+def _middle(values: Any) -> np.ndarray:
+    """The middle slice of a volume or of its mask; an image or its mask as it is."""
+    values = np.asarray(values)
+    return values[len(values) // 2]
+
+
+def mask_grid(
+    images: Sequence[Any],
+    truths: Sequence[Any],
+    predictions: Sequence[Any],
+    class_names: Sequence[str],
+    title: str = "",
+    captions: Sequence[str] = (),
+) -> Figure:
+    """A figure with rows of two examples each: image, truth and prediction.
+
+    Args:
+      images: N images [H, W, C] or volumes [D, H, W, C], whose middle slice is drawn.
+      truths: a mask of each, or None where it is unknown.
+      predictions: a mask of each, or None.
+      class_names: K names.
+      title: above the figure.
+      captions: N texts, one line each, or none.
+    """
+    colours, across = palette(len(class_names)), 2 if len(images) > 1 else 1
+    beside = 3 if any(mask is not None for mask in predictions) else 2
+    wide = beside * _SIDE + 0.3
+    width = 0.2 + across * wide
+    sizes = [np.shape(image)[-3:-1] for image in images]
+    tall = max((_SIDE * h / w for h, w in sizes), default=_SIDE)
+    above, row = 0.4 if title else 0.1, min(tall, 2 * _SIDE) + 0.25
+    rows, names = -(-len(images) // across), legend_height(len(class_names), width)
+    sheet = new_sheet(width, above + rows * row + names + 0.15, title)
+    for n, (image, truth, said) in enumerate(zip(images, truths, predictions, strict=True)):
+        x, y = 0.1 + (n % across) * wide, above + row * (n // across)
+        picture = np.asarray(image)
+        if picture.ndim == 4:
+            picture = _middle(picture)
+            truth, said = (None if one is None else _middle(one) for one in (truth, said))
+        texts = [captions[n] if captions else "", "truth", "prediction"]
+        for column, mask in enumerate((None, truth, said)):
+            left = x + column * _SIDE
+            if column and mask is None:
+                continue
+            sheet.text(left, y, texts[column], 7)
+            box = (left, y + 0.16, _SIDE - 0.06, row - 0.25)
+            if mask is None:
+                draw_example(sheet, picture, box)
+            else:
+                sheet.image(overlaid(picture, mask, colours), box)
+    legend(sheet, 0.1, above + rows * row + 0.05, width, class_names, colours)
+    return sheet.figure
+
+
+def bars_of_classes(class_names: Sequence[str], values: np.ndarray, title: str = "") -> Figure:
+    """A bar for each class from 0 to 100 %, the lowest first; classes without a value are last."""
+    order, colours = np.argsort(np.nan_to_num(values, nan=2.0)), palette(len(class_names))
+    above = 0.4 if title else 0.1
+    sheet = new_sheet(6.0, above + 0.2 * len(class_names) + 0.1, title)
+    for n, k in enumerate(order.tolist()):
+        y = above + 0.2 * n
+        sheet.text(1.7, y + 0.02, short_name(str(class_names[k]), 22), 8, ha="right")
+        if np.isfinite(values[k]):
+            sheet.frame(
+                (1.8, y + 0.03, 3.4 * float(values[k]), 0.14),
+                fill=True,
+                facecolor=colours[k],
+                linewidth=0,
+            )
+        said = f"{100 * values[k]:.1f} %" if np.isfinite(values[k]) else "does not occur"
+        sheet.text(1.86 + 3.4 * float(np.nan_to_num(values[k])), y + 0.02, said, 8)
+    return sheet.figure

@@ -1,0 +1,69 @@
+"""Segmentation networks against torchvision's: converted random weights give the same logits, in
+the second head too; and as many parameters as torchvision publishes.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv
+from jaxconv.models import abstract_variables
+from jaxconv.weights.torchvision import load_torchvision
+from tests.weights.test_torchvision import torchvision  # noqa: F401, a fixture
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+# `num_params` of torchvision 0.28's weights: 21 classes, with the second head.
+PARAMETERS = {
+    "fcn_resnet50": 35_322_218,
+    "fcn_resnet101": 54_314_346,
+    "deeplabv3_resnet50": 42_004_074,
+    "deeplabv3_resnet101": 60_996_202,
+    "deeplabv3_mobilenet_v3_large": 11_029_328,
+    "lraspp_mobilenet_v3_large": 3_221_538,
+}
+QUICK = ("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_torchvision_s(name):
+    variables = abstract_variables(jaxconv.create_model(name, 21), (1, 64, 64, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.full) for n in PARAMETERS],
+)
+def test_logits_are_torchvision_s(torchvision, name):  # noqa: F811
+    torch.manual_seed(0)
+    second = {} if name.startswith("lraspp") else {"aux_loss": True}
+    settings = {"weights": None, "weights_backbone": None, "num_classes": 7, **second}
+    model = getattr(torchvision.models.segmentation, name)(**settings).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    images = np.random.default_rng(0).normal(size=(1, 65, 97, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    variables = load_torchvision(name, model.state_dict())
+    ours = jaxconv.create_model(name, 7, frozen_norm=True)
+    # With frozen norms a training call differs in its dropout alone, which the mean has not.
+    found = {"out": jax.jit(lambda x: ours.apply(variables, x, train=False))(images)}
+    if second:
+        _, changed = ours.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["auxiliary"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        logits, weight = changed["auxiliary"]["aux"]
+        assert weight == 0.5 and logits.shape == found["out"].shape
+    wanted = expected["out"].numpy().transpose(0, 2, 3, 1)
+    tolerance = 1e-4 * max(1.0, np.abs(wanted).max())
+    np.testing.assert_allclose(found["out"], wanted, atol=tolerance)
