@@ -146,7 +146,8 @@ def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any
         counts = np.bincount(labels, minlength=len(source.class_names))
         found["classes"] = dict(zip(source.class_names, counts.tolist(), strict=True))
     if "segmentation" in source.targets and seen:
-        counts = sum(np.bincount(one["segmentation"].ravel(), minlength=256) for one in seen)
+        masks = [np.bincount(one["segmentation"].ravel(), minlength=256) for one in seen]
+        counts = np.sum(masks, axis=0)
         found["pixels"] = dict(zip(source.class_names, counts.tolist(), strict=False))
     others = {
         name: {

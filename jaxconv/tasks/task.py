@@ -315,7 +315,7 @@ class Task:
         """The caption of an example in a picture: its targets, in one or more lines."""
         return "\n".join(_captions({name: targets[name] for name in self.needs}))
 
-    def draw_targets(self, images: Sequence[Any], targets: Sequence[Mapping[str, Any]]) -> Any:
+    def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
         """A matplotlib figure of N examples with their targets.
 
         Args:

@@ -159,7 +159,7 @@ class Localization(Task):
         """The name of the class."""
         return self.class_names[int(targets["label"])]
 
-    def draw_targets(self, images: Sequence[Any], targets: Sequence[Mapping[str, Any]]) -> Any:
+    def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
         """Each example with its class and boxes."""
         from jaxconv.drawing.boxes import Drawn, box_grid
 

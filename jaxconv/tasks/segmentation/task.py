@@ -186,7 +186,7 @@ class Segmentation(Task):
         found = np.unique(np.asarray(targets["segmentation"]))
         return ", ".join(self.class_names[k] for k in found if k < len(self.class_names))
 
-    def draw_targets(self, images: Sequence[Any], targets: Sequence[Mapping[str, Any]]) -> Any:
+    def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
         """Each example with its mask over it."""
         from jaxconv.drawing.masks import mask_grid
 
