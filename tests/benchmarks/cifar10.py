@@ -32,17 +32,19 @@ CHANGES = (
     ("map_location=torch.device(gpu)", "map_location='cpu'"),
     ("range(25)", "range(1)"),
 )
-# The options of torchvision that the program uses need none of its compiled operations; without
-# them, as where a build for CUDA is installed beside a torch without, it can still be imported.
+# What the program uses of torchvision needs no compiled operation: a build for CUDA beside a torch
+# without can be imported once two of them are defined.
 START = """
 import sys, time, torch
 seed, program = int(sys.argv[1]), sys.argv[2]
-library = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    try:
+try:
+    import torchvision
+except RuntimeError:
+    for name in [name for name in sys.modules if name.startswith("torchvision")]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    except RuntimeError:
-        pass  # it has its own
 class Event:
     def __init__(self, enable_timing): pass
     def record(self): self.time = time.perf_counter()
