@@ -355,7 +355,8 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
         data.source = "xo"
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
     data.toy.train_examples, data.toy.test_examples = 24, 12
-    data.scenes.train_examples, data.scenes.test_examples, data.scenes.size = 24, 12, 32
+    if data.source.startswith("xo_"):
+        data.scenes.train_examples, data.scenes.test_examples, data.scenes.size = 24, 12, 32
     data.eval_image_size = 0
     data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = (
         image_size,

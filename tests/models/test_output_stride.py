@@ -64,7 +64,8 @@ def strides_of(family):
 
 def test_the_page_s_table_has_every_family():
     assert [*table()] == [*FAMILIES, "`chain`", "`text:`"]
-    assert {*SMALLEST} - {"chain"} <= {*NAMES}
+    # Airbench has no output stride to choose.
+    assert {*SMALLEST} - {"chain", "airbench94"} <= {*NAMES}
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,10 @@ def test_the_function_takes_checkpoints_and_parameters_too(net, logits_of):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.01), found, direct)
 
 
-@pytest.mark.parametrize("named", ["resnet34", "vgg11", "se_resnet50", "lenet5"])
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("vgg11", "se_resnet50")]
+
+
+@pytest.mark.parametrize("named", ["resnet34", *FULL, "lenet5"])
 def test_the_wrong_network_is_told_shortly(net, named, tmp_path):
     torch.save({"model": net.state_dict()}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="the weights look like those of resnet18$") as error:
