@@ -21,6 +21,7 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 # The images that the whole experiment trains on.
 SIZES = {"xo": (32, 1, 2), "mnist": (28, 1, 10), "cifar10": (32, 3, 10), "imagenet": (224, 3, 1000)}
 ARGUMENTS = {
+    "cifar10_fast": ("sgd",),
     "cifar10_resnet20": ("resnet56", "resnet110"),
     "imagenet_vgg": ("vgg11", "vgg19"),
     "imagenet_resnet50": ("resnet152_v1",),

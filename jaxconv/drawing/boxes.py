@@ -15,11 +15,10 @@ _SIDE = 1.5
 
 
 class Drawn(NamedTuple):
-    """A box [4] (top, left, bottom, right) in pixels, whether it is the truth, and a name."""
+    """A box [4] (top, left, bottom, right) in pixels, and whether it is the truth."""
 
     box: np.ndarray
     truth: bool
-    name: str = ""
 
 
 def draw_boxes(
@@ -29,7 +28,7 @@ def draw_boxes(
     draw_example(sheet, image, place)
     shape = np.shape(image)
     x, y, width, height = sheet.fitted(shape, place)
-    for box, truth, name in boxes:
+    for box, truth in boxes:
         top, left, bottom, right = (
             float(v) / side for v, side in zip(box, (shape[0], shape[1]) * 2, strict=True)
         )
@@ -46,8 +45,6 @@ def draw_boxes(
                 linewidth=1.4,
                 linestyle="--" if truth else "-",
             )
-            if name:
-                sheet.text(x + left * width, y + top * height, name, 6, color=colour, va="bottom")
 
 
 def box_grid(

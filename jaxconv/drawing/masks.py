@@ -29,18 +29,11 @@ def palette(classes: int) -> np.ndarray:
 def overlaid(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """An image [H, W, C], uint8 or from 0 to 1, tinted by a mask [H, W]: [H, W, 3] float.
 
-    Pixels whose class has no colour, such as ignored ones, are grey. A mask of another size is
-    shrunk or enlarged to that of the image.
+    Pixels whose class has no colour, such as ignored ones, are grey.
     """
     image, mask = np.asarray(image), np.asarray(mask).astype(np.int64)
     pixels = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
     pixels = np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[-1] != 3 else pixels
-    if mask.shape != pixels.shape[:2]:
-        places = [
-            np.arange(new) * old // new
-            for new, old in zip(pixels.shape[:2], mask.shape, strict=True)
-        ]
-        mask = mask[np.ix_(*places)]
     known = (mask >= 0) & (mask < len(colours))
     tint = np.where(known[..., None], colours[np.where(known, mask, 0)], 0.5)
     return (1 - _STRENGTH) * pixels + _STRENGTH * tint
@@ -63,7 +56,7 @@ def legend_height(classes: int, width: float) -> float:
 
 
 def _middle(values: Any) -> np.ndarray:
-    """The middle slice of a volume or of its mask; an image or its mask as it is."""
+    """The middle slice of a volume or of its mask."""
     values = np.asarray(values)
     return values[len(values) // 2]
 
@@ -74,7 +67,6 @@ def mask_grid(
     predictions: Sequence[Any],
     class_names: Sequence[str],
     title: str = "",
-    captions: Sequence[str] = (),
 ) -> Figure:
     """A figure with rows of two examples each: image, truth and prediction.
 
@@ -84,7 +76,6 @@ def mask_grid(
       predictions: a mask of each, or None.
       class_names: K names.
       title: above the figure.
-      captions: N texts, one line each, or none.
     """
     colours, across = palette(len(class_names)), 2 if len(images) > 1 else 1
     beside = 3 if any(mask is not None for mask in predictions) else 2
@@ -101,7 +92,7 @@ def mask_grid(
         if picture.ndim == 4:
             picture = _middle(picture)
             truth, said = (None if one is None else _middle(one) for one in (truth, said))
-        texts = [captions[n] if captions else "", "truth", "prediction"]
+        texts = ["", "truth", "prediction"]
         for column, mask in enumerate((None, truth, said)):
             left = x + column * _SIDE
             if column and mask is None:

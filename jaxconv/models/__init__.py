@@ -136,6 +136,9 @@ def create_model(
             )
     make = from_text if entry.module is text.Text else entry.module
     arguments = {**entry.arguments, **overrides, **fields}
+    if overrides.get("backbone", arguments.get("backbone")) != entry.arguments.get("backbone"):
+        # The published arguments are those of the published backbone.
+        arguments |= {"backbone_kwargs": {}, "maps": (), **overrides}
     if assembled := getattr(make, "assembled", None):
         settings = {"dtype": dtype, "axis_name": axis_name, "norm_groups": norm_groups}
         arguments = assembled(arguments, functools.partial(create_model, num_classes=0, **settings))

@@ -30,6 +30,12 @@ def test_any_backbone_by_name(name, backbone):
     assert logits.shape == (2, 70, 90, 5) and logits.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_another_backbone_does_not_get_the_arguments_of_the_published_one(name):
+    model = jaxconv.create_model(name, 5, backbone="resnet18")
+    assert model.maps[0] == "conv5" and shape_of(model, 1, 64, 64, 3).shape == (1, 64, 64, 5)
+
+
 def test_the_maps_are_those_before_the_strides_were_given_up():
     model = jaxconv.create_model("fcn_resnet50", 5)
     assert model.maps == ("conv5", "conv4") and model.backbone.output_stride == 8

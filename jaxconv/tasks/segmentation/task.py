@@ -19,7 +19,7 @@ from jaxconv.tasks.segmentation.outcomes import (
     intervals,
     rows,
 )
-from jaxconv.tasks.task import Batch, Figure, Task, masked_sum
+from jaxconv.tasks.task import Batch, Figure, Task
 
 LOSSES = ("softmax", "dice", "softmax_dice")
 
@@ -125,11 +125,6 @@ class Segmentation(Task):
             "loss": self.eval_loss(outputs, batch),
             "confusion": losses.confusion(outputs, batch["segmentation"]),
         }
-
-    def sums(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """The sums of `measured` over the examples that count."""
-        values = self.measured(outputs, batch)
-        return {name: masked_sum(value, batch["mask"]) for name, value in values.items()}
 
     def combine(self, outputs: Any) -> Any:
         """The logarithms of the mean probabilities, over members without NaN."""
