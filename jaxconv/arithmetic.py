@@ -70,7 +70,7 @@ def pad_widths(
     size: int,
     window: int,
     stride: int = 1,
-    padding: int = 0,
+    padding: int | str = 0,
     dilation: int = 1,
     rounding: str = "floor",
     layer: str = "",
@@ -78,18 +78,43 @@ def pad_widths(
     """Pixels to add before and after one axis so that exactly `output_size` windows fit.
 
     The first number is always `padding`. The second is `padding`, or more if with `ceil` the last
-    window needs it. Arguments and errors are those of `output_size`.
+    window needs it. Arguments and errors are those of `output_size`. With the padding `same`, see
+    `same_widths`.
     """
+    if isinstance(padding, str):
+        return same_widths(size, window, stride, padding, dilation, layer)
     positions = output_size(size, window, stride, padding, dilation, rounding, layer)
     needed = (positions - 1) * stride + (window - 1) * dilation + 1
     return padding, max(padding, needed - size - padding)
+
+
+def same_widths(
+    size: int, window: int, stride: int, padding: str, dilation: int = 1, layer: str = ""
+) -> tuple[int, int]:
+    """Pixels to add before and after one axis for TensorFlow's padding `same`.
+
+    There are ceil(size / stride) windows. An odd number of pixels has one more after than before:
+    at an even size and stride 2 a 3-wide window gets 0 and 1, where (F - 1)/2 gives 1 and 1.
+
+    Raises:
+      ValueError: a number of another kind than a padding, stride or window can have.
+    """
+    if padding != "same":
+        raise ValueError(
+            f"{_prefix(layer)}padding is {padding!r}; it must be a whole number of pixels, or "
+            "'same'"
+        )
+    check_window(window, stride, 0, dilation, "floor", layer)
+    positions = -(-size // stride)
+    added = max(0, (positions - 1) * stride + (window - 1) * dilation + 1 - size)
+    return added // 2, added - added // 2
 
 
 def atrous_pad_widths(
     size: int,
     window: int,
     stride: int,
-    padding: int,
+    padding: int | str,
     dilation: int,
     rounding: str,
     spacing: int,
@@ -103,7 +128,11 @@ def atrous_pad_widths(
     of `output_size`.
     """
     seen = -(-size // spacing)
-    positions = output_size(seen, window, stride, padding, dilation, rounding, layer)
+    if isinstance(padding, str):
+        positions = -(-seen // stride)
+        padding = same_widths(seen, window, stride, padding, dilation, layer)[0]
+    else:
+        positions = output_size(seen, window, stride, padding, dilation, rounding, layer)
     apart = stride * spacing
     wanted = min(positions * apart, max(size, (positions - 1) * apart + 1))
     before = padding * spacing

@@ -333,10 +333,14 @@ def group(
     return made
 
 
+# The toy data of each task.
+_TOYS = {"classification": "xo", "segmentation": "xo_scenes", "localization": "xo_boxes"}
+
+
 def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:
     """Shrink an experiment to run on a CPU in seconds.
 
-    It trains a thinner network for four steps on a few X's and O's (another task keeps its toy
+    It trains a thinner network for four steps on a few X's and O's (a custom task keeps its toy
     data). What makes it that experiment stays: augmentation, loss, optimizer, the kind of schedule,
     averages.
 
@@ -351,8 +355,8 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
         config.augment.scale_jitter = tuple(
             side * image_size // data.image_size for side in config.augment.scale_jitter
         )
-    if config.task.name == default_config().task.name:
-        data.source = "xo"
+    if config.task.name in _TOYS and not data.source.startswith(_TOYS[config.task.name]):
+        data.source = _TOYS[config.task.name]
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
     data.toy.train_examples, data.toy.test_examples = 24, 12
     if data.source.startswith("xo_"):

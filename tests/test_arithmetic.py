@@ -1,5 +1,6 @@
 """The sizes, paddings and counts of the lecture, and general properties of them."""
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,3 +156,15 @@ def test_receptive_field():
         1,
     )  # three 3x3 see as much as one 7x7
     assert arithmetic.receptive_field([(11, 4), (3, 2), (5, 1), (3, 2)]) == (99 - 32, 16)
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(1, 3))
+def test_same_is_tensorflow_s_padding(size, window, stride, dilation):
+    span = (window - 1) * dilation + 1
+    expected = jax.lax.padtype_to_pads((size,), (span,), (stride,), "SAME")[0]
+    assert arithmetic.pad_widths(size, window, stride, "same", dilation) == expected
+
+
+def test_other_words_for_a_padding_are_refused():
+    with pytest.raises(ValueError, match=r"^conv1: padding is 'valid'; it must be .* or 'same'"):
+        arithmetic.pad_widths(8, 3, 1, "valid", layer="conv1")

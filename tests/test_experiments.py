@@ -25,7 +25,11 @@ ARGUMENTS = {
     "cifar10_resnet20": ("resnet56", "resnet110"),
     "imagenet_vgg": ("vgg11", "vgg19"),
     "imagenet_resnet50": ("resnet152_v1",),
+    "camvid": ("scratch",),
 }
+
+# Images with masks: their shape, classes and number.
+MASKED = {"camvid": ((240, 320, 3), 11, 367)}
 
 
 def is_classification(name):
@@ -39,6 +43,13 @@ def path_of(name):
 
 def described(name, config):
     """What the data of the whole experiment looks like, and how many examples it has."""
+    if name in MASKED:
+        shape, classes, examples = MASKED[name]
+        target = {"shape": [*shape[:2]], "dtype": "uint8", "moves": "mask:255"}
+        targets = {"segmentation": target}
+        description = {"image_shape": [*shape], "kind": "image", "cropped": False}
+        names = [str(n) for n in range(classes)]
+        return description | {"class_names": names, "targets": targets}, examples
     if not is_classification(name):  # drawn on the spot
         source = open_source(config.data, config.data.train_split)
         return describe(source), len(source)

@@ -32,13 +32,13 @@ _PLAIN = contextvars.ContextVar("plain", default=False)
 he_normal = nn.initializers.he_normal()
 
 
-def per_axis(value: Ints, ndim: int, name: str) -> tuple[int, ...]:
-    """One int for each of `ndim` spatial axes: 3 -> (3, 3).
+def per_axis(value: Any, ndim: int, name: str) -> tuple[Any, ...]:
+    """One value for each of `ndim` spatial axes: 3 -> (3, 3), and `same` for the padding.
 
     Raises:
       ValueError: `value` is a sequence of another length.
     """
-    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    values = (value,) * ndim if isinstance(value, int | str) else tuple(value)
     if len(values) != ndim:
         raise ValueError(
             f"{name} {values} has {len(values)} numbers; the input has {ndim} spatial axes"
@@ -59,7 +59,7 @@ def geometry_of(
     shape: Sequence[int],
     window: Sequence[int],
     stride: Ints,
-    padding: Ints,
+    padding: Ints | str,
     dilation: Ints,
     rounding: str,
     layer: str,
@@ -89,7 +89,7 @@ def convolve(
     x: jax.Array,
     kernel: jax.Array,
     stride: Ints = 1,
-    padding: Ints = 0,
+    padding: Ints | str = 0,
     dilation: Ints = 1,
     groups: int = 1,
     rounding: str = "floor",
@@ -101,7 +101,8 @@ def convolve(
     Args:
       x: [N, *spatial, C]; one, two or three spatial axes.
       kernel: [*window, C // groups, K], with the dtype of `x`.
-      stride, padding, dilation: pixels; one int for all axes, or one for each.
+      stride, padding, dilation: pixels; one int for all axes, or one for each. The padding may be
+        `same`, TensorFlow's, see `arithmetic.same_widths`.
       groups: the channels and filters are split into this many groups, each convolved separately.
       rounding: `floor`, `exact` or `ceil`; see `arithmetic.output_size`. `ceil` pads with more
         zeros after the image.
@@ -160,7 +161,7 @@ class Conv(nn.Module):
     filters: int
     filter_size: Ints = 3
     stride: Ints = 1
-    padding: Ints = 0
+    padding: Ints | str = 0
     dilation: Ints = 1
     groups: int = 1
     rounding: str = "floor"

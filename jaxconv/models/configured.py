@@ -22,7 +22,9 @@ def build_model(config: Any, num_classes: int, axis_name: str | None = None) -> 
             default = plain(defaults.get(key))
             if isinstance(default, tuple) and type(value) in (int, float):
                 value = kwargs[key] = (value,)
-            if type(default) in TYPES:
+            # Nothing says what an empty tuple holds: numbers, or names of maps.
+            names = default == () and isinstance(value, tuple) and {*map(type, value)} == {str}
+            if type(default) in TYPES and not names:
                 check_type(f"config.model.kwargs.{key}", value, default)
         model = create_model(
             config.name, num_classes, config.dtype, axis_name, config.norm_groups, **kwargs

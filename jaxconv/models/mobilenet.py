@@ -91,6 +91,7 @@ class InvertedResidual(nn.Module):
       gate: its last activation.
       se_act: its first activation.
       drop: probability of dropping the unit in training (stochastic depth, arXiv:1603.09382).
+      padding: of the depthwise convolution, see `ConvNorm`.
     """
 
     filters: int
@@ -106,6 +107,7 @@ class InvertedResidual(nn.Module):
     se_act: Callable[[jax.Array], jax.Array] = relu
     drop: float = 0.0
     atrous: int = 0
+    padding: int | str = -1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -117,6 +119,7 @@ class InvertedResidual(nn.Module):
         settings = {
             "filter_size": self.filter_size,
             "stride": self.stride,
+            "padding": self.padding,
             "atrous": self.atrous,
             "groups": self.expanded,
             "act": self.act,

@@ -205,7 +205,7 @@ class ConvNorm(nn.Module):
     Attributes:
       conv, norm: from `Network.tools`.
       act: the activation; None for none.
-      padding: pixels; -1 is (F - 1)/2.
+      padding: pixels; -1 is (F - 1)/2; `same` is TensorFlow's, see `arithmetic.same_widths`.
     """
 
     filters: int
@@ -213,7 +213,7 @@ class ConvNorm(nn.Module):
     norm: Norm
     filter_size: int = 3
     stride: int = 1
-    padding: int = -1
+    padding: int | str = -1
     groups: int = 1
     act: Callable[[jax.Array], jax.Array] | None = relu
     atrous: int = 0

@@ -186,8 +186,13 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             message.number("weight"),
             message.value("fit", bool),
         )
-        self._only_xo()
+        if self._shared.pen is None:
+            raise UserError(
+                "drawings are for X's and O's, and the data is "
+                f"{self._shared.config.data.source}; drop an image or choose a test image"
+            )
         xo.Variation(weight=abs(weight))  # raises if the weight is out of range
+        fit = fit and self._shared.is_xo  # a scene's letters stay where they are
         await self._show(message.id, lambda: drawn(strokes, self._shared.shape, weight, fit))
 
     async def _sample(self, message: Message) -> None:
@@ -196,7 +201,11 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             message.whole("number", 999_999),
             message.variation(),
         )
-        self._only_xo()
+        if not self._shared.is_xo:
+            raise UserError(
+                "samples are of single X's and O's, and the data is "
+                f"{self._shared.config.data.source}; choose a test image"
+            )
         if figure not in xo.CLASS_NAMES:
             raise UserError(f"unknown figure {figure!r}; choose from {', '.join(xo.CLASS_NAMES)}")
         await self._show(
@@ -212,11 +221,9 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             example = await self._work(lambda: source[number])
         except DamagedError as error:
             raise UserError(f"{source.name(number)}: {error}") from error
-        await self._show(
-            message.id,
-            lambda: to_bytes(example["image"]),
-            truth=self._shared.class_names[int(example["label"])],
-        )
+        names, label = self._shared.class_names, example.get("label")
+        truth = {} if label is None else {"truth": names[int(label)]}
+        await self._show(message.id, lambda: to_bytes(example["image"]), **truth)
 
     async def _file(self, number: int, content: bytes) -> None:
         picture, note = await self._work(
@@ -228,6 +235,8 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         which = message.text("network")
         if which not in ("run", "trained") or (which == "run" and not self._shared.run):
             raise UserError(f"there is no network {which!r} here")
+        if which == "trained":
+            self._only_votes()
         if which == "trained" and self._shared.network("trained") is None:
             self._shared.trainer.set()
         self._which = which
@@ -242,12 +251,14 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
             "new": trainer.begin,
         }
         how = message.text("how")
+        self._only_votes()
         if how not in actions:
             raise UserError(f"unknown training command {how!r}; choose from {', '.join(actions)}")
         actions[how]()
 
     async def _set(self, message: Message) -> None:
         given = message.content
+        self._only_votes()
         settings = message.settings() if "settings" in given else None
         rate = message.number("rate") if "rate" in given else None
         # Checking the shapes takes some milliseconds, so it runs in a worker.
@@ -258,11 +269,10 @@ class Page(Guarded, tornado.websocket.WebSocketHandler):
         )
         self._say(self._shared.training())
 
-    def _only_xo(self) -> None:
-        if not self._shared.is_xo:
+    def _only_votes(self) -> None:
+        if not self._shared.trains:
             raise UserError(
-                f"drawings are for X's and O's, and the data is {self._shared.config.data.source}; "
-                "drop an image or choose a test image"
+                "the page trains networks that vote for classes; train this one with jaxconv train"
             )
 
 

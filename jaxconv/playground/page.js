@@ -108,11 +108,16 @@ function announce(text) {
 function welcome(message) {
   const before = about;
   about = message;
-  for (const element of document.querySelectorAll(".of-xo")) element.hidden = !about.xo;
-  $("#canvas").classList.toggle("drawable", about.xo);
+  const drawable = about.pen !== null;
+  for (const [name, there] of [["xo", about.xo], ["drawing", drawable], ["training", about.trains]])
+    for (const element of document.querySelectorAll(`.of-${name}`)) element.hidden = !there;
+  if (drawable && !before) $("#pen").value = about.pen;
+  $("#votes-title").textContent = about.trains ? "Votes" : "Answer";
+  $("#canvas").classList.toggle("drawable", drawable);
   $("#tests").hidden = !about.tests;
-  $("#which").hidden = !about.run;
-  if (!about.xo) $("#hint").textContent = about.tests ? "Drop or open an image, or choose a test image." : "Drop or open an image.";
+  $("#which").hidden = !about.run || !about.trains;
+  if (drawable && !about.xo) $("#hint").textContent = "Draw X's and O's, drop an image, or choose a test image.";
+  else if (!about.xo) $("#hint").textContent = about.tests ? "Drop or open an image, or choose a test image." : "Drop or open an image.";
   $("#test-number").max = about.tests - 1;
   $("#accuracy-title").textContent = `accuracy on the last ${about.window} test images`;
   for (const [name, [least, most, count]] of Object.entries(about.limits)) {
@@ -155,7 +160,7 @@ function extend(event) {
 }
 
 function askStrokes() {
-  askPicture((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: $("#fit").checked }));
+  askPicture((id) => ({ do: "draw", id, strokes, weight: Number($("#pen").value), fit: about.xo && $("#fit").checked }));
 }
 
 function paintStrokes() {
@@ -207,7 +212,7 @@ function askFile(file) {
 function listenToPicture() {
   const canvas = $("#canvas");
   canvas.addEventListener("pointerdown", (event) => {
-    if (!about?.xo || event.button !== 0 || line) return;
+    if (!about || about.pen === null || event.button !== 0 || line) return;
     canvas.setPointerCapture(event.pointerId);
     strokes.push((line = []));
     extend(event);
@@ -338,7 +343,33 @@ function draw(header, data) {
   const left = $("#left-out");
   left.hidden = header.stages.length === header.total;
   if (!left.hidden) left.textContent = `${header.stages.length} of ${header.total} stages: norms are left out first, then stages inside blocks.`;
+  showOverlay(header, data.subarray(offset));
   showVotes(header);
+}
+
+const rgbOf = (overlay, name) => `rgb(${overlay.colours[about.classes.indexOf(name)]})`;
+
+// The mask and the boxes over the picture.
+function showOverlay({ overlay, picture }, mask) {
+  const canvas = $("#overlay"), context = canvas.getContext("2d"), size = canvas.width;
+  context.clearRect(0, 0, size, size);
+  if (!overlay) return;
+  if (overlay.mask.length) {
+    const [height, width] = overlay.mask, small = document.createElement("canvas");
+    // The first class of a mask is what is behind the others.
+    paint(small, width, height, (i) => (mask[i] && overlay.colours[mask[i]] ? (packed(...overlay.colours[mask[i]]) & 0xffffff) | (170 << 24) : 0));
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, size, size);
+  }
+  const [height, width] = picture;
+  context.lineWidth = 4;
+  context.font = "22px system-ui, sans-serif";
+  for (const { box: [top, left, bottom, right], class: name, score } of overlay.boxes) {
+    const x = (left / width) * size, y = (top / height) * size;
+    context.strokeStyle = context.fillStyle = rgbOf(overlay, name);
+    context.strokeRect(x, y, ((right - left) / width) * size, ((bottom - top) / height) * size);
+    context.fillText(`${named(name)} ${Math.round(100 * score)} %`, x + 2, y > 30 ? y - 8 : y + 26);
+  }
 }
 
 function drawFilters(index, { of, shape, peak }, values) {
@@ -371,7 +402,7 @@ function showOnCanvas(small) {
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
-const named = (name) => (about.xo ? name.toUpperCase() : name);
+const named = (name) => (about.pen !== null && name.length === 1 ? name.toUpperCase() : name);
 
 function showVotes(header) {
   $("#network").textContent = header.which === "trained" ? `${header.network}, step ${header.step.toLocaleString("en")}` : header.network;
@@ -386,12 +417,17 @@ function showVotes(header) {
     }
     line.className = vote.class === header.best ? "best" : "";
     line.children[0].textContent = line.children[0].title = named(vote.class);
+    if (header.overlay) {
+      line.children[0].prepend(Object.assign(document.createElement("span"), { className: "swatch" }));
+      line.children[0].firstChild.style.background = rgbOf(header.overlay, vote.class);
+    }
+    line.children[3].hidden = !!header.overlay;
     line.children[1].firstChild.style.width = `${100 * (vote.probability ?? 0)}%`;
     line.children[2].textContent = vote.probability === null ? "–" : `${(100 * vote.probability).toFixed(1)} %`;
     line.children[3].textContent = number(vote.vote);
   });
   const verdict = $("#verdict"), name = named(header.best);
-  const text = best.probability === null ? "no vote: the weights are no longer finite" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
+  const text = header.overlay ? header.overlay.said : best.probability === null ? "no vote: the weights are no longer finite" : `${name}, ${best.probability > 0.9999 ? "over 99.99" : (100 * best.probability).toFixed(best.probability > 0.999 ? 2 : 1)} %`;
   if (verdict.firstChild?.textContent !== text || verdict.dataset.truth !== (header.truth ?? "")) {
     verdict.replaceChildren(text);
     verdict.dataset.truth = header.truth ?? "";

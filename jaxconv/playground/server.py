@@ -21,8 +21,9 @@ from jaxconv.look.opened import OpenedNetwork
 from jaxconv.playground.connection import MOST_BYTES, MOST_PAGES, Page
 from jaxconv.playground.guard import File, own_names
 from jaxconv.playground.learner import LIMITS
-from jaxconv.playground.shown import MOST_PIXELS, MOST_POINTS, NetworkView, make_view
+from jaxconv.playground.shown import DRAWN, MOST_PIXELS, MOST_POINTS, NetworkView, make_view
 from jaxconv.playground.trainer import WINDOW, Trainer
+from jaxconv.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Playground:
     Attributes:
       shape: of the pictures, (H, W, C).
       class_names: one name per class.
+      trains: whether the page can train a network on these pictures: it votes for classes.
       trainer: of the network that is trained live.
       pages: the open WebSockets.
 
@@ -63,6 +65,7 @@ class Playground:
 
     def __init__(self, looked: OpenedNetwork | None, config: Any):
         self.config, self.run = config, None
+        self.trains = looked is None or self._votes(looked)
         if looked is None:
             self.shape: tuple[int, ...] = (
                 config.data.xo.size,
@@ -76,8 +79,14 @@ class Playground:
                     f"{looked.title}: takes {looked.kind}s; the playground is for images"
                 )
             self.shape, self.class_names = looked.input_shape, looked.class_names
+            task = None if self._votes(looked) else looked.task
             shown = make_view(
-                looked.model, looked.preprocess, looked.variables, self.shape, self.class_names
+                looked.model,
+                looked.preprocess,
+                looked.variables,
+                self.shape,
+                self.class_names,
+                task,
             )
             self.run = RunView(
                 looked.title, shown, looked.variables, None if self.is_xo else _tests_of(looked)
@@ -92,8 +101,18 @@ class Playground:
 
     @property
     def is_xo(self) -> bool:
-        """Whether the pictures are X's and O's, which can be drawn."""
+        """Whether the pictures are single X's and O's, of which samples can be drawn."""
         return self.config.data.source == "xo"
+
+    @property
+    def pen(self) -> float | None:
+        """The pen's weight for drawing such pictures; None if they cannot be drawn."""
+        return DRAWN.get(self.config.data.source)
+
+    @staticmethod
+    def _votes(looked: OpenedNetwork) -> bool:
+        """Whether the network votes for classes, and draws nothing over the picture."""
+        return type(looked.task).overlay is Task.overlay
 
     def network(self, which: str) -> tuple[str, int, NetworkView, Any] | None:
         """(title, steps, network, variables) of the run's or the trained network, None before."""
@@ -127,6 +146,8 @@ class Playground:
             "shape": self.shape,
             "classes": self.class_names,
             "xo": self.is_xo,
+            "pen": self.pen,
+            "trains": self.trains,
             "run": self.run.title if self.run else "",
             "tests": len(self.run.source) if self.run and self.run.source is not None else 0,
             "variation": dataclasses.asdict(self.trainer.variation),

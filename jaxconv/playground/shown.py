@@ -1,4 +1,4 @@
-"""What the page shows of a network: its votes and maps by one jitted call, and its input pictures.
+"""What the page shows of a network: its answer and maps by one jitted call, and its input pictures.
 
 The maps go to the browser as 8-bit integers, -127 to 127, with the value that 127 stands for: a few
 tens of kilobytes per stroke, which the browser turns into colours. Zero is always 0.
@@ -8,6 +8,7 @@ import dataclasses
 import io
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +18,18 @@ import numpy as np
 from jaxconv.data import xo
 from jaxconv.data.decode import choose_decoder, decode_middle
 from jaxconv.data.interface import DamagedError
+from jaxconv.drawing.masks import palette
 from jaxconv.errors import UserError
 from jaxconv.files import to_json
 from jaxconv.inspect.stages import Stage, traced_stages
 from jaxconv.playground.rows import MapRow, chosen, rows_of
+from jaxconv.tasks import Task
 
 # Limits of what is sent and drawn: maps of a stage, pixels along each side of a map, classes.
 # Module rows limits the stages.
 _MAPS, _PIXELS, _CLASSES = 16, 64, 10
+# Sources whose pictures can be drawn with a pen, and its weight for each.
+DRAWN = {"xo": 0.0, "xo_scenes": -0.3, "xo_boxes": -0.3}
 # The accepted types of files by their first bytes, and the most pixels of a file.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 MOST_PIXELS = 40_000_000
@@ -61,16 +66,17 @@ class NetworkView:
       stages: the rows of maps that `answer` gives.
       total: number of stages of the network.
       filters_of: the name of the first convolution.
-      call: (variables, picture [H, W, C] uint8) -> (votes [K], maps [h, w, k] int8 of each stage,
-        the largest magnitude of each stage, the first convolution's filters [F, F, C, K] int8,
-        their largest magnitude).
+      call: (variables, picture [H, W, C] uint8) -> (what the network says, maps [h, w, k] int8 of
+        each stage, the largest magnitude of each stage, the first convolution's filters
+        [F, F, C, K] int8, their largest magnitude).
+      say: what the network says -> fields of the answer's header, and bytes after its arrays.
     """
 
-    class_names: tuple[str, ...]
     stages: tuple[Maps, ...]
     total: int
     filters_of: str
     call: Callable[[Any, np.ndarray], Any]
+    say: Callable[[Any], tuple[dict[str, Any], bytes]]
 
     def answer(self, variables: Any, picture: np.ndarray, about: Mapping[str, Any]) -> bytes:
         """Build the browser's answer for a picture: 4 bytes of header length, JSON header, arrays.
@@ -80,24 +86,11 @@ class NetworkView:
           picture: [H, W, C] uint8.
           about: more fields of the header.
         """
-        votes, maps, peaks, filters, filters_peak = jax.device_get(self.call(variables, picture))
-        votes = votes.astype(np.float64)
-        shares = np.exp(votes - votes.max())
-        shares /= shares.sum()
-        best = np.argsort(-votes, kind="stable")[:_CLASSES]
-        # With few classes the order is fixed, so that the bars move and not the names.
-        shown = np.arange(len(votes)) if len(votes) <= _CLASSES else best
+        said, maps, peaks, filters, filters_peak = jax.device_get(self.call(variables, picture))
+        fields, more = self.say(said)
         header = {
             **about,
-            "votes": [
-                {
-                    "class": self.class_names[k],
-                    "vote": _number(votes[k]),
-                    "probability": _number(shares[k]),
-                }
-                for k in shown
-            ],
-            "best": self.class_names[best[0]],
+            **fields,
             "picture": picture.shape,
             "filters": {
                 "of": self.filters_of,
@@ -118,8 +111,60 @@ class NetworkView:
                 picture.tobytes(),
                 filters.tobytes(),
                 *(m.tobytes() for m in maps),
+                more,
             ]
         )
+
+
+def say_votes(class_names: Sequence[str], votes: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    """Fields of an answer: `votes`, those of the classes [K], and `best`, the class with most."""
+    votes = votes.astype(np.float64)
+    shares = np.exp(votes - votes.max())
+    shares /= shares.sum()
+    best = class_names[int(np.argmax(votes))]
+    return {"votes": _bars(class_names, votes, shares), "best": best}, b""
+
+
+def say_overlay(task: Task, served: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], bytes]:
+    """Fields of an answer: `votes`, the share of each class, and `overlay`, what `Task.overlay`
+    draws over the picture; its mask follows the maps.
+    """
+    found, names = task.overlay(served), task.class_names
+    if found is None:
+        raise ValueError(f"{type(task).__name__} has no overlay")
+    boxes = [
+        {
+            "box": [_number(v) for v in box],
+            "class": names[int(label)],
+            "colour": int(label),
+            "score": _number(score),
+        }
+        for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+    ]
+    overlay = {
+        "said": found.said,
+        "boxes": boxes,
+        "mask": [] if found.mask is None else found.mask.shape,
+        "colours": np.rint(255 * palette(len(names))).astype(int).tolist(),
+    }
+    more = b"" if found.mask is None else found.mask.tobytes()
+    best = names[int(np.argmax(found.shares))]
+    return {"votes": _bars(names, None, found.shares), "best": best, "overlay": overlay}, more
+
+
+def _bars(
+    class_names: Sequence[str], votes: np.ndarray | None, shares: np.ndarray
+) -> list[dict[str, Any]]:
+    """The classes with the largest shares [K]; few classes all, in their order, so that the bars
+    move and not the names.
+    """
+    best = np.argsort(-shares, kind="stable")[:_CLASSES]
+    shown = np.arange(len(shares)) if len(shares) <= _CLASSES else best
+    return [
+        {"class": class_names[int(k)], "probability": _number(shares[k])}
+        | ({} if votes is None else {"vote": _number(votes[k])})
+        for k in shown
+    ]
 
 
 def _number(value: Any) -> float | None:
@@ -133,6 +178,7 @@ def make_view(
     variables: Any,
     shape: tuple[int, ...],
     class_names: tuple[str, ...],
+    task: Task | None = None,
 ) -> NetworkView:
     """Compile a network to be shown.
 
@@ -142,12 +188,13 @@ def make_view(
       variables: the network's, or their shapes.
       shape: of a picture, (H, W, C).
       class_names: one name per class.
+      task: one with an overlay, which is shown instead of votes.
     """
     known: dict[str, Any] = {}
 
     def call(
         variables: Any, picture: jax.Array
-    ) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
+    ) -> tuple[Any, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:
         votes, stages = traced_stages(
             model, variables, preprocess({"image": picture[None]})["image"]
         )
@@ -157,8 +204,9 @@ def make_view(
         known.update(stages=tuple(map(_describe, shown)), total=len(rows), filters_of=name)
         quantised = [_quantise(_cut(row.value)) for row in shown]
         filters, peak = _quantise(kernel)
+        said = votes if task is None else task.serve(votes)
         return (
-            votes[0],
+            jax.tree.map(lambda value: value[0], said),
             [maps for maps, _ in quantised],
             [peak for _, peak in quantised],
             filters,
@@ -174,7 +222,8 @@ def make_view(
             np.zeros(shape, np.uint8),
         )
     )
-    return NetworkView(class_names, call=compiled, **known)
+    say = partial(say_votes, class_names) if task is None else partial(say_overlay, task)
+    return NetworkView(call=compiled, say=say, **known)
 
 
 def _cut(maps: jax.Array) -> jax.Array:
@@ -295,6 +344,6 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
         raise UserError(f"the image {error}") from error
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UserError("the image cannot be read; it is damaged") from error
-    if config.source == "xo" and np.median(picture) > 127:
+    if config.source in DRAWN and np.median(picture) > 127:
         return 255 - picture, "the light background was made dark, as in the training pictures"
     return picture, ""

@@ -6,7 +6,8 @@
     sums, keep, finish  what evaluation sums up on the devices, what it returns of each example to
                         the host, and the figures computed from both
     serve, describe     what `export` returns to programs and `predict` prints for people
-    draw, pictures, sections, tables   what `look`, `report` and `evaluate` show
+    draw, overlay, pictures, sections, tables   what `look`, the playground, `report` and `evaluate`
+                        show
 
 A task with one number per example only needs `needs`, `figures`, `loss` and `values`; see
 experiments/own_task.py. Device functions are pure: they run under jit, pmap and vmap.
@@ -59,6 +60,26 @@ class Figure:
         if value is None:
             return "-"
         return f"{100 * value:.2f} %" if self.share else f"{value:.4f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """What a network says about one image, as numbers to draw over it.
+
+    Attributes:
+      said: the same in a few words.
+      shares: [K] a number from 0 to 1 for each class, such as its probability.
+      mask: [H, W] uint8, the class of each pixel, 255 for none; None without a mask.
+      boxes: [n, 4] float32 (top, left, bottom, right), in pixels of the image.
+      labels, scores: [n] class and score of each box.
+    """
+
+    said: str
+    shares: np.ndarray
+    mask: np.ndarray | None = None
+    boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    scores: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 class Task:
@@ -310,6 +331,14 @@ class Task:
         said = {name: np.asarray(value).tolist() for name, value in served.items()}
         lines = [f"  {name}: {_short_numbers(value)}" for name, value in served.items()]
         return lines, said
+
+    def overlay(self, served: Mapping[str, np.ndarray]) -> Overlay | None:
+        """What the playground draws over an image; None: its votes for each class are shown.
+
+        Args:
+          served: what `serve` returns for it, [...] by name.
+        """
+        return None
 
     def caption_of(self, targets: Mapping[str, Any]) -> str:
         """The caption of an example in a picture: its targets, in one or more lines."""

@@ -216,6 +216,9 @@ def fit(
     repeated three times: for one channel, the filters' channels are summed; for more, they are
     repeated in order and scaled by old / new.
 
+    If the network has a backbone and the variables are of a network without one, they are the
+    backbone's: their last layers are left out, and what follows the backbone is newly initialized.
+
     Args:
       variables: `params` and other collections.
       fresh: the initialized variables of the new network.
@@ -232,18 +235,21 @@ def fit(
         cast(dict[str, Any], flax.traverse_util.flatten_dict(tree, sep="/"))
         for tree in (variables, fresh)
     )
+    have, taken, said = _as_backbone(have, want)
     heads = [
         layer
         for layer in {path.rsplit("/", 1)[0]: None for path in want}
         if _other_outputs(layer, have, want, classes)
     ]
-    taken, misshapen = {}, []
-    said = [
+    misshapen = []
+    said += [
         f"{head} is newly initialized: {classes} classes instead of "
         f"{have[f'{head}/bias'].shape[-1]}"
         for head in heads
     ]
     for path, leaf in want.items():
+        if path in taken:
+            continue
         if path.rsplit("/", 1)[0] in heads:
             taken[path] = leaf
         elif path not in have:
@@ -271,6 +277,26 @@ def fit(
             "; ".join(f"{what}: {some(found)}" for what, found in wrong.items() if found)
         )
     return flax.traverse_util.unflatten_dict({path: taken[path] for path in want}, sep="/"), said
+
+
+def _as_backbone(
+    have: dict[str, Any], want: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The variables of a network without a backbone as those of the backbone of another.
+
+    Returns:
+      The variables by the new network's paths, the new variables of what is not its backbone, and
+      messages. Without a backbone in `want`, or with one in `have`: `have` and nothing.
+    """
+    inner = {path for path in want if path.split("/")[1] == "backbone"}
+    if not inner or any(path.split("/")[1] == "backbone" for path in have):
+        return have, {}, []
+    renamed = {path.replace("/", "/backbone/", 1): value for path, value in have.items()}
+    left = sorted({path.split("/")[2] for path in renamed.keys() - inner})
+    new = {path: leaf for path, leaf in want.items() if path not in inner}
+    said = ["they are the backbone's; everything after it is newly initialized"]
+    said += [f"left out, since the backbone ends before them: {some(left)}"] if left else []
+    return {path: value for path, value in renamed.items() if path in inner}, new, said
 
 
 def _other_outputs(

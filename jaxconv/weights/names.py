@@ -173,6 +173,29 @@ def _inverted_residual_names(
     }
 
 
+def _lite_names(modules: list[str]) -> dict[str, str]:
+    """Names in EfficientNet-Lite: those of its conversion to PyTorch (efficientnet_lite_pytorch).
+
+    The units are numbered through, and every norm stands beside its convolution.
+    """
+    table = {
+        r"stage1/(conv|norm)": {"conv": "_conv_stem", "norm": "_bn0"},
+        r"stage9/(conv|norm)": {"conv": "_conv_head", "norm": "_bn1"},
+    }
+    named = {"fc": "_fc"}
+    for pattern, names in table.items():
+        named |= {m: names[f[1]] for m in modules if (f := re.fullmatch(pattern, m))}
+    numbers = {module.split("/")[0] for module in modules if re.match(r"stage\d_", module)}
+    order = sorted(numbers, key=lambda unit: tuple(map(int, re.findall(r"\d+", unit))))
+    parts = {"expand": 0, "depthwise": 1, "project": 2}
+    for module in modules:
+        if found := re.fullmatch(r"(stage\d_\d+)/(\w+)/(conv|norm)", module):
+            unit, part, kind = found.groups()
+            leaf = f"_{part}_conv" if kind == "conv" else f"_bn{parts[part]}"
+            named[module] = f"_blocks.{order.index(unit)}.{leaf}"
+    return named
+
+
 def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
     """torchvision's name for each of our modules.
 
@@ -194,6 +217,8 @@ def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
         return _inverted_residual_names(
             modules, "conv1", "conv2", head, "features.{unit}.block.{part}"
         )
+    if name.startswith("efficientnet_lite"):
+        return _lite_names(modules)
     if name.startswith("efficientnet"):
         return _inverted_residual_names(
             modules, "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}"

@@ -267,6 +267,7 @@ RECTIFIED = {
     # and in the squeeze-and-excitation of 9.
     "mobilenet_v3_small": 1 + 11 + 10 + 9 + 2,
     "efficientnet_b0": 1 + 16 + 15 + 16 + 1,
+    "efficientnet_lite0": 1 + 16 + 15 + 1,
     "regnet_x_400mf": 1 + 22 * 3,
     "regnet_y_400mf": 1 + 16 * 4,
     "convnext_tiny": 18,

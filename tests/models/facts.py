@@ -83,6 +83,10 @@ PRINTED = {
     "all_cnn_c": 1.4,
     "mobilenet_v1": 4.2,
     "se_resnet50": 28.1,
+    "efficientnet_lite1": 5.4,
+    "efficientnet_lite2": 6.1,
+    "efficientnet_lite3": 8.2,
+    "efficientnet_lite4": 13.0,
 }
 
 # Billions of multiply-adds of a forward pass, at the published input size.

@@ -27,7 +27,7 @@ FAMILIES = {
     "resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50",
     "ResNet for CIFAR": "resnet20_cifar",
     "RegNet, MobileNet, EfficientNet": "regnet_x_400mf regnet_y_400mf mobilenet_v1 mobilenet_v2 "
-    "mobilenet_v3_large mobilenet_v3_small efficientnet_b0",
+    "mobilenet_v3_large mobilenet_v3_small efficientnet_b0 efficientnet_lite0",
     "ConvNeXt": "convnext_tiny",
     "DenseNet": "densenet121",
     "GoogLeNet": "googlenet googlenet_torchvision",

@@ -44,6 +44,7 @@ SMALLEST = {
     "mobilenet_v2": 65,
     "mobilenet_v3_small": 65,
     "efficientnet_b0": 65,
+    "efficientnet_lite0": 65,
     "regnet_x_400mf": 65,
     "regnet_y_400mf": 65,
     "convnext_tiny": 65,

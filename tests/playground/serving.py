@@ -55,7 +55,7 @@ def until(condition, seconds=60):
 
 
 def parts(answer):
-    """(header, picture, filters, maps of each stage) of an answer's bytes."""
+    """(header, picture, filters, maps) of an answer's bytes; a mask is in the header."""
     (length,) = struct.unpack("<I", answer[:4])
     header, offset = json.loads(answer[4 : 4 + length]), 4 + length
 
@@ -68,5 +68,7 @@ def parts(answer):
 
     picture, filters = take(header["picture"], np.uint8), take(header["filters"]["shape"], np.int8)
     maps = [take(stage["shape"], np.int8) for stage in header["stages"]]
+    if header.get("overlay", {}).get("mask"):
+        header["mask"] = take(header["overlay"]["mask"], np.uint8)
     assert offset == len(answer)
     return header, picture, filters, maps

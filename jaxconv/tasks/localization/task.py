@@ -21,7 +21,7 @@ import optax
 from jaxconv.errors import UserError
 from jaxconv.tasks.boxes import area, iou
 from jaxconv.tasks.classification.losses import correct, cross_entropy
-from jaxconv.tasks.task import Batch, Figure, Task
+from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
 # A box counts as right from this overlap on.
 OVERLAP = 0.5
@@ -132,6 +132,14 @@ class Localization(Task):
         """`probabilities` [B, K] and `boxes` [B, K, 4] of each class, in pixels."""
         logits, numbers = self.split(outputs)
         return {"probabilities": jax.nn.softmax(logits), "boxes": decode(numbers, self.size)}
+
+    def overlay(self, served: Mapping[str, np.ndarray]) -> Overlay:
+        """The box of the most probable class, and the probabilities."""
+        shares = np.asarray(served["probabilities"], np.float64)
+        best = int(np.argmax(shares))
+        said = f"{self.class_names[best]} {100 * shares[best]:.1f} %"
+        box = np.asarray(served["boxes"])[best : best + 1]
+        return Overlay(said, shares, None, box, np.array([best]), shares[best : best + 1])
 
     @classmethod
     def describe(

@@ -19,7 +19,7 @@ from jaxconv.tasks.segmentation.outcomes import (
     intervals,
     rows,
 )
-from jaxconv.tasks.task import Batch, Figure, Task
+from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
 LOSSES = ("softmax", "dice", "softmax_dice")
 
@@ -163,6 +163,14 @@ class Segmentation(Task):
             "classes": jnp.argmax(outputs, axis=-1).astype(jnp.int32),
             "confidence": jnp.max(probabilities, axis=-1),
         }
+
+    def overlay(self, served: Mapping[str, np.ndarray]) -> Overlay:
+        """The mask, and the share of the pixels of each class."""
+        mask = np.asarray(served["classes"]).astype(np.uint8)
+        shares = np.bincount(mask.reshape(-1), minlength=len(self.class_names)) / mask.size
+        order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
+        said = ", ".join(f"{self.class_names[k]} {100 * shares[k]:.1f} %" for k in order[:4])
+        return Overlay(said, shares, mask)
 
     @classmethod
     def describe(
