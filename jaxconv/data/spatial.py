@@ -74,6 +74,8 @@ def _move_targets(
         fills = {name: geometry.mask_fill(kind) for name, kind in moves.items()}
         sliced = {name: slices(batch[name], n) for name, n in fills.items() if n is not None}
     rest = {name: kind for name, kind in moves.items() if name not in sliced}
+    if not rest:
+        return sliced
     size = batch["image"].shape[1:3]
 
     def move(targets: Batch, one: jax.Array) -> Batch:
@@ -138,23 +140,24 @@ def scale_jitter(
 def pad_crop(
     key: jax.Array, batch: Batch, pixels: int, moves: Moves = NO_MOVES, reflect: bool = False
 ) -> Batch:
-    """Move each image [B, H, W, C] by up to `pixels` in each direction.
+    """Move each image [B, H, W, C], or volume [B, D, H, W, C], by up to `pixels` in each direction.
 
     It is padded with black, or with `reflect` by itself, mirrored at its border. See
     data/geometry.py for `moves`; masks are padded with their fill value.
     """
-    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * pixels + 1))(
+    axes = batch["image"].ndim - 2
+    corners = jax.vmap(lambda k: jax.random.randint(k, (axes,), 0, 2 * pixels + 1))(
         keys_of(key, batch)
     )
 
     def slices(images: jax.Array, fill: int | None) -> jax.Array:
-        rest, border = images.shape[3:], (pixels, pixels)
+        rest, border = images.shape[1 + axes :], (pixels, pixels)
         how: dict[str, Any] = {"constant_values": fill}
         how = {"mode": "reflect"} if fill is None else how
-        padded = jnp.pad(images, ((0, 0), border, border, *((0, 0) for _ in rest)), **how)
+        padded = jnp.pad(images, ((0, 0), *(border,) * axes, *((0, 0) for _ in rest)), **how)
 
         def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-            start = (corner[0], corner[1], *(0 for _ in rest))
+            start = (*(corner[n] for n in range(axes)), *(0 for _ in rest))
             return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
         return jax.vmap(crop)(padded, corners)
@@ -169,7 +172,7 @@ def pad_crop(
 def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
     """Mirror each image [B, H, W, C] left to right with probability 1/2.
 
-    See data/geometry.py for `moves`.
+    Volumes [B, D, H, W, C] are mirrored along W. See data/geometry.py for `moves`.
     """
     return mirror(batch, jax.vmap(jax.random.bernoulli)(keys_of(key, batch)), moves)
 
@@ -177,12 +180,13 @@ def flip(key: jax.Array, batch: Batch, moves: Moves = NO_MOVES) -> Batch:
 def mirror(batch: Batch, mirrored: jax.Array, moves: Moves = NO_MOVES) -> Batch:
     """Mirror those images [B, H, W, C] left to right for which `mirrored` [B] is true.
 
-    See data/geometry.py for `moves`.
+    Volumes [B, D, H, W, C] are mirrored along W. See data/geometry.py for `moves`.
     """
+    across = batch["image"].ndim - 2
 
     def slices(images: jax.Array, _: int) -> jax.Array:
         chosen = mirrored.reshape(-1, *(1 for _ in images.shape[1:]))
-        return jnp.where(chosen, images[:, :, ::-1], images)
+        return jnp.where(chosen, jnp.flip(images, across), images)
 
     def transform(chosen: jax.Array) -> Transform:
         other, same = geometry.flip(batch["image"].shape[2]), geometry.shift(0.0, 0.0)

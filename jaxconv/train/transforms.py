@@ -14,6 +14,9 @@ from jaxconv.own import tried
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.step import Batch
 
+# The settings of `config.augment` that volumes have too.
+VOLUMES = ("pad_crop", "padding", "flip", "own")
+
 
 def make_transforms(
     config: Any,
@@ -24,7 +27,8 @@ def make_transforms(
     """Make the transforms of a batch on the device.
 
     The first, (key, batch) -> batch, is for training; the second, batch -> batch, for evaluation.
-    Images are augmented and normalised, signals are normalised, and texts are one-hot encoded.
+    Images are augmented and normalised, volumes too by the settings of `VOLUMES`; other signals are
+    normalised, and texts are one-hot encoded.
 
     Args:
       config: the whole config.
@@ -37,7 +41,16 @@ def make_transforms(
     """
     preprocess = make_preprocessing(config, description)
     shape, kind = tuple(description["image_shape"]), description["kind"]
-    if kind == "image":
+    volume = kind == "signal" and len(shape) == 4
+    defaults = flatten(default_config().augment)
+    for key, value in flatten(config.augment).items():
+        if kind != "image" and value != defaults[key] and not (volume and key in VOLUMES):
+            also = f" (volumes have {', '.join(VOLUMES)})" if volume else ""
+            raise UserError(
+                f"config.augment.{key} is {value}, but it is only for images and "
+                f"{config.data.source} holds {kind}s{also}"
+            )
+    if kind == "image" or volume:
         task = task or open_task(config, description)
         _check_against_images(config.augment, shape)
         if config.augment.own:
@@ -45,13 +58,6 @@ def make_transforms(
         moves = moves_of(task.targets)
         augment = make_augment(config, task.mix, axis_name, description["cropped"], moves)
         return augment, preprocess
-    defaults = flatten(default_config().augment)
-    for key, value in flatten(config.augment).items():
-        if value != defaults[key]:
-            raise UserError(
-                f"config.augment.{key} is {value}, but it is only for images and "
-                f"{config.data.source} holds {kind}s"
-            )
     return (lambda key, batch: preprocess(batch)), preprocess
 
 
@@ -97,10 +103,10 @@ def _try_augmentation(name: str, shape: tuple[int, ...], targets: Mapping[str, T
 def _check_against_images(augment: Any, shape: tuple[int, ...]) -> None:
     """Raise UserError for settings of `config.augment` that do not fit images of this shape."""
     channels = shape[-1]
-    if augment.pad_crop >= min(shape[:2]):
+    if augment.pad_crop >= min(shape[:-1]):
         raise UserError(
             f"config.augment.pad_crop is {augment.pad_crop}, but the images have only "
-            f"{shape[0]}x{shape[1]} pixels"
+            f"{'x'.join(map(str, shape[:-1]))} pixels"
         )
     if augment.scale_jitter and augment.scale_jitter[0] < min(shape[:2]):
         raise UserError(

@@ -155,9 +155,11 @@ def test_signals_are_normalised_as_they_are():
     )
     with pytest.raises(
         UserError,
-        match="config.augment.flip is True, but it is only for images and solids holds signals",
+        match="config.augment.erasing.probability is 0.5, but it is only for images and solids "
+        r"holds signals \(volumes have pad_crop, padding, flip, own\)",
     ):
-        make_transforms(tiny_config(data__source="solids", augment__flip=True), describe(source))
+        config = tiny_config(data__source="solids", augment__erasing__probability=0.5)
+        make_transforms(config, describe(source))
 
 
 def test_volume_files(tmp_path):

@@ -109,3 +109,20 @@ def test_what_moves_the_image_alone_is_refused(settings, words):
     with pytest.raises(UserError, match=words) as error:
         augment.make_augment(config, 10, moves={"boxes": "boxes", "mask": "mask"})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["pad_crop", "flip", "alternating_flip"])
+def test_volumes_and_their_masks_move_together(name):
+    random = np.random.default_rng(0)
+    mask = jnp.array(random.integers(0, 5, (30, 9, 10, 11)), jnp.uint8)
+    batch = {"image": mask[..., None] + 7, "mask": mask, "position": jnp.arange(30)}
+    moved = jax.jit(partial(MOVING[name], moves={"mask": "mask:255"}))(KEY, batch)
+    outside = moved["mask"] == 255
+    image = moved["image"][..., 0]
+    np.testing.assert_array_equal(jnp.where(outside, 0, moved["mask"] + 7), image)
+    assert (name == "pad_crop") == bool(outside.any())
+    where = np.argwhere(np.any(np.asarray(image != batch["image"][..., 0]), axis=(1, 2, 3)))
+    assert 5 < len(where) <= 30
+    if name != "pad_crop":
+        mirrored = np.all(np.asarray(image == batch["image"][..., ::-1, 0]), axis=(1, 2, 3))
+        assert mirrored.sum() == len(where)
