@@ -152,8 +152,8 @@ def default_config() -> Config:
     folder.test_fraction = 0.1  # share of each class held out as the split test
     folder.seed = 0  # of that random split
 
-    # augmentation while training, applied in this order; each is off at 0, False or (). Volumes have
-    # pad_crop and flip, and your own
+    # augmentation while training, applied in this order; each is off at 0, False or (). Volumes
+    # have pad_crop and flip, and your own
     config.augment = augment = Config()
     augment.random_resized_crop = crop = Config()
     # smallest and largest share of the area that a random crop covers, such as 0.08,1; the crop is

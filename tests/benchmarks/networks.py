@@ -40,10 +40,11 @@ import numpy as np
 import optax
 import torch
 from machine import interleaved, machine
-from torch_networks import PARAMETERS, build
+from torch_networks import PARAMETERS, SEGMENTATION, build
 
 import jaxconv
 from jaxconv.models.resnet import UNITS
+from jaxconv.tasks.segmentation.losses import pixel_cross_entropy
 
 CONTENDERS = ("jaxconv", "eager", "eager_huge", "compile", "flax", "before")
 # Device, dtype -> peak operations/s of the matrix units (dense) and bytes/s of the memory, from
@@ -120,11 +121,14 @@ def jax_run(contender, name, settings):
         model = FlaxResNet(UNITS[depth], depth >= 50, classes, dtype)
     images = jax.device_put(jnp.asarray(settings.images))
     batch = {"image": images, "label": jax.device_put(jnp.asarray(settings.labels, jnp.int32))}
+    objective = None
+    if name in SEGMENTATION:
+        objective = lambda logits, batch: (pixel_cross_entropy(logits, batch["label"]), {})  # noqa: E731
     optimizer, key = optax.sgd(1e-3, momentum=0.9), jax.random.key(0)
     state = jax.jit(lambda key: jaxconv.create_state(model, optimizer, key, images[:1]))(key)
     start = time.perf_counter()
     if settings.mode == "train":
-        step = jaxconv.make_train_step(model, optimizer)
+        step = jaxconv.make_train_step(model, optimizer, objective=objective)
         lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
         compiled = lowered.compile(options)
         held = [state]
@@ -164,7 +168,16 @@ def torch_run(contender, name, settings):
         .to(device)
         .contiguous(memory_format=torch.channels_last)
     )
-    labels, loss_of = torch.from_numpy(settings.labels).to(device), torch.nn.CrossEntropyLoss()
+    labels, cross_entropy = (
+        torch.from_numpy(settings.labels).to(device),
+        torch.nn.CrossEntropyLoss(),
+    )
+
+    def loss_of(outputs):
+        if not isinstance(outputs, dict):
+            return cross_entropy(outputs, labels)
+        return cross_entropy(outputs["out"], labels) + 0.5 * cross_entropy(outputs["aux"], labels)
+
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     network = torch.compile(model) if contender == "compile" else model
     half = settings.dtype == "bfloat16"
@@ -175,7 +188,7 @@ def torch_run(contender, name, settings):
                 return network(images)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            loss = loss_of(network(images), labels)
+            loss = loss_of(network(images))
         loss.backward()
         optimizer.step()
         return loss
@@ -318,7 +331,9 @@ def row(name, settings, contenders, repeats, before):
 
 def settings_of(arguments, name, dtype, mode):
     height, width, channels = jaxconv.model_info(name).input_size
-    size, classes = (arguments.size or height, 10 if name == "lenet5" else 1000)
+    size, classes = arguments.size or height, 10 if name == "lenet5" else 1000
+    classes = 21 if name in SEGMENTATION else classes
+    shape = (arguments.batch, size, arguments.size or width)
     random, batch = np.random.default_rng(0), arguments.batch
     return argparse.Namespace(
         batch=batch,
@@ -326,10 +341,8 @@ def settings_of(arguments, name, dtype, mode):
         dtype=dtype,
         mode=mode,
         classes=classes,
-        images=random.normal(
-            size=(batch, size, size if arguments.size else width, channels)
-        ).astype(np.float32),
-        labels=random.integers(0, classes, batch),
+        images=random.normal(size=(*shape, channels)).astype(np.float32),
+        labels=random.integers(0, classes, shape if name in SEGMENTATION else batch),
     )
 
 
@@ -337,11 +350,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = ",".join(name for name in PARAMETERS if name != "resnext50_32x4d")
+    apart = ("resnext50_32x4d", *SEGMENTATION)
+    default = ",".join(name for name in PARAMETERS if name not in apart)
     parser.add_argument(
         "--networks",
         default=default,
-        help=f"any of {', '.join(PARAMETERS)}; by default all but resnext50_32x4d",
+        help=f"any of {', '.join(PARAMETERS)}; by default all but {', '.join(apart)}",
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(

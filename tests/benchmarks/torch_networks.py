@@ -1,4 +1,5 @@
-"""The compared networks in PyTorch, with torchvision's layers, for machines without torchvision.
+"""The compared networks in PyTorch, with torchvision's layers, for machines without torchvision;
+fcn_resnet50 and deeplabv3_resnet50 are torchvision's own.
 
 `PARAMETERS` has torchvision's parameter counts (for LeNet-5 jaxconv's), which `build` checks.
 """
@@ -17,7 +18,12 @@ PARAMETERS = {
     "resnext50_32x4d": 25_028_904,
     "mobilenet_v2": 3_504_872,
     "convnext_tiny": 28_589_128,
+    # With 21 classes; U-Net's is this file's.
+    "fcn_resnet50": 35_322_218,
+    "deeplabv3_resnet50": 42_004_074,
+    "unet": 31_038_933,
 }
+SEGMENTATION = ("fcn_resnet50", "deeplabv3_resnet50", "unet")
 INCEPTIONS = [
     (192, 64, 96, 128, 16, 32, 32),
     (256, 128, 128, 192, 32, 96, 64),
@@ -244,6 +250,51 @@ def convnext_tiny(classes):
     )
 
 
+class UNet(nn.Module):
+    """Ronneberger et al. 2015, Figure 1, with padding and BatchNorm; returns logits alone."""
+
+    def __init__(self, classes, widths=(64, 128, 256, 512, 1024)):
+        super().__init__()
+
+        def convs(before, after):
+            layers = []
+            for channels in (before, after):
+                layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+            return nn.Sequential(*layers)
+
+        steps = list(zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList([convs(3, widths[0]), *(convs(a, b) for a, b in steps)])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in steps])
+        self.joined = nn.ModuleList([convs(2 * a, a) for a, _ in steps])
+        self.last = nn.Conv2d(widths[0], classes, 1)
+
+    def forward(self, x):
+        maps = []
+        for n, part in enumerate(self.down):
+            x = part(nn.functional.max_pool2d(x, 2) if n else x)
+            maps.append(x)
+        for n in reversed(range(len(self.up))):
+            x = self.joined[n](torch.cat([maps[n], self.up[n](x)], 1))
+        return self.last(x)
+
+
+def of_torchvision(name):
+    """A builder of torchvision's segmentation network."""
+
+    def make(classes):
+        # A build for another device has these two only declared.
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        from torchvision.models import get_model
+
+        settings = {"weights": None, "weights_backbone": None, "aux_loss": True}
+        return get_model(name, num_classes=classes, **settings)
+
+    return make
+
+
 BUILDERS = {
     "lenet5": lenet5,
     "alexnet_torchvision": alexnet,
@@ -255,6 +306,9 @@ BUILDERS = {
     "resnext50_32x4d": lambda classes: resnet(classes, (3, 4, 6, 3), groups=32, group_width=4),
     "mobilenet_v2": mobilenet_v2,
     "convnext_tiny": convnext_tiny,
+    "fcn_resnet50": of_torchvision("fcn_resnet50"),
+    "deeplabv3_resnet50": of_torchvision("deeplabv3_resnet50"),
+    "unet": UNet,
 }
 
 
