@@ -39,6 +39,13 @@ CASES = {
     "one window, dilated": ({"dilation": 2}, (2, 5, 6, 4), (3, 3), 3),
     "one window in 1-D": ({}, (2, 4, 3), (4,), 5),
     "tiny in 3-D": ({"padding": 1}, (1, 2, 1, 2, 2), (3, 2, 3), 4),
+    "thin in 3-D": ({"padding": 1}, (2, 5, 6, 7, 4), (3, 3, 3), 5),
+    "thin in 3-D with stride and dilation": (
+        {"padding": (2, 1, 0), "stride": (2, 1, 2), "dilation": (2, 1, 1)},
+        (2, 9, 6, 7, 32),
+        (3, 2, 3),
+        5,
+    ),
     "three colours": ({"padding": 1, "stride": 2}, (2, 9, 8, 3), (3, 3), 4),
     "depthwise": ({"groups": 5, "padding": 1}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise with stride": ({"groups": 5, "padding": 1, "stride": 2}, (2, 6, 7, 5), (3, 3), 5),
