@@ -92,7 +92,10 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "member_mask", "target")
+RESERVED = ("image", "position", "index", "mask", "member_mask", "target", "own_size")
+# In a batch of masks of several sizes, padded at the bottom and the right: [B, 2] int32, the height
+# and width of each without padding.
+OWN_SIZE = "own_size"
 
 
 class Source(abc.ABC):

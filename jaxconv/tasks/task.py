@@ -74,8 +74,11 @@ class Task:
       needs: targets of an example that it reads.
       settings: the keys of `config.task.kwargs` that it accepts, with their defaults.
       keeps: whether `finish` needs what `keep` returns of each example, during training too.
-      views: the views of an image that evaluation may use, see evaluation/views.py. With more than
-        `center`, `kept_outputs` names the network's outputs among what `keep` returns.
+      views: the views of an image that evaluation may use, see evaluation/views.py. With `dense`,
+        `kept_outputs` names the network's outputs among what `keep` returns.
+      of_pixels: whether the outputs are logits [B, H, W, K] of the input's pixels. The batch may
+        then hold `OWN_SIZE` [B, 2] int32, see data/interface.py: its masks have that size, and the
+        outputs do not.
     """
 
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", "loss", panel="Loss"),)
@@ -85,6 +88,7 @@ class Task:
     keeps: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("center",)
     kept_outputs: ClassVar[str] = ""
+    of_pixels: ClassVar[bool] = False
 
     def __init__(self, config: Any, description: dict[str, Any]):
         self.config, self.description = config, description

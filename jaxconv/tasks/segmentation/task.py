@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.interface import OWN_SIZE
 from jaxconv.errors import UserError, nearest
 from jaxconv.tasks.classification.losses import average_logits
 from jaxconv.tasks.classification.weights import class_weights
@@ -39,6 +40,8 @@ class Segmentation(Task):
     )
     training = ("accuracy",)
     needs = ("segmentation",)
+    views = ("center", "flip", "scales", "sliding")
+    of_pixels = True
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -120,7 +123,11 @@ class Segmentation(Task):
         return {"segmentation": jnp.where(batch["kept"] > 0, own, opposite(own))}
 
     def measured(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """`loss` [B] and `confusion` [B, K, K]."""
+        """`loss` [B] and `confusion` [B, K, K]; at the images' own size if the batch has it."""
+        if OWN_SIZE in batch:
+            truth, sizes = batch["segmentation"], batch[OWN_SIZE]
+            outputs = losses.at_own_size(outputs, sizes, truth.shape[1:3])
+            batch = {**batch, "segmentation": losses.only_within(truth, sizes)}
         return {
             "loss": self.eval_loss(outputs, batch),
             "confusion": losses.confusion(outputs, batch["segmentation"]),
