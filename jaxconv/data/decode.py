@@ -272,6 +272,13 @@ def _resize_part(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def upright_size(data: bytes) -> Size:
+    """(height, width) of an image file, upright by its EXIF data; raises DamagedError."""
+    with opened(data) as image:
+        width, height = image.size[::-1] if orientation(image) >= 5 else image.size
+    return height, width
+
+
 def read_image(
     file: Path | str,
     image_size: int = 0,

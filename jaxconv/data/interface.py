@@ -145,6 +145,13 @@ class Source(abc.ABC):
         """The labels [N] int32; by default, all examples are read."""
         return np.array([self.read(i)["label"] for i in range(len(self))], np.int32)
 
+    def target(self, i: int, name: str) -> Any:
+        """One target of example i, possibly of another size than in `read`; raises DamagedError.
+
+        By default, the example is read.
+        """
+        return self.read(i)[name]
+
     @abc.abstractmethod
     def name(self, i: int) -> str:
         """The name of example i in messages, such as its path."""
@@ -271,6 +278,10 @@ class Part(Source):
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
         return self.source.labels_of_all()[self.places]
+
+    def target(self, i: int, name: str) -> Any:
+        """One target of example i of the part, by the source."""
+        return self.source.target(int(self.places[i]), name)
 
     def name(self, i: int) -> str:
         """The source's name for the example."""

@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxconv.data import decode
 from jaxconv.data.geometry import Box, Size, whole_size
-from jaxconv.data.interface import OWN_SIZE, Batch, Source, as_targets
+from jaxconv.data.interface import OWN_SIZE, Batch, Element, Source, as_targets
 from jaxconv.data.loading import Reader
-from jaxconv.data.stored import StoredSource
+from jaxconv.data.stored import Records, StoredSource
 from jaxconv.errors import UserError
 
 # Masks are padded to a multiple of this, so that there are few shapes.
@@ -24,6 +24,31 @@ class WholeImages(StoredSource):
         """Read and decode example i; raises DamagedError."""
         payload, targets = self.records[i]
         return {"image": self.decode(payload, key), **as_targets(targets)}
+
+
+def open_whole(
+    records: Records, reading: Mapping[str, Any], channels: int, scale: int, step: int
+) -> WholeImages:
+    """Whole images in files, resized by `geometry.whole_size`.
+
+    Args:
+      records: whose payloads are contents of files.
+      reading: see `sources.reading_of`.
+      channels: of the images.
+      scale, step: see `geometry.whole_size`.
+    """
+    decoder, background = decode.choose_decoder(reading["decoder"]), reading.get("background", "")
+
+    def choose(height: int, width: int) -> tuple[Box, Size]:
+        return (0, 0, height, width), whole_size(height, width, scale, step)
+
+    return WholeImages(
+        records,
+        lambda content, key: decode.decode_sized(content, choose, channels, decoder, background),
+        (),
+        Element((scale, scale, channels)),
+        decode.decoder_versions(decoder),
+    )
 
 
 class OwnSizes(Source):
