@@ -21,6 +21,7 @@ from jaxconv.evaluation import pixels
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 from jaxconv.evaluation.views import View, mirrored, over_views, six_crops, ten_crops
 from jaxconv.evaluation.whole import GroupedLoader, OwnSizes, WholeImages
+from jaxconv.own import is_own
 from jaxconv.tasks import Task
 
 # The most that the longer side of a whole image may be, in shorter sides.
@@ -143,8 +144,8 @@ def _check_files(
         else f"--crop_ratio={view.crop_ratio:g}"
     )
     height, width = description["image_shape"][:2]
-    kind = config.data.source.partition(":")[0]
-    files = kind in ("folder", "masks", "tfds")
+    kind, colon, _ = config.data.source.partition(":")
+    files = colon and kind not in ("arrays", "text") and not is_own(config.data.source)
     if source is not None or not files or description["kind"] != "image":
         name = "a custom source" if source is not None else config.data.source
         raise UserError(

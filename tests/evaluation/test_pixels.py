@@ -243,3 +243,14 @@ def test_a_mask_of_another_size_than_its_image_is_said(trained, tmp_path):
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / "test/masks/1.png")
     with pytest.raises(UserError, match="masks/1.png: is 5x5 pixels"):
         evaluate_run(str(trained[0]), own_size=True, overrides=[f"data.source=masks:{root}"])
+
+
+def test_a_photograph_that_its_mask_is_not_turned_with_is_said(trained, tmp_path):
+    """The camera's orientation turns the image, but not the mask."""
+    root = write_photographs(tmp_path / "set", [(20, 30)])
+    turned = Image.open(root / "test/images/0.png").getexif()
+    turned[0x0112] = 6
+    Image.open(root / "test/images/0.png").save(root / "test/images/0.jpg", exif=turned)
+    (root / "test/images/0.png").unlink()
+    with pytest.raises(UserError, match=r"0.jpg: is 20x30 pixels, and its mask 30x20; make them"):
+        evaluate_run(str(trained[0]), own_size=True, overrides=[f"data.source=masks:{root}"])

@@ -29,6 +29,7 @@ from tests.tasks.test_segmentation import masks_config, small, write_masks
 from tests.train.test_processes import after, finish, start
 
 TASKS = ("xo_segmentation", "xo_localization")
+TITLES = {"xo_segmentation": "mean IoU", "xo_localization": "top-1 located"}
 FIRST = {"xo_segmentation": "miou", "xo_localization": "loc1"}
 
 
@@ -84,7 +85,8 @@ def test_a_killed_run_ends_with_the_same_bits(name, tmp_path):
         timeout=300,
     )
     assert killed.returncode == -9, killed.stderr
-    assert [path.name for path in (tmp_path / "killed/checkpoints").iterdir()] == ["3"]
+    assert (tmp_path / "killed/checkpoints/3").is_dir()
+    assert not (tmp_path / "killed/checkpoints/8").exists()
     again = command("train", *flags, f"--workdir={tmp_path / 'killed'}")
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
@@ -148,8 +150,11 @@ def test_a_sweep(name, tmp_path):
     flags = (*run_flags(name, "--config.steps=3"), f"--workdir={tmp_path / 'sweep'}", grid)
     process = command("sweep", *flags)
     assert process.returncode == 0, process.stderr
-    rows = (tmp_path / "sweep" / "results.csv").read_text().splitlines()
-    assert len(rows) == 3 and FIRST[name] in rows[0]
+    table = (tmp_path / "sweep" / "sweep.md").read_text()
+    assert "0.001" in table and "0.01" in table and TITLES[name] in table
+    for number in ("0.001", "0.01"):
+        (run,) = (tmp_path / "sweep").glob(f"*{number}")
+        assert restore_run(run)[1] == 3
 
 
 def test_balanced_weights_of_classes_by_their_pixels(tmp_path, one_device):
