@@ -65,6 +65,12 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "jaxconv.data.stored": {"Stored": "jaxconv.data.stored:StoredSource"},
     "jaxconv.data.tfds_sets": {"Prepared": "jaxconv.data.tfds_sets:PreparedSet"},
+    "jaxconv.evaluation.views": {
+        "GroupedLoader": "jaxconv.evaluation.whole:GroupedLoader",
+        "Pass": "jaxconv.evaluation.passes:Pass",
+        "WholeImages": "jaxconv.evaluation.whole:WholeImages",
+        "passes": "jaxconv.evaluation.passes:passes",
+    },
     "jaxconv.look.inside": {"Evaluation": "jaxconv.inspect.inside:Interpreter"},
     "jaxconv.look.opened": {"Looked": "jaxconv.look.opened:OpenedNetwork"},
     "jaxconv.look.sections": {

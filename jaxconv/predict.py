@@ -1,6 +1,8 @@
 """Predictions for files, with a run's network or an exported one.
 
-Files are decoded, resized and cropped by the same code as in evaluation.
+Files are decoded, resized and cropped by the same code as in evaluation; what has a place in an
+image, such as a box, is given in the pixels of the file. A run's network with an output for each
+pixel sees the whole image, of any shape; an exported one only the crop.
 
     image    .jpg, .png, .webp ...
     signal   .wav, .npy
@@ -13,6 +15,7 @@ data/listing.py); `-` for one file on standard input.
 import dataclasses
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,13 +26,16 @@ import numpy as np
 from PIL import Image
 
 from jaxconv import lazy, moved
+from jaxconv.data.decode import upright_size
 from jaxconv.data.folder import read_content
+from jaxconv.data.geometry import crop, eval_box, inverse, move
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
 from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
+from jaxconv.evaluation.whole import open_whole
 from jaxconv.train.other_data import Overrides
 from jaxconv.weights.export import Predictor, load_run
 
@@ -100,7 +106,7 @@ class Prediction:
       item: the item.
       lines: the prediction for people, see `Task.describe`.
       said: the prediction for JSON.
-      served: the values that the task serves for it, by name.
+      served: the values that the task serves for it, by name, in the pixels of its file.
     """
 
     item: Item
@@ -187,16 +193,53 @@ def predict_items(network: Predictor, items: Sequence[Item], top: int = 5) -> It
     Raises:
       UserError: the decoder is not installed.
     """
-    source = open_given(
-        GivenRecords(items), network.description["reading"], network.kind, network.input_shape
-    )
+    records = GivenRecords(items)
+    for number, served, size in _served(network, records):
+        own = _in_file(network, records, number, served, size)
+        lines, said = network.describe(own, top)
+        yield Prediction(items[number], tuple(lines), said, own)
+
+
+def _served(
+    network: Predictor, records: GivenRecords
+) -> Iterator[tuple[int, dict[str, np.ndarray], tuple[int, ...]]]:
+    """For each readable record its number, what is served, and the size that the network saw."""
+    reading = network.description["reading"]
+    if network.step:
+        scale = math.floor(reading["image_size"] / reading["crop_ratio"])
+        channels = network.input_shape[-1]
+        whole = open_whole(records, reading, channels, scale, network.step)
+        for example in Reader(whole, damaged_share=1.0).examples():
+            served = network.serve(example["image"][None])
+            of_one = {name: values[0] for name, values in served.items()}
+            yield int(example["label"]), of_one, example["image"].shape[:2]
+        return
+    source = open_given(records, reading, network.kind, network.input_shape)
     # All batches have one size, the last one padded, so that the network is compiled once.
-    for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(items))):
+    for batch in Reader(source, damaged_share=1.0).eval_batches(min(_BATCH, len(records))):
         served = network.serve(batch["image"])
         for row in np.flatnonzero(batch["mask"]):
-            own = {name: values[row] for name, values in served.items()}
-            lines, said = network.describe(own, top)
-            yield Prediction(items[int(batch["label"][row])], tuple(lines), said, own)
+            of_one = {name: values[row] for name, values in served.items()}
+            yield int(batch["label"][row]), of_one, network.input_shape[:2]
+
+
+def _in_file(
+    network: Predictor,
+    records: GivenRecords,
+    number: int,
+    served: dict[str, np.ndarray],
+    size: tuple[int, ...],
+) -> dict[str, np.ndarray]:
+    """What is served of an image, in the pixels of its file."""
+    moves = network.task.served_moves
+    content, _ = records[number]
+    if not moves or network.kind != "image" or not isinstance(content, bytes):
+        return served
+    of_file, reading = upright_size(content), network.description["reading"]
+    box = (0, 0, *of_file)
+    if reading["image_size"] and not network.step:
+        box = eval_box(*of_file, reading["image_size"], reading["crop_ratio"])
+    return move(served, moves, inverse(crop(box, (size[0], size[1]))), of_file)
 
 
 def predict(

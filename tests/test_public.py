@@ -52,7 +52,7 @@ LEVELS = [
     {"evaluation"},
     {"weights"},
     {"predict", "grid", "summary"},
-    {"results"},
+    {"results", "predicted"},
     {"inspect"},
     {"look"},
     {"report"},

@@ -256,15 +256,33 @@ def _predictions(args: argparse.Namespace, looked: Any) -> Any:
 
 def _of_task(args: argparse.Namespace, looked: Any) -> Any:
     """A picture of an evaluated split that the task provides."""
-    from jaxconv.evaluation.evaluation import evaluate_run
-    from jaxconv.train.ensemble import members_of
-
     pictures = looked.task.pictures
     if args.picture not in pictures:
         raise UserError(
             f"{args.picture}: the task {looked.config.task.name} does not have this picture; it "
             f"has {', '.join(pictures) or 'none of its own'}"
         )
+    evaluation = _evaluated(args, looked)
+
+    def shown(number: int) -> Any:
+        return looked.shown(evaluation.source.read(number)["image"])
+
+    return pictures[args.picture](evaluation, shown, args.number, looked.title)
+
+
+def _worst(args: argparse.Namespace, looked: Any) -> Any:
+    evaluation = _evaluated(args, looked)
+    places = looked.task.worst(evaluation.outcomes, args.number or 8)
+    numbers = [int(evaluation.outcomes.index[place]) for place in places]
+    examples = [evaluation.source.read(number) for number in numbers]
+    return looked.predictions_figure(examples, f"{looked.title}: the worst")
+
+
+def _evaluated(args: argparse.Namespace, looked: Any) -> Any:
+    """The evaluation of a split; of the member of an ensemble that is looked at."""
+    from jaxconv.evaluation.evaluation import evaluate_run
+    from jaxconv.train.ensemble import members_of
+
     looked.source(args.split)  # fails with a clear message if the data is missing
     evaluation = evaluate_run(
         args.workdir[0], args.split, args.checkpoint, overrides=args.overrides
@@ -278,11 +296,7 @@ def _of_task(args: argparse.Namespace, looked: Any) -> Any:
                 exit_code=1,
             )
         evaluation = dataclasses.replace(evaluation, outcomes=evaluation.members[name])
-
-    def shown(number: int) -> Any:
-        return looked.shown(evaluation.source.read(number)["image"])
-
-    return pictures[args.picture](evaluation, shown, args.number, looked.title)
+    return evaluation
 
 
 def _attribution(args: argparse.Namespace, looked: Any) -> Any:
@@ -393,6 +407,12 @@ PICTURES = {
     "mistakes": PictureOption(
         "the mistakes with the highest loss", _of_task, (*NETWORK, "split", "number")
     ),
+    "worst": PictureOption(
+        "the examples that are predicted worst, with their predictions",
+        _worst,
+        (*NETWORK, "split", "number"),
+    ),
+    "classes": PictureOption("accuracy or IoU of each class", _of_task, (*NETWORK, "split")),
     "confusions": PictureOption(
         "which classes are mistaken for which, with examples",
         _of_task,

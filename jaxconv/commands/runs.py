@@ -84,13 +84,20 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--views", default="center", metavar="HOW",
         help="what the network sees of each image: center (the default), flip, 6-crop, "
-            "10-crop, or dense for the whole image; probabilities are averaged",
+            "10-crop, or dense for the whole image; for outputs of each pixel scales or sliding "
+            "windows; probabilities are averaged",
     )  # fmt: skip
     evaluate.add_argument(
         "--scales",
         default="",
         metavar="N,N,...",
-        help="for dense: sizes of the shorter side in pixels, such as 256,384,512",
+        help="for dense: sizes of the shorter side in pixels, such as 256,384,512; for scales: "
+        "factors, such as 0.75,1,1.25",
+    )
+    evaluate.add_argument(
+        "--own_size",
+        action="store_true",
+        help="for outputs of each pixel: measure on whole images and their masks at their own size",
     )
     evaluate.add_argument(
         "--crop_ratio",
@@ -275,6 +282,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
+    view["own_size"] = args.own_size
     evaluation = evaluate_runs(
         args.workdir, args.split, args.checkpoint, overrides=overrides, **view
     )

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     export.set_defaults(run=_export)
 
     predict = commands.add_parser(
-        "predict", help="predict the most probable classes of files with a trained network"
+        "predict", help="predict the classes, boxes or masks of files with a trained network"
     )
     predict.add_argument(
         "files",
@@ -55,6 +55,12 @@ def add(commands: Any) -> None:
     )
     predict.add_argument(
         "--top", type=positive, default=5, metavar="N", help="classes to show per file (5)"
+    )
+    predict.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help="new folder for a picture of each image with its prediction, and for masks as PNG",
     )
     predict.add_argument("--json", action="store_true", help="print one line of JSON per file")
     add_trust(predict)
@@ -87,15 +93,18 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
             "with --workdir"
         )
     from jaxconv.config import default_config
-    from jaxconv.files import expand
+    from jaxconv.files import check_new, expand
     from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import saved_config
 
     if exported:
         no_overrides("predict --exported", overrides)
     check_takes("predict", overrides)
+    if args.out:
+        check_new(args.out)
     set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
     from jaxconv.predict import find_items, predict_items
+    from jaxconv.predicted import write_pictures
     from jaxconv.weights.export import load_exported, load_run
 
     network = (
@@ -104,8 +113,10 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         else load_run(args.workdir, args.checkpoint, overrides)
     )
     items = find_items(args.files, network.kind)
-    predicted = 0
-    for prediction in predict_items(network, items, args.top):
+    predicted, found = 0, predict_items(network, items, args.top)
+    if args.out:
+        found = write_pictures(network, found, args.out)
+    for prediction in found:
         print_json(prediction.as_dict()) if args.json else print(prediction.rows())
         predicted += 1
     return 0 if predicted == len(items) else 1

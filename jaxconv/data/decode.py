@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.data.geometry import Box, eval_box, whole_box
+from jaxconv.data.geometry import Box, Size, eval_box, whole_box
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.pictures import UPRIGHT, opened, orientation, to_pixels, upright
 from jaxconv.errors import missing
@@ -272,6 +272,13 @@ def _resize_part(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def upright_size(data: bytes) -> Size:
+    """(height, width) of an image file, upright by its EXIF data; raises DamagedError."""
+    with opened(data) as image:
+        width, height = image.size[::-1] if orientation(image) >= 5 else image.size
+    return height, width
+
+
 def read_image(
     file: Path | str,
     image_size: int = 0,
@@ -327,6 +334,30 @@ def decode_whole(
     background: str = "",
 ) -> np.ndarray:
     """Decode an image file for dense evaluation: [H, W, C] uint8 of `geometry.whole_box`'s size."""
+
+    def choose(height: int, width: int) -> tuple[Box, Size]:
+        return whole_box(height, width, scale, step, longest)
+
+    return decode_sized(data, choose, channels, decoder, background)
+
+
+def decode_sized(
+    data: bytes,
+    choose: Callable[[int, int], tuple[Box, Size]],
+    channels: int,
+    decoder: str,
+    background: str = "",
+) -> np.ndarray:
+    """Decode an image file and resize a part of it: [H, W, C] uint8.
+
+    Args:
+      data: the file's content.
+      choose: (height, width) -> the part, and its size after resizing.
+      channels, decoder, background: see `decode_image`.
+
+    Raises:
+      DamagedError: as in `decode_image`.
+    """
     pixels = decode_image(
         data,
         0,
@@ -335,6 +366,5 @@ def decode_whole(
         decoder,
         background=background,
     )
-    height, width = pixels.shape[:2]
-    box, size = whole_box(height, width, scale, step, longest)
+    box, size = choose(*pixels.shape[:2])
     return _resize_part(pixels, box, size, decoder)

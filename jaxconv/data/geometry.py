@@ -12,6 +12,7 @@ that the crop discards.
     eval_box    the shorter side is resized to one size, then the middle square is cropped
     whole_box   the shorter side is resized to one size, and nearly all of the longer side is kept
                 (Simonyan and Zisserman, section 3.2)
+    whole_size  the size of a whole image whose shorter side is resized to one size
 
 A `Transform` maps the pixels of an image: `crop`, `flip`, `scale`, `shift`, `rotate`, chained by
 `compose`, undone by `inverse`. It is drawn once per example and moves all of the example's targets.
@@ -301,3 +302,18 @@ def whole_box(
     if height <= width:
         return (0, start, height, kept), (scale, long_size)
     return (start, 0, kept, width), (long_size, scale)
+
+
+def whole_size(height: int, width: int, scale: int, step: int) -> Size:
+    """The size to which a whole image is resized; its longer side is nearly in proportion.
+
+    Args:
+      height, width: of the image, in pixels.
+      scale: of the shorter side, after resizing; 0 keeps the image's own size.
+      step: the longer side is `scale` plus a multiple of `step`, so that there are few sizes.
+    """
+    if not scale:
+        return height, width
+    shorter, longer = sorted((height, width))
+    long_size = scale + round((longer - shorter) * scale / shorter / step) * step
+    return (scale, long_size) if height <= width else (long_size, scale)

@@ -92,7 +92,10 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "member_mask", "target")
+RESERVED = ("image", "position", "index", "mask", "member_mask", "target", "own_size")
+# In a batch of masks of several sizes, padded at the bottom and the right: [B, 2] int32, the height
+# and width of each without padding.
+OWN_SIZE = "own_size"
 
 
 class Source(abc.ABC):
@@ -141,6 +144,13 @@ class Source(abc.ABC):
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32; by default, all examples are read."""
         return np.array([self.read(i)["label"] for i in range(len(self))], np.int32)
+
+    def target(self, i: int, name: str) -> Any:
+        """One target of example i, possibly of another size than in `read`; raises DamagedError.
+
+        By default, the example is read.
+        """
+        return self.read(i)[name]
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
@@ -268,6 +278,10 @@ class Part(Source):
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32."""
         return self.source.labels_of_all()[self.places]
+
+    def target(self, i: int, name: str) -> Any:
+        """One target of example i of the part, by the source."""
+        return self.source.target(int(self.places[i]), name)
 
     def name(self, i: int) -> str:
         """The source's name for the example."""

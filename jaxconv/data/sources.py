@@ -138,7 +138,15 @@ def _agreeing(
         return source
     found, like = describe(source), dict(like)
     if like["kind"] == "image" and config.eval_image_size and augment is None:
-        like["image_shape"] = [config.eval_image_size] * 2 + like["image_shape"][2:]
+        size = [config.eval_image_size] * 2
+        like["image_shape"] = size + like["image_shape"][2:]
+        if "targets" in like:  # masks have the size of their images
+            like["targets"] = {
+                name: {**target, "shape": size + target["shape"][2:]}
+                if target["moves"].startswith("mask")
+                else target
+                for name, target in like["targets"].items()
+            }
     check_fits(found, like, f"{config.source}: ", f"of split {split!r}")
     return source
 

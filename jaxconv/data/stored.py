@@ -149,6 +149,10 @@ class StoredSource(Source):
             self.check_label(i, int(targets["label"]))
         return {"image": element, **targets}
 
+    def target(self, i: int, name: str) -> Any:
+        """One target of example i as it is stored, without decoding the example."""
+        return as_targets(self.records[i][1])[name]
+
     def check_label(self, i: int, label: int) -> None:
         """Raise UserError if the label of example i is not a class; TFDS's missing label is -1."""
         if self.class_names and not 0 <= label < len(self.class_names):

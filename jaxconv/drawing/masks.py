@@ -1,6 +1,6 @@
 """Masks of classes over their images, with a legend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from jaxconv.drawing.sheet import Sheet, new_sheet
 
 # How much of a pixel's colour is that of its class.
 _STRENGTH = 0.55
-# Inches: side of a picture, a row of the legend, its columns.
-_SIDE, _ROW, _COLUMN = 1.9, 0.19, 1.55
+# Inches: side of a picture, also of a single example, a row of the legend, its columns.
+_SIDE, _ALONE, _ROW, _COLUMN = 1.7, 3.2, 0.19, 1.55
 
 
 def palette(classes: int) -> np.ndarray:
@@ -63,48 +63,62 @@ def _middle(values: Any) -> np.ndarray:
 
 def mask_grid(
     images: Sequence[Any],
-    truths: Sequence[Any],
-    predictions: Sequence[Any],
+    masks: Mapping[str, Sequence[Any]],
     class_names: Sequence[str],
     title: str = "",
+    confidences: Sequence[Any] = (),
 ) -> Figure:
-    """A figure with rows of two examples each: image, truth and prediction.
+    """A figure with rows of two examples each: the image, masks over it, and its confidence.
 
     Args:
       images: N images [H, W, C] or volumes [D, H, W, C], whose middle slice is drawn.
-      truths: a mask of each, or None where it is unknown.
-      predictions: a mask of each, or None.
+      masks: by title, such as `truth` and `prediction`, a mask of each image.
       class_names: K names.
       title: above the figure.
+      confidences: of each image from 0 to 1, the probability of the class of each pixel; or none.
     """
     colours, across = palette(len(class_names)), 2 if len(images) > 1 else 1
-    beside = 3 if any(mask is not None for mask in predictions) else 2
-    wide = beside * _SIDE + 0.3
+    side = _SIDE if len(images) > 1 else _ALONE
+    wide = (1 + len(masks) + bool(len(confidences))) * side + 0.3
     width = 0.2 + across * wide
     sizes = [np.shape(image)[-3:-1] for image in images]
-    tall = max((_SIDE * h / w for h, w in sizes), default=_SIDE)
-    above, row = 0.4 if title else 0.1, min(tall, 2 * _SIDE) + 0.25
+    tall = max((side * h / w for h, w in sizes), default=side)
+    above, row = 0.4 if title else 0.1, min(tall, 2 * side) + 0.25
     rows, names = -(-len(images) // across), legend_height(len(class_names), width)
     sheet = new_sheet(width, above + rows * row + names + 0.15, title)
-    for n, (image, truth, said) in enumerate(zip(images, truths, predictions, strict=True)):
-        x, y = 0.1 + (n % across) * wide, above + row * (n // across)
-        picture = np.asarray(image)
-        if picture.ndim == 4:
-            picture = _middle(picture)
-            truth, said = (None if one is None else _middle(one) for one in (truth, said))
-        texts = ["", "truth", "prediction"]
-        for column, mask in enumerate((None, truth, said)):
-            left = x + column * _SIDE
-            if column and mask is None:
-                continue
-            sheet.text(left, y, texts[column], 7)
-            box = (left, y + 0.16, _SIDE - 0.06, row - 0.25)
-            if mask is None:
-                draw_example(sheet, picture, box)
-            else:
-                sheet.image(overlaid(picture, mask, colours), box)
+    for n, image in enumerate(images):
+        middle = _middle if np.ndim(image) == 4 else np.asarray
+        picture, y = middle(image), above + row * (n // across)
+        boxes = [
+            (0.1 + (n % across) * wide + column * side, y + 0.16, side - 0.06, row - 0.25)
+            for column in range(2 + len(masks))
+        ]
+        draw_example(sheet, picture, boxes[0])
+        for box, (name, of_images) in zip(boxes[1:], masks.items(), strict=False):
+            sheet.text(box[0], y, name, 7)
+            sheet.image(overlaid(picture, middle(of_images[n]), colours), box)
+        if len(confidences):
+            sheet.text(boxes[-1][0], y, "confidence: dark 0, bright 100 %", 7)
+            shade = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+            sheet.image(middle(confidences[n]), boxes[-1], **shade)
     legend(sheet, 0.1, above + rows * row + 0.05, width, class_names, colours)
     return sheet.figure
+
+
+def indexed(mask: np.ndarray, classes: int) -> Any:
+    """A mask [H, W] as a Pillow image with the palette of its classes, 8 bits up to 255 classes.
+
+    More classes have 16 bits and no palette.
+    """
+    from PIL import Image
+
+    if classes > 255:
+        return Image.fromarray(np.asarray(mask, np.uint16))
+    image = Image.fromarray(np.asarray(mask, np.uint8), "P")
+    colours = np.full((256, 3), 128, np.uint8)
+    colours[:classes] = np.round(255 * palette(classes))
+    image.putpalette(colours.tobytes())
+    return image
 
 
 def bars_of_classes(class_names: Sequence[str], values: np.ndarray, title: str = "") -> Figure:

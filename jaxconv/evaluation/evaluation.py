@@ -16,7 +16,8 @@ import numpy as np
 from jaxconv.data.interface import Source
 from jaxconv.data.sources import as_files, open_source
 from jaxconv.errors import UserError
-from jaxconv.evaluation.views import View, passes
+from jaxconv.evaluation.passes import passes
+from jaxconv.evaluation.views import View
 from jaxconv.files import expand
 from jaxconv.tasks import Task
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
@@ -86,8 +87,9 @@ def evaluate_run(
     devices: list | None = None,
     source: Source | None = None,
     views: str = "center",
-    scales: Sequence[int] = (),
+    scales: Sequence[float] = (),
     crop_ratio: float = 0.0,
+    own_size: bool = False,
     overrides: Overrides = (),
 ) -> Evaluation:
     """Evaluate the network that a run has trained, in one process.
@@ -98,14 +100,14 @@ def evaluate_run(
       checkpoint: `latest`, `best`, or a step.
       devices: those to use; all of this process by default.
       source: to evaluate on instead of the split of the config's source.
-      views, scales, crop_ratio: what the network sees of each image, see views.py.
+      views, scales, crop_ratio, own_size: what the network sees of each image, see views.py.
       overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
         to evaluate on other data, see train/other_data.py.
 
     Raises:
       UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
     """
-    view = View(views, tuple(scales), crop_ratio)
+    view = View(views, tuple(scales), crop_ratio, own_size)
     folder = expand(workdir)
     config, description = opened_config(folder, overrides), saved_data(folder)
     if split and any(

@@ -121,7 +121,8 @@ def _difference(one: Evaluation, other: Evaluation) -> str:
             f"it was evaluated on {len(its):,} examples, and {one.name} on {len(ours):,} or on "
             "different ones"
         )
-    wrong = np.flatnonzero(task.truth(its) != task.truth(ours))
+    differs = np.asarray(task.truth(its) != task.truth(ours)).reshape(len(ours), -1)
+    wrong = np.flatnonzero(differs.any(axis=1))
     if len(wrong):
         place = int(wrong[0])
         mine, theirs = (task.truth_in_words(outcomes, place) for outcomes in (ours, its))

@@ -29,8 +29,8 @@ def evaluate(
       split: by default the config's `data.eval_split`.
       checkpoint: `latest`, `best`, or a step.
       bootstrap: resamples for the intervals; 0 for no intervals.
-      **settings: `devices`, `source`, `overrides`, `views`, `scales` and `crop_ratio`, as for
-        `evaluation.evaluate_run`.
+      **settings: `devices`, `source`, `overrides`, `views`, `scales`, `crop_ratio` and
+        `own_size`, as for `evaluation.evaluate_run`.
 
     Returns:
       What the command prints as JSON, see `make_record`, and the `step` of the checkpoint.

@@ -11,8 +11,14 @@
     dense     the whole image and its mirror image, at each of several scales; fully connected
               layers slide over it as convolutions, and the class scores are averaged over positions
               (Simonyan and Zisserman 2014, arXiv:1409.1556, section 3.2)
+    scales    for outputs of each pixel: the image at several sizes and its mirror images
+    sliding   for outputs of each pixel: windows of the size of training, each overlapping the next
 
-The probabilities of an image's views are averaged.
+The probabilities of an image's views are averaged; those of pixels, in place (pixels.py).
+
+With `own_size`, outputs of each pixel are measured on whole images at their own size: an image is
+resized so that what training saw of it has the size that it had there, and the network's outputs
+are resized to the image, whose mask stays as it is.
 
 Dense evaluation does not crop images to squares. The shorter side is resized to the scale Q, and
 the longer one is center-cropped to Q + n * S, where S is the stride of the network's last feature
@@ -20,34 +26,21 @@ maps: 32 for VGG. So there are few shapes, each compiled once, and every network
 takes them. The longer side is cropped to at most three times the shorter one.
 """
 
-import collections
 import dataclasses
-import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import flax.errors
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxconv.data import decode
-from jaxconv.data.interface import Batch, Source, as_targets
-from jaxconv.data.loading import Reader, ResidentLoader, StreamedLoader, make_loader
-from jaxconv.data.sources import as_files, eval_size, open_source
-from jaxconv.data.stored import StoredSource
+from jaxconv import moved
 from jaxconv.errors import UserError, nearest
-from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
-from jaxconv.tasks import Task
+from jaxconv.evaluation.sliding import Apply
 
-VIEWS = ("center", "flip", "6-crop", "10-crop", "dense")
-# The most that the longer side of a whole image may be, in shorter sides.
-LONGEST = 3
-
-Loader = ResidentLoader | StreamedLoader
+VIEWS = ("center", "flip", "6-crop", "10-crop", "dense", "scales", "sliding")
+# The largest factor of an image's size.
+_LARGEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +50,23 @@ class View:
     Attributes:
       name: of `VIEWS`.
       scales: for `dense`, pixels of the shorter side; empty for the size that the center crop is
-        cut from.
+        cut from. For `scales`, factors of the image's size; empty for `pixels.FACTORS`.
       crop_ratio: share of the shorter side that a crop covers; 0 for the run's `data.crop_ratio`.
+      own_size: whether to measure on whole images at their own size.
 
     Raises:
       UserError: the view is unknown, or the settings do not apply to it.
     """
 
     name: str = "center"
-    scales: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
     crop_ratio: float = 0.0
+    own_size: bool = False
 
     def __str__(self) -> str:
         scales = f" at {', '.join(map(str, self.scales))}" if self.scales else ""
-        return self.name + scales + (f", crop_ratio {self.crop_ratio:g}" if self.crop_ratio else "")
+        ratio = f", crop_ratio {self.crop_ratio:g}" if self.crop_ratio else ""
+        return self.name + scales + ratio + ", own size" * self.own_size
 
     def __post_init__(self) -> None:
         if self.name not in VIEWS:
@@ -78,15 +74,17 @@ class View:
                 f"--views={self.name}: unknown view{nearest(self.name, VIEWS)}; it must be one "
                 f"of {', '.join(VIEWS)}"
             )
-        if self.scales and self.name != "dense":
+        said = f"--scales={','.join(map(str, self.scales))}"
+        if self.scales and self.name not in ("dense", "scales"):
             raise UserError(
-                f"--scales={','.join(map(str, self.scales))}: applies to --views=dense, not to "
-                f"{self.name}"
+                f"{said}: applies to --views=dense and --views=scales, not to {self.name}"
             )
-        if any(type(scale) is not int or scale < 1 for scale in self.scales):
+        if self.name == "dense" and any(type(n) is not int or n < 1 for n in self.scales):
+            raise UserError(f"{said}: must be whole numbers of pixels, such as 256,384,512")
+        if self.name == "scales" and any(not 0 < n <= _LARGEST for n in self.scales):
             raise UserError(
-                f"--scales={','.join(map(str, self.scales))}: must be whole numbers of pixels, "
-                "such as 256,384,512"
+                f"{said}: must be factors of the image's size, above 0 and at most {_LARGEST}, "
+                "such as 0.75,1,1.25"
             )
         if not 0 <= self.crop_ratio <= 1:
             raise UserError(
@@ -97,131 +95,23 @@ class View:
             raise UserError(
                 f"--crop_ratio={self.crop_ratio:g}: does not apply to --views=dense; give --scales"
             )
+        if self.crop_ratio and self.own_size:
+            raise UserError(
+                f"--crop_ratio={self.crop_ratio:g}: does not apply to --own_size, which crops "
+                "nothing"
+            )
 
 
-def read_scales(text: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas; raises UserError for anything else."""
+def read_scales(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, whole ones as int; raises UserError for anything else."""
     try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
+        parts = text.split(",") if text else ()
+        return tuple(int(part) if part.strip().isdecimal() else float(part) for part in parts)
     except ValueError as error:
         raise UserError(
-            f"--scales={text}: must be whole numbers of pixels, such as 256,384,512"
+            f"--scales={text}: must be numbers separated by commas, such as 256,384,512 pixels "
+            "for --views=dense and 0.75,1,1.25 for --views=scales"
         ) from error
-
-
-class Pass(NamedTuple):
-    """One pass over all examples.
-
-    Attributes:
-      source: of the images.
-      apply: (variables, images) -> logits; None for the model's own.
-      work: pixels that the network sees per example, in multiples of its training image.
-      whole: whether the images have different shapes.
-    """
-
-    source: Source
-    apply: Apply | None
-    work: float
-    whole: bool = False
-
-    def loader(self, parallel: Any, settings: Any) -> Any:
-        """How batches reach the devices; `settings` is `config.data`."""
-        return (
-            GroupedLoader(self.source, parallel, settings)
-            if self.whole
-            else make_loader(self.source, parallel, settings)
-        )
-
-    def batch_size(self, images: int) -> int:
-        """Examples per batch, for a memory budget of `images` training images."""
-        return max(1, round(images / self.work))
-
-
-def passes(
-    view: View,
-    config: Any,
-    description: dict[str, Any],
-    task: Task,
-    split: str,
-    source: Source | None = None,
-) -> list[Pass]:
-    """The passes over a split that the views need; their probabilities are to be averaged.
-
-    Args:
-      view: which views.
-      config: the whole config.
-      description: of the training data, see `interface.describe`.
-      task: of the run; it provides the network and the views allowed.
-      split: the split's name.
-      source: to evaluate on instead of the split of the config's source.
-
-    Raises:
-      UserError: the data or the network does not support the views.
-    """
-    shape = tuple(description["image_shape"])
-    size, ratio = eval_size(config.data) or shape[0], view.crop_ratio or config.data.crop_ratio
-    if view.name not in task.views:
-        raise UserError(
-            f"--views={view}: the task {config.task.name} does not support it; it supports "
-            f"{', '.join(task.views)}"
-        )
-    model = task.model()
-    if str(view) != "center" and description["kind"] != "image":
-        raise UserError(
-            f"--views={view}: is for images, and {config.data.source} holds "
-            f"{description['kind']}s; they can only be evaluated with center"
-        )
-    if view.name in ("10-crop", "dense") or view.crop_ratio:
-        _check_files(view, config, description, source)
-    around = math.floor(size / ratio)
-    if view.name == "dense":
-        return [
-            _dense(config, description, model, split, scale) for scale in view.scales or (around,)
-        ]
-    settings = {"crop_ratio": view.crop_ratio, "eval_image_size": size} if view.crop_ratio else {}
-    if view.name == "10-crop":
-        if around <= size:
-            raise UserError(
-                "--views=10-crop: the run's crop is the whole image (data.crop_ratio is "
-                f"{ratio:g}), so the ten crops would be two; give a --crop_ratio below 1, such as "
-                "0.875"
-            )
-        settings = {"crop_ratio": 1.0, "eval_image_size": around}
-    if source is None:
-        source = open_source(ConfigDict(config.data.to_dict() | settings), split, like=description)
-    if view.name == "center":
-        return [Pass(source, None, 1)]
-    cut, weights = {
-        "flip": (mirrored, (1, 1)),
-        "6-crop": (six_crops, (2, 1, 1) * 2),
-        "10-crop": (functools.partial(ten_crops, size=size), (1,) * 10),
-    }[view.name]
-    apply = over_views(functools.partial(model.apply, train=False), cut, weights)
-    return [Pass(source, apply, len(weights))]
-
-
-def _check_files(
-    view: View, config: Any, description: dict[str, Any], source: Source | None
-) -> None:
-    """Raise UserError unless the view can be cropped from the image files."""
-    what = (
-        f"--views={view.name}"
-        if view.name in ("10-crop", "dense")
-        else f"--crop_ratio={view.crop_ratio:g}"
-    )
-    height, width = description["image_shape"][:2]
-    kind = config.data.source.partition(":")[0]
-    if source is not None or kind not in ("folder", "tfds") or description["kind"] != "image":
-        name = "a custom source" if source is not None else config.data.source
-        raise UserError(
-            f"{what}: needs image files larger than the crop, and {name} gives exactly "
-            f"{height}x{width}; use center or flip"
-        )
-    if height != width and view.name != "dense":
-        raise UserError(
-            f"{what}: crops squares, and the network takes {height}x{width}; use center, flip or "
-            "dense"
-        )
 
 
 def mirrored(images: jax.Array) -> jax.Array:
@@ -274,78 +164,4 @@ def over_views(
     return logits
 
 
-def _dense(
-    config: Any, description: dict[str, Any], model: nn.Module, split: str, scale: int
-) -> Pass:
-    shape, channels = tuple(description["image_shape"]), description["image_shape"][-1]
-    variables = jax.eval_shape(
-        functools.partial(model.init, train=False), jax.random.key(0), images_of(shape)
-    )
-    slid, stride = sliding(model, variables, shape), total_stride(model, variables, shape)
-    try:
-        jax.eval_shape(slid, variables, images_of((scale, scale, channels)))
-    except (ValueError, TypeError, ArithmeticError, flax.errors.FlaxError) as error:
-        raise UserError(
-            f"--scales={scale}: the network, for {shape[0]}x{shape[1]}, cannot take "
-            f"{scale}x{scale}: {' '.join(str(error).split())}"
-        ) from error
-    stored = open_source(as_files(config.data), split, like=description)
-    decoder = decode.choose_decoder(config.data.decoder)
-
-    def read(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        background = config.data.background
-        return decode.decode_whole(content, scale, stride, LONGEST, channels, decoder, background)
-
-    fields: dict[str, Any] = {
-        field.name: getattr(stored, field.name) for field in dataclasses.fields(StoredSource)
-    }
-    source = WholeImages(**{**fields, "decode": read})
-    return Pass(
-        source, over_views(slid, mirrored), 2 * scale * scale / (shape[0] * shape[1]), whole=True
-    )
-
-
-class WholeImages(StoredSource):
-    """Whole images, each of its own shape."""
-
-    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """Read and decode example i; raises DamagedError."""
-        payload, targets = self.records[i]
-        return {"image": self.decode(payload, key), **as_targets(targets)}
-
-
-class GroupedLoader:
-    """Batches of images of different shapes; each batch holds images of one shape.
-
-    Args, Attributes: as for `loading.StreamedLoader`.
-    """
-
-    def __init__(self, source: Source, parallel: Any, settings: Any):
-        self.data: dict[str, Any] = {}
-        self.examples, self._parallel = len(source), parallel
-        share = 1.0 if settings.skip_unreadable else settings.damaged_share
-        self._reader = Reader(source, settings.threads, share)
-
-    @property
-    def left_out(self) -> int:
-        """Examples that the last evaluation could not read, and did not count."""
-        return self._reader.left_out
-
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once, as batches fill up: `image`, targets, `index` and `mask`."""
-        groups: dict[tuple[int, ...], list[Mapping[str, Any]]] = collections.defaultdict(list)
-        for example in self._reader.examples():
-            group = groups[example["image"].shape]
-            group.append(example)
-            if len(group) == batch_size:
-                yield self._batch(groups.pop(example["image"].shape), batch_size)
-        for group in groups.values():
-            yield self._batch(group, batch_size)
-
-    def _batch(self, examples: list[Mapping[str, Any]], batch_size: int) -> Batch:
-        mask = (np.arange(batch_size) < len(examples)).astype(np.float32)
-        filled = examples + examples[:1] * (batch_size - len(examples))
-        return self._parallel.place(
-            {name: np.stack([example[name] for example in filled]) for name in examples[0]}
-            | {"mask": mask}
-        )
+__getattr__ = moved.names_of(__name__)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.interface import Target, read_targets
+from jaxconv.data.interface import Source, Target, read_targets
 from jaxconv.errors import UserError
 from jaxconv.tasks.intervals import CONFIDENCE, exact_interval, is_share
 
@@ -95,8 +95,13 @@ class Task:
       needs: targets of an example that it reads.
       settings: the keys of `config.task.kwargs` that it accepts, with their defaults.
       keeps: whether `finish` needs what `keep` returns of each example, during training too.
-      views: the views of an image that evaluation may use, see evaluation/views.py. With more than
-        `center`, `kept_outputs` names the network's outputs among what `keep` returns.
+      views: the views of an image that evaluation may use, see evaluation/views.py. With `dense`,
+        `kept_outputs` names the network's outputs among what `keep` returns.
+      served_moves: how what `serve` returns moves with the pixels of the image, by name, see
+        data/geometry.py; `predict` gives it in the pixels of the file.
+      of_pixels: whether the outputs are logits [B, H, W, K] of the input's pixels. The batch may
+        then hold `OWN_SIZE` [B, 2] int32, see data/interface.py: its masks have that size, and the
+        outputs do not.
     """
 
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", "loss", panel="Loss"),)
@@ -106,6 +111,8 @@ class Task:
     keeps: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("center",)
     kept_outputs: ClassVar[str] = ""
+    served_moves: ClassVar[Mapping[str, str]] = {}
+    of_pixels: ClassVar[bool] = False
 
     def __init__(self, config: Any, description: dict[str, Any]):
         self.config, self.description = config, description
@@ -145,6 +152,16 @@ class Task:
                     f"config.augment.{key} is {self.config.augment[key]}; the task "
                     f"{self.config.task.name} cannot mix its targets: leave it at 0"
                 )
+
+    @classmethod
+    def count_classes(cls, source: Source) -> np.ndarray | None:
+        """How often each class occurs in the training data, [K], for `loss.class_weights`.
+
+        By default it is the examples of each label; None without labels.
+        """
+        if "label" not in source.targets:
+            return None
+        return np.bincount(source.labels_of_all(), minlength=len(source.class_names))
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -377,6 +394,18 @@ class Task:
             for true, said in zip(targets, served, strict=True)
         ]
         return captioned_grid(images, captions, title)
+
+    def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Images that `predict --out` writes of one example besides its picture, by name.
+
+        Args:
+          served: what `serve` returns for it, in the pixels of its file.
+        """
+        return {}
+
+    def worst(self, outcomes: Any, most: int) -> np.ndarray:
+        """Rows of the `most` examples that are predicted worst, the worst first: by their loss."""
+        return np.argsort(-outcomes.values["loss"], kind="stable")[:most]
 
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:

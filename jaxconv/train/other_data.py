@@ -23,8 +23,8 @@ Overrides = Sequence[str] | Mapping[str, Any]
 READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_image_size")
 OF_A_SET = (
     "data.source", "data.eval_split", "data.resident_limit", "data.threads", "data.prefetch",
-    "data.damaged_share", "data.skip_unreadable", "data.xo", "data.toy", "data.tfds", "data.folder",
-    "data.arrays", "data.text.header",
+    "data.damaged_share", "data.skip_unreadable", "data.xo", "data.scenes", "data.toy",
+    "data.tfds", "data.folder", "data.arrays", "data.text.header",
 )  # fmt: skip
 MEASURING = ("eval.batch_size", "eval.metrics")
 # Which of them each command uses.

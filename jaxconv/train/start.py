@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxconv import moved
 from jaxconv.checks import check_config, check_effects
 from jaxconv.data.interface import Arrays, Source, describe
@@ -23,7 +21,7 @@ from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
 from jaxconv.own import with_absolute_names
-from jaxconv.tasks import Task
+from jaxconv.tasks import Task, find_task
 from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.callbacks import open_callbacks
 from jaxconv.train.code import resumed
@@ -216,12 +214,12 @@ def _never_reached(config: Any, built: BuiltRun) -> list[str]:
 
 
 def _describe(config: Any, source: Source) -> dict[str, Any]:
-    """The description of the training data, with the examples of each class if they are needed."""
+    """The description of the training data, with the counts of the classes if they are needed."""
     description = describe(source)
-    if config.loss.class_weights != "balanced" or "label" not in source.targets:
+    if config.loss.class_weights != "balanced":
         return description
-    counts = np.bincount(source.labels_of_all(), minlength=len(source.class_names))
-    return description | {"class_counts": counts.tolist()}
+    counts = find_task(config.task.name).count_classes(source)
+    return description if counts is None else description | {"class_counts": counts.tolist()}
 
 
 def _form(

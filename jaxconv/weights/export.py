@@ -19,6 +19,7 @@ any. Probabilities are the softmax of the logits, whatever the loss of the run.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import zlib
@@ -26,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.export
@@ -36,8 +38,9 @@ from jaxconv.config import default_config
 from jaxconv.data.signals import to_unit
 from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
+from jaxconv.evaluation.sliding import images_of, total_stride
 from jaxconv.files import check_new, expand, new_folder
-from jaxconv.tasks import TASKS, Task, find_task, open_task
+from jaxconv.tasks import TASKS, Task, open_task
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.other_data import Overrides
 from jaxconv.train.restore import restore_run
@@ -62,10 +65,13 @@ class Predictor:
       description: the contents of model.json.
       program: elements [N, *input_shape] -> {"probabilities": [N, K], "logits": [N, K]} float32,
         compiled for each new N.
+      step: 0; or, if the program has outputs for each pixel of images of any size, the stride of
+        its coarsest feature maps, in pixels.
     """
 
     description: dict[str, Any]
     program: Callable[[Any], dict[str, jax.Array]]
+    step: int = 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -100,11 +106,12 @@ class Predictor:
             elements.dtype == np.uint8 or np.issubdtype(elements.dtype, np.floating)
         ):
             elements = to_unit(elements)
-        if (
-            elements.shape[1:] != self.input_shape
-            or elements.dtype != self.dtype
-            or not len(elements)
-        ):
+        fits = elements.shape[1:] == self.input_shape or (
+            self.step
+            and elements.ndim == 1 + len(self.input_shape)
+            and elements.shape[-1] == self.input_shape[-1]
+        )
+        if not fits or elements.dtype != self.dtype or not len(elements):
             wanted = ", ".join(map(str, ("N", *self.input_shape)))
             raise UserError(
                 f"the {self.kind}s are {elements.dtype} {list(elements.shape)}; the network takes "
@@ -130,9 +137,15 @@ class Predictor:
 
         Without the code of a custom task, it reports the arrays as they are.
         """
-        name = self.description.get("task") or default_config().task.name
-        task = find_task(name) if name in TASKS else Task
-        return task.describe(served, self.description, top)
+        return self.task.describe(served, self.description, top)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task that the network was trained for; a plain one for a custom task."""
+        config = default_config()
+        config.task.name = self.description.get("task") or config.task.name
+        data = {**self.description, "image_shape": list(self.input_shape)}
+        return (open_task if config.task.name in TASKS else Task)(config, data)
 
 
 def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
@@ -194,7 +207,27 @@ def load_run(
         "versions": {"jaxconv": __version__, "jax": jax.__version__},
         "config": written.to_dict(),
     }
-    return Predictor(description, lambda elements: compiled(state.variables, elements))
+    step = _step_of_pixels(task, model, shape) if kind == "image" else 0
+    return Predictor(description, lambda elements: compiled(state.variables, elements), step)
+
+
+def _step_of_pixels(task: Task, model: nn.Module, shape: tuple[int, ...]) -> int:
+    """`Predictor.step` of a network for images of a shape (H, W, C)."""
+    if not task.of_pixels:
+        return 0
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), images_of(shape))
+    step, apply = (
+        total_stride(model, variables, shape),
+        functools.partial(model.apply, train=False),
+    )
+    height, width, channels = shape
+    wider = images_of((height, width + step, channels))
+    try:
+        found = jax.eval_shape(apply, variables, wider)
+    except (ValueError, TypeError, ArithmeticError, flax.errors.FlaxError):
+        return 0  # such as a network with fully connected layers
+    return step if found.shape[:-1] == wider.shape[:-1] else 0
 
 
 def export_workdir(

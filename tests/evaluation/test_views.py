@@ -316,7 +316,10 @@ def test_views_of_an_ensemble_under_pmap(photographs):
             {"views": "10crop"},
             "--views=10crop: unknown view, did you mean '10-crop'.*center, flip, 6-crop, 10-crop",
         ),
-        ({"scales": (256,)}, "--scales=256: applies to --views=dense, not to center"),
+        (
+            {"scales": (256,)},
+            "--scales=256: applies to --views=dense and --views=scales, not to center",
+        ),
         ({"views": "dense", "scales": (0,)}, "--scales=0: must be whole numbers of pixels"),
         (
             {"views": "dense", "scales": (16, 2)},
@@ -365,7 +368,8 @@ def test_views_are_of_images(tmp_path, one_device):
 
 def test_scales_as_text():
     assert read_scales("") == () and read_scales("256,384") == (256, 384)
-    with pytest.raises(UserError, match="--scales=256;384: must be whole numbers"):
+    assert read_scales("0.5,1") == (0.5, 1)
+    with pytest.raises(UserError, match="--scales=256;384: must be numbers separated by commas"):
         read_scales("256;384")
     assert (
         str(View("dense", (256, 384))) == "dense at 256, 384"

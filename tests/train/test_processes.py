@@ -24,9 +24,9 @@ STEPS = "--config.steps=24"
 NORM = ("--config.model.kwargs.batch_norm=True", "--config.augment.flip=True")
 
 
-def start(workdir, *flags, count=2, workdirs=(), only_in_last=""):
+def start(workdir, *flags, count=2, workdirs=(), only_in_last="", of=(*TINY, STEPS)):
     """Start the processes of one run, each with two devices, on one workdir or on `workdirs`; the
-    last runs some code first.
+    last runs some code first. `of` are the flags of the run that `flags` change.
     """
     workdirs = workdirs or [workdir] * count
     with socket.socket() as free:
@@ -38,8 +38,7 @@ def start(workdir, *flags, count=2, workdirs=(), only_in_last=""):
                 *(after(only_in_last) if only_in_last and n == count - 1 else command_line()),
                 "train",
                 f"--workdir={workdirs[n]}",
-                *TINY,
-                STEPS,
+                *of,
                 *flags,
                 f"--distributed=127.0.0.1:{port},{count},{n}",
             ],

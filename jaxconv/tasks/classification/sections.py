@@ -201,3 +201,9 @@ def confusions_figure(evaluation: Any, shown: Callable[[int], Any], most: int, t
     pairs = outcomes.confused_examples(found, outcomes.most_confused(counts, most))
     images = [[shown(int(found.index[place])) for place in places] for places in pairs]
     return examples.confusions(counts, found.class_names, images, most, title)
+
+
+def classes_figure(evaluation: Any, shown: Callable[[int], Any], most: int, title: str) -> Any:
+    """The accuracy of each class, the worst first; see `Task.pictures`."""
+    found = evaluation.outcomes
+    return accuracy_of_classes(outcomes.per_class(found), found.class_names, title)

@@ -179,12 +179,20 @@ class Classification(Task):
         probabilities = np.stack([said["probabilities"] for said in served])
         return predictions(images, labels, probabilities, self.class_names, title=title)
 
+    def worst(self, outcomes: Outcomes, most: int) -> np.ndarray:
+        """Those with the least probability of their class first."""
+        return np.argsort(-outcomes.losses, kind="stable")[:most]
+
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:
-        """`mistakes` and `confusions`."""
+        """`mistakes`, `confusions` and `classes`."""
         from jaxconv.tasks.classification import sections
 
-        return {"mistakes": sections.mistakes_figure, "confusions": sections.confusions_figure}
+        return {
+            "mistakes": sections.mistakes_figure,
+            "confusions": sections.confusions_figure,
+            "classes": sections.classes_figure,
+        }
 
     def sections(self) -> Sequence[tuple[str, Callable[[Any], list[Any]]]]:
         """Predictions, mistakes and calibration."""

@@ -66,6 +66,7 @@ class Localization(Task):
     needs = ("label", "boxes")
     # Factor of the box loss, and whether all classes share one box.
     settings = {"box_weight": 5.0, "shared": False}
+    served_moves = {"boxes": "boxes"}
 
     @property
     def classes(self) -> int:

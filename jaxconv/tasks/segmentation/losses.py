@@ -8,7 +8,7 @@
 The truth is [N, *spatial] of class indices; pixels of `IGNORED` do not count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,43 @@ def dice(logits: jax.Array, truth: jax.Array) -> jax.Array:
     both = jnp.sum(probabilities * shares, axis=1)
     each = (jnp.sum(probabilities, axis=1) + jnp.sum(shares, axis=1)) / 2
     return 1 - jnp.mean((both + 1) / (each + 1), axis=-1)
+
+
+def at_own_size(logits: jax.Array, sizes: jax.Array, canvas: Sequence[int]) -> jax.Array:
+    """Resize logits linearly, as `layers.resize`, each example's to a size of its own.
+
+    Args:
+      logits: [N, h, w, K].
+      sizes: [N, 2] int32, height and width of each example.
+      canvas: (H, W), no less than any of them; what lies beyond repeats the border.
+
+    Returns:
+      [N, H, W, K] float32.
+    """
+    rows, columns = (
+        _linear(old, sizes[:, axis], new)
+        for axis, (old, new) in enumerate(zip(logits.shape[1:3], canvas, strict=True))
+    )
+    exact = jax.lax.Precision.HIGHEST
+    found = jnp.einsum("nyh,nhwk->nywk", rows, logits.astype(jnp.float32), precision=exact)
+    return jnp.einsum("nxw,nywk->nyxk", columns, found, precision=exact)
+
+
+def _linear(old: int, sizes: jax.Array, new: int) -> jax.Array:
+    """Weights [N, new, old] of the old pixels in each new one, for sides resized to `sizes` [N]."""
+    share = old / sizes.astype(jnp.float32)
+    centers = (jnp.arange(new, dtype=jnp.float32)[None] + 0.5) * share[:, None] - 0.5
+    distance = (
+        jnp.clip(centers, 0, old - 1)[..., None] - jnp.arange(old, dtype=jnp.float32)[None, None]
+    )
+    return jnp.maximum(0, 1 - jnp.abs(distance))
+
+
+def only_within(truth: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Masks [N, H, W], `IGNORED` beyond the sizes [N, 2] of their examples."""
+    down = jnp.arange(truth.shape[1])[None, :, None] < sizes[:, 0, None, None]
+    across = jnp.arange(truth.shape[2])[None, None, :] < sizes[:, 1, None, None]
+    return jnp.where(down & across, truth, jnp.asarray(IGNORED, truth.dtype))
 
 
 def confusion(logits: jax.Array, truth: jax.Array) -> jax.Array:

@@ -18,7 +18,10 @@ def predictions(run: Any) -> list[Any]:
     """Some examples with truth and prediction."""
     places = evenly(len(run.evaluation.outcomes), _SHOWN)
     return [
-        Text("Examples evenly spread over the test set: the image, its truth and the prediction."),
+        Text(
+            "Examples evenly spread over the test set: the image, its truth, the prediction, and "
+            "the probability of the predicted class: it is dark where the network is unsure."
+        ),
         _drawn(run, places, "test examples, each with its truth and the prediction over it"),
     ]
 

@@ -1,13 +1,16 @@
 """Segmentation: each pixel has the class with the highest of its K logits."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.interface import OWN_SIZE, DamagedError, Source
 from jaxconv.errors import UserError, nearest
 from jaxconv.tasks.classification.losses import average_logits
 from jaxconv.tasks.classification.weights import class_weights
@@ -17,7 +20,7 @@ from jaxconv.tasks.segmentation.outcomes import (
     figures,
     finished,
     intervals,
-    rows,
+    worst,
 )
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
@@ -39,6 +42,9 @@ class Segmentation(Task):
     )
     training = ("accuracy",)
     needs = ("segmentation",)
+    views = ("center", "flip", "scales", "sliding")
+    of_pixels = True
+    served_moves = {"classes": f"mask:{losses.IGNORED}", "confidence": "mask"}
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -80,6 +86,26 @@ class Segmentation(Task):
                 "fcn_resnet50, deeplabv3_resnet50 or lraspp_mobilenet_v3_large, with any backbone"
             )
 
+    @classmethod
+    def count_classes(cls, source: Source) -> np.ndarray | None:
+        """The pixels of each class in all masks, [K]; those of files that cannot be read are left
+        out.
+        """
+        if "segmentation" not in source.targets:
+            return None
+
+        classes = len(source.class_names)
+
+        def counted(i: int) -> np.ndarray:
+            try:
+                mask = np.asarray(source.target(i, "segmentation"))
+            except DamagedError:
+                return np.zeros(classes, np.int64)
+            return np.bincount(mask[mask < classes], minlength=classes)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return sum(pool.map(counted, range(len(source))), np.zeros(classes, np.int64))
+
     def make_loss(self, swept: Mapping[str, jax.Array]) -> Callable[[Any, Batch], jax.Array]:
         """The loss of `config.loss`."""
         settings = self.config.loss
@@ -120,7 +146,11 @@ class Segmentation(Task):
         return {"segmentation": jnp.where(batch["kept"] > 0, own, opposite(own))}
 
     def measured(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """`loss` [B] and `confusion` [B, K, K]."""
+        """`loss` [B] and `confusion` [B, K, K]; at the images' own size if the batch has it."""
+        if OWN_SIZE in batch:
+            truth, sizes = batch["segmentation"], batch[OWN_SIZE]
+            outputs = losses.at_own_size(outputs, sizes, truth.shape[1:3])
+            batch = {**batch, "segmentation": losses.only_within(truth, sizes)}
         return {
             "loss": self.eval_loss(outputs, batch),
             "confusion": losses.confusion(outputs, batch["segmentation"]),
@@ -178,9 +208,10 @@ class Segmentation(Task):
     ) -> tuple[list[str], dict[str, Any]]:
         """The classes with the most pixels first."""
         names, classes = description["class_names"], np.asarray(served["classes"])
-        counts = np.bincount(classes.ravel(), minlength=len(names))
+        # What the network has not seen of a file has no class.
+        counts = np.bincount(classes[classes < len(names)].ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-counts, kind="stable")[:top] if counts[k]]
-        found = [{"class": names[k], "share": float(counts[k] / classes.size)} for k in shown]
+        found = [{"class": names[k], "share": float(counts[k] / counts.sum())} for k in shown]
         lines = [f"  {100 * one['share']:6.2f} %  {one['class']}" for one in found]
         return lines, {"classes": found}
 
@@ -194,7 +225,7 @@ class Segmentation(Task):
         from jaxconv.drawing.masks import mask_grid
 
         truths = [one["segmentation"] for one in targets]
-        return mask_grid(images, truths, [None] * len(truths), self.class_names)
+        return mask_grid(images, {"truth": truths}, self.class_names)
 
     def draw(
         self,
@@ -203,13 +234,24 @@ class Segmentation(Task):
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """Each example with its truth and its prediction over it."""
+        """Each example with its truth and its prediction over it, and where that is unsure."""
         from jaxconv.drawing.masks import mask_grid
 
-        truths = [true.get("segmentation") for true in targets]
-        return mask_grid(
-            images, truths, [one["classes"] for one in served], self.class_names, title
-        )
+        masks = {"truth": [true.get("segmentation") for true in targets]}
+        masks = {} if any(mask is None for mask in masks["truth"]) else masks
+        masks["prediction"] = [one["classes"] for one in served]
+        confidences = [one["confidence"] for one in served]
+        return mask_grid(images, masks, self.class_names, title, confidences)
+
+    def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """`mask`: the class of each pixel, with a palette; 255 for what was not seen."""
+        from jaxconv.drawing.masks import indexed
+
+        return {"mask": indexed(served["classes"], len(self.class_names))}
+
+    def worst(self, outcomes: Outcomes, most: int) -> np.ndarray:
+        """Those with the lowest mean IoU first."""
+        return worst(outcomes, most)
 
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:
@@ -230,13 +272,19 @@ class Segmentation(Task):
 
     def lines(self, outcomes: Outcomes) -> list[str]:
         """All classes, the lowest IoU first."""
-        ranked = sorted(rows(outcomes), key=lambda row: np.nan_to_num(row["iou"], nan=2.0))
-        width = max(len(row["name"]) for row in ranked)
-        return [f"{'class':{width}}  {'pixels':>12}  {'IoU':>8}  {'Dice':>8}  taken for most"] + [
-            f"{row['name']:{width}}  {row['pixels']:12,}  {100 * row['iou']:6.2f} %  "
-            f"{100 * row['dice']:6.2f} %  {row['taken_for']}"
-            for row in ranked
-        ]
+        from jaxconv.tasks.segmentation.tables import class_lines
+
+        return class_lines(outcomes)
+
+    @property
+    def writers(self) -> dict[str, tuple[tuple[str, ...], Callable[[Any, Any], None]]]:
+        """`predictions`: the confusion of each example; and `confusion`, of all pixels."""
+        from jaxconv.tasks.segmentation import tables
+
+        return {
+            "predictions": ((".npz", ".csv"), tables.write_predictions),
+            "confusion": ((".csv", ".png"), tables.write_confusion),
+        }
 
     def caption(self, outcomes: Outcomes) -> str:
         """The number of pixels."""
