@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
 from jaxconv.data.layout import LAYOUTS
+from jaxconv.data.objects import check_way
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
@@ -100,7 +101,7 @@ LESS_THAN_1 = (
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
 # Settings of `config.data` that would have no effect on other sources.
-OF_SOURCES = {"arrays": "arrays:", "text.header": "text:"}
+OF_SOURCES = {"arrays": "arrays:", "text.header": "text:", "coco": "coco:", "nifti": "nifti:"}
 # Pairs of positive numbers in ascending order, with their upper bound. Those that may be empty are
 # off when empty.
 PAIRS = {
@@ -395,11 +396,26 @@ def _check_data(data: AnyConfig) -> None:
                 f"config.data.{key} is {given[key]!r}; it is for {kind}PATH, and "
                 f"config.data.source is {data.source!r}"
             )
+    _check_annotations(data)
     alphabet = data.text.alphabet
     if len(alphabet) > 255 or len(set(alphabet)) < len(alphabet):
         raise UserError(
             f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different "
             "characters"
+        )
+
+
+def _check_annotations(data: AnyConfig) -> None:
+    check_way(data.annotations)
+    if data.boxes and not is_own(data.source) and not data.source.startswith(("folder:", "tfds:")):
+        raise UserError(
+            f"config.data.boxes is {data.boxes!r}; it is for folder:PATH and tfds:NAME, and "
+            f"config.data.source is {data.source!r}"
+        )
+    size = data.nifti.size
+    if size and not (len(size) == 3 and all(isinstance(s, int) and s > 0 for s in size)):
+        raise UserError(
+            f"config.data.nifti.size is {size}; it must be three whole numbers, such as 40,56,40"
         )
 
 
@@ -416,7 +432,7 @@ def _check_background(data: AnyConfig) -> None:
             f"{nearest(data.background, ImageColor.colormap)}; it must be a colour such as white, "
             "#808080 or rgb(128,128,128)"
         ) from error
-    files = ("folder", "masks", "tfds")
+    files = ("folder", "masks", "coco", "voc", "tfds")
     if not is_own(data.source) and data.source.partition(":")[0] not in files:
         raise UserError(
             f"config.data.background is {data.background!r}, and {data.source} holds no image "

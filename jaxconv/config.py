@@ -73,8 +73,8 @@ def default_config() -> Config:
     model.remat = False
 
     config.data = data = Config()
-    # xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH, masks:PATH, arrays:PATH,
-    # text:PATH or tfds:NAME, see data/sources.py
+    # xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH, masks:PATH, coco:PATH,
+    # voc:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
     data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
@@ -101,6 +101,22 @@ def default_config() -> Config:
     # skip unreadable files of a resident set instead of stopping; for streamed sets see
     # damaged_share
     data.skip_unreadable = False
+    # what to do with faulty annotations: mend (clip or leave out, and count), keep (boxes as they
+    # are), or refuse (an error names the first), see data/objects.py
+    data.annotations = "mend"
+    data.max_boxes = 100  # of an image; the smallest beyond it are left out
+    # folder with ILSVRC's XML files, whose boxes are joined to the images of folder:PATH or
+    # tfds:imagenet2012 by their names, see data/joined.py
+    data.boxes = ""
+    data.coco = coco = Config()  # settings of coco:PATH, see data/coco.py
+    # below PATH, such as annotations/{split}.json; empty: the first that is there of the usual ones
+    coco.file = ""
+    coco.images = ""  # the images' folder, such as images/{split}; empty the same
+    data.nifti = nifti = Config()  # settings of nifti:PATH, see data/nifti.py
+    # voxels, such as 40,56,40: volumes are centred in it; empty: the largest of each axis
+    nifti.size = ()
+    nifti.test_fraction = 0.2  # share held out as the split test, if the set is not split
+    nifti.seed = 0  # of that split
     data.xo = xo = Config()  # settings of the source xo, see data/xo.py
     xo.size = 32  # pixels
     xo.channels = 1  # all identical
@@ -114,6 +130,7 @@ def default_config() -> Config:
     xo.test_examples = 2_000
     data.scenes = scenes = Config()  # settings of xo_scenes and xo_boxes, see data/scenes.py
     scenes.size = 64  # pixels
+    scenes.channels = 1  # all identical
     scenes.letters = (2, 5)  # fewest and most of xo_scenes
     scenes.noise = 0.2  # standard deviation, on the scale from -1 to 1
     scenes.seed = 0
@@ -334,7 +351,7 @@ def group(
     return made
 
 
-# The toy data of each task.
+# The toy data of a task, by its name.
 _TOYS = {"classification": "xo", "segmentation": "xo_scenes", "localization": "xo_boxes"}
 
 
@@ -356,12 +373,14 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
         config.augment.scale_jitter = tuple(
             side * image_size // data.image_size for side in config.augment.scale_jitter
         )
-    if config.task.name in _TOYS and not data.source.startswith(_TOYS[config.task.name]):
-        data.source = _TOYS[config.task.name]
+    if not data.source.startswith("xo_") and config.task.name in _TOYS:
+        data.source, data.boxes = _TOYS[config.task.name], ""
+        data.scenes.channels = channels
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
     data.toy.train_examples, data.toy.test_examples = 24, 12
     if data.source.startswith("xo_"):
-        data.scenes.train_examples, data.scenes.test_examples, data.scenes.size = 24, 12, 32
+        data.scenes.size = image_size
+        data.scenes.train_examples, data.scenes.test_examples = 24, 12
     data.eval_image_size = 0
     data.xo.size, data.xo.channels, data.xo.train_examples, data.xo.test_examples = (
         image_size,

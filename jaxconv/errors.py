@@ -31,6 +31,8 @@ EXTRAS = {
         "matplotlib", "tqdm", "jinja2", "uniplot", "safetensors", "flatbuffers",
     ),
     "fast": ("simplejpeg", "cv2"),
+    "coco": ("pycocotools",),
+    "nifti": ("nibabel",),
     "prepare": ("tensorflow",),
     "playground": ("tornado",),
 }  # fmt: skip

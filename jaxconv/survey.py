@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv.config import default_config
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.pictures import opened
@@ -18,7 +19,7 @@ from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
-from jaxconv.tasks import open_task, task_for
+from jaxconv.tasks import needs_of, open_task, task_for
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.transforms import make_transforms
 
@@ -37,14 +38,15 @@ def show(
       UserError: the source or split does not exist.
     """
     # As files, not read into memory: examples that cannot form a batch can still be surveyed.
-    source = open_source(as_files(config.data), split, before=_trained_on(config, split))
+    before = _trained_on(config, split)
+    # Without another task, a source shows its usual targets.
+    needs = () if config.task.name == default_config().task.name else needs_of(config)
+    source = open_source(as_files(config.data), split, before=before, needs=needs)
     found = {"read_as": read_as(source, split), "notes": notes_of(source, split, config.data)}
     found |= survey(source, examples)
     rows = _table(found)
     try:
-        source = open_source(
-            config.data, split, augment=config.augment, before=_trained_on(config, split)
-        )
+        source = open_source(config.data, split, augment=config.augment, before=before, needs=needs)
         config = type(config)(config.to_dict())
         config.task.name = task_for(config, source.targets)
         images, targets, rate = feed(source, config)

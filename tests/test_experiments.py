@@ -1,6 +1,7 @@
 """Every experiment is a valid config, and trains, shrunk, from the beginning to the end."""
 
 import ast
+import dataclasses
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from jaxconv.checks import check_config
 from jaxconv.config import load_config, thinner
-from jaxconv.data.interface import describe
+from jaxconv.data.interface import Target, describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.packaged import experiments
@@ -28,13 +29,21 @@ ARGUMENTS = {
     "camvid": ("scratch",),
 }
 
-# Images with masks: their shape, classes and number.
-MASKED = {"camvid": ((240, 320, 3), 11, 367)}
+
+# The classes, targets and images of a whole set that is not here; the images have the size in the
+# config, or CamVid's.
+OTHERS = {
+    "camvid": (11, "segmentation", 367),
+    "pets_unet": (3, "segmentation", 3_680),
+    "cityscapes_deeplabv3": (19, "segmentation", 2_975),
+    "imagenet_localization": (1000, "boxes", 1_281_167),
+}
 
 
 def is_classification(name):
     """Whether the experiment trains on images of the table; others draw their own."""
-    return name.partition("_")[0] in SIZES and not name.startswith("xo_")
+    inside = name.partition("_")[0] in SIZES and not name.startswith("xo_")
+    return inside and name not in OTHERS
 
 
 def path_of(name):
@@ -43,13 +52,21 @@ def path_of(name):
 
 def described(name, config):
     """What the data of the whole experiment looks like, and how many examples it has."""
-    if name in MASKED:
-        shape, classes, examples = MASKED[name]
-        target = {"shape": [*shape[:2]], "dtype": "uint8", "moves": "mask:255"}
-        targets = {"segmentation": target}
-        description = {"image_shape": [*shape], "kind": "image", "cropped": False}
-        names = [str(n) for n in range(classes)]
-        return description | {"class_names": names, "targets": targets}, examples
+    if name in OTHERS:
+        (classes, target, examples), size = OTHERS[name], config.data.image_size
+        shape = (size, size) if size else (240, 320)
+        targets = {
+            "segmentation": {"segmentation": Target(shape, "uint8", "mask:255")},
+            "boxes": {"label": Target(), "boxes": Target((100, 4), "float32", "boxes")},
+        }[target]
+        description = {
+            "image_shape": [*shape, 3],
+            "kind": "image",
+            "cropped": True,
+            "class_names": [str(n) for n in range(classes)],
+            "targets": {key: dataclasses.asdict(value) for key, value in targets.items()},
+        }
+        return description, examples
     if not is_classification(name):  # drawn on the spot
         source = open_source(config.data, config.data.train_split)
         return describe(source), len(source)
@@ -93,7 +110,9 @@ def test_an_argument_that_there_is_not_trains_nothing(name):
 
 # Those of other signals are trained by tests/data/test_signals.py, of other tasks by tests/tasks.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if is_classification(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPERIMENTS if is_classification(name) or name in OTHERS]
+)
 def test_small(name, tmp_path, one_device):
     config = load_config(
         f"{path_of(name)}:small",

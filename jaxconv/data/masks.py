@@ -22,7 +22,7 @@ import numpy as np
 from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError, Target
 from jaxconv.data.listing import list_files, suffixes_of
-from jaxconv.data.pictures import opened
+from jaxconv.data.pictures import opened, upright_size
 from jaxconv.errors import UserError, in_words, some
 
 IGNORED = 255
@@ -61,14 +61,7 @@ class MaskedFiles:
 
     def __getitem__(self, i: int) -> tuple[bytes, dict[str, np.ndarray]]:
         content, mask = read_content(self.name(i)), self._mask(i)
-        with opened(content) as image:
-            width, height = image.size
-        if mask.shape != (height, width):
-            raise UserError(
-                f"{self._mask_of(i)}: is {mask.shape[1]}x{mask.shape[0]} pixels, but its image "
-                f"{self.name(i)} is {width}x{height}; make them equal",
-                exit_code=1,
-            )
+        check_size(mask, content, str(self._mask_of(i)), self.name(i))
         return content, {"segmentation": mask}
 
     def _mask_of(self, i: int) -> Path:
@@ -94,22 +87,49 @@ class MaskedFiles:
         return value
 
 
+def check_size(mask: np.ndarray, content: bytes, name: str, image: str) -> None:
+    """Raise UserError unless a mask [H, W] has the size of its image, turned upright.
+
+    Args:
+      mask: of any type.
+      content: of the image file.
+      name, image: of the mask and of the image, for the message.
+    """
+    height, width = upright_size(content)
+    if mask.shape != (height, width):
+        raise UserError(
+            f"{name}: is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image} is "
+            f"{width}x{height}; make them equal",
+            exit_code=1,
+        )
+
+
+def read_indices(content: bytes, name: str) -> np.ndarray:
+    """The indices [H, W] uint8 of a mask file's content, as stored.
+
+    Raises:
+      DamagedError: it cannot be read.
+      UserError: it has colours or 16 bits instead of indices; `name` is that of the file.
+    """
+    with opened(content) as image:
+        mode, mask = image.mode, np.array(image)
+    if mode not in ("L", "P", "1"):
+        raise UserError(
+            f"{name}: has the mode {mode}; a mask is 8-bit grey or has a palette, with the class "
+            "of each pixel",
+            exit_code=1,
+        )
+    return mask.astype(np.uint8)
+
+
 def read_mask(path: Path, classes: int, ignored: int = -1) -> np.ndarray:
     """A mask file's class indices [H, W] uint8, 255 for the ignored ones.
 
     Raises:
       DamagedError: it cannot be read.
-      UserError: it has colours or 16 bits instead of indices, or an index beyond the classes.
+      UserError: as `read_indices`; or it has an index beyond the classes.
     """
-    with opened(read_content(path)) as image:
-        mode, mask = image.mode, np.array(image)
-    if mode not in ("L", "P", "1"):
-        raise UserError(
-            f"{path}: has the mode {mode}; a mask is 8-bit grey or has a palette, with the class "
-            "of each pixel",
-            exit_code=1,
-        )
-    mask = mask.astype(np.uint8)
+    mask = read_indices(read_content(path), str(path))
     if ignored >= 0:
         mask[mask == ignored] = IGNORED
     beyond = np.unique(mask[(mask >= classes) & (mask != IGNORED)])

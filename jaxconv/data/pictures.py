@@ -104,6 +104,16 @@ def _with_info(image: Any, of: Any) -> Any:
     return image
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Height and width of an image file turned upright, by its header; raises DamagedError."""
+    with opened(data) as image:
+        # From 5 on, the orientations exchange rows and columns. Pillow turns a TIFF file as it
+        # loads it, so the orientation is asked for first.
+        sideways = orientation(image) > 4
+        width, height = image.size
+        return (width, height) if sideways else (height, width)
+
+
 def is_grey(data: bytes) -> bool:
     """Whether an image file has one channel, by its header; raises DamagedError."""
     with opened(data) as image:

@@ -103,6 +103,7 @@ def draw_scene(
 def draw_scenes(
     split: str,
     size: int = 64,
+    channels: int = 1,
     letters: tuple[int, int] = (2, 5),
     noise: float = 0.2,
     seed: int = 0,
@@ -122,6 +123,7 @@ def draw_scenes(
     fewest, most = (1, 1) if single else letters
     for key, value, low, high in (
         ("size", size, 32, 4096),
+        ("channels", channels, 1, 64),
         ("noise", noise, 0, 10),
         (f"{split}_examples", examples[split], 1, 10**8),
         ("letters", fewest, 1, most),
@@ -133,7 +135,7 @@ def draw_scenes(
     drawn = [
         draw_scene(seed, split, i, size, (fewest, most), noise) for i in range(examples[split])
     ]
-    images = np.stack([scene.image for scene in drawn])
+    images = np.repeat(np.stack([scene.image for scene in drawn]), channels, axis=-1)
     if single:
         values = {
             "label": np.array([scene.classes[0] - 1 for scene in drawn], np.int32),

@@ -5,25 +5,46 @@
     tones, sentences, solids   toys in 1-D and 3-D (data/toys.py)
     folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
     masks:PATH     images with masks of class indices (data/masks.py)
+    coco:PATH      COCO's annotations: masks, boxes, classes (data/coco.py)
+    voc:PATH       Pascal VOC's layout: masks, boxes, classes (data/voc.py)
+    nifti:PATH     volumes with masks of class indices (data/nifti.py)
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
     text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
     tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
     FILE.py:NAME   a custom function, (config.data, split) -> Source (own.py)
     given          what was handed to `train(config, workdir, sources=...)`; nothing can open it
 
+A source that has several kinds of targets gives those that the task needs. With
+`data.boxes=DIR`, folder: and tfds:imagenet2012 have ILSVRC's boxes (data/joined.py).
+
 A source is read into memory if it is no larger than `data.resident_limit` and is not cropped at
 random while reading.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxconv.config import default_config
-from jaxconv.data import arrays, decode, folder, geometry, lines, masks, scenes, signals, toys, xo
+from jaxconv.data import (
+    arrays,
+    coco,
+    decode,
+    folder,
+    geometry,
+    joined,
+    lines,
+    masks,
+    nifti,
+    scenes,
+    signals,
+    toys,
+    voc,
+    xo,
+)
 from jaxconv.data.interface import (
     LABEL,
     RESERVED,
@@ -34,6 +55,7 @@ from jaxconv.data.interface import (
     describe,
     generator,
     moves_of,
+    read_targets,
     size_in_words,
 )
 from jaxconv.data.pictures import is_grey
@@ -48,7 +70,8 @@ TOYS = ("tones", "sentences", "solids")
 SCENES = ("xo_scenes", "xo_boxes")
 PATTERNS = (
     *("xo", *SCENES, *TOYS),
-    *("folder:PATH", "masks:PATH", "arrays:PATH", "text:PATH", "tfds:NAME"),
+    *("folder:PATH", "masks:PATH", "coco:PATH", "voc:PATH", "nifti:PATH"),
+    *("arrays:PATH", "text:PATH", "tfds:NAME"),
 )
 
 
@@ -58,6 +81,7 @@ def open_source(
     like: dict[str, Any] | None = None,
     augment: Any = None,
     before: dict[str, Any] | None = None,
+    needs: Sequence[str] = (),
 ) -> Source:
     """Open one split of the source that `config` (the `data` part of a config) names.
 
@@ -70,6 +94,8 @@ def open_source(
         images are center-cropped.
       before: `kind` and `image_shape` of the split when the run began, which settle what arrays
         leave open.
+      needs: the targets that the task needs, for a source that has several kinds; those of `like`
+        if it is given. Without either, a source gives its usual ones.
 
     Raises:
       UserError: the source or the split does not exist, or its files cannot be used.
@@ -98,7 +124,8 @@ def open_source(
     elif kind == "arrays":
         source = arrays.read_arrays(rest, split, config, like or before)
     else:
-        source = _open_stored(kind, rest, config, split, like, augment)
+        needs = tuple(read_targets(like)) if like else tuple(needs)
+        source = _open_stored(kind, rest, config, split, like, augment, needs)
     source = _agreeing(source, config, split, like, augment)
     if (
         isinstance(source, StoredSource)
@@ -285,7 +312,13 @@ def _draw_xo(config: Any, split: str) -> Arrays:
 
 
 def _open_stored(
-    kind: str, rest: str, config: Any, split: str, like: dict | None, augment: Any
+    kind: str,
+    rest: str,
+    config: Any,
+    split: str,
+    like: dict | None,
+    augment: Any,
+    needs: tuple[str, ...],
 ) -> StoredSource:
     if kind in TOYS:
         return _open_toy(kind, config, split)
@@ -295,16 +328,25 @@ def _open_stored(
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     classes = tuple(like["class_names"]) if like else ()
-    if kind == "masks":
-        size = config.image_size if augment is not None else eval_size(config)
-        masked = masks.open_masks(rest, split, size, classes)
-        return _images(masked, masked.class_names, config, augment, channels)
+    size = config.image_size if augment is not None else eval_size(config)
+    if kind in ("masks", "coco", "voc"):
+        if kind == "masks":
+            records: Any = masks.open_masks(rest, split, size, classes)
+        else:
+            open_set = coco.open_coco if kind == "coco" else voc.open_voc
+            records = open_set(rest, split, config, needs, size)
+        return _images(records, records.class_names, config, augment, channels)
+    if kind == "nifti":
+        shape = like["image_shape"][:3] if like else ()
+        volumes = nifti.open_nifti(rest, split, config, classes, shape)
+        return _masked_volumes(volumes)
+    _check_boxes(config, needs)
     if kind == "folder":
         files, classes = folder.open_files(rest, split, config, classes)
         return _open_folder(files, classes, config, augment, channels)
     from jaxconv.data.tfds_sets import PreparedSet
 
-    prepared = PreparedSet(rest, split, config.tfds)
+    prepared = PreparedSet(rest, split, config, needs, size)
     if prepared.kind == "text":
         return _texts(prepared, prepared.class_names, config)
     if prepared.kind == "sound":
@@ -317,6 +359,15 @@ def _open_stored(
             )
         return _sounds(prepared, prepared.class_names, config, _as_sound)
     return _images(prepared, prepared.class_names, config, augment, channels or prepared.channels)
+
+
+def _check_boxes(config: Any, needs: Sequence[str]) -> None:
+    """Raise UserError if there are boxes, and the task does not need them."""
+    if config.boxes and needs and "boxes" not in needs:
+        raise UserError(
+            f"config.data.boxes is {config.boxes!r}, and the task needs {', '.join(needs)}: set "
+            "--config.task.name=localization, or leave it empty"
+        )
 
 
 def _open_folder(
@@ -334,6 +385,10 @@ def _open_folder(
         )
     if kind == "volume":
         return _volumes(files, classes)
+    if config.boxes:
+        boxes = joined.BoxFiles(config.boxes, config.max_boxes, config.annotations)
+        with_boxes = joined.FilesWithBoxes(files, boxes)
+        return _images(with_boxes, classes, config, augment, channels)
     return _images(files, classes, config, augment, channels)
 
 
@@ -448,6 +503,22 @@ def _volumes(records: Records, classes: tuple[str, ...]) -> StoredSource:
         lambda content, key: signals.read_volume(content),
         classes,
         Element(first.shape, "signal", str(first.dtype)),
+    )
+
+
+def _masked_volumes(volumes: nifti.VolumeFiles) -> StoredSource:
+    first = _first(volumes, lambda values: values)
+
+    def decode_one(values: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+        return nifti.centred(nifti.standardised(values), volumes.size)
+
+    return StoredSource(
+        volumes,
+        decode_one,
+        volumes.class_names,
+        Element((*volumes.size, first.shape[-1]), "signal", "float32"),
+        f"numpy {np.__version__}",
+        targets=volumes.targets,
     )
 
 

@@ -12,13 +12,24 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.interface import DamagedError
+from jaxconv.data.interface import DamagedError, Target
+from jaxconv.data.joined import BoxFiles
+from jaxconv.data.masks import IGNORED
+from jaxconv.data.pictures import upright_size
+from jaxconv.data.tfds_targets import (
+    MaskedSet,
+    box_feature,
+    masked_set,
+    read_stored_mask,
+    stored_box,
+)
 from jaxconv.errors import UserError, short
 from jaxconv.files import at_home
 
@@ -32,10 +43,14 @@ class PreparedSet:
     Args:
       name: TFDS's name, with config and version if needed.
       split: in TFDS's syntax.
-      settings: `config.data.tfds`.
+      settings: `config.data`; `tfds`, `boxes`, `max_boxes` and `annotations` are used.
+      needs: the targets that the task needs; empty for the label.
+      image_size: height and width of the masks in an example; 0 for those of the files.
 
     Attributes:
-      class_names: of the label.
+      class_names: of the label, or of the masks.
+      targets: of an example, see tfds_targets.py.
+      notes: see `Source`.
       kind: `image`, `sound` or `text`.
       channels: of the images; 0 if they vary.
 
@@ -46,14 +61,38 @@ class PreparedSet:
 
     has_labels = False
 
-    def __init__(self, name: str, split: str, settings: Any):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        settings: Any,
+        needs: Sequence[str] = (),
+        image_size: int = 0,
+    ):
         import tensorflow_datasets as tfds
 
-        builder, self._view = _open_builder(name, settings.data_dir)
-        info = builder.info
-        self._input, self._label = _input_and_label(info, settings)
-        feature, label = info.features[self._input], info.features[self._label]
-        self.class_names = tuple(label.names or map(str, range(label.num_classes)))
+        builder, self._view = _open_builder(name, settings.tfds.data_dir)
+        info, self.notes = builder.info, ()
+        self._mask: MaskedSet | None = None
+        self._boxes: BoxFiles | None = None
+        self._box, self._most = "", settings.max_boxes
+        if "segmentation" in needs:
+            self._mask = masked_set(info.name, info.features)
+            self._input, self._label = settings.tfds.input or self._mask.image, ""
+            self.class_names = self._mask.class_names
+        else:
+            self._input, self._label = _input_and_label(info, settings.tfds)
+            label = info.features[self._label]
+            self.class_names = tuple(label.names or map(str, range(label.num_classes)))
+        self.targets: dict[str, Target] = {"label": Target()}
+        if settings.boxes:
+            self._boxes = BoxFiles(settings.boxes, settings.max_boxes, settings.annotations)
+            self.targets |= {"boxes": self._boxes.target}
+            self.notes = self._boxes.notes
+        elif "boxes" in needs:
+            self._box = box_feature(name, info.features)
+            self.targets |= {"boxes": Target((settings.max_boxes, 4), "float32", "boxes")}
+        feature = info.features[self._input]
         self.kind = _kind_of(feature, self._input)
         self.channels = (feature.shape[-1] or 0) if self.kind == "image" else 0
         self.sample_rate = self._view.sample_rate if self._view else 0
@@ -63,11 +102,15 @@ class PreparedSet:
             for key, each in info.features.items()
             if isinstance(each, tfds.features.Image)
         }
-        self._full_name, self._split, self._has_names = (
-            info.full_name,
-            split,
-            "file_name" in info.features,
-        )
+        self._full_name, self._split = info.full_name, split
+        names = ("file_name", "image/filename", "image_id")
+        self._file_name = next((key for key in names if key in info.features), "")
+        if self._boxes is not None and not self._file_name:
+            raise UserError(
+                f"tfds:{name}: has no file names, by which boxes would be joined; leave "
+                "config.data.boxes empty",
+                exit_code=1,
+            )
         try:
             self._records = builder.as_data_source(split, decoders=pictures)
         except NotImplementedError as error:
@@ -80,19 +123,42 @@ class PreparedSet:
             ) from error
         if not _count(self._records):
             raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
+        if self._mask is not None:
+            stored = info.features[self._mask.mask].shape[:2]
+            if image_size:
+                stored = (image_size, image_size)
+            elif None in stored:
+                stored = self[0][1]["segmentation"].shape
+            self.targets = {"segmentation": Target(tuple(stored), "uint8", f"mask:{IGNORED}")}
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, i: int) -> tuple[Any, int]:
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        record = self._record(i)
+        payload = record[self._input]
+        if self._mask is not None:
+            content = record[self._mask.mask]
+            mask = read_stored_mask(content, payload, self._mask, self.name(i))
+            return payload, {"segmentation": mask}
+        label = int(record[self._label])
+        if "boxes" not in self.targets:
+            return payload, label
+        if self._boxes is None:
+            boxes = stored_box(record[self._box], payload, self._most)
+        else:
+            file = record[self._file_name].decode(errors="replace")
+            boxes = self._boxes.of(PurePath(file).stem, *upright_size(payload))
+        return payload, {"label": np.int32(label), "boxes": boxes}
+
+    def _record(self, i: int) -> dict[str, Any]:
         try:
-            record = self._records[i]
+            return self._records[i]
         except (
             RuntimeError,
             OSError,
         ) as error:  # raised by array_record for a damaged or missing file
             raise DamagedError(f"cannot be read ({short(error)})") from error
-        return record[self._input], int(record[self._label])
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32; reads every record."""
@@ -101,23 +167,25 @@ class PreparedSet:
     def name(self, i: int) -> str:
         """The index in the split, and the file name if the set has one."""
         file = ""
-        if self._has_names:
+        if self._file_name:
             with contextlib.suppress(RuntimeError, OSError):
-                file = f" ({self._records[i]['file_name'].decode(errors='replace')})"
+                file = f" ({self._records[i][self._file_name].decode(errors='replace')})"
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
     def checksum(self) -> int:
         """CRC-32 of the set's name and version, its size, and its first and last example."""
         ends = [self._end(i) for i in (0, len(self) - 1)]
-        return zlib.crc32(repr((self._full_name, len(self), ends)).encode())
+        value = zlib.crc32(repr((self._full_name, len(self), ends)).encode())
+        return value if self._boxes is None else self._boxes.checksum(value)
 
     def _end(self, i: int) -> tuple[int, int]:
         """Label and CRC-32 of an example; two zeros for a damaged one, which has no checksum."""
         try:
-            payload, label = self[i]
+            record = self._record(i)
         except DamagedError:
             return 0, 0
-        return label, zlib.crc32(_as_bytes(payload))
+        label = int(record[self._label]) if self._label else 0
+        return label, zlib.crc32(_as_bytes(record[self._input]))
 
 
 def _count(records: Any) -> int:

@@ -19,7 +19,7 @@ from jaxconv.errors import UserError
 from jaxconv.evaluation.passes import passes
 from jaxconv.evaluation.views import View
 from jaxconv.files import expand
-from jaxconv.tasks import Task
+from jaxconv.tasks import Task, needs_of
 from jaxconv.train.build import BuiltNetwork, build_eval_step, build_network
 from jaxconv.train.ensemble import form_of_run
 from jaxconv.train.evaluate import evaluate_each, member_mask, result_of
@@ -214,4 +214,5 @@ def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str,
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:
-    return (source or open_source(as_files(config.data), split)).checksum()
+    needs = needs_of(config)
+    return (source or open_source(as_files(config.data), split, needs=needs)).checksum()

@@ -20,7 +20,7 @@ TASKS = {
     "segmentation": "jaxconv.tasks.segmentation.task:Segmentation",
 }
 
-__all__ = ["TASKS", "Figure", "Task", "find_task", "open_task", "task_for"]
+__all__ = ["TASKS", "Figure", "Task", "find_task", "needs_of", "open_task", "task_for"]
 
 
 def find_task(name: str) -> type[Task]:
@@ -37,6 +37,11 @@ def find_task(name: str) -> type[Task]:
     if not isinstance(found, type) or not issubclass(found, Task):
         raise wrong(name, "config.task.name", f"is {found!r}")
     return found
+
+
+def needs_of(config: Any) -> tuple[str, ...]:
+    """The targets that the config's task needs, for `open_source`."""
+    return find_task(config.task.name).needs
 
 
 def task_for(config: Any, targets: Mapping[str, Any]) -> str:

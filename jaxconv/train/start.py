@@ -21,7 +21,7 @@ from jaxconv.errors import UserError, human_bytes
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
 from jaxconv.own import with_absolute_names
-from jaxconv.tasks import Task, find_task
+from jaxconv.tasks import Task, find_task, needs_of
 from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.callbacks import open_callbacks
 from jaxconv.train.code import resumed
@@ -261,7 +261,11 @@ def open_sources(config: Any, before: dict[str, Any] | None = None) -> tuple[Sou
     """
     before = before and {key: before[key] for key in ("kind", "image_shape")}
     train_source = open_source(
-        config.data, config.data.train_split, augment=config.augment, before=before
+        config.data,
+        config.data.train_split,
+        augment=config.augment,
+        before=before,
+        needs=needs_of(config),
     )
     return train_source, open_source(
         config.data, config.data.eval_split, like=describe(train_source)

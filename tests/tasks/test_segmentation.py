@@ -270,3 +270,24 @@ def test_a_mask_with_an_index_beyond_the_classes_or_with_colours(tmp_path):
 def test_settings_that_do_not_fit(changes, message, tmp_path, one_device):
     with pytest.raises(UserError, match=message):
         train(small(**changes), str(tmp_path / "run"), devices=one_device)
+
+
+def test_a_mask_has_the_size_of_its_image_turned_upright(tmp_path):
+    """A photograph that its EXIF data turns on its side: the mask is of what the network sees."""
+    from jaxconv.data.pictures import upright_size
+
+    root = write_masks(tmp_path / "set", count=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "test"):
+        for suffix in ("jpg", "png"):
+            path = root / split / "images" / f"turned_{suffix}.{suffix}"
+            Image.new("RGB", (24, 20)).save(path, exif=exif)
+            assert upright_size(path.read_bytes()) == (24, 20)
+            mask = Image.fromarray(np.zeros((24, 20), np.uint8))
+            mask.save(root / split / "masks" / f"turned_{suffix}.png")
+    source = open_source(masks_config(root).data, "train")
+    assert source.images.shape == (4, 24, 20, 3)
+    mask.transpose(Image.Transpose.ROTATE_90).save(root / "train" / "masks" / "turned_jpg.png")
+    with pytest.raises(UserError, match=r"turned_jpg.png: is 24x20 .*turned_jpg.jpg is 20x24"):
+        open_source(masks_config(root).data, "train")

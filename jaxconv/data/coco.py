@@ -1,0 +1,358 @@
+"""COCO's annotations: `coco:DIR`, instances or panoptic (cocodataset.org, format-data).
+
+    DIR/annotations/instances_<split>.json   and the other names in `FILES`
+    DIR/<split>/NAME.jpg                     and the other folders in `FOLDERS`
+
+Instances become masks with the class of each pixel, 0 for the background; pixels of objects of two
+classes are ignored, and those of a crowd count as its class. A panoptic file has PNG files beside
+it, in a folder of its name, whose colour is the number of a segment; every category is a class, and
+pixels of no segment are ignored. Boxes and classes need instances.
+
+Polygons and run lengths become masks by pycocotools, the reference (the extra `coco`).
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxconv.data.folder import read_content
+from jaxconv.data.interface import DamagedError
+from jaxconv.data.objects import (
+    OFFERED,
+    AnnotatedFiles,
+    Faults,
+    Objects,
+    Pictures,
+    mended,
+    present,
+    wanted_of,
+)
+from jaxconv.data.pictures import upright_size
+from jaxconv.data.shapes import checked_shape, merged, panoptic_masks, rasterized
+from jaxconv.errors import UserError, short, some
+
+# Where the annotations of a split may be, and then its images; the first that is there is taken.
+FILES = (
+    "annotations/instances_{split}.json",
+    "{split}/instances.json",
+    "{split}/annotations.json",
+    "{split}/_annotations.coco.json",
+    "annotations/{split}.json",
+    "{split}.json",
+    "annotations/panoptic_{split}.json",
+    "{split}/panoptic.json",
+    "{split}/boxes.json",
+)
+FOLDERS = ("{split}/images", "{split}", "images/{split}", "images", ".")
+# Classes that a mask of 8 bits can tell apart, with the ignored index.
+_MOST = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """A file of annotations, checked.
+
+    Attributes:
+      path: of the file.
+      pictures: the images.
+      class_names: of the categories, in the order of their ids.
+      objects: of the images; none in a panoptic file.
+      segments: of a panoptic file, by image: the name of its PNG, and {number: class}.
+      checksum: of the file.
+    """
+
+    path: Path
+    pictures: Pictures
+    class_names: tuple[str, ...]
+    objects: Objects
+    segments: Sequence[tuple[str, Mapping[int, int]]] | None
+    checksum: int
+
+
+def open_coco(
+    folder: str, split: str, settings: Any, needs: Sequence[str], image_size: int
+) -> AnnotatedFiles:
+    """The records of a split.
+
+    Args:
+      folder: DIR.
+      split: the split's name.
+      settings: `config.data`; `coco`, `annotations` and `max_boxes` are used.
+      needs: the targets that the task needs; empty for masks or, without any, label and boxes.
+      image_size: height and width of the masks in an example; 0 for those of the files.
+
+    Raises:
+      UserError: there is no such split, the annotations cannot be read, or are faulty and that is
+        refused, or pycocotools is not installed.
+    """
+    root = Path(folder).expanduser()
+    path = find(root, split, settings.coco.file)
+    faults = Faults(str(path), settings.annotations)
+    with_shapes = not needs or "segmentation" in needs
+    found = read(path, root, split, settings.coco.images, faults, with_shapes)
+    shapes = found.segments is not None or any(s is not None for s in found.objects.segments)
+    offered = OFFERED if found.segments is None else OFFERED[:1]
+    if not shapes:
+        offered = OFFERED[1:]
+    wanted = wanted_of(needs, offered, ("segmentation",) if shapes else ("label", "boxes"))
+    if needs and not wanted:
+        raise UserError(
+            f"{path}: has {'no shapes of its objects' if not shapes else 'panoptic segments'}, and "
+            f"the task needs {', '.join(needs)}; name another file in {root} with "
+            "--config.data.coco.file",
+            exit_code=1,
+        )
+    names, mask, objects = found.class_names, None, found.objects
+    if "segmentation" in wanted:
+        names, mask = _masks(found, faults)
+    else:
+        objects = mended(objects, found.pictures.sizes, faults)
+    size = (image_size, image_size) if image_size else None
+    return AnnotatedFiles(
+        found.pictures, objects, names, wanted, settings.max_boxes, size, mask, found.checksum,
+        faults,
+    )  # fmt: skip
+
+
+def find(root: Path, split: str, named: str) -> Path:
+    """The file of annotations of a split.
+
+    Args:
+      root: DIR.
+      split: the split's name.
+      named: `config.data.coco.file`; empty to look for those of `FILES`.
+
+    Raises:
+      UserError: there is none.
+    """
+    tried = [name.replace("{split}", split) for name in ([named] if named else FILES)]
+    for name in tried:
+        if (root / name).is_file():
+            return root / name
+    if not root.is_dir():
+        raise UserError(f"coco:{root}: folder not found", exit_code=1)
+    has = sorted(str(p.relative_to(root)) for p in (*root.glob("*.json"), *root.glob("*/*.json")))
+    raise UserError(
+        f"coco:{root}: has no annotations of the split {split!r}: none of {', '.join(tried)}; "
+        f"there is {some(has) or 'no .json file'}: set --config.data.train_split, "
+        "--config.data.eval_split, or --config.data.coco.file, such as {split}/labels.json",
+        exit_code=1,
+    )
+
+
+def read(
+    path: Path, root: Path, split: str, images: str, faults: Faults, with_shapes: bool = True
+) -> Annotations:
+    """Read a file of annotations, and find its images.
+
+    Args:
+      path: of the file.
+      root, split: of the set.
+      images: `config.data.coco.images`, the folder of the images; empty to look for it.
+      faults: what is wrong is added.
+      with_shapes: whether to keep the objects' segmentations.
+
+    Raises:
+      UserError: it is no such file, or has no images.
+    """
+    try:
+        content = read_content(path)
+        found = json.loads(content)
+        categories = {int(one["id"]): str(one["name"]) for one in found["categories"]}
+        entries = _unique(found["images"], "images with the id of another, left out", faults)
+        annotations = found["annotations"]
+        files = [str(one["file_name"]) for one in entries]
+        numbers = {int(one["id"]): n for n, one in enumerate(entries)}
+    except (DamagedError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as COCO's annotations, with images, annotations and "
+            f"categories ({type(error).__name__}: {short(error)})",
+            exit_code=1,
+        ) from error
+    order = {category: k for k, category in enumerate(sorted(categories))}
+    class_names = tuple(categories[category] for category in order)
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise UserError(
+            f"{path}: has no categories, or two of one name: {some(class_names)}", exit_code=1
+        )
+    if not files:
+        raise UserError(f"{path}: has no images", exit_code=1)
+    folder = _folder(root, split, images, path, files[0])
+    there = present(folder, files, faults)
+    sizes = np.array([_size(entries[i], folder / files[i], path) for i in there], np.int64)
+    pictures = Pictures(folder, [files[i] for i in there], sizes)
+    place = {int(i): n for n, i in enumerate(there)}
+    # The number of each image that is there, by its id; None of those that are not.
+    by_id = {number: place.get(n) for number, n in numbers.items()}
+    segments = None
+    if annotations and "segments_info" in annotations[0]:
+        segments = _panoptic(annotations, by_id, order, len(there), faults)
+        objects = _objects([], by_id, order, sizes, faults, False, path)
+    else:
+        objects = _objects(annotations, by_id, order, sizes, faults, with_shapes, path)
+    return Annotations(path, pictures, class_names, objects, segments, zlib.crc32(content))
+
+
+def _folder(root: Path, split: str, images: str, path: Path, first: str) -> Path:
+    """The folder of the images."""
+    tried = [root / name.replace("{split}", split) for name in ([images] if images else FOLDERS)]
+    tried += [] if images else [path.parent]
+    found = next((folder for folder in tried if (folder / first).is_file()), None)
+    # Without the first image, a folder that has any is the best guess; `present` says what lacks.
+    found = found or next((folder for folder in tried if folder.is_dir()), None)
+    if found is None:
+        raise UserError(
+            f"{path}: its images are in none of {', '.join(str(folder) for folder in tried)}; set "
+            "--config.data.coco.images",
+            exit_code=1,
+        )
+    return found
+
+
+def _size(entry: Mapping[str, Any], file: Path, path: Path) -> tuple[int, int]:
+    """Height and width of an image, as stated or else from its file."""
+    try:
+        if "height" in entry and "width" in entry:
+            return int(entry["height"]), int(entry["width"])
+        return upright_size(read_content(file))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: the size of {file.name} is no number ({short(error)})", exit_code=1
+        ) from error
+    except DamagedError as error:
+        raise UserError(f"{file}: {error}", exit_code=1) from error
+
+
+def _unique(entries: Sequence[Any], why: str, faults: Faults) -> list[Any]:
+    """Entries without those whose id another has; an entry without an id has none."""
+    seen: set[Any] = set()
+    kept, twice = [], []
+    for entry in entries:
+        number = entry.get("id")
+        if number is not None and number in seen:
+            twice.append(f"id {number}")
+            continue
+        seen.add(number)
+        kept.append(entry)
+    faults.add(why, twice)
+    return kept
+
+
+def _objects(
+    annotations: Sequence[Mapping[str, Any]],
+    by_id: Mapping[int, int | None],
+    order: Mapping[int, int],
+    sizes: np.ndarray,
+    faults: Faults,
+    with_shapes: bool,
+    path: Path,
+) -> Objects:
+    """The annotations of those images that are there, and of known categories."""
+    annotations = _unique(annotations, "annotations with the id of another, left out", faults)
+    kept, nowhere, unknown = [], [], []
+    try:
+        for n, one in enumerate(annotations):
+            name = f"annotation {one.get('id', n)}"
+            if int(one["image_id"]) not in by_id:
+                nowhere.append(name)
+            elif int(one["category_id"]) not in order:
+                unknown.append(f"{name} of category {one['category_id']}")
+            elif by_id[int(one["image_id"])] is not None:
+                kept.append((name, one))
+        # [left, top, width, height]; shapes may stand without a box.
+        boxes = np.array([one.get("bbox") or [0, 0, 0, 0] for _, one in kept], np.float32)
+        boxes = boxes.reshape(len(kept), 4)
+        objects = Objects(
+            np.array([by_id[int(one["image_id"])] for _, one in kept], np.int64),
+            np.stack(
+                [boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3], boxes[:, 0] + boxes[:, 2]],
+                axis=1,
+            ),
+            np.array([order[int(one["category_id"])] for _, one in kept], np.int32),
+            np.array([bool(one.get("iscrowd", 0)) for _, one in kept], bool),
+            [name for name, _ in kept],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: an annotation is not as COCO's: it has image_id, category_id and bbox, "
+            f"[left, top, width, height] ({type(error).__name__}: {short(error)})",
+            exit_code=1,
+        ) from error
+    faults.add("annotations of an image that is not listed, left out", nowhere)
+    faults.add("annotations of an unknown category, left out", unknown)
+    if with_shapes:
+        shapes = [
+            checked_shape(one.get("segmentation"), *sizes[i])
+            for (_, one), i in zip(kept, objects.image, strict=True)
+        ]
+        objects = dataclasses.replace(objects, segments=shapes)
+    return objects
+
+
+def _masks(found: Annotations, faults: Faults) -> tuple[tuple[str, ...], Any]:
+    """The names of the classes of masks, and the function that makes the mask of an image."""
+    panoptic = found.segments is not None
+    names = found.class_names if panoptic else ("background", *found.class_names)
+    if len(names) > _MOST:
+        raise UserError(
+            f"{found.path}: has {len(found.class_names):,} categories; a mask of 8 bits has at "
+            f"most {_MOST} classes",
+            exit_code=1,
+        )
+    if found.segments is not None:
+        return names, panoptic_masks(found.path, found.segments)
+    objects = found.objects
+    none = [i for i, shape in enumerate(objects.segments) if shape is None]
+    faults.add("objects without a usable segmentation, left out", [objects.names[i] for i in none])
+    objects = objects.take(np.setdiff1d(np.arange(len(objects.names)), none)).in_order()
+    # Whether pycocotools is there is asked before training, not while examples are read.
+    rasterized([np.zeros(6)], 1, 1)
+
+    def mask(i: int) -> tuple[np.ndarray, str]:
+        of = objects.of(i)
+        height, width = (int(side) for side in found.pictures.sizes[i])
+        classes = objects.classes[of].tolist()
+        return merged(objects.segments[of], classes, height, width), str(found.path)
+
+    return names, mask
+
+
+def _panoptic(
+    annotations: Sequence[Mapping[str, Any]],
+    by_id: Mapping[int, int | None],
+    order: Mapping[int, int],
+    images: int,
+    faults: Faults,
+) -> list[tuple[str, dict[int, int]]]:
+    """The PNG of each image, and the class of each of its segments."""
+    found: list[tuple[str, dict[int, int]] | None] = [None] * images
+    nowhere, unknown = [], []
+    for one in annotations:
+        number = int(one["image_id"])
+        if number not in by_id:
+            nowhere.append(f"image {number}")
+        place = by_id.get(number)
+        if place is None:
+            continue
+        segments = {int(s["id"]): int(s["category_id"]) for s in one["segments_info"]}
+        unknown += [
+            f"segment {segment} of category {category}"
+            for segment, category in segments.items()
+            if category not in order
+        ]
+        known = {s: order[category] for s, category in segments.items() if category in order}
+        found[place] = (str(one["file_name"]), known)
+    faults.add("annotations of an image that is not listed, left out", nowhere)
+    faults.add("segments of an unknown category, ignored", unknown)
+    lacking = [f"image {n}" for n, one in enumerate(found) if one is None]
+    if lacking:
+        raise UserError(
+            f"{faults.place}: has no segments for {some(lacking)}; remove them from its images",
+            exit_code=1,
+        )
+    return [one for one in found if one is not None]
