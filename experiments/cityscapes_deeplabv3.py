@@ -15,7 +15,7 @@ Here        the same, but: images are scaled by 0.75 to 2, since a crop must fit
             ResNet, and its second head in training. Evaluation sees the middle 1024x1024 pixels of
             each 1024x2048 image, not all of them
 Published   mean IoU 77.23% of the validation images at output stride 16, 79.30% at stride 8 with
-            several scales and flips, by the 2,975 fine training images alone (Section 4.2)
+            several scales and flips, by the 2,975 fine training images alone
 Result      not run here
 """
 

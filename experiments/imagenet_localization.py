@@ -15,9 +15,8 @@ Here        per-class regression from the whole image, as in Simonyan and Zisser
             arXiv:1409.1556, appendix A: logits, and a box for each class, from one pooled vector;
             otherwise the recipe of imagenet_resnet50.py. The 58% of the training images that have
             no box teach the class alone
-Published   9.0% top-5 localization error on the test images by an ensemble (Table 14); on the
-            validation images 10.6% by one ResNet-101 (Table 13). By VGG's way 25.3% on the test
-            images (Table 14), also by an ensemble
+Published   9.0% top-5 localization error on the test images (appendix C), by an ensemble with
+            region proposals; a regression from the whole image alone is behind that
 Result      not run here
 """
 

@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
     data.add_argument(
         "source",
         metavar="SOURCE",
-        help="as in config.data.source: folder:DIR, tfds:NAME, arrays:FILE.npz ...",
+        help="as in config.data.source: folder:DIR, masks:DIR, coco:DIR, tfds:NAME ...; with "
+        "--config.task.name=TASK the targets of that task",
     )
     data.add_argument(
         "--split",

@@ -11,29 +11,28 @@ pixels of no segment are ignored. Boxes and classes need instances.
 Polygons and run lengths become masks by pycocotools, the reference (the extra `coco`).
 """
 
+import contextlib
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxconv.data.folder import read_content
-from jaxconv.data.interface import DamagedError
-from jaxconv.data.objects import (
+from jaxconv.data.annotated import (
     OFFERED,
     AnnotatedFiles,
-    Faults,
-    Objects,
     Pictures,
-    mended,
     present,
     wanted_of,
 )
+from jaxconv.data.folder import read_content
+from jaxconv.data.interface import DamagedError
+from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
-from jaxconv.data.shapes import checked_shape, merged, panoptic_masks, rasterized
+from jaxconv.data.shapes import checked_shape, merged, panoptic_masks, panoptic_segments, rasterized
 from jaxconv.errors import UserError, short, some
 
 # Where the annotations of a split may be, and then its images; the first that is there is taken.
@@ -160,20 +159,15 @@ def read(
     Raises:
       UserError: it is no such file, or has no images.
     """
-    try:
+    with _understood(path, "must have images, annotations and categories, as COCO's"):
         content = read_content(path)
         found = json.loads(content)
         categories = {int(one["id"]): str(one["name"]) for one in found["categories"]}
         entries = _unique(found["images"], "images with the id of another, left out", faults)
-        annotations = found["annotations"]
+        why = "annotations with the id of another, left out"
+        annotations = _unique(found["annotations"], why, faults)
         files = [str(one["file_name"]) for one in entries]
         numbers = {int(one["id"]): n for n, one in enumerate(entries)}
-    except (DamagedError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as COCO's annotations, with images, annotations and "
-            f"categories ({type(error).__name__}: {short(error)})",
-            exit_code=1,
-        ) from error
     order = {category: k for k, category in enumerate(sorted(categories))}
     class_names = tuple(categories[category] for category in order)
     if not class_names or len(set(class_names)) < len(class_names):
@@ -189,13 +183,31 @@ def read(
     place = {int(i): n for n, i in enumerate(there)}
     # The number of each image that is there, by its id; None of those that are not.
     by_id = {number: place.get(n) for number, n in numbers.items()}
-    segments = None
-    if annotations and "segments_info" in annotations[0]:
-        segments = _panoptic(annotations, by_id, order, len(there), faults)
-        objects = _objects([], by_id, order, sizes, faults, False, path)
-    else:
-        objects = _objects(annotations, by_id, order, sizes, faults, with_shapes, path)
+    segments, panoptic = None, bool(annotations) and "segments_info" in annotations[0]
+    if panoptic:
+        with _understood(path, "must have image_id, file_name and segments_info of each image"):
+            segments = panoptic_segments(annotations, by_id, order, len(there), faults)
+    of_images = [] if panoptic else annotations
+    with _understood(
+        path,
+        "must have image_id, category_id and bbox of each annotation, four "
+        "numbers: left, top, width, height",
+    ):
+        objects = _objects(of_images, by_id, order, sizes, faults, with_shapes)
     return Annotations(path, pictures, class_names, objects, segments, zlib.crc32(content))
+
+
+@contextlib.contextmanager
+def _understood(path: Path, form: str) -> Iterator[None]:
+    """Turn the errors of content that has another form into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {form} ({type(error).__name__}: {short(error)})", exit_code=1
+        ) from error
 
 
 def _folder(root: Path, split: str, images: str, path: Path, first: str) -> Path:
@@ -250,39 +262,30 @@ def _objects(
     sizes: np.ndarray,
     faults: Faults,
     with_shapes: bool,
-    path: Path,
 ) -> Objects:
     """The annotations of those images that are there, and of known categories."""
-    annotations = _unique(annotations, "annotations with the id of another, left out", faults)
     kept, nowhere, unknown = [], [], []
-    try:
-        for n, one in enumerate(annotations):
-            name = f"annotation {one.get('id', n)}"
-            if int(one["image_id"]) not in by_id:
-                nowhere.append(name)
-            elif int(one["category_id"]) not in order:
-                unknown.append(f"{name} of category {one['category_id']}")
-            elif by_id[int(one["image_id"])] is not None:
-                kept.append((name, one))
-        # [left, top, width, height]; shapes may stand without a box.
-        boxes = np.array([one.get("bbox") or [0, 0, 0, 0] for _, one in kept], np.float32)
-        boxes = boxes.reshape(len(kept), 4)
-        objects = Objects(
-            np.array([by_id[int(one["image_id"])] for _, one in kept], np.int64),
-            np.stack(
-                [boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3], boxes[:, 0] + boxes[:, 2]],
-                axis=1,
-            ),
-            np.array([order[int(one["category_id"])] for _, one in kept], np.int32),
-            np.array([bool(one.get("iscrowd", 0)) for _, one in kept], bool),
-            [name for name, _ in kept],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: an annotation is not as COCO's: it has image_id, category_id and bbox, "
-            f"[left, top, width, height] ({type(error).__name__}: {short(error)})",
-            exit_code=1,
-        ) from error
+    for n, one in enumerate(annotations):
+        name = f"annotation {one.get('id', n)}"
+        if int(one["image_id"]) not in by_id:
+            nowhere.append(name)
+        elif int(one["category_id"]) not in order:
+            unknown.append(f"{name} of category {one['category_id']}")
+        elif by_id[int(one["image_id"])] is not None:
+            kept.append((name, one))
+    # [left, top, width, height]; shapes may stand without a box.
+    boxes = np.array([one.get("bbox") or [0, 0, 0, 0] for _, one in kept], np.float32)
+    boxes = boxes.reshape(len(kept), 4)
+    objects = Objects(
+        np.array([by_id[int(one["image_id"])] for _, one in kept], np.int64),
+        np.stack(
+            [boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3], boxes[:, 0] + boxes[:, 2]],
+            axis=1,
+        ),
+        np.array([order[int(one["category_id"])] for _, one in kept], np.int32),
+        np.array([bool(one.get("iscrowd", 0)) for _, one in kept], bool),
+        [name for name, _ in kept],
+    )
     faults.add("annotations of an image that is not listed, left out", nowhere)
     faults.add("annotations of an unknown category, left out", unknown)
     if with_shapes:
@@ -320,39 +323,3 @@ def _masks(found: Annotations, faults: Faults) -> tuple[tuple[str, ...], Any]:
         return merged(objects.segments[of], classes, height, width), str(found.path)
 
     return names, mask
-
-
-def _panoptic(
-    annotations: Sequence[Mapping[str, Any]],
-    by_id: Mapping[int, int | None],
-    order: Mapping[int, int],
-    images: int,
-    faults: Faults,
-) -> list[tuple[str, dict[int, int]]]:
-    """The PNG of each image, and the class of each of its segments."""
-    found: list[tuple[str, dict[int, int]] | None] = [None] * images
-    nowhere, unknown = [], []
-    for one in annotations:
-        number = int(one["image_id"])
-        if number not in by_id:
-            nowhere.append(f"image {number}")
-        place = by_id.get(number)
-        if place is None:
-            continue
-        segments = {int(s["id"]): int(s["category_id"]) for s in one["segments_info"]}
-        unknown += [
-            f"segment {segment} of category {category}"
-            for segment, category in segments.items()
-            if category not in order
-        ]
-        known = {s: order[category] for s, category in segments.items() if category in order}
-        found[place] = (str(one["file_name"]), known)
-    faults.add("annotations of an image that is not listed, left out", nowhere)
-    faults.add("segments of an unknown category, ignored", unknown)
-    lacking = [f"image {n}" for n, one in enumerate(found) if one is None]
-    if lacking:
-        raise UserError(
-            f"{faults.place}: has no segments for {some(lacking)}; remove them from its images",
-            exit_code=1,
-        )
-    return [one for one in found if one is not None]

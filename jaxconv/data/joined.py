@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.data.annotated import padded
 from jaxconv.data.folder import Files
 from jaxconv.data.interface import DamagedError, Target, evenly
 from jaxconv.data.listing import list_files
-from jaxconv.data.objects import Faults, Objects, mended, padded
+from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
 from jaxconv.data.voc import read_xml
 from jaxconv.errors import UserError, some

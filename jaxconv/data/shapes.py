@@ -12,8 +12,9 @@ import numpy as np
 from jaxconv.data.folder import read_content
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.masks import IGNORED
+from jaxconv.data.objects import Faults
 from jaxconv.data.pictures import opened
-from jaxconv.errors import UserError, missing, short
+from jaxconv.errors import UserError, missing, short, some
 
 
 def checked_shape(shape: Any, height: int, width: int) -> Any:
@@ -23,6 +24,13 @@ def checked_shape(shape: Any, height: int, width: int) -> Any:
       shape: polygons [x, y, x, y ...], a list of them; or run lengths, compressed or not.
       height, width: of the image.
     """
+    try:
+        return _checked(shape, height, width)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _checked(shape: Any, height: int, width: int) -> Any:
     if isinstance(shape, list):
         good = [p for p in shape if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
         polygons = [np.asarray(polygon, np.float64) for polygon in good]
@@ -119,3 +127,50 @@ def panoptic_masks(
         return of[where].reshape(numbers.shape), str(file)
 
     return mask
+
+
+def panoptic_segments(
+    annotations: Sequence[Mapping[str, Any]],
+    by_id: Mapping[int, int | None],
+    order: Mapping[int, int],
+    images: int,
+    faults: Faults,
+) -> list[tuple[str, dict[int, int]]]:
+    """The PNG of each image, and the class of each of its segments, {number: class}.
+
+    Args:
+      annotations: of a panoptic file.
+      by_id: the number of each image by its id; None of those that are not there.
+      order: the class of each category by its id.
+      images: how many there are.
+      faults: what is wrong is added.
+
+    Raises:
+      UserError: an image has no segments.
+    """
+    found: list[tuple[str, dict[int, int]] | None] = [None] * images
+    nowhere, unknown = [], []
+    for one in annotations:
+        number = int(one["image_id"])
+        if number not in by_id:
+            nowhere.append(f"image {number}")
+        place = by_id.get(number)
+        if place is None:
+            continue
+        segments = {int(s["id"]): int(s["category_id"]) for s in one["segments_info"]}
+        unknown += [
+            f"segment {segment} of category {category}"
+            for segment, category in segments.items()
+            if category not in order
+        ]
+        known = {s: order[category] for s, category in segments.items() if category in order}
+        found[place] = (str(one["file_name"]), known)
+    faults.add("annotations of an image that is not listed, left out", nowhere)
+    faults.add("segments of an unknown category, ignored", unknown)
+    lacking = [f"image {n}" for n, one in enumerate(found) if one is None]
+    if lacking:
+        raise UserError(
+            f"{faults.place}: has no segments for {some(lacking)}; remove them from its images",
+            exit_code=1,
+        )
+    return [one for one in found if one is not None]

@@ -374,11 +374,12 @@ def _open_folder(
     files: folder.Files, classes: tuple[str, ...], config: Any, augment: Any, channels: int
 ) -> StoredSource:
     kind = files.kind()
-    if kind != "image" and config.background:
-        raise UserError(
-            f"config.data.background is {config.background!r}, and {config.source} holds {kind}s; "
-            "leave it empty"
-        )
+    for key in ("background", "boxes"):
+        if kind != "image" and config[key]:
+            raise UserError(
+                f"config.data.{key} is {config[key]!r}, and {config.source} holds {kind}s; leave "
+                "it empty"
+            )
     if kind == "sound":
         return _sounds(
             files, classes, config, lambda content: signals.read_wav(content, config.audio.rate)

@@ -253,7 +253,7 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
     folder = _find_folder(name, place)
     if folder is None:
         where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
-        manual = " --manual_dir=DIR" if name.startswith("imagenet2012") else ""
+        manual = " --manual_dir=DIR" if name.startswith(("imagenet2012", "cityscapes")) else ""
         raise UserError(
             f"tfds:{name}: is not prepared{f' in {data_dir}' if data_dir else ''}; prepare it: "
             f"pip install 'jaxconv[prepare]' && jaxconv prepare {shlex.quote(name)}{manual}{where}",

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxconv.data.annotated import padded
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.masks import IGNORED, check_size, read_indices
-from jaxconv.data.objects import padded
 from jaxconv.data.pictures import upright_size
 from jaxconv.errors import UserError, some
 

@@ -18,19 +18,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from jaxconv.data.folder import read_content
-from jaxconv.data.interface import DamagedError
-from jaxconv.data.masks import read_classes, read_mask
-from jaxconv.data.objects import (
+from jaxconv.data.annotated import (
     OFFERED,
     AnnotatedFiles,
-    Faults,
-    Objects,
     Pictures,
-    mended,
     present,
     wanted_of,
 )
+from jaxconv.data.folder import read_content
+from jaxconv.data.interface import DamagedError
+from jaxconv.data.masks import read_classes, read_mask
+from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
 from jaxconv.errors import UserError, short, some
 
@@ -76,7 +74,7 @@ def read_xml(path: Path | str) -> Described:
             names.append(_text(one, "name"))
             hard = one.find("difficult")
             difficult.append(hard is not None and (hard.text or "").strip() == "1")
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DamagedError(f"cannot be read as annotations ({short(error)})") from error
     return Described(
         (height, width),

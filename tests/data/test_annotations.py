@@ -1,6 +1,7 @@
 """COCO's and VOC's annotations, and ILSVRC's boxes: read, mended, and made into targets."""
 
 import json
+import sys
 import tarfile
 
 import numpy as np
@@ -122,7 +123,18 @@ def test_shapes_are_pycocotools_and_damaged_ones_are_none():
         np.testing.assert_array_equal(found, wanted)
     short = {"size": [HEIGHT, WIDTH], "counts": [5, 5]}
     turned = {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}
-    bad = ([], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, float("nan")]], None, "x", short, turned, {})
+    bad = (
+        [],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, float("nan")]],
+        None,
+        "x",
+        short,
+        turned,
+        {},
+        [["a"] * 6],
+        {"size": [HEIGHT, WIDTH], "counts": ["a"]},
+    )
     assert [checked_shape(one, HEIGHT, WIDTH) for one in bad] == [None] * len(bad)
 
 
@@ -215,7 +227,9 @@ def test_faults_are_counted_kept_or_refused(tmp_path):
     assert source.read(0)["valid"].sum() == 4
     kept = open_source(data(f"coco:{tmp_path}", annotations="keep"), "train", needs=DETECTION)
     assert kept.read(0)["valid"].sum() == 7 and "kept: 1" in " ".join(kept.notes)
-    with pytest.raises(UserError, match=r"none.png: images that are not there.*annotations=mend"):
+    with pytest.raises(
+        UserError, match=r"id 1: annotations with the id of another.*annotations=mend"
+    ):
         open_source(data(f"coco:{tmp_path}", annotations="refuse"), "train", needs=DETECTION)
     with pytest.raises(UserError, match="'mended'.*did you mean 'mend'"):
         Faults("here", "mended")
@@ -239,12 +253,18 @@ def test_mended_boxes_are_inside_and_have_an_area(rows):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda one: one.pop("categories"), "cannot be read as COCO's annotations"),
+        (lambda one: one.pop("categories"), "must have images, annotations and categories"),
         (lambda one: one.update(images=[]), "has no images"),
-        (lambda one: one["annotations"][0].pop("image_id"), "an annotation is not as COCO's"),
+        (lambda one: one["annotations"][0].pop("image_id"), "must have image_id, category_id"),
         (
             lambda one: one["annotations"][0].update(bbox=[1, 2, 3]),
-            "an annotation is not as COCO's",
+            "must have image_id, category_id",
+        ),
+        (lambda one: one.update(annotations=["x"]), "must have images, annotations and"),
+        (lambda one: one.update(annotations={"a": 1}), "must have images, annotations and"),
+        (
+            lambda one: one.update(annotations=[{"segments_info": 3, "image_id": 7}]),
+            "must have image_id, file_name and segments_info",
         ),
         (lambda one: one["images"][0].update(width=31), "a.png: is 30x20 pixels, but .* 31x20"),
         (lambda one: one["categories"].append({"id": 9, "name": "cat"}), "two of one name"),
@@ -258,6 +278,14 @@ def test_files_that_are_no_annotations(tmp_path, change, words):
     path.write_text(json.dumps(found))
     with pytest.raises(UserError, match=words):
         open_source(data(f"coco:{tmp_path}"), "train", needs=DETECTION)
+
+
+def test_shapes_need_the_extra_and_boxes_do_not(tmp_path, monkeypatch):
+    write_coco(tmp_path)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    assert len(open_source(data(f"coco:{tmp_path}"), "train", needs=LOCATION)) == 2
+    with pytest.raises(UserError, match=r"pip install 'jaxconv\[coco\]'"):
+        open_source(data(f"coco:{tmp_path}"), "train")
 
 
 def test_where_annotations_and_images_are(tmp_path):

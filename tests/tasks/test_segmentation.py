@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxconv.config import load_config, set_key
+from jaxconv.data.interface import describe
 from jaxconv.data.masks import read_mask
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -270,6 +271,16 @@ def test_a_mask_with_an_index_beyond_the_classes_or_with_colours(tmp_path):
 def test_settings_that_do_not_fit(changes, message, tmp_path, one_device):
     with pytest.raises(UserError, match=message):
         train(small(**changes), str(tmp_path / "run"), devices=one_device)
+
+
+def test_evaluation_at_another_size(tmp_path):
+    """Masks then have that size too."""
+    root = write_masks(tmp_path / "set", count=2)
+    config = masks_config(root, data__image_size=16, data__eval_image_size=20)
+    trained = describe(open_source(config.data, "train", augment=config.augment))
+    source = open_source(config.data, "test", like=trained)
+    assert source.read(0)["segmentation"].shape == (20, 20)
+    assert source.image_shape == (20, 20, 3) and trained["image_shape"] == [16, 16, 3]
 
 
 def test_a_mask_has_the_size_of_its_image_turned_upright(tmp_path):
