@@ -63,16 +63,17 @@ def batched_nms(
     if not count:
         return jnp.zeros(0, bool)
     sound = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
-    places = jnp.arange(count, dtype=jnp.int32)
-    _, _, order = lax.sort((~sound, -scores, places), num_keys=2, is_stable=True)
+    order = jnp.argsort(jnp.where(sound, -scores, jnp.inf), stable=True)
     tile = min(TILE, count)
     rows = jnp.concatenate([boxes.astype(jnp.float32), _area(boxes.T)[:, None]], axis=1)[order]
-    padding = -count % tile
-    rows = jnp.pad(rows, ((0, padding), (0, 0))).T
-    kinds = jnp.pad(classes.astype(jnp.int32)[order], (0, padding))
-    stays = _greedy(rows, kinds, jnp.sum(sound), _below(threshold), tile, limit or count)[:count]
+    rest = -count % tile
+    rows, kinds, alive = (
+        jnp.pad(x, ((0, rest), *((0, 0),) * (x.ndim - 1)))
+        for x in (rows, classes.astype(jnp.int32)[order], sound[order])
+    )
+    stays = _greedy(rows.T, kinds, alive, _below(threshold), tile, limit or count)[:count]
     stays &= jnp.cumsum(stays) <= (limit or count)
-    return lax.sort((order, stays), num_keys=1)[1]
+    return jnp.zeros(count, bool).at[order].set(stays, unique_indices=True)
 
 
 def best(scores: jax.Array, keep: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -84,34 +85,36 @@ def best(scores: jax.Array, keep: jax.Array, count: int) -> tuple[jax.Array, jax
 
     Returns:
       Indices [count], int32, and which of them are of kept entries, [count] bool. Of equal scores
-      the earlier entry comes first. Where N is less than `count`, the last ones are 0 and False.
+      the earlier entry comes first. Where N is less than `count`, the last ones are 0 and False. A
+      score of minus infinity counts as dropped.
     """
     few = min(count, scores.shape[0])
-    places = jnp.arange(scores.shape[0], dtype=jnp.int32)
-    dropped, _, order = lax.sort((~keep, -scores, places), num_keys=2, is_stable=True)
+    found, order = lax.top_k(jnp.where(keep, scores, -jnp.inf), few)
     rest = (0, count - few)
-    return jnp.pad(order[:few], rest), jnp.pad(~dropped[:few], rest)
+    return jnp.pad(order, rest), jnp.pad(found > -jnp.inf, rest)
 
 
 def _greedy(
-    rows: jax.Array, classes: jax.Array, valid: jax.Array, threshold: Any, tile: int, limit: int
+    rows: jax.Array, classes: jax.Array, sound: jax.Array, threshold: Any, tile: int, limit: int
 ) -> jax.Array:
     """Which boxes stay: [N] bool.
 
     Args:
       rows: top, left, bottom, right, area of boxes by falling score: [5, N], N a multiple of
         `tile`.
-      classes: [N].
-      valid: how many boxes count, the first ones.
+      classes, sound: [N] each; which class, and whether the box counts.
       limit: ends the search.
     """
 
     def part(array: jax.Array, number: jax.Array) -> jax.Array:
         return lax.dynamic_slice_in_dim(array, number * tile, tile, axis=-1)
 
+    count = rows.shape[1]
+    end = jnp.max(jnp.where(sound, jnp.arange(1, count + 1), 0))
+
     def unfinished(state: tuple) -> jax.Array:
         number, found, *_ = state
-        return (number * tile < valid) & (found < limit)
+        return (number * tile < end) & (found < limit)
 
     def one_tile(state: tuple) -> tuple:
         number, found, kept, kept_classes, stays = state
@@ -119,13 +122,13 @@ def _greedy(
         places = jnp.arange(tile, dtype=jnp.int32)
 
         def against(turn: jax.Array, alive: jax.Array) -> jax.Array:
-            beaten = _beaten(
-                part(kept, turn), part(kept_classes, turn), own, kinds, threshold
-            ) & (turn * tile + places < found).reshape(-1, 1)
+            beaten = _beaten(part(kept, turn), part(kept_classes, turn), own, kinds, threshold) & (
+                turn * tile + places < found
+            ).reshape(-1, 1)
             return alive & ~jnp.any(beaten, axis=0)
 
-        alive = number * tile + places < valid
-        alive = lax.fori_loop(0, (found + tile - 1) // tile, against, alive)
+        turns = (found + tile - 1) // tile
+        alive = lax.fori_loop(0, turns, against, part(sound, number))
         beaten = _beaten(own, kinds, own, kinds, threshold)
         beaten &= places.reshape(-1, 1) < places.reshape(1, -1)
         alive = _settled(beaten, alive)
@@ -136,7 +139,6 @@ def _greedy(
         stays = lax.dynamic_update_slice_in_dim(stays, alive, number * tile, axis=0)
         return number + 1, found + jnp.sum(alive, dtype=jnp.int32), kept, kept_classes, stays
 
-    count = rows.shape[1]
     start = (
         jnp.int32(0),
         jnp.int32(0),
