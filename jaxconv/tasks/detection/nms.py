@@ -123,9 +123,9 @@ def _greedy(
         places = jnp.arange(tile, dtype=jnp.int32)
 
         def against(turn: jax.Array, alive: jax.Array) -> jax.Array:
-            beaten = _beaten(part(kept, turn), part(kept_classes, turn), own, kinds, threshold) & (
-                turn * tile + places < found
-            ).reshape(-1, 1)
+            some, their_classes = part(kept, turn, EARLIER), part(kept_classes, turn, EARLIER)
+            stay = turn * EARLIER + jnp.arange(EARLIER, dtype=jnp.int32) < found
+            beaten = _beaten(some, their_classes, own, kinds, threshold) & stay.reshape(-1, 1)
             return alive & ~jnp.any(beaten, axis=0)
 
         turns = (found + EARLIER - 1) // EARLIER
