@@ -30,13 +30,14 @@ ARGUMENTS = {
 }
 
 
-# The classes, targets and images of a whole set that is not here; the images have the size in the
-# config, or CamVid's.
+# The classes, targets and examples of a whole set that is not here, and the shape of its examples,
+# unless it is the image size in the config.
 OTHERS = {
-    "camvid": (11, "segmentation", 367),
-    "pets_unet": (3, "segmentation", 3_680),
-    "cityscapes_deeplabv3": (19, "segmentation", 2_975),
-    "imagenet_localization": (1000, "boxes", 1_281_167),
+    "camvid": (11, "segmentation", 367, (240, 320, 3)),
+    "hippocampus": (3, "segmentation", 208, (40, 56, 40, 1)),
+    "pets_unet": (3, "segmentation", 3_680, ()),
+    "cityscapes_deeplabv3": (19, "segmentation", 2_975, ()),
+    "imagenet_localization": (1000, "boxes", 1_281_167, ()),
 }
 
 
@@ -53,16 +54,16 @@ def path_of(name):
 def described(name, config):
     """What the data of the whole experiment looks like, and how many examples it has."""
     if name in OTHERS:
-        (classes, target, examples), size = OTHERS[name], config.data.image_size
-        shape = (size, size) if size else (240, 320)
+        (classes, target, examples, shape), size = OTHERS[name], config.data.image_size
+        shape = shape or (size, size, 3)
         targets = {
-            "segmentation": {"segmentation": Target(shape, "uint8", "mask:255")},
+            "segmentation": {"segmentation": Target(shape[:-1], "uint8", "mask:255")},
             "boxes": {"label": Target(), "boxes": Target((100, 4), "float32", "boxes")},
         }[target]
         description = {
-            "image_shape": [*shape, 3],
-            "kind": "image",
-            "cropped": True,
+            "image_shape": [*shape],
+            "kind": "image" if len(shape) == 3 else "signal",
+            "cropped": bool(size),
             "class_names": [str(n) for n in range(classes)],
             "targets": {key: dataclasses.asdict(value) for key, value in targets.items()},
         }

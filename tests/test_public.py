@@ -303,6 +303,6 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_the_gallery_s_pictures_are_made_by_its_script():
     script = (ROOT / "docs/pictures.sh").read_text()
     for picture in (ROOT / "docs").glob("*.png"):
-        assert re.search(rf"(look|screenshot) {picture.stem} |/{picture.stem}\.png", script), (
+        assert re.search(rf"(look|screenshot|play) {picture.stem} |/{picture.stem}\.png", script), (
             picture
         )

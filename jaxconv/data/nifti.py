@@ -61,7 +61,7 @@ class VolumeFiles:
         headers = [read_header(path) for path in images]
         shapes = np.array([shape[:3] for shape, _ in headers])
         self.size = tuple(int(side) for side in (size or shapes.max(axis=0)))
-        self.targets = {"segmentation": Target(self.size, "uint8")}
+        self.targets = {"segmentation": Target(self.size, "uint8", f"mask:{IGNORED}")}
         larger = int((shapes > np.array(self.size)).any(axis=1).sum())
         if larger:
             notes += (f"volumes larger than {self.size}, cropped: {larger:,} of {len(images):,}",)
