@@ -39,6 +39,9 @@ OTHERS = {
     "cityscapes_deeplabv3": (19, "segmentation", 2_975, ()),
     "imagenet_localization": (1000, "boxes", 1_281_167, ()),
 }
+# Those of which the small version is trained without --full: one of each kind.
+QUICK = ("cifar10_fast", "mnist_lenet5", "imagenet_resnet50", "imagenet_googlenet", "camvid")
+QUICK += ("hippocampus", "imagenet_localization")
 
 
 def is_classification(name):
@@ -112,7 +115,12 @@ def test_an_argument_that_there_is_not_trains_nothing(name):
 # Those of other signals are trained by tests/data/test_signals.py, of other tasks by tests/tasks.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in EXPERIMENTS if is_classification(name) or name in OTHERS]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.full)
+        for name in EXPERIMENTS
+        if is_classification(name) or name in OTHERS
+    ],
 )
 def test_small(name, tmp_path, one_device):
     config = load_config(
