@@ -2,22 +2,25 @@
 
 from flax.linen import relu
 
-from jaxconv.layers.conv import Conv, convolve
+from jaxconv.layers.conv import Conv, ConvTranspose, convolve
 from jaxconv.layers.dense import Dense
 from jaxconv.layers.norm import (
     BatchNorm,
+    FrozenBatchNorm,
     group_count,
     group_norm,
     local_response_norm,
     no_norm,
 )
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
-from jaxconv.layers.resize import resize
+from jaxconv.layers.resize import repeat, resize
 
 __all__ = [
     "BatchNorm",
     "Conv",
+    "ConvTranspose",
     "Dense",
+    "FrozenBatchNorm",
     "Pool",
     "adaptive_average_pool",
     "average_pool",
@@ -28,5 +31,6 @@ __all__ = [
     "max_pool",
     "no_norm",
     "relu",
+    "repeat",
     "resize",
 ]

@@ -32,6 +32,7 @@ from jaxconv.models.network import (
     Norm,
     SqueezeExcite,
     global_mean,
+    named,
     round_channels,
     stochastic_depth,
 )
@@ -91,6 +92,7 @@ class InvertedResidual(nn.Module):
       gate: its last activation.
       se_act: its first activation.
       drop: probability of dropping the unit in training (stochastic depth, arXiv:1603.09382).
+      expansion: a name for the expanded map, see `network.named`.
     """
 
     filters: int
@@ -106,6 +108,7 @@ class InvertedResidual(nn.Module):
     se_act: Callable[[jax.Array], jax.Array] = relu
     drop: float = 0.0
     atrous: int = 0
+    expansion: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -114,6 +117,7 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expanded != x.shape[-1]:
             y = ConvNorm(self.expanded, **tools, filter_size=1, act=self.act, name="expand")(y)
+            y = named(self.expansion, y) if self.expansion else y
         settings = {
             "filter_size": self.filter_size,
             "stride": self.stride,
@@ -200,11 +204,15 @@ class MobileNetV3(Network):
       hidden: neurons of the layer before the logits.
       dilated_stride: with `output_stride`, dilate a convolution that has lost its stride as those
         after it, which is what torchvision's segmentation networks do.
+      expansions: name the expanded map of each unit with a stride too: `block13_expand`.
+      momentum: of the norms, see `layers.BatchNorm`.
     """
 
     rows: Sequence[Row] = ()
     hidden: int = 1280
     dilated_stride: bool = False
+    expansions: bool = False
+    momentum: float = 0.99
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of conv1, which stays, and of each unit."""
@@ -213,7 +221,7 @@ class MobileNetV3(Network):
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
+        conv, norm = self.tools(train, epsilon=1e-3, momentum=self.momentum)
         tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):
@@ -228,6 +236,7 @@ class MobileNetV3(Network):
                 train=train,
                 squeezed=squeezed,
                 atrous=atrous,
+                expansion=f"block{n}_expand" if self.expansions and row.stride > 1 else "",
                 name=f"block{n}",
             )(x)
             x = self.note(f"block{n}", x)
