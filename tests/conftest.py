@@ -172,6 +172,19 @@ def write_images(
 
 
 @pytest.fixture(scope="session")
+def torchvision():
+    """torchvision; a build for another accelerator needs two of its operators defined before."""
+    torch = pytest.importorskip("torch")
+    try:
+        return pytest.importorskip("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return pytest.importorskip("torchvision")
+
+
+@pytest.fixture(scope="session")
 def lecture():
     path = SHARED / "lecture.md"
     if not path.is_file():

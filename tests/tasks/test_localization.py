@@ -9,7 +9,7 @@ from jaxconv.config import load_config
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.tasks import open_task
-from jaxconv.tasks.boxes import area, iou
+from jaxconv.tasks.detection.boxes import area, iou
 from jaxconv.tasks.localization.task import decode, encode
 from tests.conftest import ROOT
 

@@ -15,17 +15,6 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def torchvision():
-    try:  # a build for another accelerator needs these two operators defined before it is imported
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass
-    return pytest.importorskip("torchvision")
-
-
 # Our network, and where its feature maps are in torchvision's.
 NETWORKS = {
     "alexnet_torchvision": {

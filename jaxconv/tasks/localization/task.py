@@ -19,8 +19,8 @@ import numpy as np
 import optax
 
 from jaxconv.errors import UserError
-from jaxconv.tasks.boxes import area, iou
 from jaxconv.tasks.classification.losses import correct, cross_entropy
+from jaxconv.tasks.detection.boxes import area, iou
 from jaxconv.tasks.task import Batch, Figure, Task
 
 # A box counts as right from this overlap on.

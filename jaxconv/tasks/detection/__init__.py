@@ -1,0 +1,12 @@
+"""Detection: pure functions on boxes, for the detectors and for other JAX code.
+
+    boxes      areas, overlaps, clipping, codes of boxes relative to anchors
+    anchors    the boxes that a detector starts from, at every position of its maps
+    matching   which box of the truth an anchor is to find; samples of anchors
+    nms        non-maximum suppression
+    losses     of classes and of boxes
+    masks      masks of instances, from the size of the head to that of the image
+
+Boxes are float32 (top, left, bottom, right) in pixels. All is for one image, with static shapes;
+`jax.vmap` makes it a batch. Sets of boxes are padded, and `valid` says which count.
+"""
