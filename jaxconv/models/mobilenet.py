@@ -205,7 +205,7 @@ class MobileNetV3(Network):
       dilated_stride: with `output_stride`, dilate a convolution that has lost its stride as those
         after it, which is what torchvision's segmentation networks do.
       expansions: name the expanded map of each unit with a stride too: `block13_expand`.
-      momentum: of the norms, see `layers.BatchNorm`.
+      momentum, epsilon: of the norms, see `layers.BatchNorm`.
     """
 
     rows: Sequence[Row] = ()
@@ -213,6 +213,7 @@ class MobileNetV3(Network):
     dilated_stride: bool = False
     expansions: bool = False
     momentum: float = 0.99
+    epsilon: float = 1e-3
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of conv1, which stays, and of each unit."""
@@ -221,7 +222,7 @@ class MobileNetV3(Network):
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train, epsilon=1e-3, momentum=self.momentum)
+        conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):

@@ -70,7 +70,11 @@ class Network(nn.Module):
         super().__post_init__()
 
     def __call__(
-        self, x: jax.Array, train: bool = _REQUIRED, features: str | Sequence[str] | None = None
+        self,
+        x: jax.Array,
+        train: bool = _REQUIRED,
+        features: str | Sequence[str] | None = None,
+        **settings: Any,
     ) -> Any:
         """[N, *spatial, C], such as images, -> logits [N, num_classes], float32.
 
@@ -80,6 +84,7 @@ class Network(nn.Module):
           features: names of feature maps. Then {name: map} is returned, in this order; layers
             after the last of them are not run, and have no parameters if this call initialises
             them. `"logits"` among the names asks for the logits too; `"*"`, for all maps.
+          **settings: arguments that the network's own `forward` takes, as those of `rcnn.RCNN`.
 
         Raises:
           TypeError: `train` is not given.
@@ -91,15 +96,15 @@ class Network(nn.Module):
         request = None if features is None else requested.Request(features)
         with requested.asking(request):
             try:
-                output = self.forward(x, train)
+                output = self.forward(x, train, **settings)
             except requested.Complete as complete:
                 if request is None or complete.request is not request:
                     raise
                 return request.answer()
         return output if request is None else request.answer_with(output, type(self).__name__)
 
-    def forward(self, x: jax.Array, train: bool) -> jax.Array:
-        """[N, *spatial, C] -> logits [N, num_classes], float32."""
+    def forward(self, x: jax.Array, train: bool) -> Any:
+        """[N, *spatial, C] -> logits [N, num_classes], float32, or what the network is for."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, train)")
 
     def strides(self) -> tuple[tuple[int, ...], int]:

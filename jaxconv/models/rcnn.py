@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, ConvTranspose, Dense, relu, resize
-from jaxconv.layers.roi_align import roi_align_levels
+from jaxconv.layers.roi_align import multilevel_roi_align
 from jaxconv.models.detector import DATA, Detector, Levels, Output, Tower, normal, of_levels
 from jaxconv.models.network import ConvNorm, Norm, global_mean
 from jaxconv.models.registry import Entry
@@ -136,9 +136,11 @@ class RCNN(Detector):
 
         No gradient reaches the boxes.
         """
-        strides = [2 ** round(math.log2(x.shape[1] / level.shape[1])) for level in levels]
-        read = functools.partial(roi_align_levels, strides=strides, size=size)
-        return jax.vmap(read)(levels, jax.lax.stop_gradient(boxes))
+        by_stride: dict[int, jax.Array] = {}
+        for level in levels:  # of two with the same stride, torchvision reads the first
+            by_stride.setdefault(2 ** round(math.log2(x.shape[1] / level.shape[1])), level)
+        read = functools.partial(multilevel_roi_align, size=size, strides=[*by_stride])
+        return jax.vmap(read)(list(by_stride.values()), boxes)
 
 
 def by_region(
@@ -282,7 +284,7 @@ RESNET = {
 V2 = {**RESNET, "norm": "batch", "head_norm": "batch", "rpn_convs": 2, "box_convs": 4}
 MOBILE = {
     "backbone": "mobilenet_v3_large",
-    "backbone_kwargs": {},
+    "backbone_kwargs": {"epsilon": 1e-5},
     "norm": "frozen",
     "maps": ("block13", "conv2"),
     "anchor_sizes": ((32, 64, 128, 256, 512),) * 3,
