@@ -14,6 +14,7 @@ from jaxconv.layers.norm import (
 )
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
 from jaxconv.layers.resize import repeat, resize
+from jaxconv.layers.roi_align import multilevel_roi_align, pyramid_level, roi_align
 
 __all__ = [
     "BatchNorm",
@@ -29,8 +30,11 @@ __all__ = [
     "group_norm",
     "local_response_norm",
     "max_pool",
+    "multilevel_roi_align",
     "no_norm",
+    "pyramid_level",
     "relu",
     "repeat",
     "resize",
+    "roi_align",
 ]
