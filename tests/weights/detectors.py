@@ -56,6 +56,9 @@ def random_detector(torchvision, name, size, classes=7, **settings):
     model = random_torch_model(
         torchvision, name, weights_backbone=None, num_classes=classes, **plain | settings
     )
+    for key, value in model.named_parameters():
+        if key.endswith("bn3.weight"):  # so that maps do not grow from unit to unit
+            torch.nn.init.uniform_(value, 0.1, 0.3)
     last = ("cls_logits", "objectness", "bbox_ctrness", "cls_score", "module_list")
     for key, value in model.named_parameters():
         if key.startswith("backbone."):
