@@ -19,20 +19,25 @@ import flax.linen as nn
 import jax
 
 from jaxconv.layers import relu
-from jaxconv.models.detector import DATA, Levels, Output, Tower, of_levels
+from jaxconv.models.detector import DATA, Detector, Levels, Output, Tower, of_levels
 from jaxconv.models.registry import Entry
-from jaxconv.models.retinanet import RARE, RetinaNet
+from jaxconv.models.retinanet import RARE
 
 
-class FCOS(RetinaNet):
+class FCOS(Detector):
     """A detector with one stage and one box at each position."""
+
+    @classmethod
+    def wanted(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        """C_3 to C_5."""
+        return 8, 16, 32
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> dict[str, Levels]:
         """Images [N, H, W, C] -> `logits`, `codes` and `centerness` [N, h, w, A, 1] of each level,
         see detector.py.
         """
-        levels = self.pyramid(x, train, self.extra)
+        levels = self.pyramid(x, train, "level")
         if not self.num_classes:
             return {"pyramid": levels}
         conv, norm = self.tools(train, norm=self.head_norm)

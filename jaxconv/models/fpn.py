@@ -1,10 +1,10 @@
 """Feature pyramid networks (Lin et al. 2017, arXiv:1612.03144, Figure 3).
 
-    backbone's map C_n        1x1 to 256, added to the coarser sum, resized by repeating
-    sum of a level            3x3 to 256: P_n
-    one level more            P_6: every second pixel of P_5 (the paper, for region proposals)
-    two levels more           P_6: 3x3 to 256 at stride 2, of P_5 or C_5; P_7: ReLU, 3x3 to 256 at
-                              stride 2 (RetinaNet, Lin et al. 2017, arXiv:1708.02002, section 4)
+backbone's map C_n        1x1 to 256, added to the coarser sum, resized by repeating
+sum of a level            3x3 to 256: P_n
+one level more            P_6: every second pixel of P_5 (the paper, for region proposals)
+two levels more           P_6: 3x3 to 256 at stride 2, of P_5 or C_5; P_7: ReLU, 3x3 to 256 at
+                          stride 2 (RetinaNet, Lin et al. 2017, arXiv:1708.02002, section 4)
 """
 
 import functools

@@ -59,6 +59,7 @@ class RCNN(Detector):
       before_nms, after_nms: proposals of each level that NMS looks at, and the most that stay, in
         training and in inference.
       rpn_nms_threshold, rpn_score_threshold: of the proposals, as for detections.
+      rpn_samples, samples: anchors and regions of an image that the losses are of.
     """
 
     rpn_convs: int = 1
@@ -69,6 +70,8 @@ class RCNN(Detector):
     after_nms: Sequence[int] = (2000, 1000)
     rpn_nms_threshold: float = 0.7
     rpn_score_threshold: float = 0.0
+    rpn_samples: int = 256
+    samples: int = 512
 
     @classmethod
     def wanted(cls, strides: Sequence[int]) -> Sequence[int]:

@@ -55,12 +55,12 @@ def background(name):
     return int(not name.startswith(("retinanet", "fcos")))
 
 
-def both(torchvision, name, **settings):
-    """Both networks for 7 of torchvision's classes, our variables, and two images."""
+def both(torchvision, name, classes=7, **settings):
+    """Both networks for so many of torchvision's classes, our variables, and two images."""
     size = SIZES.get(name, (96, 160))
-    model = random_detector(torchvision, name, size, **settings)
+    model = random_detector(torchvision, name, size, classes, **settings)
     variables = load_torchvision(name, model.state_dict())
-    ours = jaxconv.create_model(name, 7 - background(name))
+    ours = jaxconv.create_model(name, classes - background(name))
     images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     return model, ours, variables, images
 
