@@ -27,7 +27,7 @@ from jaxconv.models.fpn import FPN
 from jaxconv.models.network import NORMS, ConvNorm, Norm
 
 Levels = tuple[jax.Array, ...]
-DATA = "COCO 2017 validation: 100 - box AP, 100 - mask or keypoint AP"
+DATA = "boxes of COCO 2017 validation, 100 - AP"
 # What torchvision's heads start with.
 normal = nn.initializers.normal(0.01)
 

@@ -30,7 +30,7 @@ torchvision's weights know COCO's 91 categories, of which 0 is the background. P
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -41,7 +41,7 @@ from jaxconv.layers.roi_align import multilevel_roi_align
 from jaxconv.models.detector import DATA, Detector, Levels, Output, Tower, normal, of_levels
 from jaxconv.models.network import ConvNorm, Norm, global_mean
 from jaxconv.models.registry import Entry
-from jaxconv.models.resnet import stage_units
+from jaxconv.models.resnet import ResNet, stage_units
 
 # Chooses the regions that a head looks at: outputs so far -> {"boxes": [N, R, 4], ...}.
 Choose = Callable[[dict[str, Any]], Mapping[str, jax.Array]]
@@ -122,8 +122,8 @@ class RCNN(Detector):
         """The head of the proposals; its 3x3 has as many filters as the map, or `filters`."""
         tools = self.tools(train, norm="none")
         outputs = [Output("objectness", 1), Output("codes", 4)]
-        sizes = {"convs": self.rpn_convs, "window": 1, "filters": filters}
-        return Tower(outputs, self.anchors_per_position(), *tools, **sizes, name="rpn")
+        sizes = (self.rpn_convs, 1, filters)
+        return Tower(outputs, self.anchors_per_position(), *tools, *sizes, name="rpn")
 
     def chosen(
         self, choose: Choose | None, found: dict[str, Any], x: jax.Array
@@ -132,7 +132,7 @@ class RCNN(Detector):
         if choose is not None:
             return choose(found)
         whole = jnp.array([0, 0, *x.shape[1:3]], jnp.float32)
-        return {"boxes": jnp.broadcast_to(whole, (len(x), 1, 4))}
+        return {"boxes": jnp.broadcast_to(whole, (x.shape[0], 1, 4))}
 
     def regions(self, levels: Levels, x: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
         """What a head reads of boxes [N, R, 4] in pixels of the images `x`, [N, R, size, size, C].
@@ -235,7 +235,7 @@ class RCNNC4(RCNN):
     def check(self) -> None:
         """Raise ValueError for settings that are impossible or would do nothing."""
         super().check()
-        if not hasattr(self.backbone, "units") or self.backbone.version == 2:
+        if not isinstance(self.backbone, ResNet) or self.backbone.version == 2:
             raise ValueError(
                 f"the backbone is {type(self.backbone).__name__}; the last stage of a ResNet of "
                 "version 1 or 1.5 becomes the head: use one, or fasterrcnn_resnet50_fpn, which "
@@ -260,8 +260,9 @@ class RCNNC4(RCNN):
         found: dict[str, Any] = dict(of_levels([self.proposals(train, 512)], levels))
         found["regions"] = self.chosen(propose, found, x)
         conv, norm = self.tools(train)
-        last = len(self.backbone.units) - 1
-        units = stage_units(self.backbone, last, conv=conv, norm=norm, train=train)
+        network = cast(ResNet, self.backbone)
+        last = len(network.units) - 1
+        units = stage_units(network, last, conv=conv, norm=norm, train=train)
         predictor = Predictor(self.num_classes + 1, self.dtype, name="last")
 
         def head(y: jax.Array) -> dict[str, jax.Array]:
@@ -309,13 +310,13 @@ def _entry(
     arguments: dict[str, Any],
     year: int,
     paper: str,
-    *precision: float,
+    precision: float,
     module: type[RCNN] = RCNN,
     size: tuple[int, int, int] = (800, 1088, 3),
     classes: int = 90,
 ) -> Entry:
-    errors = tuple(round(100 - value, 1) for value in precision)
-    return Entry(module, arguments, year, PAPERS[paper], size, errors, DATA, classes)
+    error = round(100 - precision, 1)
+    return Entry(module, arguments, year, PAPERS[paper], size, (error,), DATA, classes)
 
 
 MODELS = {
@@ -325,10 +326,10 @@ MODELS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": _entry(
         SMALLER, 2019, "faster", 22.8, size=(320, 448, 3)
     ),
-    "maskrcnn_resnet50_fpn": _entry({**RESNET, "masks": True}, 2017, "mask", 37.9, 34.6),
-    "maskrcnn_resnet50_fpn_v2": _entry({**V2, "masks": True}, 2021, "mask", 47.4, 41.8),
+    "maskrcnn_resnet50_fpn": _entry({**RESNET, "masks": True}, 2017, "mask", 37.9),
+    "maskrcnn_resnet50_fpn_v2": _entry({**V2, "masks": True}, 2021, "mask", 47.4),
     "keypointrcnn_resnet50_fpn": _entry(
-        {**RESNET, "keypoints": 17}, 2017, "mask", 54.6, 65.0, classes=1
+        {**RESNET, "keypoints": 17}, 2017, "mask", 54.6, classes=1
     ),
     "faster_rcnn_c4_resnet101": _entry(C4, 2015, "residual", 27.2, module=RCNNC4, classes=80),
 }
