@@ -7,9 +7,9 @@ number, `sampling_ratio=-1`, is not offered.
 
 A bin is thus a weighted sum over 2 samples rows and as many columns of the map. The forward pass
 adds up those terms, which XLA fuses to one loop. The backward pass scatters a few boxes at a time,
-whose terms stay in the cache. A CPU takes 3 ms and 20 ms for 512 boxes of 256 channels (see
-tests/benchmarks/detection_ops.py). There is no gradient for the boxes, and no forward-mode
-derivative.
+whose terms stay in the cache: on a CPU 16 at once take a tenth of the time of all 512 (22 ms
+against 240 for 7 x 7 bins of 256 channels on a map of 50 x 84). There is no gradient for the boxes,
+as in torchvision, and no forward-mode derivative.
 """
 
 import functools
@@ -61,8 +61,6 @@ def multilevel_roi_align(
 ) -> jax.Array:
     """RoIAlign with each box on the map that fits its size: -> [R, height, width, C].
 
-    All maps are one table of cells, so that each box is looked up once.
-
     Args:
       maps: of one image, [H, W, C] each, from the smallest stride on.
       boxes, size, samples, aligned: as for `roi_align`.
@@ -75,23 +73,19 @@ def multilevel_roi_align(
     _check(maps, boxes, strides, samples)
     height, width = (size, size) if isinstance(size, int) else size
     level = pyramid_level(boxes, strides, canonical)
-
-    def of_level(numbers: Sequence[float], dtype: str) -> jax.Array:
-        return jnp.asarray(numbers, dtype)[level]
-
-    cells = [features.shape[0] * features.shape[1] for features in maps]
-    first = of_level([sum(cells[:n]) for n in range(len(cells))], "int32")
-    rows = of_level([features.shape[0] for features in maps], "int32")
-    columns = of_level([features.shape[1] for features in maps], "int32")
-    scaled = boxes.astype(jnp.float32) * of_level([1 / s for s in strides], "float32")[:, None]
-    scaled = scaled - (0.5 if aligned else 0)
-    sides = scaled[:, 2:] - scaled[:, :2]
-    sides = sides if aligned else jnp.maximum(sides, 1)
-    y, of_y = _taps(scaled[:, 0], sides[:, 0], rows, height, samples)
-    x, of_x = _taps(scaled[:, 1], sides[:, 1], columns, width, samples)
-    y = first[:, None, None] + y * columns[:, None, None]
-    table = jnp.concatenate([features.reshape(-1, features.shape[-1]) for features in maps])
-    return _pooled(table, y, x, of_y, of_x)
+    total = jnp.zeros((), maps[0].dtype)
+    for number, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        scaled = boxes.astype(jnp.float32) / stride - (0.5 if aligned else 0)
+        sides = scaled[:, 2:] - scaled[:, :2]
+        sides = sides if aligned else jnp.maximum(sides, 1)
+        rows, columns, channels = features.shape
+        y, of_y = _taps(scaled[:, 0], sides[:, 0], rows, height, samples)
+        x, of_x = _taps(scaled[:, 1], sides[:, 1], columns, width, samples)
+        # Boxes of other levels read cell 0 with the weight 0, which costs little.
+        own = (level == number)[:, None, None]
+        y, of_y, x = (jnp.where(own, a, 0) for a in (y * columns, of_y, x))
+        total = total + _pooled(features.reshape(-1, channels), y, x, of_y, of_x)
+    return total
 
 
 def pyramid_level(
@@ -115,24 +109,23 @@ def pyramid_level(
 
 
 def _taps(
-    start: jax.Array, side: jax.Array, cells: jax.Array, size: int, samples: int
+    start: jax.Array, side: jax.Array, cells: int, size: int, samples: int
 ) -> tuple[jax.Array, jax.Array]:
     """The cells along one axis that each bin adds up, and their weights.
 
     Args:
       start, side: of the boxes, in cells; [R] each.
-      cells: of the map along the axis, [R].
+      cells: of the map along the axis.
 
     Returns:
       Indices and weights, [R, size, 2 * samples] each. A point outside has the weight 0.
     """
-    start, side, cells = (x[:, None, None] for x in (start, side, cells))
+    start, side = start[:, None, None], side[:, None, None]
     bins = jnp.arange(size, dtype=jnp.float32).reshape(1, size, 1)
     points = jnp.arange(samples, dtype=jnp.float32).reshape(1, 1, samples) + 0.5
     at = start + bins * (side / size) + points * (side / size) / samples
-    end = cells.astype(jnp.float32)
-    inside = (at >= -1) & (at <= end)
-    at = jnp.clip(jnp.where(inside, at, 0), 0, end - 1)  # NaN too is outside
+    inside = (at >= -1) & (at <= cells)
+    at = jnp.clip(jnp.where(inside, at, 0), 0, cells - 1)  # NaN too is outside
     lower = at.astype(jnp.int32)
     upper = jnp.minimum(lower + 1, cells - 1)
     share = at - lower.astype(jnp.float32)

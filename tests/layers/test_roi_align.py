@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from jaxconv.layers import multilevel_roi_align, pyramid_level, roi_align
-from tests.tasks.detection.given import TURNED, boxes_of
+from tests.tasks.detection.given import SEEDS, TURNED, boxes_of
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -138,6 +139,30 @@ def test_a_batch_under_vmap_and_jit_on_several_devices_is_its_images():
     values, slopes = zip(*map(alone, features, boxes), strict=True)
     np.testing.assert_allclose(value, sum(values), rtol=1e-5)
     np.testing.assert_allclose(slope, jnp.stack(slopes), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=6)
+@given(SEEDS)
+def test_boxes_are_independent_of_their_order_and_of_padding(seed):
+    maps = [jnp.asarray(map_of(64 // s, 64 // s, 2)) for s in (4, 8)]
+    boxes = inside(seed, 12, (64, 64))
+    odd = np.array([[0, 0, 0, 0], [5, 5, -5, -5], [np.nan] * 4, [1e9] * 4], np.float32)
+    order = np.random.default_rng(seed).permutation(16)
+    mixed = np.concatenate([boxes, odd])[order]
+    slopes = np.where((order < 12)[:, None, None, None], map_of(16, 3, 3, 2)[order], 0)
+
+    @jax.jit
+    def run(boxes, slopes):
+        values, back = jax.vjp(
+            lambda maps: multilevel_roi_align(maps, boxes, 3, (4, 8), canonical=(32, 3)), maps
+        )
+        return values, back(slopes)[0]
+
+    values, slope = run(jnp.asarray(boxes), map_of(16, 3, 3, 2)[:12])
+    others, other_slope = run(jnp.asarray(mixed), slopes)
+    np.testing.assert_array_equal(others[np.argsort(order)[:12]], values)
+    for found, wanted in zip(other_slope, slope, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_dtypes_sizes_and_odd_boxes():

@@ -48,7 +48,7 @@ def scores_of(seed, count, different=True):
 
 @pytest.mark.parametrize(
     ("count", "threshold"),
-    [*((n, 0.5) for n in (0, 1, 2, 255, 256, 257, 1000)), *((257, t) for t in (0.0, 0.3, 1.0))],
+    [*((n, 0.5) for n in (0, 1, 2, 63, 64, 65, 257, 1000)), *((257, t) for t in (0.0, 0.3, 1.0))],
 )
 def test_the_greedy_result(count, threshold):
     boxes, scores = boxes_of(count, count, (120, 160)), scores_of(0, count)
@@ -84,7 +84,7 @@ def test_torchvision_s_operator(torchvision):
 
 
 def test_a_chain_in_which_each_box_suppresses_the_next():
-    """Every second box stays; this needs as many rounds as a tile has boxes."""
+    """Every second box stays, after as many rounds as a tile has boxes."""
     left = np.arange(700, dtype=np.float32)
     boxes = np.stack([0 * left, left, 0 * left + 10, left + 1.5], axis=1)
     keep = found(boxes, -left, 0.1)
