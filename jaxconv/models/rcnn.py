@@ -1,14 +1,14 @@
 """Faster R-CNN, Mask R-CNN and Keypoint R-CNN: regions are proposed, then looked at one by one.
 
-    part       reads                         layers                                      outputs
-    proposals  every level of the pyramid    3x3 to 256, ReLU, 1x1 to A, 1x1 to A x 4    objectness,
-                                                                                         codes
-    boxes      7x7 of a region, by RoIAlign  two fully connected layers of 1024          logits K + 1,
-                                                                                         codes
-    masks      14x14 of a region             four 3x3 to 256, 2x2 up-convolution to 256  K + 1 masks
-                                                                                         of 28x28
-    keypoints  14x14 of a region             eight 3x3 to 512, 4x4 up-convolution,       17 maps of
-                                             twice as large by interpolation             56x56
+    part       reads                  layers                              outputs
+    proposals  every level            3x3 to 256, ReLU, 1x1 to A and      objectness, codes
+                                      to A x 4
+    boxes      7x7 of a region,       two fully connected layers of 1024  logits K + 1, codes
+               by RoIAlign
+    masks      14x14 of a region      four 3x3 to 256, 2x2 up-            K + 1 masks of 28x28
+                                      convolution to 256
+    keypoints  14x14 of a region      eight 3x3 to 512, 4x4 up-           17 maps of 56x56
+                                      convolution, interpolated
     anchors    of 32 to 512 pixels, one size for each level, ratios 1/2, 1, 2: A = 3
 
 Faster R-CNN: Ren et al. 2015, arXiv:1506.01497; on a pyramid: Lin et al. 2017, arXiv:1612.03144;
@@ -18,8 +18,8 @@ BatchNorm that is trained, also in the pyramid and heads, two 3x3 for the propos
 256 and one fully connected layer for the boxes.
 
 `faster_rcnn_c4_resnet101` is He et al. 2015, arXiv:1512.03385, Appendix A: conv1 to conv4 are
-shared, conv5 with its mean over 7x7 is the head of each region of 14x14, and the anchors are of 128,
-256 and 512 pixels. Regions are read by RoIAlign here, not by RoI pooling.
+shared, conv5 with its mean over 7x7 is the head of each region of 14x14. Anchors have 128, 256 and
+512 pixels. Regions are read by RoIAlign here, not by RoI pooling.
 
 torchvision's weights know COCO's 91 categories, of which 0 is the background. Published AP of boxes
 (and masks, keypoints): fasterrcnn_resnet50_fpn 37.0, _v2 46.7, _mobilenet_v3_large_fpn 32.8, 320
@@ -328,8 +328,6 @@ MODELS = {
     ),
     "maskrcnn_resnet50_fpn": _entry({**RESNET, "masks": True}, 2017, "mask", 37.9),
     "maskrcnn_resnet50_fpn_v2": _entry({**V2, "masks": True}, 2021, "mask", 47.4),
-    "keypointrcnn_resnet50_fpn": _entry(
-        {**RESNET, "keypoints": 17}, 2017, "mask", 54.6, classes=1
-    ),
+    "keypointrcnn_resnet50_fpn": _entry({**RESNET, "keypoints": 17}, 2017, "mask", 54.6, classes=1),
     "faster_rcnn_c4_resnet101": _entry(C4, 2015, "residual", 27.2, module=RCNNC4, classes=80),
 }

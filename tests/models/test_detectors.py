@@ -68,7 +68,9 @@ def test_c4_shares_four_stages_and_has_the_fifth_for_each_region():
             jaxconv.create_model("faster_rcnn_c4_resnet101", 5, backbone=backbone)
 
 
-@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "ssd300_vgg16", "maskrcnn_resnet50_fpn"])
+@pytest.mark.parametrize(
+    "name", ["retinanet_resnet50_fpn", "ssd300_vgg16", "maskrcnn_resnet50_fpn"]
+)
 def test_features_and_no_classes(name):
     model = jaxconv.create_model(name, 0)
     x = jax.ShapeDtypeStruct((1, 320, 320, 3), jnp.float32)
@@ -115,9 +117,7 @@ def test_settings_that_cannot_be_are_refused(name, arguments, message):
         jaxconv.create_model(name, 3, **arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"), [("retinanet_resnet50_fpn", 5), ("ssd300_vgg16", 6)]
-)
+@pytest.mark.parametrize(("name", "rows"), [("retinanet_resnet50_fpn", 5), ("ssd300_vgg16", 6)])
 def test_levels_and_anchors_must_agree(name, rows):
     key = "anchor_sizes" if rows == 5 else "anchor_ratios"
     model = jaxconv.create_model(name, 3, **{key: ((8,),)})

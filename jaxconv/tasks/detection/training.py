@@ -1,17 +1,17 @@
 """Training of detectors: which anchors and regions learn what, and their losses.
 
-    network     positive, ignored anchors         classes                         boxes
-    RetinaNet   IoU from 0.5, from 0.4; best too  focal loss                      L1; GIoU, version 2
-    FCOS        the centre lies in the truth      focal; cross entropy of the     GIoU
-                                                  centerness
-    SSD         IoU from 0.5; the best            cross entropy, 3 negatives for  smooth L1
-                                                  each positive
-    proposals   IoU from 0.7, from 0.3; best too  cross entropy of 256 anchors,   smooth L1, beta 1/9
-                                                  half of them positive
-    regions     IoU from 0.5                      cross entropy of 512 regions,   smooth L1, beta 1/9
-                                                  a quarter of them positive
-    masks       of positive regions               cross entropy of each pixel of the class's mask
-    keypoints   of positive regions               cross entropy over the positions of a map
+    network     positive (and ignored)        classes                        boxes
+    RetinaNet   IoU from 0.5 (0.4); the best  focal loss                     L1; version 2: GIoU
+    FCOS        the centre in the truth       focal loss; centerness: cross  GIoU
+                                              entropy
+    SSD         IoU from 0.5; the best        cross entropy, 3 negatives     smooth L1
+                                              for each positive
+    proposals   IoU from 0.7 (0.3); the best  cross entropy of 256 anchors,  smooth L1, beta 1/9
+                                              half of them positive
+    regions     IoU from 0.5                  cross entropy of 512 regions,  smooth L1, beta 1/9
+                                              a quarter of them positive
+    masks       positive regions              cross entropy of each pixel of the class's mask
+    keypoints   positive regions              cross entropy over the positions of a map
 
 As torchvision has them, but that masks of the truth are read with 2x2 points a bin. A truth is
 padded: `boxes` [N, M, 4], `classes` [N, M] of the data, `valid` [N, M], and if need be `masks`

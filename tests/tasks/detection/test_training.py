@@ -9,6 +9,7 @@ import pytest
 
 import jaxconv
 from jaxconv.models import abstract_variables
+from jaxconv.tasks.detection.detections import choices, detections
 from jaxconv.tasks.detection.training import keypoints_in, losses, training_choices
 from tests.weights.detectors import TURNED, as_torch, detectors  # noqa: F401
 from tests.weights.test_detectors import PARAMETERS, background, both, some
@@ -99,3 +100,72 @@ def test_losses_are_torchvision_s(detectors, name):  # noqa: F811
         each = found[names[theirs]]
         assert each.shape == (3,) and value > 0
         np.testing.assert_allclose(jnp.mean(each), value.item(), rtol=2e-3, err_msg=theirs)
+
+
+def random_like(shapes, seed=0):
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), "float32"), shapes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet_resnet50_fpn_v2",
+        "fcos_resnet50_fpn",
+        "ssdlite320_mobilenet_v3_large",
+        "maskrcnn_resnet50_fpn",
+        "keypointrcnn_resnet50_fpn",
+    ],
+)
+def test_small_objects_and_images_without_any_give_finite_gradients(name):
+    """Of the outputs, which are random: objects of a pixel, at the border, without a size."""
+    canvas = (320, 320) if name.startswith("ssd") else (64, 96)
+    model, x = jaxconv.create_model(name, 3), jax.ShapeDtypeStruct((3, *canvas, 3), jnp.float32)
+    variables = abstract_variables(model, x.shape)
+    outputs = random_like(jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, x))
+    truth = truth_of(canvas, True, True, 3)
+    truth["boxes"][0, 0] = (5, 7, 6, 8)
+    truth["boxes"][0, 1] = (canvas[0] - 1, canvas[1] - 1, *canvas)
+    truth["boxes"][0, 2] = (30, 30, 30, 30)
+    truth = jax.tree.map(jnp.asarray, truth)
+    sizes = jnp.asarray([canvas] * 3, jnp.float32)
+    for step in (training_choices(model, truth, canvas, sizes, KEY), choices(model, canvas, sizes)):
+        train = step and "index" in (found := step["propose"](outputs))
+        if step:
+            outputs["regions"] = found
+            count = found["boxes"].shape[1]
+            heads = {"box_logits": (3, count, 4), "box_codes": (3, count, 4, 4)}
+            outputs |= random_like(
+                {k: jax.ShapeDtypeStruct(v, "float32") for k, v in heads.items()}
+            )
+            outputs["selected"] = step["select"](outputs)
+            count = outputs["selected"]["boxes"].shape[1]
+            for head in ("masks", "keypoints"):
+                if head in outputs:
+                    shape = jax.ShapeDtypeStruct((3, count, *outputs[head].shape[2:]), "float32")
+                    outputs[head] = random_like(shape)
+        if train or not step:
+            fixed = {k: v for k, v in outputs.items() if k in ("regions", "selected")}
+            free = {k: v for k, v in outputs.items() if k not in fixed}
+
+            def total(free, fixed=fixed):
+                found = losses(model, fixed | free, truth, canvas, KEY)
+                return sum(jnp.sum(value) for value in found.values()), found
+
+            (_, each), slopes = jax.value_and_grad(total, has_aux=True)(free)
+            for leaf in (*jax.tree.leaves(each), *jax.tree.leaves(slopes)):
+                assert jnp.all(jnp.isfinite(leaf))
+            # The image without an object has no loss of boxes.
+            assert all(each[key][2] == 0 for key in ("boxes", "proposals") if key in each)
+    found = detections(model, outputs, canvas, sizes)
+    assert all(jnp.all(jnp.isfinite(value)) for value in found.values())
+
+
+def test_where_keypoints_lie():
+    boxes = jnp.array([[10.0, 20, 30, 60]])
+    points = jnp.array(
+        [[[10.0, 20, 1], [30, 60, 1], [19.9, 40, 2], [31, 40, 1], [15, 30, 0], [9, 30, 1]]]
+    )
+    cells, inside = keypoints_in(points, boxes, 4)
+    np.testing.assert_array_equal(inside[0], [True, True, True, False, False, False])
+    np.testing.assert_array_equal(cells[0], [0, 15, 1 * 4 + 2, 0, 0, 0])
