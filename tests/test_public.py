@@ -69,6 +69,7 @@ ALWAYS_LIGHT = (
     "train/step.py",
     "train/state.py",
     "tasks/classification/losses.py",
+    *(f"tasks/detection/{name}.py" for name in ("boxes", "anchors", "matching", "nms", "losses")),
     "weights/torchvision.py",
     "feature_maps.py",
     "summary.py",

@@ -44,10 +44,14 @@ def pooled(run, features, slopes):
     return jax.jit(both)(jax.tree.map(jnp.asarray, features), jnp.asarray(slopes))
 
 
-# Boxes beyond the map are apart: torchvision's Python has no rule for points outside of it.
 def inside(seed, count, size):
-    boxes = boxes_of(seed, count, size, smallest=0.1)
-    return np.clip(boxes, 0, [size[0], size[1]] * 2).astype(np.float32)
+    """Boxes whose points lie on the map, also where they are made one cell of 16 pixels large.
+
+    Other boxes are apart: torchvision's Python has no rule for points outside of the map.
+    """
+    boxes = np.clip(boxes_of(seed, count, size, smallest=0.1), 0, [*size, *size])
+    corner = np.minimum(boxes[:, :2], np.array(size) - 16)
+    return np.concatenate([corner, np.maximum(boxes[:, 2:], corner)], axis=1).astype(np.float32)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
