@@ -70,7 +70,8 @@ def test_losses_are_torchvision_s(detectors, name):  # noqa: F811
     settings, arguments = {}, {}
     if "rcnn" in name:
         settings = {"rpn_batch_size_per_image": every, "box_batch_size_per_image": every}
-        arguments = {"rpn_samples": 20_000, "samples": 4_000}
+        settings |= {"rpn_post_nms_top_n_train": 60}
+        arguments = {"rpn_samples": 20_000, "samples": 300, "after_nms": (60, 60)}
     classes = 2 if name.startswith("keypoint") else 7
     model, _, variables, images = both(detectors, name, classes, **settings)
     if jaxconv.model_arguments(name)["norm"] == "batch" and not name.startswith("ssd300"):
@@ -130,7 +131,7 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
     truth = jax.tree.map(jnp.asarray, truth)
     sizes = jnp.asarray([canvas] * 3, jnp.float32)
     for step in (training_choices(model, truth, canvas, sizes, KEY), choices(model, canvas, sizes)):
-        train = step and "index" in (found := step["propose"](outputs))
+        train = step and "index" in (found := jax.jit(step["propose"])(outputs))
         if step:
             outputs["regions"] = found
             count = found["boxes"].shape[1]
@@ -138,7 +139,7 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
             outputs |= random_like(
                 {k: jax.ShapeDtypeStruct(v, "float32") for k, v in heads.items()}
             )
-            outputs["selected"] = step["select"](outputs)
+            outputs["selected"] = jax.jit(step["select"])(outputs)
             count = outputs["selected"]["boxes"].shape[1]
             for head in ("masks", "keypoints"):
                 if head in outputs:
@@ -152,12 +153,12 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
                 found = losses(model, fixed | free, truth, canvas, KEY)
                 return sum(jnp.sum(value) for value in found.values()), found
 
-            (_, each), slopes = jax.value_and_grad(total, has_aux=True)(free)
+            (_, each), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(free)
             for leaf in (*jax.tree.leaves(each), *jax.tree.leaves(slopes)):
                 assert jnp.all(jnp.isfinite(leaf))
             # The image without an object has no loss of boxes.
             assert all(each[key][2] == 0 for key in ("boxes", "proposals") if key in each)
-    found = detections(model, outputs, canvas, sizes)
+    found = jax.jit(lambda outputs: detections(model, outputs, canvas, sizes))(outputs)
     assert all(jnp.all(jnp.isfinite(value)) for value in found.values())
 
 
