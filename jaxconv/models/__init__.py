@@ -67,8 +67,9 @@ MODELS: dict[str, Entry] = {
     for name, entry in family.MODELS.items()
 }
 
-# Fields that `create_model` sets for every network; they are not its own arguments.
-_GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name"}
+# Fields that `create_model` sets for every network, or that are functions; they are not its own
+# arguments.
+_GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name", "choices"}
 
 
 def list_models(pattern: str = "*") -> list[str]:

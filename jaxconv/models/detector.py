@@ -66,11 +66,14 @@ class Detector(OnBackbone):
         """How many anchors each position of a level has."""
         return len(self.anchor_ratios) * len(self.anchor_sizes[0])
 
-    def pyramid(self, x: jax.Array, train: bool, extra: str, norm: str = "none") -> Levels:
+    def pyramid(
+        self, x: jax.Array, train: bool, extra: str, norm: str = "none", filters: int = 256
+    ) -> Levels:
         """Images [N, H, W, C] -> the levels of an FPN, noted as `pyramid1` and so on; to be called
         from `forward`.
         """
-        levels = FPN(*self.tools(train, norm=norm), extra, name="fpn")(self.seen(x, train))
+        tools = self.tools(train, norm=norm)
+        levels = FPN(*tools, extra, filters, name="fpn")(self.seen(x, train))
         if len(levels) != len(self.anchor_sizes):
             raise ValueError(
                 f"{type(self).__name__}: the pyramid has {len(levels)} levels, and anchor_sizes "

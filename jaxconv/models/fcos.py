@@ -25,7 +25,15 @@ from jaxconv.models.retinanet import RARE
 
 
 class FCOS(Detector):
-    """A detector with one stage and one box at each position."""
+    """A detector with one stage and one box at each position.
+
+    Attributes:
+      filters: of the pyramid and the towers.
+      head_convs: 3x3 convolutions of each tower.
+    """
+
+    filters: int = 256
+    head_convs: int = 4
 
     @classmethod
     def wanted(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,11 +45,12 @@ class FCOS(Detector):
         """Images [N, H, W, C] -> `logits`, `codes` and `centerness` [N, h, w, A, 1] of each level,
         see detector.py.
         """
-        levels = self.pyramid(x, train, "level")
+        levels = self.pyramid(x, train, "level", filters=self.filters)
         if not self.num_classes:
             return {"pyramid": levels}
         conv, norm = self.tools(train, norm=self.head_norm)
-        tools = self.anchors_per_position(), functools.partial(conv, use_bias=True), norm
+        conv = functools.partial(conv, use_bias=True)
+        tools = self.anchors_per_position(), conv, norm, self.head_convs
         classes = Output("logits", self.num_classes, RARE)
         heads = [
             Tower([classes], *tools, name="classes"),

@@ -60,6 +60,10 @@ class RCNN(Detector):
         training and in inference.
       rpn_nms_threshold, rpn_score_threshold: of the proposals, as for detections.
       rpn_samples, samples: anchors and regions of an image that the losses are of.
+      filters: of the pyramid.
+      choices: makes the default of `propose` and `select` in `forward`: (network, size of the
+        images with padding (height, width), sizes [N, 2] without) -> both by name, see
+        `tasks.detection.detections.choices`. None: one region, the whole image.
     """
 
     rpn_convs: int = 1
@@ -72,6 +76,8 @@ class RCNN(Detector):
     rpn_score_threshold: float = 0.0
     rpn_samples: int = 256
     samples: int = 512
+    filters: int = 256
+    choices: Callable[..., Mapping[str, Choose]] | None = None
 
     @classmethod
     def wanted(cls, strides: Sequence[int]) -> Sequence[int]:
@@ -100,17 +106,18 @@ class RCNN(Detector):
           [N, R, K + 1, 4]; `selected`, what `select` returned, and of each of them `masks`
           [N, R, 28, 28, K + 1] and `keypoints` [N, R, 56, 56, 17], logits.
         """
-        levels = self.pyramid(x, train, "pool", self.head_norm)
+        levels = self.pyramid(x, train, "pool", self.head_norm, self.filters)
         if not self.num_classes:
             return {"pyramid": levels}
         found: dict[str, Any] = dict(of_levels([self.proposals(train)], levels))
-        found["regions"] = self.chosen(propose, found, x)
+        found["regions"] = self.chosen("propose", propose, found, x)
         read = functools.partial(self.regions, levels[: len(self.maps)], x)
         tools = self.tools(train, norm=self.head_norm)
         head = BoxHead(self.num_classes + 1, self.box_convs, *tools, self.dtype, name="boxes")
         found |= by_region(head, read(found["regions"]["boxes"], 7))
         if self.masks or self.keypoints:
-            found["selected"] = self.chosen(select, found, x) if select else found["regions"]
+            own = select or self.choices
+            found["selected"] = self.chosen("select", select, found, x) if own else found["regions"]
             pooled = read(found["selected"]["boxes"], 14)
         if self.masks:
             found |= by_region(MaskHead(self.num_classes + 1, *tools, name="masks"), pooled)
@@ -126,9 +133,12 @@ class RCNN(Detector):
         return Tower(outputs, self.anchors_per_position(), *tools, *sizes, name="rpn")
 
     def chosen(
-        self, choose: Choose | None, found: dict[str, Any], x: jax.Array
+        self, name: str, choose: Choose | None, found: dict[str, Any], x: jax.Array
     ) -> Mapping[str, jax.Array]:
-        """The regions for a head; by default the whole image `x`."""
+        """The regions for a head; by default those of `choices`, or the whole image `x`."""
+        if choose is None and self.choices is not None:
+            sizes = jnp.broadcast_to(jnp.array(x.shape[1:3], jnp.float32), (x.shape[0], 2))
+            choose = self.choices(self, x.shape[1:3], sizes)[name]
         if choose is not None:
             return choose(found)
         whole = jnp.array([0, 0, *x.shape[1:3]], jnp.float32)
@@ -258,7 +268,7 @@ class RCNNC4(RCNN):
         if not self.num_classes:
             return {"pyramid": levels}
         found: dict[str, Any] = dict(of_levels([self.proposals(train, 512)], levels))
-        found["regions"] = self.chosen(propose, found, x)
+        found["regions"] = self.chosen("propose", propose, found, x)
         conv, norm = self.tools(train)
         network = cast(ResNet, self.backbone)
         last = len(network.units) - 1

@@ -34,10 +34,14 @@ class RetinaNet(Detector):
     Attributes:
       extra: what P_6 is made of, `level` P_5 or `map` C_5; see `fpn.EXTRA`.
       box_loss: `l1` of the codes or `giou` of the boxes.
+      filters: of the pyramid and the towers.
+      head_convs: 3x3 convolutions of each tower.
     """
 
     extra: str = "level"
     box_loss: str = "l1"
+    filters: int = 256
+    head_convs: int = 4
 
     @classmethod
     def wanted(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,10 +61,11 @@ class RetinaNet(Detector):
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> dict[str, Levels]:
         """Images [N, H, W, C] -> `logits` and `codes` of each level, see detector.py."""
-        levels = self.pyramid(x, train, self.extra)
+        levels = self.pyramid(x, train, self.extra, filters=self.filters)
         if not self.num_classes:
             return {"pyramid": levels}
-        anchors, tools = self.anchors_per_position(), self.tools(train, norm=self.head_norm)
+        tools = (*self.tools(train, norm=self.head_norm), self.head_convs)
+        anchors = self.anchors_per_position()
         classes = Output("logits", self.num_classes, RARE)
         heads = [
             Tower([classes], anchors, *tools, name="classes"),

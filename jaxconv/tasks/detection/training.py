@@ -60,7 +60,8 @@ def losses(
     """The named losses [N] of a batch, whose sum is what training lowers.
 
     Args:
-      outputs: of the network in training, R-CNN's with `training_choices`.
+      outputs: of the network in training, R-CNN's with `training_choices`; without them the losses
+        are those of its proposals.
       canvas: (height, width) of the images with padding.
       key: for the sample of anchors; the same for the same batch and step.
     """
@@ -69,6 +70,8 @@ def losses(
     if isinstance(network, RCNN):
         objectness = of_levels(flat(outputs["objectness"]), axis=1)[..., 0]
         found = rpn_losses(network, objectness, codes, truth, np.concatenate(anchors), key)
+        if "wanted" not in outputs["regions"]:
+            return found
         return found | region_losses(outputs) | masks_loss(outputs, truth)
     logits = of_levels(flat(outputs["logits"]), axis=1)
     if isinstance(network, SSD):
