@@ -197,7 +197,7 @@ class Detection(Task):
         return self.in_words(of["classes"][of["valid"]])
 
     def in_words(self, classes: np.ndarray) -> str:
-        """`2 X, 1 O` of class indices [n], or `nothing`."""
+        """`2 x, 1 o` of class indices [n], or `nothing`."""
         counts = np.bincount(classes, minlength=len(self.class_names))
         order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
         return ", ".join(f"{counts[k]} {self.class_names[k]}" for k in order) or "nothing"
