@@ -14,7 +14,7 @@ As in COCOeval (https://github.com/cocodataset/cocoapi). They are 0 if there is 
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,8 @@ def matched(kept: Mapping[str, np.ndarray], classes: int) -> tuple[Matches, ...]
         from pycocotools.cocoeval import COCOeval
 
     dataset, found = as_coco(kept, classes)
-    truth, results = COCO(), COCO()
+    truth: Any = COCO()
+    results: Any = COCO()
     truth.dataset, results.dataset = dataset, {**dataset, "annotations": found}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
         truth.createIndex()
@@ -122,8 +123,8 @@ def matched(kept: Mapping[str, np.ndarray], classes: int) -> tuple[Matches, ...]
     return tuple(_joined(each[k * images : (k + 1) * images]) for k in range(classes))
 
 
-def _joined(each: list[dict[str, Any] | None]) -> Matches:
-    """The matches of one class, of what COCOeval found in each image."""
+def _joined(each: Sequence[Any]) -> Matches:
+    """The matches of one class, of what COCOeval found in each image: None without a box."""
     objects, there = np.zeros(len(each), np.int64), []
     for n, one in enumerate(each):
         if one is not None:

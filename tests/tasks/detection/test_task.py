@@ -29,6 +29,7 @@ from jaxconv.tasks.detection.outcomes import (
 from jaxconv.tasks.detection.task import crowds, learned, present
 from jaxconv.train.restore import restore_run
 from tests.conftest import command
+from tests.data.test_annotations import data
 from tests.tasks.test_segmentation import small
 
 RCNN = {
@@ -105,6 +106,44 @@ def test_figures_are_pycocotools_own(seed):
     found = figures(matched(kept, 4))
     for key, value in wanted.items():
         assert found[key] == pytest.approx(value, abs=1e-12), key
+
+
+def test_figures_of_photographs_are_pycocotools_own(coco256):
+    """Of COCO's own file, with detections near the truth; the rows come from the source."""
+    path, count = coco256 / "val2017" / "boxes.json", 24
+    config = data(f"coco:{coco256}", resident_limit=0, coco__file="{split}/boxes.json")
+    source = open_source(config, "val2017", needs=("boxes", "classes", "valid", "crowd"))
+    truths = [source.records[i][1] for i in range(count)]
+    kept = {f"true_{name}": np.stack([one[name] for one in truths]) for name in truths[0]}
+    random = np.random.default_rng(0)
+    shape = kept["true_valid"].shape
+    kept["boxes"] = kept["true_boxes"] + random.normal(0, 4, (*shape, 4)).astype(np.float32)
+    kept |= {"scores": random.uniform(size=shape), "classes": kept["true_classes"]}
+    kept["valid"] = kept["true_valid"] & (random.uniform(size=shape) < 0.7)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        ids = {one["file_name"].rpartition("/")[2]: one["id"] for one in truth.dataset["images"]}
+        categories = {one["name"]: one["id"] for one in truth.dataset["categories"]}
+        images = [ids[source.name(i).rpartition("/")[2]] for i in range(count)]
+        rows = [
+            {
+                "image_id": images[n],
+                "category_id": categories[source.class_names[kept["classes"][n, m]]],
+                "bbox": [left, top, right - left, bottom - top],
+                "score": kept["scores"][n, m],
+            }
+            for n, m in np.argwhere(kept["valid"])
+            for top, left, bottom, right in [kept["boxes"][n, m].astype(float)]
+        ]
+        evaluator = COCOeval(truth, truth.loadRes(rows), "bbox")
+        evaluator.params.imgIds = images
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    found = figures(matched(kept, 80))
+    for key, n in (("ap", 0), ("ap50", 1), ("ap75", 2), ("ar", 8)):
+        assert found[key] == pytest.approx(evaluator.stats[n], abs=2e-3), key
+    assert 0.1 < found["ap"] < 0.9
 
 
 def test_as_coco_has_coco_s_boxes():
@@ -264,6 +303,19 @@ def test_every_image_once_on_several_devices(tmp_path):
     np.testing.assert_array_equal(one["true_boxes"], four["true_boxes"])
     assert found[1].result["examples"] == 12
     assert found[1].result["loss"] == pytest.approx(found[0].result["loss"], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_run_on_photographs(coco256, tmp_path, one_device):
+    config = config_of(batch_size=2, steps=2)
+    with config.unlocked():
+        config.data.update(
+            source=f"coco:{coco256}", image_size=64, train_split="train2017", crop_ratio=1.0
+        )
+        config.data.eval_split, config.data.coco.file = "val2017", "{split}/boxes.json"
+        config.data.resident_limit, config.eval.every = 0, 2
+    result = train(config, str(tmp_path / "run"), devices=one_device)
+    assert result["examples"] == 128 and np.isfinite(result["loss"])
 
 
 @pytest.mark.slow
