@@ -28,6 +28,7 @@ from jaxconv.tasks.detection.outcomes import (
 )
 from jaxconv.tasks.detection.task import crowds, learned, present
 from jaxconv.train.restore import restore_run
+from jaxconv.train.workdir import read_metrics
 from tests.conftest import command
 from tests.data.test_annotations import data
 from tests.tasks.test_segmentation import small
@@ -279,7 +280,7 @@ def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_devi
     states = [restore_run(tmp_path / name)[0] for name in ("whole", "parts")]
     for one, other in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
         np.testing.assert_array_equal(one, other)
-    records = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").open()]
+    records = read_metrics(tmp_path / "whole")
     last = next(record for record in reversed(records) if "train/loss" in record)
     parts = [value for key, value in last.items() if key.endswith("_loss")]
     assert len(parts) == (4 if make is rcnn_config else 3)
