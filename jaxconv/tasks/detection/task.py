@@ -100,9 +100,10 @@ class Detection(Task):
                 f"config.data.eval_image_size is {size}, and a detector is evaluated on images of "
                 "the size that it is trained on: leave it at 0"
             )
-        if isinstance(self.network, RCNN) and self.config.ensemble.size > 1:
+        ensemble = self.config.ensemble
+        if isinstance(self.network, RCNN) and (ensemble.size > 1 or ensemble.over):
             raise UserError(
-                f"config.ensemble.size is {self.config.ensemble.size}: the members of an R-CNN "
+                f"config.ensemble.size is {ensemble.size}: the members of an R-CNN "
                 "look at different regions, which have no mean; train several runs, or use "
                 "fcos_resnet50_fpn or retinanet_resnet50_fpn"
             )

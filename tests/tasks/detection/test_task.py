@@ -16,6 +16,7 @@ from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_run
+from jaxconv.playground.shown import say_overlay
 from jaxconv.run import train
 from jaxconv.tasks import needs_of, open_task
 from jaxconv.tasks.detection.outcomes import (
@@ -317,6 +318,49 @@ def test_a_run_on_photographs(coco256, tmp_path, one_device):
         config.data.resident_limit, config.eval.every = 0, 2
     result = train(config, str(tmp_path / "run"), devices=one_device)
     assert result["examples"] == 128 and np.isfinite(result["loss"])
+
+
+def served_of(*objects):
+    """What `serve` returns of (box, score, class) each, and one row that does not count."""
+    boxes, scores, classes = zip(*objects, ([0, 0, 0, 0], 0.0, 0), strict=True)
+    return {
+        "boxes": np.array(boxes, np.float32),
+        "scores": np.array(scores, np.float32),
+        "classes": np.array(classes, np.int32),
+        "valid": np.arange(len(boxes)) < len(objects),
+    }
+
+
+def test_what_people_see():
+    """Of two objects, one is too uncertain for a picture; the other has its name and its box."""
+    task, source = task_of(config_of())
+    served = served_of(([1, 2, 11, 22], 0.75, 1), ([3, 3, 9, 9], 0.25, 0))
+    said, _ = say_overlay(task, served)
+    (box,) = said["overlay"]["boxes"]
+    assert (box["box"], box["class"], box["score"]) == ([1, 2, 11, 22], "x", 0.75)
+    assert said["overlay"]["said"] == "1 x" and said["best"] == "x"
+    assert [vote["probability"] for vote in said["votes"]] == [0.25, 0.75]
+    lines, found = task.describe(served, task.description, 5)
+    assert lines == ["   75.00 %  x  box 1 2 11 22", "   25.00 %  o  box 3 3 9 9"]
+    assert found["objects"][0] == {"class": "x", "score": 0.75, "box": [1.0, 2.0, 11.0, 22.0]}
+    assert task.describe(served_of(), task.description, 5) == (["  nothing"], {"objects": []})
+    example = source.read(0)
+    figure = task.draw([example["image"]], [example], [served], "title")
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert "x 75 %" in texts and "o 25 %" not in texts
+    frames = [p for axis in figure.axes for p in axis.patches if p.get_linestyle() == "--"]
+    assert len(frames) == example["valid"].sum()
+    figure = task.draw_targets([example["image"]], [example])
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert task.caption_of(example) in texts
+
+
+@pytest.mark.slow
+def test_members_of_an_ensemble_and_their_mean(tmp_path, one_device):
+    config = config_of(ensemble__size=2)
+    result = train(config, str(tmp_path / "run"), devices=one_device)
+    assert len(result["members"]) == 2 and np.isfinite(result["ensemble_loss"])
+    assert 0 <= result["ensemble_ap"] <= 1
 
 
 @pytest.mark.slow
