@@ -352,7 +352,12 @@ def group(
 
 
 # The toy data of a task, by its name.
-_TOYS = {"classification": "xo", "segmentation": "xo_scenes", "localization": "xo_boxes"}
+_TOYS = {
+    "classification": "xo",
+    "segmentation": "xo_scenes",
+    "localization": "xo_boxes",
+    "detection": "xo_scenes",
+}
 
 
 def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: Any) -> Config:

@@ -202,3 +202,15 @@ def cifar10(tmp_path_factory):
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def coco256(tmp_path_factory):
+    """256 photographs of COCO with boxes and masks, in its layout."""
+    archive = SHARED / "data" / "coco256.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"{archive} not found")
+    folder = tmp_path_factory.mktemp("coco")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return next(folder.rglob("semantic_classes.json")).parent

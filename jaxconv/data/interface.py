@@ -92,10 +92,15 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 # The targets of a classification source.
 LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
-RESERVED = ("image", "position", "index", "mask", "member_mask", "target", "own_size")
+RESERVED = (
+    *("image", "position", "index", "mask", "member_mask", "target", "own_size"),
+    "random_key",
+)
 # In a batch of masks of several sizes, padded at the bottom and the right: [B, 2] int32, the height
 # and width of each without padding.
 OWN_SIZE = "own_size"
+# In the batch that a task gets in training: a JAX key for this step, and this part of the batch.
+RANDOM_KEY = "random_key"
 
 
 class Source(abc.ABC):

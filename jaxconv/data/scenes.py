@@ -3,7 +3,8 @@ boxes; and single letters with a box.
 
     xo_scenes   `segmentation` [S, S] uint8: 0 neither, 1 an O's ink, 2 an X's; of letters that
                 overlap, the later one. `boxes` [M, 4] float32, `classes` [M] int32 (1 or 2) and
-                `valid` [M] bool of up to M letters
+                `valid` [M] bool of up to M letters. A task that needs `classes` and no mask has
+                these alone: 0 an O, 1 an X
     xo_boxes    one letter somewhere: `label` (0 an O, 1 an X) and `boxes` [1, 4] float32
 
 Boxes are (top, left, bottom, right) in pixels, around all of a letter's ink, also that below
@@ -110,8 +111,10 @@ def draw_scenes(
     train_examples: int = 2_000,
     test_examples: int = 500,
     single: bool = False,
+    unmasked: bool = False,
 ) -> Arrays:
-    """The split `train` or `test` of xo_scenes or, with `single`, of xo_boxes.
+    """The split `train` or `test` of xo_scenes, if need be `unmasked`, or, with `single`, of
+    xo_boxes.
 
     Raises:
       UserError: the split does not exist, or a setting is out of range.
@@ -146,7 +149,11 @@ def draw_scenes(
     boxes, classes = np.zeros((len(drawn), most, 4), np.float32), np.zeros_like(valid, np.int32)
     for n, scene in enumerate(drawn):
         boxes[n, : len(scene.boxes)], classes[n, : len(scene.classes)] = scene.boxes, scene.classes
+    objects = {"boxes": boxes, "classes": classes, "valid": valid}
+    if unmasked:
+        objects["classes"] = np.where(valid, classes - 1, 0).astype(np.int32)
+        return Arrays(images, objects, CLASS_NAMES, moves={"boxes": "boxes"})
     masks = np.stack([scene.mask for scene in drawn])
-    values = {"segmentation": masks, "boxes": boxes, "classes": classes, "valid": valid}
+    values = {"segmentation": masks, **objects}
     moves = {"segmentation": "mask", "boxes": "boxes"}
     return Arrays(images, values, SCENE_CLASSES, moves=moves)

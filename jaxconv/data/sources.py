@@ -120,7 +120,11 @@ def open_source(
     if kind == "xo":
         source: Source = _draw_xo(config, split)
     elif kind in SCENES:
-        source = scenes.draw_scenes(split, **config.scenes, single=kind == "xo_boxes")
+        wanted = tuple(read_targets(like)) if like else needs
+        # A detector has a class for each kind of letter, and none for neither.
+        unmasked = "classes" in wanted and "segmentation" not in wanted
+        settings = dict(config.scenes, single=kind == "xo_boxes", unmasked=unmasked)
+        source = scenes.draw_scenes(split, **settings)
     elif kind == "arrays":
         source = arrays.read_arrays(rest, split, config, like or before)
     else:

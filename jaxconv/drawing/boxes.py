@@ -15,10 +15,11 @@ _SIDE = 1.5
 
 
 class Drawn(NamedTuple):
-    """A box [4] (top, left, bottom, right) in pixels, and whether it is the truth."""
+    """A box [4] (top, left, bottom, right) in pixels, whether it is the truth, and a few words."""
 
     box: np.ndarray
     truth: bool
+    words: str = ""
 
 
 def draw_boxes(
@@ -28,7 +29,7 @@ def draw_boxes(
     draw_example(sheet, image, place)
     shape = np.shape(image)
     x, y, width, height = sheet.fitted(shape, place)
-    for box, truth in boxes:
+    for box, truth, words in boxes:
         top, left, bottom, right = (
             float(v) / side for v, side in zip(box, (shape[0], shape[1]) * 2, strict=True)
         )
@@ -45,6 +46,8 @@ def draw_boxes(
                 linewidth=1.4,
                 linestyle="--" if truth else "-",
             )
+            if words:
+                sheet.text(x + left * width, y + top * height - 0.08, words, 4, color=colour)
 
 
 def box_grid(

@@ -2,23 +2,26 @@
 
 from flax.linen import relu
 
-from jaxconv.layers.conv import Conv, convolve
+from jaxconv.layers.conv import Conv, ConvTranspose, convolve
 from jaxconv.layers.dense import Dense
 from jaxconv.layers.norm import (
     BatchNorm,
+    FrozenBatchNorm,
     group_count,
     group_norm,
     local_response_norm,
     no_norm,
 )
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
-from jaxconv.layers.resize import resize
+from jaxconv.layers.resize import repeat, resize
 from jaxconv.layers.roi_align import multilevel_roi_align, pyramid_level, roi_align
 
 __all__ = [
     "BatchNorm",
     "Conv",
+    "ConvTranspose",
     "Dense",
+    "FrozenBatchNorm",
     "Pool",
     "adaptive_average_pool",
     "average_pool",
@@ -31,6 +34,7 @@ __all__ = [
     "no_norm",
     "pyramid_level",
     "relu",
+    "repeat",
     "resize",
     "roi_align",
 ]

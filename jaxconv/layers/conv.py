@@ -192,3 +192,53 @@ class Conv(nn.Module):
         sizes = (self.stride, self.padding, self.dilation, self.groups)
         x = convolve(x, kernel, *sizes, self.rounding, layer, self.atrous)
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution, which makes maps larger: `kernel` [*window, C, K], `bias` [K].
+
+    It is the gradient of a convolution with this stride and padding by its input: W2 = (W1 - 1)S +
+    F - 2P. The kernel is that of the convolution of the input with zeros between its values, so it
+    lies the other way round than that of the convolution whose gradient it is.
+
+    Attributes:
+      filters, filter_size, stride, padding, use_bias, dtype: see `Conv`.
+    """
+
+    filters: int
+    filter_size: Ints = 2
+    stride: Ints = 2
+    padding: Ints = 0
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Callable = he_normal
+    bias_init: Callable = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, *spatial, C] -> [N, *output, K]."""
+        axes = x.ndim - 2
+        window, strides, pads = (
+            per_axis(value, axes, name)
+            for value, name in (
+                (self.filter_size, "filter size"),
+                (self.stride, "stride"),
+                (self.padding, "padding"),
+            )
+        )
+        check_count("/".join(self.path), "filters", self.filters)
+        shape = (*window, x.shape[-1], self.filters)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = lax.conv_general_dilated(
+            x,
+            kernel,
+            (1,) * axes,
+            [(f - 1 - p, f - 1 - p) for f, p in zip(window, pads, strict=True)],
+            lhs_dilation=strides,
+            dimension_numbers=windows.axes_of(axes),
+        )
+        return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

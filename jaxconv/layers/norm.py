@@ -80,6 +80,31 @@ class BatchNorm(nn.BatchNorm):
         return y.reshape(x.shape).astype(self.dtype or x.dtype)
 
 
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm with everything as it was loaded: `mean`, `var`, `scale` and `bias` are statistics,
+    so there is nothing to learn, and nothing changes in training (detectors, He et al. 2017).
+    """
+
+    epsilon: float = 1e-5
+    dtype: Any = None
+    use_scale: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, ..., C] -> the same shape, in the compute type."""
+
+        def fixed(name: str, start: Callable[..., jax.Array]) -> jax.Array:
+            return self.variable("batch_stats", name, start, (x.shape[-1],), jnp.float32).value
+
+        mean, factor = fixed("mean", jnp.zeros), lax.rsqrt(fixed("var", jnp.ones) + self.epsilon)
+        if self.use_scale:
+            factor *= fixed("scale", jnp.ones)
+        around = (1,) * (x.ndim - 1) + mean.shape
+        shift = (fixed("bias", jnp.zeros) - mean * factor).reshape(around)
+        y = x.astype(jnp.float32) * factor.reshape(around) + shift
+        return y.astype(self.dtype or x.dtype)
+
+
 def group_count(channels: int, most: int = 32) -> int:
     """How many groups `GroupNorm` makes of so many channels.
 

@@ -13,18 +13,22 @@ Geometry = tuple[
 ]  # strides, (before, after) pads and dilations of the spatial axes
 
 
+def axes_of(spatial: int) -> tuple[str, str, str]:
+    """How the axes of image, kernel and output are laid out, as XLA takes it."""
+    names = "DHW"[-spatial:]
+    return f"N{names}C", f"{names}IO", f"N{names}C"
+
+
 def plain(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
     """XLA's convolution: [N, *spatial, C] and [*window, C // groups, K] -> [N, *output, K]."""
-    spatial = "DHW"[-(x.ndim - 2) :]
     strides, pads, dilations = geometry
-    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     return lax.conv_general_dilated(
         x,
         kernel,
         strides,
         pads,
         rhs_dilation=dilations,
-        dimension_numbers=numbers,
+        dimension_numbers=axes_of(x.ndim - 2),
         feature_group_count=groups,
     )
 

@@ -25,11 +25,15 @@ from jaxconv.models import (
     convnext,
     densenet,
     efficientnet,
+    fcos,
     googlenet,
     mobilenet,
+    rcnn,
     regnet,
     resnet,
+    retinanet,
     segmentation,
+    ssd,
     text,
     unet,
 )
@@ -55,12 +59,17 @@ MODELS: dict[str, Entry] = {
         airbench,
         segmentation,
         unet,
+        retinanet,
+        fcos,
+        rcnn,
+        ssd,
     )
     for name, entry in family.MODELS.items()
 }
 
-# Fields that `create_model` sets for every network; they are not its own arguments.
-_GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name"}
+# Fields that `create_model` sets for every network, or that are functions; they are not its own
+# arguments.
+_GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name", "choices"}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -137,8 +146,9 @@ def create_model(
     make = from_text if entry.module is text.Text else entry.module
     arguments = {**entry.arguments, **overrides, **fields}
     if overrides.get("backbone", arguments.get("backbone")) != entry.arguments.get("backbone"):
-        # The published arguments are those of the published backbone.
-        arguments |= {"backbone_kwargs": {}, "maps": (), **overrides}
+        # The published arguments are those of the published backbone, its norm too.
+        own = {"backbone_kwargs": {}, "maps": (), **overrides}
+        arguments = {key: value for key, value in arguments.items() if key != "norm"} | own
     if assembled := getattr(make, "assembled", None):
         settings = {"dtype": dtype, "axis_name": axis_name, "norm_groups": norm_groups}
         arguments = assembled(arguments, functools.partial(create_model, num_classes=0, **settings))
@@ -182,7 +192,8 @@ def _lookup(name: str) -> Entry:
 class ModelInfo:
     """Published facts about a network, see `registry.Entry`.
 
-    `parameters` is their number with 1,000 classes (10 for small images).
+    `parameters` is their number with the published classes: 1,000, 10 for small images, or as
+    `registry.Entry` has them.
     """
 
     name: str
@@ -219,7 +230,7 @@ def usual_task(name: str) -> tuple[tuple[int, ...], int]:
     """
     entry = _lookup(name)
     own = text.outputs_of(entry.arguments["text"]) if entry.module is text.Text else None
-    return entry.input_size, own or (1000 if entry.input_size[0] > 32 else 10)
+    return entry.input_size, own or entry.classes or (1000 if entry.input_size[0] > 32 else 10)
 
 
 def abstract_variables(model: Any, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:

@@ -32,6 +32,7 @@ from jaxconv.models.network import (
     Norm,
     SqueezeExcite,
     global_mean,
+    named,
     round_channels,
     stochastic_depth,
 )
@@ -92,6 +93,7 @@ class InvertedResidual(nn.Module):
       se_act: its first activation.
       drop: probability of dropping the unit in training (stochastic depth, arXiv:1603.09382).
       padding: of the depthwise convolution, see `ConvNorm`.
+      expansion: a name for the expanded map, see `network.named`.
     """
 
     filters: int
@@ -108,6 +110,7 @@ class InvertedResidual(nn.Module):
     drop: float = 0.0
     atrous: int = 0
     padding: int | str = -1
+    expansion: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,6 +119,7 @@ class InvertedResidual(nn.Module):
         y = x
         if self.expanded != x.shape[-1]:
             y = ConvNorm(self.expanded, **tools, filter_size=1, act=self.act, name="expand")(y)
+            y = named(self.expansion, y) if self.expansion else y
         settings = {
             "filter_size": self.filter_size,
             "stride": self.stride,
@@ -203,11 +207,16 @@ class MobileNetV3(Network):
       hidden: neurons of the layer before the logits.
       dilated_stride: with `output_stride`, dilate a convolution that has lost its stride as those
         after it, which is what torchvision's segmentation networks do.
+      expansions: name the expanded map of each unit with a stride too: `block13_expand`.
+      momentum, epsilon: of the norms, see `layers.BatchNorm`.
     """
 
     rows: Sequence[Row] = ()
     hidden: int = 1280
     dilated_stride: bool = False
+    expansions: bool = False
+    momentum: float = 0.99
+    epsilon: float = 1e-3
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of conv1, which stays, and of each unit."""
@@ -216,7 +225,7 @@ class MobileNetV3(Network):
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        conv, norm = self.tools(train, epsilon=1e-3, momentum=0.99)
+        conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
         x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
         for n, row in enumerate(self.rows, 1):
@@ -231,6 +240,7 @@ class MobileNetV3(Network):
                 train=train,
                 squeezed=squeezed,
                 atrous=atrous,
+                expansion=f"block{n}_expand" if self.expansions and row.stride > 1 else "",
                 name=f"block{n}",
             )(x)
             x = self.note(f"block{n}", x)

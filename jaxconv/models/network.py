@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.arithmetic import atrous_spacings
 from jaxconv.errors import nearest
-from jaxconv.layers import BatchNorm, Conv, Dense, group_norm, no_norm, relu
+from jaxconv.layers import BatchNorm, Conv, Dense, FrozenBatchNorm, group_norm, no_norm, relu
 from jaxconv.models import requested
 
 # The version of the public parameter paths: increase it whenever a path of any network changes (see
@@ -22,7 +22,7 @@ LAYOUT = 1
 AUXILIARY = "auxiliary"
 # Makes a norm for maps [N, ..., C], such as a Linen module; takes its `name`.
 Norm = Callable[..., Callable[[jax.Array], jax.Array]]
-NORMS = ("batch", "group", "layer", "none")
+NORMS = ("batch", "frozen", "group", "layer", "none")
 
 # No default: `inspect` and editors show `train` as required, and the message can say what to write.
 _REQUIRED: Any = inspect.Parameter.empty
@@ -70,7 +70,11 @@ class Network(nn.Module):
         super().__post_init__()
 
     def __call__(
-        self, x: jax.Array, train: bool = _REQUIRED, features: str | Sequence[str] | None = None
+        self,
+        x: jax.Array,
+        train: bool = _REQUIRED,
+        features: str | Sequence[str] | None = None,
+        **settings: Any,
     ) -> Any:
         """[N, *spatial, C], such as images, -> logits [N, num_classes], float32.
 
@@ -80,6 +84,7 @@ class Network(nn.Module):
           features: names of feature maps. Then {name: map} is returned, in this order; layers
             after the last of them are not run, and have no parameters if this call initialises
             them. `"logits"` among the names asks for the logits too; `"*"`, for all maps.
+          **settings: arguments that the network's own `forward` takes, as those of `rcnn.RCNN`.
 
         Raises:
           TypeError: `train` is not given.
@@ -91,15 +96,15 @@ class Network(nn.Module):
         request = None if features is None else requested.Request(features)
         with requested.asking(request):
             try:
-                output = self.forward(x, train)
+                output = self.forward(x, train, **settings)
             except requested.Complete as complete:
                 if request is None or complete.request is not request:
                     raise
                 return request.answer()
         return output if request is None else request.answer_with(output, type(self).__name__)
 
-    def forward(self, x: jax.Array, train: bool) -> jax.Array:
-        """[N, *spatial, C] -> logits [N, num_classes], float32."""
+    def forward(self, x: jax.Array, train: bool) -> Any:
+        """[N, *spatial, C] -> logits [N, num_classes], float32, or what the network is for."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, train)")
 
     def strides(self) -> tuple[tuple[int, ...], int]:
@@ -139,14 +144,21 @@ class Network(nn.Module):
         self.spacings()
 
     def tools(
-        self, train: bool, epsilon: float = 1e-5, momentum: float = 0.9, scale: bool = True
+        self,
+        train: bool,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        scale: bool = True,
+        norm: str = "",
     ) -> tuple[Callable[..., Conv], Norm]:
         """Convolution and norm, configured for this network and mode; `scale`: the norm has one.
 
-        The norm is BatchNorm; `group`: GroupNorm in up to 32 groups, see `layers.group_count`;
-        `layer`: LayerNorm over the channels of each position; `none`. Convolutions have a bias
-        only with `none`.
+        The norm is `norm`, by default the network's: BatchNorm; `frozen`: BatchNorm whose
+        statistics, scale and bias stay what they are, none of them a parameter; `group`: GroupNorm
+        in up to 32 groups, see `layers.group_count`; `layer`: LayerNorm over the channels of each
+        position; `none`. Convolutions have a bias only with `none`.
         """
+        norm = norm or self.norm
         settings = {"epsilon": epsilon, "dtype": self.dtype, "use_scale": scale}
         batch_norm = functools.partial(
             BatchNorm,
@@ -158,22 +170,20 @@ class Network(nn.Module):
         )
         norms = {
             "batch": batch_norm,
+            "frozen": functools.partial(FrozenBatchNorm, **settings),
             "group": functools.partial(group_norm, **settings),
             "layer": functools.partial(nn.LayerNorm, **settings),
             "none": no_norm,
         }
-        conv = functools.partial(Conv, use_bias=self.norm == "none", dtype=self.dtype)
-        return conv, norms[self.norm]
+        conv = functools.partial(Conv, use_bias=norm == "none", dtype=self.dtype)
+        return conv, norms[norm]
 
     def note(self, name: str, x: jax.Array) -> jax.Array:
         """Return the feature map `x` under a name.
 
         The name is for `features` of `__call__`, `jaxconv.summarize` and rematerialisation.
         """
-        x = checkpoint_name(x, name)
-        if request := requested.current():
-            request.meet(name, x)
-        return x
+        return named(name, x)
 
     def classifies(self) -> bool:
         """Whether this call is for the logits, not for feature maps alone."""
@@ -197,6 +207,14 @@ class Network(nn.Module):
             return x.reshape(x.shape[0], -1).astype(jnp.float32)
         layer = Dense(self.num_classes, dtype=self.dtype, name=name, **settings)
         return layer(x).astype(jnp.float32)
+
+
+def named(name: str, x: jax.Array) -> jax.Array:
+    """`Network.note`, for modules inside a network."""
+    x = checkpoint_name(x, name)
+    if request := requested.current():
+        request.meet(name, x)
+    return x
 
 
 class ConvNorm(nn.Module):

@@ -30,6 +30,7 @@ class Entry:
       errors: published top-1 and top-5 error in %, on ILSVRC's validation images unless `data` says
         otherwise; None if unknown.
       data: what the errors were measured on.
+      classes: of the published network; 0 for ImageNet's 1000, or 10 for small images.
     """
 
     module: Callable[..., nn.Module]
@@ -39,3 +40,4 @@ class Entry:
     input_size: tuple[int, ...] = (224, 224, 3)
     errors: tuple[float | None, ...] | None = None
     data: str = "ILSVRC 2012 validation, one crop"
+    classes: int = 0

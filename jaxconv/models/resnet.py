@@ -176,35 +176,52 @@ class ResNet(Network):
         x = self.note("conv1", x)
         if not self.small_images:
             x = self.note("pool1", max_pool(x, 3, 2, 1, layer="pool1"))
-        for stage, units in enumerate(self.units):
-            width = self.width * 2**stage
-            middle = self.groups * (self.group_width or self.width // self.groups) * 2**stage
-            for n in range(units):
-                done = sum(self.units[:stage]) + n
-                arguments = {
-                    "filters": width * (4 if self.bottleneck else 1),
-                    "middle": middle,
-                    "stride": 2 if stage and n == 0 else 1,
-                    "atrous": spacings[stage] * (2 if stage and n else 1),
-                    "bottleneck": self.bottleneck,
-                    "drop": self.drop_path * done / max(1, sum(self.units) - 1),
-                    "train": train,
-                    "name": f"conv{stage + 2}_{n + 1}",
-                    **tools,
-                }
-                if self.version == 2:
-                    x = PreactivationUnit(**arguments)(x)
-                else:
-                    settings = {
-                        "groups": self.groups,
-                        "squeeze": self.squeeze,
-                        "shortcut": self.shortcut,
-                    }
-                    x = Unit(**arguments, first_stride=self.version == 1, **settings)(x)
+        for stage in range(len(self.units)):
+            for unit in stage_units(self, stage, spacings[stage], **tools, train=train):
+                x = unit(x)
             x = self.note(f"conv{stage + 2}", x)
         if self.version == 2:
             x = self.note("norm", relu(norm(name="norm")(x)))
         return self.head(self.note("pool", global_mean(x)))
+
+
+def stage_units(
+    network: ResNet, stage: int, spacing: int = 0, **settings: Any
+) -> list[Unit | PreactivationUnit]:
+    """The units of a stage, counted from 0, of a ResNet; to be called in a compact method.
+
+    Args:
+      spacing: of the stage, see `Network.spacings`.
+      **settings: `conv`, `norm` and `train` of the units.
+    """
+    width = network.width * 2**stage
+    group_width = network.group_width or network.width // network.groups
+    made = []
+    for n in range(network.units[stage]):
+        done = sum(network.units[:stage]) + n
+        arguments = {
+            "filters": width * (4 if network.bottleneck else 1),
+            "middle": network.groups * group_width * 2**stage,
+            "stride": 2 if stage and n == 0 else 1,
+            "atrous": spacing * (2 if stage and n else 1),
+            "bottleneck": network.bottleneck,
+            "drop": network.drop_path * done / max(1, sum(network.units) - 1),
+            "name": f"conv{stage + 2}_{n + 1}",
+            **settings,
+        }
+        if network.version == 2:
+            made.append(PreactivationUnit(**arguments))
+            continue
+        made.append(
+            Unit(
+                **arguments,
+                groups=network.groups,
+                squeeze=network.squeeze,
+                shortcut=network.shortcut,
+                first_stride=network.version == 1,
+            )
+        )
+    return made
 
 
 PAPER = "He et al. 2015, arXiv:1512.03385"

@@ -16,7 +16,7 @@ map, whose loss weighs 0.5. torchvision's DeepLabV3 on MobileNetV3 has the dilat
 16, and dilates the convolution that has lost its stride as well.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, resize
-from jaxconv.models.levels import maps_by_stride
-from jaxconv.models.network import AUXILIARY, ConvNorm, Network, Norm
+from jaxconv.models.backbone import OnBackbone
+from jaxconv.models.network import AUXILIARY, ConvNorm, Norm
 from jaxconv.models.registry import Entry
 
 AUXILIARY_WEIGHT = 0.5
@@ -71,63 +71,22 @@ class ASPP(nn.Module):
         return nn.Dropout(0.5, deterministic=not self.train, name="dropout")(x)
 
 
-class Segmenter(Network):
-    """A head on the feature maps of another network, its backbone; the base class of the others.
-
-    `create_model` takes the backbone's name and makes it, without classes, with the norm and the
-    output stride given here.
+class Segmenter(OnBackbone):
+    """The base class of the others.
 
     Attributes:
-      backbone: any network with feature maps.
       maps: names of the maps that the head reads, the last one first; by default the backbone's
         last maps at its largest stride, before `output_stride`, and at half or, for `LRASPP`, a
         quarter of it.
     """
 
-    backbone: nn.Module | None = None
-    maps: Sequence[str] = ()
-
     # The stride of the second map, as a share of that of the first.
     nearer = 2
 
     @classmethod
-    def assembled(cls, arguments: Mapping[str, Any], build: Callable[..., Any]) -> dict[str, Any]:
-        """The arguments of the module, from those of `create_model`.
-
-        Args:
-          arguments: with `backbone`, its name, and `backbone_kwargs`, its own arguments.
-          build: makes a network of the registry without classes: (name, **arguments).
-        """
-        arguments = dict(arguments)
-        kwargs = {**arguments.pop("backbone_kwargs", {})}
-        shared = {name: arguments[name] for name in ("norm", "frozen_norm") if name in arguments}
-        plain = build(arguments["backbone"], **shared, **kwargs)
-        if not arguments.get("maps"):
-            levels = maps_by_stride(plain)
-            last = max(levels)
-            wanted = last // cls.nearer
-            if wanted not in levels:
-                known = ", ".join(f"{name} ({stride})" for stride, name in levels.items())
-                raise ValueError(
-                    f"the backbone {arguments['backbone']} has no map at stride {wanted}; its maps "
-                    f"are {known}: name two of them, the last first, as maps"
-                )
-            arguments["maps"] = (levels[last], levels[wanted])
-        if arguments.get("output_stride"):
-            shared["output_stride"] = arguments["output_stride"]
-        return arguments | {"backbone": build(arguments["backbone"], **shared, **kwargs)}
-
-    def spacings(self) -> tuple[int, ...]:
-        """None of its own: `output_stride` is its backbone's."""
-        return ()
-
-    def seen(self, x: jax.Array, train: bool, count: int) -> list[jax.Array]:
-        """The first `count` of the backbone's maps, in the order of `maps`."""
-        if self.backbone is None:
-            raise ValueError(f"{type(self).__name__} needs a backbone; see create_model")
-        names = tuple(self.maps[:count])
-        found = self.backbone(x, train=train, features=names)
-        return [found[name] for name in names]
+    def wanted(cls, strides: Sequence[int]) -> Sequence[int]:
+        """The largest, and half or a quarter of it."""
+        return max(strides), max(strides) // cls.nearer
 
     def resized(self, logits: jax.Array, x: jax.Array) -> jax.Array:
         """The logits at the size of the image `x`, float32."""

@@ -85,7 +85,7 @@ class UNet(Network):
 
     @classmethod
     def assembled(cls, arguments: Mapping[str, Any], build: Callable[..., Any]) -> dict[str, Any]:
-        """The arguments of the module, see `segmentation.Segmenter.assembled`."""
+        """The arguments of the module, see `backbone.OnBackbone.assembled`."""
         arguments = dict(arguments)
         kwargs, name = {**arguments.pop("backbone_kwargs", {})}, arguments.pop("backbone", "")
         if not name:

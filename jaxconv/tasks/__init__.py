@@ -18,6 +18,7 @@ TASKS = {
     "classification": "jaxconv.tasks.classification.task:Classification",
     "localization": "jaxconv.tasks.localization.task:Localization",
     "segmentation": "jaxconv.tasks.segmentation.task:Segmentation",
+    "detection": "jaxconv.tasks.detection.task:Detection",
 }
 
 __all__ = ["TASKS", "Figure", "Task", "find_task", "needs_of", "open_task", "task_for"]
@@ -41,7 +42,8 @@ def find_task(name: str) -> type[Task]:
 
 def needs_of(config: Any) -> tuple[str, ...]:
     """The targets that the config's task needs, for `open_source`."""
-    return find_task(config.task.name).needs
+    task = find_task(config.task.name)
+    return task.needs + task.uses
 
 
 def task_for(config: Any, targets: Mapping[str, Any]) -> str:

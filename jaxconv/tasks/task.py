@@ -93,6 +93,7 @@ class Task:
       figures: what it measures; the first one ranks checkpoints and sweeps and drives `plateau`.
       training: keys of `figures` that `training_values` measures while training.
       needs: targets of an example that it reads.
+      uses: further targets that it reads where a source has them.
       settings: the keys of `config.task.kwargs` that it accepts, with their defaults.
       keeps: whether `finish` needs what `keep` returns of each example, during training too.
       views: the views of an image that evaluation may use, see evaluation/views.py. With `dense`,
@@ -107,6 +108,7 @@ class Task:
     figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", "loss", panel="Loss"),)
     training: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[Mapping[str, Any]] = {}
     keeps: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("center",)
@@ -192,7 +194,17 @@ class Task:
 
         return build_model(self.config.model, self.outputs, axis_name)
 
-    # Training, on the devices.
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """Names of the metrics of a training batch besides the loss; by default `training`."""
+        return self.training
+
+    # Training, on the devices. The batch has `RANDOM_KEY`, for what is drawn at random; it is the
+    # dropout's, so fold a number of your own into it.
+
+    def call(self, batch: Batch) -> Mapping[str, Any]:
+        """Further arguments of the network in training, by name, that depend on the batch."""
+        return {}
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The training loss, [B] float32."""
@@ -203,7 +215,7 @@ class Task:
         return self.loss
 
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """The metrics of a training batch besides the loss, [B] by the keys of `training`."""
+        """The metrics of a training batch besides the loss, [B] by the names of `logged`."""
         values = self.values(outputs, batch) if self.training else {}
         return {key: values[key] for key in self.training}
 

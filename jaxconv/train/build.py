@@ -168,7 +168,7 @@ def build(
     for name in network.members.swept if network.members else ():
         number = jax.ShapeDtypeStruct((), jnp.float32)
         jax.eval_shape(lambda value, name=name: bool(make_step({name: value})), number)
-    names = ("loss", *task.training, *METRICS)
+    names = ("loss", *task.logged, *METRICS)
 
     def train_on_indices(
         state: TrainState,
@@ -223,6 +223,7 @@ def step_maker(
                 loss(outputs, batch),
                 task.training_values(outputs, batch),
             ),
+            call=task.call,
         )
 
     return make_step

@@ -23,6 +23,7 @@ import optax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxconv.data.interface import RANDOM_KEY
 from jaxconv.models.network import AUXILIARY
 from jaxconv.tasks.labels import LabelLoss, LabelMeasure, cross_entropy
 from jaxconv.tasks.labels import objective as of_labels
@@ -79,6 +80,7 @@ def make_train_step(
     remat: bool = False,
     objective: Objective | None = None,
     learning_rate: Schedule | None = None,
+    call: Callable[[Batch], Mapping[str, Any]] | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Make a pure function (state, batch, key) -> (state, metrics).
 
@@ -102,10 +104,11 @@ def make_train_step(
       remat: store only what the network's top-level modules return, and recompute the rest in the
         backward pass (Chen et al. 2016, arXiv:1604.06174).
       objective: replaces `loss` for any other task: (outputs, batch) -> ([B] loss, {name: [B]});
-        the named values are averaged into the metrics.
+        the named values are averaged into the metrics. The batch also has `RANDOM_KEY`.
       learning_rate: step -> learning rate. Its product with the plateau's scale is the extra
         argument `learning_rate` of the optimizer, which `optim.make_optimizer` needs, and the
         metric. Without it, the metric is the rate in the state of `optax.inject_hyperparams`.
+      call: batch -> further arguments of the network by name; the batch as for `objective`.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
     and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
@@ -116,7 +119,7 @@ def make_train_step(
     and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
-    compute = gradient(loss_of(apply, objective or of_labels(loss)), axis_name)
+    compute = gradient(loss_of(apply, objective or of_labels(loss), call), axis_name)
     compute = averaged(microbatched(compute, accumulate), axis_name)
     if schedule is not None:
         warnings.warn(
@@ -145,7 +148,11 @@ def make_train_step(
     return step
 
 
-def loss_of(apply: Callable, objective: Objective) -> Callable:
+def loss_of(
+    apply: Callable,
+    objective: Objective,
+    call: Callable[[Batch], Mapping[str, Any]] | None = None,
+) -> Callable:
     """Make a pure function of (params, model_state, batch, dropout key).
 
     It returns (objective, (metrics, model_state)). The objective is the mean loss plus the weighted
@@ -155,6 +162,8 @@ def loss_of(apply: Callable, objective: Objective) -> Callable:
     def total(params: Any, model_state: Any, batch: Batch, dropout: jax.Array) -> Any:
         variables, collections = {"params": params, **model_state}, [*model_state, AUXILIARY]
         settings = {"train": True, "rngs": {"dropout": dropout}, "mutable": collections}
+        batch = {**batch, RANDOM_KEY: dropout}
+        settings |= call(batch) if call else {}
         outputs, changed = apply(variables, batch["image"], **settings)
         losses, measured = objective(outputs, batch)
         mean_loss = sum_of_losses = jnp.mean(losses)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from jaxconv.models import model_arguments
 from jaxconv.models.notation import parse
 from jaxconv.models.text import name_layers
+from jaxconv.weights.detector_names import in_detector, table_of
 
 # Our module's path -> torchvision's, by family; the first matching pattern is used. {0}, {1} are
 # its groups as `_fill` formats them: {0-1} is one less, {0=} is unchanged, and so on.
@@ -100,6 +101,16 @@ def _fill(template: str, found: tuple[str, ...]) -> str:
         "/": lambda v: str(2 * (int(v) - 2)),
         "bn": lambda v: {"conv": "conv", "norm": "bn"}[v],
         "after": lambda v: {"conv": "1", "norm": "2"}[v],
+        "x2": lambda v: str(2 * (int(v) - 1)),
+        "x3": lambda v: str(3 * (int(v) - 1)),
+        "x3+1": lambda v: str(3 * (int(v) - 1) + 1),
+        "part": lambda v: {"reduce": "0", "depthwise": "1", "project": "2"}[v],
+        "tower": lambda v: {
+            "classes": "classification_head",
+            "logits": "classification_head",
+            "boxes": "regression_head",
+            "codes": "regression_head",
+        }[v],
         "seg": lambda v: {"head": "classifier", "aux": "aux_classifier"}[v],
     }
     return re.sub(r"\{(\d)([^}]*)\}", lambda m: ways[m[2]](found[int(m[1])]), template)
@@ -234,6 +245,15 @@ def torchvision_modules(name: str, modules: list[str]) -> dict[str, str]:
             for ours, theirs in torchvision_modules(backbone, sorted(own)).items()
         }
         return of_backbone | _by_table(heads[family], [m for m in modules if m not in inner])
+    if table := table_of(name):
+        prefix, backbone = "backbone/", model_arguments(name)["backbone"]
+        own = [m.removeprefix(prefix) for m in modules if m.startswith(prefix)]
+        of_backbone = {
+            f"{prefix}{ours}": in_detector(name, theirs)
+            for ours, theirs in torchvision_modules(backbone, own).items()
+            if ours in own
+        }
+        return _by_table(table, [m for m in modules if not m.startswith(prefix)]) | of_backbone
     tables = {
         "densenet": _DENSENET,
         "regnet": _REGNET,
@@ -264,5 +284,7 @@ def torchvision_keys(name: str, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _leaf(name: str, module: str, kind: str) -> str:
+    if module == "scale" and name.startswith("ssd"):
+        return "scale_weight"
     of_block = name.startswith("convnext") and re.fullmatch(r"res\d_\d+", module)
     return "layer_scale" if of_block and kind == "scale" else _LEAVES[kind]

@@ -2,6 +2,7 @@
 
 PyTorch                                ours
 convolution weight [K, C, H, W]        kernel [H, W, C, K]
+transposed convolution [C, K, H, W]    kernel [H, W, C, K], turned by 180 degrees
 linear weight [K, D]                   kernel [D, K]; after a volume, D is in the order C, H, W
                                        in PyTorch and H, W, C here
 batch and layer norm weight, bias      scale, bias
@@ -20,14 +21,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxconv.errors import some
 from jaxconv.models import MODELS, abstract_variables, create_model, list_models, usual_task
 from jaxconv.train.state import check_finite
+from jaxconv.weights.detector_names import is_transposed, todays_names
 from jaxconv.weights.names import torchvision_keys, torchvision_modules
 from jaxconv.weights.wrappers import unwrap
 
-# A number of classes that is no width of a layer, so that it marks the layer of logits.
+# A number of classes that is no width of a layer.
 _SOME_CLASSES = 7919
 # Share of names and sizes in common, from which on weights look like those of a network. No two
 # networks have so much in common, but for those that have all.
-_ALIKE = 0.95
+_ALIKE = 0.97
 
 
 def load_torchvision(
@@ -83,6 +85,7 @@ def as_float32(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict[str, Any]:
+    arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
     extra_arguments = _arguments(name, arrays)
     classes = num_classes or _logits(name, arrays, extra_arguments)
     flat = _leaves(name, classes, extra_arguments)
@@ -93,7 +96,8 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
         if key not in arrays:
             missing.append(f"{key} (for {path})")
             continue
-        value = _turned(arrays[key], leaf.shape, _flattened_channels(name, module))
+        channels, transposed = _flattened_channels(name, module), is_transposed(module)
+        value = _turned(arrays[key], leaf.shape, channels, transposed)
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
@@ -148,9 +152,11 @@ def _patterns(keys: Mapping[str, Any]) -> set[str]:
     return {re.sub(r"\d+", "0", key) for key in keys}
 
 
-def _expected(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Our leaves by torchvision's names, for `_SOME_CLASSES`."""
-    leaves = _leaves(name, _SOME_CLASSES, _arguments(name, arrays))
+def _expected(
+    name: str, arrays: Mapping[str, np.ndarray], classes: int = _SOME_CLASSES
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Our leaves by torchvision's names."""
+    leaves = _leaves(name, classes, _arguments(name, arrays))
     return {key: leaves[path] for path, key in torchvision_keys(name, leaves).items()}
 
 
@@ -158,11 +164,12 @@ def _agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     """The share of names that are in both a network and a file, and of the same size."""
     if not _has_layout(name):
         return 0.0
-    expected = _expected(name, arrays)
+    arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
+    expected, other = (_expected(name, arrays, classes) for classes in (_SOME_CLASSES, 1))
     same = [
         key
         for key, leaf in expected.items()
-        if key in arrays and (_SOME_CLASSES in leaf.shape or leaf.size == arrays[key].size)
+        if key in arrays and (leaf.shape != other[key].shape or leaf.size == arrays[key].size)
     ]
     return len(same) / len(expected.keys() | arrays.keys())
 
@@ -179,37 +186,46 @@ def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax
 def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
     """The number of classes of the weights, from the bias of the layer of logits.
 
-    That layer is the one with a single output in a network for one class.
+    That layer is the first whose outputs differ between a network for one class and one for two.
     """
-    leaves = _leaves(name, 1, arguments)
+    leaves, more = (_leaves(name, classes, arguments) for classes in (1, 2))
     keys = torchvision_keys(name, leaves)
-    bias = next(
-        keys[path]
+    path = next(
+        path
         for path, leaf in leaves.items()
-        if leaf.shape == (1,) and path.endswith("/bias") and not keys[path].startswith("aux")
+        if leaf.shape != more[path].shape
+        and path.endswith("/bias")
+        and not keys[path].startswith("aux")
     )
-    if bias not in arrays:
-        raise ValueError(f"{name}: missing: {bias}, which gives the number of classes")
-    return len(arrays[bias])
+    if keys[path] not in arrays:
+        raise ValueError(f"{name}: missing: {keys[path]}, which gives the number of classes")
+    of_one, of_two = (tree[path].shape[0] for tree in (leaves, more))
+    return 1 + (len(arrays[keys[path]]) - of_one) // (of_two - of_one)
 
 
 def _flattened_channels(name: str, module: str) -> int:
     """Feature maps of the volume that a fully connected layer flattens; 0 if it flattens none."""
     if module in ("aux1_fc1", "aux2_fc1"):
         return 128
+    if module == "boxes/fc6":
+        return 256
     if module == "fc6" and name.startswith(("alexnet", "vgg")):
         return 256 if name.startswith("alexnet") else 512
     return 0
 
 
-def _turned(value: np.ndarray, shape: tuple[int, ...], flattened: int) -> np.ndarray | None:
+def _turned(
+    value: np.ndarray, shape: tuple[int, ...], flattened: int, transposed: bool
+) -> np.ndarray | None:
     """The array in our layout, or None if it does not fit `shape` in any layout."""
     if flattened and value.ndim == 2 and value.shape[1] % flattened == 0:
         # [K, C * positions] -> [positions * C, K]
         value = (
             value.reshape(len(value), flattened, -1).transpose(2, 1, 0).reshape(-1, len(value)).T
         )
-    if value.ndim == 4 and len(shape) == 4:
+    if value.ndim == 4 and transposed:
+        value = value.transpose(2, 3, 0, 1)[::-1, ::-1]
+    elif value.ndim == 4 and len(shape) == 4:
         value = value.transpose(2, 3, 1, 0)
     elif value.ndim == 2 and len(shape) == 4:  # a linear layer that is a 1x1 convolution here
         value = value.T.reshape(1, 1, *value.T.shape)

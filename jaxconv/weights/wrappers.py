@@ -36,7 +36,7 @@ _WRAPPERS: tuple[tuple[str, ...], ...] = (
     ("ema",),
 )
 # Beside these a `backbone` is a part of torchvision's segmentation and detection networks.
-_BESIDE_A_BACKBONE = {"classifier", "rpn", "roi_heads"}
+_BESIDE_A_BACKBONE = ("classifier.", "rpn.", "roi_heads.", "head.classification_head.")
 # Wrappers of a part of the network, which can stand in the middle of a name.
 _INSIDE = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -96,7 +96,8 @@ def _leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _wrapper(names: Mapping[str, Any]) -> tuple[str, ...]:
     """The line of the table that the names begin with, as far as it is there; or nothing."""
     firsts = {name.partition(".")[0] for name in names if "." in name}
-    whole = {"backbone"} if firsts & _BESIDE_A_BACKBONE else set()
+    beside = any(name.startswith(_BESIDE_A_BACKBONE) for name in names)
+    whole = {"backbone"} if beside else set()
     line = next((line for line in _WRAPPERS if line[0] in firsts - whole), ())
     return tuple(part for part in line if part in firsts)
 

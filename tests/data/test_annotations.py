@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tarfile
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.shapes import checked_shape, merged, rasterized
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
-from tests.conftest import SHARED, assert_one_line_error, command
+from tests.conftest import assert_one_line_error, command
 
 LOCATION = ("label", "boxes")
 DETECTION = ("boxes", "classes", "valid", "crowd")
@@ -332,17 +331,6 @@ def test_panoptic_segments_become_masks(tmp_path):
     (folder / "a.png").unlink()
     with pytest.raises(UserError, match="its mask a.png is in none of"):
         open_source(config, "train")
-
-
-@pytest.fixture(scope="module")
-def coco256(tmp_path_factory):
-    archive = SHARED / "data" / "coco256.tar.xz"
-    if not archive.is_file():
-        pytest.skip(f"{archive} not found")
-    folder = tmp_path_factory.mktemp("coco")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return next(folder.rglob("semantic_classes.json")).parent
 
 
 def test_photographs_of_coco(coco256):

@@ -68,6 +68,8 @@ BY_HAND = {
     "zfnet_base": 62_357_608,
     "vgg11_lrn": 132_863_336,
     "vgg16_conv1": 133_638_952,
+    # ResNet-101's convolutions; 3x3 to 512 and 1x1 to 9 and to 36; 2048 to 81 and to 324.
+    "faster_rcnn_c4_resnet101": 42_394_816 + 4_719_104 + 4_617 + 18_468 + 165_969 + 663_876,
     **{f"resnet{d}_v1": TORCHVISION[f"resnet{d}"] for d in (18, 34, 50, 101, 152)},
 }
 

@@ -260,12 +260,13 @@ def test_norms_of_every_family(name, norm):
     model, variables, x = variables_of(
         name, size, num_classes=5, norm=norm, dtype="bfloat16", **arguments
     )
-    assert "batch_stats" not in variables
-    if norm == "none":
-        names = {path.split()[0].rsplit("/", 1)[-1] for path in paths_of(variables)}
+    assert ("batch_stats" in variables) == (norm == "frozen")
+    if norm in ("none", "frozen"):
+        paths = paths_of(variables["params"])
+        names = {path.split()[0].rsplit("/", 1)[-1] for path in paths}
         assert names <= {"kernel", "bias", "scale"}  # ConvNeXt's blocks have a scale of their own
-        assert not any("norm" in path for path in paths_of(variables))
-        if name != "vgg11_bn":
+        assert not any("norm" in path for path in paths)
+        if norm == "none" and name != "vgg11_bn":
             assert sum("bias" in path for path in paths_of(variables)) >= sum(
                 "kernel" in path for path in paths_of(variables)
             )
@@ -355,4 +356,5 @@ def test_arguments_are_listed():
         known = jaxconv.model_arguments(name)
         if "backbone" not in known:
             assert known["output_stride"] == 0
-        assert known["norm"] == ("layer" if name.startswith("convnext") else "batch")
+        own = "layer" if name.startswith("convnext") else "batch"
+        assert known["norm"] == MODELS[name].arguments.get("norm", own)

@@ -73,7 +73,7 @@ TRAINED = {
 
 
 def classes_of(name):
-    return 1000 if MODELS[name].input_size[0] > 32 else 10
+    return jaxconv.models.usual_task(name)[1]
 
 
 def variables_of(name, size=None, channels=None, num_classes=None, **arguments):

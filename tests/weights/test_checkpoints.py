@@ -15,7 +15,7 @@ from jaxconv.errors import UserError
 from jaxconv.train.initial import load_weights
 from jaxconv.weights.convert import convert
 from tests.conftest import assert_one_line_error, command
-from tests.weights.test_torchvision import random_torch_model, torchvision  # noqa: F401
+from tests.weights.test_torchvision import random_torch_model
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def net(torchvision):  # noqa: F811
+def net(torchvision):
     return random_torch_model(torchvision, "resnet18")
 
 

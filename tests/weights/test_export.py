@@ -224,11 +224,13 @@ def test_networks_lower_for_any_batch(name):
         )
 
     program = lower(logits, shape, "float32")
-    assert str(program.out_avals[0].shape) == f"(b, {classes})" and program.platforms == (
-        "cpu",
-        "cuda",
-        "tpu",
-    )
+    shapes = [str(output.shape) for output in program.out_avals]
+    # Those on a backbone give something for every pixel or box.
+    if "backbone" in jaxconv.model_arguments(name):
+        assert all(shape.startswith("(b, ") for shape in shapes)
+    else:
+        assert shapes == [f"(b, {classes})"]
+    assert program.platforms == ("cpu", "cuda", "tpu")
 
 
 class Halves(nn.Module):

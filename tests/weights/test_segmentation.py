@@ -10,7 +10,7 @@ import pytest
 import jaxconv
 from jaxconv.models import abstract_variables
 from jaxconv.weights.torchvision import load_torchvision
-from tests.weights.test_torchvision import random_torch_model, torchvision  # noqa: F401
+from tests.weights.test_torchvision import random_torch_model
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_parameters_are_torchvision_s(name):
     "name",
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.full) for n in PARAMETERS],
 )
-def test_logits_are_torchvision_s(torchvision, name):  # noqa: F811
+def test_logits_are_torchvision_s(torchvision, name):
     second = {} if name.startswith("lraspp") else {"aux_loss": True}
     model = random_torch_model(torchvision, name, weights_backbone=None, **second)
     images = np.random.default_rng(0).normal(size=(1, 65, 97, 3)).astype(np.float32)

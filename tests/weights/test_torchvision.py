@@ -92,7 +92,7 @@ def random_torch_model(torchvision, name, **settings):
     name = name.removesuffix("_torchvision")
     if name == "googlenet":
         settings |= {"aux_logits": True, "init_weights": False}
-    model = torchvision.models.get_model(name, weights=None, num_classes=10, **settings)
+    model = torchvision.models.get_model(name, weights=None, **{"num_classes": 10} | settings)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)

@@ -1,0 +1,42 @@
+"""X's and O's as scenes: the class and the box of every letter, by a small FCOS.
+
+    jaxconv train --config=experiments/xo_detection.py --workdir=/tmp/xo_detection
+    jaxconv train --config=experiments/xo_detection.py:small --workdir=/tmp/xo_detection_small
+
+The second takes seconds. COCO's average precision needs pip install 'jaxconv[coco]'.
+
+Machine   2 cores of an AMD EPYC, jax 0.10.2
+Time      2 min from start to finish, including compilation, while other programs ran (87 s of CPU)
+Result    AP50 100.0%, AP 86.2% of 500 test scenes (seed 0)
+"""
+
+from jaxconv.config import check_argument, default_config, small
+
+# Maps at strides 2, 4 and 8.
+BACKBONE = (
+    "text:conv3-16/2 bn relu conv3-32/2 bn relu (conv3-32 bn relu)*2 conv3-64/2 bn relu "
+    "(conv3-64 bn relu)*2"
+)
+
+
+def get_config(argument=""):
+    check_argument(argument, "small")
+    config = default_config()
+    config.task.name = "detection"
+    config.data.source = "xo_scenes"
+    config.augment.flip = True
+    config.model.name = "fcos_resnet50_fpn"
+    config.model.kwargs = {
+        "backbone": BACKBONE,
+        "maps": ("relu4", "relu7"),
+        "anchor_sizes": ((4,), (8,), (16,), (32,)),
+        "filters": 32,
+        "head_convs": 2,
+    }
+    config.epochs = 10.0
+    config.batch_size = 32
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 0.005
+    config.optimizer.schedule.name = "cosine"
+    config.optimizer.schedule.warmup_steps = 60
+    return small(config, filters=8, head_convs=1) if argument == "small" else config
