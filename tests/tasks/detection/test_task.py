@@ -309,13 +309,13 @@ def test_every_image_once_on_several_devices(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_on_photographs(coco256, tmp_path, one_device):
-    config = config_of(batch_size=2, steps=2)
+    config = config_of(batch_size=2)
     with config.unlocked():
         config.data.update(
             source=f"coco:{coco256}", image_size=64, train_split="train2017", crop_ratio=1.0
         )
         config.data.eval_split, config.data.coco.file = "val2017", "{split}/boxes.json"
-        config.data.resident_limit, config.eval.every = 0, 2
+        config.data.resident_limit, config.eval.every = 0, 4
     result = train(config, str(tmp_path / "run"), devices=one_device)
     assert result["examples"] == 128 and np.isfinite(result["loss"])
 
