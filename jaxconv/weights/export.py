@@ -296,7 +296,7 @@ def lower(
 def _name_the_layer(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
     try:
         return call(*args, **kwargs)
-    except (UserError, Complete):  # a backbone ends after its last map
+    except (UserError, Complete):  # a backbone ends with the last map that is asked for
         raise
     except Exception as error:  # a layer may raise anything for a symbolic size
         layer = "/".join(context.module.path) or type(context.module).__name__
