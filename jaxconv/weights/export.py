@@ -40,6 +40,7 @@ from jaxconv.data.sources import reading_of
 from jaxconv.errors import UserError, in_words, nearest
 from jaxconv.evaluation.sliding import images_of, total_stride
 from jaxconv.files import check_new, expand, new_folder
+from jaxconv.models.requested import Complete
 from jaxconv.tasks import TASKS, Task, open_task
 from jaxconv.train.ensemble import form_of_run, members_of, over_members
 from jaxconv.train.other_data import Overrides
@@ -295,7 +296,7 @@ def lower(
 def _name_the_layer(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
     try:
         return call(*args, **kwargs)
-    except UserError:
+    except (UserError, Complete):  # a backbone ends with the last map that is asked for
         raise
     except Exception as error:  # a layer may raise anything for a symbolic size
         layer = "/".join(context.module.path) or type(context.module).__name__

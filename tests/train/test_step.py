@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import jaxconv
 from jaxconv.tasks.labels import objective
+from jaxconv.train.state import named_key
 from jaxconv.train.step import averaged, gradient, loss_of, microbatched
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
@@ -123,3 +125,38 @@ def test_the_loss_scale_changes_once_a_step(parts):
     assert scale_after(5, 2.0**16, BATCH | {"image": one_bad}) == (2.0**15, 0, False)
     all_bad = np.full_like(IMAGES, np.inf)
     assert scale_after(2000, 2.0**16, BATCH | {"image": all_bad}) == (2.0**15, 0, False)
+
+
+class Shifted(nn.Module):
+    """A network that takes one argument more."""
+
+    @nn.compact
+    def __call__(self, x, train, shift=0.0):
+        return nn.Dense(2)(x.reshape(len(x), -1)) + shift
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_network_gets_what_is_drawn_by_the_step_s_key(accumulate):
+    """The same for the same step, another one for the next, and for each part of a batch."""
+
+    def call(batch):
+        return {"shift": jax.random.uniform(batch["random_key"])}
+
+    def objective(outputs, batch):
+        drawn = jax.random.uniform(batch["random_key"])
+        plain = Shifted().apply({"params": start.params}, batch["image"], train=True)
+        shift = jnp.mean(outputs - plain)
+        same = {"drawn": drawn, "shift": shift}
+        return jnp.sum(outputs**2, axis=1), {k: jnp.full(len(outputs), v) for k, v in same.items()}
+
+    optimizer, settings = optax.sgd(0.0), {"objective": objective, "call": call}
+    start = jaxconv.create_state(Shifted(), optimizer, KEY, jnp.asarray(IMAGES[:1]))
+    step = jax.jit(jaxconv.make_train_step(Shifted(), optimizer, accumulate=accumulate, **settings))
+    state, first = step(start, BATCH, KEY)
+    assert first["shift"] == pytest.approx(float(first["drawn"]), rel=1e-4)
+    assert step(start, BATCH, KEY)[1]["drawn"] == first["drawn"]
+    assert step(state, BATCH, KEY)[1]["drawn"] != first["drawn"]
+    key = named_key(KEY, 0, "dropout")
+    keys = [key] if accumulate == 1 else [jax.random.fold_in(key, n) for n in range(2)]
+    wanted = np.mean([float(jax.random.uniform(key)) for key in keys])
+    assert first["drawn"] == pytest.approx(wanted, rel=1e-6)

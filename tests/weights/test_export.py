@@ -204,6 +204,8 @@ FAMILIES = (
     "efficientnet_b0",
     "regnet_y_400mf",
     "convnext_tiny",
+    "lraspp_mobilenet_v3_large",
+    "ssdlite320_mobilenet_v3_large",
 )
 NETWORKS = [
     pytest.param(name, marks=() if name in FAMILIES else pytest.mark.full)

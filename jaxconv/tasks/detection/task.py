@@ -71,7 +71,18 @@ class Detection(Task):
     # Checks, and the network.
 
     def model(self, axis_name: str | None = None) -> Any:
-        """The detector of `config.model`; an R-CNN chooses its regions by `choices`."""
+        """The detector of `config.model`; an R-CNN chooses its regions by `choices`.
+
+        Raises:
+          UserError: the network is no detector, or has other heads; or it is to be evaluated on
+            images of another size, which the anchors would not fit.
+        """
+        size = self.config.data.eval_image_size
+        if size and (size, size) != self.size:
+            raise UserError(
+                f"config.data.eval_image_size is {size}, and a detector is evaluated on images of "
+                "the size that it is trained on: leave it at 0"
+            )
         model = super().model(axis_name)
         named = f"config.model.name is {self.config.model.name!r}, which"
         if not isinstance(model, Detector):
@@ -89,16 +100,11 @@ class Detection(Task):
         evaluation needs is there.
         """
         super().check()
-        source, size = self.config.data.source, self.config.data.eval_image_size
+        source = self.config.data.source
         if self.description["kind"] != "image":
             raise UserError(
                 f"config.task.name is detection, and {source} holds {self.description['kind']}s; "
                 "it needs images"
-            )
-        if size and (size, size) != self.size:
-            raise UserError(
-                f"config.data.eval_image_size is {size}, and a detector is evaluated on images of "
-                "the size that it is trained on: leave it at 0"
             )
         ensemble = self.config.ensemble
         if isinstance(self.network, RCNN) and (ensemble.size > 1 or ensemble.over):

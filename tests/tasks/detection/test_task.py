@@ -268,8 +268,15 @@ def test_ensembles_of_r_cnn_are_refused(tmp_path):
         train(rcnn_config(ensemble__size=2), str(tmp_path / "run"))
 
 
+def test_another_size_in_evaluation_is_refused():
+    config = config_of(data__eval_image_size=48)
+    description = describe(open_source(config_of().data, "test", needs=needs_of(config)))
+    with pytest.raises(UserError, match="eval_image_size is 48, and a detector is evaluated on"):
+        open_task(config, description).model()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [config_of, rcnn_config])
+@pytest.mark.parametrize("make", [config_of, pytest.param(rcnn_config, marks=pytest.mark.full)])
 def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_device):
     constant = {"optimizer__schedule__name": "constant", "optimizer__schedule__warmup_steps": 0}
     config = make(checkpoint__every=2, **constant)
@@ -309,13 +316,13 @@ def test_every_image_once_on_several_devices(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_on_photographs(coco256, tmp_path, one_device):
-    config = config_of(batch_size=2, steps=2)
+    config = config_of(batch_size=2)
     with config.unlocked():
         config.data.update(
             source=f"coco:{coco256}", image_size=64, train_split="train2017", crop_ratio=1.0
         )
         config.data.eval_split, config.data.coco.file = "val2017", "{split}/boxes.json"
-        config.data.resident_limit, config.eval.every = 0, 2
+        config.data.resident_limit, config.eval.every = 0, 4
     result = train(config, str(tmp_path / "run"), devices=one_device)
     assert result["examples"] == 128 and np.isfinite(result["loss"])
 
