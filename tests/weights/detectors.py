@@ -96,6 +96,8 @@ def random_detector(torchvision, name, size, classes=7, **settings):
         if value.ndim > 1:
             fan_in = value[0].numel()
             gain = 2.0 if any(part in key for part in last) else 0.5 if "bbox" in key else 1.5
+            if key.startswith("backbone."):
+                gain = 0.75
             if key == "rpn.head.cls_logits.weight":  # or many scores are exactly 1
                 gain = 0.5
             torch.nn.init.normal_(value, std=gain / fan_in**0.5)
