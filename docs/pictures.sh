@@ -7,7 +7,7 @@
 # --camvid=DIR       CamVid with masks, see experiments/camvid.py
 # --weights=DIR      EfficientNet-Lite0, from jaxconv convert
 # --scans=DIR        the hippocampus in MRI, see experiments/hippocampus.py
-# --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, scenes of them in 35, sentences
+# --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, scenes of them in a minute each, sentences
 #                    in 30, CIFAR-10 in six minutes, CamVid and the hippocampus in half an hour each, a tenth of ResNet-20's recipe in an
 #                    hour
 # --out=DIR          where to write the figures (docs)
@@ -28,7 +28,7 @@ for argument in "$@"; do
   esac
 done
 xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20 fast=$runs/cifar10_fast
-masks=$runs/xo_segmentation boxes=$runs/xo_localization camvid=$runs/camvid hippocampus=$runs/hippocampus
+masks=$runs/xo_segmentation boxes=$runs/xo_localization objects=$runs/xo_detection camvid=$runs/camvid hippocampus=$runs/hippocampus
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -73,7 +73,7 @@ fi
 if [ ! -e "$texts/curves.png" ]; then
   jaxconv train --config="$root/experiments/sentences.py" --workdir="$texts"
 fi
-for run in "$masks" "$boxes"; do
+for run in "$masks" "$boxes" "$objects"; do
   if [ ! -e "$run/curves.png" ]; then
     jaxconv train --config="$root/experiments/$(basename "$run").py" --workdir="$run"
   fi
@@ -112,6 +112,7 @@ screenshot report "file://$(cd "$cifar" && pwd)/report.html" 1200 1500
 
 look xo_masks predictions --workdir="$masks" --number=8
 look xo_boxes predictions --workdir="$boxes" --number=8
+look xo_detection predictions --workdir="$objects" --number=8
 look camvid predictions --workdir="$camvid" --number=4
 look camvid_classes classes --workdir="$camvid"
 look hippocampus predictions --workdir="$hippocampus" --number=4

@@ -9,8 +9,9 @@ The second takes seconds.
 Data      Task 4 of the Medical Segmentation Decathlon (Simpson et al. 2019, arXiv:1902.09063), 260
           volumes of about 36x50x35 voxels, of which a fifth is held out
 Machine   2 cores of an AMD EPYC, jax 0.10.2
-Time      about 40 minutes
-Result    not run to its end yet
+Time      31 minutes while other programs ran, 14 of them steps at 4 volumes a second
+Result    Dice 89.6% and 87.7% of the two parts, 88.6% on average, of 52 volumes held out (seed 0);
+          nnU-Net's are 89 to 90% by cross-validation (Isensee et al. 2021, arXiv:1904.08128)
 """
 
 from jaxconv.config import check_argument, default_config, small

@@ -27,16 +27,23 @@ def palette(classes: int) -> np.ndarray:
 
 
 def overlaid(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """An image [H, W, C], uint8 or from 0 to 1, tinted by a mask [H, W]: [H, W, 3] float.
+    """An image [H, W, C], uint8 or float, tinted by a mask [H, W]: [H, W, 3] float.
 
+    Numbers that are not from 0 to 1, such as those of a standardised volume, are scaled to that.
     Pixels whose class has no colour, such as ignored ones, are grey.
     """
     image, mask = np.asarray(image), np.asarray(mask).astype(np.int64)
-    pixels = image / 255 if image.dtype == np.uint8 else np.clip(image, 0, 1)
+    pixels = image / 255 if image.dtype == np.uint8 else _on_unit(image)
     pixels = np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[-1] != 3 else pixels
     known = (mask >= 0) & (mask < len(colours))
     tint = np.where(known[..., None], colours[np.where(known, mask, 0)], 0.5)
     return (1 - _STRENGTH) * pixels + _STRENGTH * tint
+
+
+def _on_unit(image: np.ndarray) -> np.ndarray:
+    low, high = float(image.min()), float(image.max())
+    inside = low >= 0 and high <= 1
+    return image if inside else (image - low) / max(high - low, 1e-9)
 
 
 def legend(
