@@ -12,11 +12,13 @@ Each computes the result of `convolve` with ordinary operations:
     few copies          the same for 3x3 at stride 2, 2x2 at stride 2, 4x4 at stride 4, and 3x3 of
                         three colours: with ResNet-50's strided 3x3 XLA takes 1.1 to 2.4 times as
                         long
+    far taps            (dilated so far that much of the window lies in the padding, as in DeepLab's
+                        pyramid) a matrix product for each position, of the pixels that it sees
     3x3 at stride 1     Winograd's minimal filtering, see layers/winograd.py
     thin 3-D            the sum over a window's depth of 2-D convolutions of slices; with 8 or 16
                         filters XLA takes 5 to 20 times as long, with 24 and more it is as fast
 
-All other dense convolutions use XLA's. Of 3x3 windows that are dilated, Winograd's form of the
+All other dense convolutions use XLA's. Of 3x3 windows that are dilated less, Winograd's form of the
 interleaved grids took 0.9 to 1.4 times XLA's time, and of strided ones, as four parts at stride 1,
 1.1 to 1.8 times: they are not used. `tests/benchmarks/convolution.py` measures every form
 against XLA's and PyTorch's.
@@ -43,6 +45,9 @@ BLOCK = 32
 # channels at stride 1 as often as a 3x3 window sees it, where the work is that of `winograd.LEAST`.
 COPIES, SEEN = 2.25, 16
 COPIES_OF_COLOURS, COLOURS = 9, 4
+# The share of a window's positions, over all outputs, that lie in the image, below which a dilated
+# convolution is done position by position.
+INSIDE = 0.8
 # 3-D convolutions that see, or have, fewer channels than this are 2-D ones of slices.
 THIN = 24
 # Depthwise windows wider than 3 use band matrices if the output is at most this many windows wide:
@@ -76,6 +81,8 @@ def choose(
     few = few and shape[0] * math.prod(produced) * math.prod(kernel_shape) >= winograd.LEAST
     if copies <= 1 or (copies <= COPIES and seen >= SEEN) or few:
         return patches
+    if max(strides) == 1 < max(dilations) and _inside(shape[1:-1], window, geometry) < INSIDE:
+        return taps
     if len(window) == 3 and min(seen, filters) < THIN:
         return slices
     if {*strides, *dilations} == {1} and len({*window}) == 1:
@@ -98,6 +105,58 @@ def patches(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """A dense convolution: rows [prod(window) * C], and a matrix product; see `plain`."""
     rows = jnp.concatenate(views(x, jnp.zeros((), x.dtype), kernel.shape[:-2], geometry), axis=-1)
     return _product(rows, kernel)
+
+
+def _seen(size: int, window: int, low: int, high: int, dilation: int) -> list[tuple[int, int, int]]:
+    """For each position of a window along an axis, at stride 1: the first output for which it lies
+    in the image, how many there are, and the first pixel.
+    """
+    outputs = size + low + high - (window - 1) * dilation
+    found = []
+    for n in range(window):
+        first = max(0, low - n * dilation)
+        last = min(outputs, size + low - n * dilation)
+        found.append((first, max(0, last - first), first + n * dilation - low))
+    return found
+
+
+def _inside(sizes: Sequence[int], window: Sequence[int], geometry: Geometry) -> float:
+    """The share of the window's positions, over all outputs, that lie in the image."""
+    _, pads, dilations = geometry
+    share = 1.0
+    for size, f, (low, high), dilation in zip(sizes, window, pads, dilations, strict=True):
+        seen = _seen(size, f, low, high, dilation)
+        share *= sum(count for _, count, _ in seen) / (
+            f * output((size + low + high,), (f,), (1,), (dilation,))[0]
+        )
+    return share
+
+
+def taps(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """A dense convolution at stride 1: a product for each position of the window; see `plain`."""
+    _, pads, dilations = geometry
+    window, zero = kernel.shape[:-2], jnp.zeros((), wide(x).dtype)
+    axes = [
+        _seen(size, f, low, high, dilation)
+        for size, f, (low, high), dilation in zip(
+            x.shape[1:-1], window, pads, dilations, strict=True
+        )
+    ]
+    padded = [size + low + high for size, (low, high) in zip(x.shape[1:-1], pads, strict=True)]
+    produced = output(padded, window, (1,) * len(window), dilations)
+    total = jnp.zeros((x.shape[0], *produced, kernel.shape[-1]), zero.dtype)
+    for place in itertools.product(*(range(f) for f in window)):
+        seen = [axis[n] for axis, n in zip(axes, place, strict=True)]
+        if not all(count for _, count, _ in seen):
+            continue
+        part = x[:, *(slice(start, start + count) for _, count, start in seen)]
+        pads_of = [
+            (first, size - first - count, 0)
+            for (first, count, _), size in zip(seen, produced, strict=True)
+        ]
+        product = wide(_product(part, kernel[place]))
+        total = total + lax.pad(product, zero, [(0, 0, 0), *pads_of, (0, 0, 0)])
+    return total.astype(x.dtype)
 
 
 def slices(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

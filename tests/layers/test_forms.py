@@ -46,6 +46,9 @@ CASES = {
         (3, 2, 3),
         5,
     ),
+    "far taps": ({"padding": 6, "dilation": 6}, (2, 9, 8, 16), (3, 3), 5),
+    "taps of which some see nothing": ({"padding": 12, "dilation": 12}, (2, 9, 8, 3), (3, 3), 5),
+    "far taps in 1-D": ({"padding": 5, "dilation": 5}, (2, 9, 3), (3,), 5),
     "three colours": ({"padding": 1, "stride": 2}, (2, 9, 8, 3), (3, 3), 4),
     "depthwise": ({"groups": 5, "padding": 1}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise with stride": ({"groups": 5, "padding": 1, "stride": 2}, (2, 6, 7, 5), (3, 3), 5),
@@ -225,6 +228,12 @@ def test_the_form_of_a_shape(shape, kernel, stride, groups, form):
     elif chosen is not None:
         chosen = getattr(chosen, "func", chosen).__name__
     assert chosen == form
+
+
+def test_deeplab_s_pyramid_takes_the_pixels_that_are_there():
+    for dilation, form in ((12, forms.taps), (24, forms.taps), (2, None)):
+        geometry = ((1, 1), ((dilation,) * 2,) * 2, (dilation, dilation))
+        assert forms.choose((2, 65, 65, 2048), (3, 3, 2048, 256), geometry, 1) is form
 
 
 def test_dilated_and_uneven_windows_stay_xla_s():
