@@ -381,6 +381,7 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
     if not data.source.startswith("xo_") and config.task.name in _TOYS:
         data.source, data.boxes = _TOYS[config.task.name], ""
         data.scenes.channels = channels
+        data.nifti.size = ()
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
     data.toy.train_examples, data.toy.test_examples = 24, 12
     if data.source.startswith("xo_"):
