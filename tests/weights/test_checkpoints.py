@@ -156,10 +156,10 @@ def test_the_function_takes_checkpoints_and_parameters_too(net, logits_of):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.01), found, direct)
 
 
-FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("vgg11", "se_resnet50")]
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("resnet34", "vgg11", "se_resnet50")]
 
 
-@pytest.mark.parametrize("named", ["resnet34", *FULL, "lenet5"])
+@pytest.mark.parametrize("named", [*FULL, "lenet5"])
 def test_the_wrong_network_is_told_shortly(net, named, tmp_path):
     torch.save({"model": net.state_dict()}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="the weights look like those of resnet18$") as error:

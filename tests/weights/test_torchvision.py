@@ -138,8 +138,8 @@ def test_logits_and_maps_agree(torchvision, name):
     ("name", "output_stride", "replaced"),
     [
         ("resnet50", 8, [False, True, True]),
-        ("resnet50", 16, [False, False, True]),
-        ("resnext50_32x4d", 8, [False, True, True]),
+        pytest.param("resnet50", 16, [False, False, True], marks=pytest.mark.full),
+        pytest.param("resnext50_32x4d", 8, [False, True, True], marks=pytest.mark.full),
     ],
 )
 def test_dilation_is_torchvision_s(torchvision, name, output_stride, replaced):
