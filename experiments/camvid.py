@@ -15,7 +15,7 @@ Data      SegNet's version (Badrinarayanan et al. 2015, arXiv:1511.00561), 367 i
 Machine   2 cores of an AMD EPYC, jax 0.10.2
 Time      22 minutes of steps at 11 images a second; 43 minutes of the cores' time in all
 Result    mean IoU 60.4% of the 233 test images (seed 0), 61.2% [59.6, 62.6] with --views=flip;
-          `:scratch` was not run to its end
+          `:scratch` with --config.epochs=16: 39.2%
 """
 
 from jaxconv.config import check_argument, default_config, group, small
