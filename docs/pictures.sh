@@ -7,9 +7,9 @@
 # --camvid=DIR       CamVid with masks, see experiments/camvid.py
 # --weights=DIR      EfficientNet-Lite0, from jaxconv convert
 # --scans=DIR        the hippocampus in MRI, see experiments/hippocampus.py
-# --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, scenes of them in a minute each, sentences
-#                    in 30, CIFAR-10 in six minutes, CamVid and the hippocampus in half an hour each, a tenth of ResNet-20's recipe in an
-#                    hour
+# --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, scenes of them in a
+#                    minute each, sentences in 30 seconds, CIFAR-10 in six minutes, CamVid and the hippocampus in half an hour each, a
+#                    tenth of ResNet-20's recipe in an hour
 # --out=DIR          where to write the figures (docs)
 #
 # Needs jaxconv with the extras playground and test, and Debian's chromium and chromium-driver for screenshots.

@@ -13,7 +13,7 @@ way down is the U-Net's own. The last takes seconds.
 Data      SegNet's version (Badrinarayanan et al. 2015, arXiv:1511.00561), 367 images to train and
           233 to test, here shrunk to 320x240
 Machine   2 cores of an AMD EPYC, jax 0.10.2
-Time      22 minutes of steps at 11 images a second; 43 minutes of the cores' time in all
+Time      75 minutes while other programs ran, 43 of the two cores' time
 Result    mean IoU 60.4% of the 233 test images (seed 0), 61.2% [59.6, 62.6] with --views=flip;
           `:scratch` with --config.epochs=16: 39.2%
 """

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.layers import Conv, Pool, resize
-from jaxconv.models.levels import maps_by_stride
+from jaxconv.models.backbone import OnBackbone
 from jaxconv.models.network import ConvNorm, Network, Norm
 from jaxconv.models.registry import Entry
 
@@ -68,7 +68,7 @@ class UpConv(nn.Module):
         return x.reshape(x.shape[0], *sides, self.filters)
 
 
-class UNet(Network):
+class UNet(OnBackbone):
     """A U-Net.
 
     Attributes:
@@ -78,23 +78,24 @@ class UNet(Network):
       convs: 3x3 convolutions at each size.
     """
 
-    backbone: nn.Module | None = None
-    maps: Sequence[str] = ()
     widths: Sequence[int] = (64, 128, 256, 512, 1024)
     convs: int = 2
 
     @classmethod
+    def wanted(cls, strides: Sequence[int]) -> Sequence[int]:
+        """All that the backbone has."""
+        return strides
+
+    @classmethod
     def assembled(cls, arguments: Mapping[str, Any], build: Callable[..., Any]) -> dict[str, Any]:
-        """The arguments of the module, see `backbone.OnBackbone.assembled`."""
-        arguments = dict(arguments)
-        kwargs, name = {**arguments.pop("backbone_kwargs", {})}, arguments.pop("backbone", "")
-        if not name:
-            return arguments
-        shared = {key: arguments[key] for key in ("norm", "frozen_norm") if key in arguments}
-        backbone = build(name, **shared, **kwargs)
-        if not arguments.get("maps"):
-            arguments["maps"] = tuple(maps_by_stride(backbone).values())
-        return arguments | {"backbone": backbone}
+        """The arguments of the module, see `OnBackbone.assembled`; without a backbone, as given."""
+        if arguments.get("backbone"):
+            return super().assembled(arguments, build)
+        return {k: v for k, v in arguments.items() if k not in ("backbone", "backbone_kwargs")}
+
+    def spacings(self) -> tuple[int, ...]:
+        """None: it has no `output_stride` to choose, since each of its maps has half the size."""
+        return Network.spacings(self)
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
@@ -113,8 +114,7 @@ class UNet(Network):
                     f"UNet: {len(names)} maps of the backbone need {len(names) - 1} widths for the "
                     f"way up; there are {len(self.widths)}"
                 )
-            found = self.backbone(x, train=train, features=names)
-            skips = [found[name] for name in names]
+            skips = self.seen(x, train)
             x = skips[-1]
         for n in range(len(skips) - 1, 0, -1):
             width, skip = self.widths[n - 1], skips[n - 1]

@@ -136,7 +136,6 @@ def say_overlay(task: Task, served: Mapping[str, np.ndarray]) -> tuple[dict[str,
         {
             "box": [_number(v) for v in box],
             "class": names[int(label)],
-            "colour": int(label),
             "score": _number(score),
         }
         for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)

@@ -18,12 +18,6 @@ from collections.abc import Sequence
 import numpy as np
 
 RATIOS = (0.5, 1.0, 2.0)
-# One tuple for each map, from the smallest stride on.
-RCNN_SIZES = tuple((32 * 2**n,) for n in range(5))
-RETINANET_SIZES = tuple(
-    tuple(int(32 * 2**n * 2 ** (third / 3)) for third in range(3)) for n in range(5)
-)
-FCOS_SIZES = tuple((8 * 2**n,) for n in range(5))
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:

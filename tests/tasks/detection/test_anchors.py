@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
+from jaxconv.models import model_arguments
 from jaxconv.tasks.detection import anchors as ours
 from tests.tasks.detection.given import TURNED
 
+RCNN_SIZES, RETINANET_SIZES, FCOS_SIZES = (
+    model_arguments(f"{name}_resnet50_fpn")["anchor_sizes"]
+    for name in ("fasterrcnn", "retinanet", "fcos")
+)
 IMAGE = (320, 416)
 MAPS = [(80, 104), (40, 52), (20, 26), (10, 13), (5, 7)]
 
@@ -22,9 +27,9 @@ def theirs(generator, image, maps):
 @pytest.mark.parametrize(
     ("sizes", "ratios"),
     [
-        (ours.RCNN_SIZES, ours.RATIOS),
-        (ours.RETINANET_SIZES, ours.RATIOS),
-        (ours.FCOS_SIZES, (1.0,)),
+        (RCNN_SIZES, ours.RATIOS),
+        (RETINANET_SIZES, ours.RATIOS),
+        (FCOS_SIZES, (1.0,)),
         (((32, 64, 128, 256, 512),) * 5, ours.RATIOS),  # Faster R-CNN's on MobileNetV3
     ],
 )
@@ -44,7 +49,7 @@ def test_anchors_of_a_pyramid(torchvision, sizes, ratios):
 def test_the_sizes_are_torchvision_s(torchvision):
     from torchvision.models.detection.retinanet import _default_anchorgen
 
-    assert _default_anchorgen().sizes == ours.RETINANET_SIZES
+    assert _default_anchorgen().sizes == RETINANET_SIZES
 
 
 SSD300 = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxconv.models import model_arguments
 from jaxconv.tasks.detection import matching as ours
-from jaxconv.tasks.detection.anchors import FCOS_SIZES, level_anchors
+from jaxconv.tasks.detection.anchors import level_anchors
 from jaxconv.tasks.detection.boxes import iou
 from tests.tasks.detection.given import SEEDS, TURNED, boxes_of, on_a_grid
 
@@ -92,7 +93,8 @@ def torchvision_points(torchvision, anchors, boxes):
 @pytest.mark.parametrize("truths", [0, 1, 30])
 def test_matches_of_points_are_torchvision_s(torchvision, truths):
     image, maps = (256, 320), [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
-    anchors = level_anchors(image, maps, FCOS_SIZES, (1.0,))
+    sizes = model_arguments("fcos_resnet50_fpn")["anchor_sizes"]
+    anchors = level_anchors(image, maps, sizes, (1.0,))
     boxes = boxes_of(truths, truths, image, smallest=8, largest=300)
     rows, valid = padded(boxes)
     found = ours.match_points(anchors, rows, valid)
