@@ -30,6 +30,8 @@ from jaxconv.tasks import Task
 _MAPS, _PIXELS, _CLASSES = 16, 64, 10
 # Sources whose pictures can be drawn with a pen, and its weight for each.
 DRAWN = {"xo": 0.0, "xo_scenes": -0.3, "xo_boxes": -0.3}
+# Names of a first class that stands for no object, in lower case.
+NOTHING = ("background", "neither", "none", "nothing", "void")
 # The accepted types of files by their first bytes, and the most pixels of a file.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 MOST_PIXELS = 40_000_000
@@ -144,6 +146,8 @@ def say_overlay(task: Task, served: Mapping[str, np.ndarray]) -> tuple[dict[str,
         "said": found.said,
         "boxes": boxes,
         "mask": [] if found.mask is None else found.mask.shape,
+        # A class that stands for nothing leaves the drawing as it is.
+        "clear": 0 if names[0].lower() in NOTHING else -1,
         "colours": np.rint(255 * palette(len(names))).astype(int).tolist(),
     }
     more = b"" if found.mask is None else found.mask.tobytes()
