@@ -90,6 +90,7 @@ class Task:
       description: of the data, see `interface.describe`.
 
     Attributes:
+      axis_name: of the devices under `pmap`, for a loss that depends on the whole batch; else None.
       figures: what it measures; the first one ranks checkpoints and sweeps and drives `plateau`.
       training: keys of `figures` that `training_values` measures while training.
       needs: targets of an example that it reads.
@@ -115,6 +116,8 @@ class Task:
     kept_outputs: ClassVar[str] = ""
     served_moves: ClassVar[Mapping[str, str]] = {}
     of_pixels: ClassVar[bool] = False
+
+    axis_name: str | None = None
 
     def __init__(self, config: Any, description: dict[str, Any]):
         self.config, self.description = config, description
@@ -199,8 +202,7 @@ class Task:
         """Names of the metrics of a training batch besides the loss; by default `training`."""
         return self.training
 
-    # Training, on the devices. The batch has `RANDOM_KEY`, for what is drawn at random; it is the
-    # dropout's, so fold a number of your own into it.
+    # Training, on the devices. The batch has `RANDOM_KEY` [B], for what is drawn at random.
 
     def call(self, batch: Batch) -> Mapping[str, Any]:
         """Further arguments of the network in training, by name, that depend on the batch."""

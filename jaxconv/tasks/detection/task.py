@@ -131,30 +131,32 @@ class Detection(Task):
 
     def call(self, batch: Batch) -> Mapping[str, Any]:
         """How an R-CNN chooses the regions that it learns from."""
-        key = jax.random.fold_in(batch[RANDOM_KEY], 1)
+        keys = numbered(batch[RANDOM_KEY], 1)
         sizes = jnp.broadcast_to(jnp.array([self.size], jnp.float32), (len(batch["image"]), 2))
-        return training.training_choices(self.network, learned(batch), self.size, sizes, key)
+        return training.training_choices(self.network, learned(batch), self.size, sizes, keys)
 
-    def each_loss(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+    def each_loss(self, outputs: Any, batch: Batch, axis_name: str | None) -> dict[str, jax.Array]:
         """The losses [B] by the names of `logged`."""
-        key = jax.random.fold_in(batch.get(RANDOM_KEY, jax.random.key(0)), 2)
-        found = training.losses(self.network, outputs, learned(batch), self.size, key)
+        same = jax.vmap(jax.random.key)(jnp.zeros(len(batch["image"]), jnp.uint32))
+        keys, truth = numbered(batch.get(RANDOM_KEY, same), 2), learned(batch)
+        found = training.losses(self.network, outputs, truth, self.size, keys, axis_name)
         return {f"{name}_loss": value for name, value in found.items()}
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The sum of the losses."""
-        return sum(self.each_loss(outputs, batch).values(), jnp.zeros(len(batch["image"])))
+        return summed(self.each_loss(outputs, batch, self.axis_name))
 
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """The losses [B]."""
-        return self.each_loss(outputs, batch)
+        return self.each_loss(outputs, batch, self.axis_name)
 
     def eval_loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The loss of each image alone, so that it does not depend on the others of its batch."""
         names = ("image", *self.needs, *(name for name in self.uses if name in batch))
 
         def of_image(outputs: Any, batch: Batch) -> jax.Array:
-            return self.loss(*jax.tree.map(lambda x: x[None], (outputs, batch)))[0]
+            alone = jax.tree.map(lambda x: x[None], (outputs, batch))
+            return summed(self.each_loss(*alone, axis_name=None))[0]
 
         return jax.vmap(of_image)(outputs, {name: batch[name] for name in names})
 
@@ -285,6 +287,16 @@ class Detection(Task):
         from jaxconv.drawing.boxes import Drawn
 
         return [Drawn(box, True) for box in np.asarray(targets["boxes"])[targets["valid"]]]
+
+
+def numbered(keys: jax.Array, number: int) -> jax.Array:
+    """Keys [B] for one of several uses."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+def summed(losses: Mapping[str, jax.Array]) -> jax.Array:
+    """The sum [B] of losses."""
+    return functools.reduce(jnp.add, losses.values())
 
 
 def present(batch: Batch) -> jax.Array:

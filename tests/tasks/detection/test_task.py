@@ -212,7 +212,10 @@ def test_images_without_objects_give_finite_losses(make):
     task, source = task_of(make())
     batch = {name: jnp.asarray(value[:3]) for name, value in source.arrays.items()}
     batch |= {"image": jnp.asarray(source.images[:3], jnp.float32) / 255}
-    batch |= {"valid": jnp.zeros_like(batch["valid"]), "random_key": jax.random.key(0)}
+    batch |= {
+        "valid": jnp.zeros_like(batch["valid"]),
+        "random_key": jax.random.split(jax.random.key(0), 3),
+    }
     model = task.model()
     variables = model.init(jax.random.key(0), batch["image"], train=False)
 

@@ -17,6 +17,7 @@ from tests.weights.test_detectors import PARAMETERS, background, both, some
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
+KEYS = jax.random.split(KEY, 3)
 NAMES = {
     "classification": "classes",
     "bbox_regression": "boxes",
@@ -90,9 +91,9 @@ def test_losses_are_torchvision_s(detectors, name):  # noqa: F811
 
     @jax.jit
     def run(variables, images, truth):
-        chosen = training_choices(ours, truth, canvas, sizes, KEY)
+        chosen = training_choices(ours, truth, canvas, sizes, KEYS)
         outputs = ours.apply(variables, images, train=True, mutable=["batch_stats"], **chosen)[0]
-        return losses(ours, outputs, truth, canvas, KEY)
+        return losses(ours, outputs, truth, canvas, KEYS)
 
     found = run(variables, images, truth)
     names = {theirs: NAMES[theirs] for theirs in wanted}
@@ -130,7 +131,10 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
     truth["boxes"][0, 2] = (30, 30, 30, 30)
     truth = jax.tree.map(jnp.asarray, truth)
     sizes = jnp.asarray([canvas] * 3, jnp.float32)
-    for step in (training_choices(model, truth, canvas, sizes, KEY), choices(model, canvas, sizes)):
+    for step in (
+        training_choices(model, truth, canvas, sizes, KEYS),
+        choices(model, canvas, sizes),
+    ):
         train = step and "index" in (found := jax.jit(step["propose"])(outputs))
         if step:
             outputs["regions"] = found
@@ -150,7 +154,7 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
             free = {k: v for k, v in outputs.items() if k not in fixed}
 
             def total(free, fixed=fixed):
-                found = losses(model, fixed | free, truth, canvas, KEY)
+                found = losses(model, fixed | free, truth, canvas, KEYS)
                 return sum(jnp.sum(value) for value in found.values()), found
 
             (_, each), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(free)
