@@ -89,13 +89,7 @@ class AnnotatedFiles:
         self._objects = objects
         if "boxes" in wanted:
             notes += self._too_many(faults.place)
-        forms = {
-            "label": Target(),
-            "boxes": Target((most, 4), "float32", "boxes"),
-            "classes": Target((most,), "int32"),
-            "valid": Target((most,), "bool"),
-            "crowd": Target((most,), "bool"),
-        }
+        forms = {"label": Target(), **detection_targets(most)}
         if "segmentation" in wanted:
             shape = size or tuple(int(side) for side in pictures.sizes[0])
             forms["segmentation"] = Target(shape, "uint8", f"mask:{IGNORED}")
@@ -165,6 +159,16 @@ class AnnotatedFiles:
         for name, size in zip(self._pictures.names, self._pictures.sizes.tolist(), strict=True):
             value = zlib.crc32(os.fsencode(f"{name} {size}\n"), value)
         return value
+
+
+def detection_targets(most: int) -> dict[str, Target]:
+    """The targets of detection, with M = `most` rows."""
+    return {
+        "boxes": Target((most, 4), "float32", "boxes"),
+        "classes": Target((most,), "int32"),
+        "valid": Target((most,), "bool"),
+        "crowd": Target((most,), "bool"),
+    }
 
 
 def padded(values: np.ndarray, most: int, fill: int = 0) -> np.ndarray:

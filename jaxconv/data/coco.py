@@ -29,6 +29,7 @@ from jaxconv.data.annotated import (
     wanted_of,
 )
 from jaxconv.data.folder import read_content
+from jaxconv.data.geometry import Size
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
@@ -74,7 +75,7 @@ class Annotations:
 
 
 def open_coco(
-    folder: str, split: str, settings: Any, needs: Sequence[str], image_size: int
+    folder: str, split: str, settings: Any, needs: Sequence[str], size: Size | None
 ) -> AnnotatedFiles:
     """The records of a split.
 
@@ -83,7 +84,7 @@ def open_coco(
       split: the split's name.
       settings: `config.data`; `coco`, `annotations` and `max_boxes` are used.
       needs: the targets that the task needs; empty for masks or, without any, label and boxes.
-      image_size: height and width of the masks in an example; 0 for those of the files.
+      size: (height, width) of the masks in an example; None for those of the files.
 
     Raises:
       UserError: there is no such split, the annotations cannot be read, or are faulty and that is
@@ -111,7 +112,6 @@ def open_coco(
         names, mask = _masks(found, faults)
     else:
         objects = mended(objects, found.pictures.sizes, faults)
-    size = (image_size, image_size) if image_size else None
     return AnnotatedFiles(
         found.pictures, objects, names, wanted, settings.max_boxes, size, mask, found.checksum,
         faults,

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.data import xo
-from jaxconv.data.decode import choose_decoder, decode_middle
+from jaxconv.data.decode import choose_decoder
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.sources import read_for_evaluation
 from jaxconv.drawing.masks import palette
 from jaxconv.errors import UserError
 from jaxconv.files import to_json
@@ -324,7 +325,7 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
     )
     if kind is None:
         raise UserError("the file is neither a JPEG nor a PNG image")
-    if shape[0] != shape[1]:
+    if shape[0] != shape[1] and not config.canvas:
         raise UserError(
             f"the network takes pictures of {shape[1]}x{shape[0]} pixels, but files are cropped to "
             "squares"
@@ -338,9 +339,8 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
                 f"{MOST_PIXELS:,} are accepted"
             )
         decoder = choose_decoder(config.decoder)
-        picture = decode_middle(
-            data, shape[0], shape[2], decoder, config.crop_ratio, config.background
-        )
+        reading = type(config)(config.to_dict() | {"image_size": shape[0]})
+        picture = read_for_evaluation(data, reading, shape[2], decoder)
     except UserError:
         raise
     except DamagedError as error:

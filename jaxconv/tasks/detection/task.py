@@ -49,7 +49,7 @@ class Detection(Task):
         Figure("loss", "loss", panel="Loss"),
     )
     needs = ("boxes", "classes", "valid")
-    uses = ("crowd",)
+    uses = ("crowd", "size", "seen")
     keeps = True
     served_moves = {"boxes": "boxes"}
 
@@ -124,15 +124,19 @@ class Detection(Task):
 
     # On the devices.
 
-    def sizes(self, outputs: Any) -> jax.Array:
-        """[B, 2] height and width of each image."""
-        sides = jnp.array([self.size], jnp.float32)
-        return jnp.broadcast_to(sides, (outputs["codes"][0].shape[0], 2))
+    def sizes(self, count: int, batch: Batch | None = None) -> jax.Array:
+        """[B, 2] height and width of what each of `count` images shows, without padding.
+
+        Without a batch, as where an image is all there is, nothing counts as padding.
+        """
+        if batch is not None and "seen" in batch:
+            return batch["seen"]
+        return jnp.broadcast_to(jnp.array([self.size], jnp.float32), (count, 2))
 
     def call(self, batch: Batch) -> Mapping[str, Any]:
         """How an R-CNN chooses the regions that it learns from."""
         keys = numbered(batch[RANDOM_KEY], 1)
-        sizes = jnp.broadcast_to(jnp.array([self.size], jnp.float32), (len(batch["image"]), 2))
+        sizes = self.sizes(len(batch["image"]), batch)
         return training.training_choices(self.network, learned(batch), self.size, sizes, keys)
 
     def each_loss(self, outputs: Any, batch: Batch, axis_name: str | None) -> dict[str, jax.Array]:
@@ -165,17 +169,23 @@ class Detection(Task):
         return {"loss": self.eval_loss(outputs, batch)}
 
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """`loss`; the detections, see `serve`; and the truth: `true_boxes`, `true_classes`,
-        `true_valid` and `true_crowd`.
+        """`loss`; the detections, see `serve`; the truth: `true_boxes`, `true_classes`,
+        `true_valid` and `true_crowd`; `size` and `seen`, if the images stand on a canvas.
         """
         truth = {name: batch[name] for name in ("boxes", "classes")}
         truth |= {"valid": present(batch), "crowd": crowds(batch)}
-        kept = self.measured(outputs, batch) | self.serve(outputs)
+        kept = self.measured(outputs, batch) | self.found(outputs, batch)
+        kept |= {name: batch[name] for name in ("size", "seen") if name in batch}
         return kept | {f"true_{name}": value for name, value in truth.items()}
 
     def serve(self, outputs: Any) -> dict[str, jax.Array]:
         """`boxes` [B, D, 4] in pixels, `scores`, `classes` and `valid` [B, D], the best first."""
-        found = detections(self.network, outputs, self.size, self.sizes(outputs))
+        return self.found(outputs)
+
+    def found(self, outputs: Any, batch: Batch | None = None) -> dict[str, jax.Array]:
+        """The detections, see `serve`; of a batch, inside of what its images show."""
+        sizes = self.sizes(outputs["codes"][0].shape[0], batch)
+        found = detections(self.network, outputs, self.size, sizes)
         return {name: found[name] for name in ("boxes", "scores", "classes", "valid")}
 
     # On the host.
@@ -252,7 +262,7 @@ class Detection(Task):
 
     def caption_of(self, targets: Mapping[str, Any]) -> str:
         """How many objects of each class there are."""
-        return self.in_words(np.asarray(targets["classes"])[np.asarray(targets["valid"])])
+        return self.in_words(np.asarray(targets["classes"])[np.asarray(present(targets))])
 
     def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
         """Each example with its boxes."""
@@ -299,7 +309,7 @@ def summed(losses: Mapping[str, jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, losses.values())
 
 
-def present(batch: Batch) -> jax.Array:
+def present(batch: Mapping[str, Any]) -> jax.Array:
     """[B, M] which rows of the truth are objects, of which the image still shows something."""
     return batch["valid"] & at_least(batch["boxes"], SMALLEST)
 
