@@ -224,7 +224,7 @@ def test_transforms_are_made_of_numbers_of_jax(strict_dtypes):
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="spots has moves='point'; it must be boxes, points or"):
+    with pytest.raises(ValueError, match="spots has moves='point'; it must be boxes, points, keyp"):
         geometry.move({"spots": points_of(0)}, {"spots": "point"}, geometry.flip(30), (20, 30))
 
 
