@@ -73,7 +73,6 @@ class Overlay:
       mask: [H, W] uint8, the class of each pixel, 255 for none; None without a mask.
       boxes: [n, 4] float32 (top, left, bottom, right), in pixels of the image.
       labels, scores: [n] class and score of each box.
-      behind: the class in the mask that is not painted.
       points: [n, J, 3] the keypoints of each box: y, x in pixels, and a score.
       lines: pairs of keypoints that a line joins.
     """
@@ -84,7 +83,6 @@ class Overlay:
     boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
     labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     scores: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
-    behind: int = 0
     points: np.ndarray | None = None
     lines: Sequence[tuple[int, int]] = ()
 

@@ -299,7 +299,7 @@ class Detection(Task):
         points = np.asarray(served["keypoints"])[rows] if "keypoints" in served else None
         lines = () if points is None else lines_of(points.shape[1])
         said = self.in_words(classes)
-        return Overlay(said, shares, mask, boxes, classes, scores, NOTHING, points, lines)
+        return Overlay(said, shares, mask, boxes, classes, scores, points, lines)
 
     def in_file(
         self, served: Mapping[str, np.ndarray], transform: Transform, size: tuple[int, int]
