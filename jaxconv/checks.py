@@ -226,7 +226,7 @@ def check_config(config: AnyConfig, with_task: bool = True) -> None:
 
 def _check_metrics(config: AnyConfig, task: type[Task]) -> None:
     """Raise UserError unless the metrics of the config are figures of the task."""
-    allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
+    allowed = [f"eval/{figure.key}" for figure in task.measures(config) if figure.panel]
     for key in ("optimizer.schedule.metric", "checkpoint.metric", "early_stopping.metric"):
         metric = task.metric(flatten(config)[key])
         if metric not in allowed:

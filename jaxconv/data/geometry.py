@@ -20,8 +20,11 @@ Coordinates are pixels; pixel (i, j) covers [i, i + 1) x [j, j + 1). The kinds o
 
     boxes       [..., 4] float32: top, left, bottom, right
     points      [..., 2] float32: y, x
-    mask        [H, W] or [H, W, C] integers, such as the class of each pixel; pixels from outside
-                the image are 0, or 255 if the kind is `mask:255`
+    keypoints   [..., J, 3] float32: y, x, and a number that stays, such as whether it is visible;
+                `keypoints:1-2,3-4` swaps the 1st with the 2nd and the 3rd with the 4th of the J,
+                counted from 0, where the image is mirrored: left and right
+    mask        [H, W] or [H, W, C] integers, such as the class of each pixel or bits; pixels from
+                outside the image are 0, or 255 if the kind is `mask:255`
 
 Functions of transforms take numpy or JAX arrays of one example; use `jax.vmap` for batches.
 """
@@ -182,6 +185,27 @@ def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> A
     return xp.where(inside, pixels, xp.asarray(fill, mask.dtype))
 
 
+def move_keypoints(keypoints: Array, transform: Transform, pairs: str = "") -> Array:
+    """Transform keypoints [..., J, 3]: [..., J, 3] float32, possibly outside the image.
+
+    Args:
+      keypoints: y, x, and a number that stays.
+      transform: of the image; if it mirrors, `pairs` change places.
+      pairs: such as `1-2,3-4`, indices among the J; empty for none.
+    """
+    xp = _library(keypoints, transform)
+    points = move_points(keypoints[..., :2], transform)
+    moved = xp.concatenate([points, keypoints[..., 2:].astype(np.float32)], axis=-1)
+    if not pairs:
+        return moved
+    order = list(range(keypoints.shape[-2]))
+    for pair in pairs.split(","):
+        one, other = (int(number) for number in pair.split("-"))
+        order[one], order[other] = other, one
+    mirrors = transform.yy * transform.xx - transform.yx * transform.xy < 0
+    return xp.where(mirrors, moved[..., np.array(order), :], moved)
+
+
 def mask_fill(kind: str) -> int | None:
     """The fill value of a kind: 255 for `mask:255`, 0 for `mask`, None for other kinds."""
     name, _, fill = kind.partition(":")
@@ -219,6 +243,8 @@ def move(
                 moved[name] = blank_mask(moved[name], seen, fill)
         elif kind == "points":
             moved[name] = move_points(targets[name], transform)
+        elif kind.partition(":")[0] == "keypoints":
+            moved[name] = move_keypoints(targets[name], transform, kind.partition(":")[2])
         elif kind == "boxes":
             whole = move_boxes(targets[name], transform)
             moved[name] = clip_boxes(whole, size if seen is None else seen)
@@ -228,7 +254,9 @@ def move(
                 if "valid" in targets:
                     moved["valid"] = targets["valid"] & stays
         else:
-            raise ValueError(f"{name} has moves={kind!r}; it must be boxes, points or mask")
+            raise ValueError(
+                f"{name} has moves={kind!r}; it must be boxes, points, keypoints or mask"
+            )
     return targets | moved
 
 

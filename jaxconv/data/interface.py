@@ -70,8 +70,8 @@ class Target:
     Attributes:
       shape: per example.
       dtype: the same on the host and on the devices.
-      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`,
-        `mask:255`; empty if it does not.
+      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`,
+        `keypoints`, `mask`, `mask:255`; empty if it does not.
     """
 
     shape: tuple[int, ...] = ()

@@ -129,7 +129,8 @@ def open_source(
         wanted = tuple(read_targets(like)) if like else needs
         # A detector has a class for each kind of letter, and none for neither.
         unmasked = "classes" in wanted and "segmentation" not in wanted
-        settings = dict(config.scenes, single=kind == "xo_boxes", unmasked=unmasked)
+        kinds = {"single": kind == "xo_boxes", "unmasked": unmasked, "instances": "masks" in wanted}
+        settings = dict(config.scenes, **kinds)
         source = scenes.draw_scenes(split, **settings)
     elif kind == "arrays":
         source = arrays.read_arrays(rest, split, config, like or before)

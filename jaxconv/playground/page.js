@@ -370,6 +370,17 @@ function showOverlay({ overlay, picture }, mask) {
     context.strokeRect(x, y, ((right - left) / width) * size, ((bottom - top) / height) * size);
     context.fillText(`${named(name)} ${Math.round(100 * score)} %`, x + 2, y > 30 ? y - 8 : y + 26);
   }
+  context.strokeStyle = context.fillStyle = "#e7298a";
+  for (const points of overlay.points) {
+    const at = points.map(([y, x]) => [(x / width) * size, (y / height) * size]);
+    for (const [one, other] of overlay.lines) {
+      context.beginPath();
+      context.moveTo(...at[one]);
+      context.lineTo(...at[other]);
+      context.stroke();
+    }
+    for (const [x, y] of at) context.fillRect(x - 4, y - 4, 8, 8);
+  }
 }
 
 function drawFilters(index, { of, shape, peak }, values) {

@@ -149,6 +149,8 @@ def say_overlay(task: Task, served: Mapping[str, np.ndarray]) -> tuple[dict[str,
         "mask": [] if found.mask is None else found.mask.shape,
         # A class that stands for nothing leaves the drawing as it is.
         "clear": 0 if names[0].lower() in NOTHING else -1,
+        "points": [] if found.points is None else np.round(found.points[..., :2], 2).tolist(),
+        "lines": [list(pair) for pair in found.lines],
         "colours": np.rint(255 * palette(len(names))).astype(int).tolist(),
     }
     more = b"" if found.mask is None else found.mask.tobytes()

@@ -9,10 +9,18 @@ times: figures by the bootstrap take no further matching.
     ar      the mean recall, with up to 100 detections of an image and a class
 
 As in COCOeval (https://github.com/cocodataset/cocoapi). They are 0 if there is no object at all.
+
+    kind        overlap of a detection and an object
+    boxes       their boxes' IoU
+    masks       their masks' IoU, `mask_overlaps` of what is kept
+    keypoints   object keypoint similarity with COCO's 17 constants; for another number of keypoints
+                each has the constant 1 / number. The area is the object's, `true_mask_areas`, or
+                else its box's. Objects without a labelled keypoint do not count
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,8 +32,9 @@ from jaxconv.tasks.intervals import CONFIDENCE
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-# Of an image and a class.
-MOST = 100
+# Of an image and a class; of keypoints.
+MOST, MOST_KEYPOINTS = 100, 20
+KINDS = ("boxes", "masks", "keypoints")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,13 +64,15 @@ class Outcomes:
       values: [N, ...] by name, what `Detection.keep` returned.
       class_names: K.
       index: [N] the examples' positions in their source.
-      matches: of each class.
+      matches: of each class, by boxes.
+      more: of each class by masks and keypoints, if the network has them.
     """
 
     values: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
     index: np.ndarray
     matches: tuple[Matches, ...]
+    more: Mapping[str, tuple[Matches, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,8 +101,15 @@ def as_coco(kept: Mapping[str, np.ndarray], classes: int) -> tuple[dict[str, Any
             }
             if prefix:
                 one["iscrowd"] = int(kept["true_crowd"][n, m])
+                if "true_mask_areas" in kept:
+                    one["area"] = float(kept["true_mask_areas"][n, m])
             else:
                 one["score"] = float(kept["scores"][n, m])
+            one["place"] = m
+            if "true_keypoints" in kept:
+                points = np.asarray(kept[f"{prefix}keypoints"][n, m], np.float64)
+                one["keypoints"] = points[:, [1, 0, 2]].reshape(-1).tolist()
+                one["num_keypoints"] = int(np.count_nonzero(points[:, 2] > 0))
             into.append(one)
     dataset = {
         "images": [{"id": n + 1} for n in range(len(kept["valid"]))],
@@ -101,8 +119,14 @@ def as_coco(kept: Mapping[str, np.ndarray], classes: int) -> tuple[dict[str, Any
     return dataset, found
 
 
-def matched(kept: Mapping[str, np.ndarray], classes: int) -> tuple[Matches, ...]:
-    """The matches of each class; raises UserError if pycocotools is not installed."""
+def matched(
+    kept: Mapping[str, np.ndarray], classes: int, kind: str = "boxes"
+) -> tuple[Matches, ...]:
+    """The matches of each class by the overlaps of a kind of `KINDS`.
+
+    Raises:
+      UserError: pycocotools is not installed.
+    """
     with needing_extras("COCO's average precision"):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -114,13 +138,35 @@ def matched(kept: Mapping[str, np.ndarray], classes: int) -> tuple[Matches, ...]
     with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
         truth.createIndex()
         results.createIndex()
-        evaluator = COCOeval(truth, results, "bbox")
-        evaluator.params.areaRng = [[0, 1e10]]
-        evaluator.params.maxDets = [MOST]
+        evaluator: Any = COCOeval(truth, results, "keypoints" if kind == "keypoints" else "bbox")
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluator.params.maxDets = [MOST_KEYPOINTS if kind == "keypoints" else MOST]
+        if kind == "masks":
+            evaluator.computeIoU = functools.partial(_mask_overlaps, evaluator, kept)
+        elif kind == "keypoints" and (joints := kept["keypoints"].shape[2]) != len(
+            evaluator.params.kpt_oks_sigmas
+        ):
+            evaluator.params.kpt_oks_sigmas = np.full(joints, 1 / joints)
         evaluator.evaluate()
     images = len(kept["valid"])
     each = evaluator.evalImgs
     return tuple(_joined(each[k * images : (k + 1) * images]) for k in range(classes))
+
+
+def _mask_overlaps(
+    evaluator: Any, kept: Mapping[str, np.ndarray], image: int, category: int
+) -> np.ndarray | list[Any]:
+    """What COCOeval's `computeIoU` returns: the overlaps of an image's detections of a category,
+    the best first, with its objects.
+    """
+    truths, found = evaluator._gts[image, category], evaluator._dts[image, category]
+    if not truths or not found:
+        return []
+    order = np.argsort([-one["score"] for one in found], kind="mergesort")
+    rows = [found[i]["place"] for i in order[: evaluator.params.maxDets[-1]]]
+    places = np.ix_(rows, [one["place"] for one in truths])
+    # Rounded, 7 of 10 pixels are 0.7, which float32 is just below.
+    return np.round(np.asarray(kept["mask_overlaps"][image - 1], np.float64), 7)[places]
 
 
 def _joined(each: Sequence[Any]) -> Matches:
@@ -178,12 +224,37 @@ def figures(matches: tuple[Matches, ...], times: np.ndarray | None = None) -> di
     }
 
 
+def more_matched(kept: Mapping[str, np.ndarray], classes: int) -> dict[str, tuple[Matches, ...]]:
+    """The matches of each class by masks and keypoints, where they are kept."""
+    has = {"masks": "mask_overlaps" in kept, "keypoints": "true_keypoints" in kept}
+    return {kind: matched(kept, classes, kind) for kind in KINDS[1:] if has[kind]}
+
+
+def more_figures(
+    more: Mapping[str, tuple[Matches, ...]], times: np.ndarray | None = None
+) -> dict[str, float]:
+    """`mask_ap`, `mask_ap50`, `mask_ap75`, `keypoint_ap`, `keypoint_ap50`, those there are."""
+    names = {"masks": ("ap", "ap50", "ap75"), "keypoints": ("ap", "ap50")}
+    found: dict[str, float] = {}
+    for kind, matches in more.items():
+        values = figures(matches, times)
+        found |= {f"{kind[:-1]}_{name}": values[name] for name in names[kind]}
+    return found
+
+
 def intervals(outcomes: Outcomes, resamples: int, seed: int = 0) -> dict[str, tuple[float, float]]:
     """(low, high) of each figure by the bootstrap over images: `resamples` sets of as many."""
     random, count = np.random.default_rng(seed), len(outcomes)
     times = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
     loss = np.asarray(outcomes.values["loss"], np.float64)
-    each = [{**figures(outcomes.matches, one), "loss": float(one @ loss / count)} for one in times]
+    each = [
+        {
+            **figures(outcomes.matches, one),
+            **more_figures(outcomes.more, one),
+            "loss": float(one @ loss / count),
+        }
+        for one in times
+    ]
     tails = 100 * np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     found = {name: np.percentile([one[name] for one in each], tails) for name in each[0]}
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}

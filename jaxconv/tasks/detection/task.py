@@ -13,21 +13,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.geometry import Transform, move
 from jaxconv.data.interface import RANDOM_KEY
+from jaxconv.data.objects import of_bits
 from jaxconv.errors import UserError, needing_extras
+from jaxconv.models.configured import build_model
 from jaxconv.models.detector import Detector
 from jaxconv.models.fcos import FCOS
 from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
-from jaxconv.tasks.detection.boxes import at_least
+from jaxconv.tasks.detection.boxes import area, at_least
 from jaxconv.tasks.detection.detections import choices, detections
-from jaxconv.tasks.detection.outcomes import Outcomes, class_lines, figures, intervals, matched
+from jaxconv.tasks.detection.instances import all_keypoints, mask_measures
+from jaxconv.tasks.detection.outcomes import (
+    Outcomes,
+    class_lines,
+    figures,
+    intervals,
+    matched,
+    more_figures,
+    more_matched,
+)
+from jaxconv.tasks.detection.shown import (
+    NOTHING,
+    instance_masks,
+    lines_of,
+    object_map,
+    said_of,
+)
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
 # The least score of what pictures and people are shown.
 SHOWN = 0.4
 # Objects of which a crop or a shift leaves less than this, in pixels, are no objects any more.
 SMALLEST = 1.0
+# What a head of an R-CNN is for: the name of its setting, the target, and its figures' keys.
+HEADS = ("masks", "keypoints")
 ANY = (
     "fcos_resnet50_fpn, retinanet_resnet50_fpn, fasterrcnn_resnet50_fpn or another one, with any "
     "backbone"
@@ -38,7 +59,10 @@ class Detection(Task):
     """Any number of objects. See `Task` for the methods, and the module.
 
     An example has `boxes` [M, 4], `classes` [M] and `valid` [M]; and it may have `crowd` [M]: boxes
-    around many objects, which are not learned, and in which no detection is wrong.
+    around many objects, which are not learned, and in which no detection is wrong. A network with
+    the head needs `masks` [H, W, ceil(M / 8)] uint8, bits of the objects, see `objects.as_bits`, or
+    `keypoints` [M, J, 3], see data/geometry.py; with these `filled` [M], the share of its box that
+    each object fills, is used.
     """
 
     figures = (
@@ -46,12 +70,40 @@ class Detection(Task):
         Figure("ap50", "AP50", "", True, True, "AP50", "mean AP, IoU 0.50"),
         Figure("ap75", "AP75", "", True, True, "AP75", "mean AP, IoU 0.75"),
         Figure("ar", "AR", "", True, True, "AR", "mean recall, IoU 0.50 to 0.95"),
+        Figure("mask_ap", "mask AP", "", True, True, "Mask AP", "mean AP of masks"),
+        Figure("mask_ap50", "mask AP50", "", True, True, "Mask AP50", "mean AP of masks, IoU 0.50"),
+        Figure("mask_ap75", "mask AP75", "", True, True, "Mask AP75", "mean AP of masks, IoU 0.75"),
+        Figure("keypoint_ap", "keypoint AP", "", True, True, "Keypoint AP", "mean AP of keypoints"),
+        Figure(
+            *("keypoint_ap50", "keypoint AP50", "", True, True, "Keypoint AP50"),
+            "mean AP of keypoints, OKS 0.50",
+        ),
         Figure("loss", "loss", panel="Loss"),
     )
     needs = ("boxes", "classes", "valid")
     uses = ("crowd", "size", "seen")
     keeps = True
-    served_moves = {"boxes": "boxes"}
+    served_moves = {"boxes": "boxes", "keypoints": "keypoints"}
+
+    def __init__(self, config: Any, description: dict[str, Any]):
+        super().__init__(config, description)
+        self.heads = heads_of(config)
+        self.figures, self.needs = self.measures(config), (*type(self).needs, *self.heads)
+        self.uses = self.reads(config)[len(self.needs) :]
+
+    @classmethod
+    def reads(cls, config: Any) -> tuple[str, ...]:
+        """The targets that a source is asked for: masks and keypoints if the network has heads for
+        them.
+        """
+        heads = heads_of(config)
+        return (*cls.needs, *heads, *cls.uses, *(("filled",) if "keypoints" in heads else ()))
+
+    @classmethod
+    def measures(cls, config: Any) -> tuple[Figure, ...]:
+        """The figures of boxes, and those of the network's other heads."""
+        others = [head[:-1] for head in HEADS if head not in heads_of(config)]
+        return tuple(one for one in cls.figures if one.key.partition("_")[0] not in others)
 
     @functools.cached_property
     def network(self) -> Detector:
@@ -63,7 +115,7 @@ class Detection(Task):
         """The losses whose sum is the loss."""
         names: tuple[str, ...] = ("classes", "boxes")
         if isinstance(self.network, RCNN):
-            names = ("objectness", "proposals", *names)
+            names = ("objectness", "proposals", *names, *self.heads)
         elif isinstance(self.network, FCOS):
             names = (*names, "centerness")
         return tuple(f"{name}_loss" for name in names)
@@ -74,8 +126,8 @@ class Detection(Task):
         """The detector of `config.model`; an R-CNN chooses its regions by `choices`.
 
         Raises:
-          UserError: the network is no detector, or has other heads; or it is to be evaluated on
-            images of another size, which the anchors would not fit.
+          UserError: the network is no detector; or it is to be evaluated on images of another size,
+            which the anchors would not fit.
         """
         size = self.config.data.eval_image_size
         if size and (size, size) != self.size:
@@ -87,12 +139,6 @@ class Detection(Task):
         named = f"config.model.name is {self.config.model.name!r}, which"
         if not isinstance(model, Detector):
             raise UserError(f"{named} is no detector; use {ANY}")
-        for head in ("masks", "keypoints"):
-            if getattr(model, head, None):
-                raise UserError(
-                    f"{named} has a head for {head}, which the task detection does not train; use "
-                    f"{ANY}"
-                )
         return model.clone(choices=choices) if isinstance(model, RCNN) else model
 
     def check(self) -> None:
@@ -112,6 +158,12 @@ class Detection(Task):
                 f"config.ensemble.size is {ensemble.size}: the members of an R-CNN "
                 "look at different regions, which have no mean; train several runs, or use "
                 "fcos_resnet50_fpn or retinanet_resnet50_fpn"
+            )
+        joints = getattr(self.network, "keypoints", 0)
+        if joints and joints != (has := self.targets["keypoints"].shape[1]):
+            raise UserError(
+                f"config.model.kwargs.keypoints is {joints}, and the objects of {source} have "
+                f"{has} keypoints; set --config.model.kwargs.keypoints={has}"
             )
         with needing_extras("COCO's average precision"):
             import pycocotools  # noqa: F401
@@ -174,19 +226,32 @@ class Detection(Task):
         """
         truth = {name: batch[name] for name in ("boxes", "classes")}
         truth |= {"valid": present(batch), "crowd": crowds(batch)}
-        kept = self.measured(outputs, batch) | self.found(outputs, batch)
+        found, more = self.found(outputs, batch), {}
+        if "keypoints" in self.heads:
+            truth["keypoints"] = seen_keypoints(batch["keypoints"], self.size)
+            more["true_mask_areas"] = area(batch["boxes"]) * batch.get("filled", 1.0)
+        if "masks" in self.heads:
+            of_masks = (found.pop("masks"), found["boxes"], found["valid"])
+            more |= jax.vmap(mask_measures)(*of_masks, batch["masks"], truth["crowd"])
+        kept = self.measured(outputs, batch) | found | more
         kept |= {name: batch[name] for name in ("size", "seen") if name in batch}
         return kept | {f"true_{name}": value for name, value in truth.items()}
 
     def serve(self, outputs: Any) -> dict[str, jax.Array]:
-        """`boxes` [B, D, 4] in pixels, `scores`, `classes` and `valid` [B, D], the best first."""
+        """`boxes` [B, D, 4] in pixels, `scores`, `classes` and `valid` [B, D], the best first; with
+        the heads `masks` [B, D, 28, 28], probabilities in the boxes, and `keypoints` [B, D, J, 3]:
+        y, x and the score.
+        """
         return self.found(outputs)
 
     def found(self, outputs: Any, batch: Batch | None = None) -> dict[str, jax.Array]:
         """The detections, see `serve`; of a batch, inside of what its images show."""
         sizes = self.sizes(outputs["codes"][0].shape[0], batch)
         found = detections(self.network, outputs, self.size, sizes)
-        return {name: found[name] for name in ("boxes", "scores", "classes", "valid")}
+        if "keypoints" in found:
+            given = (found["keypoints"], found["boxes"], found["valid"])
+            found["keypoints"] = jax.vmap(all_keypoints)(*given)
+        return {name: found[name] for name in ("boxes", "scores", "classes", "valid", *self.heads)}
 
     # On the host.
 
@@ -199,11 +264,14 @@ class Detection(Task):
         """`loss` and COCO's figures."""
         assert kept is not None  # it keeps
         found = figures(matched(kept, len(self.class_names)))
+        found |= more_figures(more_matched(kept, len(self.class_names)))
         return {"loss": float(sums["loss"] / examples), **found}
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Outcomes:
         """The detections and the truth of every example."""
-        return Outcomes(kept, self.class_names, index, matched(kept, len(self.class_names)))
+        classes = len(self.class_names)
+        each = matched(kept, classes), more_matched(kept, classes)
+        return Outcomes(kept, self.class_names, index, *each)
 
     def truth(self, outcomes: Outcomes) -> np.ndarray:
         """The boxes of each example, [N, M x 4]."""
@@ -236,23 +304,47 @@ class Detection(Task):
         boxes, scores, classes = of_valid(served)
         shares = np.zeros(len(self.class_names))
         np.maximum.at(shares, classes, scores)
-        seen = scores >= SHOWN
-        said = self.in_words(classes[seen])
-        return Overlay(said, shares, None, boxes[seen], classes[seen], scores[seen])
+        rows = shown_rows(served)
+        boxes, classes, scores = boxes[rows], classes[rows], scores[rows]
+        of_class = classes % NOTHING  # of many classes some have the same colour
+        mask = object_map(served, rows, of_class, self.size) if "masks" in served else None
+        points = np.asarray(served["keypoints"])[rows] if "keypoints" in served else None
+        lines = () if points is None else lines_of(points.shape[1])
+        said = self.in_words(classes)
+        return Overlay(said, shares, mask, boxes, classes, scores, points, lines)
+
+    def in_file(
+        self, served: Mapping[str, np.ndarray], transform: Transform, size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """In the pixels of the file; with masks also its `size` [2], in which they are pasted."""
+        moves = {name: kind for name, kind in self.served_moves.items() if name in served}
+        found = move(dict(served), moves, transform, size)
+        return found | ({"size": np.array(size)} if "masks" in served else {})
+
+    def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """With masks `objects`: 0 where there is none, k where the k-th object shown is."""
+        if "masks" not in served:
+            return {}
+        from jaxconv.drawing.masks import indexed
+
+        rows = shown_rows(served)[: NOTHING - 1]
+        size = size_of(served, self.description)
+        found = object_map(served, rows, 1 + np.arange(len(rows)), size)
+        return {"objects": indexed(np.where(found == NOTHING, 0, found), 1 + len(rows))}
 
     @classmethod
     def describe(
         cls, served: Mapping[str, np.ndarray], description: Mapping[str, Any], top: int
     ) -> tuple[list[str], dict[str, Any]]:
-        """The objects with the highest scores first, each with its box."""
-        found = [
-            {
-                "class": description["class_names"][k],
-                "score": float(score),
-                "box": [round(float(x), 1) for x in box],
+        """The objects with the highest scores first, each with its box, mask and keypoints."""
+        found = []
+        for row in np.flatnonzero(np.asarray(served["valid"])).tolist()[:top]:
+            one = {
+                "class": description["class_names"][int(served["classes"][row])],
+                "score": float(served["scores"][row]),
+                "box": [round(float(x), 1) for x in served["boxes"][row]],
             }
-            for box, score, k in zip(*of_valid(served), strict=True)
-        ][:top]
+            found.append(one | said_of(served, row, size_of(served, description)))
         lines = [
             f"  {100 * one['score']:6.2f} %  {one['class']}  box "
             + " ".join(f"{x:.0f}" for x in one["box"])
@@ -265,11 +357,11 @@ class Detection(Task):
         return self.in_words(np.asarray(targets["classes"])[np.asarray(present(targets))])
 
     def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
-        """Each example with its boxes."""
+        """Each example with its objects."""
         from jaxconv.drawing.boxes import box_grid
 
         captions = [self.caption_of(one) for one in targets]
-        return box_grid(images, [self._drawn_truth(one) for one in targets], captions)
+        return box_grid(images, [self._drawn_truth(one, True) for one in targets], captions)
 
     def draw(
         self,
@@ -278,25 +370,70 @@ class Detection(Task):
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """Each example with its boxes, and those with a score of at least `SHOWN`."""
-        from jaxconv.drawing.boxes import Drawn, box_grid
+        """Each example with its boxes, and the objects with a score of at least `SHOWN`."""
+        from jaxconv.drawing.boxes import box_grid
 
         drawn, captions = [], []
-        for true, said in zip(targets, served, strict=True):
-            boxes, scores, classes = of_valid(said)
-            seen = scores >= SHOWN
-            captions.append(self.in_words(classes[seen]))
-            found = [
-                Drawn(box, False, f"{self.class_names[k]} {100 * score:.0f} %")
-                for box, score, k in zip(boxes[seen], scores[seen], classes[seen], strict=True)
-            ]
+        for image, true, said in zip(images, targets, served, strict=True):
+            rows = shown_rows(said)
+            captions.append(self.in_words(np.asarray(said["classes"])[rows]))
+            found = [self._drawn(said, row, np.shape(image)[:2]) for row in rows]
             drawn.append([*(self._drawn_truth(true) if "boxes" in true else ()), *found])
         return box_grid(images, drawn, captions, title)
 
-    def _drawn_truth(self, targets: Mapping[str, Any]) -> list[Any]:
+    def _drawn(self, said: Mapping[str, Any], row: int, size: tuple[int, int]) -> Any:
+        """The object of a row, in an image of a size (height, width)."""
         from jaxconv.drawing.boxes import Drawn
 
-        return [Drawn(box, True) for box in np.asarray(targets["boxes"])[targets["valid"]]]
+        words = f"{self.class_names[int(said['classes'][row])]} {100 * said['scores'][row]:.0f} %"
+        mask = None
+        if "masks" in said:
+            (mask,) = instance_masks(said, np.array([row]), size)
+        points = np.asarray(said["keypoints"][row])[:, :2] if "keypoints" in said else None
+        lines = () if points is None else lines_of(len(points))
+        return Drawn(np.asarray(said["boxes"][row]), False, words, mask, points, lines)
+
+    def _drawn_truth(self, targets: Mapping[str, Any], whole: bool = False) -> list[Any]:
+        """The objects of the truth: boxes, and if `whole` their masks and keypoints too."""
+        from jaxconv.drawing.boxes import Drawn
+
+        valid, boxes = np.asarray(targets["valid"]), np.asarray(targets["boxes"])
+        masks = of_bits(targets["masks"], len(valid)) if whole and "masks" in targets else None
+        drawn = []
+        for row in np.flatnonzero(valid).tolist():
+            points = None
+            if whole and "keypoints" in targets:
+                labelled = np.asarray(targets["keypoints"][row])
+                points = np.where(labelled[:, 2:] > 0, labelled[:, :2], np.nan)
+            lines = () if points is None else lines_of(len(points))
+            mask = None if masks is None else masks[row]
+            drawn.append(Drawn(boxes[row], True, "", mask, points, lines))
+        return drawn
+
+
+def heads_of(config: Any) -> tuple[str, ...]:
+    """Those of `HEADS` that the config's network has."""
+    model = build_model(config.model, 1)
+    return tuple(head for head in HEADS if isinstance(model, RCNN) and getattr(model, head))
+
+
+def seen_keypoints(keypoints: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Keypoints [..., 3], those outside of an image of a size (height, width) not labelled."""
+    places = keypoints[..., :2]
+    inside = jnp.all((places >= 0) & (places < jnp.array(size, jnp.float32)), axis=-1)
+    return keypoints.at[..., 2].multiply(inside)
+
+
+def shown_rows(served: Mapping[str, Any]) -> np.ndarray:
+    """The rows of the objects with a score of at least `SHOWN`."""
+    return np.flatnonzero(np.asarray(served["valid"]) & (np.asarray(served["scores"]) >= SHOWN))
+
+
+def size_of(served: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of the image that the boxes are in: the file's, or else the network's."""
+    shape = description.get("image_shape") or description["input_shape"]
+    height, width = served["size"] if "size" in served else shape[:2]
+    return int(height), int(width)
 
 
 def numbered(keys: jax.Array, number: int) -> jax.Array:
@@ -320,9 +457,12 @@ def crowds(batch: Batch) -> jax.Array:
 
 
 def learned(batch: Batch) -> dict[str, jax.Array]:
-    """The truth that is learned: `boxes`, `classes`, `valid`, without crowds."""
+    """The truth that is learned: `boxes`, `classes`, `valid`, without crowds; masks and keypoints
+    as they are.
+    """
     valid = present(batch) & ~crowds(batch)
-    return {"boxes": batch["boxes"], "classes": batch["classes"], "valid": valid}
+    names = ("boxes", "classes", *(head for head in HEADS if head in batch))
+    return {"valid": valid, **{name: batch[name] for name in names}}
 
 
 def of_valid(served: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@
 
 As torchvision has them, but that masks of the truth are read with 2x2 points a bin. A truth is
 padded: `boxes` [N, M, 4], `classes` [N, M] of the data, `valid` [N, M], and if need be `masks`
-[N, M, H, W] and `keypoints` [N, M, J, 3]: y, x in pixels, and whether it is visible.
+[N, H, W, ceil(M / 8)] uint8, whose bit m is object m, and `keypoints` [N, M, J, 3]: y, x in pixels,
+and whether it is labelled.
 
 Each loss is [N]: its mean over the batch is torchvision's, whose divisor is the batch's number of
 positives or samples (for RetinaNet, each image's own). Without any object a loss of boxes is 0. The
@@ -31,7 +32,6 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxconv.layers import roi_align
 from jaxconv.models.detector import Detector
 from jaxconv.models.fcos import FCOS
 from jaxconv.models.rcnn import RCNN
@@ -39,6 +39,7 @@ from jaxconv.models.retinanet import RetinaNet
 from jaxconv.models.ssd import SSD
 from jaxconv.tasks.detection.boxes import decode, decode_sides, encode, encode_sides, iou
 from jaxconv.tasks.detection.detections import WEIGHTS, Found, Outputs, anchors_of, flat, proposals
+from jaxconv.tasks.detection.instances import masks_of_regions
 from jaxconv.tasks.detection.losses import focal_loss, giou_loss, smooth_l1
 from jaxconv.tasks.detection.matching import (
     BACKGROUND,
@@ -80,7 +81,8 @@ def losses(
         found = rpn_losses(network, objectness, codes, truth, anchors, keys, axis_name)
         if "wanted" not in outputs["regions"]:
             return found
-        return found | region_losses(outputs, axis_name) | masks_loss(outputs, truth, axis_name)
+        of_regions = region_losses(outputs, axis_name)
+        return found | of_regions | instance_losses(outputs, truth, axis_name)
     logits = of_levels(flat(outputs["logits"]), axis=1)
     if isinstance(network, SSD):
         return ssd_losses(logits, codes, truth, np.concatenate(anchors), axis_name)
@@ -279,8 +281,12 @@ def region_losses(outputs: Outputs, axis_name: str | None = None) -> Found:
     }
 
 
-def masks_loss(outputs: Outputs, truth: Truth, axis_name: str | None = None) -> Found:
-    """`masks` and `keypoints` of the positive regions, if the network has them."""
+def instance_losses(outputs: Outputs, truth: Truth, axis_name: str | None = None) -> Found:
+    """`masks` and `keypoints` of the positive regions, if the network has them.
+
+    The truth has `masks` [N, H, W, ceil(M / 8)] uint8 of bits, see instances.py, and `keypoints`
+    [N, M, J, 3]: y, x, and 0 where it is not labelled.
+    """
     found: Found = {}
     chosen = outputs.get("selected", {})
     if "masks" in outputs:
@@ -297,16 +303,6 @@ def masks_loss(outputs: Outputs, truth: Truth, axis_name: str | None = None) -> 
         each = optax.softmax_cross_entropy_with_integer_labels(maps, place)
         found["keypoints"] = _over(each, inside & chosen["valid"][..., None], axis_name)
     return found
-
-
-def masks_of_regions(
-    masks: jax.Array, boxes: jax.Array, index: jax.Array, side: int = 28
-) -> jax.Array:
-    """The truth's masks [M, H, W] inside regions [R, 4], each of its truth `index`: [R, side, side]
-    float32 from 0 to 1.
-    """
-    read = roi_align(jnp.moveaxis(masks, 0, -1).astype(jnp.float32), boxes, side, 1.0)
-    return jnp.take_along_axis(read, jnp.maximum(index, 0)[:, None, None, None], axis=-1)[..., 0]
 
 
 def keypoints_in(points: jax.Array, boxes: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:

@@ -253,8 +253,7 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch():
     ("changes", "words"),
     [
         ({"model__name": "resnet18"}, "is no detector; use fcos_resnet50_fpn, retinanet"),
-        ({"model__name": "keypointrcnn_resnet50_fpn"}, "has a head for keypoints"),
-        ({"model__name": "maskrcnn_resnet50_fpn"}, "has a head for masks"),
+        ({"model__name": "keypointrcnn_resnet50_fpn"}, "needs the target 'keypoints'"),
         ({"augment__mixup": 0.2}, "the task detection cannot mix its targets"),
         ({"augment__cutmix": 1.0}, "the task detection cannot mix its targets"),
         ({"loss__label_smoothing": 0.1}, "the task detection does not use it"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.data.objects import as_bits, of_bits
 from jaxconv.models import abstract_variables
 from jaxconv.tasks.detection.detections import choices, detections
 from jaxconv.tasks.detection.training import keypoints_in, losses, training_choices
@@ -44,7 +45,8 @@ def truth_of(canvas, masks, joints, classes=6):
         "valid": np.arange(4) < np.array([3, 1, 0])[:, None],
     }
     if masks:
-        truth["masks"] = random.random((3, 4, *canvas)) > 0.5
+        drawn = random.random((3, 4, *canvas)) > 0.5
+        truth["masks"] = np.stack([as_bits(masks, 4) for masks in drawn])
     if joints:
         places = boxes[..., None, :2] + random.uniform(-5, 59, (3, 4, 17, 2))
         seen = random.integers(0, 3, (3, 4, 17, 1))
@@ -55,7 +57,10 @@ def truth_of(canvas, masks, joints, classes=6):
 def in_torch(truth, background):
     targets = []
     for n, valid in enumerate(truth["valid"]):
-        own = {name: torch.from_numpy(value[n][valid]) for name, value in truth.items()}
+        of_image = {name: value[n] for name, value in truth.items()}
+        if "masks" in of_image:
+            of_image["masks"] = of_bits(of_image["masks"], len(valid))
+        own = {name: torch.from_numpy(value[valid]) for name, value in of_image.items()}
         target = {"boxes": own["boxes"][:, TURNED], "labels": own["classes"].long() + background}
         if "masks" in own:
             target["masks"] = own["masks"].to(torch.uint8)
