@@ -57,6 +57,9 @@ class AnnotatedFiles:
       mask: number of an image -> its classes [H, W] uint8, and the name of the mask.
       checksum: of the annotations.
       faults: what was wrong.
+
+    Attributes:
+      objects: of all images, also those beyond `most`; with `label`, without crowds.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class AnnotatedFiles:
                 raise UserError(f"{faults.place}: no image has an object", exit_code=1)
             if left:
                 notes += (f"{faults.place}: images without an object, left out: {left:,}",)
-        self._objects = objects
+        self.objects = objects
         if "boxes" in wanted:
             notes += self._too_many(faults.place)
         forms = {"label": Target(), **detection_targets(most)}
@@ -97,7 +100,7 @@ class AnnotatedFiles:
         self.notes = notes
 
     def _too_many(self, place: str) -> tuple[str, ...]:
-        counts = np.bincount(self._objects.image)
+        counts = np.bincount(self.objects.image)
         over = np.maximum(counts - self._most, 0)
         if not over.any() or self.has_labels:
             return ()
@@ -128,9 +131,9 @@ class AnnotatedFiles:
         return content, {key: targets[key] for key in self.targets}
 
     def _of_objects(self, place: int) -> dict[str, Any]:
-        of, targets = self._objects.of(place), {}
+        of, targets = self.objects.of(place), {}
         boxes, classes, crowd = (
-            value[of] for value in (self._objects.boxes, self._objects.classes, self._objects.crowd)
+            value[of] for value in (self.objects.boxes, self.objects.classes, self.objects.crowd)
         )
         if self.has_labels:
             targets["label"] = np.int32(classes[0])
@@ -146,8 +149,8 @@ class AnnotatedFiles:
         """The classes [N] int32 of the largest objects."""
         if not self.has_labels:
             raise UserError(f"{self._pictures.folder}: holds no label for each image")
-        first = np.searchsorted(self._objects.image, self._places)
-        return self._objects.classes[first]
+        first = np.searchsorted(self.objects.image, self._places)
+        return self.objects.classes[first]
 
     def name(self, i: int) -> str:
         """The path of the image."""
