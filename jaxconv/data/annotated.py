@@ -22,7 +22,7 @@ from jaxconv.data.interface import Target
 from jaxconv.data.masks import IGNORED, check_size
 from jaxconv.data.objects import Faults, Objects
 from jaxconv.data.pictures import upright_size
-from jaxconv.errors import UserError, some
+from jaxconv.errors import UserError, short
 
 # The targets that annotated images may have.
 OFFERED = ("segmentation", "label", "boxes", "classes", "valid", "crowd")
@@ -201,7 +201,7 @@ def present(folder: Path, names: Sequence[str], faults: Faults, what: str = "ima
     if not there.any():
         raise UserError(
             f"{faults.place}: none of its {len(names):,} {what} is in {folder}, such as "
-            f"{some(list(names[:1]))}",
+            f"{short(names[0])}",
             exit_code=1,
         )
     missing = [str(folder / names[i]) for i in np.flatnonzero(~there).tolist()]
