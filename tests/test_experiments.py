@@ -27,6 +27,7 @@ ARGUMENTS = {
     "imagenet_vgg": ("vgg11", "vgg19"),
     "imagenet_resnet50": ("resnet152_v1",),
     "camvid": ("scratch",),
+    "xo_detection": ("masks",),
 }
 
 

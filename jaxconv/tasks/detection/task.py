@@ -419,8 +419,8 @@ def heads_of(config: Any) -> tuple[str, ...]:
 
 def seen_keypoints(keypoints: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Keypoints [..., 3], those outside of an image of a size (height, width) not labelled."""
-    places = keypoints[..., :2]
-    inside = jnp.all((places >= 0) & (places < jnp.array(size, jnp.float32)), axis=-1)
+    y, x = keypoints[..., 0], keypoints[..., 1]
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
     return keypoints.at[..., 2].multiply(inside)
 
 
