@@ -315,16 +315,18 @@ def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_devi
 
 
 @pytest.mark.slow
-def test_every_image_once_on_several_devices(tmp_path):
+@pytest.mark.parametrize("make", [config_of, pytest.param(masks_config, marks=pytest.mark.full)])
+def test_every_image_once_on_several_devices(make, tmp_path):
     """12 images on 4 devices; a padding example is no image."""
     found = []
     for devices in (1, 4):
-        config = config_of(batch_size=8, eval__batch_size=8, parallel="jit")
+        config = make(batch_size=8, eval__batch_size=8, parallel="jit")
         folder = str(tmp_path / str(devices))
         train(config, folder, devices=jax.devices()[:devices])
         found.append(evaluate_run(folder, devices=jax.devices()[:devices]))
     one, four = (each.outcomes.values for each in found)
-    np.testing.assert_array_equal(one["true_boxes"], four["true_boxes"])
+    for name in one.keys() & {"true_boxes", "true_mask_areas"}:
+        np.testing.assert_array_equal(one[name], four[name])
     assert found[1].result["examples"] == 12
     assert found[1].result["loss"] == pytest.approx(found[0].result["loss"], rel=2e-3)
 
