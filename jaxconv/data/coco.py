@@ -294,7 +294,8 @@ def _size(entry: Mapping[str, Any], file: Path, path: Path) -> tuple[int, int]:
             raise ValueError(f"{width} x {height}")
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{path}: the size of {short(file.name)} is no number of pixels ({short(error)})", exit_code=1
+            f"{path}: the size of {short(file.name)} is no number of pixels ({short(error)})",
+            exit_code=1,
         ) from error
     except DamagedError as error:
         raise UserError(f"{file}: {error}", exit_code=1) from error
