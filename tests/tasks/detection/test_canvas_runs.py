@@ -69,7 +69,14 @@ def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
     outputs, _ = task.model().apply(
         variables, batch["image"], train=True, mutable=["batch_stats"], **given
     )
-    for boxes in (outputs["regions"]["boxes"], task.found(outputs, batch)["boxes"]):
+    measured = task.eval_call(batch)
+    proposed = task.model().apply(variables, batch["image"], train=False, **measured)["regions"]
+    assert not task.eval_call({"image": batch["image"]})
+    for boxes in (
+        proposed["boxes"],
+        outputs["regions"]["boxes"],
+        task.found(outputs, batch)["boxes"],
+    ):
         assert (np.asarray(boxes) <= np.tile(seen, 2)[:, None]).all()
     kept = evaluate_run(str(tmp_path / "run")).outcomes.values
     assert (kept["boxes"] <= np.tile(kept["seen"], 2)[:, None]).all()
