@@ -171,6 +171,32 @@ def test_large_scale_jitter_of_files(tmp_path, kept):
         np.testing.assert_array_equal(again["image"], batch["image"][3])
 
 
+def test_random_crops_keep_their_shape(tmp_path):
+    """A part of the image, with its own shape, as large as fits on the canvas."""
+    config = data(f"coco:{write_rectangles(tmp_path)}", canvas=(48, 32), mean=MEAN, max_boxes=2)
+    settings = augmented(kept_objects="centre")
+    settings.random_resized_crop.scale = (0.3, 0.8)
+    source = open_source(config, "train", augment=settings, needs=DETECTION)
+    batch, gone = batch_of(source, 40), 0
+    assert source.random and len({tuple(seen) for seen in batch["seen"].tolist()}) > 8
+    for n in range(40):
+        seen, red = batch["seen"][n], red_box(batch["image"][n])
+        assert seen[0] == 48 or seen[1] == 32
+        assert 0.6 < seen[1] / seen[0] < 1.5
+        gone += not batch["valid"][n, 0]
+        if batch["valid"][n, 0]:
+            np.testing.assert_allclose(batch["boxes"][n, 0], red, atol=2)
+    assert 0 < gone < 30
+
+
+def test_a_mean_of_other_channels_is_refused(tmp_path):
+    root = write_rectangles(tmp_path)
+    with pytest.raises(UserError, match=r"data\.mean has 2 numbers; the images have 3 channels"):
+        open_source(
+            data(f"coco:{root}", canvas=(32, 32), mean=(0.5, 0.5)), "train", needs=DETECTION
+        )
+
+
 @pytest.mark.parametrize("changes", [{}, {"large_scale_jitter": (0.4, 2.0)}])
 def test_instance_masks_stay_on_their_pixels(tmp_path, changes):
     """Through the canvas, jitter and a flip: the mask is red, and ends where the image does."""
