@@ -68,12 +68,6 @@ def mosaic(
     chosen = uniform(keys, "coin") < probability
     size = jnp.array([[height, width]], jnp.float32)
     seen = batch["seen"] if "seen" in batch else jnp.broadcast_to(size, (len(image), 2))
-    # Smaller by a whole number of pixels, so that the images are moved, not resampled, once more.
-    small = jax.image.resize(
-        image.astype(jnp.float32), (len(image), height // 2, width // 2, image.shape[-1]), "linear"
-    )
-    if image.dtype == jnp.uint8:
-        small = jnp.clip(jnp.round(small), 0, 255)
     ratio = height // 2 / height, width // 2 / width
     # A little more, since a rounded product may fall below the whole number that it stands for.
     sides = jnp.maximum(jnp.floor(seen * jnp.array([ratio], jnp.float32) + 1e-3), 1)
@@ -82,7 +76,7 @@ def mosaic(
     filling = jnp.array(colour, jnp.float32) / (1 if image.dtype == jnp.uint8 else 255)
     joined = jnp.broadcast_to(filling.reshape(1, 1, 1, -1), image.shape)
     objects: dict[str, list[jax.Array]] = {name: [] for name in OF_OBJECTS if name in batch}
-    given = {name: batch[name] for name in objects} | {"sides": sides, "small": small}
+    given = {name: batch[name] for name in objects} | {"sides": sides, "small": _halved(image)}
     given |= {MASKS: batch[MASKS]} if MASKS in moves else {}
     rest = {name: kind for name, kind in moves.items() if name != MASKS}
     of_all, bits = {name: partners(x, axis_name) for name, x in given.items()}, []
@@ -113,6 +107,17 @@ def mosaic(
         name: jnp.where(chosen.reshape(-1, *(1,) * (x.ndim - 1)), x, batch[name])
         for name, x in found.items()
     }
+
+
+def _halved(images: jax.Array) -> jax.Array:
+    """Images [B, H, W, C] half as large, float32; in whole levels if they are uint8.
+
+    The size is whole, so that they are moved afterwards, and not resampled once more.
+    """
+    count, height, width, channels = images.shape
+    size = (count, height // 2, width // 2, channels)
+    small = jax.image.resize(images.astype(jnp.float32), size, "linear")
+    return jnp.clip(jnp.round(small), 0, 255) if images.dtype == jnp.uint8 else small
 
 
 def _places(
