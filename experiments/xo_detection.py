@@ -9,8 +9,10 @@ The last, and `masks_small`, take seconds. COCO's average precision needs pip in
 'jaxconv[coco]'.
 
 Machine   2 cores of an AMD EPYC, jax 0.10.2
-Time      51 s from start to finish, including compilation; masks: TIME
-Result    AP50 100.0%, AP 86.2% of 500 test scenes (seed 0); masks: RESULT
+Time      51 s from start to finish, including compilation; masks: 111 s of the processor, which
+          took 3 min 37 s on cores with three times the work that they could do
+Result    AP50 100.0%, AP 86.2% of 500 test scenes (seed 0); masks: AP50 100.0%, AP 85.8% of boxes,
+          AP50 99.5%, AP 46.2% of masks: strokes are three pixels wide
 """
 
 from jaxconv.config import check_argument, default_config, small
