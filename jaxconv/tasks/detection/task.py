@@ -305,11 +305,11 @@ class Detection(Task):
 
     def overlay(self, served: Mapping[str, np.ndarray]) -> Overlay:
         """The boxes with a score of at least `SHOWN`; of each class the best score."""
-        boxes, scores, classes = of_valid(served)
-        shares = np.zeros(len(self.class_names))
+        names, shares = ("boxes", "classes", "scores"), np.zeros(len(self.class_names))
+        _, classes, scores = (np.asarray(served[name])[served["valid"]] for name in names)
         np.maximum.at(shares, classes, scores)
         rows = shown_rows(served)
-        boxes, classes, scores = boxes[rows], classes[rows], scores[rows]
+        boxes, classes, scores = (np.asarray(served[name])[rows] for name in names)
         of_class = classes % NOTHING  # of many classes some have the same colour
         mask = object_map(served, rows, of_class, self.size) if "masks" in served else None
         points = np.asarray(served["keypoints"])[rows] if "keypoints" in served else None
@@ -472,10 +472,3 @@ def learned(batch: Batch) -> dict[str, jax.Array]:
     valid = present(batch) & ~crowds(batch)
     names = ("boxes", "classes", *(head for head in HEADS if head in batch))
     return {"valid": valid, **{name: batch[name] for name in names}}
-
-
-def of_valid(served: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes [n, 4], scores [n] and classes [n] of the detections of one image."""
-    valid = np.asarray(served["valid"])
-    boxes, scores, classes = (np.asarray(served[name]) for name in ("boxes", "scores", "classes"))
-    return boxes[valid], scores[valid], classes[valid]
