@@ -35,6 +35,7 @@ MASKS = {
     "box_filters": 64,
     "mask_filters": 32,
     "detections": 10,
+    "aligned": True,
 }
 
 

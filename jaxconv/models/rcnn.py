@@ -63,6 +63,9 @@ class RCNN(Detector):
       filters: of the pyramid.
       box_filters, mask_filters, keypoint_filters: widths of the heads: of the boxes' fully
         connected layers, and of the others' convolutions.
+      aligned: whether regions, and the masks that they learn, are read where they are, as
+        Detectron2's second version does, rather than half a cell off, as torchvision's weights
+        were trained; see `layers.roi_align`. On small images it matters.
       choices: makes the default of `propose` and `select` in `forward`: (network, size of the
         images with padding (height, width), sizes [N, 2] without) -> both by name, see
         `tasks.detection.detections.choices`. None: one region, the whole image.
@@ -82,6 +85,7 @@ class RCNN(Detector):
     box_filters: int = 1024
     mask_filters: int = 256
     keypoint_filters: int = 512
+    aligned: bool = False
     choices: Callable[..., Mapping[str, Choose]] | None = None
 
     @classmethod
@@ -162,7 +166,8 @@ class RCNN(Detector):
         by_stride: dict[int, jax.Array] = {}
         for level in levels:  # of two with the same stride, torchvision reads the first
             by_stride.setdefault(2 ** round(math.log2(x.shape[1] / level.shape[1])), level)
-        read = functools.partial(multilevel_roi_align, size=size, strides=[*by_stride])
+        settings: dict[str, Any] = {"strides": [*by_stride], "aligned": self.aligned}
+        read = functools.partial(multilevel_roi_align, size=size, **settings)
         return jax.vmap(read)(list(by_stride.values()), boxes)
 
 

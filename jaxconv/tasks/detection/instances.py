@@ -23,7 +23,12 @@ _THRESHOLD = 0.5
 
 
 def masks_of_regions(
-    bits: jax.Array, boxes: jax.Array, index: jax.Array, side: int = 28, samples: int = 2
+    bits: jax.Array,
+    boxes: jax.Array,
+    index: jax.Array,
+    side: int = 28,
+    samples: int = 2,
+    aligned: bool = False,
 ) -> jax.Array:
     """The truth's masks inside regions [R, 4], each of its object `index` [R]: [R, side, side].
 
@@ -35,9 +40,12 @@ def masks_of_regions(
       index: of the objects; below 0 any.
       side: of the result.
       samples: points of a cell along each axis.
+      aligned: as for `roi_align`.
     """
     height, width, _ = bits.shape
-    sides = jnp.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    boxes = boxes - (0.5 if aligned else 0)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = sides if aligned else jnp.maximum(sides, 1)
     y, of_y = taps(boxes[:, 0], sides[:, 0], height, side, samples)
     x, of_x = taps(boxes[:, 1], sides[:, 1], width, side, samples)
     index = jnp.maximum(index, 0)[:, None, None]

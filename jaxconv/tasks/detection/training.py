@@ -23,6 +23,7 @@ positives or samples (for RetinaNet, each image's own). Without any object a los
 batch is that of all devices; of a batch in parts (`config.accumulate`), each part.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ def losses(
         if "wanted" not in outputs["regions"]:
             return found
         of_regions = region_losses(outputs, axis_name)
-        return found | of_regions | instance_losses(outputs, truth, axis_name)
+        return found | of_regions | instance_losses(outputs, truth, axis_name, network.aligned)
     logits = of_levels(flat(outputs["logits"]), axis=1)
     if isinstance(network, SSD):
         return ssd_losses(logits, codes, truth, np.concatenate(anchors), axis_name)
@@ -281,18 +282,21 @@ def region_losses(outputs: Outputs, axis_name: str | None = None) -> Found:
     }
 
 
-def instance_losses(outputs: Outputs, truth: Truth, axis_name: str | None = None) -> Found:
+def instance_losses(
+    outputs: Outputs, truth: Truth, axis_name: str | None = None, aligned: bool = False
+) -> Found:
     """`masks` and `keypoints` of the positive regions, if the network has them.
 
     The truth has `masks` [N, H, W, ceil(M / 8)] uint8 of bits, see instances.py, and `keypoints`
-    [N, M, J, 3]: y, x, and 0 where it is not labelled.
+    [N, M, J, 3]: y, x, and 0 where it is not labelled. `aligned` is the network's.
     """
     found: Found = {}
     chosen = outputs.get("selected", {})
     if "masks" in outputs:
         logits = outputs["masks"]
         own = jnp.take_along_axis(logits, chosen["classes"][..., None, None, None], axis=-1)[..., 0]
-        wanted = jax.vmap(masks_of_regions)(truth["masks"], chosen["boxes"], chosen["index"])
+        read = functools.partial(masks_of_regions, side=logits.shape[2], aligned=aligned)
+        wanted = jax.vmap(read)(truth["masks"], chosen["boxes"], chosen["index"])
         each = jnp.mean(optax.sigmoid_binary_cross_entropy(own, wanted), axis=(2, 3))
         found["masks"] = _over(each, chosen["valid"], axis_name)
     if "keypoints" in outputs:

@@ -73,19 +73,42 @@ def test_bits_hold_the_masks(seed, count, most):
 
 
 @pytest.mark.usefixtures("strict_dtypes")
-@pytest.mark.parametrize("side", [7, 28])
-def test_regions_read_what_roi_align_reads(side):
+@pytest.mark.parametrize(("side", "aligned"), [(7, False), (28, False), (28, True)])
+def test_regions_read_what_roi_align_reads(side, aligned):
     """Of its own object, also of regions beyond the image and of small ones."""
     masks, boxes = blobs(0, 11), boxes_of(0, 40, SIZE, smallest=0.5, largest=60)
     index = np.random.default_rng(0).integers(-1, 11, 40)
-    found = jax.jit(masks_of_regions, static_argnums=3)(
-        jnp.asarray(as_bits(masks, 11)), jnp.asarray(boxes), jnp.asarray(index), side
+    found = jax.jit(masks_of_regions, static_argnums=(3, 4, 5))(
+        jnp.asarray(as_bits(masks, 11)), jnp.asarray(boxes), jnp.asarray(index), side, 2, aligned
     )
     maps = jnp.asarray(np.moveaxis(masks, 0, -1), jnp.float32)
-    read = np.asarray(roi_align(maps, jnp.asarray(boxes), side, 1.0))
+    read = np.asarray(roi_align(maps, jnp.asarray(boxes), side, 1.0, 2, aligned))
     wanted = read[np.arange(40), :, :, np.maximum(index, 0)]
     assert 0.05 < wanted.mean() < 0.95
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_aligned_masks_are_pasted_where_they_were():
+    """What regions read, pasted again, is the mask; else it lies half a pixel up and left."""
+    masks = blobs(5, 30)
+    masks = masks[(masks.sum(axis=(1, 2)) > 60) & ~masks[:, [0, -1]].any(axis=(1, 2))]
+    masks = masks[~masks[:, :, [0, -1]].any(axis=(1, 2))]
+    places = [np.argwhere(mask) for mask in masks]
+    boxes = np.array([[*p.min(axis=0), *(p.max(axis=0) + 1)] for p in places], np.float32)
+    middle, overlap = {}, {}
+    for aligned in (True, False):
+        bits = jnp.asarray(as_bits(masks, len(masks)))
+        read = masks_of_regions(bits, jnp.asarray(boxes), jnp.arange(len(boxes)), aligned=aligned)
+        again = paste_masks(np.asarray(read), boxes, SIZE)
+        shifts = [
+            np.argwhere(one).mean(axis=0) - place.mean(axis=0)
+            for one, place in zip(again, places, strict=True)
+        ]
+        middle[aligned] = np.mean(shifts, axis=0)
+        both = (again & masks).sum(axis=(1, 2)) / (again | masks).sum(axis=(1, 2))
+        overlap[aligned] = both.mean()
+    assert len(masks) > 5 and np.abs(middle[True]).max() < 0.1 and middle[False].max() < -0.3
+    assert overlap[True] > overlap[False] and overlap[True] > 0.9
 
 
 @pytest.mark.usefixtures("strict_dtypes")
