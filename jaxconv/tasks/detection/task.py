@@ -21,11 +21,19 @@ from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
 from jaxconv.tasks.detection.boxes import at_least
 from jaxconv.tasks.detection.detections import choices, detections
-from jaxconv.tasks.detection.outcomes import Outcomes, class_lines, figures, intervals, matched
+from jaxconv.tasks.detection.mistakes import SHOWN
+from jaxconv.tasks.detection.outcomes import (
+    Outcomes,
+    all_figures,
+    class_lines,
+    figures,
+    intervals,
+    matched,
+    remark_rows,
+    worst,
+)
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
-# The least score of what pictures and people are shown.
-SHOWN = 0.4
 # Objects of which a crop or a shift leaves less than this, in pixels, are no objects any more.
 SMALLEST = 1.0
 ANY = (
@@ -45,6 +53,9 @@ class Detection(Task):
         Figure("ap", "AP", "", True, True, "AP", "mean AP, IoU 0.50 to 0.95"),
         Figure("ap50", "AP50", "", True, True, "AP50", "mean AP, IoU 0.50"),
         Figure("ap75", "AP75", "", True, True, "AP75", "mean AP, IoU 0.75"),
+        Figure("ap_small", "AP small", "", True, True, "AP, small", "mean AP, small objects"),
+        Figure("ap_medium", "AP medium", "", True, True, "AP, medium", "mean AP, medium objects"),
+        Figure("ap_large", "AP large", "", True, True, "AP, large", "mean AP, large objects"),
         Figure("ar", "AR", "", True, True, "AR", "mean recall, IoU 0.50 to 0.95"),
         Figure("loss", "loss", panel="Loss"),
     )
@@ -187,11 +198,17 @@ class Detection(Task):
         """`loss` and COCO's figures."""
         assert kept is not None  # it keeps
         found = figures(matched(kept, len(self.class_names)))
-        return {"loss": float(sums["loss"] / examples), **found}
+        shown = {one.key: found[one.key] for one in self.figures if one.key in found}
+        return {"loss": float(sums["loss"] / examples), **shown}
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Outcomes:
         """The detections and the truth of every example."""
         return Outcomes(kept, self.class_names, index, matched(kept, len(self.class_names)))
+
+    def more_figures(self, outcomes: Outcomes) -> dict[str, float]:
+        """COCO's other figures and VOC's, see precision.py."""
+        shown = {one.key for one in self.figures}
+        return {name: value for name, value in all_figures(outcomes).items() if name not in shown}
 
     def truth(self, outcomes: Outcomes) -> np.ndarray:
         """The boxes of each example, [N, M x 4]."""
@@ -213,9 +230,17 @@ class Detection(Task):
         """By the bootstrap over images."""
         return intervals(outcomes, resamples)
 
+    def rows(self, outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
+        """Recalls, VOC's AP, and what the mistakes cost."""
+        return remark_rows(outcomes, who)
+
     def lines(self, outcomes: Outcomes) -> list[str]:
         """All classes, the lowest AP first."""
         return class_lines(outcomes)
+
+    def worst(self, outcomes: Outcomes, most: int) -> np.ndarray:
+        """Those with the lowest F1 first, see mistakes.py."""
+        return worst(outcomes, most)
 
     # For people.
 
