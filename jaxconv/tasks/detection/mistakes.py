@@ -80,7 +80,7 @@ class Mistakes:
             nothing, classes[order], scores[order], nothing, right[order][None, None], counts,
             objects[None, :, None],
         )  # fmt: skip
-        each = found.curves.average(np.ones(1)).reshape(-1)
+        each = found.curves.at().average().reshape(-1)
         return float(np.nan_to_num(each)[known].mean()) if known.any() else 0.0
 
     def costs(self) -> dict[str, float]:

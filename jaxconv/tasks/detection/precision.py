@@ -36,78 +36,107 @@ class Curves:
       image: [P] of each point, which is a detection that has found an object; sorted by curve, the
         best first.
       rank: [P] see `Matches`.
-      score: [P].
       curve: [P].
       start: [C] the first point of each curve.
-      counted: two lists of images of detections that count, with the ends in it for each point:
-        (images [L], first [P], end [P]). One has the detections that count at all IoUs, the other
-        the rest.
-      objects: [S, K, N].
+      counted: of which images are the detections that count, up to each point: twice (images [L],
+        first [P], end [P]). One has the detections that count at all IoUs, the other the rest.
+      objects: [S, K, N] float64.
     """
 
     shape: tuple[int, int, int]
     image: np.ndarray
     rank: np.ndarray
-    score: np.ndarray
     curve: np.ndarray
     start: np.ndarray
     counted: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
     objects: np.ndarray
 
     @functools.cached_property
-    def once(self) -> np.ndarray:
-        """[N] ones: every image counts once."""
-        return np.ones(self.objects.shape[-1])
+    def first(self) -> np.ndarray:
+        """[P] the first point of each one's curve."""
+        return self.start[self.curve]
 
-    def totals(self, times: np.ndarray) -> np.ndarray:
-        """[C] objects of each curve, counted `times` [N]."""
-        return np.broadcast_to((self.objects @ times)[:, None], self.shape).reshape(-1)
+    @functools.cached_property
+    def lift(self) -> np.ndarray:
+        """[P] numbers that set each curve above those after it."""
+        return 2.0 * (len(self.start) - 1 - self.curve)
 
-    def points(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Precision and recall [P]; the precision is the highest at this recall or a higher one."""
-        sums = np.cumsum(times[self.image])
-        found = sums - np.concatenate([[0.0], sums])[self.start[self.curve]]
+    @functools.cached_property
+    def within(self) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The points among the first detections of an image and a class, by each of `MOST`.
+
+        They are their places, the curves that have any, and the first of each of these.
+        """
+        found = {}
+        for most in MOST:
+            places = np.flatnonzero(self.rank < most)
+            found[most] = places, *np.unique(self.curve[places], return_index=True)
+        return found
+
+    def at(self, times: np.ndarray | None = None) -> "Measured":
+        """What the curves say if the images count `times` [N], whole numbers; once by default."""
+        return Measured(self, np.ones(self.objects.shape[-1]) if times is None else times)
+
+
+class Measured:
+    """Curves with each image counted some times.
+
+    Attributes:
+      totals: [S, T, K] objects.
+      known: [S, K] bool: there is an object.
+      precision: [P] at each point the highest precision at its recall or a higher one.
+      recall: [P] at each point.
+    """
+
+    def __init__(self, curves: Curves, times: np.ndarray):
+        self._curves, self._weights = curves, times[curves.image]
+        objects = curves.objects @ times
+        self.known = objects > 0
+        self.totals = np.broadcast_to(np.maximum(objects, 1)[:, None], curves.shape)
+        sums = np.concatenate([[0.0], np.cumsum(self._weights)])
+        found = sums[1:] - sums[curves.first]
         taken = np.zeros(len(found))
-        for images, first, end in self.counted:
+        for images, first, end in curves.counted:
             before = np.concatenate([[0.0], np.cumsum(times[images])])
-            taken = taken + before[end] - before[first]
+            taken += before[end] - before[first]
         # From the end of each curve to its beginning; those further on stay below.
-        lifted = found / (taken + np.spacing(1)) + 2.0 * (len(self.start) - 1 - self.curve)
-        highest = np.maximum.accumulate(lifted[::-1])[::-1]
-        precision = highest - 2.0 * (len(self.start) - 1 - self.curve)
-        return precision, found / np.maximum(self.totals(times), 1)[self.curve]
+        lifted = found / (taken + np.spacing(1)) + curves.lift
+        self.precision = np.maximum.accumulate(lifted[::-1])[::-1] - curves.lift
+        self.recall = found / self.totals.reshape(-1)[curves.curve]
 
-    def average(self, times: np.ndarray, recalls: int = 101) -> np.ndarray:
-        """AP [S, T, K] over so many recalls from 0 to 1; 0: over all. NaN without an object."""
-        precision, recall = self.points(times)
-        reached = recall
+    def average(self, recalls: int = 101) -> np.ndarray:
+        """AP [S, T, K] over so many recalls from 0 to 1, or 0: over all. NaN without an object."""
+        reached = self.recall
         if recalls:
-            each = np.linspace(0, 1, recalls)
-            nearest = np.rint(recall * (recalls - 1)).astype(np.int64)
-            reached = (nearest + (each[nearest] <= recall)) / recalls
+            nearest = np.rint(reached * (recalls - 1)).astype(np.int64)
+            reached = (nearest + (np.linspace(0, 1, recalls)[nearest] <= reached)) / recalls
         before = np.concatenate([[0.0], reached[:-1]])
-        before[self.start[self.start < len(before)]] = 0
-        return self._sums(precision * (reached - before), times)
+        start = self._curves.start
+        before[start[start < len(before)]] = 0
+        return self._sums(self.precision * (reached - before), MOST[-1])
 
-    def recall(self, times: np.ndarray, most: int = MOST[-1]) -> np.ndarray:
+    def found(self, most: int = MOST[-1]) -> np.ndarray:
         """Recall [S, T, K] with up to `most` detections of an image and a class."""
-        found = np.where(self.rank < most, times[self.image], 0)
-        return self._sums(found, times) / np.maximum(self.totals(times), 1).reshape(self.shape)
+        return self._sums(self._weights, most) / self.totals
 
-    def _sums(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        sums = np.bincount(self.curve, weights=values, minlength=len(self.start))
-        return np.where(self.totals(times) > 0, sums, np.nan).reshape(self.shape)
+    def _sums(self, values: np.ndarray, most: int) -> np.ndarray:
+        """Sums of values [P] over each curve, with up to `most` detections: [S, T, K]."""
+        places, curves, first = self._curves.within[most]
+        sums = np.zeros(len(self._curves.start))
+        if len(curves):
+            sums[curves] = np.add.reduceat(values[places], first)
+        return np.where(self.known[:, None], sums.reshape(self._curves.shape), np.nan)
 
     def precisions(self) -> np.ndarray:
         """The precision at each of `RECALLS`: [S, T, K, 101]; NaN without an object."""
-        precision, recall = self.points(self.once)
-        drawn = np.zeros((len(self.start), len(RECALLS)))
-        ends = [*self.start[1:], len(self.curve)]
-        for c, (start, end) in enumerate(zip(self.start, ends, strict=True)):
-            places = np.searchsorted(recall[start:end], RECALLS, side="left")
-            drawn[c] = np.concatenate([precision[start:end], [0.0]])[places]
-        drawn[self.totals(self.once) == 0] = np.nan
-        return drawn.reshape(*self.shape, len(RECALLS))
+        start = self._curves.start
+        drawn = np.zeros((len(start), len(RECALLS)))
+        ends = [*start[1:], len(self.recall)]
+        for c, (first, end) in enumerate(zip(start, ends, strict=True)):
+            places = np.searchsorted(self.recall[first:end], RECALLS, side="left")
+            drawn[c] = np.concatenate([self.precision[first:end], [0.0]])[places]
+        drawn = drawn.reshape(*self._curves.shape, len(RECALLS))
+        return np.where(self.known[:, None, :, None], drawn, np.nan)
 
 
 def curves_of(matches: Matches) -> Curves:
@@ -132,9 +161,9 @@ def curves_of(matches: Matches) -> Curves:
         first, end = np.searchsorted(flat, group + of_class), np.searchsorted(flat, group + row + 1)
         counted.append((matches.image[flat % max(1, count)], first, end))
     start = np.searchsorted(curve, np.arange(sizes * ious * classes))
-    points = matches.image[row], matches.rank[row], matches.scores[row]
+    points = matches.image[row], matches.rank[row]
     shape = (sizes, ious, classes)
-    return Curves(shape, *points, curve, start, tuple(counted), matches.objects)
+    return Curves(shape, *points, curve, start, tuple(counted), matches.objects.astype(float))
 
 
 def figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, float]:
@@ -144,12 +173,11 @@ def figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, floa
       matches: COCO's.
       times: [N] how often each image counts, whole numbers; once by default.
     """
-    curves = matches.curves
-    times = curves.once if times is None else times
-    known = curves.totals(times).reshape(curves.shape)[:, 0] > 0
-    if not known.any():
+    measured = matches.curves.at(times)
+    known = measured.known
+    if not known[0].any():
         return dict.fromkeys(("ap", "ap50", "ap75", "ar"), 0.0)
-    precision, recall = curves.average(times), curves.recall(times)
+    precision, recall = measured.average(), measured.found()
     of_all, some = precision[0][:, known[0]], recall[0][:, known[0]]
     result = {
         "ap": of_all.mean(),
@@ -158,7 +186,7 @@ def figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, floa
         "ar": some.mean(),
     }
     for most in MOST[:-1]:
-        result[f"ar{most}"] = curves.recall(times, most)[0][:, known[0]].mean()
+        result[f"ar{most}"] = measured.found(most)[0][:, known[0]].mean()
     for n, name in enumerate(SIZES):
         if n and known[n].any():
             result[f"ap_{name}"] = precision[n][:, known[n]].mean()
@@ -168,16 +196,15 @@ def figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, floa
 
 def of_classes(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """AP and recall [10, K] of each class at each of `IOUS`; NaN without an object."""
-    curves = matches.curves
-    return curves.average(curves.once)[0], curves.recall(curves.once)[0]
+    measured = matches.curves.at()
+    return measured.average()[0], measured.found()[0]
 
 
 def voc_figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, float]:
     """`voc07` and `voc10` of VOC's matches; `times` as for `figures`."""
-    curves = matches.curves
-    times = curves.once if times is None else times
-    known = curves.totals(times) > 0
+    measured = matches.curves.at(times)
+    known = measured.known[0]
     if not known.any():
         return {"voc07": 0.0, "voc10": 0.0}
-    each = {"voc07": curves.average(times, 11), "voc10": curves.average(times, 0)}
-    return {name: float(value.reshape(-1)[known].mean()) for name, value in each.items()}
+    each = {"voc07": measured.average(11), "voc10": measured.average(0)}
+    return {name: float(value[0, 0][known].mean()) for name, value in each.items()}
