@@ -21,7 +21,8 @@ paired with an object of its class, else of another class, else with the backgro
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -217,7 +218,7 @@ class Pairs:
 
 def pairs(kept: Mapping[str, np.ndarray], classes: int, least: float = SHOWN) -> Pairs:
     """The pairs of N images, of detections with a score of at least `least`."""
-    rows: list[Sequence[int]] = []
+    rows: list[tuple[Any, ...]] = []
     for n in range(len(kept["valid"])):
         one = _Image(kept, n, least)
         found = _found(np.maximum(one.own, one.others), _found(one.own))
@@ -250,3 +251,25 @@ def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
     order = np.argsort(-inner.ravel(), kind="stable")[:most]
     each = [(*divmod(int(place), len(inner)), int(inner.flat[place])) for place in order]
     return [one for one in each if one[2]]
+
+
+def unpaired(
+    targets: Mapping[str, Any], served: Mapping[str, Any], least: float = SHOWN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which objects of an image are missed, and which detections wrong, [m] and [d] bool.
+
+    Args:
+      targets: `boxes`, `classes` and `valid` of the image's objects; m are valid.
+      served: what `Detection.serve` returns of it; d have a score of at least `least`.
+    """
+    kept = {f"true_{name}": np.asarray(targets[name])[None] for name in ("boxes", "classes")}
+    valid = np.asarray(targets["valid"])
+    kept |= {"true_valid": valid[None], "true_crowd": np.zeros_like(valid)[None]}
+    names = ("boxes", "classes", "scores", "valid")
+    kept |= {name: np.asarray(served[name])[None] for name in names}
+    classes = 1 + max([0, *kept["true_classes"][0][valid], *kept["classes"][0]])
+    found = pairs(kept, classes, least)
+    right = found.true_class == found.class_
+    shown = np.flatnonzero(kept["valid"][0] & (kept["scores"][0] >= least))
+    missed = ~np.isin(np.flatnonzero(valid), found.truth[right])
+    return missed, ~np.isin(shown, found.found[right])

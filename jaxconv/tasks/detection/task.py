@@ -6,7 +6,7 @@ alone, and for R-CNN that of the proposals.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
 from jaxconv.tasks.detection.boxes import at_least
 from jaxconv.tasks.detection.detections import choices, detections
-from jaxconv.tasks.detection.mistakes import SHOWN
+from jaxconv.tasks.detection.mistakes import SHOWN, unpaired
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
     all_figures,
@@ -275,7 +275,7 @@ class Detection(Task):
 
     def caption_of(self, targets: Mapping[str, Any]) -> str:
         """How many objects of each class there are."""
-        return self.in_words(np.asarray(targets["classes"])[np.asarray(targets["valid"])])
+        return self.in_words(np.asarray(targets["classes"])[np.asarray(present(targets))])
 
     def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
         """Each example with its boxes."""
@@ -291,8 +291,8 @@ class Detection(Task):
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """Each example with its boxes, and those with a score of at least `SHOWN`."""
-        from jaxconv.drawing.boxes import Drawn, box_grid
+        """Each example with its objects, and beside it those with a score of at least `SHOWN`."""
+        from jaxconv.drawing.boxes import Drawn, beside_grid, box_grid
 
         drawn, captions = [], []
         for true, said in zip(targets, served, strict=True):
@@ -303,16 +303,51 @@ class Detection(Task):
                 Drawn(box, False, f"{self.class_names[k]} {100 * score:.0f} %")
                 for box, score, k in zip(boxes[seen], scores[seen], classes[seen], strict=True)
             ]
-            drawn.append([*(self._drawn_truth(true) if "boxes" in true else ()), *found])
-        return box_grid(images, drawn, captions, title)
+            if "boxes" in true:
+                captions[-1] = f"{self.caption_of(true)}; found {captions[-1]}"
+                objects = self._drawn_truth(true)
+                wrong = unpaired({**true, "valid": np.asarray(present(true))}, said)
+                found = [
+                    one._replace(wrong=bool(mark))
+                    for one, mark in zip([*objects, *found], np.concatenate(wrong), strict=True)
+                ]
+            drawn.append(found)
+        known = all("boxes" in true for true in targets)
+        return (beside_grid if known else box_grid)(images, drawn, captions, title)
 
     def _drawn_truth(self, targets: Mapping[str, Any]) -> list[Any]:
         from jaxconv.drawing.boxes import Drawn
 
-        return [Drawn(box, True) for box in np.asarray(targets["boxes"])[targets["valid"]]]
+        valid = np.asarray(present(targets))
+        rows = zip(np.asarray(targets["boxes"])[valid], targets["classes"][valid], strict=True)
+        return [Drawn(box, True, self.class_names[k]) for box, k in rows]
+
+    @property
+    def pictures(self) -> dict[str, Callable[..., Any]]:
+        """`classes`, `precision`, `mistakes` and `confusions`."""
+        from jaxconv.tasks.detection import sections
+
+        return {
+            "classes": sections.classes_figure,
+            "precision": sections.precision_figure,
+            "mistakes": sections.mistakes_figure,
+            "confusions": sections.confusions_figure,
+        }
+
+    def sections(self) -> Sequence[tuple[str, Callable[[Any], list[Any]]]]:
+        """Predictions, precision, mistakes, confusions, and the worst examples."""
+        from jaxconv.tasks.detection import sections
+
+        return (
+            ("Predictions", sections.predictions),
+            ("Precision", sections.precision),
+            ("Mistakes", sections.mistakes),
+            ("Confusions", sections.confusions),
+            ("Worst", sections.worst_examples),
+        )
 
 
-def present(batch: Batch) -> jax.Array:
+def present(batch: Mapping[str, Any]) -> jax.Array:
     """[B, M] which rows of the truth are objects, of which the image still shows something."""
     return batch["valid"] & at_least(batch["boxes"], SMALLEST)
 

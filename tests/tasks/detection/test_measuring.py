@@ -25,7 +25,18 @@ from tests.tasks.detection.test_task import random_kept
 
 # pycocotools' order.
 NAMES = (
-    "ap ap50 ap75 ap_small ap_medium ap_large ar1 ar10 ar ar_small ar_medium ar_large".split()
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar1",
+    "ar10",
+    "ar",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
 )
 
 
