@@ -14,7 +14,7 @@ from jaxconv.commands.common import add_trust, natural, print_json, results_kept
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 # File options of evaluate; each task writes some of them.
-FILES = ("predictions", "confusion", "reliability")
+FILES = ("predictions", "detections", "confusion", "reliability")
 
 
 def add(commands: Any) -> None:
@@ -121,6 +121,12 @@ def _add_evaluate(commands: Any) -> None:
         default="",
         metavar="FILE",
         help="write the prediction for every example: .npz or .csv",
+    )
+    evaluate.add_argument(
+        "--detections",
+        default="",
+        metavar="FILE",
+        help="write the detected objects as COCO's server takes them: .json",
     )
     evaluate.add_argument(
         "--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png"

@@ -14,6 +14,7 @@ Polygons and run lengths become masks by pycocotools, the reference (the extra `
 import contextlib
 import dataclasses
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -195,6 +196,23 @@ def read(
     ):
         objects = _objects(of_images, by_id, order, sizes, faults, with_shapes)
     return Annotations(path, pictures, class_names, objects, segments, zlib.crc32(content))
+
+
+def numbers_of(folder: str, split: str, settings: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers that the annotations of a split have: of images by path, of classes by name.
+
+    Args:
+      folder, split, settings: as for `open_coco`, which has read the same file.
+    """
+    root = Path(folder).expanduser()
+    path = find(root, split, settings.coco.file)
+    found = json.loads(read_content(path))
+    names = [str(one["file_name"]) for one in found["images"]]
+    place = _folder(root, split, settings.coco.images, path, names[0])
+    images: dict[str, int] = {}
+    for name, one in zip(names, found["images"], strict=True):
+        images.setdefault(os.path.join(place, name), int(one["id"]))
+    return images, {str(one["name"]): int(one["id"]) for one in found["categories"]}
 
 
 @contextlib.contextmanager

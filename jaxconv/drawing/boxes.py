@@ -100,7 +100,9 @@ def beside_grid(
         sheet.text(x, y, caption, 7)
         for column, truth in enumerate((True, False)):
             place = (x + column * (_BESIDE + 0.05), y + 0.28, _BESIDE, _BESIDE)
-            draw_boxes(sheet, place, image, [one for one in drawn if one.truth == truth])
+            own = [one for one in drawn if one.truth == truth]
+            # What is right lies over what is wrong.
+            draw_boxes(sheet, place, image, sorted(own, key=lambda one: not one.wrong))
     y = above + rows * row + 0.05
     sheet.text(0.1, y, "left the truth, right the prediction:", 7)
     sheet.text(2.1, y, "found, right", 7, color=_TRUTH)

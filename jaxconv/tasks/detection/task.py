@@ -238,6 +238,16 @@ class Detection(Task):
         """All classes, the lowest AP first."""
         return class_lines(outcomes)
 
+    @property
+    def writers(self) -> dict[str, tuple[tuple[str, ...], Callable[[Any, Any], None]]]:
+        """`predictions`, `detections` for COCO's server, and `confusion`."""
+        from jaxconv.tasks.detection import tables
+
+        return super().writers | {
+            "detections": ((".json",), tables.write_detections),
+            "confusion": ((".csv", ".png"), tables.write_confusion),
+        }
+
     def worst(self, outcomes: Outcomes, most: int) -> np.ndarray:
         """Those with the lowest F1 first, see mistakes.py."""
         return worst(outcomes, most)

@@ -1,7 +1,11 @@
 """Figures, mistakes and confusions of detectors, against pycocotools and slow references."""
 
 import contextlib
+import dataclasses
 import io
+import json
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxconv.data.sources import open_source
-from jaxconv.tasks.detection.matches import as_coco, in_file, matched, overlaps, voc_matched
+from jaxconv.errors import UserError
+from jaxconv.tasks.detection.matches import as_coco, matched, overlaps, voc_matched
 from jaxconv.tasks.detection.mistakes import KINDS, mistakes, most_confused, pairs
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
@@ -20,8 +25,9 @@ from jaxconv.tasks.detection.outcomes import (
     worst,
 )
 from jaxconv.tasks.detection.precision import figures, of_classes, voc_figures
+from jaxconv.tasks.detection.tables import write_detections
 from tests.data.test_annotations import data
-from tests.tasks.detection.test_task import random_kept
+from tests.tasks.detection.test_task import config_of, random_kept
 
 # pycocotools' order.
 NAMES = (
@@ -81,10 +87,14 @@ def test_all_figures_are_pycocotools_own(seed):
     np.testing.assert_allclose(np.nan_to_num(of_classes(matches)[1], nan=-1), recall, atol=1e-12)
 
 
-def test_figures_are_in_pixels_of_the_files(coco256):
-    """The network sees 96x96 pixels, of which a part shows the photograph, squeezed."""
-    path, count = coco256 / "val2017" / "boxes.json", 40
-    config = data(f"coco:{coco256}", resident_limit=0, coco__file="{split}/boxes.json")
+def squeezed(folder):
+    """Detections near the truth of 40 photographs, in images that show them squeezed.
+
+    Returns:
+      The file of annotations, the numbers of the images, the source, and what is kept.
+    """
+    path, count = folder / "val2017" / "boxes.json", 40
+    config = data(f"coco:{folder}", resident_limit=0, coco__file="{split}/boxes.json")
     source = open_source(config, "val2017", needs=("boxes", "classes", "valid", "crowd"))
     truths = [source.records[i][1] for i in range(count)]
     kept = {f"true_{name}": np.stack([one[name] for one in truths]) for name in truths[0]}
@@ -93,25 +103,24 @@ def test_figures_are_in_pixels_of_the_files(coco256):
     kept["boxes"][..., 2:] = np.maximum(kept["boxes"][..., 2:], kept["boxes"][..., :2] + 1)
     kept |= {"scores": random.uniform(size=shape), "classes": kept["true_classes"]}
     kept["valid"] = kept["true_valid"] & (random.uniform(size=shape) < 0.7)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-    by_name = {one["file_name"].rpartition("/")[2]: one for one in truth.dataset["images"]}
+    by_name = {one["file_name"]: one for one in json.loads(path.read_text())["images"]}
     of = [by_name[source.name(i).rpartition("/")[2]] for i in range(count)]
-    categories = {one["name"]: one["id"] for one in truth.dataset["categories"]}
-    images = [one["id"] for one in of]
-    rows = as_coco(kept, 80, images, [categories[name] for name in source.class_names])[1]
-    wanted = evaluated(str(path), rows, images).stats
-    assert min(wanted) > 0.01
     size = np.array([[one["height"], one["width"]] for one in of], np.float32)
     seen = random.uniform(30, 96, size.shape).astype(np.float32)
-    squeezed = dict(kept, size=size, seen=seen)
     for name in ("boxes", "true_boxes"):
-        squeezed[name] = (kept[name] * np.tile(seen / size, 2)[:, None]).astype(np.float32)
-    np.testing.assert_allclose(in_file(squeezed), kept["boxes"], atol=1e-3)
-    found = figures(matched(squeezed, 80))
+        kept[name] = (kept[name] * np.tile(seen / size, 2)[:, None]).astype(np.float32)
+    return path, [one["id"] for one in of], source, dict(kept, size=size, seen=seen)
+
+
+def test_figures_are_in_pixels_of_the_files(coco256):
+    path, images, source, kept = squeezed(coco256)
+    rows = as_coco(kept, 80, images, range(1, 81))[1]
+    wanted = evaluated(str(path), rows, images).stats
+    assert min(wanted) > 0.01 and len(source.class_names) == 80
+    found = figures(matched(kept, 80))
     for key, value in zip(NAMES, wanted, strict=True):
         assert found[key] == pytest.approx(value, abs=2e-3), key
-    assert abs(figures(matched({**squeezed, "size": seen}, 80))["ar_small"] - wanted[9]) > 0.02
+    assert abs(figures(matched({**kept, "size": kept["seen"]}, 80))["ar_small"] - wanted[9]) > 0.02
 
 
 def test_sizes_without_an_object_have_no_figures():
@@ -277,3 +286,37 @@ def test_the_worst_images_and_the_rows_of_classes():
     text = dict(remark_rows(outcomes, ", by two"))
     assert "10 detections" in text["AR, by two"] and "2007" in text["VOC's AP"]
     assert text["AP50 lost by"].count("%") == 6
+
+
+def test_a_file_for_coco_s_server_gives_the_same_figures(coco256, tmp_path):
+    """With the numbers of images and categories that the annotations have."""
+    folder = tmp_path / "data"
+    shutil.copytree(coco256 / "val2017" / "images", folder / "val2017" / "images")
+    content = json.loads((coco256 / "val2017" / "boxes.json").read_text())
+    for one in content["images"]:
+        one["id"] = 2000 - 7 * one["id"]
+    for one in content["annotations"]:
+        one["image_id"], one["category_id"] = 2000 - 7 * one["image_id"], 3 * one["category_id"]
+    for one in content["categories"]:
+        one["id"] *= 3
+    (folder / "val2017" / "boxes.json").write_text(json.dumps(content))
+    path, images, source, kept = squeezed(folder)
+    outcomes = Outcomes(kept, source.class_names, np.arange(40), matched(kept, 80))
+    config = config_of(data__source=f"coco:{folder}", data__coco__file="{split}/boxes.json")
+    evaluation = types.SimpleNamespace(
+        outcomes=outcomes, source=source, task=types.SimpleNamespace(config=config),
+        data=config.data.source, split="val2017",
+    )  # fmt: skip
+    write_detections(tmp_path / "found.json", evaluation)
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert set(rows[0]) == {"image_id", "category_id", "bbox", "score"}
+    wanted = evaluated(str(path), rows, images).stats
+    found = figures(outcomes.matches)
+    for key, value in zip(NAMES, wanted, strict=True):
+        assert found[key] == pytest.approx(value, abs=2e-3), key
+    evaluation.outcomes = dataclasses.replace(
+        outcomes, values={name: kept[name] for name in kept.keys() - {"size", "seen"}}
+    )
+    config.data.image_size = 64
+    with pytest.raises(UserError, match="--detections: .* were cropped"):
+        write_detections(tmp_path / "found.json", evaluation)
