@@ -21,6 +21,7 @@ from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
 from jaxconv.tasks.detection.boxes import at_least
 from jaxconv.tasks.detection.detections import choices, detections
+from jaxconv.tasks.detection.fusion import joined, turned_back
 from jaxconv.tasks.detection.mistakes import SHOWN, unpaired
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
@@ -63,6 +64,8 @@ class Detection(Task):
     uses = ("crowd",)
     keeps = True
     served_moves = {"boxes": "boxes"}
+    views = ("center", "flip")
+    joins_views = True
 
     @functools.cached_property
     def network(self) -> Detector:
@@ -209,6 +212,24 @@ class Detection(Task):
         """COCO's other figures and VOC's, see precision.py."""
         shown = {one.key for one in self.figures}
         return {name: value for name, value in all_figures(outcomes).items() if name not in shown}
+
+    def fused(self, each: Sequence[Outcomes]) -> Outcomes:
+        """By weighted boxes, see fusion.py; without a loss."""
+        values = joined([one.values for one in each])
+        del values["loss"]
+        return self.outcomes(values, each[0].index)
+
+    def joint_figures(self, outcomes: Outcomes) -> dict[str, float]:
+        """Those of `figures` but the loss."""
+        found = figures(outcomes.matches)
+        return {one.key: found[one.key] for one in self.figures if one.key in found}
+
+    def join_passes(self, passes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """The boxes in images and in their mirror images, fused; the loss of the former."""
+        if len(passes) == 1:
+            return passes[0]
+        first, mirrored = passes
+        return joined([first, turned_back(mirrored, self.size[1])])
 
     def truth(self, outcomes: Outcomes) -> np.ndarray:
         """The boxes of each example, [N, M x 4]."""
