@@ -18,9 +18,23 @@ BACKBONE = (
     "(conv3-64 bn relu)*2"
 )
 
+MASKS = {
+    "backbone": BACKBONE,
+    "maps": ("relu4", "relu7"),
+    "anchor_sizes": ((12,), (20,), (32,)),
+    "filters": 32,
+    "before_nms": (50, 30),
+    "after_nms": (30, 16),
+    "rpn_samples": 64,
+    "samples": 24,
+    "box_filters": 64,
+    "mask_filters": 32,
+    "detections": 10,
+}
+
 
 def get_config(argument=""):
-    check_argument(argument, "small")
+    check_argument(argument, "small", "masks", "masks_small")
     config = default_config()
     config.task.name = "detection"
     config.data.source = "xo_scenes"
@@ -39,4 +53,10 @@ def get_config(argument=""):
     config.optimizer.learning_rate = 0.005
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup_steps = 60
+    if argument.startswith("masks"):
+        config.model.name, config.model.kwargs = "maskrcnn_resnet50_fpn", dict(MASKS)
+        config.epochs, config.batch_size = 4.0, 16
+        if argument == "masks_small":
+            few = {"box_filters": 16, "mask_filters": 8, "samples": 8, "rpn_samples": 16}
+            return small(config, filters=8, **few)
     return small(config, filters=8, head_convs=1) if argument == "small" else config

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
+from jaxconv.data.geometry import KEPT
 from jaxconv.data.layout import LAYOUTS
 from jaxconv.data.objects import check_way
 from jaxconv.errors import UserError, nearest, short
@@ -39,6 +40,7 @@ CHOICES = {
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
     "augment.interpolation": ("nearest", "bilinear"),
     "augment.padding": ("black", "reflect"),
+    "augment.kept_objects": KEPT,
     "optimizer.schedule.name": SCHEDULES,
 }
 # Choices that may also be names of optax, or custom ones.
@@ -101,18 +103,27 @@ LESS_THAN_1 = (
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
 # Settings of `config.data` that would have no effect on other sources.
-OF_SOURCES = {"arrays": "arrays:", "text.header": "text:", "coco": "coco:", "nifti": "nifti:"}
+OF_SOURCES = {
+    "arrays": "arrays:",
+    "text.header": "text:",
+    "coco": "coco:",
+    "csv": "csv:",
+    "nifti": "nifti:",
+}
+# Sources of image files.
+FILES = ("folder", "masks", "coco", "voc", "csv", "tfds")
 # Pairs of positive numbers in ascending order, with their upper bound. Those that may be empty are
 # off when empty.
 PAIRS = {
     "random_resized_crop.scale": 1,
     "random_resized_crop.ratio": math.inf,
     "scale_jitter": math.inf,
+    "large_scale_jitter": 10,
     "erasing.area": 1,
     "blur.sigma": 100,
 }
 PAIRS |= {"erasing.ratio": math.inf}
-MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter")
+MAY_BE_EMPTY = ("random_resized_crop.scale", "scale_jitter", "large_scale_jitter")
 # Settings of `config.augment` that must be between 0 and this.
 AUGMENT_RANGES = {
     **dict.fromkeys(
@@ -147,7 +158,7 @@ AUGMENT_RANGES = {
 }
 # At most one of each of these may be on.
 ALTERNATIVES = (
-    ("random_resized_crop.scale", "scale_jitter", "pad_crop"),
+    ("random_resized_crop.scale", "scale_jitter", "large_scale_jitter", "pad_crop"),
     ("flip", "alternating_flip"),
     ("randaugment.layers", "trivial"),
 )
@@ -207,13 +218,15 @@ def check_config(config: AnyConfig, with_task: bool = True) -> None:
             "1, such as 10:20"
         )
     _check_data(config.data)
+    if with_task:
+        _check_padding(config, find_task(config.task.name))
     _check_augment(config, given)
     _check_optimizer(config.optimizer)
 
 
 def _check_metrics(config: AnyConfig, task: type[Task]) -> None:
     """Raise UserError unless the metrics of the config are figures of the task."""
-    allowed = [f"eval/{figure.key}" for figure in task.figures if figure.panel]
+    allowed = [f"eval/{figure.key}" for figure in task.measures(config) if figure.panel]
     for key in ("optimizer.schedule.metric", "checkpoint.metric", "early_stopping.metric"):
         metric = task.metric(flatten(config)[key])
         if metric not in allowed:
@@ -387,6 +400,7 @@ def _check_data(data: AnyConfig) -> None:
             f"config.data.std is {data.std}; every standard deviation must be more than 0"
         )
     _check_background(data)
+    _check_canvas(data)
     given, defaults = flatten(data), flatten(default_config().data)
     for key in given:
         kind = OF_SOURCES.get(key.split(".")[0]) or OF_SOURCES.get(key)
@@ -419,6 +433,63 @@ def _check_annotations(data: AnyConfig) -> None:
         )
 
 
+def _check_canvas(data: AnyConfig) -> None:
+    for key, least in (("canvas", 8), ("sides", 1)):
+        pair = data[key]
+        if pair and not (len(pair) == 2 and all(type(s) is int and s >= least for s in pair)):
+            raise UserError(
+                f"config.data.{key} is {pair}; it must be two whole numbers of at least {least}, "
+                "such as 800,1344"
+            )
+    if data.sides and not data.canvas:
+        raise UserError(
+            f"config.data.sides is {data.sides}; it is for images on a canvas, such as "
+            "--config.data.canvas=1344,1344"
+        )
+    if data.sides and data.sides[0] > data.sides[1]:
+        raise UserError(
+            f"config.data.sides is {data.sides}; the shorter side comes first, such as 800,1333"
+        )
+    for key, default in (("image_size", 0), ("eval_image_size", 0), ("crop_ratio", 1.0)):
+        if data.canvas and data[key] != default:
+            raise UserError(
+                f"config.data.canvas is {data.canvas}, and config.data.{key} is {data[key]}; on a "
+                f"canvas an image is whole: leave data.{key} at {default}"
+            )
+    kind = data.source.partition(":")[0]
+    if data.canvas and (is_own(data.source) or kind not in FILES):
+        raise UserError(
+            f"config.data.canvas is {data.canvas}; it is for image files, {', '.join(FILES)}, and "
+            f"config.data.source is {data.source!r}"
+        )
+
+
+def _check_padding(config: AnyConfig, task: type[Task]) -> None:
+    """Raise UserError unless the task, and the augmentation, know what of an image is padding."""
+    augment, data = config.augment, config.data
+    for key, value, instead in (
+        ("data.canvas", data.canvas, "data.image_size"),
+        ("augment.large_scale_jitter", augment.large_scale_jitter, "augment.scale_jitter"),
+    ):
+        if value and "seen" not in task.uses:
+            raise UserError(
+                f"config.{key} is {value}, and the task {config.task.name} would take the padding "
+                f"for a part of the image: use {instead}"
+            )
+    for key in ("scale_jitter", "pad_crop"):
+        if data.canvas and augment[key]:
+            raise UserError(
+                f"config.augment.{key} is {augment[key]}, and images stand on a canvas; use "
+                "large_scale_jitter or random_resized_crop"
+            )
+    if augment.large_scale_jitter and data.image_size:
+        size = data.image_size
+        raise UserError(
+            f"config.augment.large_scale_jitter is {augment.large_scale_jitter}, and images are "
+            f"cropped to data.image_size={size}; set --config.data.canvas={size},{size} instead"
+        )
+
+
 def _check_background(data: AnyConfig) -> None:
     if not data.background:
         return
@@ -432,8 +503,7 @@ def _check_background(data: AnyConfig) -> None:
             f"{nearest(data.background, ImageColor.colormap)}; it must be a colour such as white, "
             "#808080 or rgb(128,128,128)"
         ) from error
-    files = ("folder", "masks", "coco", "voc", "tfds")
-    if not is_own(data.source) and data.source.partition(":")[0] not in files:
+    if not is_own(data.source) and data.source.partition(":")[0] not in FILES:
         raise UserError(
             f"config.data.background is {data.background!r}, and {data.source} holds no image "
             "files; leave it empty"

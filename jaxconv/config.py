@@ -74,7 +74,7 @@ def default_config() -> Config:
 
     config.data = data = Config()
     # xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH, masks:PATH, coco:PATH,
-    # voc:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
+    # voc:PATH, csv:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
     data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
@@ -84,6 +84,12 @@ def default_config() -> Config:
     # pixels; the shorter side is resized to this, the center is cropped; 0: the files' own size
     data.image_size = 0
     data.eval_image_size = 0  # the same for evaluation, if different; 0: data.image_size
+    # instead of these two, height and width of a canvas, such as 800,1344: an image keeps its
+    # shape, is resized until it fits, and is padded at the bottom and the right, see data/canvas.py
+    data.canvas = ()
+    # the most pixels of an image's shorter and longer side on the canvas, such as torchvision's
+    # 800,1333 on 1344,1344; empty: as many as fit
+    data.sides = ()
     # share of the shorter side that the center crop covers in evaluation: 0.875 for the papers' 224
     # of 256
     data.crop_ratio = 1.0
@@ -112,6 +118,9 @@ def default_config() -> Config:
     # below PATH, such as annotations/{split}.json; empty: the first that is there of the usual ones
     coco.file = ""
     coco.images = ""  # the images' folder, such as images/{split}; empty the same
+    data.csv = table = Config()  # settings of csv:PATH, see data/tables.py
+    table.images = ""  # the images' folder, beside the table, such as photos; empty: looked for
+    table.relative = False  # numbers of boxes are shares of the image's sides instead of pixels
     data.nifti = nifti = Config()  # settings of nifti:PATH, see data/nifti.py
     # voxels, such as 40,56,40: volumes are centred in it; empty: the largest of each axis
     nifti.size = ()
@@ -180,6 +189,12 @@ def default_config() -> Config:
     # smallest and largest size of the shorter side before a random crop of data.image_size, such as
     # 256,512
     augment.scale_jitter = ()
+    # smallest and largest factor of the size at which an image fits, such as 0.1,2; then it is
+    # cropped at random, or padded (large scale jitter, Ghiasi et al. 2021, arXiv:2012.07177)
+    augment.large_scale_jitter = ()
+    # which objects a crop leaves: visible (all of which it shows something) or centre (those whose
+    # centre it shows, as SSD's)
+    augment.kept_objects = "visible"
     # pixels added on each side before a random crop back to the size
     augment.pad_crop = 0
     augment.padding = "black"  # those pixels: black, or reflect, the image mirrored at its border
@@ -383,6 +398,7 @@ def small(config: AnyConfig, image_size: int = 32, channels: int = 3, **kwargs: 
         data.scenes.channels = channels
         data.nifti.size = ()
     data.train_split, data.eval_split, data.image_size = "train", "test", 0
+    data.canvas, data.sides = (), ()
     data.toy.train_examples, data.toy.test_examples = 24, 12
     if data.source.startswith("xo_"):
         data.scenes.size = image_size

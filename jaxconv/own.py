@@ -62,7 +62,7 @@ _SEVERAL = ("eval.metrics",)
 # Sections of which any text may name one. Callbacks are not part of a run, so they are not listed.
 _KWARGS = ("optimizer.kwargs", "optimizer.schedule.kwargs")
 # What begins with one of these and a colon is built in, whatever the rest looks like.
-_BUILT_IN = ("folder", "masks", "coco", "voc", "nifti", "arrays", "text", "tfds")
+_BUILT_IN = ("folder", "masks", "coco", "voc", "csv", "nifti", "arrays", "text", "tfds")
 
 
 def is_own(name: str) -> bool:

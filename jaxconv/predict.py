@@ -26,9 +26,10 @@ import numpy as np
 from PIL import Image
 
 from jaxconv import lazy, moved
+from jaxconv.data.canvas import eval_part
 from jaxconv.data.decode import upright_size
 from jaxconv.data.folder import read_content
-from jaxconv.data.geometry import crop, eval_box, inverse, move
+from jaxconv.data.geometry import crop, inverse
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.data.loading import Reader
@@ -231,15 +232,15 @@ def _in_file(
     size: tuple[int, ...],
 ) -> dict[str, np.ndarray]:
     """What is served of an image, in the pixels of its file."""
-    moves = network.task.served_moves
     content, _ = records[number]
-    if not moves or network.kind != "image" or not isinstance(content, bytes):
+    if not network.task.served_moves or network.kind != "image" or not isinstance(content, bytes):
         return served
-    of_file, reading = upright_size(content), network.description["reading"]
-    box = (0, 0, *of_file)
-    if reading["image_size"] and not network.step:
-        box = eval_box(*of_file, reading["image_size"], reading["crop_ratio"])
-    return move(served, moves, inverse(crop(box, (size[0], size[1]))), of_file)
+    of_file, seen = upright_size(content), (size[0], size[1])
+    box, reading = (0, 0, *of_file), {"canvas": (), **network.description["reading"]}
+    if not network.step:
+        box, fitted = eval_part(*of_file, reading, reading["image_size"])
+        seen = fitted if reading["canvas"] else seen
+    return network.task.in_file(served, inverse(crop(box, seen)), of_file)
 
 
 def predict(

@@ -2,7 +2,10 @@
 
     segmentation   `segmentation` [H, W] uint8
     localization   `label`, the class of the largest object, and `boxes` [M, 4] of that class
-    detection      `boxes` [M, 4] and `classes` [M] int32 of all objects, `valid` and `crowd` [M]
+    detection      `boxes` [M, 4] and `classes` [M] int32 of all objects, `valid` and `crowd` [M];
+                   their `masks` [H, W, ceil(M / 8)] uint8, as bits, see `objects.as_bits`; their
+                   `keypoints` [M, J, 3]: y, x and COCO's visibility, and `filled` [M], the share of
+                   its box that each fills
 
 Objects are sorted by area, the largest first; beyond M, `data.max_boxes`, the smallest are left
 out. Rows without an object are boxes of zeros, of class -1.
@@ -20,12 +23,16 @@ import numpy as np
 from jaxconv.data.folder import read_content
 from jaxconv.data.interface import Target
 from jaxconv.data.masks import IGNORED, check_size
-from jaxconv.data.objects import Faults, Objects
+from jaxconv.data.objects import Faults, Objects, as_bits
 from jaxconv.data.pictures import upright_size
+from jaxconv.data.shapes import rasterized
 from jaxconv.errors import UserError, some
 
 # The targets that annotated images may have.
-OFFERED = ("segmentation", "label", "boxes", "classes", "valid", "crowd")
+OFFERED = (
+    *("segmentation", "label", "boxes", "classes", "valid", "crowd"),
+    *("masks", "keypoints", "filled"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,7 @@ class AnnotatedFiles:
       mask: number of an image -> its classes [H, W] uint8, and the name of the mask.
       checksum: of the annotations.
       faults: what was wrong.
+      moves: the kind of `keypoints`, see geometry.py.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class AnnotatedFiles:
         checksum: int,
         faults: Faults,
         notes: tuple[str, ...] = (),
+        moves: str = "keypoints",
     ):
         objects = objects.in_order()
         self._places = np.arange(len(pictures.names))
@@ -91,14 +100,15 @@ class AnnotatedFiles:
             notes += self._too_many(faults.place)
         forms = {
             "label": Target(),
-            "boxes": Target((most, 4), "float32", "boxes"),
-            "classes": Target((most,), "int32"),
-            "valid": Target((most,), "bool"),
-            "crowd": Target((most,), "bool"),
+            **detection_targets(most),
+            "filled": Target((most,), "float32"),
         }
-        if "segmentation" in wanted:
-            shape = size or tuple(int(side) for side in pictures.sizes[0])
-            forms["segmentation"] = Target(shape, "uint8", f"mask:{IGNORED}")
+        shape = size or tuple(int(side) for side in pictures.sizes[0])
+        forms["segmentation"] = Target(shape, "uint8", f"mask:{IGNORED}")
+        forms["masks"] = Target((*shape, -(-most // 8)), "uint8", "mask")
+        if objects.keypoints is not None:
+            joints = objects.keypoints.shape[1]
+            forms["keypoints"] = Target((most, joints, 3), "float32", moves)
         self.targets = {name: forms[name] for name in OFFERED if name in wanted}
         self.notes = notes
 
@@ -131,7 +141,16 @@ class AnnotatedFiles:
             mask, named = self._mask(place)
             check_size(mask, content, named, name)
             targets["segmentation"] = mask
+        if "masks" in self.targets:
+            targets["masks"] = self._bits(place)
         return content, {key: targets[key] for key in self.targets}
+
+    def _bits(self, place: int) -> np.ndarray:
+        """The masks of an image's objects, as bits."""
+        height, width = (int(side) for side in self._pictures.sizes[place])
+        shapes = self._objects.segments[self._objects.of(place)][: self._most]
+        masks = [rasterized(shape, height, width) for shape in shapes]
+        return as_bits(np.array(masks).reshape(-1, height, width), self._most)
 
     def _of_objects(self, place: int) -> dict[str, Any]:
         of, targets = self._objects.of(place), {}
@@ -141,6 +160,9 @@ class AnnotatedFiles:
         if self.has_labels:
             targets["label"] = np.int32(classes[0])
             boxes = boxes[classes == classes[0]]
+        for name in ("keypoints", "filled"):
+            if (values := getattr(self._objects, name)) is not None:
+                targets[name] = padded(values[of], self._most)
         return targets | {
             "boxes": padded(boxes, self._most),
             "classes": padded(classes, self._most, -1),
@@ -165,6 +187,16 @@ class AnnotatedFiles:
         for name, size in zip(self._pictures.names, self._pictures.sizes.tolist(), strict=True):
             value = zlib.crc32(os.fsencode(f"{name} {size}\n"), value)
         return value
+
+
+def detection_targets(most: int) -> dict[str, Target]:
+    """The targets of detection, with M = `most` rows."""
+    return {
+        "boxes": Target((most, 4), "float32", "boxes"),
+        "classes": Target((most,), "int32"),
+        "valid": Target((most,), "bool"),
+        "crowd": Target((most,), "bool"),
+    }
 
 
 def padded(values: np.ndarray, most: int, fill: int = 0) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Augmentation, jitted and on the device: optional functions of (key, batch), in this order.
 
-    random_resized_crop | scale_jitter | pad_crop
+    random_resized_crop | scale_jitter | large_scale_jitter | pad_crop
                      a part of the image, see data/geometry.py; images streamed from files are
                      cropped on the host, while they are read
     flip | alternating_flip
@@ -18,6 +18,7 @@
                      section 4.1)
     own              a custom function, see jaxconv/own.py
     normalise        (x/255 - mean) / std, float32; in evaluation too
+    blank            what is padding by the target `seen` has the mean colour again
     erasing          replace a random box by the mean or by noise (Zhong et al. 2020,
                      arXiv:1708.04896)
     mixup | cutmix   mix the image and the target with those of another example of the batch (Zhang
@@ -39,12 +40,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.data import colour, contrastive, randaugment
+from jaxconv.data.canvas import pad_colour
 from jaxconv.data.geometry import NO_MOVES, Moves
 from jaxconv.data.interface import Batch, keys_of
 from jaxconv.data.spatial import (
     Range,
     draw_boxes,
     flip,
+    large_scale_jitter,
     mirror,
     pad_crop,
     random_resized_crop,
@@ -92,6 +95,21 @@ def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batc
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     last = (1,) * (image.ndim - 1) + (-1,)
     return batch | {"image": image.astype(jnp.float32) * scale.reshape(last) - offset.reshape(last)}
+
+
+def blank(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """Fill what is padding, by `seen` [B, 2], of normalised images [B, H, W, C].
+
+    It becomes what `normalise` makes of the host's padding, see canvas.py.
+    """
+    if "seen" not in batch:
+        return batch
+    image = batch["image"]
+    colour = pad_colour(mean, image.shape[-1]).reshape(1, 1, 1, -1)
+    colour = normalise({"image": jnp.asarray(colour)}, mean, std)["image"]
+    corner = jnp.zeros_like(batch["seen"])
+    inside = _box_mask(jnp.concatenate([corner, batch["seen"]], axis=1), *image.shape[1:3])
+    return batch | {"image": jnp.where(inside[..., None], image, colour)}
 
 
 def erase(
@@ -223,7 +241,7 @@ def _check_that_all_moves(settings: Any, moves: Moves) -> None:
             raise UserError(
                 f"config.augment.{name} is {value}; it rotates and shears the image, but not its "
                 f"{', '.join(moves)}: turn it off, and use flip, pad_crop, scale_jitter, "
-                "random_resized_crop or colour_jitter"
+                "random_resized_crop, large_scale_jitter or colour_jitter"
             )
 
 
@@ -232,14 +250,20 @@ def _steps(
 ) -> Iterator[tuple[str, Callable[[jax.Array, Batch], Batch]]]:
     """Name and function of each enabled augmentation, in the module's order."""
     settings, mean = config.augment, config.data.mean
+    kept = settings.kept_objects
     if settings.random_resized_crop.scale and not cropped:
-        crop = partial(random_resized_crop, moves=moves, **settings.random_resized_crop)
+        crop = partial(random_resized_crop, moves=moves, kept=kept, **settings.random_resized_crop)
         yield "random_resized_crop", crop
     if settings.scale_jitter and not cropped:
-        yield "scale_jitter", partial(scale_jitter, sides=settings.scale_jitter, moves=moves)
+        sides = settings.scale_jitter
+        yield "scale_jitter", partial(scale_jitter, sides=sides, moves=moves, kept=kept)
+    if settings.large_scale_jitter and not cropped:
+        factors = settings.large_scale_jitter
+        large = partial(large_scale_jitter, factors=factors, moves=moves, kept=kept)
+        yield "large_scale_jitter", large
     if settings.pad_crop:
         pad = {"pixels": settings.pad_crop, "reflect": settings.padding == "reflect"}
-        yield "pad_crop", partial(pad_crop, **pad, moves=moves)
+        yield "pad_crop", partial(pad_crop, **pad, moves=moves, kept=kept)
     if settings.flip:
         yield "flip", partial(flip, moves=moves)
     if settings.alternating_flip:
@@ -270,6 +294,7 @@ def _steps(
     if settings.own:
         yield "own", partial(_own, function=own(settings.own, "config.augment.own"))
     yield "normalise", lambda key, batch: normalise(batch, mean, config.data.std)
+    yield "blank", lambda key, batch: blank(batch, mean, config.data.std)
     if settings.erasing.probability:
         yield "erasing", partial(erase, **settings.erasing)
     if settings.mixup or settings.cutmix:

@@ -8,6 +8,10 @@ classes are ignored, and those of a crowd count as its class. A panoptic file ha
 it, in a folder of its name, whose colour is the number of a segment; every category is a class, and
 pixels of no segment are ignored. Boxes and classes need instances.
 
+Objects' own masks, for Mask R-CNN, are those of their segmentations; objects without one are left
+out. Keypoints are those of a file such as annotations/person_keypoints_<split>.json: the categories
+name them, and `left_x` and `right_x` change places where an image is mirrored.
+
 Polygons and run lengths become masks by pycocotools, the reference (the extra `coco`).
 """
 
@@ -30,6 +34,7 @@ from jaxconv.data.annotated import (
     wanted_of,
 )
 from jaxconv.data.folder import read_content
+from jaxconv.data.geometry import Size
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
@@ -48,6 +53,8 @@ FILES = (
     "{split}/panoptic.json",
     "{split}/boxes.json",
 )
+# Looked at first where keypoints are asked for.
+_OF_KEYPOINTS = ("annotations/person_keypoints_{split}.json",)
 FOLDERS = ("{split}/images", "{split}", "images/{split}", "images", ".")
 # Classes that a mask of 8 bits can tell apart, with the ignored index.
 _MOST = 255
@@ -64,6 +71,7 @@ class Annotations:
       objects: of the images; none in a panoptic file.
       segments: of a panoptic file, by image: the name of its PNG, and {number: class}.
       checksum: of the file.
+      keypoints: the names of the objects' keypoints.
     """
 
     path: Path
@@ -72,10 +80,11 @@ class Annotations:
     objects: Objects
     segments: Sequence[tuple[str, Mapping[int, int]]] | None
     checksum: int
+    keypoints: tuple[str, ...] = ()
 
 
 def open_coco(
-    folder: str, split: str, settings: Any, needs: Sequence[str], image_size: int
+    folder: str, split: str, settings: Any, needs: Sequence[str], size: Size | None
 ) -> AnnotatedFiles:
     """The records of a split.
 
@@ -84,21 +93,23 @@ def open_coco(
       split: the split's name.
       settings: `config.data`; `coco`, `annotations` and `max_boxes` are used.
       needs: the targets that the task needs; empty for masks or, without any, label and boxes.
-      image_size: height and width of the masks in an example; 0 for those of the files.
+      size: (height, width) of the masks in an example; None for those of the files.
 
     Raises:
       UserError: there is no such split, the annotations cannot be read, or are faulty and that is
         refused, or pycocotools is not installed.
     """
     root = Path(folder).expanduser()
-    path = find(root, split, settings.coco.file)
+    path = find(root, split, settings.coco.file, "keypoints" in needs)
     faults = Faults(str(path), settings.annotations)
-    with_shapes = not needs or "segmentation" in needs
+    with_shapes = not needs or "segmentation" in needs or "masks" in needs
     found = read(path, root, split, settings.coco.images, faults, with_shapes)
     shapes = found.segments is not None or any(s is not None for s in found.objects.segments)
     offered = OFFERED if found.segments is None else OFFERED[:1]
     if not shapes:
-        offered = OFFERED[1:]
+        offered = tuple(name for name in OFFERED if name not in ("segmentation", "masks"))
+    if not found.keypoints:
+        offered = tuple(name for name in offered if name != "keypoints")
     wanted = wanted_of(needs, offered, ("segmentation",) if shapes else ("label", "boxes"))
     if needs and not wanted:
         raise UserError(
@@ -111,26 +122,49 @@ def open_coco(
     if "segmentation" in wanted:
         names, mask = _masks(found, faults)
     else:
+        if "masks" in wanted:
+            objects = _with_shapes(objects, faults)
         objects = mended(objects, found.pictures.sizes, faults)
-    size = (image_size, image_size) if image_size else None
     return AnnotatedFiles(
         found.pictures, objects, names, wanted, settings.max_boxes, size, mask, found.checksum,
-        faults,
+        faults, moves=_moves(found.keypoints),
     )  # fmt: skip
 
 
-def find(root: Path, split: str, named: str) -> Path:
+def _moves(names: Sequence[str]) -> str:
+    """The kind of keypoints of these names: which are left and right of another."""
+    places = {name: n for n, name in enumerate(names)}
+    pairs = [
+        f"{n}-{places[other]}"
+        for name, n in places.items()
+        if name.startswith("left") and (other := f"right{name.removeprefix('left')}") in places
+    ]
+    return "keypoints:" + ",".join(pairs) if pairs else "keypoints"
+
+
+def _with_shapes(objects: Objects, faults: Faults) -> Objects:
+    """The objects with a segmentation that can become a mask."""
+    none = [i for i, shape in enumerate(objects.segments) if shape is None]
+    faults.add("objects without a usable segmentation, left out", [objects.names[i] for i in none])
+    # Whether pycocotools is there is asked before training, not while examples are read.
+    rasterized([np.zeros(6)], 1, 1)
+    return objects.take(np.setdiff1d(np.arange(len(objects.names)), none))
+
+
+def find(root: Path, split: str, named: str, keypoints: bool = False) -> Path:
     """The file of annotations of a split.
 
     Args:
       root: DIR.
       split: the split's name.
       named: `config.data.coco.file`; empty to look for those of `FILES`.
+      keypoints: whether to look for a file of keypoints first.
 
     Raises:
       UserError: there is none.
     """
-    tried = [name.replace("{split}", split) for name in ([named] if named else FILES)]
+    usual = (*(_OF_KEYPOINTS if keypoints else ()), *FILES)
+    tried = [name.replace("{split}", split) for name in ([named] if named else usual)]
     for name in tried:
         if (root / name).is_file():
             return root / name
@@ -164,6 +198,7 @@ def read(
         content = read_content(path)
         found = json.loads(content)
         categories = {int(one["id"]): str(one["name"]) for one in found["categories"]}
+        points = _keypoint_names(found["categories"])
         entries = _unique(found["images"], "images with the id of another, left out", faults)
         why = "annotations with the id of another, left out"
         annotations = _unique(found["annotations"], why, faults)
@@ -194,8 +229,26 @@ def read(
         "must have image_id, category_id and bbox of each annotation, four "
         "numbers: left, top, width, height",
     ):
-        objects = _objects(of_images, by_id, order, sizes, faults, with_shapes)
-    return Annotations(path, pictures, class_names, objects, segments, zlib.crc32(content))
+        objects = _objects(of_images, by_id, order, sizes, faults, with_shapes, len(points))
+    checksum = zlib.crc32(content)
+    return Annotations(path, pictures, class_names, objects, segments, checksum, points)
+
+
+def _keypoint_names(categories: Sequence[Any]) -> tuple[str, ...]:
+    """The names of the keypoints of the category with the most; empty if there are none."""
+    named = [tuple(str(name) for name in one.get("keypoints") or ()) for one in categories]
+    return max(named, key=len, default=())
+
+
+def _keypoints(found: Any, count: int, name: str, faults: Faults) -> np.ndarray:
+    """[count, 3] y, x and visibility of [x, y, v, x, y, v ...]; zeros of what is not there."""
+    points, numbers = np.zeros((count, 3), np.float32), np.asarray(found or [], np.float32)
+    if numbers.size % 3 or numbers.size > points.size or not np.isfinite(numbers).all():
+        faults.add("keypoints that are not three numbers each, left out", [name])
+        return points
+    own = numbers.reshape(-1, 3)[:, [1, 0, 2]]
+    points[: len(own)] = np.where(own[:, 2:] > 0, own, 0)
+    return points
 
 
 def numbers_of(folder: str, split: str, settings: Any) -> tuple[dict[str, int], dict[str, int]]:
@@ -280,6 +333,7 @@ def _objects(
     sizes: np.ndarray,
     faults: Faults,
     with_shapes: bool,
+    keypoints: int = 0,
 ) -> Objects:
     """The annotations of those images that are there, and of known categories."""
     kept, nowhere, unknown = [], [], []
@@ -312,7 +366,14 @@ def _objects(
             for (_, one), i in zip(kept, objects.image, strict=True)
         ]
         objects = dataclasses.replace(objects, segments=shapes)
-    return objects
+    if keypoints:
+        points = [_keypoints(one.get("keypoints"), keypoints, name, faults) for name, one in kept]
+        found = np.array(points, np.float32).reshape(-1, keypoints, 3)
+        objects = dataclasses.replace(objects, keypoints=found)
+    around = boxes[:, 2] * boxes[:, 3]
+    inside = np.array([one.get("area", np.nan) for _, one in kept], np.float32)
+    filled = np.where((inside > 0) & (around > 0), inside / np.maximum(around, 1e-9), 1)
+    return dataclasses.replace(objects, filled=np.minimum(filled, 1).astype(np.float32))
 
 
 def _masks(found: Annotations, faults: Faults) -> tuple[tuple[str, ...], Any]:
@@ -327,12 +388,7 @@ def _masks(found: Annotations, faults: Faults) -> tuple[tuple[str, ...], Any]:
         )
     if found.segments is not None:
         return names, panoptic_masks(found.path, found.segments)
-    objects = found.objects
-    none = [i for i, shape in enumerate(objects.segments) if shape is None]
-    faults.add("objects without a usable segmentation, left out", [objects.names[i] for i in none])
-    objects = objects.take(np.setdiff1d(np.arange(len(objects.names)), none)).in_order()
-    # Whether pycocotools is there is asked before training, not while examples are read.
-    rasterized([np.zeros(6)], 1, 1)
+    objects = _with_shapes(found.objects, faults).in_order()
 
     def mask(i: int) -> tuple[np.ndarray, str]:
         of = objects.of(i)

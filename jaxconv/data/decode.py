@@ -35,6 +35,8 @@ _OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # The most rows that are decoded together: four blocks of 8, if chroma is subsampled by four.
 _LARGEST_BLOCK = 32
 _own = threading.local()
+# Height and width of an image -> the part to keep, and its size after resizing.
+Choose = Callable[[int, int], tuple[Box, Size]]
 # The most pixels for which a thread keeps a buffer.
 _SCRATCH = 1 << 22
 
@@ -80,9 +82,36 @@ def decode_image(
     Args:
       data: the file's content.
       image_size: height and width of the result in pixels; 0 keeps the whole image as it is.
-      channels: 1 for grey, 3 for colour, 0 for that of the file.
+      channels: see `decode_part`.
       choose_box: (height, width) -> the part to keep, in pixels of the upright image; used if
         `image_size` is not 0.
+      decoder, fast, background: see `decode_part`.
+
+    Raises:
+      DamagedError: as in `decode_part`.
+    """
+
+    def choose(height: int, width: int) -> tuple[Box, Size]:
+        return choose_box(height, width), (image_size, image_size)
+
+    return decode_part(data, choose if image_size else None, channels, decoder, fast, background)
+
+
+def decode_part(
+    data: bytes,
+    choose: Choose | None,
+    channels: int,
+    decoder: str,
+    fast: bool = False,
+    background: str = "",
+) -> np.ndarray:
+    """Decode a part of an image file and resize it: [H, W, C] uint8, turned upright by EXIF data.
+
+    Args:
+      data: the file's content.
+      choose: (height, width) of the upright image -> the part to keep, and its size after resizing;
+        None keeps the whole image as it is.
+      channels: 1 for grey, 3 for colour, 0 for that of the file.
       decoder: `simplejpeg` or `pillow`.
       fast: let simplejpeg repeat subsampled chroma instead of interpolating it, and stop decoding
         below the box, which together save a quarter of the time; and use a linear kernel to shrink
@@ -99,14 +128,14 @@ def decode_image(
         # Pillow can read some files that simplejpeg rejects; otherwise its error message is the
         # better one.
         with contextlib.suppress(Exception):
-            pixels = _decode_jpeg(data, image_size, channels, choose_box, fast)
+            pixels = _decode_jpeg(data, choose, channels, fast)
             if pixels is not None:
                 return pixels
-    return _decode_by_pillow(data, image_size, channels, choose_box, decoder, background)
+    return _decode_by_pillow(data, choose, channels, decoder, background)
 
 
 def _decode_jpeg(
-    data: bytes, image_size: int, channels: int, choose_box: Callable[[int, int], Box], fast: bool
+    data: bytes, choose: Choose | None, channels: int, fast: bool
 ) -> np.ndarray | None:
     """The pixels; None if only Pillow can decode: other formats, CMYK, rotated or huge images."""
     import simplejpeg
@@ -122,22 +151,20 @@ def _decode_jpeg(
         or _orientation(data) != UPRIGHT
     ):
         return None
-    box = choose_box(height, width) if image_size else (0, 0, height, width)
-    factor = _reduction(box, image_size)
+    box, resized = choose(height, width) if choose else ((0, 0, height, width), None)
+    factor = _reduction(box, resized)
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
     # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
     # overwrite them.
     settings: dict[str, Any] = {
         "colorspace": "GRAY" if grey else "RGB",
-        "buffer": _scratch(height * width * 3)
-        if image_size and height * width <= _SCRATCH
-        else None,
+        "buffer": _scratch(height * width * 3) if resized and height * width <= _SCRATCH else None,
     }
     if fast and factor == 1:
         rows = _cut_below(data, box[0] + box[2], height)
         if rows is not None:
             pixels = simplejpeg.decode_jpeg(rows, fastupsample=True, strict=False, **settings)
-            return _cut_and_resize(pixels, box, image_size, "simplejpeg", fast)
+            return _cut_and_resize(pixels, box, resized, "simplejpeg", fast)
     least = {
         "min_height": -(-height // factor),
         "min_width": -(-width // factor),
@@ -145,7 +172,7 @@ def _decode_jpeg(
     }
     pixels = simplejpeg.decode_jpeg(data, fastupsample=fast, **least, **settings)
     return _cut_and_resize(
-        pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, "simplejpeg", fast
+        pixels, _scaled(box, (height, width), pixels.shape[:2]), resized, "simplejpeg", fast
     )
 
 
@@ -198,31 +225,27 @@ def _orientation(data: bytes) -> int:
 
 
 def _decode_by_pillow(
-    data: bytes,
-    image_size: int,
-    channels: int,
-    choose_box: Callable[[int, int], Box],
-    decoder: str,
-    background: str,
+    data: bytes, choose: Choose | None, channels: int, decoder: str, background: str
 ) -> np.ndarray:
     with opened(data) as image:
         turned = orientation(image)
         width, height = image.size[::-1] if turned >= 5 else image.size
-        box = choose_box(height, width) if image_size else (0, 0, height, width)
-        factor = _reduction(box, image_size)
+        box, resized = choose(height, width) if choose else ((0, 0, height, width), None)
+        factor = _reduction(box, resized)
         if factor > 1:
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
         pixels = to_pixels(upright(image, turned), channels, background)
         return _cut_and_resize(
-            pixels, _scaled(box, (height, width), pixels.shape[:2]), image_size, decoder
+            pixels, _scaled(box, (height, width), pixels.shape[:2]), resized, decoder
         )
 
 
-def _reduction(box: Box, image_size: int) -> int:
-    """The largest of 8, 4, 2, 1 by which the box can shrink and still span `image_size` pixels."""
-    return next(
-        (factor for factor in (8, 4, 2) if image_size and min(box[2:]) >= factor * image_size), 1
-    )
+def _reduction(box: Box, size: Size | None) -> int:
+    """The largest of 8, 4, 2, 1 by which the box can shrink and still span the size."""
+    if size is None:
+        return 1
+    least = min(old / new for old, new in zip(box[2:], size, strict=True))
+    return next((factor for factor in (8, 4, 2) if least >= factor), 1)
 
 
 def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[float, ...]:
@@ -237,11 +260,9 @@ def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[
 
 
 def _cut_and_resize(
-    pixels: np.ndarray, box: tuple[float, ...], image_size: int, decoder: str, fast: bool = False
+    pixels: np.ndarray, box: tuple[float, ...], size: Size | None, decoder: str, fast: bool = False
 ) -> np.ndarray:
-    return (
-        _resize_part(pixels, box, (image_size, image_size), decoder, fast) if image_size else pixels
-    )
+    return _resize_part(pixels, box, size, decoder, fast) if size else pixels
 
 
 def _resize_part(

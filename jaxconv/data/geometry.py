@@ -20,8 +20,11 @@ Coordinates are pixels; pixel (i, j) covers [i, i + 1) x [j, j + 1). The kinds o
 
     boxes       [..., 4] float32: top, left, bottom, right
     points      [..., 2] float32: y, x
-    mask        [H, W] or [H, W, C] integers, such as the class of each pixel; pixels from outside
-                the image are 0, or 255 if the kind is `mask:255`
+    keypoints   [..., J, 3] float32: y, x, and a number that stays, such as whether it is visible;
+                `keypoints:1-2,3-4` swaps the 1st with the 2nd and the 3rd with the 4th of the J,
+                counted from 0, where the image is mirrored: left and right
+    mask        [H, W] or [H, W, C] integers, such as the class of each pixel or bits; pixels from
+                outside the image are 0, or 255 if the kind is `mask:255`
 
 Functions of transforms take numpy or JAX arrays of one example; use `jax.vmap` for batches.
 """
@@ -29,7 +32,7 @@ Functions of transforms take numpy or JAX arrays of one example; use `jax.vmap` 
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +46,8 @@ Number = Any  # a Python number, or a JAX float32 scalar
 Moves = Mapping[str, str]  # name of an entry of the batch -> its kind
 
 TRIES = 10
+# Which objects a crop leaves: all of which it shows something, or those whose centre it shows.
+KEPT = ("visible", "centre")
 NO_MOVES: Moves = types.MappingProxyType({})
 
 
@@ -78,9 +83,10 @@ def crop(box: Any, size: Size) -> Transform:
     return compose(shift(-top, -left), scale(size[0] / height, size[1] / width))
 
 
-def flip(width: int) -> Transform:
+def flip(width: Number) -> Transform:
     """Mirror an image of this width in pixels left to right."""
-    return Transform(1.0, 0.0, 0.0, -1.0, 0.0, float(width))
+    right = width if isinstance(width, jax.Array) else float(width)
+    return Transform(1.0, 0.0, 0.0, -1.0, 0.0, right)
 
 
 def rotate(degrees: Number, height: int, width: int) -> Transform:
@@ -142,10 +148,26 @@ def move_boxes(boxes: Array, transform: Transform) -> Array:
     return xp.stack(hull, axis=-1).astype(np.float32)
 
 
-def clip_boxes(boxes: Array, size: Size) -> Array:
+def clip_boxes(boxes: Array, size: Sequence[Number]) -> Array:
     """Clip boxes [..., 4] to an image of a size (height, width); a box outside it has area 0."""
-    xp = _library(boxes)
-    return xp.stack([xp.clip(boxes[..., n], 0.0, float(size[n % 2])) for n in range(4)], axis=-1)
+    xp = _library(boxes, size)
+    most = [side if isinstance(side, jax.Array) else float(side) for side in size]
+    return xp.stack([xp.clip(boxes[..., n], 0.0, most[n % 2]) for n in range(4)], axis=-1)
+
+
+def shows_centre(boxes: Array, size: Sequence[Number]) -> Array:
+    """Whether the centre of each box [..., 4] lies in an image of a size: [...] bool."""
+    y, x = ((boxes[..., n] + boxes[..., n + 2]) / 2 for n in range(2))
+    return (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+
+
+def blank_mask(mask: Array, seen: Sequence[Number], fill: int) -> Array:
+    """A mask [H, W, ...] with `fill` below and right of what is seen (height, width)."""
+    xp = _library(mask, seen)
+    y, x = (xp.arange(length, dtype=np.float32) + 0.5 for length in mask.shape[:2])
+    inside = (y.reshape(-1, 1) < seen[0]) & (x.reshape(1, -1) < seen[1])
+    inside = inside.reshape(*inside.shape, *(1 for _ in mask.shape[2:]))
+    return xp.where(inside, mask, xp.asarray(fill, mask.dtype))
 
 
 def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> Array:
@@ -163,13 +185,41 @@ def move_mask(mask: Array, transform: Transform, size: Size, fill: int = 0) -> A
     return xp.where(inside, pixels, xp.asarray(fill, mask.dtype))
 
 
+def move_keypoints(keypoints: Array, transform: Transform, pairs: str = "") -> Array:
+    """Transform keypoints [..., J, 3]: [..., J, 3] float32, possibly outside the image.
+
+    Args:
+      keypoints: y, x, and a number that stays.
+      transform: of the image; if it mirrors, `pairs` change places.
+      pairs: such as `1-2,3-4`, indices among the J; empty for none.
+    """
+    xp = _library(keypoints, transform)
+    points = move_points(keypoints[..., :2], transform)
+    moved = xp.concatenate([points, keypoints[..., 2:].astype(np.float32)], axis=-1)
+    if not pairs:
+        return moved
+    order = list(range(keypoints.shape[-2]))
+    for pair in pairs.split(","):
+        one, other = (int(number) for number in pair.split("-"))
+        order[one], order[other] = other, one
+    mirrors = transform.yy * transform.xx - transform.yx * transform.xy < 0
+    return xp.where(mirrors, moved[..., np.array(order), :], moved)
+
+
 def mask_fill(kind: str) -> int | None:
     """The fill value of a kind: 255 for `mask:255`, 0 for `mask`, None for other kinds."""
     name, _, fill = kind.partition(":")
     return int(fill or 0) if name == "mask" else None
 
 
-def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size) -> dict[str, Any]:
+def move(
+    targets: dict[str, Any],
+    moves: Moves,
+    transform: Transform,
+    size: Size,
+    seen: Sequence[Number] | None = None,
+    kept: str = "visible",
+) -> dict[str, Any]:
     """One example's targets after a transform of its image; boxes are clipped to it, points not.
 
     Args:
@@ -177,20 +227,36 @@ def move(targets: dict[str, Any], moves: Moves, transform: Transform, size: Size
       moves: the kind of each target that moves with the image, by name; see the module.
       transform: of the image.
       size: (height, width) of the transformed image, in pixels.
+      seen: (height, width) of what it shows, from the top left on; the rest is padding. None for
+        all of it.
+      kept: which boxes stay, one of `KEPT`; others become zeros, and the target `valid` [M], if
+        there is one, is False.
 
     Raises:
       ValueError: a kind is unknown.
     """
-    moved = {}
+    moved: dict[str, Any] = {}
     for name, kind in moves.items():
         if (fill := mask_fill(kind)) is not None:
             moved[name] = move_mask(targets[name], transform, size, fill)
+            if seen is not None:
+                moved[name] = blank_mask(moved[name], seen, fill)
         elif kind == "points":
             moved[name] = move_points(targets[name], transform)
+        elif kind.partition(":")[0] == "keypoints":
+            moved[name] = move_keypoints(targets[name], transform, kind.partition(":")[2])
         elif kind == "boxes":
-            moved[name] = clip_boxes(move_boxes(targets[name], transform), size)
+            whole = move_boxes(targets[name], transform)
+            moved[name] = clip_boxes(whole, size if seen is None else seen)
+            if kept == "centre":
+                stays = shows_centre(whole, size if seen is None else seen)
+                moved[name] = moved[name] * stays[..., None].astype(np.float32)
+                if "valid" in targets:
+                    moved["valid"] = targets["valid"] & stays
         else:
-            raise ValueError(f"{name} has moves={kind!r}; it must be boxes, points or mask")
+            raise ValueError(
+                f"{name} has moves={kind!r}; it must be boxes, points, keypoints or mask"
+            )
     return targets | moved
 
 

@@ -70,8 +70,8 @@ class Target:
     Attributes:
       shape: per example.
       dtype: the same on the host and on the devices.
-      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`, `mask`,
-        `mask:255`; empty if it does not.
+      moves: how it moves with the pixels of its image, see geometry.py: `boxes`, `points`,
+        `keypoints`, `mask`, `mask:255`; empty if it does not.
     """
 
     shape: tuple[int, ...] = ()
@@ -99,7 +99,8 @@ RESERVED = (
 # In a batch of masks of several sizes, padded at the bottom and the right: [B, 2] int32, the height
 # and width of each without padding.
 OWN_SIZE = "own_size"
-# In the batch that a task gets in training: a JAX key for this step, and this part of the batch.
+# In the batch that a task gets in training: a JAX key for each example [B], by the step and by its
+# position in the global batch, so that what is drawn does not depend on the number of devices.
 RANDOM_KEY = "random_key"
 
 

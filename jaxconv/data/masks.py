@@ -166,13 +166,15 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], int]:
     return tuple(names[:-1] if ignored == len(names) - 1 else names), ignored
 
 
-def open_masks(folder: str, split: str, image_size: int, trained: Sequence[str]) -> MaskedFiles:
+def open_masks(
+    folder: str, split: str, size: tuple[int, int] | None, trained: Sequence[str]
+) -> MaskedFiles:
     """The records of DIR/<split>.
 
     Args:
       folder: DIR.
       split: the split's name.
-      image_size: height and width of the masks in an example; 0 for those of the files.
+      size: (height, width) of the masks in an example; None for those of the files.
       trained: the classes of the split that the network was trained with; empty if there is none.
 
     Raises:
@@ -202,7 +204,6 @@ def open_masks(folder: str, split: str, image_size: int, trained: Sequence[str])
         names, ignored = read_classes(root / "classes.json")
     elif not names:
         names = _numbered(masks, listed.names)
-    size = (image_size, image_size) if image_size else None
     notes = tuple(listed.notes(str(images)))
     return MaskedFiles(root / split, listed.names, names, ignored, size, notes)
 

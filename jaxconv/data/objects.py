@@ -79,6 +79,9 @@ class Objects:
       crowd: [n] bool.
       names: of the objects, for messages.
       segments: n shapes, whatever `shapes.rasterized` takes; empty if there are none.
+      keypoints: [n, J, 3] float32: y, x in pixels, and 0 not labelled, 1 hidden or 2 visible; None
+        if there are none.
+      filled: [n] float32, the share of its box that each object fills; None if it is unknown.
     """
 
     image: np.ndarray
@@ -87,6 +90,8 @@ class Objects:
     crowd: np.ndarray
     names: Sequence[str]
     segments: Sequence[Any] = ()
+    keypoints: np.ndarray | None = None
+    filled: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "Objects":
         """Those of some places [m], integers."""
@@ -99,6 +104,8 @@ class Objects:
             self.crowd[places],
             [self.names[i] for i in numbers],
             [self.segments[i] for i in numbers] if self.segments else (),
+            None if self.keypoints is None else self.keypoints[places],
+            None if self.filled is None else self.filled[places],
         )
 
     def of(self, i: int) -> slice:
@@ -108,6 +115,23 @@ class Objects:
     def in_order(self) -> "Objects":
         """Sorted by image and, in an image, by area, the largest first."""
         return self.take(np.lexsort((-areas(self.boxes), self.image)))
+
+
+def as_bits(masks: np.ndarray, most: int) -> np.ndarray:
+    """Masks [n, H, W] of n objects as bits [H, W, ceil(most / 8)] uint8.
+
+    Bit m % 8 of byte m // 8 is object m; those beyond `most` are left out.
+    """
+    masks = np.asarray(masks, bool)[:most]
+    packed = np.packbits(masks, axis=0, bitorder="little")
+    room = -(-most // 8) - len(packed)
+    return np.moveaxis(np.pad(packed, ((0, room), (0, 0), (0, 0))), 0, -1)
+
+
+def of_bits(bits: np.ndarray, objects: int) -> np.ndarray:
+    """The masks [objects, H, W] bool in bits, see `as_bits`."""
+    planes = np.unpackbits(np.asarray(bits), axis=-1, count=objects, bitorder="little")
+    return np.moveaxis(planes, -1, 0).astype(bool)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,14 @@ def upright_size(data: bytes) -> tuple[int, int]:
         sideways = orientation(image) > 4
         width, height = image.size
         return (width, height) if sideways else (height, width)
+
+
+def size_or_zeros(path: Path) -> tuple[int, int]:
+    """Height and width of an image file; zeros if it cannot be read, which is said later."""
+    try:
+        return upright_size(path.read_bytes())
+    except (DamagedError, OSError, ValueError):
+        return (0, 0)
 
 
 def is_grey(data: bytes) -> bool:

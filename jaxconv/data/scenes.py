@@ -5,10 +5,13 @@ boxes; and single letters with a box.
                 overlap, the later one. `boxes` [M, 4] float32, `classes` [M] int32 (1 or 2) and
                 `valid` [M] bool of up to M letters. A task that needs `classes` and no mask has
                 these alone: 0 an O, 1 an X
+                One that needs `masks` has the ink of each letter, [S, S, ceil(M / 8)] uint8
+                as bits, see `objects.as_bits`
     xo_boxes    one letter somewhere: `label` (0 an O, 1 an X) and `boxes` [1, 4] float32
 
 Boxes are (top, left, bottom, right) in pixels, around all of a letter's ink, also that below
-another letter. Example i of a split is a function of (seed, split, i) alone.
+another letter, which its own mask has too. Example i of a split is a function of (seed, split, i)
+alone.
 """
 
 from typing import NamedTuple
@@ -16,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxconv.data.interface import Arrays, generator
+from jaxconv.data.objects import as_bits
 from jaxconv.data.xo import CLASS_NAMES, GRID, STROKE, distance_to_figure, paint, to_bytes
 from jaxconv.errors import UserError
 
@@ -35,12 +39,14 @@ class Scene(NamedTuple):
       mask: [S, S] uint8, see the module.
       boxes: [n, 4] float32 of the letters, in the order in which they were drawn.
       classes: [n] int32: 1 an O, 2 an X.
+      inks: [n, S, S] bool: the pixels of each letter.
     """
 
     image: np.ndarray
     mask: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
+    inks: np.ndarray
 
 
 def draw_scene(
@@ -63,7 +69,7 @@ def draw_scene(
     image, mask = np.full((size, size), -1.0), np.zeros((size, size), np.uint8)
     pixels = np.arange(size) + 0.5
     placed: list[tuple[float, float, float]] = []
-    boxes, classes = [], []
+    boxes, classes, inks = [], [], []
     for _ in range(int(random.integers(letters[0], letters[1] + 1))):
         label, reach = int(random.integers(2)), random.uniform(*_REACHES) * size
         angle, stretch = random.uniform(0, 2 * np.pi), random.uniform(0.8, 1.25)
@@ -91,6 +97,7 @@ def draw_scene(
         placed.append((y, x, half))
         boxes.append([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
         classes.append(1 + label)
+        inks.append(of_letter)
         image, mask = np.maximum(image, ink), np.where(of_letter, np.uint8(1 + label), mask)
     image = image + noise * random.standard_normal((size, size))
     return Scene(
@@ -98,6 +105,7 @@ def draw_scene(
         mask,
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(classes, np.int32),
+        np.array(inks, bool).reshape(-1, size, size),
     )
 
 
@@ -112,9 +120,10 @@ def draw_scenes(
     test_examples: int = 500,
     single: bool = False,
     unmasked: bool = False,
+    instances: bool = False,
 ) -> Arrays:
-    """The split `train` or `test` of xo_scenes, if need be `unmasked`, or, with `single`, of
-    xo_boxes.
+    """The split `train` or `test` of xo_scenes, if need be `unmasked` and with the masks of
+    `instances`, or, with `single`, of xo_boxes.
 
     Raises:
       UserError: the split does not exist, or a setting is out of range.
@@ -150,10 +159,12 @@ def draw_scenes(
     for n, scene in enumerate(drawn):
         boxes[n, : len(scene.boxes)], classes[n, : len(scene.classes)] = scene.boxes, scene.classes
     objects = {"boxes": boxes, "classes": classes, "valid": valid}
+    moves = {"segmentation": "mask", "boxes": "boxes", "masks": "mask"}
+    if instances:
+        objects["masks"] = np.stack([as_bits(scene.inks, most) for scene in drawn])
     if unmasked:
         objects["classes"] = np.where(valid, classes - 1, 0).astype(np.int32)
-        return Arrays(images, objects, CLASS_NAMES, moves={"boxes": "boxes"})
+        return Arrays(images, objects, CLASS_NAMES, moves=moves)
     masks = np.stack([scene.mask for scene in drawn])
     values = {"segmentation": masks, **objects}
-    moves = {"segmentation": "mask", "boxes": "boxes"}
     return Arrays(images, values, SCENE_CLASSES, moves=moves)

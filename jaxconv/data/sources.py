@@ -7,6 +7,7 @@
     masks:PATH     images with masks of class indices (data/masks.py)
     coco:PATH      COCO's annotations: masks, boxes, classes (data/coco.py)
     voc:PATH       Pascal VOC's layout: masks, boxes, classes (data/voc.py)
+    csv:PATH       a table of boxes and classes (data/tables.py)
     nifti:PATH     volumes with masks of class indices (data/nifti.py)
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
     text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
@@ -23,6 +24,7 @@ random while reading.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +33,7 @@ from ml_collections import ConfigDict
 from jaxconv.config import default_config
 from jaxconv.data import (
     arrays,
+    canvas,
     coco,
     decode,
     folder,
@@ -41,6 +44,7 @@ from jaxconv.data import (
     nifti,
     scenes,
     signals,
+    tables,
     toys,
     voc,
     xo,
@@ -64,13 +68,15 @@ from jaxconv.errors import UserError, in_words, nearest, short
 from jaxconv.own import check_takes, is_own, own, wrong
 from jaxconv.values import AnyConfig
 
+# Settings of `config.data` that say how an image stands on a canvas.
+ON_CANVAS = ("canvas", "sides", "mean")
 # The source of a run whose sources were handed to `train`.
 GIVEN = "given"
 TOYS = ("tones", "sentences", "solids")
 SCENES = ("xo_scenes", "xo_boxes")
 PATTERNS = (
     *("xo", *SCENES, *TOYS),
-    *("folder:PATH", "masks:PATH", "coco:PATH", "voc:PATH", "nifti:PATH"),
+    *("folder:PATH", "masks:PATH", "coco:PATH", "voc:PATH", "csv:PATH", "nifti:PATH"),
     *("arrays:PATH", "text:PATH", "tfds:NAME"),
 )
 
@@ -123,7 +129,8 @@ def open_source(
         wanted = tuple(read_targets(like)) if like else needs
         # A detector has a class for each kind of letter, and none for neither.
         unmasked = "classes" in wanted and "segmentation" not in wanted
-        settings = dict(config.scenes, single=kind == "xo_boxes", unmasked=unmasked)
+        kinds = {"single": kind == "xo_boxes", "unmasked": unmasked, "instances": "masks" in wanted}
+        settings = dict(config.scenes, **kinds)
         source = scenes.draw_scenes(split, **settings)
     elif kind == "arrays":
         source = arrays.read_arrays(rest, split, config, like or before)
@@ -221,6 +228,16 @@ def eval_size(config: Any) -> int:
     return config.eval_image_size or config.image_size
 
 
+def size_of(config: Any, training: bool) -> geometry.Size | None:
+    """(height, width) of the images that the network sees, by `config.data`, in pixels; None for
+    that of the files.
+    """
+    if config.canvas:
+        return (config.canvas[0], config.canvas[1])
+    side = config.image_size if training else eval_size(config)
+    return (side, side) if side else None
+
+
 def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """The settings in `config` (the `data` part of a config) that turn a file into an element of
     this kind and shape in evaluation; for JSON.
@@ -234,6 +251,7 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
             "crop_ratio": config.crop_ratio if eval_size(config) else 1.0,
             "decoder": config.decoder,
             "background": config.background,
+            **{name: list(config[name]) for name in ON_CANVAS},
         }
     if kind == "text":
         return {"text": {key: config.text[key] for key in ("length", "alphabet")}}
@@ -257,9 +275,10 @@ def open_given(
     Raises:
       UserError: the decoder is not installed.
     """
-    # Networks that an earlier version has exported know no background.
-    background = default_config().data.background
-    config = cast(AnyConfig, ConfigDict({"background": background, **reading}))
+    # Networks that an earlier version has exported know no background, and no canvas.
+    defaults = default_config().data
+    newer = {name: defaults[name] for name in ("background", *ON_CANVAS)}
+    config = cast(AnyConfig, ConfigDict(newer | reading))
     if kind == "image":
         source = _middles(records, config, shape[-1])
     elif kind == "text":
@@ -293,16 +312,35 @@ def open_given(
 
 
 def _middles(records: Records, config: Any, channels: int) -> StoredSource:
-    size, decoder = config.image_size, decode.choose_decoder(config.decoder)
+    decoder = decode.choose_decoder(config.decoder)
+    shape = config.canvas or (config.image_size, config.image_size)
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
-        return decode.decode_middle(
-            content, size, channels, decoder, config.crop_ratio, config.background
-        )
+        return read_for_evaluation(content, config, channels, decoder)
 
-    return StoredSource(
-        records, decode_one, (), Element((size, size, channels)), decode.decoder_versions(decoder)
-    )
+    element = Element((*shape, channels))
+    return StoredSource(records, decode_one, (), element, decode.decoder_versions(decoder))
+
+
+def read_for_evaluation(content: bytes, settings: Any, channels: int, decoder: str) -> np.ndarray:
+    """Decode an image file as evaluation sees it: [H, W, C] uint8.
+
+    Args:
+      content: of the file.
+      settings: of `reading_of`, as a ConfigDict.
+      channels, decoder: see `decode.decode_part`.
+
+    Raises:
+      DamagedError: the file cannot be read.
+    """
+    if not settings.canvas:
+        ratio, background = settings.crop_ratio, settings.background
+        size = settings.image_size
+        return decode.decode_middle(content, size, channels, decoder, ratio, background)
+    choose = partial(canvas.eval_part, settings=settings, size=0)
+    pixels = decode.decode_part(content, choose, channels, decoder, False, settings.background)
+    colour = canvas.pad_colour(settings.mean, channels)
+    return canvas.laid_on(pixels, settings.canvas, colour)
 
 
 def _draw_xo(config: Any, split: str) -> Arrays:
@@ -332,10 +370,12 @@ def _open_stored(
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     classes = tuple(like["class_names"]) if like else ()
-    size = config.image_size if augment is not None else eval_size(config)
-    if kind in ("masks", "coco", "voc"):
+    size = size_of(config, augment is not None)
+    if kind in ("masks", "coco", "voc", "csv"):
         if kind == "masks":
             records: Any = masks.open_masks(rest, split, size, classes)
+        elif kind == "csv":
+            records = tables.open_table(rest, split, config, needs, size, classes)
         else:
             open_set = coco.open_coco if kind == "coco" else voc.open_voc
             records = open_set(rest, split, config, needs, size)
@@ -400,48 +440,47 @@ def _open_folder(
 def _images(
     records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int
 ) -> StoredSource:
-    size = config.image_size if augment is not None else eval_size(config)
+    size: Any = size_of(config, augment is not None)
     decoder = decode.choose_decoder(config.decoder)
     # Images of one size are cropped on the device. Images that are resized are cropped while they
     # are read, from all their pixels.
-    random = (
-        bool(size)
-        and augment is not None
-        and bool(augment.random_resized_crop.scale or augment.scale_jitter)
-    )
-    if augment is not None and random and augment.scale_jitter and augment.scale_jitter[0] < size:
+    crops = (augment.random_resized_crop.scale, augment.scale_jitter) if augment else ()
+    crops += (augment.large_scale_jitter,) if augment else ()
+    random = bool(size) and any(crops)
+    jitter = augment.scale_jitter if augment is not None and size else ()
+    if jitter and jitter[0] < size[0]:
         raise UserError(
-            f"config.augment.scale_jitter starts at {augment.scale_jitter[0]}; it must be at least "
-            f"data.image_size, {size}"
+            f"config.augment.scale_jitter starts at {jitter[0]}; it must be at least "
+            f"data.image_size, {size[0]}"
         )
     channels = channels or (1 if _all(is_grey, records) else 3)
-
-    def choose_box(height: int, width: int, key: tuple[int, int]) -> geometry.Box:
-        if augment is None:
-            return geometry.eval_box(height, width, size, config.crop_ratio)
-        # A generator costs 10 microseconds, so it is made only for random crops.
-        return geometry.train_box(
-            generator(key[0], "crop", key[1]) if random else None, height, width, size, augment
-        )
-
+    choose_part = _part_chooser(config, size, augment, random)
     # Records with only a label may omit `targets`.
-    targets = getattr(records, "targets", LABEL)
-    moving = bool(size and moves_of(targets))
+    targets = dict(getattr(records, "targets", LABEL)) | dict(
+        canvas.TARGETS if config.canvas else {}
+    )
+    moving, colour = bool(size and moves_of(targets)), canvas.pad_colour(config.mean, channels)
+    kept = augment.kept_objects if augment is not None else "visible"
 
     def decode_one(content: bytes, key: tuple[int, int]) -> Any:
-        chosen = [(0, 0, size, size)]
+        chosen: list[Any] = []
 
-        def choose(height: int, width: int) -> geometry.Box:
-            chosen[0] = choose_box(height, width, key)
+        def choose(height: int, width: int) -> tuple[geometry.Box, geometry.Size]:
+            chosen[:] = [choose_part(height, width, key), (height, width)]
             return chosen[0]
 
-        pixels = decode.decode_image(
-            content, size, channels, choose, decoder, random, config.background
-        )
-        return Placed(pixels, geometry.crop(chosen[0], (size, size))) if moving else pixels
+        way = choose if size else None
+        pixels = decode.decode_part(content, way, channels, decoder, random, config.background)
+        if not (moving or config.canvas):
+            return pixels
+        (box, seen), of_file = chosen
+        transform = geometry.crop(box, seen)
+        if not config.canvas:
+            return Placed(pixels, transform, kept=kept)
+        return Placed(canvas.laid_on(pixels, size, colour), transform, of_file, seen, kept)
 
     shape = (
-        (size, size, channels)
+        (*size, channels)
         if size
         else _first(records, lambda content: decode_one(content, (0, 0))).shape
     )
@@ -454,6 +493,33 @@ def _images(
         random,
         targets,
     )
+
+
+def _part_chooser(config: Any, size: Any, augment: Any, random: bool) -> Callable[..., Any]:
+    """The function (height, width, key) -> the part of an image, and its size after resizing.
+
+    Args:
+      config: `config.data`.
+      size: (height, width) of the images that the network sees; None for that of the files.
+      augment: `config.augment` in training, else None.
+      random: whether parts are drawn by the key.
+    """
+    side = size[0] if size else 0
+
+    def choose(height: int, width: int, key: tuple[int, int]) -> Any:
+        if not random and (augment is None or config.canvas):
+            return canvas.eval_part(height, width, config, side)
+        # A generator costs 10 microseconds, so it is made only for random crops.
+        draws = generator(key[0], "crop", key[1]) if random else None
+        if draws is not None and augment.large_scale_jitter:
+            factors = augment.large_scale_jitter
+            return canvas.jittered(draws, height, width, size, config.sides, factors)
+        if draws is not None and config.canvas:
+            box = geometry.crop_box(draws, height, width, **augment.random_resized_crop)
+            return box, canvas.fit_size(*box[2:], config.canvas, config.sides)
+        return geometry.train_box(draws, height, width, side, augment), size
+
+    return choose
 
 
 def _sounds(

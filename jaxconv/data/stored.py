@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.geometry import Transform, move
+from jaxconv.data.geometry import Size, Transform, move
 from jaxconv.data.interface import (
     LABEL,
     Arrays,
@@ -74,10 +74,20 @@ class Records(Protocol):
 
 
 class Placed(NamedTuple):
-    """Pixels [H, W, C] cropped from an image, and the transform that moves targets with them."""
+    """Pixels [H, W, C] cropped from an image, and the transform that moves targets with them.
+
+    Attributes:
+      pixels, transform: these.
+      size: (height, width) of the image; None unless it stands on a canvas, see canvas.py.
+      seen: (height, width) of the part of the canvas that shows it.
+      kept: which objects stay, see `geometry.move`.
+    """
 
     pixels: np.ndarray
     transform: Transform
+    size: Size | None = None
+    seen: Size | None = None
+    kept: str = "visible"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +131,12 @@ class StoredSource(Source):
         payload, targets = self.records[i]
         element, targets = self.decode(payload, key), as_targets(targets)
         if isinstance(element, Placed):
-            size = element.pixels.shape[:2]
-            targets = move(targets, moves_of(self.targets), element.transform, size)
+            shape, moves = element.pixels.shape[:2], moves_of(self.targets)
+            how = element.transform, shape, element.seen, element.kept
+            targets = move(targets, moves, *how)
+            if element.seen is not None:
+                sizes = {"size": element.size, "seen": element.seen}
+                targets |= {name: np.array(of, np.float32) for name, of in sizes.items()}
             element = element.pixels
         if element.shape != self.element.shape:
             found, wanted = (

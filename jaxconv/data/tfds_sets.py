@@ -19,16 +19,20 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
+from jaxconv.data.annotated import detection_targets
 from jaxconv.data.interface import DamagedError, Target
 from jaxconv.data.joined import BoxFiles
 from jaxconv.data.masks import IGNORED
 from jaxconv.data.pictures import upright_size
 from jaxconv.data.tfds_targets import (
     MaskedSet,
+    ObjectFeature,
     box_feature,
     masked_set,
+    object_feature,
     read_stored_mask,
     stored_box,
+    stored_objects,
 )
 from jaxconv.errors import UserError, short
 from jaxconv.files import at_home
@@ -45,7 +49,7 @@ class PreparedSet:
       split: in TFDS's syntax.
       settings: `config.data`; `tfds`, `boxes`, `max_boxes` and `annotations` are used.
       needs: the targets that the task needs; empty for the label.
-      image_size: height and width of the masks in an example; 0 for those of the files.
+      size: (height, width) of the masks in an example; None for those of the files.
 
     Attributes:
       class_names: of the label, or of the masks.
@@ -67,7 +71,7 @@ class PreparedSet:
         split: str,
         settings: Any,
         needs: Sequence[str] = (),
-        image_size: int = 0,
+        size: tuple[int, int] | None = None,
     ):
         import tensorflow_datasets as tfds
 
@@ -76,16 +80,29 @@ class PreparedSet:
         self._mask: MaskedSet | None = None
         self._boxes: BoxFiles | None = None
         self._box, self._most = "", settings.max_boxes
+        self._objects: ObjectFeature | None = None
         if "segmentation" in needs:
             self._mask = masked_set(info.name, info.features)
             self._input, self._label = settings.tfds.input or self._mask.image, ""
             self.class_names = self._mask.class_names
+        elif "classes" in needs:
+            self._objects = object_feature(name, info.features)
+            self._input, self._label = settings.tfds.input or "image", ""
+            self.class_names = self._objects.class_names
+            if self._input not in info.features:
+                raise UserError(
+                    f"tfds:{name}: has no feature {self._input!r}; it has "
+                    f"{', '.join(info.features)}: set --config.data.tfds.input",
+                    exit_code=1,
+                )
         else:
             self._input, self._label = _input_and_label(info, settings.tfds)
             label = info.features[self._label]
             self.class_names = tuple(label.names or map(str, range(label.num_classes)))
         self.targets: dict[str, Target] = {"label": Target()}
-        if settings.boxes:
+        if self._objects is not None:
+            self.targets = detection_targets(settings.max_boxes)
+        elif settings.boxes:
             self._boxes = BoxFiles(settings.boxes, settings.max_boxes, settings.annotations)
             self.targets |= {"boxes": self._boxes.target}
             self.notes = self._boxes.notes
@@ -125,8 +142,8 @@ class PreparedSet:
             raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
         if self._mask is not None:
             stored = info.features[self._mask.mask].shape[:2]
-            if image_size:
-                stored = (image_size, image_size)
+            if size:
+                stored = size
             elif None in stored:
                 stored = self[0][1]["segmentation"].shape
             self.targets = {"segmentation": Target(tuple(stored), "uint8", f"mask:{IGNORED}")}
@@ -141,6 +158,8 @@ class PreparedSet:
             content = record[self._mask.mask]
             mask = read_stored_mask(content, payload, self._mask, self.name(i))
             return payload, {"segmentation": mask}
+        if self._objects is not None:
+            return payload, stored_objects(record, self._objects, payload, self._most)
         label = int(record[self._label])
         if "boxes" not in self.targets:
             return payload, label

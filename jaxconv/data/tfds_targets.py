@@ -4,6 +4,8 @@ oxford_iiit_pet   segmentation_mask 1 to 3: pet, background, border
 cityscapes        segmentation_label: labelIds, as the 19 classes that are evaluated (trainIds);
                   all others are ignored
 caltech_birds2011 and others with a BBoxFeature: one box, relative to the image
+coco, voc and others with a sequence of objects, each with a BBoxFeature and a label: detection;
+                  is_crowd, is_difficult or is_group_of makes an object a crowd
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ import numpy as np
 from jaxconv.data.annotated import padded
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.masks import IGNORED, check_size, read_indices
+from jaxconv.data.objects import areas
 from jaxconv.data.pictures import upright_size
 from jaxconv.errors import UserError, some
 
@@ -116,6 +119,81 @@ def box_feature(name: str, features: Mapping[str, Any]) -> str:
             exit_code=1,
         )
     return found[0]
+
+
+class ObjectFeature(NamedTuple):
+    """How a set holds objects: names of the sequence, and of the features within, with "" for no
+    `crowd`; and one name per class."""
+
+    objects: str
+    box: str
+    label: str
+    crowd: str
+    class_names: tuple[str, ...]
+
+
+# What makes an object a crowd, or too difficult to count.
+_CROWDS = ("is_crowd", "is_difficult", "is_group_of")
+
+
+def object_feature(name: str, features: Mapping[str, Any]) -> ObjectFeature:
+    """How a set holds objects with boxes and labels; raises UserError unless there is one way."""
+    import tensorflow_datasets as tfds
+
+    found = []
+    for key, each in features.items():
+        inner = getattr(each, "feature", None)
+        if not isinstance(inner, tfds.features.FeaturesDict):
+            continue
+        boxes = [k for k, one in inner.items() if isinstance(one, tfds.features.BBoxFeature)]
+        labels = [k for k, one in inner.items() if hasattr(one, "num_classes")]
+        label = "label" if "label" in labels else next(iter(labels), "")
+        if len(boxes) == 1 and label:
+            crowd = next((k for k in _CROWDS if k in inner), "")
+            kind: Any = inner[label]
+            names = tuple(kind.names or map(str, range(kind.num_classes)))
+            found.append(ObjectFeature(key, boxes[0], label, crowd, names))
+    if len(found) != 1:
+        raise UserError(
+            f"tfds:{name}: has {some([one.objects for one in found]) or 'no feature'} with boxes "
+            f"and classes of objects, and detection needs one; it has {', '.join(features)}",
+            exit_code=1,
+        )
+    return found[0]
+
+
+def stored_objects(
+    record: Mapping[str, Any], how: ObjectFeature, image: bytes, most: int
+) -> dict[str, np.ndarray]:
+    """The targets of detection of a record, see annotated.py: the largest objects come first.
+
+    Boxes are clipped to the image; objects whose box has no area are left out.
+
+    Args:
+      record: of the set.
+      how: the set holds objects.
+      image: content of the image's file.
+      most: M.
+
+    Raises:
+      DamagedError: the image cannot be read, or the numbers of a box are not finite.
+    """
+    stored = record[how.objects]
+    relative = np.asarray(stored[how.box], np.float32).reshape(-1, 4)
+    if not np.isfinite(relative).all():
+        raise DamagedError("has a box whose numbers are not finite")
+    boxes = np.clip(relative, 0, 1) * np.array(upright_size(image) * 2, np.float32)
+    classes = np.asarray(stored[how.label], np.int32)
+    crowd = np.asarray(stored[how.crowd], bool) if how.crowd else np.zeros(len(boxes), bool)
+    good = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (classes >= 0)
+    order = np.argsort(-areas(boxes), kind="stable")
+    order = order[good[order]]
+    return {
+        "boxes": padded(boxes[order], most),
+        "classes": padded(classes[order], most, -1),
+        "valid": np.arange(most) < len(order),
+        "crowd": padded(crowd[order], most),
+    }
 
 
 def stored_box(box: Any, image: bytes, most: int) -> np.ndarray:

@@ -26,10 +26,11 @@ from jaxconv.data.annotated import (
     wanted_of,
 )
 from jaxconv.data.folder import read_content
+from jaxconv.data.geometry import Size
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.masks import read_classes, read_mask
 from jaxconv.data.objects import Faults, Objects, mended
-from jaxconv.data.pictures import upright_size
+from jaxconv.data.pictures import size_or_zeros
 from jaxconv.errors import UserError, short, some
 
 CLASSES = (
@@ -93,7 +94,7 @@ def _text(element: Any, key: str) -> str:
 
 
 def open_voc(
-    folder: str, split: str, settings: Any, needs: Sequence[str], image_size: int
+    folder: str, split: str, settings: Any, needs: Sequence[str], size: Size | None
 ) -> AnnotatedFiles:
     """The records of a split.
 
@@ -102,7 +103,7 @@ def open_voc(
       split: the split's name.
       settings: `config.data`; `annotations` and `max_boxes` are used.
       needs: the targets that the task needs; empty for masks.
-      image_size: height and width of the masks in an example; 0 for those of the files.
+      size: (height, width) of the masks in an example; None for those of the files.
 
     Raises:
       UserError: there is no such split, files are missing or damaged, or the annotations are faulty
@@ -117,7 +118,6 @@ def open_voc(
     files = [f"{name}.jpg" for name in names]
     there = present(root / "JPEGImages", files, faults)
     names, files = [names[i] for i in there], [files[i] for i in there]
-    size = (image_size, image_size) if image_size else None
     checksum = zlib.crc32(repr((names, classes)).encode())
     if "segmentation" not in wanted:
         sizes, objects = _read_all(root, names, classes, faults)
@@ -134,7 +134,7 @@ def open_voc(
             f"{root / 'JPEGImages' / files[lost[0]]}: has no mask {masks[lost[0]]}{more}",
             exit_code=1,
         )
-    sizes = np.array([_size_of(root / "JPEGImages" / name) for name in files], np.int64)
+    sizes = np.array([size_or_zeros(root / "JPEGImages" / name) for name in files], np.int64)
     named = ("background", *classes)
     none = Objects(
         np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.int32),
@@ -205,14 +205,6 @@ def read_split(root: Path, kind: str, split: str) -> tuple[list[str], Path]:
     return names, path
 
 
-def _size_of(path: Path) -> tuple[int, int]:
-    """Height and width; those of a damaged image are never compared."""
-    try:
-        return upright_size(read_content(path))
-    except DamagedError:
-        return (0, 0)
-
-
 def _read_all(
     root: Path, names: Sequence[str], classes: Sequence[str], faults: Faults
 ) -> tuple[np.ndarray, Objects]:
@@ -225,7 +217,8 @@ def _read_all(
             said = read_xml(path)
         except DamagedError as error:
             raise UserError(f"{path}: {error}", exit_code=1) from error
-        sizes.append(said.size if all(said.size) else _size_of(root / "JPEGImages" / f"{name}.jpg"))
+        file = root / "JPEGImages" / f"{name}.jpg"
+        sizes.append(said.size if all(said.size) else size_or_zeros(file))
         for n, one in enumerate(said.names):
             if one not in order:
                 unknown.append(f"{one} in {path.name}")

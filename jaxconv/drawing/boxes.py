@@ -1,4 +1,4 @@
-"""Boxes over their images."""
+"""Boxes over their images, with the masks and keypoints of what is in them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,25 +6,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxconv.drawing.masks import overlaid, palette, plain
 from jaxconv.drawing.samples import draw_example
 from jaxconv.drawing.sheet import Sheet, new_sheet
 
 # Distinguishable with colour blindness, and on light and dark pictures: truth, prediction; where
 # they stand beside each other, what is right or found, and what is wrong or missed.
 _TRUTH, _SAID = "#1b9e77", "#d95f02"
+_POINTS = "#e7298a"
 _SIDE, _BESIDE = 1.5, 2.3
 
 
 class Drawn(NamedTuple):
     """A box [4] (top, left, bottom, right) in pixels, whether it is the truth, and a few words.
 
-    `wrong`, where truth and prediction stand beside each other: an object that is missed, or a
-    prediction that is wrong.
+    If need be a mask [H, W] bool of the image's pixels, and keypoints [J, 2], y and x, NaN where
+    there is none, with pairs of them that a line joins. `wrong`, where truth and prediction stand
+    beside each other: an object that is missed, or a prediction that is wrong.
     """
 
     box: np.ndarray
     truth: bool
     words: str = ""
+    mask: np.ndarray | None = None
+    points: np.ndarray | None = None
+    lines: Sequence[tuple[int, int]] = ()
     wrong: bool | None = None
 
 
@@ -32,10 +38,21 @@ def draw_boxes(
     sheet: Sheet, place: tuple[float, float, float, float], image: Any, boxes: Sequence[Drawn]
 ) -> None:
     """Draw an image into a place of the sheet, and boxes over it: the truth dashed."""
-    draw_example(sheet, image, place)
+    masks = [one.mask for one in boxes if one.mask is not None]
+    if masks:
+        sheet.image(filled(image, masks), place)
+    else:
+        draw_example(sheet, image, place)
     shape = np.shape(image)
     x, y, width, height = sheet.fitted(shape, place)
-    for box, truth, words, wrong in boxes:
+    for box, truth, words, _, points, lines, wrong in boxes:
+        if points is not None:
+            at = np.stack(
+                [x + points[:, 1] / shape[1] * width, y + points[:, 0] / shape[0] * height]
+            )
+            for one, other in lines:
+                sheet.axis.plot(*at[:, [one, other]], color=_POINTS, linewidth=0.8)
+            sheet.axis.plot(*at, "o", color=_POINTS, markersize=1.6)
         top, left, bottom, right = (
             float(v) / side for v, side in zip(box, (shape[0], shape[1]) * 2, strict=True)
         )
@@ -58,6 +75,15 @@ def draw_boxes(
                 label = {"facecolor": colour, "edgecolor": "none", "pad": 0.7, "alpha": 0.8}
                 at = max(y, y + top * height - 0.01)
                 sheet.text(x + left * width + 0.02, at, words, 5.5, color="white", bbox=label)
+
+
+def filled(image: Any, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """An image [H, W, C] with each of some masks [H, W] bool tinted: [H, W, 3] float."""
+    numbers = np.zeros(np.shape(image)[:2], np.int64)
+    for number, mask in reversed([*enumerate(masks, 1)]):
+        numbers[mask] = number
+    tinted = overlaid(np.asarray(image), numbers, palette(1 + len(masks)))
+    return np.where(numbers[..., None] > 0, tinted, plain(np.asarray(image)))
 
 
 def box_grid(

@@ -32,12 +32,16 @@ def overlaid(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.nda
     Numbers that are not from 0 to 1, such as those of a standardised volume, are scaled to that.
     Pixels whose class has no colour, such as ignored ones, are grey.
     """
-    image, mask = np.asarray(image), np.asarray(mask).astype(np.int64)
-    pixels = image / 255 if image.dtype == np.uint8 else _on_unit(image)
-    pixels = np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[-1] != 3 else pixels
+    pixels, mask = plain(np.asarray(image)), np.asarray(mask).astype(np.int64)
     known = (mask >= 0) & (mask < len(colours))
     tint = np.where(known[..., None], colours[np.where(known, mask, 0)], 0.5)
     return (1 - _STRENGTH) * pixels + _STRENGTH * tint
+
+
+def plain(image: np.ndarray) -> np.ndarray:
+    """An image [H, W, C], uint8 or float, as colours from 0 to 1, [H, W, 3]; see `overlaid`."""
+    pixels = image / 255 if image.dtype == np.uint8 else _on_unit(image)
+    return np.repeat(pixels[..., :1], 3, axis=-1) if pixels.shape[-1] != 3 else pixels
 
 
 def _on_unit(image: np.ndarray) -> np.ndarray:

@@ -154,6 +154,11 @@ def _check_files(
             f"{what}: needs image files larger than the crop, and {name} gives exactly "
             f"{height}x{width}; use center or flip"
         )
+    if config.data.canvas:
+        raise UserError(
+            f"{what}: crops squares, and images stand whole on a canvas of {height}x{width}; leave "
+            "it out"
+        )
     if height != width and view.name != "dense":
         raise UserError(
             f"{what}: crops squares, and the network takes {height}x{width}; use center, flip or "

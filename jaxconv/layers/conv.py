@@ -13,6 +13,8 @@ see `layers/forms.py`.
 import contextlib
 import contextvars
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -199,10 +201,12 @@ class ConvTranspose(nn.Module):
 
     It is the gradient of a convolution with this stride and padding by its input: W2 = (W1 - 1)S +
     F - 2P. The kernel is that of the convolution of the input with zeros between its values, so it
-    lies the other way round than that of the convolution whose gradient it is.
+    lies the other way round than that of the convolution whose gradient it is. Where the window is
+    the stride, windows do not overlap: it is a 1x1 whose filters are laid beside one another.
 
     Attributes:
       filters, filter_size, stride, padding, use_bias, dtype: see `Conv`.
+      kernel_init: by default He's, with the C inputs that one value of the output has there.
     """
 
     filters: int
@@ -211,7 +215,7 @@ class ConvTranspose(nn.Module):
     padding: Ints = 0
     use_bias: bool = True
     dtype: Any = None
-    kernel_init: Callable = he_normal
+    kernel_init: Callable | None = None
     bias_init: Callable = nn.initializers.zeros_init()
 
     @nn.compact
@@ -228,17 +232,37 @@ class ConvTranspose(nn.Module):
         )
         check_count("/".join(self.path), "filters", self.filters)
         shape = (*window, x.shape[-1], self.filters)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        # Of the window's values, one in as many as the strides' product reaches a position.
+        init = self.kernel_init or nn.initializers.variance_scaling(
+            2.0 * math.prod(strides), "fan_in", "truncated_normal"
+        )
+        kernel = self.param("kernel", init, shape, jnp.float32)
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = lax.conv_general_dilated(
-            x,
-            kernel,
-            (1,) * axes,
-            [(f - 1 - p, f - 1 - p) for f, p in zip(window, pads, strict=True)],
-            lhs_dilation=strides,
-            dimension_numbers=windows.axes_of(axes),
-        )
+        if window == strides and not any(pads):
+            x = _beside(x, kernel)
+        else:
+            x = lax.conv_general_dilated(
+                x,
+                kernel,
+                (1,) * axes,
+                [(f - 1 - p, f - 1 - p) for f, p in zip(window, pads, strict=True)],
+                lhs_dilation=strides,
+                dimension_numbers=windows.axes_of(axes),
+            )
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _beside(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`ConvTranspose` with a window of its stride: [N, *spatial, C] -> [N, *output, K]."""
+    axes, window = x.ndim - 2, kernel.shape[:-2]
+    kernel = jnp.flip(kernel, range(axes))
+    flat = jnp.moveaxis(kernel, -2, 0).reshape(x.shape[-1], -1)
+    parts = (x.reshape(-1, x.shape[-1]) @ flat).reshape(*x.shape[:-1], *window, kernel.shape[-1])
+    # [N, h, w, 2, 2, K] -> [N, h, 2, w, 2, K]
+    pairs = itertools.chain(*((1 + n, 1 + axes + n) for n in range(axes)))
+    parts = parts.transpose(0, *pairs, parts.ndim - 1)
+    sides = [side * f for side, f in zip(x.shape[1:-1], window, strict=True)]
+    return parts.reshape(x.shape[0], *sides, kernel.shape[-1])

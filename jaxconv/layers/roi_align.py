@@ -79,8 +79,8 @@ def multilevel_roi_align(
         sides = scaled[:, 2:] - scaled[:, :2]
         sides = sides if aligned else jnp.maximum(sides, 1)
         rows, columns, channels = features.shape
-        y, of_y = _taps(scaled[:, 0], sides[:, 0], rows, height, samples)
-        x, of_x = _taps(scaled[:, 1], sides[:, 1], columns, width, samples)
+        y, of_y = taps(scaled[:, 0], sides[:, 0], rows, height, samples)
+        x, of_x = taps(scaled[:, 1], sides[:, 1], columns, width, samples)
         # Boxes of other levels read cell 0 with the weight 0, which costs little.
         own = (level == number)[:, None, None]
         y, of_y, x = (jnp.where(own, a, 0) for a in (y * columns, of_y, x))
@@ -108,7 +108,7 @@ def pyramid_level(
     return jnp.clip(level, 0, len(strides) - 1).astype(jnp.int32)
 
 
-def _taps(
+def taps(
     start: jax.Array, side: jax.Array, cells: int, size: int, samples: int
 ) -> tuple[jax.Array, jax.Array]:
     """The cells along one axis that each bin adds up, and their weights.
@@ -158,13 +158,13 @@ def _pooled(
     return total.astype(table.dtype)
 
 
-def _forward(table: jax.Array, *taps: jax.Array) -> tuple[jax.Array, tuple]:
-    return _pooled(table, *taps), (table[:, :0], taps)
+def _forward(table: jax.Array, *given: jax.Array) -> tuple[jax.Array, tuple]:
+    return _pooled(table, *given), (table[:, :0], given)
 
 
 def _backward(kept: tuple, slopes: jax.Array) -> tuple:
     """The gradient of the table; nothing for the positions and weights, which are the boxes'."""
-    like, taps = kept
+    like, given = kept
     count, channels = slopes.shape[0], slopes.shape[-1]
     chunk = min(_CHUNK, count)
     if not count:
@@ -172,7 +172,7 @@ def _backward(kept: tuple, slopes: jax.Array) -> tuple:
     # Padding has the weight 0.
     padded = [
         jnp.pad(a, ((0, -count % chunk), *((0, 0),) * (a.ndim - 1)))
-        for a in (slopes.astype(jnp.float32), *taps)
+        for a in (slopes.astype(jnp.float32), *given)
     ]
 
     def add(number: jax.Array, total: jax.Array) -> jax.Array:

@@ -61,6 +61,8 @@ class RCNN(Detector):
       rpn_nms_threshold, rpn_score_threshold: of the proposals, as for detections.
       rpn_samples, samples: anchors and regions of an image that the losses are of.
       filters: of the pyramid.
+      box_filters, mask_filters, keypoint_filters: widths of the heads: of the boxes' fully
+        connected layers, and of the others' convolutions.
       choices: makes the default of `propose` and `select` in `forward`: (network, size of the
         images with padding (height, width), sizes [N, 2] without) -> both by name, see
         `tasks.detection.detections.choices`. None: one region, the whole image.
@@ -77,6 +79,9 @@ class RCNN(Detector):
     rpn_samples: int = 256
     samples: int = 512
     filters: int = 256
+    box_filters: int = 1024
+    mask_filters: int = 256
+    keypoint_filters: int = 512
     choices: Callable[..., Mapping[str, Choose]] | None = None
 
     @classmethod
@@ -113,16 +118,21 @@ class RCNN(Detector):
         found["regions"] = self.chosen("propose", propose, found, x)
         read = functools.partial(self.regions, levels[: len(self.maps)], x)
         tools = self.tools(train, norm=self.head_norm)
-        head = BoxHead(self.num_classes + 1, self.box_convs, *tools, self.dtype, name="boxes")
+        head = BoxHead(
+            *(self.num_classes + 1, self.box_convs, *tools, self.box_filters, self.dtype),
+            name="boxes",
+        )
         found |= by_region(head, read(found["regions"]["boxes"], 7))
         if self.masks or self.keypoints:
             own = select or self.choices
             found["selected"] = self.chosen("select", select, found, x) if own else found["regions"]
             pooled = read(found["selected"]["boxes"], 14)
         if self.masks:
-            found |= by_region(MaskHead(self.num_classes + 1, *tools, name="masks"), pooled)
+            settings = (self.num_classes + 1, *tools, self.mask_filters)
+            found |= by_region(MaskHead(*settings, name="masks"), pooled)
         if self.keypoints:
-            found |= by_region(KeypointHead(self.keypoints, *tools, name="keypoints"), pooled)
+            settings = (self.keypoints, *tools, self.keypoint_filters)
+            found |= by_region(KeypointHead(*settings, name="keypoints"), pooled)
         return found
 
     def proposals(self, train: bool, filters: int = 0) -> Tower:
@@ -188,6 +198,7 @@ class BoxHead(nn.Module):
     convs: int
     conv: Callable[..., Conv]
     norm: Norm
+    filters: int = 1024
     dtype: Any = None
 
     @nn.compact
@@ -196,7 +207,7 @@ class BoxHead(nn.Module):
         for n in range(1, self.convs + 1):
             x = ConvNorm(256, self.conv, self.norm, name=f"conv{n}")(x)
         for name in ("fc6",) if self.convs else ("fc6", "fc7"):
-            x = relu(Dense(1024, dtype=self.dtype, name=name)(x))
+            x = relu(Dense(self.filters, dtype=self.dtype, name=name)(x))
         return Predictor(self.classes, self.dtype, name="last")(x)
 
 
@@ -206,13 +217,14 @@ class MaskHead(nn.Module):
     classes: int
     conv: Callable[..., Conv]
     norm: Norm
+    filters: int = 256
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
         """[N, h, w, C] -> `masks`: logits [N, 2h, 2w, classes], float32."""
         for n in range(1, 5):
-            x = ConvNorm(256, self.conv, self.norm, name=f"conv{n}")(x)
-        x = relu(ConvTranspose(256, 2, 2, dtype=x.dtype, name="up")(x))
+            x = ConvNorm(self.filters, self.conv, self.norm, name=f"conv{n}")(x)
+        x = relu(ConvTranspose(self.filters, 2, 2, dtype=x.dtype, name="up")(x))
         x = self.conv(self.classes, 1, use_bias=True, name="logits")(x)
         return {"masks": x.astype(jnp.float32)}
 
@@ -223,12 +235,13 @@ class KeypointHead(nn.Module):
     keypoints: int
     conv: Callable[..., Conv]
     norm: Norm
+    filters: int = 512
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
         """[N, h, w, C] -> `keypoints`: logits [N, 4h, 4w, keypoints], float32."""
         for n in range(1, 9):
-            x = ConvNorm(512, self.conv, self.norm, name=f"conv{n}")(x)
+            x = ConvNorm(self.filters, self.conv, self.norm, name=f"conv{n}")(x)
         x = ConvTranspose(self.keypoints, 4, 2, 1, dtype=x.dtype, name="up")(x)
         x = resize(x.astype(jnp.float32), [2 * side for side in x.shape[1:-1]])
         return {"keypoints": x}
@@ -251,7 +264,10 @@ class RCNNC4(RCNN):
                 "version 1 or 1.5 becomes the head: use one, or fasterrcnn_resnet50_fpn, which "
                 "takes any backbone"
             )
-        for name, value in (("masks", False), ("keypoints", 0), ("box_convs", 0)):
+        for name, value in (
+            *(("masks", False), ("keypoints", 0), ("box_convs", 0), ("box_filters", 1024)),
+            *(("mask_filters", 256), ("keypoint_filters", 512)),
+        ):
             if getattr(self, name) != value:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, and C4 has a head for boxes")
 

@@ -15,7 +15,6 @@ Here the 3x3 are padded, so that the result has the size of the image, and follo
 way down, and the finest map's logits are resized linearly to the image.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.layers import Conv, Pool, resize
+from jaxconv.layers import Conv, ConvTranspose, Pool, resize
 from jaxconv.models.backbone import OnBackbone
 from jaxconv.models.network import ConvNorm, Network, Norm
 from jaxconv.models.registry import Entry
@@ -43,29 +42,6 @@ class Convs(nn.Module):
         for n in range(1, self.count + 1):
             x = ConvNorm(self.filters, self.conv, self.norm, name=f"conv{n}")(x)
         return x
-
-
-class UpConv(nn.Module):
-    """The up-convolution: each position becomes two along each axis, by weights of their own.
-
-    It is a transposed convolution with a window and a stride of 2: a 1x1 to 2^axes times the
-    filters, whose parts are laid beside one another.
-    """
-
-    filters: int
-    conv: Callable[..., Conv]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, *spatial, C] -> [N, *(2 * spatial), filters]."""
-        axes = x.ndim - 2
-        x = self.conv(2**axes * self.filters, 1, use_bias=True, name="conv")(x)
-        x = x.reshape(*x.shape[:-1], *(2,) * axes, self.filters)
-        # [N, h, w, 2, 2, K] -> [N, h, 2, w, 2, K]
-        pairs = itertools.chain(*((1 + n, 1 + axes + n) for n in range(axes)))
-        x = x.transpose(0, *pairs, x.ndim - 1)
-        sides = [x.shape[1 + 2 * n] * 2 for n in range(axes)]
-        return x.reshape(x.shape[0], *sides, self.filters)
 
 
 class UNet(OnBackbone):
@@ -118,7 +94,7 @@ class UNet(OnBackbone):
             x = skips[-1]
         for n in range(len(skips) - 1, 0, -1):
             width, skip = self.widths[n - 1], skips[n - 1]
-            x = UpConv(width, conv, name=f"up{n}")(x)
+            x = ConvTranspose(width, dtype=x.dtype, name=f"up{n}")(x)
             if x.shape[1:-1] != skip.shape[1:-1]:  # an odd size, halved
                 x = resize(x, skip.shape[1:-1])
             x = jnp.concatenate([skip, x], axis=-1)

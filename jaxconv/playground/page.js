@@ -357,7 +357,7 @@ function showOverlay({ overlay, picture }, mask) {
   if (overlay.mask.length) {
     const [height, width] = overlay.mask, small = document.createElement("canvas");
     // The first class of a mask is what is behind the others.
-    paint(small, width, height, (i) => (mask[i] && overlay.colours[mask[i]] ? (packed(...overlay.colours[mask[i]]) & 0xffffff) | (170 << 24) : 0));
+    paint(small, width, height, (i) => (mask[i] !== overlay.clear && overlay.colours[mask[i]] ? (packed(...overlay.colours[mask[i]]) & 0xffffff) | (170 << 24) : 0));
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, size, size);
   }
@@ -369,6 +369,17 @@ function showOverlay({ overlay, picture }, mask) {
     context.strokeStyle = context.fillStyle = rgbOf(overlay, name);
     context.strokeRect(x, y, ((right - left) / width) * size, ((bottom - top) / height) * size);
     context.fillText(`${named(name)} ${Math.round(100 * score)} %`, x + 2, y > 30 ? y - 8 : y + 26);
+  }
+  context.strokeStyle = context.fillStyle = "#e7298a";
+  for (const points of overlay.points) {
+    const at = points.map(([y, x]) => [(x / width) * size, (y / height) * size]);
+    for (const [one, other] of overlay.lines) {
+      context.beginPath();
+      context.moveTo(...at[one]);
+      context.lineTo(...at[other]);
+      context.stroke();
+    }
+    for (const [x, y] of at) context.fillRect(x - 4, y - 4, 8, 8);
   }
 }
 

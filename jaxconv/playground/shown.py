@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.data import xo
-from jaxconv.data.decode import choose_decoder, decode_middle
+from jaxconv.data.decode import choose_decoder
 from jaxconv.data.interface import DamagedError
+from jaxconv.data.sources import read_for_evaluation
 from jaxconv.drawing.masks import palette
 from jaxconv.errors import UserError
 from jaxconv.files import to_json
@@ -30,6 +31,8 @@ from jaxconv.tasks import Task
 _MAPS, _PIXELS, _CLASSES = 16, 64, 10
 # Sources whose pictures can be drawn with a pen, and its weight for each.
 DRAWN = {"xo": 0.0, "xo_scenes": -0.3, "xo_boxes": -0.3}
+# Names of a first class that stands for no object, in lower case.
+NOTHING = ("background", "neither", "none", "nothing", "void")
 # The accepted types of files by their first bytes, and the most pixels of a file.
 _SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 MOST_PIXELS = 40_000_000
@@ -144,6 +147,10 @@ def say_overlay(task: Task, served: Mapping[str, np.ndarray]) -> tuple[dict[str,
         "said": found.said,
         "boxes": boxes,
         "mask": [] if found.mask is None else found.mask.shape,
+        # A class that stands for nothing leaves the drawing as it is.
+        "clear": 0 if names[0].lower() in NOTHING else -1,
+        "points": [] if found.points is None else np.round(found.points[..., :2], 2).tolist(),
+        "lines": [list(pair) for pair in found.lines],
         "colours": np.rint(255 * palette(len(names))).astype(int).tolist(),
     }
     more = b"" if found.mask is None else found.mask.tobytes()
@@ -320,7 +327,7 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
     )
     if kind is None:
         raise UserError("the file is neither a JPEG nor a PNG image")
-    if shape[0] != shape[1]:
+    if shape[0] != shape[1] and not config.canvas:
         raise UserError(
             f"the network takes pictures of {shape[1]}x{shape[0]} pixels, but files are cropped to "
             "squares"
@@ -334,9 +341,8 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
                 f"{MOST_PIXELS:,} are accepted"
             )
         decoder = choose_decoder(config.decoder)
-        picture = decode_middle(
-            data, shape[0], shape[2], decoder, config.crop_ratio, config.background
-        )
+        reading = type(config)(config.to_dict() | {"image_size": shape[0]})
+        picture = read_for_evaluation(data, reading, shape[2], decoder)
     except UserError:
         raise
     except DamagedError as error:

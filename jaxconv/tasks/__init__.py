@@ -42,8 +42,7 @@ def find_task(name: str) -> type[Task]:
 
 def needs_of(config: Any) -> tuple[str, ...]:
     """The targets that the config's task needs, for `open_source`."""
-    task = find_task(config.task.name)
-    return task.needs + task.uses
+    return find_task(config.task.name).reads(config)
 
 
 def task_for(config: Any, targets: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.geometry import Transform, move
 from jaxconv.data.interface import Source, Target, read_targets
 from jaxconv.errors import UserError
 from jaxconv.tasks.intervals import CONFIDENCE, exact_interval, is_share
@@ -72,6 +73,8 @@ class Overlay:
       mask: [H, W] uint8, the class of each pixel, 255 for none; None without a mask.
       boxes: [n, 4] float32 (top, left, bottom, right), in pixels of the image.
       labels, scores: [n] class and score of each box.
+      points: [n, J, 3] the keypoints of each box: y, x in pixels, and a score.
+      lines: pairs of keypoints that a line joins.
     """
 
     said: str
@@ -80,6 +83,8 @@ class Overlay:
     boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4), np.float32))
     labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     scores: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    points: np.ndarray | None = None
+    lines: Sequence[tuple[int, int]] = ()
 
 
 class Task:
@@ -90,6 +95,7 @@ class Task:
       description: of the data, see `interface.describe`.
 
     Attributes:
+      axis_name: of the devices under `pmap`, for a loss that depends on the whole batch; else None.
       figures: what it measures; the first one ranks checkpoints and sweeps and drives `plateau`.
       training: keys of `figures` that `training_values` measures while training.
       needs: targets of an example that it reads.
@@ -107,10 +113,10 @@ class Task:
         outputs do not.
     """
 
-    figures: ClassVar[tuple[Figure, ...]] = (Figure("loss", "loss", panel="Loss"),)
+    figures: tuple[Figure, ...] = (Figure("loss", "loss", panel="Loss"),)
     training: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[tuple[str, ...]] = ()
-    uses: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     settings: ClassVar[Mapping[str, Any]] = {}
     keeps: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("center",)
@@ -118,6 +124,8 @@ class Task:
     joins_views: ClassVar[bool] = False
     served_moves: ClassVar[Mapping[str, str]] = {}
     of_pixels: ClassVar[bool] = False
+
+    axis_name: str | None = None
 
     def __init__(self, config: Any, description: dict[str, Any]):
         self.config, self.description = config, description
@@ -140,6 +148,16 @@ class Task:
                     f"config.{key}: the task {config.task.name} does not use it; leave it at its "
                     "default"
                 )
+
+    @classmethod
+    def reads(cls, config: Any) -> tuple[str, ...]:
+        """The targets that a source is asked for; by default `needs` and `uses`."""
+        return cls.needs + cls.uses
+
+    @classmethod
+    def measures(cls, config: Any) -> tuple[Figure, ...]:
+        """Those of `figures` that a run of this config has; by default all."""
+        return cls.figures
 
     def check(self) -> None:
         """Raise UserError unless the examples have the needed targets and the config fits."""
@@ -202,8 +220,7 @@ class Task:
         """Names of the metrics of a training batch besides the loss; by default `training`."""
         return self.training
 
-    # Training, on the devices. The batch has `RANDOM_KEY`, for what is drawn at random; it is the
-    # dropout's, so fold a number of your own into it.
+    # Training, on the devices. The batch has `RANDOM_KEY` [B], for what is drawn at random.
 
     def call(self, batch: Batch) -> Mapping[str, Any]:
         """Further arguments of the network in training, by name, that depend on the batch."""
@@ -415,6 +432,18 @@ class Task:
             for true, said in zip(targets, served, strict=True)
         ]
         return captioned_grid(images, captions, title)
+
+    def in_file(
+        self, served: Mapping[str, np.ndarray], transform: Transform, size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """What `serve` returns for an image, in the pixels of its file; by `served_moves`.
+
+        Args:
+          served: of the image as the network saw it.
+          transform: to the pixels of the file.
+          size: (height, width) of the file.
+        """
+        return move(dict(served), self.served_moves, transform, size)
 
     def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Images that `predict --out` writes of one example besides its picture, by name.

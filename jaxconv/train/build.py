@@ -114,7 +114,7 @@ def build_network(
     """
     config = with_place(config)
     task, shape = open_task(config, description), tuple(description["image_shape"])
-    model = task.model(axis_name)
+    task.axis_name, model = axis_name, task.model(axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = _variables(model, config.model.name, images)
     if config.data.eval_image_size and description["kind"] == "image":

@@ -211,13 +211,16 @@ def fit(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit variables to a network that may have other classes and input channels.
 
-    The last layer is newly initialized if its number of logits differs. A first layer with another
+    Last layers are newly initialized if their number of outputs differs, such as a classifier's
+    logits, or the logits and codes of a detector's anchors. A first layer with another
     number of input channels is adapted so that a gray image gives the same output as its channel
     repeated three times: for one channel, the filters' channels are summed; for more, they are
     repeated in order and scaled by old / new.
 
     If the network has a backbone and the variables are of a network without one, they are the
     backbone's: their last layers are left out, and what follows the backbone is newly initialized.
+    Scales and biases of BatchNorm become statistics where the network's are frozen (see
+    `layers.FrozenBatchNorm`), and parameters where they are not.
 
     Args:
       variables: `params` and other collections.
@@ -243,7 +246,7 @@ def fit(
     ]
     misshapen = []
     said += [
-        f"{head} is newly initialized: {classes} classes instead of "
+        f"{head} is newly initialized: {want[f'{head}/bias'].shape[-1]} outputs instead of "
         f"{have[f'{head}/bias'].shape[-1]}"
         for head in heads
     ]
@@ -286,12 +289,13 @@ def _as_backbone(
 
     Returns:
       The variables by the new network's paths, the new variables of what is not its backbone, and
-      messages. Without a backbone in `want`, or with one in `have`: `have` and nothing.
+      messages. Without a backbone in `want`, or with one in `have`, they are the whole network's.
     """
     inner = {path for path in want if path.split("/")[1] == "backbone"}
     if not inner or any(path.split("/")[1] == "backbone" for path in have):
-        return have, {}, []
+        return _in_collections(have, want), {}, []
     renamed = {path.replace("/", "/backbone/", 1): value for path, value in have.items()}
+    renamed = _in_collections(renamed, want)
     left = sorted({path.split("/")[2] for path in renamed.keys() - inner})
     new = {path: leaf for path, leaf in want.items() if path not in inner}
     said = ["they are the backbone's; everything after it is newly initialized"]
@@ -299,15 +303,32 @@ def _as_backbone(
     return {path: value for path, value in renamed.items() if path in inner}, new, said
 
 
+def _in_collections(have: dict[str, Any], want: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables, those of a BatchNorm in the collection in which the network has them."""
+    other = {"params": "batch_stats", "batch_stats": "params"}
+    found = dict(have)
+    for path in want.keys() - have.keys():
+        collection, _, rest = path.partition("/")
+        twin = f"{other.get(collection)}/{rest}"
+        if twin in found and twin not in want:
+            found[path] = found.pop(twin)
+    return found
+
+
 def _other_outputs(
     layer: str, have: Mapping[str, Any], want: Mapping[str, Any], classes: int
 ) -> bool:
-    """Whether a layer has `classes` outputs, and differs from its source in that number alone."""
+    """Whether a layer has so many outputs for each class, or also for the background, and differs
+    from its source in their number alone.
+    """
     kernel, bias = f"{layer}/kernel", f"{layer}/bias"
     if not all(path in tree for path in (kernel, bias) for tree in (have, want)):
         return False
-    same_inputs = have[kernel].shape[:-1] == want[kernel].shape[:-1]
-    return same_inputs and want[bias].shape == (classes,) and have[bias].shape != (classes,)
+    old, new = have[bias].shape[-1], want[bias].shape[-1]
+    if have[kernel].shape[:-1] != want[kernel].shape[:-1] or old == new or not classes:
+        return False
+    each = [new // (classes + more) for more in (0, 1) if new % (classes + more) == 0]
+    return any(old % values == 0 for values in each)
 
 
 def _but_channels(shape: tuple[int, ...]) -> tuple[int, ...]:

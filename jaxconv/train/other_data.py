@@ -25,7 +25,7 @@ OF_A_SET = (
     "data.source", "data.eval_split", "data.resident_limit", "data.threads", "data.prefetch",
     "data.damaged_share", "data.skip_unreadable", "data.xo", "data.scenes", "data.toy",
     "data.tfds", "data.folder", "data.arrays", "data.text.header", "data.coco", "data.boxes",
-    "data.annotations", "data.nifti.test_fraction", "data.nifti.seed",
+    "data.csv", "data.annotations", "data.nifti.test_fraction", "data.nifti.seed",
 )  # fmt: skip
 MEASURING = ("eval.batch_size", "eval.metrics")
 # Which of them each command uses.
@@ -107,7 +107,7 @@ def reading(config: AnyConfig) -> Iterator[None]:
     except UserError as error:
         kind, colon, place = config.data.source.partition(":")
         moved = (
-            kind in ("folder", "masks", "coco", "voc", "nifti", "arrays", "text")
+            kind in ("folder", "masks", "coco", "voc", "csv", "nifti", "arrays", "text")
             and not Path(place).expanduser().exists()
         )
         if not (colon and moved):

@@ -23,7 +23,7 @@ import optax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxconv.data.interface import RANDOM_KEY
+from jaxconv.data.interface import RANDOM_KEY, example_keys
 from jaxconv.models.network import AUXILIARY
 from jaxconv.tasks.labels import LabelLoss, LabelMeasure, cross_entropy
 from jaxconv.tasks.labels import objective as of_labels
@@ -104,17 +104,17 @@ def make_train_step(
       remat: store only what the network's top-level modules return, and recompute the rest in the
         backward pass (Chen et al. 2016, arXiv:1604.06174).
       objective: replaces `loss` for any other task: (outputs, batch) -> ([B] loss, {name: [B]});
-        the named values are averaged into the metrics. The batch also has `RANDOM_KEY`.
+        the named values are averaged into the metrics. The batch also has `RANDOM_KEY` [B].
       learning_rate: step -> learning rate. Its product with the plateau's scale is the extra
         argument `learning_rate` of the optimizer, which `optim.make_optimizer` needs, and the
         metric. Without it, the metric is the rate in the state of `optax.inject_hyperparams`.
       call: batch -> further arguments of the network by name; the batch as for `objective`.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
-    and, for `augment`, `position` [B] int32 in the global batch. The key is the run's; the step
-    number and a name are folded into it for each use. Under `pmap` each device also folds its index
-    into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means over
-    the batch, before the update; `learning_rate` only if it is known. If the state has a
+    and `position` [B] int32 in the global batch, which `augment` needs. The key is the run's; the
+    step number and a name are folded into it for each use. Under `pmap` each device also folds its
+    index into the dropout key. The metrics are `loss`, those of the objective, and `METRICS`: means
+    over the batch, before the update; `learning_rate` only if it is known. If the state has a
     `loss_scale`, a step whose gradients are not finite changes only the scale and the step number,
     and has `grad_norm` 0.
     """
@@ -132,6 +132,14 @@ def make_train_step(
         optimizer, learning_rate = descending(optimizer), schedule
     update = make_update(optimizer, learning_rate, ema_decay)
 
+    def keys_of_examples(key: jax.Array, batch: Batch) -> jax.Array:
+        position = batch.get("position")
+        if position is None:
+            position = jnp.arange(len(batch["image"]))
+            if axis_name is not None:
+                position += lax.axis_index(axis_name) * len(position)
+        return example_keys(key, position)
+
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         if not isinstance(state, TrainState):
             raise TypeError(
@@ -140,6 +148,7 @@ def make_train_step(
             )
         if augment is not None:
             batch = augment(named_key(key, state.step, "augment"), batch)
+        batch = {**batch, RANDOM_KEY: keys_of_examples(named_key(key, state.step, "task"), batch)}
         dropout = named_key(key, state.step, "dropout")
         if axis_name is not None:
             dropout = jax.random.fold_in(dropout, lax.axis_index(axis_name))
@@ -162,7 +171,6 @@ def loss_of(
     def total(params: Any, model_state: Any, batch: Batch, dropout: jax.Array) -> Any:
         variables, collections = {"params": params, **model_state}, [*model_state, AUXILIARY]
         settings = {"train": True, "rngs": {"dropout": dropout}, "mutable": collections}
-        batch = {**batch, RANDOM_KEY: dropout}
         settings |= call(batch) if call else {}
         outputs, changed = apply(variables, batch["image"], **settings)
         losses, measured = objective(outputs, batch)

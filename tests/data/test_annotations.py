@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxconv.config import default_config
-from jaxconv.data.interface import describe
-from jaxconv.data.objects import Faults, Objects, mended
+from jaxconv.data.interface import Target, describe
+from jaxconv.data.objects import Faults, Objects, mended, of_bits
 from jaxconv.data.shapes import checked_shape, merged, rasterized
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -80,7 +80,7 @@ THINGS = [
 
 def write_coco(root, things=THINGS, split="train", file="annotations/instances_{split}.json"):
     folder = root / split
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     images = [(7, "a.png"), (9, "b.png"), (4, "none.png")]
     for number, name in images:
         pixels = np.full((HEIGHT, WIDTH, 3), 20 * number, np.uint8)
@@ -495,3 +495,75 @@ def test_a_run_on_coco_from_command_to_evaluation(tmp_path):
     assert_one_line_error(process, 2, "config.data.annotations is 'mnd', did you mean 'mend'")
     process = command("data", f"coco:{tmp_path / 'set'}", "--split=val")
     assert_one_line_error(process, 1, "has no annotations of the split 'val'")
+
+
+INSTANCES = (*DETECTION, "masks")
+
+
+def test_instances_have_their_own_masks(tmp_path):
+    """Streamed and in memory alike, moved with their images; of the largest first, crowds too."""
+    pytest.importorskip("pycocotools")
+    lost = thing(5, 9, 5, (2, 2, 6, 9), segmentation=None)
+    write_coco(tmp_path, [*THINGS, lost])
+    config = data(f"coco:{tmp_path}", max_boxes=9)
+    source = open_source(config, "train", needs=INSTANCES)
+    assert source.targets["masks"].shape == (HEIGHT, WIDTH, 2)
+    assert "objects without a usable segmentation, left out: 1" in " ".join(source.notes)
+    first, second, third = (source.read(i) for i in range(3))
+    found = of_bits(first["masks"], 9)
+    wanted = [box_mask(18, 0, 20, 30), box_mask(4, 6, 18, 25), box_mask(2, 3, 8, 10)]
+    assert first["crowd"].tolist()[:3] == [True, False, False]
+    np.testing.assert_array_equal(found, [*wanted, *[box_mask(0, 0, 0, 0)] * 6])
+    np.testing.assert_array_equal(of_bits(second["masks"], 9)[0], box_mask(1, 1, 5, 9))
+    assert second["valid"].sum() == 1 and not third["masks"].any()
+    few = data(f"coco:{tmp_path}", max_boxes=2, resident_limit=0, image_size=10)
+    streamed = open_source(few, "train", needs=INSTANCES)
+    half = of_bits(streamed.read(0)["masks"], 2)
+    np.testing.assert_array_equal(half, [mask[1::2, 6:25:2] for mask in wanted[:2]])
+    again = open_source(config, "train", like=describe(source))
+    np.testing.assert_array_equal(again.read(0)["masks"], first["masks"])
+    # Without masks nothing is left out, and no mask is made.
+    assert "masks" not in open_source(config, "train", needs=DETECTION).targets
+
+
+def test_a_file_without_shapes_has_no_masks(tmp_path):
+    without = [
+        {key: value for key, value in one.items() if key != "segmentation"} for one in THINGS
+    ]
+    write_coco(tmp_path, without)
+    assert "masks" not in open_source(data(f"coco:{tmp_path}"), "train", needs=INSTANCES).targets
+
+
+NAMES = ["nose", "left_eye", "right_eye", "tail"]
+
+
+def write_keypoints(root, things):
+    path = write_coco(root, things, file="annotations/person_keypoints_{split}.json")
+    found = json.loads(path.read_text())
+    for one in found["categories"]:
+        one["keypoints"] = NAMES if one["name"] == "cat" else []
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_keypoints_are_those_of_their_own_file(tmp_path):
+    """[x, y, v, ...] becomes y, x, v; left and right change places in a mirrored image."""
+    points = [5, 4, 2, 6, 5, 1, 7, 5, 0, 8, 9, 2]
+    cat = thing(2, 7, 2, (4, 6, 18, 25), keypoints=points, area=133)
+    write_keypoints(tmp_path, [THINGS[0], cat, thing(6, 9, 2, (1, 1, 5, 9), keypoints=[1, 2])])
+    write_coco(tmp_path)
+    config = data(f"coco:{tmp_path}", max_boxes=2)
+    source = open_source(config, "train", needs=(*DETECTION, "keypoints", "filled"))
+    assert source.targets["keypoints"] == Target((2, 4, 3), "float32", "keypoints:1-2")
+    found = source.read(0)["keypoints"]
+    assert found[0].tolist() == [[4, 5, 2], [5, 6, 1], [0, 0, 0], [9, 8, 2]]
+    assert not found[1].any() and not source.read(1)["keypoints"].any()
+    assert source.read(0)["filled"].tolist() == [0.5, 1.0]
+    assert "keypoints that are not three numbers each, left out: 1" in " ".join(source.notes)
+    half = open_source(
+        data(f"coco:{tmp_path}", max_boxes=2, image_size=10), "train", needs=("keypoints",)
+    )
+    np.testing.assert_array_equal(half.read(0)["keypoints"][0, 0], [2, 0, 2])
+    # A detector without that head reads the instances.
+    assert len(open_source(config, "train", needs=DETECTION).read(0)["boxes"]) == 2
+    assert "keypoints" not in open_source(config, "train", needs=DETECTION).targets

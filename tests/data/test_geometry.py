@@ -17,6 +17,7 @@ from jaxconv.config import default_config
 from jaxconv.data import geometry, sources
 from jaxconv.data.geometry import crop_box, eval_box, jitter_box, train_box
 from jaxconv.data.interface import Target, generator
+from jaxconv.data.objects import as_bits, of_bits
 
 SIDES = st.integers(1, 900)
 EDGES = st.integers(2, 30)
@@ -224,7 +225,7 @@ def test_transforms_are_made_of_numbers_of_jax(strict_dtypes):
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="spots has moves='point'; it must be boxes, points or"):
+    with pytest.raises(ValueError, match="spots has moves='point'; it must be boxes, points, keyp"):
         geometry.move({"spots": points_of(0)}, {"spots": "point"}, geometry.flip(30), (20, 30))
 
 
@@ -343,3 +344,47 @@ def test_a_host_crop_hands_its_box_on(decoder, crop):
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
         found = (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
         np.testing.assert_allclose((top, left, bottom, right), found, atol=1.01)
+
+
+PAIRS = "keypoints:1-2,3-4"
+
+
+def test_keypoints_change_sides_where_the_image_is_mirrored():
+    """The 1st with the 2nd, the 3rd with the 4th; their third number goes with them."""
+    points = np.random.default_rng(0).uniform(0, 20, (3, 6, 3)).astype(np.float32)
+    for kind, order in ((PAIRS, [0, 2, 1, 4, 3, 5]), ("keypoints", [0, 1, 2, 3, 4, 5])):
+        moved = geometry.move({"k": points}, {"k": kind}, geometry.flip(30), (20, 30))["k"]
+        np.testing.assert_allclose(moved[..., 1], 30 - points[:, order, 1], rtol=1e-6)
+        np.testing.assert_array_equal(moved[..., [0, 2]], points[:, order][..., [0, 2]])
+        assert moved.dtype == np.float32
+        # Twice is as it was, and in a crop nothing changes sides.
+        twice = geometry.move({"k": moved}, {"k": kind}, geometry.flip(30), (20, 30))["k"]
+        np.testing.assert_allclose(twice, points, atol=1e-5)
+        cut = geometry.crop((2, 4, 10, 20), (20, 40))
+        moved = geometry.move({"k": points}, {"k": kind}, cut, (20, 40))["k"]
+        np.testing.assert_allclose(moved[..., :2], geometry.move_points(points[..., :2], cut))
+        np.testing.assert_array_equal(moved[..., 2], points[..., 2])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.booleans(), st.integers(0, 2**31))
+def test_keypoints_of_numpy_and_jax_agree(flipped, seed):
+    points = np.random.default_rng(seed).uniform(0, 20, (5, 3)).astype(np.float32)
+    transform = geometry.flip(28) if flipped else geometry.shift(1.5, -2.0)
+    wanted = geometry.move_keypoints(points, transform, "1-2,3-4")
+    traced = jax.jit(lambda points, t: geometry.move_keypoints(points, t, "1-2,3-4"))
+    np.testing.assert_allclose(traced(jnp.asarray(points), transform), wanted, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_bits_move_as_their_masks(seed, flipped):
+    """Under a crop and a flip; as a mask of bytes."""
+    masks = np.random.default_rng(seed).random((11, 20, 30)) > 0.5
+    ways = [geometry.crop((3, 2, 15, 21), (18, 24)), *([geometry.flip(24)] if flipped else [])]
+    transform = geometry.compose(*ways)
+    targets = {"masks": as_bits(masks, 11)}
+    moved = geometry.move(targets, {"masks": "mask"}, transform, (18, 24))["masks"]
+    for mask, found in zip(masks, of_bits(moved, 11), strict=True):
+        wanted = geometry.move_mask(mask.astype(np.uint8), transform, (18, 24))
+        np.testing.assert_array_equal(found, wanted)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxconv.data.objects import of_bits
 from jaxconv.data.scenes import draw_scene, draw_scenes
 from jaxconv.errors import UserError
 
@@ -20,6 +21,26 @@ def test_masks_and_boxes_are_exact(index):
         edges = (scene.mask[top, left:right], scene.mask[bottom - 1, left:right])
         assert all(edge.any() for edge in edges)
     assert not scene.mask[~inside].any()
+
+
+def test_masks_of_letters_are_their_ink():
+    """Also that below another letter; the later letter is what the class of a pixel says."""
+    split = draw_scenes("test", test_examples=30, unmasked=True, instances=True)
+    assert split.targets["masks"].moves == "mask"
+    overlapping = 0
+    for n in range(30):
+        scene, inks = draw_scene(0, "test", n), of_bits(split.arrays["masks"][n], 5)
+        np.testing.assert_array_equal(inks[: len(scene.inks)], scene.inks)
+        assert not inks[len(scene.inks) :].any()
+        np.testing.assert_array_equal(inks.any(axis=0), scene.mask > 0)
+        overlapping += (inks.sum(axis=0) > 1).any()
+        for ink, box, label in zip(scene.inks, scene.boxes, scene.classes, strict=True):
+            rows, columns = np.nonzero(ink)
+            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == box.tolist()
+            own = ink & (scene.inks.sum(axis=0) == 1)
+            assert set(scene.mask[own]) == {label}
+    assert overlapping
+    assert "masks" not in draw_scenes("test", test_examples=1, unmasked=True).arrays
 
 
 def test_a_scene_is_a_function_of_its_number():

@@ -23,12 +23,22 @@ LABEL = {"label": tfds.features.ClassLabel(names=["no", "yes"])}
 PICTURE = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
 ONE = tfds.features.Image(shape=(None, None, 1), encoding_format="png", use_colormap=True)
 BOX = tfds.features.BBoxFeature()
+
+def objects(crowd, names):
+    of = {"bbox": BOX, "label": tfds.features.ClassLabel(names=names), crowd: np.bool_}
+    return tfds.features.Sequence(of)
+
+ANIMALS = ["cat", "dog", "cow"]
 FEATURES = {
     "oxford_iiit_pet": {"image": PICTURE, **LABEL, "segmentation_mask": ONE, "head_bbox": BOX},
     "cityscapes": {"image_id": tfds.features.Text(), "image_left": PICTURE,
                    "segmentation_label": ONE},
     "caltech_birds2011": {"image": PICTURE, **LABEL, "bbox": BOX},
     "imagenet2012": {"image": PICTURE, **LABEL, "file_name": tfds.features.Text()},
+    "coco": {"image": PICTURE, "image/filename": tfds.features.Text(),
+             "objects": objects("is_crowd", ANIMALS)},
+    "voc": {"image": PICTURE, "labels": tfds.features.Sequence(tfds.features.ClassLabel(
+                names=ANIMALS)), "objects": objects("is_difficult", ANIMALS)},
 }
 
 def example(kind, i):
@@ -43,6 +53,13 @@ def example(kind, i):
     if kind == "cityscapes":
         mask[0], mask[1], mask[2], mask[3] = 7, 33, 255, 34
         return {"image_id": f"city_{i}", "image_left": image, "segmentation_label": mask}
+    if kind in ("coco", "voc"):
+        crowd = "is_crowd" if kind == "coco" else "is_difficult"
+        boxes = [(0.0, 0.0, 0.25, 0.25), (0.25, 0.5, 0.75, 1.0), (0.5, 0.5, 0.5, 0.9)]
+        of = [{"bbox": tfds.features.BBox(*box), "label": n, crowd: n == 1}
+              for n, box in enumerate(boxes)][: 3 * (i > 0)]
+        found = {"image": image, "objects": of}
+        return found | ({"image/filename": f"{i}.png"} if kind == "coco" else {"labels": [0]})
     if kind == "imagenet2012":
         return {"image": image, "label": i % 2, "file_name": f"n0{i % 2}_{i}.JPEG"}
     box = [tfds.features.BBox(0.25, 0.5, 0.75, 1.0), tfds.features.BBox(0.0, 0.0, 0.0, 0.0)][i % 2]
@@ -61,7 +78,7 @@ class Set(tfds.core.GeneratorBasedBuilder):
         for i in range(4):
             yield i, example(KIND, i)
 """
-KINDS = ("oxford_iiit_pet", "cityscapes", "caltech_birds2011", "imagenet2012")
+KINDS = ("oxford_iiit_pet", "cityscapes", "caltech_birds2011", "imagenet2012", "coco", "voc")
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +184,39 @@ def test_boxes_of_imagenet_are_joined_by_file_name(prepared, tmp_path):
 def test_what_a_set_lacks(prepared, name, needs, words):
     with pytest.raises(UserError, match=words):
         opened(prepared, name, needs)
+
+
+@pytest.mark.parametrize("name", ["coco", "voc"])
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_objects_are_detection_targets(prepared, name, limit):
+    """The largest first, in pixels of the canvas; crowds and difficult ones; none at all."""
+    needs = ("boxes", "classes", "valid", "crowd", "size", "seen")
+    more = {"image_size": 0, "canvas": (16, 16), "max_boxes": 3, "resident_limit": limit}
+    source = opened(prepared, name, needs, **more)
+    assert source.class_names == ("cat", "dog", "cow") and "label" not in source.targets
+    sizes = set()
+    for i in range(4):
+        example = source.read(i)
+        width = int(example["size"][1])
+        assert example["size"].tolist() == [8, width] and 10 <= width < 14
+        sizes.add(width)
+        high, wide = example["seen"].tolist()
+        assert wide == 16 and high == 8 * 16 // width
+        if width == 10:
+            assert not example["valid"].any() and not example["boxes"].any()
+            continue
+        # The third has no area.
+        assert example["valid"].tolist() == [True, True, False]
+        assert example["classes"].tolist() == [1, 0, -1]
+        assert example["crowd"].tolist() == [True, False, False]
+        wanted = [high / 4, wide / 2, high * 3 / 4, wide]
+        np.testing.assert_allclose(example["boxes"][0], wanted, atol=1e-4)
+        np.testing.assert_allclose(example["boxes"][1], [0, 0, high / 4, wide / 4], atol=1e-4)
+    assert len(sizes) == 4
+    fewer = opened(prepared, name, needs, image_size=0, canvas=(16, 16), max_boxes=1)
+    assert sum(fewer.read(i)["valid"].sum() for i in range(4)) == 3
+
+
+def test_sets_without_objects_are_refused(prepared):
+    with pytest.raises(UserError, match="no feature with boxes and classes of objects"):
+        opened(prepared, "oxford_iiit_pet", ("boxes", "classes", "valid"))

@@ -11,7 +11,6 @@ import jaxconv
 from jaxconv.layers import resize
 from jaxconv.models import abstract_variables
 from jaxconv.models.levels import maps_by_stride
-from jaxconv.models.unet import UpConv
 
 KEY = jax.random.key(0)
 
@@ -65,17 +64,23 @@ def test_unet_keeps_the_size_of_odd_inputs(axes):
     assert shape_of(model, 2, *size, 1).shape == (2, *size, 4)
 
 
-def test_a_up_convolution_is_the_transposed_one():
-    conv = functools.partial(jaxconv.layers.Conv)
-    module = UpConv(3, conv)
-    x = jax.random.normal(KEY, (2, 4, 5, 6))
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_transposed_convolution_whose_windows_lie_beside_one_another(axes):
+    module = jaxconv.layers.ConvTranspose(3, (2, 3, 2)[:axes], (2, 3, 2)[:axes])
+    x = jax.random.normal(KEY, (2, *(4, 5, 3)[:axes], 64))
     variables = module.init(KEY, x)
-    kernel = np.asarray(variables["params"]["conv"]["kernel"]).reshape(6, 2, 2, 3)
-    wanted = np.zeros((2, 8, 10, 3), np.float32)
-    for y in range(2):
-        for w in range(2):
-            wanted[:, y::2, w::2] = np.asarray(x) @ kernel[:, y, w]
+    kernel = variables["params"]["kernel"]
+    wanted = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,) * axes,
+        [(f - 1, f - 1) for f in kernel.shape[:axes]],
+        lhs_dilation=kernel.shape[:axes],
+        dimension_numbers=jaxconv.layers.windows.axes_of(axes),
+    )
     np.testing.assert_allclose(module.apply(variables, x), wanted, rtol=1e-4, atol=1e-5)
+    # He's: each value is of 64 inputs, and gets twice the variance of what it is of.
+    assert 1.6 < float(jnp.var(kernel) * 64) < 2.4
 
 
 def test_resize_is_linear_between_pixel_areas():

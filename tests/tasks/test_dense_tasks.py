@@ -1,5 +1,5 @@
-"""Segmentation and localization through the engine: killed and resumed, devices, processes,
-ensembles, sweeps; predictions in the pixels of files; pictures and files.
+"""Segmentation, localization and detection through the engine: killed and resumed, devices,
+processes, ensembles, sweeps; predictions in the pixels of files; pictures and files.
 """
 
 import json
@@ -29,8 +29,12 @@ from tests.tasks.test_segmentation import masks_config, small, write_masks
 from tests.train.test_processes import after, finish, start
 
 TASKS = ("xo_segmentation", "xo_localization")
-TITLES = {"xo_segmentation": "mean IoU", "xo_localization": "top-1 located"}
-FIRST = {"xo_segmentation": "miou", "xo_localization": "loc1"}
+TITLES = {
+    "xo_segmentation": "mean IoU",
+    "xo_localization": "top-1 located",
+    "xo_detection": "AP",
+}
+FIRST = {"xo_segmentation": "miou", "xo_localization": "loc1", "xo_detection": "ap"}
 
 
 def run_flags(name, *more):
@@ -57,7 +61,10 @@ def assert_same_weights(some, others, **tolerance):
             np.testing.assert_array_equal(one, other)
 
 
-FULL = [TASKS[0], pytest.param(TASKS[1], marks=pytest.mark.full)]
+FULL = [
+    TASKS[0],
+    *(pytest.param(name, marks=pytest.mark.full) for name in (TASKS[1], "xo_detection")),
+]
 
 
 @pytest.mark.slow

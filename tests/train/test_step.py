@@ -136,18 +136,19 @@ class Shifted(nn.Module):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_network_gets_what_is_drawn_by_the_step_s_key(accumulate):
-    """The same for the same step, another one for the next, and for each part of a batch."""
+def test_a_network_gets_what_is_drawn_by_the_step_s_keys(accumulate):
+    """One for each example: the same in any parts of the batch, another one for the next step."""
+
+    def draw(batch):
+        return jax.vmap(jax.random.uniform)(batch["random_key"])
 
     def call(batch):
-        return {"shift": jax.random.uniform(batch["random_key"])}
+        return {"shift": draw(batch)[:, None]}
 
     def objective(outputs, batch):
-        drawn = jax.random.uniform(batch["random_key"])
         plain = Shifted().apply({"params": start.params}, batch["image"], train=True)
-        shift = jnp.mean(outputs - plain)
-        same = {"drawn": drawn, "shift": shift}
-        return jnp.sum(outputs**2, axis=1), {k: jnp.full(len(outputs), v) for k, v in same.items()}
+        same = {"drawn": draw(batch), "shift": jnp.mean(outputs - plain, axis=1)}
+        return jnp.sum(outputs**2, axis=1), same
 
     optimizer, settings = optax.sgd(0.0), {"objective": objective, "call": call}
     start = jaxconv.create_state(Shifted(), optimizer, KEY, jnp.asarray(IMAGES[:1]))
@@ -156,7 +157,6 @@ def test_a_network_gets_what_is_drawn_by_the_step_s_key(accumulate):
     assert first["shift"] == pytest.approx(float(first["drawn"]), rel=1e-4)
     assert step(start, BATCH, KEY)[1]["drawn"] == first["drawn"]
     assert step(state, BATCH, KEY)[1]["drawn"] != first["drawn"]
-    key = named_key(KEY, 0, "dropout")
-    keys = [key] if accumulate == 1 else [jax.random.fold_in(key, n) for n in range(2)]
+    keys = [jax.random.fold_in(named_key(KEY, 0, "task"), n) for n in range(len(BATCH["image"]))]
     wanted = np.mean([float(jax.random.uniform(key)) for key in keys])
     assert first["drawn"] == pytest.approx(wanted, rel=1e-6)

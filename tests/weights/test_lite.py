@@ -113,3 +113,46 @@ def test_a_classifier_becomes_a_backbone():
     del have["params"]["stage2_1"]
     with pytest.raises(ValueError, match="missing: params/backbone/stage2_1"):
         fit(have, fresh, 3)
+
+
+def test_a_classifier_becomes_a_frozen_backbone_and_back():
+    tiny = {"units": (1, 1, 1, 1), "width": 4}
+    classifier = jaxconv.create_model("resnet50", 5, **tiny)
+    have = numbered(abstract_variables(classifier, (1, 64, 64, 3)))
+    sizes = ((32,), (64,), (128,), (256,), (512,))
+    detector = jaxconv.create_model(
+        "fcos_resnet50_fpn", 3, backbone_kwargs=tiny, filters=8, anchor_sizes=sizes, norm="frozen"
+    )
+    fresh = jax.tree.map(lambda x: -x, numbered(abstract_variables(detector, (1, 64, 64, 3))))
+    fitted, _ = fit(have, fresh, 3)
+    stats = fitted["batch_stats"]["backbone"]["conv1"]["norm"]
+    for name, collection in (("scale", "params"), ("bias", "params"), ("var", "batch_stats")):
+        np.testing.assert_array_equal(stats[name], have[collection]["conv1"]["norm"][name])
+    trained = jaxconv.create_model(
+        "fcos_resnet50_fpn", 3, backbone_kwargs=tiny, filters=8, anchor_sizes=sizes, norm="batch"
+    )
+    fresh = jax.tree.map(lambda x: -x, numbered(abstract_variables(trained, (1, 64, 64, 3))))
+    again, said = fit(fitted, fresh, 3)
+    assert said == []
+    scale = again["params"]["backbone"]["conv1"]["norm"]["scale"]
+    np.testing.assert_array_equal(scale, have["params"]["conv1"]["norm"]["scale"])
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("retinanet_resnet50_fpn", {"logits"}),
+        ("maskrcnn_resnet50_fpn", {"logits", "codes"}),
+        ("ssd300_vgg16", {"logits"}),
+    ],
+)
+def test_a_detector_of_other_classes_keeps_what_is_not_of_classes(name, new):
+    size = (1, 300, 300, 3) if name == "ssd300_vgg16" else (1, 128, 128, 3)
+    shapes = {k: abstract_variables(jaxconv.create_model(name, k), size) for k in (90, 2)}
+    zeros = {k: jax.tree.map(lambda x: np.zeros(x.shape), tree) for k, tree in shapes.items()}
+    ones = jax.tree.map(np.ones_like, zeros[2])
+    fitted, said = fit(zeros[90], ones, 2)
+    heads = {line.split(" is newly")[0].rsplit("/", 1)[-1].rstrip("123456") for line in said}
+    assert heads == new
+    kept = [float(leaf.ravel()[0]) == 0 for leaf in jax.tree.leaves(fitted)]
+    assert kept.count(False) == 2 * len(said)

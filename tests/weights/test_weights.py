@@ -189,7 +189,7 @@ def test_fit_takes_what_fits_and_says_what_it_did():
         fitted["params"]["conv1"]["kernel"], old["params"]["conv1"]["kernel"].sum(2, keepdims=True)
     )
     assert (
-        "3 classes instead of 7" in said[0]
+        "3 outputs instead of 7" in said[0]
         and "1 channels instead of 3: the filters' 3 channels are summed" in said[1]
     )
     same, said = fit(old, old, 7)
@@ -225,7 +225,7 @@ def test_training_starts_from_a_folder_and_from_another_run(tmp_path, resnet18, 
     train(config, str(tmp_path / "a"))
     for words in (
         "started from weights of resnet18",
-        "fc is newly initialized: 2 classes instead of 5",
+        "fc is newly initialized: 2 outputs instead of 5",
         "1 channels instead of 3",
     ):
         assert words in caplog.text

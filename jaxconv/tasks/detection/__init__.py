@@ -5,7 +5,8 @@
     matching   which box of the truth an anchor is to find; samples of anchors
     nms        non-maximum suppression
     losses     of classes and of boxes
-    masks      masks of instances, from the size of the head to that of the image
+    masks      masks of instances, from the size of the head to that of the image; on the host
+    instances  masks and keypoints of instances; on the device
 
 Boxes are float32 (top, left, bottom, right) in pixels. All is for one image, with static shapes;
 `jax.vmap` makes it a batch. Sets of boxes are padded, and `valid` says which count.

@@ -16,7 +16,10 @@ SAME = 0.55
 _AT_ONCE = 256
 FOUND = ("boxes", "scores", "classes", "valid")
 # What is kept of the truth, and of the images; masks and keypoints cannot be joined.
-KEPT = ("true_boxes", "true_classes", "true_valid", "true_crowd", "size", "seen", "loss")
+KEPT = (
+    *("true_boxes", "true_classes", "true_valid", "true_crowd", "true_mask_areas"),
+    *("size", "seen", "loss"),
+)
 
 
 def fused(each: Sequence[Mapping[str, np.ndarray]], same: float = SAME) -> dict[str, np.ndarray]:

@@ -5,6 +5,14 @@ crowd, or has another size, does not count. VOC's is done at an IoU of 0.5 (Ever
 section 4.2): a detection takes the object with which it overlaps most, even if another one has
 found that already, and is then wrong; what takes a difficult object does not count. Both are of the
 data's own classes, the detections with the highest scores first.
+
+    kind        overlap of a detection and an object
+    boxes       their boxes' IoU
+    masks       their masks' IoU, `mask_overlaps` of what is kept
+    keypoints   object keypoint similarity with COCO's 17 constants; for another number of keypoints
+                each has the constant 1 / number. Objects without a labelled keypoint do not count
+
+The area of an object, by which it has a size, is `true_mask_areas`, or else its box's.
 """
 
 import contextlib
@@ -29,8 +37,9 @@ SIZES = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
 }
-# Detections of an image and a class.
-MOST = (1, 10, 100)
+# Detections of an image and a class; of keypoints.
+MOST, MOST_KEYPOINTS = (1, 10, 100), 20
+KINDS = ("boxes", "masks", "keypoints")
 # VOC's.
 IOU = 0.5
 
@@ -71,11 +80,14 @@ def in_file(kept: Mapping[str, np.ndarray], prefix: str = "") -> np.ndarray:
     `kept` has `size` and `seen` [N, 2] if they differ from those of the network's images: height
     and width of the file, and of the part of the network's image that shows it.
     """
-    boxes = np.asarray(kept[f"{prefix}boxes"], np.float64)
+    return np.asarray(kept[f"{prefix}boxes"], np.float64) * np.tile(_scale(kept), 2)[:, None]
+
+
+def _scale(kept: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[N, 2] pixels of the file for each of the image that the network sees, down and across."""
     if "size" not in kept:
-        return boxes
-    scale = np.asarray(kept["size"], np.float64) / np.asarray(kept["seen"], np.float64)
-    return boxes * np.tile(scale, 2)[:, None]
+        return np.ones((len(kept["valid"]), 2))
+    return np.asarray(kept["size"], np.float64) / np.asarray(kept["seen"], np.float64)
 
 
 def as_coco(
@@ -83,6 +95,7 @@ def as_coco(
     classes: int,
     image_ids: Sequence[int] = (),
     category_ids: Sequence[int] = (),
+    kind: str = "boxes",
 ) -> tuple[dict[str, Any], list[Any]]:
     """COCO's annotations and results, of kept arrays [N, ...], in pixels of the files.
 
@@ -94,13 +107,16 @@ def as_coco(
       classes: K.
       image_ids: of the N images; 1 ... N by default.
       category_ids: of the classes; 1 ... K by default.
+      kind: of `KINDS`; by masks, a detection's area is that of its mask.
     """
     images, names = image_ids or range(1, len(kept["valid"]) + 1), category_ids
     names = names or range(1, classes + 1)
     truths: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
+    scale = _scale(kept)
     for prefix, into in (("true_", truths), ("", found)):
         boxes = in_file(kept, prefix)
+        areas = kept.get(f"{prefix}mask_areas") if prefix or kind == "masks" else None
         labels, valid = (np.asarray(kept[f"{prefix}{name}"]) for name in ("classes", "valid"))
         for n, m in np.argwhere(valid).tolist():
             top, left, bottom, right = boxes[n, m].tolist()
@@ -113,10 +129,17 @@ def as_coco(
                 "area": width * height,
                 "place": m,
             }
+            if areas is not None:
+                one["area"] = float(areas[n, m]) * scale[n].prod()
             if prefix:
                 one["iscrowd"] = int(kept["true_crowd"][n, m])
             else:
                 one["score"] = float(kept["scores"][n, m])
+            if "true_keypoints" in kept:
+                points = np.asarray(kept[f"{prefix}keypoints"][n, m], np.float64)
+                points = points * [*scale[n], 1]
+                one["keypoints"] = points[:, [1, 0, 2]].reshape(-1).tolist()
+                one["num_keypoints"] = int(np.count_nonzero(points[:, 2] > 0))
             into.append(one)
     dataset = {
         "images": [{"id": number} for number in images],
@@ -126,24 +149,57 @@ def as_coco(
     return dataset, found
 
 
-def matched(kept: Mapping[str, np.ndarray], classes: int) -> Matches:
-    """COCO's matches of boxes; raises UserError if pycocotools is not installed."""
+def matched(kept: Mapping[str, np.ndarray], classes: int, kind: str = "boxes") -> Matches:
+    """COCO's matches by the overlaps of a kind of `KINDS`.
+
+    Raises:
+      UserError: pycocotools is not installed.
+    """
     with needing_extras("COCO's average precision"):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-    dataset, found = as_coco(kept, classes)
+    dataset, found = as_coco(kept, classes, kind=kind)
     truth: Any = COCO()
     results: Any = COCO()
     truth.dataset, results.dataset = dataset, {**dataset, "annotations": found}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
         truth.createIndex()
         results.createIndex()
-        evaluator = COCOeval(truth, results, "bbox")
+        evaluator: Any = COCOeval(truth, results, "keypoints" if kind == "keypoints" else "bbox")
         evaluator.params.areaRng = [list(ends) for ends in SIZES.values()]
-        evaluator.params.maxDets = list(MOST)
+        evaluator.params.areaRngLbl = list(SIZES)
+        evaluator.params.maxDets = [MOST_KEYPOINTS] if kind == "keypoints" else list(MOST)
+        if kind == "masks":
+            evaluator.computeIoU = functools.partial(_mask_overlaps, evaluator, kept)
+        elif kind == "keypoints" and (joints := kept["keypoints"].shape[2]) != len(
+            evaluator.params.kpt_oks_sigmas
+        ):
+            evaluator.params.kpt_oks_sigmas = np.full(joints, 1 / joints)
         evaluator.evaluate()
     return _joined(evaluator.evalImgs, classes, len(kept["valid"]))
+
+
+def more_matched(kept: Mapping[str, np.ndarray], classes: int) -> dict[str, Matches]:
+    """The matches by masks and keypoints, where they are kept."""
+    has = {"masks": "mask_overlaps" in kept, "keypoints": "true_keypoints" in kept}
+    return {kind: matched(kept, classes, kind) for kind in KINDS[1:] if has[kind]}
+
+
+def _mask_overlaps(
+    evaluator: Any, kept: Mapping[str, np.ndarray], image: int, category: int
+) -> np.ndarray | list[Any]:
+    """What COCOeval's `computeIoU` returns: the overlaps of an image's detections of a category,
+    the best first, with its objects.
+    """
+    truths, found = evaluator._gts[image, category], evaluator._dts[image, category]
+    if not truths or not found:
+        return []
+    order = np.argsort([-one["score"] for one in found], kind="mergesort")
+    rows = [found[i]["place"] for i in order[: evaluator.params.maxDets[-1]]]
+    places = np.ix_(rows, [one["place"] for one in truths])
+    # Rounded, 7 of 10 pixels are 0.7, which float32 is just below.
+    return np.round(np.asarray(kept["mask_overlaps"][image - 1], np.float64), 7)[places]
 
 
 def _joined(each: Sequence[Any], classes: int, images: int) -> Matches:

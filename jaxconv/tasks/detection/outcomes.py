@@ -10,9 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxconv.tasks.detection.matches import Matches, as_coco, matched, voc_matched
+from jaxconv.tasks.detection.matches import (
+    Matches,
+    as_coco,
+    matched,
+    more_matched,
+    voc_matched,
+)
 from jaxconv.tasks.detection.mistakes import Mistakes, Pairs, mistakes, pairs
-from jaxconv.tasks.detection.precision import figures, of_classes, voc_figures
+from jaxconv.tasks.detection.precision import figures, more_figures, of_classes, voc_figures
 from jaxconv.tasks.intervals import CONFIDENCE
 
 __all__ = [
@@ -22,6 +28,8 @@ __all__ = [
     "figures",
     "intervals",
     "matched",
+    "more_figures",
+    "more_matched",
     "voc_figures",
     "worst",
 ]
@@ -36,13 +44,15 @@ class Outcomes:
         `loss`.
       class_names: K.
       index: [N] the examples' positions in their source.
-      matches: COCO's.
+      matches: COCO's, by boxes.
+      more: by masks and keypoints, if the network has them.
     """
 
     values: Mapping[str, np.ndarray]
     class_names: tuple[str, ...]
     index: np.ndarray
     matches: Matches
+    more: Mapping[str, Matches] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -65,7 +75,8 @@ class Outcomes:
 
 def all_figures(outcomes: Outcomes, times: np.ndarray | None = None) -> dict[str, float]:
     """COCO's and VOC's figures; `times` as for `precision.figures`."""
-    return figures(outcomes.matches, times) | voc_figures(outcomes.voc, times)
+    found = figures(outcomes.matches, times) | voc_figures(outcomes.voc, times)
+    return found | more_figures(outcomes.more, times)
 
 
 def intervals(outcomes: Outcomes, resamples: int, seed: int = 0) -> dict[str, tuple[float, float]]:

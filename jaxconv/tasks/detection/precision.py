@@ -19,6 +19,7 @@ further matching.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -192,6 +193,16 @@ def figures(matches: Matches, times: np.ndarray | None = None) -> dict[str, floa
             result[f"ap_{name}"] = precision[n][:, known[n]].mean()
             result[f"ar_{name}"] = recall[n][:, known[n]].mean()
     return {name: float(value) for name, value in result.items()}
+
+
+def more_figures(more: Mapping[str, Matches], times: np.ndarray | None = None) -> dict[str, float]:
+    """`mask_ap`, `mask_ap50`, `mask_ap75`, `keypoint_ap`, `keypoint_ap50`, those there are."""
+    names = {"masks": ("ap", "ap50", "ap75"), "keypoints": ("ap", "ap50")}
+    found: dict[str, float] = {}
+    for kind, matches in more.items():
+        values = figures(matches, times)
+        found |= {f"{kind[:-1]}_{name}": values[name] for name in names[kind]}
+    return found
 
 
 def of_classes(matches: Matches) -> tuple[np.ndarray, np.ndarray]:

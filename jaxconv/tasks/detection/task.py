@@ -13,15 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.geometry import Transform, move
 from jaxconv.data.interface import RANDOM_KEY
+from jaxconv.data.objects import of_bits
 from jaxconv.errors import UserError, needing_extras
+from jaxconv.models.configured import build_model
 from jaxconv.models.detector import Detector
 from jaxconv.models.fcos import FCOS
 from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
-from jaxconv.tasks.detection.boxes import at_least
+from jaxconv.tasks.detection.boxes import area, at_least
 from jaxconv.tasks.detection.detections import choices, detections
 from jaxconv.tasks.detection.fusion import joined, turned_back
+from jaxconv.tasks.detection.instances import all_keypoints, mask_measures
 from jaxconv.tasks.detection.mistakes import SHOWN, unpaired
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
@@ -30,13 +34,24 @@ from jaxconv.tasks.detection.outcomes import (
     figures,
     intervals,
     matched,
+    more_figures,
+    more_matched,
     remark_rows,
     worst,
+)
+from jaxconv.tasks.detection.shown import (
+    NOTHING,
+    instance_masks,
+    lines_of,
+    object_map,
+    said_of,
 )
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
 # Objects of which a crop or a shift leaves less than this, in pixels, are no objects any more.
 SMALLEST = 1.0
+# What a head of an R-CNN is for: the name of its setting, the target, and its figures' keys.
+HEADS = ("masks", "keypoints")
 ANY = (
     "fcos_resnet50_fpn, retinanet_resnet50_fpn, fasterrcnn_resnet50_fpn or another one, with any "
     "backbone"
@@ -47,7 +62,10 @@ class Detection(Task):
     """Any number of objects. See `Task` for the methods, and the module.
 
     An example has `boxes` [M, 4], `classes` [M] and `valid` [M]; and it may have `crowd` [M]: boxes
-    around many objects, which are not learned, and in which no detection is wrong.
+    around many objects, which are not learned, and in which no detection is wrong. A network with
+    the head needs `masks` [H, W, ceil(M / 8)] uint8, bits of the objects, see `objects.as_bits`, or
+    `keypoints` [M, J, 3], see data/geometry.py. By `filled` [M], the share of its box that each
+    object fills, it is small, medium or large.
     """
 
     figures = (
@@ -58,14 +76,42 @@ class Detection(Task):
         Figure("ap_medium", "AP medium", "", True, True, "AP, medium", "mean AP, medium objects"),
         Figure("ap_large", "AP large", "", True, True, "AP, large", "mean AP, large objects"),
         Figure("ar", "AR", "", True, True, "AR", "mean recall, IoU 0.50 to 0.95"),
+        Figure("mask_ap", "mask AP", "", True, True, "Mask AP", "mean AP of masks"),
+        Figure("mask_ap50", "mask AP50", "", True, True, "Mask AP50", "mean AP of masks, IoU 0.50"),
+        Figure("mask_ap75", "mask AP75", "", True, True, "Mask AP75", "mean AP of masks, IoU 0.75"),
+        Figure("keypoint_ap", "keypoint AP", "", True, True, "Keypoint AP", "mean AP of keypoints"),
+        Figure(
+            *("keypoint_ap50", "keypoint AP50", "", True, True, "Keypoint AP50"),
+            "mean AP of keypoints, OKS 0.50",
+        ),
         Figure("loss", "loss", panel="Loss"),
     )
     needs = ("boxes", "classes", "valid")
-    uses = ("crowd",)
+    uses = ("crowd", "filled", "size", "seen")
     keeps = True
-    served_moves = {"boxes": "boxes"}
+    served_moves = {"boxes": "boxes", "keypoints": "keypoints"}
     views = ("center", "flip")
     joins_views = True
+
+    def __init__(self, config: Any, description: dict[str, Any]):
+        super().__init__(config, description)
+        self.heads = heads_of(config)
+        self.figures, self.needs = self.measures(config), (*type(self).needs, *self.heads)
+        self.uses = self.reads(config)[len(self.needs) :]
+
+    @classmethod
+    def reads(cls, config: Any) -> tuple[str, ...]:
+        """The targets that a source is asked for: masks and keypoints if the network has heads for
+        them.
+        """
+        heads = heads_of(config)
+        return (*cls.needs, *heads, *cls.uses)
+
+    @classmethod
+    def measures(cls, config: Any) -> tuple[Figure, ...]:
+        """The figures of boxes, and those of the network's other heads."""
+        others = [head[:-1] for head in HEADS if head not in heads_of(config)]
+        return tuple(one for one in cls.figures if one.key.partition("_")[0] not in others)
 
     @functools.cached_property
     def network(self) -> Detector:
@@ -77,7 +123,7 @@ class Detection(Task):
         """The losses whose sum is the loss."""
         names: tuple[str, ...] = ("classes", "boxes")
         if isinstance(self.network, RCNN):
-            names = ("objectness", "proposals", *names)
+            names = ("objectness", "proposals", *names, *self.heads)
         elif isinstance(self.network, FCOS):
             names = (*names, "centerness")
         return tuple(f"{name}_loss" for name in names)
@@ -88,8 +134,8 @@ class Detection(Task):
         """The detector of `config.model`; an R-CNN chooses its regions by `choices`.
 
         Raises:
-          UserError: the network is no detector, or has other heads; or it is to be evaluated on
-            images of another size, which the anchors would not fit.
+          UserError: the network is no detector; or it is to be evaluated on images of another size,
+            which the anchors would not fit.
         """
         size = self.config.data.eval_image_size
         if size and (size, size) != self.size:
@@ -101,12 +147,6 @@ class Detection(Task):
         named = f"config.model.name is {self.config.model.name!r}, which"
         if not isinstance(model, Detector):
             raise UserError(f"{named} is no detector; use {ANY}")
-        for head in ("masks", "keypoints"):
-            if getattr(model, head, None):
-                raise UserError(
-                    f"{named} has a head for {head}, which the task detection does not train; use "
-                    f"{ANY}"
-                )
         return model.clone(choices=choices) if isinstance(model, RCNN) else model
 
     def check(self) -> None:
@@ -127,6 +167,12 @@ class Detection(Task):
                 "look at different regions, which have no mean; train several runs, or use "
                 "fcos_resnet50_fpn or retinanet_resnet50_fpn"
             )
+        joints = getattr(self.network, "keypoints", 0)
+        if joints and joints != (has := self.targets["keypoints"].shape[1]):
+            raise UserError(
+                f"config.model.kwargs.keypoints is {joints}, and the objects of {source} have "
+                f"{has} keypoints; set --config.model.kwargs.keypoints={has}"
+            )
         with needing_extras("COCO's average precision"):
             import pycocotools  # noqa: F401
 
@@ -138,37 +184,43 @@ class Detection(Task):
 
     # On the devices.
 
-    def sizes(self, outputs: Any) -> jax.Array:
-        """[B, 2] height and width of each image."""
-        sides = jnp.array([self.size], jnp.float32)
-        return jnp.broadcast_to(sides, (outputs["codes"][0].shape[0], 2))
+    def sizes(self, count: int, batch: Batch | None = None) -> jax.Array:
+        """[B, 2] height and width of what each of `count` images shows, without padding.
+
+        Without a batch, as where an image is all there is, nothing counts as padding.
+        """
+        if batch is not None and "seen" in batch:
+            return batch["seen"]
+        return jnp.broadcast_to(jnp.array([self.size], jnp.float32), (count, 2))
 
     def call(self, batch: Batch) -> Mapping[str, Any]:
         """How an R-CNN chooses the regions that it learns from."""
-        key = jax.random.fold_in(batch[RANDOM_KEY], 1)
-        sizes = jnp.broadcast_to(jnp.array([self.size], jnp.float32), (len(batch["image"]), 2))
-        return training.training_choices(self.network, learned(batch), self.size, sizes, key)
+        keys = numbered(batch[RANDOM_KEY], 1)
+        sizes = self.sizes(len(batch["image"]), batch)
+        return training.training_choices(self.network, learned(batch), self.size, sizes, keys)
 
-    def each_loss(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+    def each_loss(self, outputs: Any, batch: Batch, axis_name: str | None) -> dict[str, jax.Array]:
         """The losses [B] by the names of `logged`."""
-        key = jax.random.fold_in(batch.get(RANDOM_KEY, jax.random.key(0)), 2)
-        found = training.losses(self.network, outputs, learned(batch), self.size, key)
+        same = jax.vmap(jax.random.key)(jnp.zeros(len(batch["image"]), jnp.uint32))
+        keys, truth = numbered(batch.get(RANDOM_KEY, same), 2), learned(batch)
+        found = training.losses(self.network, outputs, truth, self.size, keys, axis_name)
         return {f"{name}_loss": value for name, value in found.items()}
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The sum of the losses."""
-        return sum(self.each_loss(outputs, batch).values(), jnp.zeros(len(batch["image"])))
+        return summed(self.each_loss(outputs, batch, self.axis_name))
 
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """The losses [B]."""
-        return self.each_loss(outputs, batch)
+        return self.each_loss(outputs, batch, self.axis_name)
 
     def eval_loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The loss of each image alone, so that it does not depend on the others of its batch."""
         names = ("image", *self.needs, *(name for name in self.uses if name in batch))
 
         def of_image(outputs: Any, batch: Batch) -> jax.Array:
-            return self.loss(*jax.tree.map(lambda x: x[None], (outputs, batch)))[0]
+            alone = jax.tree.map(lambda x: x[None], (outputs, batch))
+            return summed(self.each_loss(*alone, axis_name=None))[0]
 
         return jax.vmap(of_image)(outputs, {name: batch[name] for name in names})
 
@@ -177,18 +229,39 @@ class Detection(Task):
         return {"loss": self.eval_loss(outputs, batch)}
 
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
-        """`loss`; the detections, see `serve`; and the truth: `true_boxes`, `true_classes`,
-        `true_valid` and `true_crowd`.
+        """`loss`; the detections, see `serve`; the truth: `true_boxes`, `true_classes`,
+        `true_valid` and `true_crowd`; `size` and `seen`, if the images stand on a canvas; and the
+        areas and overlaps of masks, see instances.py.
         """
         truth = {name: batch[name] for name in ("boxes", "classes")}
         truth |= {"valid": present(batch), "crowd": crowds(batch)}
-        kept = self.measured(outputs, batch) | self.serve(outputs)
+        found, more = self.found(outputs, batch), {}
+        if "keypoints" in self.heads:
+            truth["keypoints"] = seen_keypoints(batch["keypoints"], self.size)
+        if "filled" in batch:
+            more["true_mask_areas"] = area(batch["boxes"]) * batch["filled"]
+        if "masks" in self.heads:
+            of_masks = (found.pop("masks"), found["boxes"], found["valid"])
+            more |= jax.vmap(mask_measures)(*of_masks, batch["masks"], truth["crowd"])
+        kept = self.measured(outputs, batch) | found | more
+        kept |= {name: batch[name] for name in ("size", "seen") if name in batch}
         return kept | {f"true_{name}": value for name, value in truth.items()}
 
     def serve(self, outputs: Any) -> dict[str, jax.Array]:
-        """`boxes` [B, D, 4] in pixels, `scores`, `classes` and `valid` [B, D], the best first."""
-        found = detections(self.network, outputs, self.size, self.sizes(outputs))
-        return {name: found[name] for name in ("boxes", "scores", "classes", "valid")}
+        """`boxes` [B, D, 4] in pixels, `scores`, `classes` and `valid` [B, D], the best first; with
+        the heads `masks` [B, D, 28, 28], probabilities in the boxes, and `keypoints` [B, D, J, 3]:
+        y, x and the score.
+        """
+        return self.found(outputs)
+
+    def found(self, outputs: Any, batch: Batch | None = None) -> dict[str, jax.Array]:
+        """The detections, see `serve`; of a batch, inside of what its images show."""
+        sizes = self.sizes(outputs["codes"][0].shape[0], batch)
+        found = detections(self.network, outputs, self.size, sizes)
+        if "keypoints" in found:
+            given = (found["keypoints"], found["boxes"], found["valid"])
+            found["keypoints"] = jax.vmap(all_keypoints)(*given)
+        return {name: found[name] for name in ("boxes", "scores", "classes", "valid", *self.heads)}
 
     # On the host.
 
@@ -201,12 +274,15 @@ class Detection(Task):
         """`loss` and COCO's figures."""
         assert kept is not None  # it keeps
         found = figures(matched(kept, len(self.class_names)))
+        found |= more_figures(more_matched(kept, len(self.class_names)))
         shown = {one.key: found[one.key] for one in self.figures if one.key in found}
         return {"loss": float(sums["loss"] / examples), **shown}
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Outcomes:
         """The detections and the truth of every example."""
-        return Outcomes(kept, self.class_names, index, matched(kept, len(self.class_names)))
+        classes = len(self.class_names)
+        each = matched(kept, classes), more_matched(kept, classes)
+        return Outcomes(kept, self.class_names, index, *each)
 
     def more_figures(self, outcomes: Outcomes) -> dict[str, float]:
         """COCO's other figures and VOC's, see precision.py."""
@@ -280,23 +356,47 @@ class Detection(Task):
         boxes, scores, classes = of_valid(served)
         shares = np.zeros(len(self.class_names))
         np.maximum.at(shares, classes, scores)
-        seen = scores >= SHOWN
-        said = self.in_words(classes[seen])
-        return Overlay(said, shares, None, boxes[seen], classes[seen], scores[seen])
+        rows = shown_rows(served)
+        boxes, classes, scores = boxes[rows], classes[rows], scores[rows]
+        of_class = classes % NOTHING  # of many classes some have the same colour
+        mask = object_map(served, rows, of_class, self.size) if "masks" in served else None
+        points = np.asarray(served["keypoints"])[rows] if "keypoints" in served else None
+        lines = () if points is None else lines_of(points.shape[1])
+        said = self.in_words(classes)
+        return Overlay(said, shares, mask, boxes, classes, scores, points, lines)
+
+    def in_file(
+        self, served: Mapping[str, np.ndarray], transform: Transform, size: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """In the pixels of the file; with masks also its `size` [2], in which they are pasted."""
+        moves = {name: kind for name, kind in self.served_moves.items() if name in served}
+        found = move(dict(served), moves, transform, size)
+        return found | ({"size": np.array(size)} if "masks" in served else {})
+
+    def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """With masks `objects`: 0 where there is none, k where the k-th object shown is."""
+        if "masks" not in served:
+            return {}
+        from jaxconv.drawing.masks import indexed
+
+        rows = shown_rows(served)[: NOTHING - 1]
+        size = size_of(served, self.description)
+        found = object_map(served, rows, 1 + np.arange(len(rows)), size)
+        return {"objects": indexed(np.where(found == NOTHING, 0, found), 1 + len(rows))}
 
     @classmethod
     def describe(
         cls, served: Mapping[str, np.ndarray], description: Mapping[str, Any], top: int
     ) -> tuple[list[str], dict[str, Any]]:
-        """The objects with the highest scores first, each with its box."""
-        found = [
-            {
-                "class": description["class_names"][k],
-                "score": float(score),
-                "box": [round(float(x), 1) for x in box],
+        """The objects with the highest scores first, each with its box, mask and keypoints."""
+        found = []
+        for row in np.flatnonzero(np.asarray(served["valid"])).tolist()[:top]:
+            one = {
+                "class": description["class_names"][int(served["classes"][row])],
+                "score": float(served["scores"][row]),
+                "box": [round(float(x), 1) for x in served["boxes"][row]],
             }
-            for box, score, k in zip(*of_valid(served), strict=True)
-        ][:top]
+            found.append(one | said_of(served, row, size_of(served, description)))
         lines = [
             f"  {100 * one['score']:6.2f} %  {one['class']}  box "
             + " ".join(f"{x:.0f}" for x in one["box"])
@@ -309,11 +409,11 @@ class Detection(Task):
         return self.in_words(np.asarray(targets["classes"])[np.asarray(present(targets))])
 
     def draw_targets(self, images: Any, targets: Sequence[Mapping[str, Any]]) -> Any:
-        """Each example with its boxes."""
+        """Each example with its objects."""
         from jaxconv.drawing.boxes import box_grid
 
         captions = [self.caption_of(one) for one in targets]
-        return box_grid(images, [self._drawn_truth(one) for one in targets], captions)
+        return box_grid(images, [self._drawn_truth(one, True) for one in targets], captions)
 
     def draw(
         self,
@@ -323,17 +423,13 @@ class Detection(Task):
         title: str = "",
     ) -> Any:
         """Each example with its objects, and beside it those with a score of at least `SHOWN`."""
-        from jaxconv.drawing.boxes import Drawn, beside_grid, box_grid
+        from jaxconv.drawing.boxes import beside_grid, box_grid
 
         drawn, captions = [], []
-        for true, said in zip(targets, served, strict=True):
-            boxes, scores, classes = of_valid(said)
-            seen = scores >= SHOWN
-            captions.append(self.in_words(classes[seen]))
-            found = [
-                Drawn(box, False, f"{self.class_names[k]} {100 * score:.0f} %")
-                for box, score, k in zip(boxes[seen], scores[seen], classes[seen], strict=True)
-            ]
+        for image, true, said in zip(images, targets, served, strict=True):
+            rows = shown_rows(said)
+            captions.append(self.in_words(np.asarray(said["classes"])[rows]))
+            found = [self._drawn(said, row, np.shape(image)[:2]) for row in rows]
             if "boxes" in true:
                 captions[-1] = f"{self.caption_of(true)}; found {captions[-1]}"
                 objects = self._drawn_truth(true)
@@ -346,12 +442,35 @@ class Detection(Task):
         known = all("boxes" in true for true in targets)
         return (beside_grid if known else box_grid)(images, drawn, captions, title)
 
-    def _drawn_truth(self, targets: Mapping[str, Any]) -> list[Any]:
+    def _drawn(self, said: Mapping[str, Any], row: int, size: tuple[int, int]) -> Any:
+        """The object of a row, in an image of a size (height, width)."""
         from jaxconv.drawing.boxes import Drawn
 
-        valid = np.asarray(present(targets))
-        rows = zip(np.asarray(targets["boxes"])[valid], targets["classes"][valid], strict=True)
-        return [Drawn(box, True, self.class_names[k]) for box, k in rows]
+        words = f"{self.class_names[int(said['classes'][row])]} {100 * said['scores'][row]:.0f} %"
+        mask = None
+        if "masks" in said:
+            (mask,) = instance_masks(said, np.array([row]), size)
+        points = np.asarray(said["keypoints"][row])[:, :2] if "keypoints" in said else None
+        lines = () if points is None else lines_of(len(points))
+        return Drawn(np.asarray(said["boxes"][row]), False, words, mask, points, lines)
+
+    def _drawn_truth(self, targets: Mapping[str, Any], whole: bool = False) -> list[Any]:
+        """The objects of the truth: boxes, and if `whole` their masks and keypoints too."""
+        from jaxconv.drawing.boxes import Drawn
+
+        valid, boxes = np.asarray(present(targets)), np.asarray(targets["boxes"])
+        masks = of_bits(targets["masks"], len(valid)) if whole and "masks" in targets else None
+        drawn = []
+        for row in np.flatnonzero(valid).tolist():
+            points = None
+            if whole and "keypoints" in targets:
+                labelled = np.asarray(targets["keypoints"][row])
+                points = np.where(labelled[:, 2:] > 0, labelled[:, :2], np.nan)
+            lines = () if points is None else lines_of(len(points))
+            mask = None if masks is None else masks[row]
+            name = self.class_names[int(targets["classes"][row])]
+            drawn.append(Drawn(boxes[row], True, name, mask, points, lines))
+        return drawn
 
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:
@@ -378,6 +497,41 @@ class Detection(Task):
         )
 
 
+def heads_of(config: Any) -> tuple[str, ...]:
+    """Those of `HEADS` that the config's network has."""
+    model = build_model(config.model, 1)
+    return tuple(head for head in HEADS if isinstance(model, RCNN) and getattr(model, head))
+
+
+def seen_keypoints(keypoints: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Keypoints [..., 3], those outside of an image of a size (height, width) not labelled."""
+    places = keypoints[..., :2]
+    inside = jnp.all((places >= 0) & (places < jnp.array(size, jnp.float32)), axis=-1)
+    return keypoints.at[..., 2].multiply(inside)
+
+
+def shown_rows(served: Mapping[str, Any]) -> np.ndarray:
+    """The rows of the objects with a score of at least `SHOWN`."""
+    return np.flatnonzero(np.asarray(served["valid"]) & (np.asarray(served["scores"]) >= SHOWN))
+
+
+def size_of(served: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of the image that the boxes are in: the file's, or else the network's."""
+    shape = description.get("image_shape") or description["input_shape"]
+    height, width = served["size"] if "size" in served else shape[:2]
+    return int(height), int(width)
+
+
+def numbered(keys: jax.Array, number: int) -> jax.Array:
+    """Keys [B] for one of several uses."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+def summed(losses: Mapping[str, jax.Array]) -> jax.Array:
+    """The sum [B] of losses."""
+    return functools.reduce(jnp.add, losses.values())
+
+
 def present(batch: Mapping[str, Any]) -> jax.Array:
     """[B, M] which rows of the truth are objects, of which the image still shows something."""
     return batch["valid"] & at_least(batch["boxes"], SMALLEST)
@@ -389,9 +543,12 @@ def crowds(batch: Batch) -> jax.Array:
 
 
 def learned(batch: Batch) -> dict[str, jax.Array]:
-    """The truth that is learned: `boxes`, `classes`, `valid`, without crowds."""
+    """The truth that is learned: `boxes`, `classes`, `valid`, without crowds; masks and keypoints
+    as they are.
+    """
     valid = present(batch) & ~crowds(batch)
-    return {"boxes": batch["boxes"], "classes": batch["classes"], "valid": valid}
+    names = ("boxes", "classes", *(head for head in HEADS if head in batch))
+    return {"valid": valid, **{name: batch[name] for name in names}}
 
 
 def of_valid(served: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,10 +15,12 @@
 
 As torchvision has them, but that masks of the truth are read with 2x2 points a bin. A truth is
 padded: `boxes` [N, M, 4], `classes` [N, M] of the data, `valid` [N, M], and if need be `masks`
-[N, M, H, W] and `keypoints` [N, M, J, 3]: y, x in pixels, and whether it is visible.
+[N, H, W, ceil(M / 8)] uint8, whose bit m is object m, and `keypoints` [N, M, J, 3]: y, x in pixels,
+and whether it is labelled.
 
 Each loss is [N]: its mean over the batch is torchvision's, whose divisor is the batch's number of
-positives or samples (for RetinaNet, each image's own). Without any object a loss of boxes is 0.
+positives or samples (for RetinaNet, each image's own). Without any object a loss of boxes is 0. The
+batch is that of all devices; of a batch in parts (`config.accumulate`), each part.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
-from jaxconv.layers import roi_align
 from jaxconv.models.detector import Detector
 from jaxconv.models.fcos import FCOS
 from jaxconv.models.rcnn import RCNN
@@ -37,6 +39,7 @@ from jaxconv.models.retinanet import RetinaNet
 from jaxconv.models.ssd import SSD
 from jaxconv.tasks.detection.boxes import decode, decode_sides, encode, encode_sides, iou
 from jaxconv.tasks.detection.detections import WEIGHTS, Found, Outputs, anchors_of, flat, proposals
+from jaxconv.tasks.detection.instances import masks_of_regions
 from jaxconv.tasks.detection.losses import focal_loss, giou_loss, smooth_l1
 from jaxconv.tasks.detection.matching import (
     BACKGROUND,
@@ -55,7 +58,12 @@ OF_ANCHORS, OF_REGIONS = 0.5, 0.25
 
 
 def losses(
-    network: Detector, outputs: Outputs, truth: Truth, canvas: tuple[int, int], key: jax.Array
+    network: Detector,
+    outputs: Outputs,
+    truth: Truth,
+    canvas: tuple[int, int],
+    keys: jax.Array,
+    axis_name: str | None = None,
 ) -> Found:
     """The named losses [N] of a batch, whose sum is what training lowers.
 
@@ -63,24 +71,36 @@ def losses(
       outputs: of the network in training, R-CNN's with `training_choices`; without them the losses
         are those of its proposals.
       canvas: (height, width) of the images with padding.
-      key: for the sample of anchors; the same for the same batch and step.
+      keys: [N] for the sample of each image's anchors.
+      axis_name: of the devices among which the batch is divided, under `pmap`.
     """
     anchors, of_levels = anchors_of(network, outputs, canvas), jnp.concatenate
     codes = of_levels(flat(outputs["codes"]), axis=1)
     if isinstance(network, RCNN):
         objectness = of_levels(flat(outputs["objectness"]), axis=1)[..., 0]
-        found = rpn_losses(network, objectness, codes, truth, np.concatenate(anchors), key)
+        found = rpn_losses(network, objectness, codes, truth, anchors, keys, axis_name)
         if "wanted" not in outputs["regions"]:
             return found
-        return found | region_losses(outputs) | masks_loss(outputs, truth)
+        of_regions = region_losses(outputs, axis_name)
+        return found | of_regions | instance_losses(outputs, truth, axis_name)
     logits = of_levels(flat(outputs["logits"]), axis=1)
     if isinstance(network, SSD):
-        return ssd_losses(logits, codes, truth, np.concatenate(anchors))
+        return ssd_losses(logits, codes, truth, np.concatenate(anchors), axis_name)
     if isinstance(network, FCOS):
         centerness = of_levels(flat(outputs["centerness"]), axis=1)[..., 0]
-        return fcos_losses(logits, codes, centerness, truth, anchors)
+        return fcos_losses(logits, codes, centerness, truth, anchors, axis_name)
     assert isinstance(network, RetinaNet)
     return retinanet_losses(logits, codes, truth, np.concatenate(anchors), network.box_loss)
+
+
+def mean_count(counted: jax.Array, axis_name: str | None) -> jax.Array:
+    """The number of values [N, ...] that are true over N, of the batches of all devices; at least
+    one is true.
+    """
+    total, images = jnp.sum(counted), len(counted)
+    if axis_name is not None:
+        total, images = lax.psum(total, axis_name), images * lax.axis_size(axis_name)
+    return jnp.maximum(total, 1) / images
 
 
 def of_truth(truth: jax.Array, index: jax.Array) -> jax.Array:
@@ -126,6 +146,7 @@ def fcos_losses(
     centerness: jax.Array,
     truth: Truth,
     anchors: list[np.ndarray],
+    axis_name: str | None = None,
 ) -> Found:
     """`classes`, `boxes` and `centerness`, of logits [N, A, K], codes [N, A, 4], and [N, A]."""
     index = jax.vmap(lambda boxes, valid: match_points(anchors, boxes, valid))(
@@ -140,7 +161,7 @@ def fcos_losses(
     ratio = jnp.min(pairs, axis=-1) / jnp.max(pairs, axis=-1)
     central = optax.sigmoid_binary_cross_entropy(centerness, jnp.sqrt(jnp.prod(ratio, axis=-1)))
     of_box = giou_loss(decode_sides(codes, around), boxes)
-    count = jnp.maximum(jnp.sum(positive), 1) / len(logits)
+    count = mean_count(positive, axis_name)
     return {
         "classes": jnp.sum(focal_loss(logits, wanted), axis=1) / count,
         "boxes": jnp.sum(jnp.where(positive, of_box, 0), axis=1) / count,
@@ -148,7 +169,13 @@ def fcos_losses(
     }
 
 
-def ssd_losses(logits: jax.Array, codes: jax.Array, truth: Truth, anchors: np.ndarray) -> Found:
+def ssd_losses(
+    logits: jax.Array,
+    codes: jax.Array,
+    truth: Truth,
+    anchors: np.ndarray,
+    axis_name: str | None = None,
+) -> Found:
     """`classes` and `boxes`, of logits [N, A, K + 1] and codes [N, A, 4]."""
     index = matched(match_best, anchors, truth, 0.5)
     positive = index >= 0
@@ -156,7 +183,7 @@ def ssd_losses(logits: jax.Array, codes: jax.Array, truth: Truth, anchors: np.nd
     of_class = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
     taken = positive | jax.vmap(hard_negatives)(jax.lax.stop_gradient(of_class), positive)
     codes_of = encode(of_truth(truth["boxes"], index), jnp.asarray(anchors)[None], WEIGHTS)
-    count = jnp.maximum(jnp.sum(positive), 1) / len(logits)
+    count = mean_count(positive, axis_name)
     return {
         "classes": jnp.sum(jnp.where(taken, of_class, 0), axis=1) / count,
         "boxes": jnp.sum(jnp.where(positive, smooth_l1(codes, codes_of), 0), axis=1) / count,
@@ -168,12 +195,13 @@ def rpn_losses(
     objectness: jax.Array,
     codes: jax.Array,
     truth: Truth,
-    anchors: np.ndarray,
-    key: jax.Array,
+    anchors: list[np.ndarray],
+    keys: jax.Array,
+    axis_name: str | None = None,
 ) -> Found:
-    """`objectness` and `proposals`, of objectness [N, A] and codes [N, A, 4]."""
-    index = matched(match, anchors, truth, 0.3, 0.7, True)
-    keys = jax.random.split(key, len(index))
+    """`objectness` and `proposals`, of objectness [N, A] and codes [N, A, 4]; `keys` are [N]."""
+    joined = np.concatenate(anchors)
+    index = matched(match, joined, truth, 0.3, 0.7, True)
 
     def drawn(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         return sample(key, index >= 0, index == BACKGROUND, network.rpn_samples, OF_ANCHORS)
@@ -183,9 +211,9 @@ def rpn_losses(
     logits = jnp.take_along_axis(objectness, taken, axis=1)
     positive = real & (index >= 0)
     of_class = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
-    wanted = encode(of_truth(truth["boxes"], index), jnp.asarray(anchors)[taken])
+    wanted = encode(of_truth(truth["boxes"], index), jnp.asarray(joined)[taken])
     of_box = smooth_l1(jnp.take_along_axis(codes, taken[..., None], axis=1), wanted, BETA)
-    count = jnp.maximum(jnp.sum(real), 1) / len(index)
+    count = mean_count(real, axis_name)
     return {
         "objectness": jnp.sum(jnp.where(real, of_class, 0), axis=1) / count,
         "proposals": jnp.sum(jnp.where(positive, of_box, 0), axis=1) / count,
@@ -197,7 +225,7 @@ def training_choices(
     truth: Truth,
     canvas: tuple[int, int],
     sizes: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
 ) -> dict[str, Callable[[Outputs], Found]]:
     """What an R-CNN's `forward` takes in training; nothing for other networks.
 
@@ -207,7 +235,7 @@ def training_choices(
 
     Args:
       canvas, sizes: as for `detections.detections`.
-      key: for the sample, another one than for `losses`.
+      keys: [N] for each image's sample, others than for `losses`.
     """
     if not isinstance(network, RCNN):
         return {}
@@ -223,7 +251,6 @@ def training_choices(
 
     def propose(outputs: Outputs) -> Found:
         given = proposals(network, outputs, anchors_of(network, outputs, canvas), sizes, True)
-        keys = jax.random.split(key, len(sizes))
         found = jax.vmap(of_image)(
             keys, given["boxes"], given["valid"], truth["boxes"], truth["valid"]
         )
@@ -240,22 +267,26 @@ def training_choices(
     return {"propose": propose, "select": select}
 
 
-def region_losses(outputs: Outputs) -> Found:
+def region_losses(outputs: Outputs, axis_name: str | None = None) -> Found:
     """`classes` and `boxes` of the sampled regions."""
     chosen = outputs["regions"]
     classes, valid, positive = chosen["classes"], chosen["valid"], chosen["classes"] > 0
     of_class = optax.softmax_cross_entropy_with_integer_labels(outputs["box_logits"], classes)
     own = jnp.take_along_axis(outputs["box_codes"], classes[..., None, None], axis=2)[:, :, 0]
     of_box = smooth_l1(own, chosen["wanted"], BETA)
-    count = jnp.maximum(jnp.sum(valid), 1) / len(classes)
+    count = mean_count(valid, axis_name)
     return {
         "classes": jnp.sum(jnp.where(valid, of_class, 0), axis=1) / count,
         "boxes": jnp.sum(jnp.where(positive, of_box, 0), axis=1) / count,
     }
 
 
-def masks_loss(outputs: Outputs, truth: Truth) -> Found:
-    """`masks` and `keypoints` of the positive regions, if the network has them."""
+def instance_losses(outputs: Outputs, truth: Truth, axis_name: str | None = None) -> Found:
+    """`masks` and `keypoints` of the positive regions, if the network has them.
+
+    The truth has `masks` [N, H, W, ceil(M / 8)] uint8 of bits, see instances.py, and `keypoints`
+    [N, M, J, 3]: y, x, and 0 where it is not labelled.
+    """
     found: Found = {}
     chosen = outputs.get("selected", {})
     if "masks" in outputs:
@@ -263,25 +294,15 @@ def masks_loss(outputs: Outputs, truth: Truth) -> Found:
         own = jnp.take_along_axis(logits, chosen["classes"][..., None, None, None], axis=-1)[..., 0]
         wanted = jax.vmap(masks_of_regions)(truth["masks"], chosen["boxes"], chosen["index"])
         each = jnp.mean(optax.sigmoid_binary_cross_entropy(own, wanted), axis=(2, 3))
-        found["masks"] = _over(each, chosen["valid"])
+        found["masks"] = _over(each, chosen["valid"], axis_name)
     if "keypoints" in outputs:
         maps, side = outputs["keypoints"], outputs["keypoints"].shape[2]
         points = of_truth(truth["keypoints"], chosen["index"])
         place, inside = keypoints_in(points, chosen["boxes"], side)
         maps = maps.reshape(*maps.shape[:2], side * side, -1).swapaxes(2, 3)
         each = optax.softmax_cross_entropy_with_integer_labels(maps, place)
-        found["keypoints"] = _over(each, inside & chosen["valid"][..., None])
+        found["keypoints"] = _over(each, inside & chosen["valid"][..., None], axis_name)
     return found
-
-
-def masks_of_regions(
-    masks: jax.Array, boxes: jax.Array, index: jax.Array, side: int = 28
-) -> jax.Array:
-    """The truth's masks [M, H, W] inside regions [R, 4], each of its truth `index`: [R, side, side]
-    float32 from 0 to 1.
-    """
-    read = roi_align(jnp.moveaxis(masks, 0, -1).astype(jnp.float32), boxes, side, 1.0)
-    return jnp.take_along_axis(read, jnp.maximum(index, 0)[:, None, None, None], axis=-1)[..., 0]
 
 
 def keypoints_in(points: jax.Array, boxes: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
@@ -298,8 +319,7 @@ def keypoints_in(points: jax.Array, boxes: jax.Array, side: int) -> tuple[jax.Ar
     return jnp.where(inside, cell[..., 0] * side + cell[..., 1], 0), inside
 
 
-def _over(losses: jax.Array, counted: jax.Array) -> jax.Array:
+def _over(losses: jax.Array, counted: jax.Array, axis_name: str | None) -> jax.Array:
     """The sum of an image's losses [N, ...] that are counted over the batch's mean number: [N]."""
-    count = jnp.maximum(jnp.sum(counted), 1) / len(losses)
     axes = tuple(range(1, losses.ndim))
-    return jnp.sum(jnp.where(counted, losses, 0), axis=axes) / count
+    return jnp.sum(jnp.where(counted, losses, 0), axis=axes) / mean_count(counted, axis_name)

@@ -87,15 +87,16 @@ def test_all_figures_are_pycocotools_own(seed):
     np.testing.assert_allclose(np.nan_to_num(of_classes(matches)[1], nan=-1), recall, atol=1e-12)
 
 
-def squeezed(folder):
+def squeezed(folder, file="boxes"):
     """Detections near the truth of 40 photographs, in images that show them squeezed.
 
     Returns:
       The file of annotations, the numbers of the images, the source, and what is kept.
     """
-    path, count = folder / "val2017" / "boxes.json", 40
-    config = data(f"coco:{folder}", resident_limit=0, coco__file="{split}/boxes.json")
-    source = open_source(config, "val2017", needs=("boxes", "classes", "valid", "crowd"))
+    path, count = folder / "val2017" / f"{file}.json", 40
+    config = data(f"coco:{folder}", resident_limit=0, coco__file=f"{{split}}/{file}.json")
+    needs = ("boxes", "classes", "valid", "crowd", "filled")
+    source = open_source(config, "val2017", needs=needs)
     truths = [source.records[i][1] for i in range(count)]
     kept = {f"true_{name}": np.stack([one[name] for one in truths]) for name in truths[0]}
     random, shape = np.random.default_rng(0), kept["true_valid"].shape
@@ -109,11 +110,15 @@ def squeezed(folder):
     seen = random.uniform(30, 96, size.shape).astype(np.float32)
     for name in ("boxes", "true_boxes"):
         kept[name] = (kept[name] * np.tile(seen / size, 2)[:, None]).astype(np.float32)
+    true_boxes, filled = kept["true_boxes"], kept.pop("true_filled")
+    kept["true_mask_areas"] = (true_boxes[..., 2:] - true_boxes[..., :2]).prod(axis=-1) * filled
     return path, [one["id"] for one in of], source, dict(kept, size=size, seen=seen)
 
 
-def test_figures_are_in_pixels_of_the_files(coco256):
-    path, images, source, kept = squeezed(coco256)
+@pytest.mark.parametrize("file", ["boxes", "instances"])
+def test_figures_are_in_pixels_of_the_files(coco256, file):
+    """Objects with masks have the area of their mask, as in COCO's own figures of boxes."""
+    path, images, source, kept = squeezed(coco256, file)
     rows = as_coco(kept, 80, images, range(1, 81))[1]
     wanted = evaluated(str(path), rows, images).stats
     assert min(wanted) > 0.01 and len(source.class_names) == 80

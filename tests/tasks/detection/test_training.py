@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxconv
+from jaxconv.data.objects import as_bits, of_bits
 from jaxconv.models import abstract_variables
 from jaxconv.tasks.detection.detections import choices, detections
 from jaxconv.tasks.detection.training import keypoints_in, losses, training_choices
@@ -17,6 +18,7 @@ from tests.weights.test_detectors import PARAMETERS, background, both, some
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
+KEYS = jax.random.split(KEY, 3)
 NAMES = {
     "classification": "classes",
     "bbox_regression": "boxes",
@@ -43,7 +45,8 @@ def truth_of(canvas, masks, joints, classes=6):
         "valid": np.arange(4) < np.array([3, 1, 0])[:, None],
     }
     if masks:
-        truth["masks"] = random.random((3, 4, *canvas)) > 0.5
+        drawn = random.random((3, 4, *canvas)) > 0.5
+        truth["masks"] = np.stack([as_bits(masks, 4) for masks in drawn])
     if joints:
         places = boxes[..., None, :2] + random.uniform(-5, 59, (3, 4, 17, 2))
         seen = random.integers(0, 3, (3, 4, 17, 1))
@@ -54,7 +57,10 @@ def truth_of(canvas, masks, joints, classes=6):
 def in_torch(truth, background):
     targets = []
     for n, valid in enumerate(truth["valid"]):
-        own = {name: torch.from_numpy(value[n][valid]) for name, value in truth.items()}
+        of_image = {name: value[n] for name, value in truth.items()}
+        if "masks" in of_image:
+            of_image["masks"] = of_bits(of_image["masks"], len(valid))
+        own = {name: torch.from_numpy(value[valid]) for name, value in of_image.items()}
         target = {"boxes": own["boxes"][:, TURNED], "labels": own["classes"].long() + background}
         if "masks" in own:
             target["masks"] = own["masks"].to(torch.uint8)
@@ -90,9 +96,9 @@ def test_losses_are_torchvision_s(detectors, name):  # noqa: F811
 
     @jax.jit
     def run(variables, images, truth):
-        chosen = training_choices(ours, truth, canvas, sizes, KEY)
+        chosen = training_choices(ours, truth, canvas, sizes, KEYS)
         outputs = ours.apply(variables, images, train=True, mutable=["batch_stats"], **chosen)[0]
-        return losses(ours, outputs, truth, canvas, KEY)
+        return losses(ours, outputs, truth, canvas, KEYS)
 
     found = run(variables, images, truth)
     names = {theirs: NAMES[theirs] for theirs in wanted}
@@ -130,7 +136,10 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
     truth["boxes"][0, 2] = (30, 30, 30, 30)
     truth = jax.tree.map(jnp.asarray, truth)
     sizes = jnp.asarray([canvas] * 3, jnp.float32)
-    for step in (training_choices(model, truth, canvas, sizes, KEY), choices(model, canvas, sizes)):
+    for step in (
+        training_choices(model, truth, canvas, sizes, KEYS),
+        choices(model, canvas, sizes),
+    ):
         train = step and "index" in (found := jax.jit(step["propose"])(outputs))
         if step:
             outputs["regions"] = found
@@ -150,7 +159,7 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
             free = {k: v for k, v in outputs.items() if k not in fixed}
 
             def total(free, fixed=fixed):
-                found = losses(model, fixed | free, truth, canvas, KEY)
+                found = losses(model, fixed | free, truth, canvas, KEYS)
                 return sum(jnp.sum(value) for value in found.values()), found
 
             (_, each), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(free)

@@ -1,0 +1,234 @@
+"""Masks and keypoints of instances: what regions learn, what is measured and what people get,
+against torchvision and pycocotools.
+"""
+
+import contextlib
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as tools
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from jaxconv.data.objects import as_bits, of_bits
+from jaxconv.layers import roi_align
+from jaxconv.tasks.detection import shown
+from jaxconv.tasks.detection.instances import (
+    all_keypoints,
+    mask_measures,
+    masks_of_regions,
+    planes,
+)
+from jaxconv.tasks.detection.masks import paste_masks
+from jaxconv.tasks.detection.outcomes import figures, matched, more_figures, more_matched
+from tests.tasks.detection.given import SEEDS, TURNED, boxes_of
+
+SIZE = (40, 56)
+
+
+def blobs(seed, count, size=SIZE):
+    """`count` masks [count, *size]: ellipses, which may reach beyond the image."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    places, radii = random.uniform(0, size, (count, 2)), random.uniform(3, 16, (count, 2))
+    return np.array(
+        [
+            ((y - p[0]) / r[0]) ** 2 + ((x - p[1]) / r[1]) ** 2 < 1
+            for p, r in zip(places, radii, strict=True)
+        ]
+    ).reshape(count, *size)
+
+
+@given(SEEDS, st.integers(0, 20), st.integers(1, 20))
+@settings(max_examples=30, deadline=None)
+def test_bits_hold_the_masks(seed, count, most):
+    masks = np.random.default_rng(seed).random((count, 5, 7)) > 0.5
+    bits = as_bits(masks, most)
+    assert bits.shape == (5, 7, -(-most // 8)) and bits.dtype == np.uint8
+    wanted = np.zeros((most, 5, 7), bool)
+    wanted[:count] = masks[:most]
+    np.testing.assert_array_equal(of_bits(bits, most), wanted)
+    np.testing.assert_array_equal(np.moveaxis(planes(jnp.asarray(bits), most), -1, 0), wanted)
+    for m in range(min(count, most)):
+        np.testing.assert_array_equal(bits[..., m // 8] >> (m % 8) & 1, masks[m])
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize("side", [7, 28])
+def test_regions_read_what_roi_align_reads(side):
+    """Of its own object, also of regions beyond the image and of small ones."""
+    masks, boxes = blobs(0, 11), boxes_of(0, 40, SIZE, smallest=0.5, largest=60)
+    index = np.random.default_rng(0).integers(-1, 11, 40)
+    found = jax.jit(masks_of_regions, static_argnums=3)(
+        jnp.asarray(as_bits(masks, 11)), jnp.asarray(boxes), jnp.asarray(index), side
+    )
+    maps = jnp.asarray(np.moveaxis(masks, 0, -1), jnp.float32)
+    read = np.asarray(roi_align(maps, jnp.asarray(boxes), side, 1.0))
+    wanted = read[np.arange(40), :, :, np.maximum(index, 0)]
+    assert 0.05 < wanted.mean() < 0.95
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize("at_once", [1, 1 << 21])
+def test_overlaps_are_pycocotools_own(at_once, monkeypatch):
+    """Of the masks that the host pastes; in rows one by one, or all at once."""
+    monkeypatch.setattr("jaxconv.tasks.detection.instances._AT_ONCE", at_once)
+    random, true = np.random.default_rng(0), blobs(1, 9)
+    true[4] = False
+    masks = np.clip(random.normal(0.5, 0.3, (20, 28, 28)), 0, 1).astype(np.float32)
+    masks[:10] = np.clip(masks[:10] + 0.4, 0, 1)
+    boxes = np.clip(boxes_of(2, 20, SIZE, smallest=2, largest=60), 0, [*SIZE, *SIZE])
+    boxes = boxes.astype(np.float32)
+    boxes[3], boxes[4] = 0, np.nan
+    valid, crowd = np.arange(20) != 5, np.arange(9) % 3 == 0
+    found = jax.jit(mask_measures)(masks, boxes, valid, as_bits(true, 9), crowd)
+    pasted = paste_masks(masks, boxes, SIZE) & valid[:, None, None]
+    some, others = (
+        tools.encode(np.asfortranarray(np.moveaxis(m, 0, -1), np.uint8)) for m in (pasted, true)
+    )
+    np.testing.assert_array_equal(found["mask_areas"], tools.area(some))
+    np.testing.assert_array_equal(found["true_mask_areas"], tools.area(others))
+    wanted = tools.iou(some, others, crowd.astype(np.uint8).tolist())
+    assert (wanted > 0.3).any() and not found["mask_overlaps"][5].any()
+    np.testing.assert_allclose(found["mask_overlaps"], wanted, atol=1e-6)
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+def test_keypoints_are_torchvision_s(torchvision):
+    """Of small and large boxes, in several squares; where values differ, the place is the same."""
+    import torch
+    from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
+
+    boxes = boxes_of(0, 24, (300, 400), smallest=0.3, largest=200)
+    boxes[0] = (3, 5, 3, 5)
+    maps = np.random.default_rng(0).normal(size=(24, 14, 14, 5)).astype(np.float32)
+    found = jax.jit(all_keypoints)(maps, boxes, np.arange(24) != 7)
+    points, scores = heatmaps_to_keypoints(
+        torch.from_numpy(np.moveaxis(maps, -1, 1)), torch.from_numpy(boxes[:, TURNED])
+    )
+    points, scores = points.numpy(), scores.numpy()
+    rows = np.arange(24) != 7
+    np.testing.assert_allclose(found[rows, :, 2], scores[rows], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[rows, :, :2], points[rows][..., [1, 0]], atol=1e-3)
+    assert not found[7].any()
+
+
+def kept_of(seed, images=8, detections=9, truths=5, classes=3, joints=17):
+    """Detections near the truth, crowds among it, with pasted masks and keypoints."""
+    random = np.random.default_rng(seed)
+    true = np.stack([blobs(seed * 100 + n, truths) for n in range(images)])
+    rolled = np.stack([np.roll(true[n], random.integers(-2, 3, 2), (1, 2)) for n in range(images)])
+    of = random.integers(0, truths, (images, detections))
+    said = np.take_along_axis(rolled, of[..., None, None], axis=1)
+    labels = random.integers(0, classes, (images, truths)).astype(np.int32)
+    corners = random.uniform(0, 20, (images, truths, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(8, 30, corners.shape)], axis=-1)
+    points = corners[:, :, None] + random.uniform(0, 20, (images, truths, joints, 2))
+    seen = random.integers(0, 3, (images, truths, joints, 1))
+    seen[:, 0] = 0
+    near = np.take_along_axis(points, of[..., None, None], axis=1)
+    near = near + random.normal(0, 1.0, near.shape)
+    kept = {
+        "boxes": np.take_along_axis(boxes, of[..., None], axis=1).astype(np.float32),
+        "scores": random.uniform(0, 1, of.shape).astype(np.float32),
+        "classes": np.take_along_axis(labels, of, axis=1),
+        "valid": random.uniform(size=of.shape) < 0.9,
+        "keypoints": np.concatenate([near, near[..., :1]], axis=-1).astype(np.float32),
+        "true_boxes": boxes.astype(np.float32),
+        "true_classes": labels,
+        "true_valid": random.uniform(size=labels.shape) < 0.8,
+        "true_crowd": random.uniform(size=labels.shape) < 0.2,
+        "true_keypoints": np.concatenate([points, seen], axis=-1).astype(np.float32),
+        "true_mask_areas": true.sum(axis=(2, 3)).astype(np.float32),
+        "mask_areas": said.sum(axis=(2, 3)).astype(np.float32),
+        "loss": random.uniform(size=images),
+    }
+    overlaps = np.zeros((images, detections, truths), np.float32)
+    for n in range(images):
+        some, others = (
+            tools.encode(np.asfortranarray(np.moveaxis(m, 0, -1), np.uint8))
+            for m in (said[n], true[n])
+        )
+        overlaps[n] = tools.iou(some, others, kept["true_crowd"][n].astype(np.uint8).tolist())
+    return kept | {"mask_overlaps": overlaps}, said, true
+
+
+def by_hand(kept, said, true, kind):
+    """COCOeval's figures of segmentations or keypoints, from run lengths and numbers."""
+    truths, found = [], []
+    for prefix, masks, into in (("true_", true, truths), ("", said, found)):
+        for n, m in np.argwhere(kept[f"{prefix}valid"]):
+            points = kept[f"{prefix}keypoints"][n, m].astype(float)
+            top, left, bottom, right = kept[f"{prefix}boxes"][n, m].astype(float)
+            into.append(
+                {
+                    "id": len(into) + 1,
+                    "image_id": n + 1,
+                    "category_id": int(kept[f"{prefix}classes"][n, m]) + 1,
+                    "segmentation": tools.encode(np.asfortranarray(masks[n, m], np.uint8)),
+                    "area": float(masks[n, m].sum()),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "keypoints": points[:, [1, 0, 2]].reshape(-1).tolist(),
+                    "num_keypoints": int((points[:, 2] > 0).sum()),
+                    "iscrowd": int(kept["true_crowd"][n, m]) if prefix else 0,
+                    "score": 0 if prefix else float(kept["scores"][n, m]),
+                }
+            )
+    images = [{"id": n + 1, "height": SIZE[0], "width": SIZE[1]} for n in range(len(said))]
+    dataset = {"images": images, "categories": [{"id": k + 1} for k in range(3)]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, results = COCO(), COCO()
+        truth.dataset, results.dataset = (
+            {**dataset, "annotations": truths},
+            {**dataset, "annotations": found},
+        )
+        truth.createIndex()
+        results.createIndex()
+        evaluator = COCOeval(truth, results, kind)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_of_masks_and_keypoints_are_pycocotools_own(seed):
+    kept, said, true = kept_of(seed)
+    found = more_figures(more_matched(kept, 3))
+    masks, points = (by_hand(kept, said, true, kind) for kind in ("segm", "keypoints"))
+    wanted = {"mask_ap": masks[0], "mask_ap50": masks[1], "mask_ap75": masks[2]}
+    wanted |= {"keypoint_ap": points[0], "keypoint_ap50": points[1]}
+    assert found.keys() == wanted.keys()
+    assert 0.1 < wanted["mask_ap"] < 0.9 and 0.1 < wanted["keypoint_ap"] < 0.95
+    for key, value in wanted.items():
+        assert found[key] == pytest.approx(value, abs=1e-9), key
+    # Those of boxes are what they are without masks.
+    alone = {name: value for name, value in kept.items() if "mask" not in name}
+    found, wanted = figures(matched(kept, 3)), figures(matched(alone, 3))
+    for key in ("ap", "ap50", "ap75", "ar"):  # an object's size is that of its mask
+        assert found[key] == wanted[key]
+
+
+def test_other_numbers_of_keypoints_have_equal_constants():
+    kept, *_ = kept_of(0, joints=3)
+    kept["keypoints"] = np.take_along_axis(
+        kept["true_keypoints"], np.zeros((8, 9, 1, 1), int), axis=1
+    )
+    assert 0 <= more_figures(more_matched(kept, 3))["keypoint_ap"] <= 1
+
+
+def test_run_lengths_are_pycocotools_own(monkeypatch):
+    for mask in (*blobs(3, 6), np.ones(SIZE, bool), np.zeros(SIZE, bool)):
+        found = shown.run_lengths(mask)
+        np.testing.assert_array_equal(tools.decode(found), mask)
+        with monkeypatch.context() as patched:
+            patched.setattr(shown.importlib.util, "find_spec", lambda name: None)
+            plain = shown.run_lengths(mask)
+        assert sum(plain["counts"]) == mask.size
+        assert tools.frPyObjects(plain, *SIZE)["counts"].decode() == found["counts"]
