@@ -381,10 +381,21 @@ def test_from_command_to_page(tmp_path):
     process = command("train", *flags, "--config.log.tensorboard=False")
     assert process.returncode == 0, process.stderr
     assert "Predictions" in (run / "report.html").read_text()
-    process = command("evaluate", f"--workdir={run}", "--per_class")
+    for title in ("Precision", "Mistakes", "Confusions", "Worst"):
+        assert f">{title}" in (run / "report.html").read_text()
+    assert "This section could not be made" not in (run / "report.html").read_text()
+    files = (f"--detections={tmp_path / 'found.json'}", f"--confusion={tmp_path / 'found.csv'}")
+    process = command("evaluate", f"--workdir={run}", "--per_class", "--views=flip", *files)
     assert process.returncode == 0, process.stderr
     said = json.loads(process.stdout.splitlines()[-1])
-    assert {"ap", "ap50", "ap75", "ar", "loss"} <= said["intervals"].keys()
+    assert {"ap", "ap50", "ap75", "ar", "loss", "ar10", "voc07"} <= said["intervals"].keys()
+    assert isinstance(json.loads((tmp_path / "found.json").read_text()), list)
+    header, *rows = (tmp_path / "found.csv").read_text().splitlines()
+    assert header.split(",")[1:] == ["o", "x", "background"] and len(rows) == 3
+    for name in ("mistakes", "precision"):
+        out = tmp_path / f"{name}.png"
+        process = command("look", name, f"--workdir={run}", f"--out={out}")
+        assert process.returncode == 0 and out.is_file(), process.stderr
     assert "objects" in process.stdout + process.stderr
     Image.fromarray(np.full((40, 64), 128, np.uint8)).save(tmp_path / "image.png")
     process = command("export", f"--workdir={run}", f"--out={tmp_path / 'exported'}")
