@@ -143,6 +143,7 @@ AUGMENT_RANGES = {
             "colour_jitter.probability",
             "grey",
             "blur.probability",
+            "mosaic",
             "solarise.probability",
             "solarise.threshold",
         ),
@@ -476,6 +477,11 @@ def _check_padding(config: AnyConfig, task: type[Task]) -> None:
                 f"config.{key} is {value}, and the task {config.task.name} would take the padding "
                 f"for a part of the image: use {instead}"
             )
+    if augment.mosaic and "classes" not in task.needs:
+        raise UserError(
+            f"config.augment.mosaic is {augment.mosaic}; the task {config.task.name} is not "
+            "detection: leave it at 0"
+        )
     for key in ("scale_jitter", "pad_crop"):
         if data.canvas and augment[key]:
             raise UserError(

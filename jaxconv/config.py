@@ -202,6 +202,9 @@ def default_config() -> Config:
     # instead, mirror half of the images in the first epoch, and from then on each image in every
     # second epoch (Jordan 2024, arXiv:2404.00498, section 3.6)
     augment.alternating_flip = False
+    # probability that an example becomes a mosaic of four of the batch, for detection
+    # (Bochkovskiy et al. 2020, arXiv:2004.10934), see data/mosaic.py
+    augment.mosaic = 0.0
     augment.colour_jitter = jitter = Config()  # each of random strength, up to this
     jitter.brightness = 0.0  # factor from 1 - x to 1 + x
     jitter.contrast = 0.0  # the same

@@ -147,7 +147,9 @@ class Tracer:
             )
             self._times //= length
         self._note_work(eqn, operands, (out := seen_by(eqn, operands)))
-        return [out] * len(eqn.outvars)
+        ranks = [len(getattr(var.aval, "shape", ())) for var in eqn.outvars]
+        # The outputs of a loop may differ in rank.
+        return [everything([out], rank) if out and len(out.axes) != rank else out for rank in ranks]
 
     def _note_work(self, eqn: Any, operands: list[Seen | None], seen: Seen | None) -> None:
         name, call, output = eqn.primitive.name, self._open[-1], eqn.outvars[0].aval

@@ -12,6 +12,7 @@ import numpy as np
 from jaxconv.config import default_config
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
+from jaxconv.data.objects import SIZES, count_objects
 from jaxconv.data.pictures import opened
 from jaxconv.data.reading import notes_of, read_as
 from jaxconv.data.signals import decode_text
@@ -19,12 +20,15 @@ from jaxconv.data.sources import as_files, open_source
 from jaxconv.data.stored import Placed, StoredSource
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
-from jaxconv.tasks import needs_of, open_task, task_for
+from jaxconv.tasks import find_task, needs_of, open_task, task_for
 from jaxconv.train.parallel import make_parallel
 from jaxconv.train.transforms import make_transforms
 
 _SECONDS = 3.0  # duration of the measurement of the rate
 _SHOWN = 36  # samples in the picture
+_CANVAS = 320  # the longest side of samples of several sizes
+# What is told by `objects`.
+_OF_OBJECTS = ("boxes", "classes", "valid", "crowd", "size", "seen")
 
 
 def show(
@@ -46,6 +50,8 @@ def show(
     found |= survey(source, examples)
     rows = _table(found)
     try:
+        config, said = _with_canvas(config, source, found)
+        rows += said
         source = open_source(config.data, split, augment=config.augment, before=before, needs=needs)
         config = type(config)(config.to_dict())
         config.task.name = task_for(config, source.targets)
@@ -59,6 +65,24 @@ def show(
         ("examples/s", f"{rate:,.0f}, {way}, augmented"),
         ("samples", str(png)),
     ], found | {"examples_per_second": rate}
+
+
+def _with_canvas(
+    config: Any, source: Source, found: Mapping[str, Any]
+) -> tuple[Any, list[tuple[str, str]]]:
+    """The config, with a canvas for samples of several sizes if the task takes one and the config
+    has no size; and a row that says so.
+    """
+    data = config.data
+    canvas = "seen" in find_task(config.task.name).uses and isinstance(source, StoredSource)
+    if not canvas or data.canvas or data.image_size or len(found["sizes"]) < 2:
+        return config, []
+    sizes = [tuple(map(int, size.split("x"))) for size in found["sizes"]]
+    sides = tuple(max(8, min(_CANVAS, max(side))) for side in zip(*sizes, strict=True))[::-1]
+    config = type(config)(config.to_dict())
+    config.data.canvas = sides
+    text = ",".join(map(str, sides))
+    return config, [("samples on a canvas", f"{text}; --config.data.canvas={text} trains on it")]
 
 
 def _trained_on(config: Any, split: str) -> dict[str, Any] | None:
@@ -102,11 +126,11 @@ def survey(source: Source, examples: int = 2_000) -> dict[str, Any]:
       examples: how many, evenly spread, are read for what depends on their content.
 
     Returns:
-      `examples`; `classes`, {name: count} of all examples or, if labels are known only by reading,
-      of the sample; `pixels`, {name: count} of the sample's masks; `sample`, how many were read;
-      `damaged`, {name: why} of those that could not be read; `sizes`, {"WxH": count} of the sample
-      as stored; except for texts, `mean` and `std` of each channel of the sample, on the scale of
-      `config.data.mean`.
+      `examples`; `objects`, see `objects.count_objects`, and `classes`, {name: count}, of all
+      examples or, if they are known only by reading, of the sample; `pixels`, {name: count} of the
+      sample's masks; `sample`, how many were read; `damaged`, {name: why} of those that could not
+      be read; `sizes`, {"WxH": count} of the sample as stored; except for texts, `mean` and `std`
+      of each channel of the sample, on the scale of `config.data.mean`.
     """
     sample = evenly(len(source), examples)
     with ThreadPoolExecutor() as pool:
@@ -151,15 +175,52 @@ def _classes(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any
         masks = [np.bincount(one["segmentation"].ravel(), minlength=256) for one in seen]
         counts = np.sum(masks, axis=0)
         found["pixels"] = dict(zip(source.class_names, counts.tolist(), strict=False))
+    told: tuple[str, ...] = ("label", "segmentation")
+    if {"boxes", "classes", "valid"} <= source.targets.keys() and seen:
+        found["objects"] = _objects(source, seen)
+        told += _OF_OBJECTS
     others = {
         name: {
             "least": float(min(np.min(one[name]) for one in seen)),
             "greatest": float(max(np.max(one[name]) for one in seen)),
         }
         for name in source.targets
-        if name not in ("label", "segmentation") and seen
+        if name not in told and seen
     }
     return found | ({"targets": others} if others else {})
+
+
+def _objects(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The objects of all examples if they are known, or of those that were looked at."""
+    known = getattr(getattr(source, "records", None), "objects", None)
+    if known is not None:
+        crowds, images = int(known.crowd.sum()), len(source)
+        counted = known.boxes, known.classes, known.image
+    else:
+        valid, images = np.stack([one["valid"] for one in seen]), len(seen)
+        boxes, classes = (
+            np.stack([one[name] for one in seen])[valid] for name in ("boxes", "classes")
+        )
+        crowds = sum(int((one["crowd"] & one["valid"]).sum()) for one in seen if "crowd" in one)
+        counted = boxes, classes, np.nonzero(valid)[0]
+    return count_objects(*counted, images, source.class_names) | {"crowds": crowds}
+
+
+def _object_rows(objects: Mapping[str, Any]) -> list[tuple[str, str]]:
+    ends = _ends(sorted(objects["classes"].items(), key=lambda item: -item[1]))
+    sizes = objects["sizes"].items()
+    limits = [f"< {side:.0f}²" if np.isfinite(side) else "" for side in SIZES.values()]
+    return [
+        ("objects", f"{objects['count']:,} of {len(objects['classes']):,} classes"),
+        *((f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in ends),
+        *(
+            (f"  {name} {limit}", f"{count:,}")
+            for (name, count), limit in zip(sizes, limits, strict=True)
+        ),
+        ("  crowds", f"{objects['crowds']:,}"),
+        ("most of an image", f"{objects['most']:,}"),
+        ("images without objects", f"{objects['without']:,}"),
+    ]
 
 
 def _look(source: Source, i: int) -> tuple[dict[str, Any], str, tuple[Any, ...]] | str:
@@ -249,6 +310,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
         for name, ends in found.get("targets", {}).items()
     ]
     rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
+    rows += _object_rows(found["objects"]) if "objects" in found else []
     masks = sorted(found.get("pixels", {}).items(), key=lambda item: -item[1])
     total = max(1, sum(count for _, count in masks))
     rows += [("pixels of the sample", f"{total:,}")] if masks else []

@@ -14,6 +14,7 @@ from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.packaged import experiments
 from jaxconv.run import train
+from jaxconv.tasks import needs_of
 from jaxconv.train.build import build
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import ROOT
@@ -27,6 +28,7 @@ ARGUMENTS = {
     "imagenet_vgg": ("vgg11", "vgg19"),
     "imagenet_resnet50": ("resnet152_v1",),
     "camvid": ("scratch",),
+    "xo_detection": ("masks",),
 }
 
 
@@ -72,7 +74,7 @@ def described(name, config):
         }
         return description, examples
     if not is_classification(name):  # drawn on the spot
-        source = open_source(config.data, config.data.train_split)
+        source = open_source(config.data, config.data.train_split, needs=needs_of(config))
         return describe(source), len(source)
     size, channels, classes = SIZES[name.partition("_")[0]]
     size = config.data.image_size or size

@@ -339,6 +339,22 @@ def test_loops_are_counted_as_often_as_they_go_round():
     assert row_of(summary, "votes").field == (np.inf, np.inf)
 
 
+def test_results_of_a_loop_keep_their_own_ranks():
+    class Looped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3), name="conv")(x)
+            first = jnp.sum(x), x.reshape(len(x), -1, 4)
+            total, x = jax.lax.while_loop(
+                lambda held: held[0] > 0, lambda held: (held[0] - 1, held[1] + held[0]), first
+            )
+            return nn.Dense(2, name="votes")(x.reshape(len(x), -1)) + total
+
+    summary = jaxconv.summarize(Looped(), (6, 6, 3))
+    assert row_of(summary, "votes").field == (np.inf, np.inf)
+    assert row_of(summary, "conv").field == (3, 3)
+
+
 def test_a_module_that_is_a_layer_itself_and_one_that_returns_nothing():
     row = jaxconv.summarize(nn.Dense(3), (5,)).rows[-1]
     assert (row.name, row.volume, row.weights, row.biases, row.multiply_adds) == (

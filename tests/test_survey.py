@@ -9,6 +9,7 @@ from PIL import Image
 from jaxconv.data import DamagedError, from_sequence
 from jaxconv.survey import show, survey
 from tests.conftest import assert_one_line_error, command, tiny_config, write_images
+from tests.data.test_canvas import write_rectangles
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,55 @@ def test_every_kind_is_drawn(tmp_path, source, limit):
     assert sum(found["classes"].values()) == found["examples"] and (
         tmp_path / "out.png"
     ).read_bytes().startswith(b"\x89PNG")
+
+
+def detection_config(tmp_path, **changes):
+    root = write_rectangles(tmp_path / "set")
+    return tiny_config(
+        data__source=f"coco:{root}", task__name="detection", data__max_boxes=5, **changes
+    )
+
+
+def test_objects_of_images_of_several_sizes(tmp_path):
+    """Sizes are those of the files; samples stand on a canvas, and the row says which."""
+    config = detection_config(tmp_path)
+    path = tmp_path / "set" / "train.json"
+    truth = json.loads(path.read_text())
+    # One is larger than 32 squared pixels, one image has two and one none.
+    truth["annotations"][2]["bbox"] = [0, 0, 33, 32]
+    truth["annotations"][3]["image_id"] = 2
+    path.write_text(json.dumps(truth))
+    rows, found = show(config, "train", 100, tmp_path / "out.png")
+    assert found["objects"] == {
+        "count": 4, "classes": {"red": 4}, "without": 1, "most": 2, "crowds": 0,
+        "sizes": {"small": 3, "medium": 1, "large": 0},
+    }  # fmt: skip
+    shown = dict(rows)
+    assert "targets" not in found and shown["  small < 32²"] == "3"
+    assert shown["images without objects"] == "1" and shown["most of an image"] == "2"
+    assert shown["samples on a canvas"].startswith("50,60; --config.data.canvas=50,60")
+    assert (tmp_path / "out.png").is_file() and not config.data.canvas
+
+
+def test_objects_on_the_canvas_of_the_config(tmp_path):
+    jitter = {"augment__large_scale_jitter": (0.5, 2.0), "augment__mosaic": 0.5}
+    config = detection_config(tmp_path, data__canvas=(32, 32), augment__flip=True, **jitter)
+    rows, found = show(config, "train", 100, tmp_path / "out.png")
+    assert "samples on a canvas" not in dict(rows) and found["examples_per_second"] > 0
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 100
+
+
+def test_objects_by_reading(tmp_path):
+    """Of scenes in memory: the objects of the sample."""
+    config = tiny_config(
+        data__source="xo_scenes", task__name="detection", data__scenes__train_examples=20
+    )
+    _, found = show(config, "train", 10, tmp_path / "out.png")
+    objects = found["objects"]
+    assert set(objects["classes"]) == {"o", "x"} and 20 <= objects["count"] <= 50
+    assert objects["count"] == sum(objects["classes"].values()) == sum(objects["sizes"].values())
+    assert 2 <= objects["most"] <= 5
 
 
 def test_all_damaged():

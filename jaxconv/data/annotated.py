@@ -26,7 +26,7 @@ from jaxconv.data.masks import IGNORED, check_size
 from jaxconv.data.objects import Faults, Objects, as_bits
 from jaxconv.data.pictures import upright_size
 from jaxconv.data.shapes import rasterized
-from jaxconv.errors import UserError, some
+from jaxconv.errors import UserError, short
 
 # The targets that annotated images may have.
 OFFERED = (
@@ -65,6 +65,9 @@ class AnnotatedFiles:
       checksum: of the annotations.
       faults: what was wrong.
       moves: the kind of `keypoints`, see geometry.py.
+
+    Attributes:
+      objects: of all images, also those beyond `most`; with `label`, without crowds.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class AnnotatedFiles:
                 raise UserError(f"{faults.place}: no image has an object", exit_code=1)
             if left:
                 notes += (f"{faults.place}: images without an object, left out: {left:,}",)
-        self._objects = objects
+        self.objects = objects
         if "boxes" in wanted:
             notes += self._too_many(faults.place)
         forms = {
@@ -113,7 +116,7 @@ class AnnotatedFiles:
         self.notes = notes
 
     def _too_many(self, place: str) -> tuple[str, ...]:
-        counts = np.bincount(self._objects.image)
+        counts = np.bincount(self.objects.image)
         over = np.maximum(counts - self._most, 0)
         if not over.any() or self.has_labels:
             return ()
@@ -148,20 +151,20 @@ class AnnotatedFiles:
     def _bits(self, place: int) -> np.ndarray:
         """The masks of an image's objects, as bits."""
         height, width = (int(side) for side in self._pictures.sizes[place])
-        shapes = self._objects.segments[self._objects.of(place)][: self._most]
+        shapes = self.objects.segments[self.objects.of(place)][: self._most]
         masks = [rasterized(shape, height, width) for shape in shapes]
         return as_bits(np.array(masks).reshape(-1, height, width), self._most)
 
     def _of_objects(self, place: int) -> dict[str, Any]:
-        of, targets = self._objects.of(place), {}
+        of, targets = self.objects.of(place), {}
         boxes, classes, crowd = (
-            value[of] for value in (self._objects.boxes, self._objects.classes, self._objects.crowd)
+            value[of] for value in (self.objects.boxes, self.objects.classes, self.objects.crowd)
         )
         if self.has_labels:
             targets["label"] = np.int32(classes[0])
             boxes = boxes[classes == classes[0]]
         for name in ("keypoints", "filled"):
-            if (values := getattr(self._objects, name)) is not None:
+            if (values := getattr(self.objects, name)) is not None:
                 targets[name] = padded(values[of], self._most)
         return targets | {
             "boxes": padded(boxes, self._most),
@@ -174,8 +177,8 @@ class AnnotatedFiles:
         """The classes [N] int32 of the largest objects."""
         if not self.has_labels:
             raise UserError(f"{self._pictures.folder}: holds no label for each image")
-        first = np.searchsorted(self._objects.image, self._places)
-        return self._objects.classes[first]
+        first = np.searchsorted(self.objects.image, self._places)
+        return self.objects.classes[first]
 
     def name(self, i: int) -> str:
         """The path of the image."""
@@ -226,7 +229,7 @@ def present(folder: Path, names: Sequence[str], faults: Faults, what: str = "ima
     if not there.any():
         raise UserError(
             f"{faults.place}: none of its {len(names):,} {what} is in {folder}, such as "
-            f"{some(list(names[:1]))}",
+            f"{short(names[0])}",
             exit_code=1,
         )
     missing = [str(folder / names[i]) for i in np.flatnonzero(~there).tolist()]

@@ -6,6 +6,7 @@
     flip | alternating_flip
                      mirror left to right, with probability 1/2 or in every second epoch; flips and
                      crops, in data/spatial.py, also move the boxes, points and masks of the example
+    mosaic           join four images of the batch into one, with their objects (data/mosaic.py)
     colour_jitter    change brightness, contrast, saturation and hue by random factors, in an order
                      drawn once per batch (torchvision's ColorJitter)
     grey | blur | solarise
@@ -39,7 +40,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxconv.data import colour, contrastive, randaugment
+from jaxconv.data import colour, contrastive, mosaic, randaugment
 from jaxconv.data.canvas import pad_colour
 from jaxconv.data.geometry import NO_MOVES, Moves
 from jaxconv.data.interface import Batch, keys_of
@@ -243,6 +244,12 @@ def _check_that_all_moves(settings: Any, moves: Moves) -> None:
                 f"{', '.join(moves)}: turn it off, and use flip, pad_crop, scale_jitter, "
                 "random_resized_crop, large_scale_jitter or colour_jitter"
             )
+    others = [name for name, kind in moves.items() if kind != "boxes"]
+    if settings.mosaic and others:
+        raise UserError(
+            f"config.augment.mosaic is {settings.mosaic}; it joins boxes, and the examples have "
+            f"{', '.join(others)}: leave it at 0"
+        )
 
 
 def _steps(
@@ -268,6 +275,9 @@ def _steps(
         yield "flip", partial(flip, moves=moves)
     if settings.alternating_flip:
         yield "alternating_flip", lambda _, batch: mirror(batch, batch["mirrored"], moves)
+    if settings.mosaic:
+        how = {"probability": settings.mosaic, "kept": kept, "axis_name": axis_name}
+        yield "mosaic", partial(_mosaic, mean=mean, **how)
     jitter = settings.colour_jitter
     if jitter.brightness or jitter.contrast or jitter.saturation or jitter.hue:
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)
@@ -308,6 +318,11 @@ def _steps(
                 axis_name=axis_name,
             ),
         )
+
+
+def _mosaic(key: jax.Array, batch: Batch, mean: Sequence[float], **settings: Any) -> Batch:
+    colour = pad_colour(mean, batch["image"].shape[-1]).tolist()
+    return mosaic.mosaic(key, batch, colour=colour, **settings)
 
 
 def _own(key: jax.Array, batch: Batch, function: Step) -> Batch:

@@ -56,6 +56,10 @@ FILES = (
 # Looked at first where keypoints are asked for.
 _OF_KEYPOINTS = ("annotations/person_keypoints_{split}.json",)
 FOLDERS = ("{split}/images", "{split}", "images/{split}", "images", ".")
+# What content of another form raises; a number may be too large, and brackets too many.
+_OTHER_FORMS = (
+    DamagedError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 # Classes that a mask of 8 bits can tell apart, with the ignored index.
 _MOST = 255
 
@@ -275,7 +279,7 @@ def _understood(path: Path, form: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (DamagedError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _OTHER_FORMS as error:
         raise UserError(
             f"{path}: {form} ({type(error).__name__}: {short(error)})", exit_code=1
         ) from error
@@ -285,7 +289,7 @@ def _folder(root: Path, split: str, images: str, path: Path, first: str) -> Path
     """The folder of the images."""
     tried = [root / name.replace("{split}", split) for name in ([images] if images else FOLDERS)]
     tried += [] if images else [path.parent]
-    found = next((folder for folder in tried if (folder / first).is_file()), None)
+    found = next((folder for folder in tried if os.path.isfile(folder / first)), None)
     # Without the first image, a folder that has any is the best guess; `present` says what lacks.
     found = found or next((folder for folder in tried if folder.is_dir()), None)
     if found is None:
@@ -300,15 +304,19 @@ def _folder(root: Path, split: str, images: str, path: Path, first: str) -> Path
 def _size(entry: Mapping[str, Any], file: Path, path: Path) -> tuple[int, int]:
     """Height and width of an image, as stated or else from its file."""
     try:
-        if "height" in entry and "width" in entry:
-            return int(entry["height"]), int(entry["width"])
-        return upright_size(read_content(file))
-    except (ValueError, TypeError) as error:
+        if "height" not in entry or "width" not in entry:
+            return upright_size(read_content(file))
+        height, width = int(entry["height"]), int(entry["width"])
+        if not 0 < min(height, width) <= max(height, width) < 2**31:
+            raise ValueError(f"{width} x {height}")
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f"{path}: the size of {file.name} is no number ({short(error)})", exit_code=1
+            f"{path}: the size of {short(file.name)} is no number of pixels ({short(error)})",
+            exit_code=1,
         ) from error
     except DamagedError as error:
         raise UserError(f"{file}: {error}", exit_code=1) from error
+    return height, width
 
 
 def _unique(entries: Sequence[Any], why: str, faults: Faults) -> list[Any]:

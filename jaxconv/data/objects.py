@@ -17,6 +17,8 @@ from jaxconv.errors import UserError, nearest
 WAYS = ("mend", "keep", "refuse")
 # Boxes are stored in hundredths of a pixel: this far outside of its image, one is not faulty.
 _SLACK = 1.0
+# COCO's sizes of objects: the area is less than the square of this many pixels of the file.
+SIZES = {"small": 32.0, "medium": 96.0, "large": float("inf")}
 
 
 def check_way(way: str) -> None:
@@ -171,6 +173,31 @@ def mended(objects: Objects, sizes: np.ndarray, faults: Faults) -> Objects:
     if keep:
         return objects
     return dataclasses.replace(objects, boxes=clipped).take(np.flatnonzero(good))
+
+
+def count_objects(
+    boxes: np.ndarray, classes: np.ndarray, image: np.ndarray, images: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """How many objects there are, for JSON: `count`, `classes` and `sizes` {name: count}, images
+    `without` any, and the `most` of an image.
+
+    Args:
+      boxes: [n, 4] in pixels of the files.
+      classes, image: [n] of the objects.
+      images: how many there are.
+      names: of the classes.
+    """
+    of_image = np.bincount(image, minlength=images)
+    size = np.digitize(areas(boxes), [side**2 for side in SIZES.values()][:-1])
+    return {
+        "count": len(boxes),
+        "classes": dict(
+            zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)
+        ),
+        "sizes": dict(zip(SIZES, np.bincount(size, minlength=len(SIZES)).tolist(), strict=True)),
+        "without": int((of_image == 0).sum()),
+        "most": int(of_image.max(initial=0)),
+    }
 
 
 def _named(objects: Objects, which: Any) -> list[str]:

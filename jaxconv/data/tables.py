@@ -13,6 +13,7 @@ another of `FILES` is taken.
 import csv
 import dataclasses
 import io
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -211,7 +212,7 @@ def _folder(path: Path, split: str, images: str, files: Sequence[str]) -> Path:
     """The folder that the images' paths are relative to; the first one with any of ten of them."""
     tried = [path.parent / n.replace("{split}", split) for n in ([images] if images else FOLDERS)]
     for folder in tried:
-        if any((folder / name).is_file() for name in files[:10]):
+        if any(os.path.isfile(folder / name) for name in files[:10]):
             return folder
     return tried[0]
 

@@ -68,6 +68,8 @@ def read_xml(path: Path | str) -> Described:
         height, width = (
             int(float(_text(size, side))) if size is not None else 0 for side in ("height", "width")
         )
+        if max(height, width) >= 2**31 or min(height, width) < 0:
+            raise ValueError(f"the size is {short(f'{width} x {height}')}")
         boxes, names, difficult = [], [], []
         for one in root.iter("object"):
             box = one.find("bndbox")
@@ -75,7 +77,7 @@ def read_xml(path: Path | str) -> Described:
             names.append(_text(one, "name"))
             hard = one.find("difficult")
             difficult.append(hard is not None and (hard.text or "").strip() == "1")
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError, OverflowError) as error:
         raise DamagedError(f"cannot be read as annotations ({short(error)})") from error
     return Described(
         (height, width),

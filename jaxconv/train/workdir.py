@@ -71,6 +71,7 @@ NEWER = (
     "data.sides",
     "augment.large_scale_jitter",
     "augment.kept_objects",
+    "augment.mosaic",
     "augment.colour_jitter.probability",
     "augment.grey",
     "augment.blur",

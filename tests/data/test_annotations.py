@@ -567,3 +567,15 @@ def test_keypoints_are_those_of_their_own_file(tmp_path):
     # A detector without that head reads the instances.
     assert len(open_source(config, "train", needs=DETECTION).read(0)["boxes"]) == 2
     assert "keypoints" not in open_source(config, "train", needs=DETECTION).targets
+
+
+def test_masks_of_photographs_have_their_areas(coco256):
+    """Those that COCO's own file states, as shares of the boxes."""
+    config = data(f"coco:{coco256}", resident_limit=0)
+    source = open_source(config, "val2017", needs=(*INSTANCES, "filled"))
+    for i in range(8):
+        found = source.records[i][1]
+        boxes, areas = found["boxes"], of_bits(found["masks"], 100).sum(axis=(1, 2))
+        around = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        assert found["valid"].any() and not areas[~found["valid"]].any()
+        np.testing.assert_allclose(areas, found["filled"] * around, rtol=1e-2, atol=1)

@@ -27,8 +27,9 @@ def instance_masks(
     served: Mapping[str, np.ndarray], rows: np.ndarray, size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
     """The masks [height, width] bool of some rows of what is served, one after the other."""
+    boxes = served["mask_boxes"] if "mask_boxes" in served else served["boxes"]
     for row in rows.tolist():
-        yield paste_mask(served["masks"][row], served["boxes"][row], size) > 0.5
+        yield paste_mask(served["masks"][row], boxes[row], size) > 0.5
 
 
 def object_map(
@@ -37,7 +38,7 @@ def object_map(
     """Which object covers each pixel: [height, width] uint8, `NOTHING` for none.
 
     Args:
-      served: `masks` [D, m, m] and `boxes` [D, 4] in pixels.
+      served: `masks` [D, m, m] and `boxes` [D, 4] in pixels, or `mask_boxes`, if these are clipped.
       rows: [n] of the objects, the best first: it covers the others.
       values: [n] of each object.
       size: (height, width).

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.geometry import Transform, move
+from jaxconv.data.geometry import Transform, move, move_boxes
 from jaxconv.data.interface import RANDOM_KEY
 from jaxconv.data.objects import of_bits
 from jaxconv.errors import UserError, needing_extras
@@ -368,10 +368,15 @@ class Detection(Task):
     def in_file(
         self, served: Mapping[str, np.ndarray], transform: Transform, size: tuple[int, int]
     ) -> dict[str, np.ndarray]:
-        """In the pixels of the file; with masks also its `size` [2], in which they are pasted."""
+        """In the pixels of the file; with masks also its `size` [2], in which they are pasted, and
+        `mask_boxes` [D, 4], the boxes of the masks, which may reach beyond it.
+        """
         moves = {name: kind for name, kind in self.served_moves.items() if name in served}
         found = move(dict(served), moves, transform, size)
-        return found | ({"size": np.array(size)} if "masks" in served else {})
+        if "masks" in served:
+            whole = move_boxes(served["boxes"], transform)
+            found |= {"size": np.array(size), "mask_boxes": whole}
+        return found
 
     def images(self, served: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """With masks `objects`: 0 where there is none, k where the k-th object shown is."""
@@ -505,8 +510,8 @@ def heads_of(config: Any) -> tuple[str, ...]:
 
 def seen_keypoints(keypoints: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Keypoints [..., 3], those outside of an image of a size (height, width) not labelled."""
-    places = keypoints[..., :2]
-    inside = jnp.all((places >= 0) & (places < jnp.array(size, jnp.float32)), axis=-1)
+    y, x = keypoints[..., 0], keypoints[..., 1]
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
     return keypoints.at[..., 2].multiply(inside)
 
 

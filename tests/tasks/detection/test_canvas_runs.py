@@ -33,7 +33,7 @@ def rectangles(tmp_path_factory):
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
     """Streamed and resident, on four devices; evaluated on one; predicted in the file's pixels."""
-    config = canvas_config(rectangles, data__resident_limit=limit)
+    config = canvas_config(rectangles, data__resident_limit=limit, augment__mosaic=0.5)
     train(config, str(tmp_path / "run"))
     evaluation = evaluate_run(str(tmp_path / "run"), devices=jax.devices()[:1])
     kept = evaluation.outcomes.values
@@ -64,7 +64,7 @@ def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
         "image": jnp.zeros((2, 48, 64, 3)), "boxes": jnp.zeros((2, 3, 4)), "seen": seen,
         "classes": jnp.zeros((2, 3), jnp.int32), "valid": jnp.zeros((2, 3), bool),
     }  # fmt: skip
-    given = task.call(batch | {"random_key": jax.random.key(0)})
+    given = task.call(batch | {"random_key": jax.random.split(jax.random.key(0), 2)})
     variables = task.model().init(jax.random.key(1), batch["image"], train=False)
     outputs, _ = task.model().apply(
         variables, batch["image"], train=True, mutable=["batch_stats"], **given

@@ -9,7 +9,7 @@ from jaxconv.run import train
 from jaxconv.tasks.detection.training import mean_count
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics
-from tests.tasks.detection.test_task import config_of, rcnn_config
+from tests.tasks.detection.test_task import config_of, masks_config, rcnn_config
 
 
 def losses_of(config, folder, devices):
@@ -30,7 +30,10 @@ def test_the_mean_count_is_of_all_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [config_of, pytest.param(rcnn_config, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "make",
+    [config_of, *(pytest.param(m, marks=pytest.mark.full) for m in (rcnn_config, masks_config))],
+)
 def test_the_same_losses_on_any_devices(make, tmp_path):
     """Of the first two steps: divisors are the whole batch's, and samples are of each image."""
     found = {}

@@ -4,6 +4,7 @@ against torchvision and pycocotools.
 
 import contextlib
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jaxconv.checks import check_config
+from jaxconv.data.interface import describe
 from jaxconv.data.objects import as_bits, of_bits
+from jaxconv.data.sources import open_source
+from jaxconv.errors import UserError
+from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.layers import roi_align
+from jaxconv.playground.shown import say_overlay
+from jaxconv.predict import find_items, predict_items
+from jaxconv.run import train
+from jaxconv.tasks import needs_of, open_task
 from jaxconv.tasks.detection import shown
 from jaxconv.tasks.detection.instances import (
     all_keypoints,
@@ -26,7 +37,10 @@ from jaxconv.tasks.detection.instances import (
 )
 from jaxconv.tasks.detection.masks import paste_masks
 from jaxconv.tasks.detection.outcomes import figures, matched, more_figures, more_matched
+from jaxconv.train.workdir import read_metrics
+from jaxconv.weights.export import export_workdir, load_exported, load_run
 from tests.tasks.detection.given import SEEDS, TURNED, boxes_of
+from tests.tasks.test_segmentation import small
 
 SIZE = (40, 56)
 
@@ -232,3 +246,172 @@ def test_run_lengths_are_pycocotools_own(monkeypatch):
             plain = shown.run_lengths(mask)
         assert sum(plain["counts"]) == mask.size
         assert tools.frPyObjects(plain, *SIZE)["counts"].decode() == found["counts"]
+
+
+NAMES = ["head", "left_foot", "right_foot"]
+RCNN = {
+    "backbone": "text:conv3-8/2 bn relu conv3-8/2 bn relu conv3-8/2 bn relu",
+    "maps": ("relu2", "relu3"),
+    "anchor_sizes": ((8,), (16,), (32,)),
+    "filters": 8,
+    "before_nms": (50, 50),
+    "after_nms": (20, 20),
+    "rpn_samples": 16,
+    "samples": 16,
+    "detections": 6,
+    "box_filters": 16,
+    "mask_filters": 8,
+    "keypoint_filters": 8,
+}
+
+
+def write_people(root, count=6, side=48, names=NAMES):
+    """Images of two bright ellipses, each with a mask and three keypoints, in COCO's layout; in the
+    last there is none.
+    """
+    random, annotations, images = np.random.default_rng(0), [], []
+    (root / "train").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for n in range(count):
+        masks = blobs(n, 2 if n + 1 < count else 0, (side, side))
+        pixels = np.where(masks.any(axis=0), 200, 40) + random.integers(0, 30, (side, side))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "train" / f"{n}.png")
+        images.append({"id": n, "file_name": f"{n}.png", "height": side, "width": side})
+        for mask in masks:
+            run = tools.encode(np.asfortranarray(mask, np.uint8))
+            left, top, width, height = tools.toBbox(run).tolist()
+            feet = [left, top + height - 1, 1, left + width - 1, top + height - 1, 2]
+            annotations.append(
+                {
+                    "id": 1 + len(annotations),
+                    "image_id": n,
+                    "category_id": 1,
+                    "bbox": [left, top, width, height],
+                    "area": float(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": {"size": [side, side], "counts": run["counts"].decode()},
+                    "keypoints": [left + width / 2, top + 1, 2, *feet],
+                    "num_keypoints": 3,
+                }
+            )
+    kinds = [{"id": 1, "name": "person", "keypoints": names}]
+    found = {"images": images, "annotations": annotations, "categories": kinds}
+    (root / "annotations" / "person_keypoints_train.json").write_text(json.dumps(found))
+
+
+def people_config(root, **kwargs):
+    config = small("xo_detection", log__report="False", batch_size=2, steps=3)
+    with config.unlocked():
+        config.model.name = "maskrcnn_resnet50_fpn"
+        config.model.kwargs = {**RCNN, "keypoints": 3, **kwargs}
+        config.data.update(source=f"coco:{root}", image_size=32, crop_ratio=1.0, max_boxes=5)
+        config.data.train_split = config.data.eval_split = "train"
+        config.eval.every = 3
+    return config
+
+
+@pytest.fixture(scope="module")
+def people_run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("people")
+    write_people(root / "set")
+    result = train(people_config(root / "set"), str(root / "run"), devices=jax.devices()[:1])
+    return root, result
+
+
+@pytest.mark.slow
+def test_a_run_with_masks_and_keypoints(people_run):
+    """Its losses, its figures, and the same by `evaluate`; little is kept of each image."""
+    root, result = people_run
+    keys = {"mask_ap", "mask_ap50", "mask_ap75", "keypoint_ap", "keypoint_ap50", "ap", "loss"}
+    assert keys <= result.keys() and all(np.isfinite(result[key]) for key in keys)
+    last = [row for row in read_metrics(root / "run") if "train/loss" in row][-1]
+    parts = {key for key in last if key.endswith("_loss")}
+    assert parts >= {"train/masks_loss", "train/keypoints_loss", "train/objectness_loss"}
+    assert sum(last[key] for key in parts) == pytest.approx(last["train/loss"], rel=1e-4)
+    found = evaluate_run(str(root / "run"), devices=jax.devices()[:1])
+    for key in keys:
+        assert found.result[key] == pytest.approx(result[key], abs=1e-6), key
+    values = found.outcomes.values
+    shapes = {"mask_overlaps": (6, 6, 5), "keypoints": (6, 6, 3, 3), "true_keypoints": (6, 5, 3, 3)}
+    for name, shape in shapes.items():
+        assert values[name].shape == shape
+    assert "masks" not in values and "true_masks" not in values
+    valid = values["true_valid"]
+    assert (values["true_mask_areas"][valid] > 0).all()
+    assert found.task.intervals(found.outcomes, 20).keys() >= keys
+
+
+@pytest.mark.slow
+def test_masks_and_keypoints_of_files(people_run):
+    """In the pixels of the file, from the run and from its export."""
+    root, _ = people_run
+    pixels = np.full((60, 40), 90, np.uint8)
+    pixels[10:40, 10:30] = 200
+    Image.fromarray(pixels).save(root / "image.png")
+    export_workdir(str(root / "run"), str(root / "out"), platforms=("cpu",))
+    items = find_items([str(root / "image.png")], "image")
+    for network in (load_run(root / "run"), load_exported(str(root / "out"))):
+        (one,) = predict_items(network, items)
+        assert one.served["size"].tolist() == [60, 40]
+        for said in one.said["objects"]:
+            assert tools.decode(said["mask"]).shape == (60, 40) and len(said["keypoints"]) == 3
+        served = {**one.served, "valid": np.ones(6, bool), "scores": np.full(6, 0.9, np.float32)}
+        served["boxes"] = np.tile(np.float32([10, 5, 50, 35]), (6, 1))
+        served["mask_boxes"] = served["boxes"]
+        served["masks"] = np.ones((6, 28, 28), np.float32)
+        objects = np.asarray(network.task.images(served)["objects"])
+        assert objects.shape == (60, 40) and objects[30, 20] == 1 and objects[55, 20] == 0
+        _, said = network.describe(served, 2)
+        assert len(said["objects"]) == 2
+        inside = tools.decode(said["objects"][0]["mask"])
+        assert inside[30, 20] and not inside[55, 20]
+        figure = network.task.draw([np.asarray(pixels)[..., None]], [{}], [served])
+        assert any(len(axis.lines) for axis in figure.axes)
+
+
+@pytest.mark.slow
+def test_what_is_drawn_over_a_picture(people_run):
+    """The playground's mask and keypoints; and the truth in pictures of examples."""
+    root, _ = people_run
+    network = load_run(root / "run")
+    served = network.serve(np.full((1, 32, 32, 1), 128, np.uint8))
+    served = {name: np.array(value[0]) for name, value in served.items()}
+    served |= {"valid": np.arange(6) < 3, "scores": np.float32([0.9, 0.8, 0.1, 0, 0, 0])}
+    served["boxes"][:3] = [[2, 2, 12, 12], [8, 8, 30, 30], [20, 0, 30, 10]]
+    served["masks"] = np.ones_like(served["masks"])
+    said, more = say_overlay(network.task, served)
+    mask = np.frombuffer(more, np.uint8).reshape(32, 32)
+    assert mask[5, 5] == 0 and mask[20, 20] == 0 and mask[25, 2] == 255
+    assert np.shape(said["overlay"]["points"]) == (2, 3, 2) and said["overlay"]["lines"] == []
+    source = open_source(
+        people_config(root / "set").data, "train", needs=needs_of(people_config(root / "set"))
+    )
+    example = source.read(0)
+    figure = network.task.draw_targets([example["image"]], [example])
+    assert any(len(axis.lines) for axis in figure.axes)
+
+
+def test_what_lacks_is_said(tmp_path):
+    """Masks, keypoints, and another number of them; one line each."""
+    write_people(tmp_path)
+    config = people_config(tmp_path)
+    needed = needs_of(config)
+    assert needed[:5] == ("boxes", "classes", "valid", "masks", "keypoints")
+    assert {"crowd", "filled"} <= set(needed)
+    description = describe(open_source(config.data, "train", needs=needs_of(config)))
+    open_task(config, description).check()
+    for target in ("masks", "keypoints"):
+        others = {k: v for k, v in description["targets"].items() if k != target}
+        with pytest.raises(UserError, match=f"needs the target '{target}' for each example"):
+            open_task(config, {**description, "targets": others}).check()
+    more = people_config(tmp_path, keypoints=17)
+    with pytest.raises(UserError, match="keypoints is 17, and the objects of .* have 3 keypoints"):
+        open_task(more, description).check()
+    alone = people_config(tmp_path, keypoints=0)
+    assert "keypoints" not in needs_of(alone)
+    keys = [figure.key for figure in open_task(alone, description).figures]
+    assert "mask_ap" in keys and "keypoint_ap" not in keys
+    with alone.unlocked():
+        alone.optimizer.schedule.metric = "eval/keypoint_ap"
+    with pytest.raises(UserError, match="config.optimizer.schedule.metric is 'eval/keypoint_ap'"):
+        check_config(alone)

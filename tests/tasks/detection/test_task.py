@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jaxconv.config import load_config, set_key
 from jaxconv.data.interface import describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -30,7 +31,7 @@ from jaxconv.tasks.detection.outcomes import (
 from jaxconv.tasks.detection.task import crowds, learned, present
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics
-from tests.conftest import command
+from tests.conftest import ROOT, command
 from tests.data.test_annotations import data
 from tests.tasks.test_segmentation import small
 
@@ -54,6 +55,13 @@ def rcnn_config(**changes):
     config = config_of(**changes)
     with config.unlocked():
         config.model.name, config.model.kwargs = "fasterrcnn_resnet50_fpn", dict(RCNN)
+    return config
+
+
+def masks_config(**changes):
+    config = load_config(f"{ROOT}/experiments/xo_detection.py:masks_small", ["log.progress=False"])
+    for key, value in {"log.tensorboard": "False", "log.report": "False", **changes}.items():
+        set_key(config, key.replace("__", "."), str(value))
     return config
 
 
@@ -208,7 +216,9 @@ def test_scenes_for_a_detector_have_two_classes():
     np.testing.assert_array_equal(whole.arrays["classes"][valid] - 1, classes[valid])
 
 
-@pytest.mark.parametrize("make", [config_of, rcnn_config])
+@pytest.mark.parametrize(
+    "make", [config_of, masks_config, pytest.param(rcnn_config, marks=pytest.mark.full)]
+)
 def test_images_without_objects_give_finite_losses(make):
     task, source = task_of(make())
     batch = {name: jnp.asarray(value[:3]) for name, value in source.arrays.items()}
@@ -279,7 +289,9 @@ def test_another_size_in_evaluation_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [config_of, pytest.param(rcnn_config, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "make", [config_of, masks_config, pytest.param(rcnn_config, marks=pytest.mark.full)]
+)
 def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_device):
     constant = {"optimizer__schedule__name": "constant", "optimizer__schedule__warmup_steps": 0}
     config = make(checkpoint__every=2, **constant)
@@ -294,25 +306,28 @@ def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_devi
     records = read_metrics(tmp_path / "whole")
     last = next(record for record in reversed(records) if "train/loss" in record)
     parts = [value for key, value in last.items() if key.endswith("_loss")]
-    assert len(parts) == (4 if make is rcnn_config else 3)
+    assert len(parts) == {config_of: 3, rcnn_config: 4, masks_config: 5}[make]
     assert sum(parts) == pytest.approx(last["train/loss"], rel=1e-4)
     found = evaluate_run(str(tmp_path / "whole"), devices=one_device)
     assert found.result["examples"] == 12 == len(found.outcomes)
-    for key in ("loss", "ap", "ap50", "ar"):
+    keys = ("mask_ap", "mask_ap75") if make is masks_config else ()
+    for key in ("loss", "ap", "ap50", "ar", *keys):
         assert found.result[key] == pytest.approx(result[key], abs=1e-6)
 
 
 @pytest.mark.slow
-def test_every_image_once_on_several_devices(tmp_path):
+@pytest.mark.parametrize("make", [config_of, pytest.param(masks_config, marks=pytest.mark.full)])
+def test_every_image_once_on_several_devices(make, tmp_path):
     """12 images on 4 devices; a padding example is no image."""
     found = []
     for devices in (1, 4):
-        config = config_of(batch_size=8, eval__batch_size=8, parallel="jit")
+        config = make(batch_size=8, eval__batch_size=8, parallel="jit")
         folder = str(tmp_path / str(devices))
         train(config, folder, devices=jax.devices()[:devices])
         found.append(evaluate_run(folder, devices=jax.devices()[:devices]))
     one, four = (each.outcomes.values for each in found)
-    np.testing.assert_array_equal(one["true_boxes"], four["true_boxes"])
+    for name in one.keys() & {"true_boxes", "true_mask_areas"}:
+        np.testing.assert_array_equal(one[name], four[name])
     assert found[1].result["examples"] == 12
     assert found[1].result["loss"] == pytest.approx(found[0].result["loss"], rel=2e-3)
 
