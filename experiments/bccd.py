@@ -1,4 +1,4 @@
-"""BCCD: red cells, white cells and platelets in photographs of blood, by FCOS on EfficientNet-Lite0.
+"""BCCD: cells in photographs of blood, of three kinds, by FCOS on EfficientNet-Lite0.
 
     jaxconv convert efficientnet_lite0.npz --model=efficientnet_lite0 --out=/tmp/lite0
     jaxconv train --config=experiments/bccd.py --workdir=/tmp/bccd \\

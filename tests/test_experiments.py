@@ -9,6 +9,7 @@ import pytest
 
 from jaxconv.checks import check_config
 from jaxconv.config import load_config, thinner
+from jaxconv.data.annotated import detection_targets
 from jaxconv.data.interface import Target, describe
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
@@ -40,10 +41,18 @@ OTHERS = {
     "pets_unet": (3, "segmentation", 3_680, ()),
     "cityscapes_deeplabv3": (19, "segmentation", 2_975, ()),
     "imagenet_localization": (1000, "boxes", 1_281_167, ()),
+    "bccd": (3, "objects", 205, (240, 320, 3)),
+    "pennfudan": (1, "masks", 136, (320, 320, 3)),
+    "coco_retinanet": (80, "objects", 117_266, (1024, 1024, 3)),
+    "coco_fcos": (80, "objects", 117_266, (1024, 1024, 3)),
+    "coco_faster_rcnn": (80, "objects", 117_266, (1024, 1024, 3)),
+    "coco_mask_rcnn": (80, "masks", 117_266, (1024, 1024, 3)),
 }
+# Those that others are like are built with --full.
+LIKE = ("coco_retinanet", "coco_faster_rcnn", "coco_mask_rcnn")
 # Those of which the small version is trained without --full: one of each kind.
 QUICK = ("cifar10_fast", "mnist_lenet5", "imagenet_resnet50", "imagenet_googlenet", "camvid")
-QUICK += ("hippocampus", "imagenet_localization")
+QUICK += ("hippocampus", "imagenet_localization", "pennfudan")
 
 
 def is_classification(name):
@@ -64,6 +73,11 @@ def described(name, config):
         targets = {
             "segmentation": {"segmentation": Target(shape[:-1], "uint8", "mask:255")},
             "boxes": {"label": Target(), "boxes": Target((100, 4), "float32", "boxes")},
+            "objects": detection_targets(100),
+            "masks": {
+                **detection_targets(100),
+                "masks": Target((*shape[:-1], 13), "uint8", "mask"),
+            },
         }[target]
         description = {
             "image_shape": [*shape],
@@ -87,7 +101,10 @@ def described(name, config):
     return description, 1_281_167 if channels * classes == 3000 else 50_000
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.full) if n in LIKE else n for n in EXPERIMENTS],
+)
 def test_whole(name):
     """The config is valid, its network takes its images, and the docstring gives the commands and
     what came of it.

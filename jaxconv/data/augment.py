@@ -244,10 +244,10 @@ def _check_that_all_moves(settings: Any, moves: Moves) -> None:
                 f"{', '.join(moves)}: turn it off, and use flip, pad_crop, scale_jitter, "
                 "random_resized_crop, large_scale_jitter or colour_jitter"
             )
-    others = [name for name, kind in moves.items() if kind != "boxes"]
+    others = [name for name in moves if name not in (*mosaic.OF_OBJECTS, mosaic.MASKS)]
     if settings.mosaic and others:
         raise UserError(
-            f"config.augment.mosaic is {settings.mosaic}; it joins boxes, and the examples have "
+            f"config.augment.mosaic is {settings.mosaic}; it joins objects, and the examples have "
             f"{', '.join(others)}: leave it at 0"
         )
 
@@ -277,7 +277,7 @@ def _steps(
         yield "alternating_flip", lambda _, batch: mirror(batch, batch["mirrored"], moves)
     if settings.mosaic:
         how = {"probability": settings.mosaic, "kept": kept, "axis_name": axis_name}
-        yield "mosaic", partial(_mosaic, mean=mean, **how)
+        yield "mosaic", partial(_mosaic, mean=mean, moves=moves, **how)
     jitter = settings.colour_jitter
     if jitter.brightness or jitter.contrast or jitter.saturation or jitter.hue:
         yield "colour_jitter", partial(randaugment.colour_jitter, **settings.colour_jitter)

@@ -22,6 +22,7 @@ import numpy as np
 from jaxconv.data import geometry
 from jaxconv.data.geometry import Box, Size
 from jaxconv.data.interface import Target
+from jaxconv.errors import UserError
 
 TARGETS: Mapping[str, Target] = types.MappingProxyType(
     {"size": Target((2,), "float32"), "seen": Target((2,), "float32")}
@@ -94,7 +95,15 @@ def eval_part(height: int, width: int, settings: Any, size: int) -> tuple[Box, S
 
 
 def pad_colour(mean: Sequence[float], channels: int) -> np.ndarray:
-    """The colour [C] uint8 of padding, of `config.data.mean`."""
+    """The colour [C] uint8 of padding, of `config.data.mean`.
+
+    Raises:
+      UserError: there are several numbers, but not one per channel.
+    """
+    if len(mean) not in (1, channels):
+        raise UserError(
+            f"config.data.mean has {len(mean)} numbers; the images have {channels} channels"
+        )
     return np.broadcast_to(np.round(255 * np.clip(mean, 0, 1)), channels).astype(np.uint8)
 
 

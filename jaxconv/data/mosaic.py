@@ -22,8 +22,9 @@ from jaxconv.data import geometry
 from jaxconv.data.interface import Batch, keys_of
 from jaxconv.data.spatial import uniform
 
-# The targets of objects, which a mosaic joins.
-OF_OBJECTS = ("boxes", "classes", "valid", "crowd")
+# The targets of objects, which a mosaic joins, and their masks as bits, see `objects.as_bits`.
+OF_OBJECTS = ("boxes", "classes", "valid", "crowd", "filled", "keypoints")
+MASKS = "masks"
 
 
 def partners(x: jax.Array, axis_name: str | None = None) -> list[jax.Array]:
@@ -46,16 +47,19 @@ def mosaic(
     batch: Batch,
     probability: float,
     colour: Sequence[int],
+    moves: geometry.Moves,
     kept: str = "visible",
     axis_name: str | None = None,
 ) -> Batch:
     """Join each image [B, H, W, C] with three others of the batch, with a probability.
 
     Args:
-      key, batch: of training; with `boxes` [B, M, 4], `classes` and `valid` [B, M], and maybe
-        `crowd` [B, M] and `seen` [B, 2], which becomes all of the image. `size` stays that of 0.
+      key, batch: of training; with `boxes` [B, M, 4], `classes` and `valid` [B, M], maybe others of
+        `OF_OBJECTS`, `masks` [B, H, W, ceil(M / 8)], and `seen` [B, 2], which becomes all of the
+        image. `size` stays that of 0.
       probability: that an example becomes a mosaic.
       colour: [C] uint8, of what no image covers.
+      moves: of `boxes`, `keypoints` and `masks`, see data/geometry.py.
       kept: which objects stay, see `geometry.move`.
       axis_name: see `partners`.
     """
@@ -64,12 +68,6 @@ def mosaic(
     chosen = uniform(keys, "coin") < probability
     size = jnp.array([[height, width]], jnp.float32)
     seen = batch["seen"] if "seen" in batch else jnp.broadcast_to(size, (len(image), 2))
-    # Smaller by a whole number of pixels, so that the images are moved, not resampled, once more.
-    small = jax.image.resize(
-        image.astype(jnp.float32), (len(image), height // 2, width // 2, image.shape[-1]), "linear"
-    )
-    if image.dtype == jnp.uint8:
-        small = jnp.clip(jnp.round(small), 0, 255)
     ratio = height // 2 / height, width // 2 / width
     # A little more, since a rounded product may fall below the whole number that it stands for.
     sides = jnp.maximum(jnp.floor(seen * jnp.array([ratio], jnp.float32) + 1e-3), 1)
@@ -78,8 +76,10 @@ def mosaic(
     filling = jnp.array(colour, jnp.float32) / (1 if image.dtype == jnp.uint8 else 255)
     joined = jnp.broadcast_to(filling.reshape(1, 1, 1, -1), image.shape)
     objects: dict[str, list[jax.Array]] = {name: [] for name in OF_OBJECTS if name in batch}
-    given = {name: batch[name] for name in objects} | {"sides": sides, "small": small}
-    of_all = {name: partners(x, axis_name) for name, x in given.items()}
+    given = {name: batch[name] for name in objects} | {"sides": sides, "small": _halved(image)}
+    given |= {MASKS: batch[MASKS]} if MASKS in moves else {}
+    rest = {name: kind for name, kind in moves.items() if name != MASKS}
+    of_all, bits = {name: partners(x, axis_name) for name, x in given.items()}, []
     for k in range(4):
         one = {name: x[k] for name, x in of_all.items()}
         start, end, corner = _places(k, centre, one["sides"], size)
@@ -87,18 +87,37 @@ def mosaic(
         inside = jnp.maximum(start, corner), jnp.minimum(end, corner + one["sides"])
         covered &= _between(*inside, height, width)
         joined = jnp.where(covered[..., None], pixels, joined)
-        of_boxes = {name: one[name] for name in ("boxes", "valid")}
-        moved = jax.vmap(partial(_moved, ratio=ratio, kept=kept))(of_boxes, corner, *inside)
+        moving, how = {name: one[name] for name in (*rest, "valid")}, {"moves": rest, "kept": kept}
+        moved = jax.vmap(partial(_moved, ratio=ratio, **how))(moving, corner, *inside)
+        if MASKS in moves:
+            own = jax.vmap(partial(_moved_bits, ratio=ratio))(one[MASKS], corner)
+            bits.append(jnp.where(covered[..., None], own, 0))
         for name, values in objects.items():
             values.append(moved.get(name, one[name]))
     together = {name: jnp.concatenate(values, axis=1) for name, values in objects.items()}
-    found = largest(together, batch["boxes"].shape[1]) | {"image": joined.astype(image.dtype)}
+    most = batch["boxes"].shape[1]
+    order = largest(together["boxes"], together["valid"], most)
+    found = {name: _taken(x, order) for name, x in together.items()}
+    found["image"] = joined.astype(image.dtype)
+    if bits:
+        found[MASKS] = joined_bits(bits, order, most)
     if "seen" in batch:
         found["seen"] = jnp.broadcast_to(size, seen.shape)
     return batch | {
         name: jnp.where(chosen.reshape(-1, *(1,) * (x.ndim - 1)), x, batch[name])
         for name, x in found.items()
     }
+
+
+def _halved(images: jax.Array) -> jax.Array:
+    """Images [B, H, W, C] half as large, float32; in whole levels if they are uint8.
+
+    The size is whole, so that they are moved afterwards, and not resampled once more.
+    """
+    count, height, width, channels = images.shape
+    size = (count, height // 2, width // 2, channels)
+    small = jax.image.resize(images.astype(jnp.float32), size, "linear")
+    return jnp.clip(jnp.round(small), 0, 255) if images.dtype == jnp.uint8 else small
 
 
 def _places(
@@ -146,31 +165,62 @@ def _moved(
     start: jax.Array,
     end: jax.Array,
     ratio: tuple[float, float],
+    moves: geometry.Moves,
     kept: str,
 ) -> Batch:
     """One image's objects after it is scaled and moved to a corner, of which a window is seen.
 
-    Those of which nothing stays are not valid.
+    Those of which nothing stays are not valid, and keypoints outside are not labelled.
     """
     moved = geometry.shift(*(corner - start))
     transform = geometry.compose(geometry.scale(*ratio), moved)
-    found = geometry.move(targets, {"boxes": "boxes"}, transform, (0, 0), tuple(end - start), kept)
+    window = tuple(end - start)
+    found = geometry.move(targets, moves, transform, (0, 0), window, kept)
     boxes, valid = found["boxes"], found["valid"]
     valid &= jnp.all(boxes[:, :2] < boxes[:, 2:], axis=1)
-    return {"boxes": jnp.where(valid[:, None], boxes + jnp.tile(start, 2)[None], 0), "valid": valid}
+    found["boxes"] = jnp.where(valid[:, None], boxes + jnp.tile(start, 2)[None], 0)
+    if "keypoints" in moves:
+        points, labelled = found["keypoints"][..., :2], found["keypoints"][..., 2]
+        inside = jnp.all((points >= 0) & (points < jnp.array([[window]])), axis=-1)
+        points = points + start[None, None]
+        found["keypoints"] = jnp.concatenate([points, (labelled * inside)[..., None]], axis=-1)
+    return found | {"valid": valid}
 
 
-def largest(objects: Batch, most: int) -> Batch:
-    """The `most` valid objects [B, N] with the largest boxes, the largest first.
+def _moved_bits(bits: jax.Array, corner: jax.Array, ratio: tuple[float, float]) -> jax.Array:
+    """One image's masks [H, W, C] after it is scaled and moved to a corner."""
+    transform = geometry.compose(geometry.scale(*ratio), geometry.shift(*corner))
+    return geometry.move_mask(bits, transform, (bits.shape[0], bits.shape[1]))
+
+
+def largest(boxes: jax.Array, valid: jax.Array, most: int) -> jax.Array:
+    """The places [B, M] of the `most` valid objects with the largest boxes, the largest first.
 
     Args:
-      objects: `boxes` [B, N, 4], `valid` [B, N], and others [B, N].
+      boxes, valid: of objects, [B, N, 4] and [B, N].
       most: M.
     """
-    top, left, bottom, right = (objects["boxes"][..., n] for n in range(4))
-    score = jnp.where(objects["valid"], (bottom - top) * (right - left), -1)
-    order = lax.top_k(score, most)[1]
-    return {
-        name: jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
-        for name, x in objects.items()
-    }
+    top, left, bottom, right = (boxes[..., n] for n in range(4))
+    return lax.top_k(jnp.where(valid, (bottom - top) * (right - left), -1), most)[1]
+
+
+def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
+    """Rows [B, M, ...] of x [B, N, ...] by their places [B, M]."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def joined_bits(bits: Sequence[jax.Array], order: jax.Array, most: int) -> jax.Array:
+    """The masks of the objects that stay, as bits [B, H, W, ceil(M / 8)] uint8.
+
+    Args:
+      bits: of the M objects of each of four images, in the place of their quadrant.
+      order: [B, M] places among the 4 M objects.
+      most: M.
+    """
+    found = jnp.zeros((*bits[0].shape[:3], most), jnp.uint8)
+    for k, own in enumerate(bits):
+        planes = jnp.unpackbits(own, axis=-1, count=most, bitorder="little")
+        ordered = jax.vmap(partial(jnp.take, axis=-1))(planes, order % most)
+        of_k = order // most == k
+        found |= jnp.where(of_k[:, None, None], ordered, 0)
+    return jnp.packbits(found, axis=-1, bitorder="little")

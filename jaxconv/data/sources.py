@@ -456,10 +456,11 @@ def _images(
     channels = channels or (1 if _all(is_grey, records) else 3)
     choose_part = _part_chooser(config, size, augment, random)
     # Records with only a label may omit `targets`.
-    targets = dict(getattr(records, "targets", LABEL)) | dict(
-        canvas.TARGETS if config.canvas else {}
-    )
-    moving, colour = bool(size and moves_of(targets)), canvas.pad_colour(config.mean, channels)
+    targets = dict(getattr(records, "targets", LABEL))
+    moving, colour = bool(size and moves_of(targets)), np.zeros(0, np.uint8)
+    if config.canvas:
+        targets |= canvas.TARGETS
+        colour = canvas.pad_colour(config.mean, channels)
     kept = augment.kept_objects if augment is not None else "visible"
 
     def decode_one(content: bytes, key: tuple[int, int]) -> Any:

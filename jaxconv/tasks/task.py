@@ -226,6 +226,10 @@ class Task:
         """Further arguments of the network in training, by name, that depend on the batch."""
         return {}
 
+    def eval_call(self, batch: Batch) -> Mapping[str, Any]:
+        """The same in evaluation; what it leaves out has its default, as in `predict`."""
+        return {}
+
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
         """The training loss, [B] float32."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")

@@ -270,6 +270,7 @@ def build_eval_step(
         apply=apply,
         each=each,
         measure=network.task,
+        call=network.task.eval_call,
     )
 
     def eval_on_indices(state: TrainState, data: Any, batch: Batch) -> Any:

@@ -375,6 +375,7 @@ def make_eval_step(
     apply: Callable[[Any, jax.Array], Any] | None = None,
     each: bool = False,
     measure: Any = None,
+    call: Callable[[Batch], Mapping[str, Any]] | None = None,
 ) -> Callable[[Any, Batch], Any]:
     """Make a pure function (state, batch) -> sums over the batch's examples.
 
@@ -397,12 +398,13 @@ def make_eval_step(
         those of the combined outputs have the prefix `ensemble_`.
       measure: replaces `loss` and `metrics`: a task, or an object with its methods `sums`, `keep`
         and `combine`.
+      call: batch -> further arguments of the network by name; not with `apply` or `over`.
     """
     measure = measure or LabelMeasure(loss, metrics)
     add_up = make_sums(measure, ensemble=over is not None)
 
-    def outputs_of(variables: Any, images: jax.Array) -> Any:
-        return model.apply(variables, images, train=False)
+    def outputs_of(variables: Any, images: jax.Array, **given: Any) -> Any:
+        return model.apply(variables, images, train=False, **given)
 
     def step(state: Any, batch: Batch) -> Any:
         variables = variables_of(state)
@@ -412,8 +414,10 @@ def make_eval_step(
             batch = preprocess(batch)
         taking = {MEMBER_MASK: batch[MEMBER_MASK]} if MEMBER_MASK in batch else {}
         batch = {name: value for name, value in batch.items() if name != MEMBER_MASK}
+        given = call(batch) if call is not None and apply is None and over is None else {}
         function = apply or outputs_of
-        outputs = (function if over is None else over(function))(variables, batch["image"])
+        function = function if over is None else over(function)
+        outputs = function(variables, batch["image"], **given)
         sums = add_up(outputs, batch | taking)
         sums = sums if axis_name is None else lax.psum(sums, axis_name)
         if not each:

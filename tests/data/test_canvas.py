@@ -36,8 +36,10 @@ def write_rectangles(root, seed=0, suffix="png"):
         image[top : top + h, left : left + w] = RED
         Image.fromarray(image).save(root / "train" / f"{n}.{suffix}")
         images.append({"id": n, "file_name": f"{n}.{suffix}", "height": height, "width": width})
-        box = [int(value) for value in (left, top, w, h)]
-        things.append({"id": n, "image_id": n, "category_id": 1, "bbox": box})
+        left, top, w, h = box = [int(value) for value in (left, top, w, h)]
+        corners = [left, top, left + w, top, left + w, top + h, left, top + h]
+        thing = {"id": n, "image_id": n, "category_id": 1, "bbox": box}
+        things.append(thing | {"segmentation": [corners]})
     found = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "red"}]}
     (root / "train.json").write_text(json.dumps(found))
     return root
@@ -169,12 +171,50 @@ def test_large_scale_jitter_of_files(tmp_path, kept):
         np.testing.assert_array_equal(again["image"], batch["image"][3])
 
 
-def slow_jitter(image, box, seen, factor, corner):
-    """The box after resizing by `factor` and cutting at `corner`, in plain numbers."""
-    full = [max(1, round(float(side) * factor)) for side in seen]
-    visible = [min(full[n], image.shape[n]) for n in range(2)]
-    moved = [box[n] * full[n % 2] / seen[n % 2] - corner[n % 2] for n in range(4)]
-    return [min(max(moved[n], 0), visible[n % 2]) for n in range(4)], visible
+def test_random_crops_keep_their_shape(tmp_path):
+    """A part of the image, with its own shape, as large as fits on the canvas."""
+    config = data(f"coco:{write_rectangles(tmp_path)}", canvas=(48, 32), mean=MEAN, max_boxes=2)
+    settings = augmented(kept_objects="centre")
+    settings.random_resized_crop.scale = (0.3, 0.8)
+    source = open_source(config, "train", augment=settings, needs=DETECTION)
+    batch, gone = batch_of(source, 40), 0
+    assert source.random and len({tuple(seen) for seen in batch["seen"].tolist()}) > 8
+    for n in range(40):
+        seen, red = batch["seen"][n], red_box(batch["image"][n])
+        assert seen[0] == 48 or seen[1] == 32
+        assert 0.6 < seen[1] / seen[0] < 1.5
+        gone += not batch["valid"][n, 0]
+        if batch["valid"][n, 0]:
+            np.testing.assert_allclose(batch["boxes"][n, 0], red, atol=2)
+    assert 0 < gone < 30
+
+
+def test_a_mean_of_other_channels_is_refused(tmp_path):
+    root = write_rectangles(tmp_path)
+    with pytest.raises(UserError, match=r"data\.mean has 2 numbers; the images have 3 channels"):
+        open_source(
+            data(f"coco:{root}", canvas=(32, 32), mean=(0.5, 0.5)), "train", needs=DETECTION
+        )
+
+
+@pytest.mark.parametrize("changes", [{}, {"large_scale_jitter": (0.4, 2.0)}])
+def test_instance_masks_stay_on_their_pixels(tmp_path, changes):
+    """Through the canvas, jitter and a flip: the mask is red, and ends where the image does."""
+    config = data(f"coco:{write_rectangles(tmp_path)}", canvas=(48, 48), mean=MEAN, max_boxes=2)
+    needs = (*DETECTION[:4], "masks")
+    batch = batch_of(open_source(config, "train", augment=augmented(**changes), needs=needs), 24)
+    moves = {"boxes": "boxes", "masks": "mask"}
+    found = jax.jit(lambda batch: spatial.flip(jax.random.key(0), batch, moves))(batch)
+    for image, bits, seen in zip(
+        *(np.asarray(found[name]) for name in ("image", "masks", "seen")), strict=True
+    ):
+        red = (image[..., 0].astype(int) > 140) & (image[..., 1] < 65)
+        mask = bits[..., 0] & 1 > 0
+        assert not (bits[..., 0] & 0xFE).any()
+        assert not mask[int(seen[0]) :].any() and not mask[:, int(seen[1]) :].any()
+        box = red_box(image)
+        around = 0 if box is None else 2 * (box[2:] - box[:2]).sum()
+        assert (red ^ mask).sum() <= max(6, 0.55 * around)
 
 
 def test_large_scale_jitter_on_the_device():

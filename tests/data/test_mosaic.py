@@ -7,12 +7,14 @@ import pytest
 
 from jaxconv.data.geometry import KEPT
 from jaxconv.data.mosaic import largest, mosaic, partners
+from jaxconv.data.objects import as_bits, of_bits
 from jaxconv.errors import UserError
 from jaxconv.run import train
 from tests.data.test_canvas import RED, red_box
 from tests.tasks.detection.test_task import config_of
 
 GREY, H, W = (9, 10, 11), 32, 40
+BOXES = {"boxes": "boxes"}
 
 
 def batch_of(count=8, most=3, seed=0, with_seen=True):
@@ -66,7 +68,7 @@ def by_hand(batch, n, centre):
 def test_four_images_are_laid_by_hand(with_seen):
     batch = batch_of(with_seen=with_seen)
     found = jax.tree.map(
-        np.asarray, jax.jit(lambda b: mosaic(jax.random.key(1), b, 1.0, GREY))(batch)
+        np.asarray, jax.jit(lambda b: mosaic(jax.random.key(1), b, 1.0, GREY, BOXES))(batch)
     )
     if with_seen:
         assert (found["seen"] == (H, W)).all()
@@ -134,9 +136,9 @@ def test_partners_are_of_the_global_batch():
 @pytest.mark.parametrize("kept", KEPT)
 def test_a_mosaic_is_the_same_on_any_devices(kept):
     batch, key = batch_of(), jax.random.key(2)
-    alone = jax.jit(lambda b: mosaic(key, b, 0.7, GREY, kept))(batch)
+    alone = jax.jit(lambda b: mosaic(key, b, 0.7, GREY, BOXES, kept))(batch)
     parts = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch)
-    apart = jax.pmap(lambda b: mosaic(key, b, 0.7, GREY, kept, "d"), "d")(parts)
+    apart = jax.pmap(lambda b: mosaic(key, b, 0.7, GREY, BOXES, kept, "d"), "d")(parts)
     for name, value in alone.items():
         np.testing.assert_allclose(apart[name].reshape(value.shape), value, atol=1, err_msg=name)
     same = (np.asarray(alone["image"]) == batch["image"]).all(axis=(1, 2, 3))
@@ -150,7 +152,7 @@ def test_centres_decide_if_asked():
     """Fewer objects stay than are visible, each of which is red where its box says."""
     batch, counts = batch_of(16, most=4, seed=3), {}
     for kept in KEPT:
-        found = mosaic(jax.random.key(0), batch, 1.0, GREY, kept)
+        found = mosaic(jax.random.key(0), batch, 1.0, GREY, BOXES, kept)
         counts[kept] = int(found["valid"].sum())
         for image, boxes, valid in zip(
             np.asarray(found["image"]), found["boxes"], found["valid"], strict=True
@@ -166,12 +168,50 @@ def test_centres_decide_if_asked():
 def test_the_largest_objects_stay():
     boxes = np.zeros((1, 5, 4), np.float32)
     boxes[0, :, 2:] = [[3, 3], [9, 9], [5, 5], [8, 8], [1, 1]]
-    objects = {"boxes": boxes, "valid": np.array([[True, False, True, True, True]])}
-    objects["classes"] = np.arange(5, dtype=np.int32)[None]
-    found = largest(jax.tree.map(jnp.asarray, objects), 3)
-    assert found["classes"].tolist() == [[3, 2, 0]] and found["valid"].all()
-    few = largest(jax.tree.map(jnp.asarray, objects | {"valid": boxes[..., 2] > 8}), 3)
-    assert few["valid"].tolist() == [[True, False, False]]
+    valid = jnp.array([[True, False, True, True, True]])
+    assert largest(jnp.asarray(boxes), valid, 3).tolist() == [[3, 2, 0]]
+    assert largest(jnp.asarray(boxes), valid[:, ::-1], 2).tolist() == [[1, 2]]
+
+
+def test_masks_and_keypoints_move_with_their_objects():
+    """The mask of each object that stays is red, its keypoint is the corner of its box."""
+    batch = batch_of(8, most=9, seed=5)
+    boxes, valid = batch["boxes"], batch["valid"]
+    bits = [
+        as_bits(np.stack([rectangle(box) for box in of_image]), 9) for of_image in boxes.astype(int)
+    ]
+    corners = np.concatenate([boxes[:, :, None, :2], np.full((8, 9, 1, 1), 2.0)], axis=-1)
+    batch |= {"masks": np.stack(bits), "keypoints": corners.astype(np.float32)}
+    batch["filled"] = np.where(valid, batch["classes"] / 10, 0).astype(np.float32)
+    moves = {**BOXES, "masks": "mask", "keypoints": "keypoints:0-0"}
+    run = jax.jit(lambda b: mosaic(jax.random.key(4), b, 1.0, GREY, moves))
+    found = jax.tree.map(np.asarray, run(batch))
+    visible = count = 0
+    for n in range(8):
+        masks = of_bits(found["masks"][n], 9)
+        for mask, box, real, points, filled, label in zip(
+            masks, *(found[name][n] for name in (
+                "boxes", "valid", "keypoints", "filled", "classes"
+            )), strict=True
+        ):  # fmt: skip
+            if not real:
+                assert not mask.any()
+                continue
+            count += 1
+            assert filled == pytest.approx(label / 10)
+            inside = rectangle(np.round(box).astype(int))
+            # Boxes may end at half pixels.
+            assert (mask ^ inside).sum() <= (box[2] - box[0]) + (box[3] - box[1]) + 2
+            if points[0, 2]:
+                visible += 1
+                np.testing.assert_allclose(points[0, :2], box[:2], atol=1e-4)
+    assert 8 < visible < count
+
+
+def rectangle(box):
+    mask = np.zeros((H, W), bool)
+    mask[box[0] : box[2], box[1] : box[3]] = True
+    return mask
 
 
 def test_what_a_mosaic_does_not_know_is_refused(tmp_path):

@@ -199,6 +199,10 @@ class Detection(Task):
         sizes = self.sizes(len(batch["image"]), batch)
         return training.training_choices(self.network, learned(batch), self.size, sizes, keys)
 
+    def eval_call(self, batch: Batch) -> Mapping[str, Any]:
+        """How an R-CNN chooses its regions inside of what images on a canvas show."""
+        return choices(self.network, self.size, batch["seen"]) if "seen" in batch else {}
+
     def each_loss(self, outputs: Any, batch: Batch, axis_name: str | None) -> dict[str, jax.Array]:
         """The losses [B] by the names of `logged`."""
         same = jax.vmap(jax.random.key)(jnp.zeros(len(batch["image"]), jnp.uint32))

@@ -9,9 +9,11 @@ from ml_collections import ConfigDict
 import jaxconv
 from jaxconv.data.canvas import fit_size
 from jaxconv.evaluation.evaluation import evaluate_run
+from jaxconv.predict import find_items, predict_items
 from jaxconv.run import train
 from jaxconv.tasks import open_task
 from jaxconv.train.workdir import saved_data
+from jaxconv.weights.export import export_workdir, load_exported
 from tests.data.test_canvas import SIZES, write_rectangles
 from tests.tasks.detection.test_task import RCNN, config_of
 
@@ -43,6 +45,7 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
     for name in ("boxes", "true_boxes"):
         assert (kept[name] <= np.tile(kept["seen"], 2)[:, None]).all()
     assert kept["valid"].any()
+    shown = []
     files = [rectangles / "train" / f"{n}.png" for n in range(len(SIZES))]
     for n, said in enumerate(jaxconv.predict(str(tmp_path / "run"), [str(f) for f in files])):
         assert (said.served["boxes"] <= np.array(SIZES[n] * 2)).all()
@@ -50,6 +53,15 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
         scale = np.array(SIZES[n]) / kept["seen"][n]
         own = kept["boxes"][n, 0] * np.tile(scale, 2)
         np.testing.assert_allclose(said.served["boxes"][0], own, atol=0.05)
+        shown.append(said.served["boxes"])
+    if not limit:
+        return
+    export_workdir(str(tmp_path / "run"), str(tmp_path / "out"), platforms=("cpu",))
+    items = find_items([str(file) for file in files], "image")
+    for boxes, said in zip(
+        shown, predict_items(load_exported(str(tmp_path / "out")), items), strict=True
+    ):
+        np.testing.assert_allclose(said.served["boxes"], boxes, atol=1e-3)
 
 
 def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
@@ -69,7 +81,14 @@ def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
     outputs, _ = task.model().apply(
         variables, batch["image"], train=True, mutable=["batch_stats"], **given
     )
-    for boxes in (outputs["regions"]["boxes"], task.found(outputs, batch)["boxes"]):
+    measured = task.eval_call(batch)
+    proposed = task.model().apply(variables, batch["image"], train=False, **measured)["regions"]
+    assert not task.eval_call({"image": batch["image"]})
+    for boxes in (
+        proposed["boxes"],
+        outputs["regions"]["boxes"],
+        task.found(outputs, batch)["boxes"],
+    ):
         assert (np.asarray(boxes) <= np.tile(seen, 2)[:, None]).all()
     kept = evaluate_run(str(tmp_path / "run")).outcomes.values
     assert (kept["boxes"] <= np.tile(kept["seen"], 2)[:, None]).all()
