@@ -405,14 +405,19 @@ PICTURES = {
         "examples with their three most probable classes", _predictions, (*EXAMPLE, "number")
     ),
     "mistakes": PictureOption(
-        "the mistakes with the highest loss", _of_task, (*NETWORK, "split", "number")
+        "the mistakes with the highest loss, or what each kind of mistake costs a detector",
+        _of_task,
+        (*NETWORK, "split", "number"),
     ),
     "worst": PictureOption(
         "the examples that are predicted worst, with their predictions",
         _worst,
         (*NETWORK, "split", "number"),
     ),
-    "classes": PictureOption("accuracy or IoU of each class", _of_task, (*NETWORK, "split")),
+    "classes": PictureOption("accuracy, IoU or AP of each class", _of_task, (*NETWORK, "split")),
+    "precision": PictureOption(
+        "a detector's precision against its recall", _of_task, (*NETWORK, "split")
+    ),
     "confusions": PictureOption(
         "which classes are mistaken for which, with examples",
         _of_task,

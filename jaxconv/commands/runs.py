@@ -14,7 +14,7 @@ from jaxconv.commands.common import add_trust, natural, print_json, results_kept
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 
 # File options of evaluate; each task writes some of them.
-FILES = ("predictions", "confusion", "reliability")
+FILES = ("predictions", "detections", "confusion", "reliability")
 
 
 def add(commands: Any) -> None:
@@ -67,7 +67,8 @@ def _add_evaluate(commands: Any) -> None:
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="folder of the run; with several, each run and their averaged prediction",
+        help="folder of the run; with several, each run and their averaged prediction, or "
+        "the fused boxes of detectors",
     )
     evaluate.add_argument(
         "--split",
@@ -85,7 +86,7 @@ def _add_evaluate(commands: Any) -> None:
         "--views", default="center", metavar="HOW",
         help="what the network sees of each image: center (the default), flip, 6-crop, "
             "10-crop, or dense for the whole image; for outputs of each pixel scales or sliding "
-            "windows; probabilities are averaged",
+            "windows; probabilities are averaged, boxes fused",
     )  # fmt: skip
     evaluate.add_argument(
         "--scales",
@@ -121,6 +122,12 @@ def _add_evaluate(commands: Any) -> None:
         default="",
         metavar="FILE",
         help="write the prediction for every example: .npz or .csv",
+    )
+    evaluate.add_argument(
+        "--detections",
+        default="",
+        metavar="FILE",
+        help="write the detected objects as COCO's server takes them: .json",
     )
     evaluate.add_argument(
         "--confusion", default="", metavar="FILE", help="write the confusion matrix: .csv or .png"

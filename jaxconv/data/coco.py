@@ -255,6 +255,23 @@ def _keypoints(found: Any, count: int, name: str, faults: Faults) -> np.ndarray:
     return points
 
 
+def numbers_of(folder: str, split: str, settings: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers that the annotations of a split have: of images by path, of classes by name.
+
+    Args:
+      folder, split, settings: as for `open_coco`, which has read the same file.
+    """
+    root = Path(folder).expanduser()
+    path = find(root, split, settings.coco.file)
+    found = json.loads(read_content(path))
+    names = [str(one["file_name"]) for one in found["images"]]
+    place = _folder(root, split, settings.coco.images, path, names[0])
+    images: dict[str, int] = {}
+    for name, one in zip(names, found["images"], strict=True):
+        images.setdefault(os.path.join(place, name), int(one["id"]))
+    return images, {str(one["name"]): int(one["id"]) for one in found["categories"]}
+
+
 @contextlib.contextmanager
 def _understood(path: Path, form: str) -> Iterator[None]:
     """Turn the errors of content that has another form into a UserError."""

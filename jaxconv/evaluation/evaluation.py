@@ -187,6 +187,8 @@ def _outcomes_of(
 def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str, Any]:
     """What `evaluate` returns, for outputs joined over several passes."""
     task, members = network.task, network.members
+    if not task.kept_outputs:
+        return _finished(kept, network)
     add_up = jax.jit(make_sums(task, members is not None))
     each = kept[:-1] if members else kept
     outputs = [one[task.kept_outputs] for one in each]
@@ -211,6 +213,19 @@ def _measured_again(kept: Kept, config: Any, network: BuiltNetwork) -> dict[str,
     first = measure({MEMBER_MASK: member_mask(None, members)})
     mask = member_mask(first, members)
     return first if mask.all() else measure({MEMBER_MASK: mask})
+
+
+def _finished(kept: Kept, network: BuiltNetwork) -> dict[str, Any]:
+    """What `evaluate` returns, of a task that has joined several passes on the host."""
+    count, finish = len(kept[0]["loss"]), network.task.finish
+    losses = [np.sum(one["loss"], dtype=np.float64) for one in kept]
+    if network.members is None:
+        return result_of({"examples": count, "loss": losses[0]}, None, finish, kept[0])
+    *each, joint = kept
+    rows = {name: np.stack([one[name] for one in each], axis=1) for name in joint}
+    rows |= {f"ensemble_{name}": value for name, value in joint.items()}
+    totals = {"examples": count, "loss": np.array(losses[:-1]), "ensemble_loss": losses[-1]}
+    return result_of(totals, network.members, finish, rows)
 
 
 def _checksum(config: Any, split: str, source: Source | None) -> int:

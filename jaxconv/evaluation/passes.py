@@ -20,7 +20,7 @@ from jaxconv.errors import UserError
 from jaxconv.evaluation import pixels
 from jaxconv.evaluation.sliding import Apply, images_of, sliding, total_stride
 from jaxconv.evaluation.views import View, mirrored, over_views, six_crops, ten_crops
-from jaxconv.evaluation.whole import GroupedLoader, OwnSizes, WholeImages
+from jaxconv.evaluation.whole import GroupedLoader, Mirrored, OwnSizes, WholeImages
 from jaxconv.own import is_own
 from jaxconv.tasks import Task
 
@@ -122,6 +122,8 @@ def passes(
         source = open_source(ConfigDict(config.data.to_dict() | settings), split, like=description)
     if view.name == "center":
         return [Pass(source, None, 1)]
+    if task.joins_views:
+        return [Pass(source, None, 1), Pass(Mirrored(source), None, 1)]
     if task.of_pixels:
         seen = source.element.shape if description["kind"] == "image" else shape
         return [Pass(source, *_pixel_views(view, description, model, seen))]

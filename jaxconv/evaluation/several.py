@@ -38,7 +38,8 @@ def evaluate_runs(workdirs: Sequence[str], *arguments: Any, **settings: Any) -> 
 
 
 def together(runs: Sequence[Evaluation]) -> Evaluation:
-    """Several runs as one: their mean and spread, and the mean of their probabilities.
+    """Several runs as one: their mean and spread, and the mean of their probabilities, or what the
+    task fuses of what they have found.
 
     `result` is that of an ensemble whose members are the runs, named by their workdirs. A run that
     is an ensemble itself counts by its averaged prediction. Custom metrics have no `ensemble_`
@@ -60,6 +61,7 @@ def together(runs: Sequence[Evaluation]) -> Evaluation:
             raise _other_data(other.name, difference)
     own = [_of_itself(run.result) for run in runs]
     joint = first.task.averaged([run.outcomes for run in runs])
+    joint = first.task.fused([run.outcomes for run in runs]) if joint is None else joint
     if joint is None:
         raise UserError(
             f"the task of {first.name} cannot average the predictions of several runs; evaluate "

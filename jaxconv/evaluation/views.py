@@ -14,7 +14,8 @@
     scales    for outputs of each pixel: the image at several sizes and its mirror images
     sliding   for outputs of each pixel: windows of the size of training, each overlapping the next
 
-The probabilities of an image's views are averaged; those of pixels, in place (pixels.py).
+The probabilities of an image's views are averaged; those of pixels, in place (pixels.py). What is
+detected in an image and in its mirror image is joined by the task.
 
 With `own_size`, outputs of each pixel are measured on whole images at their own size: an image is
 resized so that what training saw of it has the size that it had there, and the network's outputs

@@ -1,4 +1,4 @@
-"""Whole images, each of its own shape, and batches of images of one shape."""
+"""Whole images, each of its own shape, and batches of images of one shape; mirror images."""
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +112,37 @@ class OwnSizes(Source):
     def checksum(self) -> int:
         """That of the stored examples."""
         return self._stored.checksum()
+
+
+class Mirrored(Source):
+    """The mirror images of another source, with its targets as they are.
+
+    Of an image on a canvas, `seen` [2] is mirrored, and the padding stays on its right.
+    """
+
+    def __init__(self, source: Source):
+        self.source, self.class_names = source, source.class_names
+        self.element, self.targets = source.element, source.targets
+        self.decoder, self.random, self.notes = source.decoder, source.random, source.notes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, i: int, key: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """Read example i; its image is mirrored."""
+        example = self.source.read(i, key)
+        image = np.asarray(example["image"])
+        width = int(example["seen"][1]) if "seen" in example else image.shape[1]
+        mirrored = np.concatenate([image[:, :width][:, ::-1], image[:, width:]], axis=1)
+        return {**example, "image": mirrored}
+
+    def name(self, i: int) -> str:
+        """The source's name of the example."""
+        return self.source.name(i)
+
+    def checksum(self) -> int:
+        """The source's checksum."""
+        return self.source.checksum()
 
 
 def _padded(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -104,6 +104,8 @@ class Task:
       keeps: whether `finish` needs what `keep` returns of each example, during training too.
       views: the views of an image that evaluation may use, see evaluation/views.py. With `dense`,
         `kept_outputs` names the network's outputs among what `keep` returns.
+      joins_views: whether `join_passes` joins the views `center` and `flip`, each kept on its own:
+        first that of the images, then that of their mirror images, whose targets are not mirrored.
       served_moves: how what `serve` returns moves with the pixels of the image, by name, see
         data/geometry.py; `predict` gives it in the pixels of the file.
       of_pixels: whether the outputs are logits [B, H, W, K] of the input's pixels. The batch may
@@ -119,6 +121,7 @@ class Task:
     keeps: ClassVar[bool] = False
     views: ClassVar[tuple[str, ...]] = ("center",)
     kept_outputs: ClassVar[str] = ""
+    joins_views: ClassVar[bool] = False
     served_moves: ClassVar[Mapping[str, str]] = {}
     of_pixels: ClassVar[bool] = False
 
@@ -327,8 +330,14 @@ class Task:
         """The outcomes of several networks' averaged prediction; None if it cannot be computed."""
         return None
 
+    def fused(self, each: Sequence[Any]) -> Any:
+        """The outcomes of what several networks have found together, where that is no mean of their
+        outputs; None if it cannot be computed.
+        """
+        return None
+
     def joint_figures(self, outcomes: Any) -> dict[str, float]:
-        """The figures by key of an averaged prediction."""
+        """The figures by key of an averaged prediction, or of `fused`."""
         return {}
 
     def truth(self, outcomes: Any) -> np.ndarray:

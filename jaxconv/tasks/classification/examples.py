@@ -139,6 +139,8 @@ def confusions(
     examples: Sequence[Sequence[Any]] = (),
     most: int = 10,
     title: str = "",
+    pairs: Sequence[tuple[int, int, int]] | None = None,
+    below: str = "",
 ) -> Figure:
     """The most confused pairs of classes, next to the confusion matrix.
 
@@ -148,8 +150,10 @@ def confusions(
       examples: images for each of the pairs of `most_confused(counts, most)`.
       most: pairs to show.
       title: above the picture.
+      pairs: (true class, predicted class, times), by default `most_confused(counts, most)`.
+      below: the line below the title, by default how many are right.
     """
-    pairs = most_confused(counts, most)
+    pairs = most_confused(counts, most) if pairs is None else pairs
     few = len(class_names) <= _NAMED
     side = float(np.clip(0.7 * len(class_names), 2.8, 8.0)) if few else 3.4
     row = 0.62 if len(examples) else 0.36
@@ -161,7 +165,7 @@ def confusions(
     )
     right, total = int(np.trace(counts)), int(counts.sum())
     rows = "; rows are the true classes, columns the predicted ones" if few else ""
-    sheet.text(0.2, 0.38, f"{right:,} of {total:,} are right{rows}", 8, color=FAINT)
+    sheet.text(0.2, 0.38, below or f"{right:,} of {total:,} are right{rows}", 8, color=FAINT)
     if few:
         _matrix(sheet, counts, class_names, (1.4, 1.6, side, side))
     else:

@@ -10,4 +10,11 @@
 
 Boxes are float32 (top, left, bottom, right) in pixels. All is for one image, with static shapes;
 `jax.vmap` makes it a batch. Sets of boxes are padded, and `valid` says which count.
+
+On the host, of whole sets, in numpy:
+
+    matches    which detection is which object, as COCO and VOC say
+    precision  their curves of precision, and the figures made of these
+    mistakes   what kinds of mistakes there are, and what they cost; confusions of classes
+    fusion     one set of detections from those of several networks
 """

@@ -6,7 +6,7 @@ alone, and for R-CNN that of the proposals.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,15 +24,20 @@ from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
 from jaxconv.tasks.detection.boxes import area, at_least
 from jaxconv.tasks.detection.detections import choices, detections
+from jaxconv.tasks.detection.fusion import joined, turned_back
 from jaxconv.tasks.detection.instances import all_keypoints, mask_measures
+from jaxconv.tasks.detection.mistakes import SHOWN, unpaired
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
+    all_figures,
     class_lines,
     figures,
     intervals,
     matched,
     more_figures,
     more_matched,
+    remark_rows,
+    worst,
 )
 from jaxconv.tasks.detection.shown import (
     NOTHING,
@@ -43,8 +48,6 @@ from jaxconv.tasks.detection.shown import (
 )
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
-# The least score of what pictures and people are shown.
-SHOWN = 0.4
 # Objects of which a crop or a shift leaves less than this, in pixels, are no objects any more.
 SMALLEST = 1.0
 # What a head of an R-CNN is for: the name of its setting, the target, and its figures' keys.
@@ -61,14 +64,17 @@ class Detection(Task):
     An example has `boxes` [M, 4], `classes` [M] and `valid` [M]; and it may have `crowd` [M]: boxes
     around many objects, which are not learned, and in which no detection is wrong. A network with
     the head needs `masks` [H, W, ceil(M / 8)] uint8, bits of the objects, see `objects.as_bits`, or
-    `keypoints` [M, J, 3], see data/geometry.py; with these `filled` [M], the share of its box that
-    each object fills, is used.
+    `keypoints` [M, J, 3], see data/geometry.py. By `filled` [M], the share of its box that each
+    object fills, it is small, medium or large.
     """
 
     figures = (
         Figure("ap", "AP", "", True, True, "AP", "mean AP, IoU 0.50 to 0.95"),
         Figure("ap50", "AP50", "", True, True, "AP50", "mean AP, IoU 0.50"),
         Figure("ap75", "AP75", "", True, True, "AP75", "mean AP, IoU 0.75"),
+        Figure("ap_small", "AP small", "", True, True, "AP, small", "mean AP, small objects"),
+        Figure("ap_medium", "AP medium", "", True, True, "AP, medium", "mean AP, medium objects"),
+        Figure("ap_large", "AP large", "", True, True, "AP, large", "mean AP, large objects"),
         Figure("ar", "AR", "", True, True, "AR", "mean recall, IoU 0.50 to 0.95"),
         Figure("mask_ap", "mask AP", "", True, True, "Mask AP", "mean AP of masks"),
         Figure("mask_ap50", "mask AP50", "", True, True, "Mask AP50", "mean AP of masks, IoU 0.50"),
@@ -81,9 +87,11 @@ class Detection(Task):
         Figure("loss", "loss", panel="Loss"),
     )
     needs = ("boxes", "classes", "valid")
-    uses = ("crowd", "size", "seen")
+    uses = ("crowd", "filled", "size", "seen")
     keeps = True
     served_moves = {"boxes": "boxes", "keypoints": "keypoints"}
+    views = ("center", "flip")
+    joins_views = True
 
     def __init__(self, config: Any, description: dict[str, Any]):
         super().__init__(config, description)
@@ -97,7 +105,7 @@ class Detection(Task):
         them.
         """
         heads = heads_of(config)
-        return (*cls.needs, *heads, *cls.uses, *(("filled",) if "keypoints" in heads else ()))
+        return (*cls.needs, *heads, *cls.uses)
 
     @classmethod
     def measures(cls, config: Any) -> tuple[Figure, ...]:
@@ -226,14 +234,16 @@ class Detection(Task):
 
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """`loss`; the detections, see `serve`; the truth: `true_boxes`, `true_classes`,
-        `true_valid` and `true_crowd`; `size` and `seen`, if the images stand on a canvas.
+        `true_valid` and `true_crowd`; `size` and `seen`, if the images stand on a canvas; and the
+        areas and overlaps of masks, see instances.py.
         """
         truth = {name: batch[name] for name in ("boxes", "classes")}
         truth |= {"valid": present(batch), "crowd": crowds(batch)}
         found, more = self.found(outputs, batch), {}
         if "keypoints" in self.heads:
             truth["keypoints"] = seen_keypoints(batch["keypoints"], self.size)
-            more["true_mask_areas"] = area(batch["boxes"]) * batch.get("filled", 1.0)
+        if "filled" in batch:
+            more["true_mask_areas"] = area(batch["boxes"]) * batch["filled"]
         if "masks" in self.heads:
             of_masks = (found.pop("masks"), found["boxes"], found["valid"])
             more |= jax.vmap(mask_measures)(*of_masks, batch["masks"], truth["crowd"])
@@ -269,13 +279,37 @@ class Detection(Task):
         assert kept is not None  # it keeps
         found = figures(matched(kept, len(self.class_names)))
         found |= more_figures(more_matched(kept, len(self.class_names)))
-        return {"loss": float(sums["loss"] / examples), **found}
+        shown = {one.key: found[one.key] for one in self.figures if one.key in found}
+        return {"loss": float(sums["loss"] / examples), **shown}
 
     def outcomes(self, kept: Mapping[str, np.ndarray], index: np.ndarray) -> Outcomes:
         """The detections and the truth of every example."""
         classes = len(self.class_names)
         each = matched(kept, classes), more_matched(kept, classes)
         return Outcomes(kept, self.class_names, index, *each)
+
+    def more_figures(self, outcomes: Outcomes) -> dict[str, float]:
+        """COCO's other figures and VOC's, see precision.py."""
+        shown = {one.key for one in self.figures}
+        return {name: value for name, value in all_figures(outcomes).items() if name not in shown}
+
+    def fused(self, each: Sequence[Outcomes]) -> Outcomes:
+        """By weighted boxes, see fusion.py; without a loss."""
+        values = joined([one.values for one in each])
+        del values["loss"]
+        return self.outcomes(values, each[0].index)
+
+    def joint_figures(self, outcomes: Outcomes) -> dict[str, float]:
+        """Those of `figures` but the loss."""
+        found = figures(outcomes.matches)
+        return {one.key: found[one.key] for one in self.figures if one.key in found}
+
+    def join_passes(self, passes: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """The boxes in images and in their mirror images, fused; the loss of the former."""
+        if len(passes) == 1:
+            return passes[0]
+        first, mirrored = passes
+        return joined([first, turned_back(mirrored, self.size[1])])
 
     def truth(self, outcomes: Outcomes) -> np.ndarray:
         """The boxes of each example, [N, M x 4]."""
@@ -297,9 +331,27 @@ class Detection(Task):
         """By the bootstrap over images."""
         return intervals(outcomes, resamples)
 
+    def rows(self, outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
+        """Recalls, VOC's AP, and what the mistakes cost."""
+        return remark_rows(outcomes, who)
+
     def lines(self, outcomes: Outcomes) -> list[str]:
         """All classes, the lowest AP first."""
         return class_lines(outcomes)
+
+    @property
+    def writers(self) -> dict[str, tuple[tuple[str, ...], Callable[[Any, Any], None]]]:
+        """`predictions`, `detections` for COCO's server, and `confusion`."""
+        from jaxconv.tasks.detection import tables
+
+        return super().writers | {
+            "detections": ((".json",), tables.write_detections),
+            "confusion": ((".csv", ".png"), tables.write_confusion),
+        }
+
+    def worst(self, outcomes: Outcomes, most: int) -> np.ndarray:
+        """Those with the lowest F1 first, see mistakes.py."""
+        return worst(outcomes, most)
 
     # For people.
 
@@ -379,16 +431,25 @@ class Detection(Task):
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """Each example with its boxes, and the objects with a score of at least `SHOWN`."""
-        from jaxconv.drawing.boxes import box_grid
+        """Each example with its objects, and beside it those with a score of at least `SHOWN`."""
+        from jaxconv.drawing.boxes import beside_grid, box_grid
 
         drawn, captions = [], []
         for image, true, said in zip(images, targets, served, strict=True):
             rows = shown_rows(said)
             captions.append(self.in_words(np.asarray(said["classes"])[rows]))
             found = [self._drawn(said, row, np.shape(image)[:2]) for row in rows]
-            drawn.append([*(self._drawn_truth(true) if "boxes" in true else ()), *found])
-        return box_grid(images, drawn, captions, title)
+            if "boxes" in true:
+                captions[-1] = f"{self.caption_of(true)}; found {captions[-1]}"
+                objects = self._drawn_truth(true)
+                wrong = unpaired({**true, "valid": np.asarray(present(true))}, said)
+                found = [
+                    one._replace(wrong=bool(mark))
+                    for one, mark in zip([*objects, *found], np.concatenate(wrong), strict=True)
+                ]
+            drawn.append(found)
+        known = all("boxes" in true for true in targets)
+        return (beside_grid if known else box_grid)(images, drawn, captions, title)
 
     def _drawn(self, said: Mapping[str, Any], row: int, size: tuple[int, int]) -> Any:
         """The object of a row, in an image of a size (height, width)."""
@@ -406,7 +467,7 @@ class Detection(Task):
         """The objects of the truth: boxes, and if `whole` their masks and keypoints too."""
         from jaxconv.drawing.boxes import Drawn
 
-        valid, boxes = np.asarray(targets["valid"]), np.asarray(targets["boxes"])
+        valid, boxes = np.asarray(present(targets)), np.asarray(targets["boxes"])
         masks = of_bits(targets["masks"], len(valid)) if whole and "masks" in targets else None
         drawn = []
         for row in np.flatnonzero(valid).tolist():
@@ -416,8 +477,33 @@ class Detection(Task):
                 points = np.where(labelled[:, 2:] > 0, labelled[:, :2], np.nan)
             lines = () if points is None else lines_of(len(points))
             mask = None if masks is None else masks[row]
-            drawn.append(Drawn(boxes[row], True, "", mask, points, lines))
+            name = self.class_names[int(targets["classes"][row])]
+            drawn.append(Drawn(boxes[row], True, name, mask, points, lines))
         return drawn
+
+    @property
+    def pictures(self) -> dict[str, Callable[..., Any]]:
+        """`classes`, `precision`, `mistakes` and `confusions`."""
+        from jaxconv.tasks.detection import sections
+
+        return {
+            "classes": sections.classes_figure,
+            "precision": sections.precision_figure,
+            "mistakes": sections.mistakes_figure,
+            "confusions": sections.confusions_figure,
+        }
+
+    def sections(self) -> Sequence[tuple[str, Callable[[Any], list[Any]]]]:
+        """Predictions, precision, mistakes, confusions, and the worst examples."""
+        from jaxconv.tasks.detection import sections
+
+        return (
+            ("Predictions", sections.predictions),
+            ("Precision", sections.precision),
+            ("Mistakes", sections.mistakes),
+            ("Confusions", sections.confusions),
+            ("Worst", sections.worst_examples),
+        )
 
 
 def heads_of(config: Any) -> tuple[str, ...]:

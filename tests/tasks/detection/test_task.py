@@ -190,7 +190,8 @@ def test_without_an_object_or_a_detection_all_is_0():
     kept = random_kept(3)
     nothing = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, "ar": 0.0}
     assert figures(matched({**kept, "true_valid": kept["true_valid"] & False}, 3)) == nothing
-    assert figures(matched({**kept, "valid": kept["valid"] & False}, 3)) == nothing
+    found = figures(matched({**kept, "valid": kept["valid"] & False}, 3))
+    assert nothing.keys() < found.keys() and not any(found.values())
 
 
 def test_crowds_and_slivers_are_not_learned():
@@ -395,11 +396,21 @@ def test_from_command_to_page(tmp_path):
     process = command("train", *flags, "--config.log.tensorboard=False")
     assert process.returncode == 0, process.stderr
     assert "Predictions" in (run / "report.html").read_text()
-    process = command("evaluate", f"--workdir={run}", "--per_class")
+    for title in ("Precision", "Mistakes", "Confusions", "Worst"):
+        assert f">{title}" in (run / "report.html").read_text()
+    assert "This section could not be made" not in (run / "report.html").read_text()
+    files = (f"--detections={tmp_path / 'found.json'}", f"--confusion={tmp_path / 'found.csv'}")
+    process = command("evaluate", f"--workdir={run}", "--per_class", "--views=flip", *files)
     assert process.returncode == 0, process.stderr
     said = json.loads(process.stdout.splitlines()[-1])
-    assert {"ap", "ap50", "ap75", "ar", "loss"} <= said["intervals"].keys()
+    assert {"ap", "ap50", "ap75", "ar", "loss", "ar10", "voc07"} <= said["intervals"].keys()
+    assert isinstance(json.loads((tmp_path / "found.json").read_text()), list)
+    header, *rows = (tmp_path / "found.csv").read_text().splitlines()
+    assert header.split(",")[1:] == ["o", "x", "background"] and len(rows) == 3
     assert "objects" in process.stdout + process.stderr
+    picture = tmp_path / "mistakes.png"
+    process = command("look", "mistakes", f"--workdir={run}", f"--out={picture}")
+    assert process.returncode == 0 and picture.is_file(), process.stderr
     Image.fromarray(np.full((40, 64), 128, np.uint8)).save(tmp_path / "image.png")
     process = command("export", f"--workdir={run}", f"--out={tmp_path / 'exported'}")
     assert process.returncode == 0, process.stderr
