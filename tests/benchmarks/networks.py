@@ -208,9 +208,9 @@ def prepare(contender, name, settings):
     return (torch_run if of_torch else jax_run)(contender, name, settings)
 
 
-def serve(contender, name, settings):
+def serve(contender, prepared, dtype="float32"):
     """The body of a contender's process: prints what each line of the standard input asks for."""
-    run, wait, seconds = prepare(contender, name, settings)
+    run, wait, seconds = prepared
     wait(run())
     print(seconds, flush=True)
     for line in sys.stdin:
@@ -218,7 +218,7 @@ def serve(contender, name, settings):
             print(peak(contender), flush=True)
             continue
         if line.strip() == "roof":
-            print(roof(run, settings.dtype), flush=True)
+            print(roof(run, dtype), flush=True)
             continue
         wait(run())  # memory that was idle may have to come back first
         start = time.perf_counter()
@@ -248,17 +248,9 @@ def roof(run, dtype):
 
 
 class Contender:
-    """A contender's process."""
+    """A contender's process: a script with `--only` and these arguments, which calls `serve`."""
 
-    def __init__(self, contender, name, settings, before):
-        arguments = {
-            "--only": contender,
-            "--networks": name,
-            "--dtypes": settings.dtype,
-            "--modes": settings.mode,
-            "--batch": settings.batch,
-            "--size": settings.size,
-        }
+    def __init__(self, contender, arguments, before="", script=__file__):
         words = (str(part) for pair in arguments.items() for part in pair)
         environment = dict(os.environ)
         if contender not in ("eager", "compile", "before"):
@@ -266,7 +258,7 @@ class Contender:
         if contender == "before":
             environment["PYTHONPATH"] = before
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *words],
+            [sys.executable, script, f"--only={contender}", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -300,7 +292,14 @@ def row(name, settings, contenders, repeats, before):
         for contender in contenders
         if contender != "flax" or name in ("resnet18", "resnet50", "resnet152")
     ]
-    processes = {contender: Contender(contender, name, settings, before) for contender in wanted}
+    arguments = {
+        "--networks": name,
+        "--dtypes": settings.dtype,
+        "--modes": settings.mode,
+        "--batch": settings.batch,
+        "--size": settings.size,
+    }
+    processes = {contender: Contender(contender, arguments, before) for contender in wanted}
     ready = {who: process for who, process in processes.items() if process.compiled is not None}
     results = interleaved({who: process.sample for who, process in ready.items()}, repeats)
     cells = [
@@ -384,7 +383,8 @@ def main():
         for wrong in set(given) - set(known):
             parser.error(f"{wrong!r} is not one of {', '.join(known)}")
     if arguments.only:
-        serve(arguments.only, names[0], settings_of(arguments, names[0], dtypes[0], modes[0]))
+        settings = settings_of(arguments, names[0], dtypes[0], modes[0])
+        serve(arguments.only, prepare(arguments.only, names[0], settings), dtypes[0])
         return
     if ("before" in contenders) != bool(arguments.before):
         parser.error("`before` needs --before=FOLDER, and --before needs `before`")
