@@ -27,6 +27,7 @@ def get_config(argument=""):
     # What the backbone was trained with: minus 127, over 128.
     config.data.mean, config.data.std = (127 / 255,), (128 / 255,)
     config.augment.flip = True
+    config.augment.large_scale_jitter = (0.6, 1.4)
     jitter = config.augment.colour_jitter
     jitter.brightness = jitter.contrast = jitter.saturation = 0.3
     config.model.name = "maskrcnn_resnet50_fpn"
@@ -39,10 +40,11 @@ def get_config(argument=""):
         "before_nms": (500, 250),
         "after_nms": (200, 100),
         "samples": 64,
+        "aligned": True,
     }
     config.optimizer.groups.backbone = group("^backbone/", learning_rate=0.3)
     config.batch_size = 4
-    config.epochs = 30.0
+    config.epochs = 40.0
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.001
     config.optimizer.weight_decay = 0.01
