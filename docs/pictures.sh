@@ -1,34 +1,39 @@
 #!/usr/bin/env bash
 # Make the figures of README.md and docs/gallery.md again, with jaxconv's own commands on real runs.
 #
-#   docs/pictures.sh --photographs=DIR --camvid=DIR --weights=DIR --scans=DIR
+#   docs/pictures.sh --photographs=DIR --camvid=DIR --weights=DIR --scans=DIR --cells=DIR --pedestrians=DIR
 #
 # --photographs=DIR  CIFAR-10 as an image folder, DIR/train/<class>/ and DIR/test/<class>/
 # --camvid=DIR       CamVid with masks, see experiments/camvid.py
 # --weights=DIR      EfficientNet-Lite0, from jaxconv convert
 # --scans=DIR        the hippocampus in MRI, see experiments/hippocampus.py
+# --cells=DIR        blood cells with boxes, see experiments/bccd.py
+# --pedestrians=DIR  pedestrians with masks, see experiments/pennfudan.py
 # --runs=DIR         where the runs are, or are trained if missing (docs/runs): X's and O's in 15 seconds, scenes of them in a
-#                    minute each, sentences in 30 seconds, CIFAR-10 in six minutes, CamVid and the hippocampus in half an hour each, a
-#                    tenth of ResNet-20's recipe in an hour
+#                    minute each, sentences in 30 seconds, CIFAR-10 in six minutes, CamVid, the hippocampus, cells and pedestrians in
+#                    half an hour each, a tenth of ResNet-20's recipe in an hour
 # --out=DIR          where to write the figures (docs)
 #
 # Needs jaxconv with the extras playground and test, and Debian's chromium and chromium-driver for screenshots.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-photographs="" camvid_data="" weights="" scans="" runs=$root/docs/runs out=$root/docs
+photographs="" camvid_data="" weights="" scans="" cells="" pedestrians="" runs=$root/docs/runs out=$root/docs
 for argument in "$@"; do
   case $argument in
     --photographs=*) photographs=${argument#*=} ;;
     --camvid=*) camvid_data=${argument#*=} ;;
     --weights=*) weights=${argument#*=} ;;
     --scans=*) scans=${argument#*=} ;;
+    --cells=*) cells=${argument#*=} ;;
+    --pedestrians=*) pedestrians=${argument#*=} ;;
     --runs=*) runs=${argument#*=} ;;
     --out=*) out=${argument#*=} ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,17s/^# \{0,1\}//p' "$0" && exit 2 ;;
   esac
 done
 xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20 fast=$runs/cifar10_fast
 masks=$runs/xo_segmentation boxes=$runs/xo_localization objects=$runs/xo_detection camvid=$runs/camvid hippocampus=$runs/hippocampus
+bccd=$runs/bccd pennfudan=$runs/pennfudan
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -88,6 +93,17 @@ if [ ! -e "$hippocampus/curves.png" ]; then
   needs scans "$scans"
   jaxconv train --config="$root/experiments/hippocampus.py" --config.data.source="nifti:$scans" --workdir="$hippocampus"
 fi
+if [ ! -e "$bccd/curves.png" ]; then
+  needs cells "$cells"
+  needs weights "$weights"
+  jaxconv train --config="$root/experiments/bccd.py" --config.data.source="coco:$cells" --config.model.init_from="$weights" --workdir="$bccd"
+fi
+if [ ! -e "$pennfudan/curves.png" ]; then
+  needs pedestrians "$pedestrians"
+  needs weights "$weights"
+  jaxconv train --config="$root/experiments/pennfudan.py" --config.data.source="coco:$pedestrians" --config.model.init_from="$weights" \
+    --workdir="$pennfudan"
+fi
 cp "$xo/curves.png" "$out/xo.png"
 cp "$cifar/curves.png" "$out/cifar10_quick.png"
 cp "$resnet20/curves.png" "$out/cifar10_resnet20.png"
@@ -116,6 +132,9 @@ look xo_detection predictions --workdir="$objects" --number=8
 look camvid predictions --workdir="$camvid" --number=4
 look camvid_classes classes --workdir="$camvid"
 look hippocampus predictions --workdir="$hippocampus" --number=4
+look bccd predictions --workdir="$bccd" --number=4
+look bccd_mistakes mistakes --workdir="$bccd"
+look pennfudan predictions --workdir="$pennfudan" --number=4
 
 play playground "$xo"
 play playground_masks "$masks"

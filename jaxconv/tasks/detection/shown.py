@@ -1,12 +1,15 @@
 """Instances for people and files: masks as run lengths, numbers of objects, COCO's skeleton."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxconv.data.objects import of_bits
 from jaxconv.tasks.detection.masks import paste_mask
+from jaxconv.tasks.detection.mistakes import SHOWN
+from jaxconv.tasks.detection.truth import present
 
 # What no object covers, in a map of objects.
 NOTHING = 255
@@ -77,3 +80,51 @@ def said_of(served: Mapping[str, np.ndarray], row: int, size: tuple[int, int]) -
         points = np.asarray(served["keypoints"][row], np.float64)
         said["keypoints"] = [[round(x, 1) for x in point] for point in points.tolist()]
     return said
+
+
+def shown_rows(served: Mapping[str, Any]) -> np.ndarray:
+    """The rows of the objects with a score of at least `SHOWN`."""
+    return np.flatnonzero(np.asarray(served["valid"]) & (np.asarray(served["scores"]) >= SHOWN))
+
+
+def size_of(served: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of the image that the boxes are in: the file's, or else the network's."""
+    shape = description.get("image_shape") or description["input_shape"]
+    height, width = served["size"] if "size" in served else shape[:2]
+    return int(height), int(width)
+
+
+def drawn(
+    said: Mapping[str, Any], row: int, size: tuple[int, int], class_names: Sequence[str]
+) -> Any:
+    """The object of a row, in an image of a size (height, width)."""
+    from jaxconv.drawing.boxes import Drawn
+
+    words = f"{class_names[int(said['classes'][row])]} {100 * said['scores'][row]:.0f} %"
+    mask = None
+    if "masks" in said:
+        (mask,) = instance_masks(said, np.array([row]), size)
+    points = np.asarray(said["keypoints"][row])[:, :2] if "keypoints" in said else None
+    lines = () if points is None else lines_of(len(points))
+    return Drawn(np.asarray(said["boxes"][row]), False, words, mask, points, lines)
+
+
+def drawn_truth(
+    targets: Mapping[str, Any], class_names: Sequence[str], whole: bool = False
+) -> list[Any]:
+    """The objects of the truth: boxes, and if `whole` their masks and keypoints too."""
+    from jaxconv.drawing.boxes import Drawn
+
+    valid, boxes = np.asarray(present(targets)), np.asarray(targets["boxes"])
+    masks = of_bits(targets["masks"], len(valid)) if whole and "masks" in targets else None
+    found = []
+    for row in np.flatnonzero(valid).tolist():
+        points = None
+        if whole and "keypoints" in targets:
+            labelled = np.asarray(targets["keypoints"][row])
+            points = np.where(labelled[:, 2:] > 0, labelled[:, :2], np.nan)
+        lines = () if points is None else lines_of(len(points))
+        mask = None if masks is None else masks[row]
+        name = class_names[int(targets["classes"][row])]
+        found.append(Drawn(boxes[row], True, name, mask, points, lines))
+    return found

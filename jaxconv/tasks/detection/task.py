@@ -15,18 +15,17 @@ import numpy as np
 
 from jaxconv.data.geometry import Transform, move, move_boxes
 from jaxconv.data.interface import RANDOM_KEY
-from jaxconv.data.objects import of_bits
 from jaxconv.errors import UserError, needing_extras
 from jaxconv.models.configured import build_model
 from jaxconv.models.detector import Detector
 from jaxconv.models.fcos import FCOS
 from jaxconv.models.rcnn import RCNN
 from jaxconv.tasks.detection import training
-from jaxconv.tasks.detection.boxes import area, at_least
+from jaxconv.tasks.detection.boxes import area
 from jaxconv.tasks.detection.detections import choices, detections
 from jaxconv.tasks.detection.fusion import joined, turned_back
 from jaxconv.tasks.detection.instances import all_keypoints, mask_measures
-from jaxconv.tasks.detection.mistakes import SHOWN, unpaired
+from jaxconv.tasks.detection.mistakes import unpaired
 from jaxconv.tasks.detection.outcomes import (
     Outcomes,
     all_figures,
@@ -41,17 +40,17 @@ from jaxconv.tasks.detection.outcomes import (
 )
 from jaxconv.tasks.detection.shown import (
     NOTHING,
-    instance_masks,
+    drawn,
+    drawn_truth,
     lines_of,
     object_map,
     said_of,
+    shown_rows,
+    size_of,
 )
+from jaxconv.tasks.detection.truth import HEADS, crowds, learned, present, seen_keypoints
 from jaxconv.tasks.task import Batch, Figure, Overlay, Task
 
-# Objects of which a crop or a shift leaves less than this, in pixels, are no objects any more.
-SMALLEST = 1.0
-# What a head of an R-CNN is for: the name of its setting, the target, and its figures' keys.
-HEADS = ("masks", "keypoints")
 ANY = (
     "fcos_resnet50_fpn, retinanet_resnet50_fpn, fasterrcnn_resnet50_fpn or another one, with any "
     "backbone"
@@ -356,7 +355,7 @@ class Detection(Task):
     # For people.
 
     def overlay(self, served: Mapping[str, np.ndarray]) -> Overlay:
-        """The boxes with a score of at least `SHOWN`; of each class the best score."""
+        """The boxes with a score of at least `mistakes.SHOWN`; of each class the best score."""
         names, shares = ("boxes", "classes", "scores"), np.zeros(len(self.class_names))
         _, classes, scores = (np.asarray(served[name])[served["valid"]] for name in names)
         np.maximum.at(shares, classes, scores)
@@ -422,7 +421,9 @@ class Detection(Task):
         from jaxconv.drawing.boxes import box_grid
 
         captions = [self.caption_of(one) for one in targets]
-        return box_grid(images, [self._drawn_truth(one, True) for one in targets], captions)
+        return box_grid(
+            images, [drawn_truth(one, self.class_names, True) for one in targets], captions
+        )
 
     def draw(
         self,
@@ -431,55 +432,25 @@ class Detection(Task):
         served: Sequence[Mapping[str, Any]],
         title: str = "",
     ) -> Any:
-        """Each example with its objects, and beside it those with a score of at least `SHOWN`."""
+        """Each example with its objects, and beside it what was found, see `shown_rows`."""
         from jaxconv.drawing.boxes import beside_grid, box_grid
 
-        drawn, captions = [], []
+        shown, captions = [], []
         for image, true, said in zip(images, targets, served, strict=True):
             rows = shown_rows(said)
             captions.append(self.in_words(np.asarray(said["classes"])[rows]))
-            found = [self._drawn(said, row, np.shape(image)[:2]) for row in rows]
+            found = [drawn(said, row, np.shape(image)[:2], self.class_names) for row in rows]
             if "boxes" in true:
                 captions[-1] = f"{self.caption_of(true)}; found {captions[-1]}"
-                objects = self._drawn_truth(true)
+                objects = drawn_truth(true, self.class_names)
                 wrong = unpaired({**true, "valid": np.asarray(present(true))}, said)
                 found = [
                     one._replace(wrong=bool(mark))
                     for one, mark in zip([*objects, *found], np.concatenate(wrong), strict=True)
                 ]
-            drawn.append(found)
+            shown.append(found)
         known = all("boxes" in true for true in targets)
-        return (beside_grid if known else box_grid)(images, drawn, captions, title)
-
-    def _drawn(self, said: Mapping[str, Any], row: int, size: tuple[int, int]) -> Any:
-        """The object of a row, in an image of a size (height, width)."""
-        from jaxconv.drawing.boxes import Drawn
-
-        words = f"{self.class_names[int(said['classes'][row])]} {100 * said['scores'][row]:.0f} %"
-        mask = None
-        if "masks" in said:
-            (mask,) = instance_masks(said, np.array([row]), size)
-        points = np.asarray(said["keypoints"][row])[:, :2] if "keypoints" in said else None
-        lines = () if points is None else lines_of(len(points))
-        return Drawn(np.asarray(said["boxes"][row]), False, words, mask, points, lines)
-
-    def _drawn_truth(self, targets: Mapping[str, Any], whole: bool = False) -> list[Any]:
-        """The objects of the truth: boxes, and if `whole` their masks and keypoints too."""
-        from jaxconv.drawing.boxes import Drawn
-
-        valid, boxes = np.asarray(present(targets)), np.asarray(targets["boxes"])
-        masks = of_bits(targets["masks"], len(valid)) if whole and "masks" in targets else None
-        drawn = []
-        for row in np.flatnonzero(valid).tolist():
-            points = None
-            if whole and "keypoints" in targets:
-                labelled = np.asarray(targets["keypoints"][row])
-                points = np.where(labelled[:, 2:] > 0, labelled[:, :2], np.nan)
-            lines = () if points is None else lines_of(len(points))
-            mask = None if masks is None else masks[row]
-            name = self.class_names[int(targets["classes"][row])]
-            drawn.append(Drawn(boxes[row], True, name, mask, points, lines))
-        return drawn
+        return (beside_grid if known else box_grid)(images, shown, captions, title)
 
     @property
     def pictures(self) -> dict[str, Callable[..., Any]]:
@@ -512,25 +483,6 @@ def heads_of(config: Any) -> tuple[str, ...]:
     return tuple(head for head in HEADS if isinstance(model, RCNN) and getattr(model, head))
 
 
-def seen_keypoints(keypoints: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Keypoints [..., 3], those outside of an image of a size (height, width) not labelled."""
-    y, x = keypoints[..., 0], keypoints[..., 1]
-    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-    return keypoints.at[..., 2].multiply(inside)
-
-
-def shown_rows(served: Mapping[str, Any]) -> np.ndarray:
-    """The rows of the objects with a score of at least `SHOWN`."""
-    return np.flatnonzero(np.asarray(served["valid"]) & (np.asarray(served["scores"]) >= SHOWN))
-
-
-def size_of(served: Mapping[str, Any], description: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width) of the image that the boxes are in: the file's, or else the network's."""
-    shape = description.get("image_shape") or description["input_shape"]
-    height, width = served["size"] if "size" in served else shape[:2]
-    return int(height), int(width)
-
-
 def numbered(keys: jax.Array, number: int) -> jax.Array:
     """Keys [B] for one of several uses."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
@@ -539,22 +491,3 @@ def numbered(keys: jax.Array, number: int) -> jax.Array:
 def summed(losses: Mapping[str, jax.Array]) -> jax.Array:
     """The sum [B] of losses."""
     return functools.reduce(jnp.add, losses.values())
-
-
-def present(batch: Mapping[str, Any]) -> jax.Array:
-    """[B, M] which rows of the truth are objects, of which the image still shows something."""
-    return batch["valid"] & at_least(batch["boxes"], SMALLEST)
-
-
-def crowds(batch: Batch) -> jax.Array:
-    """[B, M] which of them are crowds."""
-    return batch["crowd"] if "crowd" in batch else jnp.zeros_like(batch["valid"])
-
-
-def learned(batch: Batch) -> dict[str, jax.Array]:
-    """The truth that is learned: `boxes`, `classes`, `valid`, without crowds; masks and keypoints
-    as they are.
-    """
-    valid = present(batch) & ~crowds(batch)
-    names = ("boxes", "classes", *(head for head in HEADS if head in batch))
-    return {"valid": valid, **{name: batch[name] for name in names}}

@@ -56,7 +56,8 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
         shown.append(said.served["boxes"])
     if not limit:
         return
-    export_workdir(str(tmp_path / "run"), str(tmp_path / "out"), platforms=("cpu",))
+    export_workdir(str(tmp_path / "run"), str(tmp_path / "out"))
+    assert load_exported(str(tmp_path / "out")).platforms == ("cpu", "cuda", "tpu")
     items = find_items([str(file) for file in files], "image")
     for boxes, said in zip(
         shown, predict_items(load_exported(str(tmp_path / "out")), items), strict=True

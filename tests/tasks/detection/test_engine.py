@@ -9,6 +9,8 @@ from jaxconv.run import train
 from jaxconv.tasks.detection.training import mean_count
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics
+from tests.data.test_canvas import write_rectangles
+from tests.tasks.detection.test_canvas_runs import canvas_config
 from tests.tasks.detection.test_task import config_of, masks_config, rcnn_config
 
 
@@ -53,6 +55,31 @@ def test_the_same_losses_on_any_devices(make, tmp_path):
             assert one.keys() == other.keys()
             for key, value in one.items():
                 assert other[key] == pytest.approx(value, rel=1e-2), (name, key)
+
+
+@pytest.mark.slow
+def test_one_program_for_images_of_any_shape(tmp_path, one_device):
+    """Photographs of many shapes on a canvas: a longer run compiles as many programs."""
+    root = write_rectangles(tmp_path / "set")
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    counts = {}
+    for steps in (2, 6):
+        # Both runs start without a program.
+        jax.clear_caches()
+        compiled.clear()
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            config = canvas_config(root, data__resident_limit=0, steps=steps, batch_size=2)
+            train(config, str(tmp_path / str(steps)), devices=one_device)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+        counts[steps] = len(compiled)
+    assert 0 < counts[2] == counts[6]
 
 
 @pytest.mark.slow

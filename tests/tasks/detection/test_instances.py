@@ -371,7 +371,7 @@ def test_masks_and_keypoints_of_files(people_run):
     pixels = np.full((60, 40), 90, np.uint8)
     pixels[10:40, 10:30] = 200
     Image.fromarray(pixels).save(root / "image.png")
-    export_workdir(str(root / "run"), str(root / "out"), platforms=("cpu",))
+    export_workdir(str(root / "run"), str(root / "out"))
     items = find_items([str(root / "image.png")], "image")
     for network in (load_run(root / "run"), load_exported(str(root / "out"))):
         (one,) = predict_items(network, items)

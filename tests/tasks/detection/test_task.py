@@ -28,7 +28,7 @@ from jaxconv.tasks.detection.outcomes import (
     intervals,
     matched,
 )
-from jaxconv.tasks.detection.task import crowds, learned, present
+from jaxconv.tasks.detection.truth import crowds, learned, present
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics
 from tests.conftest import ROOT, command
