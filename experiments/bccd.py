@@ -10,8 +10,9 @@ The backbone starts from ImageNet's weights. The last command takes seconds.
 Data      github.com/Shenggan/BCCD_Dataset, its own split: 205 images to train, 72 to test, here
           shrunk to 320x240; not every red cell is marked
 Machine   2 cores of an AMD EPYC, jax 0.10.2
-Time      not run whole yet
-Result    not run here
+Time      45 minutes while other programs ran; alone it has 16 images/s, 13 minutes of steps
+Result    AP50 85.5% [82.3, 89.2], AP 54.0% [51.9, 57.4] of the 72 test images (seed 0); AP50 of
+          white cells 98.6%, red cells 83.5%, platelets 74.3%
 """
 
 from jaxconv.config import check_argument, default_config, group, small

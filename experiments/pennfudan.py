@@ -10,8 +10,9 @@ The backbone starts from ImageNet's weights. The last command takes seconds.
 Data      Wang, Shi, Song and Shen 2007 (ACCV), 170 photographs, of which every fifth is to test,
           here shrunk to 320 pixels along the longer side
 Machine   2 cores of an AMD EPYC, jax 0.10.2
-Time      not run whole yet
-Result    not run here
+Time      39 minutes while other programs ran
+Result    boxes: AP50 96.6% [94.4, 99.4], AP 58.4% [54.7, 63.6]; masks: AP50 91.3% [83.6, 98.2], AP
+          52.6% [45.5, 60.2], of 84 persons in the 34 test images (seed 0)
 """
 
 from jaxconv.config import check_argument, default_config, group, small
