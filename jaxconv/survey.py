@@ -28,7 +28,7 @@ _SECONDS = 3.0  # duration of the measurement of the rate
 _SHOWN = 36  # samples in the picture
 _CANVAS = 320  # the longest side of samples of several sizes
 # What is told by `objects`.
-_OF_OBJECTS = ("boxes", "classes", "valid", "crowd", "size", "seen")
+_OF_OBJECTS = ("boxes", "classes", "valid", "crowd", "filled", "masks", "size", "seen")
 
 
 def show(

@@ -68,10 +68,17 @@ def test_the_page_s_table_has_every_family():
     assert {*SMALLEST} - {"chain", "airbench94"} <= {*NAMES}
 
 
+def unless_alike(name, *more):
+    """A parameter, of which those that are like others of their family run with --full."""
+    first = {names.split()[0] for names in FAMILIES.values()}
+    alike = name not in (*first, "mobilenet_v2", "vgg11_bn")
+    return pytest.param(name, *more, marks=pytest.mark.full if alike else ())
+
+
 @pytest.mark.parametrize(
     ("name", "stride"),
     [
-        (name, stride)
+        unless_alike(name, stride)
         for family, names in FAMILIES.items()
         for name in names.split()
         for stride in (
@@ -149,13 +156,16 @@ def perturbed(variables):
     )
 
 
+def pace(name, size):
+    """The marks of a case: sizes besides the first run with --full."""
+    if (name, size) in QUICK:
+        return ()
+    return pytest.mark.slow if size == 75 else pytest.mark.full
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        pytest.param(name, size, marks=() if (name, size) in QUICK else pytest.mark.slow)
-        for name in EXACT
-        for size in (75, 64, 97)
-    ],
+    [pytest.param(name, size, marks=pace(name, size)) for name in EXACT for size in (75, 64, 97)],
 )
 def test_the_positions_of_before_hold_the_values_of_before(name, size):
     """The law of dilation: every k-th value of a dilated map is that of the strided network."""
@@ -248,7 +258,7 @@ def test_a_text_s_strides_that_differ_between_axes():
 
 
 @pytest.mark.parametrize("norm", NORMS[1:])
-@pytest.mark.parametrize("name", ["chain", *NAMES])
+@pytest.mark.parametrize("name", ["chain", *map(unless_alike, NAMES)])
 def test_norms_of_every_family(name, norm):
     arguments = {"batch_norm": True} if name == "chain" else {}
     if name in NORMLESS and not arguments:

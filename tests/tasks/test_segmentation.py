@@ -105,7 +105,9 @@ def small(name="xo_segmentation", **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["xo_segmentation", "xo_localization"])
+@pytest.mark.parametrize(
+    "name", ["xo_segmentation", pytest.param("xo_localization", marks=pytest.mark.full)]
+)
 def test_the_same_on_one_and_on_four_devices(name, tmp_path):
     """jit on one, jit on four and pmap on four; evaluation counts every image once."""
     found = []
@@ -122,7 +124,9 @@ def test_the_same_on_one_and_on_four_devices(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["xo_segmentation", "xo_localization"])
+@pytest.mark.parametrize(
+    "name", ["xo_segmentation", pytest.param("xo_localization", marks=pytest.mark.full)]
+)
 def test_a_run_of_each_task_from_command_to_page(name, tmp_path):
     """Trains, evaluates with intervals, predicts, exports; and an ensemble."""
     run = tmp_path / "run"

@@ -115,6 +115,9 @@ def test_what_model_json_says(images):
         "crop_ratio": 1.0,
         "decoder": "auto",
         "background": "",
+        "canvas": [],
+        "sides": [],
+        "mean": [0.5],
     }
     assert (
         said["step"] == 6

@@ -290,7 +290,8 @@ def test_another_size_in_evaluation_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "make", [config_of, masks_config, pytest.param(rcnn_config, marks=pytest.mark.full)]
+    "make",
+    [config_of, *(pytest.param(m, marks=pytest.mark.full) for m in (masks_config, rcnn_config))],
 )
 def test_resumed_is_one_go_and_evaluation_says_the_same(make, tmp_path, one_device):
     constant = {"optimizer__schedule__name": "constant", "optimizer__schedule__warmup_steps": 0}
@@ -380,6 +381,7 @@ def test_what_people_see():
     assert task.caption_of(example) in texts
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_members_of_an_ensemble_and_their_mean(tmp_path, one_device):
     config = config_of(ensemble__size=2)
