@@ -260,7 +260,7 @@ def _of_task(args: argparse.Namespace, looked: Any) -> Any:
     if args.picture not in pictures:
         raise UserError(
             f"{args.picture}: the task {looked.config.task.name} does not have this picture; it "
-            f"has {', '.join(pictures) or 'none of its own'}"
+            f"has {', '.join([*pictures, 'predictions', 'worst'])}"
         )
     evaluation = _evaluated(args, looked)
 

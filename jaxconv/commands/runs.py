@@ -274,13 +274,15 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.evaluation.several import evaluate_runs
     from jaxconv.evaluation.views import read_scales
     from jaxconv.files import check_file
-    from jaxconv.tasks import open_task
+    from jaxconv.tasks import Task, open_task
     from jaxconv.train.workdir import opened_config, saved_data
 
     config = saved_config(expand(args.workdir[0]))
     folder = expand(args.workdir[0])
-    writers = open_task(opened_config(folder, overrides), saved_data(folder)).writers
-    files = {}
+    task = open_task(opened_config(folder, overrides), saved_data(folder))
+    writers, files = task.writers, {}
+    if args.per_class and type(task).lines is Task.lines:
+        raise UserError(f"--per_class: the task {config.task.name} has no table of classes")
     for option in filter(lambda option: getattr(args, option), FILES):
         if option not in writers:
             raise UserError(
@@ -299,8 +301,6 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     lines = evaluation.task.lines(evaluation.outcomes) if args.per_class else []
     for name, text in rows:
         print(f"{name:{width}}{text}")
-    if args.per_class and not lines:
-        raise UserError(f"--per_class: the task {config.task.name} has no table of classes")
     if args.per_class:
         print("", *lines, "", sep="\n")
     for option, file in files.items():

@@ -1,5 +1,6 @@
 """Boxes over their images, with the masks and keypoints of what is in them."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,17 +94,19 @@ def box_grid(
     title: str = "",
 ) -> Figure:
     """A figure of N images [H, W, C] with boxes over them, each with a caption of one line."""
-    columns = max(1, round(len(images) ** 0.5))
+    columns, side = max(1, round(len(images) ** 0.5)), _SIDE if len(images) > 1 else 2 * _SIDE
     rows, above = -(-len(images) // columns), 0.4 if title else 0.1
-    row = _SIDE + 0.25
-    sheet = new_sheet(columns * (_SIDE + 0.1) + 0.1, above + rows * row + 0.3, title)
+    row = side + 0.25
+    sheet = new_sheet(columns * (side + 0.1) + 0.1, above + rows * row + 0.3, title)
     for n, (image, drawn, caption) in enumerate(zip(images, boxes, captions, strict=True)):
-        x, y = 0.1 + (n % columns) * (_SIDE + 0.1), above + (n // columns) * row
-        sheet.text(x, y, caption, 7)
-        draw_boxes(sheet, (x, y + 0.16, _SIDE, _SIDE), image, drawn)
-    y = above + rows * row + 0.05
-    sheet.text(0.1, y, "truth, dashed", 7, color=_TRUTH)
-    sheet.text(1.0, y, "prediction", 7, color=_SAID)
+        x, y = 0.1 + (n % columns) * (side + 0.1), above + (n // columns) * row
+        sheet.text(x, y, textwrap.shorten(caption, round(20 * side), placeholder=" …"), 7)
+        draw_boxes(sheet, (x, y + 0.16, side, side), image, drawn)
+    x, y, kinds = 0.1, above + rows * row + 0.05, {one.truth for each in boxes for one in each}
+    for truth, words, colour in ((True, "truth, dashed", _TRUTH), (False, "prediction", _SAID)):
+        if truth in kinds:
+            sheet.text(x, y, words, 7, color=colour)
+            x += 0.9
     return sheet.figure
 
 

@@ -57,7 +57,8 @@ def _others(found: outcomes.Outcomes) -> Table:
         (title, *(share(values.get(f"{name}{size}")) for size in sizes))
         for title, name in (("AP", "ap"), ("AR, 100 detections", "ar"))
     ]
-    rows += [(f"AR, {n} detections", share(values.get(f"ar{n}")), "", "", "") for n in (1, 10)]
+    for title, name in (("AR, 1 detection", "ar1"), ("AR, 10 detections", "ar10")):
+        rows.append((title, share(values.get(name)), "", "", ""))
     for title, name in (("VOC's AP, 2007", "voc07"), ("VOC's AP, 2010", "voc10")):
         rows.append((title, share(values[name]), "", "", ""))
     header = ("", "all", "small: up to 32²", "medium: up to 96²", "large")

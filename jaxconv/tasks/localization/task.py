@@ -164,6 +164,11 @@ class Localization(Task):
         ]
         return lines, {"top": found}
 
+    def worst(self, outcomes: Any, most: int) -> np.ndarray:
+        """Those that the most probable class does not locate first, with the lowest IoU first."""
+        values = outcomes.values
+        return np.lexsort((values["iou"], values["loc1"]))[:most]
+
     def caption_of(self, targets: Mapping[str, Any]) -> str:
         """The name of the class."""
         return self.class_names[int(targets["label"])]
