@@ -47,6 +47,10 @@ from jaxconv.models.resnet import ResNet, stage_units
 Choose = Callable[[dict[str, Any]], Mapping[str, jax.Array]]
 
 
+# Regions of an image that the heads for masks and keypoints see at once, see `where_needed`.
+PART = 32
+
+
 class RCNN(Detector):
     """A detector with two stages, whose second has a head for each kind of answer.
 
@@ -131,12 +135,14 @@ class RCNN(Detector):
             own = select or self.choices
             found["selected"] = self.chosen("select", select, found, x) if own else found["regions"]
             pooled = read(found["selected"]["boxes"], 14)
+            # BatchNorm's statistics are of all regions at once.
+            counts = None if self.head_norm == "batch" else found["selected"].get("valid")
         if self.masks:
             settings = (self.num_classes + 1, *tools, self.mask_filters)
-            found |= by_region(MaskHead(*settings, name="masks"), pooled)
+            found |= where_needed(MaskHead(*settings, name="masks"), pooled, counts)
         if self.keypoints:
             settings = (self.keypoints, *tools, self.keypoint_filters)
-            found |= by_region(KeypointHead(*settings, name="keypoints"), pooled)
+            found |= where_needed(KeypointHead(*settings, name="keypoints"), pooled, counts)
         return found
 
     def proposals(self, train: bool, filters: int = 0) -> Tower:
@@ -177,6 +183,33 @@ def by_region(
     """The outputs of a head for regions [N, R, h, w, C], by name: [N, R, ...]."""
     outputs = head(pooled.reshape(-1, *pooled.shape[2:]))
     return {name: y.reshape(*pooled.shape[:2], *y.shape[1:]) for name, y in outputs.items()}
+
+
+def where_needed(
+    head: nn.Module, pooled: jax.Array, counts: jax.Array | None
+) -> dict[str, jax.Array]:
+    """The same as `by_region`, but 0 for parts of the regions none of which counts.
+
+    The regions that count stand first, and are few of as many as there may be; a head that is the
+    most expensive part of the network is spared for the rest.
+
+    Args:
+      counts: [N, R] bool, which regions do; None for all.
+    """
+    if counts is None or head.is_initializing():
+        return by_region(cast(Any, head), pooled)
+    first = by_region(cast(Any, head), pooled[:, :PART])
+
+    def none(head: nn.Module, part: jax.Array) -> dict[str, jax.Array]:
+        # Made of the first part, so that under `shard_map` they are of each device too.
+        return {k: jnp.where(False, y[:, : part.shape[1]], 0) for k, y in first.items()}
+
+    parts = [first]
+    for start in range(PART, pooled.shape[1], PART):
+        there = jnp.any(counts[:, start : start + PART])
+        part = pooled[:, start : start + PART]
+        parts.append(nn.cond(there, by_region, none, head, part))
+    return {name: jnp.concatenate([one[name] for one in parts], axis=1) for name in first}
 
 
 class Predictor(nn.Module):
