@@ -84,6 +84,9 @@ def test_sides_are_those_of_torchvision(torchvision, size):
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_boxes_and_padding_of_a_canvas(tmp_path, decoder, limit):
     """The red rectangle is where its box says; the rest of the canvas has the mean colour."""
+    if decoder == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+        pytest.importorskip("cv2")
     root = write_rectangles(tmp_path, suffix="png" if decoder == "pillow" else "jpg")
     changes = {"canvas": (32, 48), "mean": MEAN, "max_boxes": 2, "decoder": decoder}
     source = open_source(

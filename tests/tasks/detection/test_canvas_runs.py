@@ -32,6 +32,7 @@ def rectangles(tmp_path_factory):
     return write_rectangles(tmp_path_factory.mktemp("rectangles"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
     """Streamed and resident, on four devices; evaluated on one; predicted in the file's pixels."""
@@ -56,8 +57,8 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
         shown.append(said.served["boxes"])
     if not limit:
         return
-    export_workdir(str(tmp_path / "run"), str(tmp_path / "out"))
-    assert load_exported(str(tmp_path / "out")).platforms == ("cpu", "cuda", "tpu")
+    exported = export_workdir(str(tmp_path / "run"), str(tmp_path / "out"))
+    assert [*exported["platforms"]] == ["cpu", "cuda", "tpu"]
     items = find_items([str(file) for file in files], "image")
     for boxes, said in zip(
         shown, predict_items(load_exported(str(tmp_path / "out")), items), strict=True
@@ -65,6 +66,7 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
         np.testing.assert_allclose(said.served["boxes"], boxes, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
     """Of an R-CNN: proposals in training, and detections, end where the image does."""
     config = canvas_config(rectangles)
