@@ -29,7 +29,7 @@ def chosen(coco256, root):
     }
     root.mkdir()
     (root / "train2017.json").write_text(json.dumps(part))
-    os.symlink(coco256, root / "images")
+    os.symlink(coco256 / "train2017" / "images", root / "images")
     return root
 
 
