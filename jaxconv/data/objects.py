@@ -137,8 +137,14 @@ def of_bits(bits: np.ndarray, objects: int) -> np.ndarray:
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas [n] of boxes [n, 4], in pixels."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    """Areas [...] of boxes [..., 4], in pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def common_areas(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas [...] of what boxes [..., 4], which broadcast, have in common, in pixels."""
+    sides = np.minimum(some[..., 2:], others[..., 2:]) - np.maximum(some[..., :2], others[..., :2])
+    return np.maximum(sides, 0).prod(axis=-1)
 
 
 def mended(objects: Objects, sizes: np.ndarray, faults: Faults) -> Objects:

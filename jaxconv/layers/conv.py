@@ -206,7 +206,7 @@ class ConvTranspose(nn.Module):
 
     Attributes:
       filters, filter_size, stride, padding, use_bias, dtype: see `Conv`.
-      kernel_init: by default He's, with the C inputs that one value of the output has there.
+      kernel_init: by default He's, for as many inputs as reach one value of the output.
     """
 
     filters: int

@@ -356,7 +356,7 @@ function showOverlay({ overlay, picture }, mask) {
   if (!overlay) return;
   if (overlay.mask.length) {
     const [height, width] = overlay.mask, small = document.createElement("canvas");
-    // The first class of a mask is what is behind the others.
+    // The class that stands for nothing stays clear.
     paint(small, width, height, (i) => (mask[i] !== overlay.clear && overlay.colours[mask[i]] ? (packed(...overlay.colours[mask[i]]) & 0xffffff) | (170 << 24) : 0));
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, size, size);

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxconv.tasks.detection.matches import iou
+
 # Above this IoU, detections are of one object.
 SAME = 0.55
 # Images at a time.
@@ -79,10 +81,10 @@ def _fused(
         if not len(there):
             break
         last = int(used.max()) + 1
-        iou = _iou(boxes[:, j, None], group[:, :last])
-        iou[of_class[:, :last] != classes[:, j, None]] = -1
-        best = iou.argmax(axis=1)
-        place = np.where(iou[row, best] > same, best, used)[there]
+        overlap = iou(boxes[:, j, None], group[:, :last])
+        overlap[of_class[:, :last] != classes[:, j, None]] = -1
+        best = overlap.argmax(axis=1)
+        place = np.where(overlap[row, best] > same, best, used)[there]
         used[there] += place == used[there]
         score = scores[there, j]
         of_class[there, place] = classes[there, j]
@@ -100,11 +102,3 @@ def _fused(
         "classes": np.maximum(np.take_along_axis(of_class, best, axis=1), 0),
         "valid": joint > 0,
     }
-
-
-def _iou(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of boxes [..., 4], which broadcast; 0 where both have no area."""
-    sides = np.minimum(some[..., 2:], others[..., 2:]) - np.maximum(some[..., :2], others[..., :2])
-    common = np.maximum(sides, 0).prod(axis=-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (some, others)]
-    return common / np.maximum(areas[0] + areas[1] - common, 1e-12)

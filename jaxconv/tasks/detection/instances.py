@@ -61,8 +61,7 @@ def masks_of_regions(
 
 def planes(bits: jax.Array, objects: int) -> jax.Array:
     """Bits [..., ceil(M / 8)] -> [..., M] uint8, 0 or 1."""
-    each = jnp.stack([(bits >> bit) & 1 for bit in range(8)], axis=-1)
-    return each.reshape(*bits.shape[:-1], -1)[..., :objects]
+    return jnp.unpackbits(bits, axis=-1, count=objects, bitorder="little")
 
 
 def _grown(boxes: jax.Array, cells: int, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -16,62 +16,22 @@ The area of an object, by which it has a size, is `true_mask_areas`, or else its
 """
 
 import contextlib
-import dataclasses
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from jaxconv.data.objects import areas, common_areas
 from jaxconv.errors import needing_extras
+from jaxconv.tasks.detection.precision import IOUS, MOST, SIZES, Matches
 
-if TYPE_CHECKING:
-    from jaxconv.tasks.detection.precision import Curves
-
-IOUS = np.linspace(0.5, 0.95, 10)
-# Areas in pixels of the file, from and to; `all` is the first.
-SIZES = {
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
-# Detections of an image and a class; of keypoints.
-MOST, MOST_KEYPOINTS = (1, 10, 100), 20
 KINDS = ("boxes", "masks", "keypoints")
+# Keypoints of an image and a class.
+MOST_KEYPOINTS = 20
 # VOC's.
 IOU = 0.5
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Matches:
-    """D detections in N images, sorted by class and then by score, at T IoUs and for S sizes.
-
-    Attributes:
-      image: [D] the row of each detection's image.
-      classes: [D].
-      scores: [D].
-      rank: [D] how many of its image and class have a higher score.
-      right: [S, T, D] bool: it has found an object.
-      counts: [S, T, D] bool: those that do not count found what does not.
-      objects: [S, K, N] of each class in each image.
-    """
-
-    image: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-    rank: np.ndarray
-    right: np.ndarray
-    counts: np.ndarray
-    objects: np.ndarray
-
-    @functools.cached_property
-    def curves(self) -> "Curves":
-        """Their curves of precision, see precision.py."""
-        from jaxconv.tasks.detection.precision import curves_of
-
-        return curves_of(self)
 
 
 def in_file(kept: Mapping[str, np.ndarray], prefix: str = "") -> np.ndarray:
@@ -116,7 +76,7 @@ def as_coco(
     scale = _scale(kept)
     for prefix, into in (("true_", truths), ("", found)):
         boxes = in_file(kept, prefix)
-        areas = kept.get(f"{prefix}mask_areas") if prefix or kind == "masks" else None
+        of_masks = kept.get(f"{prefix}mask_areas") if prefix or kind == "masks" else None
         labels, valid = (np.asarray(kept[f"{prefix}{name}"]) for name in ("classes", "valid"))
         for n, m in np.argwhere(valid).tolist():
             top, left, bottom, right = boxes[n, m].tolist()
@@ -129,8 +89,8 @@ def as_coco(
                 "area": width * height,
                 "place": m,
             }
-            if areas is not None:
-                one["area"] = float(areas[n, m]) * scale[n].prod()
+            if of_masks is not None:
+                one["area"] = float(of_masks[n, m]) * scale[n].prod()
             if prefix:
                 one["iscrowd"] = int(kept["true_crowd"][n, m])
             else:
@@ -261,15 +221,15 @@ def voc_matched(kept: Mapping[str, np.ndarray], classes: int) -> Matches:
     for n in range(len(valid)):
         objects[0, :, n] = np.bincount(true_labels[n][there[n] & ~crowd[n]], minlength=classes)
         own = labels[n][:, None] == true_labels[n][None]
-        iou = np.where(own & there[n][None], overlaps(kept, n), -1)
+        of_image = np.where(own & there[n][None], overlaps(kept, n), -1)
         taken = set()
         seen = np.zeros(classes, np.int64)
         for d in np.argsort(-scores[n], kind="stable").tolist():
             if not valid[n, d]:
                 continue
             rank[n, d], seen[labels[n, d]] = seen[labels[n, d]], seen[labels[n, d]] + 1
-            m = int(np.argmax(iou[d])) if iou.shape[1] else 0
-            if not iou.shape[1] or iou[d, m] < IOU:
+            m = int(np.argmax(of_image[d])) if of_image.shape[1] else 0
+            if not of_image.shape[1] or of_image[d, m] < IOU:
                 continue
             counts[n, d] = not crowd[n, m]
             found[n, d] = m not in taken and counts[n, d]
@@ -282,9 +242,11 @@ def voc_matched(kept: Mapping[str, np.ndarray], classes: int) -> Matches:
 
 def overlaps(kept: Mapping[str, np.ndarray], n: int) -> np.ndarray:
     """[D, M] IoU of the detections of image n with its objects, whether they are valid or not."""
-    boxes = np.asarray(kept["boxes"][n], np.float64)[:, None]
-    truth = np.asarray(kept["true_boxes"][n], np.float64)[None]
-    sides = np.minimum(boxes[..., 2:], truth[..., 2:]) - np.maximum(boxes[..., :2], truth[..., :2])
-    common = np.maximum(sides, 0).prod(axis=-1)
-    areas = [(some[..., 2:] - some[..., :2]).prod(axis=-1) for some in (boxes, truth)]
-    return common / np.maximum(areas[0] + areas[1] - common, 1e-12)
+    some, others = (np.asarray(kept[name][n], np.float64) for name in ("boxes", "true_boxes"))
+    return iou(some[:, None], others[None])
+
+
+def iou(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of boxes [..., 4], which broadcast; 0 where both have no area."""
+    common = common_areas(some, others)
+    return common / np.maximum(areas(some) + areas(others) - common, 1e-12)

@@ -26,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.tasks.detection.matches import IOU, Matches, overlaps
+from jaxconv.data.objects import areas, common_areas
+from jaxconv.tasks.detection.matches import IOU, overlaps
+from jaxconv.tasks.detection.precision import Matches
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 # Below this IoU, a detection lies on the background.
@@ -151,11 +153,7 @@ class _Image:
 def _share_inside(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
     """[d, c] the share of each box [d, 4] that lies in each crowd [c, 4]."""
     boxes, crowds = (np.asarray(some, np.float64) for some in (boxes[:, None], crowds[None]))
-    sides = np.minimum(boxes[..., 2:], crowds[..., 2:]) - np.maximum(
-        boxes[..., :2], crowds[..., :2]
-    )
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-    return np.maximum(sides, 0).prod(axis=-1) / np.maximum(area, 1e-12)
+    return common_areas(boxes, crowds) / np.maximum(areas(boxes), 1e-12)
 
 
 def _found(iou: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:

@@ -11,14 +11,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxconv.tasks.detection.matches import (
-    Matches,
     as_coco,
     matched,
     more_matched,
     voc_matched,
 )
 from jaxconv.tasks.detection.mistakes import Mistakes, Pairs, mistakes, pairs
-from jaxconv.tasks.detection.precision import figures, more_figures, of_classes, voc_figures
+from jaxconv.tasks.detection.precision import (
+    Matches,
+    figures,
+    more_figures,
+    of_classes,
+    voc_figures,
+)
 from jaxconv.tasks.intervals import CONFIDENCE
 
 __all__ = [

@@ -7,14 +7,14 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from jaxconv.data.objects import areas, common_areas
 from jaxconv.drawing.masks import palette
 from jaxconv.drawing.samples import draw_example, short_name
 from jaxconv.drawing.sheet import FAINT, Picture, new_sheet
 from jaxconv.tasks.classification.examples import confusions
-from jaxconv.tasks.detection.matches import IOUS
 from jaxconv.tasks.detection.mistakes import KINDS, SHOWN, Mistakes, Pairs, most_confused
 from jaxconv.tasks.detection.outcomes import Outcomes, class_rows
-from jaxconv.tasks.detection.precision import RECALLS
+from jaxconv.tasks.detection.precision import IOUS, RECALLS
 
 # The colours of an object and of a detection, as in drawing/boxes.py.
 _TRUTH, _SAID = (27, 158, 119), (217, 95, 2)
@@ -144,17 +144,15 @@ def crops_of(outcomes: Outcomes, shown: Callable[[int], Any]) -> list[list[np.nd
         boxes = ((found.image[p], kept["boxes"][found.image[p], found.row[p]]) for p in places)
         each.append([_with_truth(kept, shown, int(n), box) for n, box in boxes])
     boxes = kept["true_boxes"][found.missed[:, 0], found.missed[:, 1]]
-    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")[:_CROPS]
+    order = np.argsort(-areas(boxes), kind="stable")[:_CROPS]
     return [*each, [cropped(shown(int(found.missed[m, 0])), boxes[m], None) for m in order]]
 
 
 def _with_truth(kept: Any, shown: Callable[[int], Any], n: int, box: np.ndarray) -> np.ndarray:
     """A detection, with the object that it overlaps most, if it does."""
     truth = kept["true_boxes"][n][kept["true_valid"][n]]
-    sides = np.minimum(box[2:], truth[:, 2:]) - np.maximum(box[:2], truth[:, :2])
-    common = np.maximum(sides, 0).prod(axis=1)
-    areas = (truth[:, 2:] - truth[:, :2]).prod(axis=1)
-    best = int(np.argmax(common / np.maximum(areas, 1))) if len(truth) else 0
+    common = common_areas(box[None], truth)
+    best = int(np.argmax(common / np.maximum(areas(truth), 1))) if len(truth) else 0
     near = len(truth) and common[best] > 0
     return cropped(shown(n), truth[best] if near else None, box)
 

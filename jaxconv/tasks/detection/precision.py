@@ -1,4 +1,4 @@
-"""Average precision and recall, from matches: COCO's figures and VOC's.
+"""Matches, and average precision and recall made of them: COCO's figures and VOC's.
 
     AP      the mean over 101 recalls of the highest precision at that recall or a higher one
     ap      the mean AP of all classes with objects and all ten IoUs; ap50 and ap75 of one IoU;
@@ -19,13 +19,48 @@ further matching.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
-from jaxconv.tasks.detection.matches import MOST, SIZES, Matches
+from jaxconv.data.objects import SIZES as SIDES
 
+IOUS = np.linspace(0.5, 0.95, 10)
+# Areas in pixels of the file, from and to; `all` is the first.
+_ENDS = [0.0, *(min(side**2, 1e10) for side in SIDES.values())]
+SIZES = {"all": (0.0, 1e10), **dict(zip(SIDES, itertools.pairwise(_ENDS), strict=True))}
+# Detections of an image and a class.
+MOST = (1, 10, 100)
 RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matches:
+    """D detections in N images, sorted by class and then by score, at T IoUs and for S sizes.
+
+    Attributes:
+      image: [D] the row of each detection's image.
+      classes: [D].
+      scores: [D].
+      rank: [D] how many of its image and class have a higher score.
+      right: [S, T, D] bool: it has found an object.
+      counts: [S, T, D] bool: those that do not count found what does not.
+      objects: [S, K, N] of each class in each image.
+    """
+
+    image: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    rank: np.ndarray
+    right: np.ndarray
+    counts: np.ndarray
+    objects: np.ndarray
+
+    @functools.cached_property
+    def curves(self) -> "Curves":
+        """Their curves of precision."""
+        return curves_of(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
