@@ -10,6 +10,12 @@ once, which two cores cannot. Memory for the values in between, and time of a tr
     GoogLeNet         629 MB to 392      0.67 s to 0.64
 """
 
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 
@@ -21,3 +27,32 @@ def compiler_options() -> dict[str, str]:
     if jax.default_backend() != "cpu":
         return {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def hand_back_memory() -> None:
+    """Give memory that is free in this process back to the system, where its C library can.
+
+    Compiling a step leaves some 500 MB behind that nothing uses, beside which the step then runs:
+    Mask R-CNN's process falls from 1,680 MB to 1,110.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
+
+
+def compiled_first(jitted: Any) -> Callable:
+    """A jitted function of one shape of arguments, compiled before the first call, not during it.
+
+    Between the two the compiler's memory is handed back.
+    """
+    held: list[Callable] = []
+
+    @functools.wraps(jitted)
+    def call(*args: Any) -> Any:
+        if not held:
+            held.append(jitted.lower(*args).compile())
+            hand_back_memory()
+        return held[0](*args)
+
+    return call

@@ -48,7 +48,7 @@ Choose = Callable[[dict[str, Any]], Mapping[str, jax.Array]]
 
 
 # Regions of an image that the heads for masks and keypoints see at once, see `where_needed`.
-PART = 32
+PART = 8
 
 
 class RCNN(Detector):
@@ -117,7 +117,8 @@ class RCNN(Detector):
           `objectness` [N, h, w, A, 1] and `codes` [N, h, w, A, 4] of each level; `regions`, what
           `propose` returned, and of each of them `box_logits` [N, R, K + 1] and `box_codes`
           [N, R, K + 1, 4]; `selected`, what `select` returned, and of each of them `masks`
-          [N, R, 28, 28, K + 1] and `keypoints` [N, R, 56, 56, 17], logits.
+          [N, R, 28, 28, K + 1] and `keypoints` [N, R, 56, 56, 17], logits. Where `select` says
+          by `own` [N, R] which of the K + 1 masks a region wants, `masks` is [N, R, 28, 28].
         """
         levels = self.pyramid(x, train, "pool", self.head_norm, self.filters)
         if not self.num_classes:
@@ -134,15 +135,16 @@ class RCNN(Detector):
         if self.masks or self.keypoints:
             own = select or self.choices
             found["selected"] = self.chosen("select", select, found, x) if own else found["regions"]
-            pooled = read(found["selected"]["boxes"], 14)
-            # BatchNorm's statistics are of all regions at once.
-            counts = None if self.head_norm == "batch" else found["selected"].get("valid")
+        heads: list[nn.Module] = []
         if self.masks:
             settings = (self.num_classes + 1, *tools, self.mask_filters)
-            found |= where_needed(MaskHead(*settings, name="masks"), pooled, counts)
+            heads.append(MaskHead(*settings, name="masks"))
         if self.keypoints:
             settings = (self.keypoints, *tools, self.keypoint_filters)
-            found |= where_needed(KeypointHead(*settings, name="keypoints"), pooled, counts)
+            heads.append(KeypointHead(*settings, name="keypoints"))
+        see = functools.partial(read, size=14)
+        for head in heads:
+            found |= where_needed(head, see, found["selected"], self.head_norm == "batch")
         return found
 
     def proposals(self, train: bool, filters: int = 0) -> Tower:
@@ -186,30 +188,64 @@ def by_region(
 
 
 def where_needed(
-    head: nn.Module, pooled: jax.Array, counts: jax.Array | None
+    head: nn.Module,
+    read: Callable[[jax.Array], jax.Array],
+    chosen: Mapping[str, jax.Array],
+    together: bool,
 ) -> dict[str, jax.Array]:
-    """The same as `by_region`, but 0 for parts of the regions none of which counts.
+    """A head's outputs for regions, but 0 for parts of the regions none of which is valid.
 
-    The regions that count stand first, and are few of as many as there may be; a head that is the
-    most expensive part of the network is spared for the rest.
+    The regions that are valid stand first, and are few of as many as there may be; a head that is
+    the most expensive part of the network is spared for the rest, and so is what it reads.
 
     Args:
-      counts: [N, R] bool, which regions do; None for all.
+      read: boxes [N, R, 4] -> what the head sees of them, [N, R, h, w, C].
+      chosen: `boxes` [N, R, 4]; `valid` [N, R], without which all are; and `own` [N, R], the class
+        of each whose mask alone is kept, without which those of all classes are.
+      together: whether the head sees all regions at once, as BatchNorm's statistics need.
     """
-    if counts is None or head.is_initializing():
-        return by_region(cast(Any, head), pooled)
-    first = by_region(cast(Any, head), pooled[:, :PART])
+    given = {name: chosen[name] for name in ("boxes", "own") if name in chosen}
+    if "valid" not in chosen or together or head.is_initializing():
+        return own_masks(by_region(cast(Any, head), read(given["boxes"])), given)
+    pure: Any = functools.partial(head.clone(parent=None, name=None).apply, head.variables)
+    images, count = chosen["valid"].shape
 
-    def none(head: nn.Module, part: jax.Array) -> dict[str, jax.Array]:
-        # Made of the first part, so that under `shard_map` they are of each device too.
-        return {k: jnp.where(False, y[:, : part.shape[1]], 0) for k, y in first.items()}
+    def in_parts(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, -count % PART), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(images, -1, PART, *x.shape[2:]).swapaxes(0, 1)
 
-    parts = [first]
-    for start in range(PART, pooled.shape[1], PART):
-        there = jnp.any(counts[:, start : start + PART])
-        part = pooled[:, start : start + PART]
-        parts.append(nn.cond(there, by_region, none, head, part))
-    return {name: jnp.concatenate([one[name] for one in parts], axis=1) for name in first}
+    def part(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return own_masks(by_region(pure, read(given["boxes"])), given)
+
+    parts = jax.tree.map(in_parts, given)
+    shapes = jax.eval_shape(part, jax.tree.map(lambda x: x[0], parts))
+
+    def none(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        # Made of the boxes, so that under `shard_map` they are of each device too.
+        zero = jnp.where(False, given["boxes"][0, 0, 0], 0)
+        return {k: jnp.broadcast_to(zero.astype(y.dtype), y.shape) for k, y in shapes.items()}
+
+    # A part is computed once more in the backward pass: what its layers keep would be kept, as
+    # zeros, of the parts without regions too. The outer checkpoint keeps the maps and parameters
+    # that `read` and the head take from being kept once for each part.
+    @jax.checkpoint
+    def either(there: jax.Array, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return jax.lax.cond(there, jax.checkpoint(part), none, given)
+
+    there = in_parts(chosen["valid"]).any(axis=(1, 2))
+    found = jax.lax.map(lambda pair: either(*pair), (there, parts))
+    return {
+        name: y.swapaxes(0, 1).reshape(images, -1, *y.shape[3:])[:, :count]
+        for name, y in found.items()
+    }
+
+
+def own_masks(found: dict[str, jax.Array], given: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Outputs whose masks are [N, R, 28, 28], those of the classes `own` [N, R], if it is given."""
+    if "masks" not in found or "own" not in given:
+        return found
+    own = given["own"][..., None, None, None]
+    return {**found, "masks": jnp.take_along_axis(found["masks"], own, axis=-1)[..., 0]}
 
 
 class Predictor(nn.Module):

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxconv import moved
-from jaxconv.compiling import compiler_options
+from jaxconv.compiling import compiled_first, compiler_options
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError, short
 
 AXIS = "data"
@@ -187,7 +187,7 @@ class Parallel:
           axis: the axis along which the batch is sharded.
         """
         if self.mode == "pmap":
-            return jax.pmap(
+            mapped = jax.pmap(
                 step,
                 AXIS,
                 in_axes=(0, 0, 0, None),
@@ -195,15 +195,17 @@ class Parallel:
                 donate_argnums=0,
                 devices=self.devices,
             )
+            return compiled_first(mapped)
         whole, state = self._sharding(), self._layout(abstract)
         places = (state, whole, self._split(axis), whole)
-        return jax.jit(
+        jitted = jax.jit(
             step,
             in_shardings=places,
             out_shardings=(state, whole),
             donate_argnums=0,
             compiler_options=compiler_options(),
         )
+        return compiled_first(jitted)
 
     def compile_eval(self, step: Callable, abstract: Any, each: bool = False) -> Callable:
         """Compile (state, data, batch) -> sums; with `each`, -> (sums, values of each example).

@@ -24,6 +24,7 @@ from machine import interleaved, machine, ratios
 from networks import Contender, serve
 
 import jaxconv
+from jaxconv.compiling import hand_back_memory
 from jaxconv.data.interface import RANDOM_KEY
 from jaxconv.data.objects import as_bits
 from jaxconv.tasks.detection.training import losses, training_choices
@@ -79,6 +80,7 @@ def jax_run(name, given, size):
     step = jaxconv.make_train_step(model, optimizer, objective=objective, call=call)
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch, key)
     compiled = compiled.compile(jaxconv.compiler_options())
+    hand_back_memory()  # as the commands do
     held = [state]
 
     def run():

@@ -43,6 +43,7 @@ from machine import interleaved, machine
 from torch_networks import PARAMETERS, SEGMENTATION, build
 
 import jaxconv
+from jaxconv.compiling import hand_back_memory
 from jaxconv.models.resnet import UNITS
 from jaxconv.tasks.segmentation.losses import pixel_cross_entropy
 
@@ -132,6 +133,7 @@ def jax_run(contender, name, settings):
         lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
         compiled = lowered.compile(options)
         held = [state]
+        hand_back_memory()  # as the commands do
 
         def run():
             held[0], metrics = compiled(held[0], batch, key)

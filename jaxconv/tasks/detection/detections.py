@@ -68,10 +68,9 @@ def detections(
     if not isinstance(network, RCNN):
         return one_stage(network, outputs, anchors_of(network, outputs, canvas), sizes)
     found = dict(outputs["selected"]) if "selected" in outputs else regions(network, outputs, sizes)
+    found.pop("own", None)
     if "masks" in outputs:
-        own = found["classes"][..., None, None, None] + 1
-        masks = jnp.take_along_axis(outputs["masks"], own, axis=-1)[..., 0]
-        found["masks"] = jax.nn.sigmoid(masks)
+        found["masks"] = jax.nn.sigmoid(outputs["masks"])
     if "keypoints" in outputs:
         found["keypoints"] = outputs["keypoints"]
     return found
@@ -88,11 +87,16 @@ def choices(
     """
     if not isinstance(network, RCNN):
         return {}
+
+    def select(outputs: Outputs) -> Found:
+        found = regions(network, outputs, sizes)
+        return found | {"own": found["classes"] + 1}  # 0 is the background
+
     return {
         "propose": lambda outputs: proposals(
             network, outputs, anchors_of(network, outputs, canvas), sizes, False
         ),
-        "select": lambda outputs: regions(network, outputs, sizes),
+        "select": select,
     }
 
 

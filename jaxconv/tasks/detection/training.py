@@ -263,7 +263,7 @@ def training_choices(
     def select(outputs: Outputs) -> Found:
         most = int(network.samples * OF_REGIONS)
         chosen = {name: value[:, :most] for name, value in outputs["regions"].items()}
-        return chosen | {"valid": chosen["classes"] > 0}
+        return chosen | {"valid": chosen["classes"] > 0, "own": chosen["classes"]}
 
     return {"propose": propose, "select": select}
 
@@ -293,11 +293,10 @@ def instance_losses(
     found: Found = {}
     chosen = outputs.get("selected", {})
     if "masks" in outputs:
-        logits = outputs["masks"]
-        own = jnp.take_along_axis(logits, chosen["classes"][..., None, None, None], axis=-1)[..., 0]
+        logits = outputs["masks"]  # of the region's own class
         read = functools.partial(masks_of_regions, side=logits.shape[2], aligned=aligned)
         wanted = jax.vmap(read)(truth["masks"], chosen["boxes"], chosen["index"])
-        each = jnp.mean(optax.sigmoid_binary_cross_entropy(own, wanted), axis=(2, 3))
+        each = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wanted), axis=(2, 3))
         found["masks"] = _over(each, chosen["valid"], axis_name)
     if "keypoints" in outputs:
         maps, side = outputs["keypoints"], outputs["keypoints"].shape[2]

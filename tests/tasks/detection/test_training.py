@@ -152,8 +152,9 @@ def test_small_objects_and_images_without_any_give_finite_gradients(name):
             count = outputs["selected"]["boxes"].shape[1]
             for head in ("masks", "keypoints"):
                 if head in outputs:
-                    shape = jax.ShapeDtypeStruct((3, count, *outputs[head].shape[2:]), "float32")
-                    outputs[head] = random_like(shape)
+                    # Of masks, that of a region's own class.
+                    sides = outputs[head].shape[2 : 4 if head == "masks" else 5]
+                    outputs[head] = random_like(jax.ShapeDtypeStruct((3, count, *sides), "float32"))
         if train or not step:
             fixed = {k: v for k, v in outputs.items() if k in ("regions", "selected")}
             free = {k: v for k, v in outputs.items() if k not in fixed}
