@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from jaxconv.weights.naming import Scheme, name_modules, names_of
-from jaxconv.weights.other_names import AKAMASTER, LITE
+from jaxconv.weights.other_names import AKAMASTER, CAFFE, LITE
 from jaxconv.weights.torchvision_names import TORCHVISION
 
 # Of a network that has several, the first is the default.
@@ -18,12 +18,13 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "akamaster": AKAMASTER,
     "efficientnet_lite_pytorch": LITE,
+    "caffe": CAFFE,
 }
 
 
 def schemes_of(network: str) -> list[str]:
     """The schemes that have names for a network of the registry."""
-    return [scheme for scheme, has in SCHEMES.items() if names_of(has.families, network)]
+    return [of for of, has in SCHEMES.items() if names_of(has.families, network) is not None]
 
 
 def keys_of(network: str, paths: Iterable[str], scheme: str = "") -> dict[str, str]:

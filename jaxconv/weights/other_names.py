@@ -38,4 +38,11 @@ def _lite_names(_: str, modules: list[str]) -> dict[str, str]:
 
 
 AKAMASTER = Scheme({r"resnet\d+_cifar": _RESNET_CIFAR})
+# The authors' files for Caffe have our names, which are the paper's, and layers that see BGR.
+CAFFE = Scheme(
+    {r"squeezenet\w+": {}},
+    leaves={"kernel": "kernel", "bias": "bias"},
+    separator="/",
+    bgr="conv1",
+)
 LITE = Scheme({r"efficientnet_lite\d": _lite_names})

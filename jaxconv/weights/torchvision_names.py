@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxconv.models import model_arguments
 from jaxconv.models.notation import parse
+from jaxconv.models.squeezenet import FIRES
 from jaxconv.models.text import name_layers
 from jaxconv.weights.detector_names import DETECTORS, in_detector
 from jaxconv.weights.naming import SEQUENCE, Families, Names, by_table, name_modules, names_of
@@ -60,6 +61,54 @@ _GOOGLENET = {
     r"aux(\d)_fc(\d)": "aux{0}.fc{1}",
     r"fc": "fc",
 }
+_MNASNET = {
+    r"conv1/(conv|norm)": "layers.{0}",
+    r"block2_1/depthwise/(conv|norm)": "layers.{0+3}",
+    r"block2_1/project/(conv|norm)": "layers.{0+6}",
+    r"block(\d)_(\d)/expand/(conv|norm)": "layers.{0+5}.{1-1}.layers.{2}",
+    r"block(\d)_(\d)/depthwise/(conv|norm)": "layers.{0+5}.{1-1}.layers.{2+3}",
+    r"block(\d)_(\d)/project/(conv|norm)": "layers.{0+5}.{1-1}.layers.{2+6}",
+    r"conv2/(conv|norm)": "layers.{0+14}",
+    r"fc": "classifier.1",
+}
+_SHUFFLENET = {
+    r"(conv[15])/(conv|norm)": "{0}.{1}",
+    r"(stage\d)_(\d)/shortcut_depthwise/(conv|norm)": "{0}.{1-1}.branch1.{2}",
+    r"(stage\d)_(\d)/shortcut/(conv|norm)": "{0}.{1-1}.branch1.{2+2}",
+    r"(stage\d)_(\d)/conv1/(conv|norm)": "{0}.{1-1}.branch2.{2}",
+    r"(stage\d)_(\d)/depthwise/(conv|norm)": "{0}.{1-1}.branch2.{2+3}",
+    r"(stage\d)_(\d)/conv2/(conv|norm)": "{0}.{1-1}.branch2.{2+5}",
+}
+_EFFICIENTNET_V2 = {
+    r"stage(\d)/(conv|norm)": "features.{0}.{1}",
+    r"stage(\d)_(\d+)/(?:fused|expand)/(conv|norm)": "features.{0}.{1-1}.block.0.{2}",
+    r"stage([1-3])_(\d+)/project/(conv|norm)": "features.{0}.{1-1}.block.1.{2}",
+    r"stage(\d)_(\d+)/depthwise/(conv|norm)": "features.{0}.{1-1}.block.1.{2}",
+    r"stage(\d)_(\d+)/se/(reduce|expand)": "features.{0}.{1-1}.block.2.{2}",
+    r"stage(\d)_(\d+)/project/(conv|norm)": "features.{0}.{1-1}.block.3.{2}",
+    r"fc": "classifier.1",
+}
+_INCEPTION = {
+    r"conv3b/(conv|norm)": "Conv2d_3b_1x1.{0bn}",
+    r"conv(\d\w)/(conv|norm)": "Conv2d_{0=}_3x3.{1bn}",
+    r"mixed(\d\w)/(\w+)/(conv|norm)": "Mixed_{0=}.{1=}.{2bn}",
+    r"aux_conv(\d)/(conv|norm)": "AuxLogits.conv{0=}.{1bn}",
+    r"aux_fc": "AuxLogits.fc",
+}
+_VIDEO = {
+    r"conv1_space/(conv|norm)": "stem.{0}",
+    r"conv(\d)_(\d)/shortcut/(conv|norm)": "layer{0-1}.{1-1}.downsample.{2}",
+    r"conv(\d)_(\d)/conv(\d)_space/(conv|norm)": "layer{0-1}.{1-1}.conv{2}.0.{3}",
+    r"conv(\d)_(\d)/conv(\d)/norm": "layer{0-1}.{1-1}.conv{2}.1",
+}
+_R3D = _VIDEO | {
+    r"conv1/(conv|norm)": "stem.{0}",
+    r"conv(\d)_(\d)/conv(\d)/conv": "layer{0-1}.{1-1}.conv{2}.0",
+}
+_R2PLUS1D = _VIDEO | {
+    r"conv1/(conv|norm)": "stem.{0+3}",
+    r"conv(\d)_(\d)/conv(\d)/conv": "layer{0-1}.{1-1}.conv{2}.0.3",
+}
 _FCN = {
     r"(head|aux)/hidden/(conv|norm)": "{0seg}.{1}",
     r"(head|aux)/classes": "{0seg}.4",
@@ -93,6 +142,23 @@ def _text_names(name: str, modules: list[str]) -> dict[str, str]:
             continue
         named[path] = f"{part}.{number}"
         number += 1
+    return named
+
+
+def _squeezenet_names(network: str, _: list[str]) -> dict[str, str]:
+    """Names in SqueezeNet's `features`, where ReLU and pooling are numbered too."""
+    pools, number = model_arguments(network)["pools"], 2
+    named = {"conv1": "features.0", "conv10": "classifier.1"}
+    for layer in (1, *FIRES):
+        if layer in FIRES:
+            inner = ("squeeze1x1", "expand1x1", "expand3x3")
+            theirs = ("squeeze", "expand1x1", "expand3x3")
+            named |= {
+                f"fire{layer}/{ours}": f"features.{number}.{name}"
+                for ours, name in zip(inner, theirs, strict=True)
+            }
+            number += 1
+        number += layer in pools
     return named
 
 
@@ -201,6 +267,13 @@ TORCHVISION: Families = {
     r"regnet\w+": _REGNET,
     r"convnext\w+": _CONVNEXT,
     r"googlenet_torchvision": _GOOGLENET,
+    r"inception_v3": _INCEPTION,
+    r"squeezenet\w+": _squeezenet_names,
+    r"mnasnet\w+": _MNASNET,
+    r"shufflenet_v2\w+": _SHUFFLENET,
+    r"efficientnet_v2\w+": _EFFICIENTNET_V2,
+    r"r3d_18|mc3_18": _R3D,
+    r"r2plus1d_18": _R2PLUS1D,
     r"(wide_)?resnet\d+(_2|_v1)?|resnext\w+": _RESNET,
     **{rf"{family}_\w+": _segmentation_names(head) for family, head in _HEADS.items()},
     **{family: _detector_names(head) for family, head in DETECTORS.items()},
