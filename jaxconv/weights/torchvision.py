@@ -142,8 +142,8 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
         return ""
     families: dict[Any, list[str]] = {}
     for name in list_models():
-        if schemes_of(name):
-            families.setdefault(MODELS[name].module, []).append(name)
+        if schemes := schemes_of(name):
+            families.setdefault((MODELS[name].module, *schemes), []).append(name)
     patterns = _patterns(arrays)
 
     def overlap(family: list[str]) -> float:
