@@ -25,6 +25,7 @@ torchvision's weights want images normalised with mean 0.5 and standard deviatio
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -167,7 +168,7 @@ class InceptionV3(Network):
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         plain, norm = self.tools(train, epsilon=1e-3)
 
-        def conv(filters: int, size: int, **arguments: object) -> nn.Module:
+        def conv(filters: int, size: int, **arguments: Any) -> nn.Module:
             return ConvNorm(filters, plain, norm, filter_size=size, **arguments)
 
         x = self.note("conv1a", conv(32, 3, stride=2, padding=0, name="conv1a")(x))
@@ -206,6 +207,5 @@ MODELS = {
         "Szegedy et al. 2015, arXiv:1512.00567",
         input_size=(299, 299, 3),
         errors=(22.706, 6.55),
-        data="ILSVRC 2012 validation, one crop",
     )
 }

@@ -22,7 +22,8 @@ fire3 and fire5: 2.4 times fewer multiply-adds for the same error.
 
 As published, with torchvision's weights too, conv1 has no padding (so it gives 109x109 maps of
 224x224 pixels, and 111x111 of 227x227), and pooling rounds up. The authors' files for Caffe pad
-conv10 by 1 (`last_padding=1`), so its outermost logits are the biases alone.
+conv10 by 1 (`last_padding=1`), so its outermost logits are the biases alone; they want images of 0
+to 255 minus (123, 117, 104).
 """
 
 from collections.abc import Callable, Sequence

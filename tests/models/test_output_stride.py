@@ -168,10 +168,11 @@ def perturbed(variables):
 
 
 def pace(name, size):
-    """The marks of a case: sizes besides the first run with --full."""
+    """The marks of a case: sizes besides the first, and long cases, run with --full."""
     if (name, size) in QUICK:
         return ()
-    return pytest.mark.slow if size == 75 else pytest.mark.full
+    long = name in ("inception_v3", "mnasnet0_5")
+    return pytest.mark.full if long or size != 75 else pytest.mark.slow
 
 
 @pytest.mark.parametrize(

@@ -215,10 +215,17 @@ def test_one_step_lowers_the_loss(name):
 
 
 @pytest.mark.slow
-def test_auxiliary_classifiers_count_three_tenths():
-    """They change the trunk's gradients, and their own are those of a loss with weight 0.3."""
-    model = jaxconv.create_model("googlenet", 4)
-    images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
+@pytest.mark.parametrize(
+    ("name", "size", "arguments", "weights"),
+    [
+        ("googlenet", 97, {}, {"fc": 1.0, "aux1_fc2": 0.3, "aux2_fc2": 0.3}),
+        ("inception_v3", 155, {"modules": "6e"}, {"fc": 1.0, "aux_fc": 0.4}),
+    ],
+)
+def test_auxiliary_classifiers_have_their_weights(name, size, arguments, weights):
+    """They change the trunk's gradients, and their own are those of a loss with these weights."""
+    model = jaxconv.create_model(name, 4, **arguments)
+    images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
     optimizer, seen = optax.sgd(1.0), []
 
     def loss(logits, label):
@@ -233,11 +240,11 @@ def test_auxiliary_classifiers_count_three_tenths():
         state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
     )
     # The loss is the sum of the logits, so the gradient of each bias is the weight of its loss.
-    for head, weight in (("fc", 1.0), ("aux1_fc2", 0.3), ("aux2_fc2", 0.3)):
+    for head, weight in weights.items():
         np.testing.assert_allclose(
             state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5
         )
-    assert len(seen) == 3
+    assert len(seen) == len(weights)
 
 
 def test_frozen_backbone():
@@ -296,6 +303,8 @@ def test_jit_vmap_pmap_and_nnx():
         ("vgg16", 16, r"pool5: \(1 - 2\)/2 \+ 1"),
         ("googlenet", 64, r"aux1: \(4 - 5\)/3 \+ 1"),
         ("convnext_tiny", 3, r"stem: \(3 - 4\)/4 \+ 1"),
+        ("inception_v3", 224, r"aux_conv1/conv: \(3 - 5\)/1 \+ 1"),
+        ("squeezenet1_0", 6, r"conv1: \(6 - 7\)/2 \+ 1"),
     ],
 )
 def test_sizes_that_do_not_fit_name_the_layer(name, size, message):

@@ -239,6 +239,44 @@ def test_wrong_entries_are_listed(torchvision):
         load_torchvision("se_resnet50", {})
 
 
+@pytest.mark.full
+def test_the_auxiliary_logits_of_inception_v3_agree(torchvision):
+    """Of the map that they read, with the statistics and without the dropout of inference."""
+    model = random_torch_model(torchvision, "inception_v3")
+    variables = load_torchvision("inception_v3", model.state_dict())
+    ours = jaxconv.create_model("inception_v3", 10, frozen_norm=True)
+    images = np.random.default_rng(0).normal(size=(1, 299, 299, 3)).astype(np.float32)
+    with torch.no_grad():
+        model.Mixed_6e.register_forward_hook(lambda m, i, output: seen.append(output))
+        seen = []
+        model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        expected = model.AuxLogits(seen[0]).numpy()
+    apply = functools.partial(
+        ours.apply, train=True, mutable=["auxiliary"], rngs={"dropout": jax.random.key(0)}
+    )
+    _, kept = jax.jit(apply)(variables, images)
+    logits, weight = kept["auxiliary"]["aux"]
+    assert weight == pytest.approx(0.4)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"), [("squeezenet1_1", "squeezenet1_0"), ("mnasnet0_5", "mnasnet0_75")]
+)
+def test_weights_of_a_relative_are_named(torchvision, name, relative):
+    state = random_torch_model(torchvision, name).state_dict()
+    with pytest.raises(ValueError, match=f"the weights look like those of {name}"):
+        load_torchvision(relative, state)
+
+
+def test_inception_v3_without_its_auxiliary_classifier(torchvision):
+    state = random_torch_model(torchvision, "inception_v3").state_dict()
+    left = {key: value for key, value in state.items() if not key.startswith("AuxLogits")}
+    params = load_torchvision("inception_v3", left)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 23_834_568 - 990 * 2049
+    assert params["fc"]["bias"].shape == (10,)
+
+
 def test_googlenet_without_auxiliaries(torchvision):
     state = random_torch_model(torchvision, "googlenet_torchvision").state_dict()
     variables = load_torchvision(
