@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from jaxconv import moved
 from jaxconv.weights.naming import Scheme, name_modules, names_of
 from jaxconv.weights.other_names import AKAMASTER, CAFFE, LITE
 from jaxconv.weights.torchvision_names import TORCHVISION
@@ -60,3 +61,6 @@ def keys_of(network: str, paths: Iterable[str], scheme: str = "") -> dict[str, s
         path: f"{named.get(module, module)}{within.separator}{leaf_of(module, leaf)}"
         for path, (module, leaf) in parts.items()
     }
+
+
+__getattr__ = moved.names_of(__name__)
