@@ -73,8 +73,9 @@ def default_config() -> Config:
     model.remat = False
 
     config.data = data = Config()
-    # xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH, masks:PATH, coco:PATH,
-    # voc:PATH, csv:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see data/sources.py
+    # xo, xo_scenes, xo_boxes, tones, sentences, solids, xo_clips, folder:PATH, masks:PATH,
+    # coco:PATH, voc:PATH, csv:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see
+    # data/sources.py
     data.source = "xo"
     data.train_split = "train"
     data.eval_split = "test"
@@ -145,8 +146,8 @@ def default_config() -> Config:
     scenes.seed = 0
     scenes.train_examples = 2_000
     scenes.test_examples = 500
-    data.toy = toy = Config()  # settings of tones, sentences and solids, see data/toys.py
-    toy.size = 16  # of solids, pixels
+    data.toy = toy = Config()  # settings of tones, sentences, solids and xo_clips, see data/toys.py
+    toy.size = 16  # of solids and xo_clips, pixels
     toy.seed = 0
     toy.train_examples = 3_000
     toy.test_examples = 600

@@ -91,6 +91,8 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "jaxconv.train.losses": {"average_votes": "jaxconv.tasks.classification.losses:average_logits"},
     "jaxconv.train.start": {"train": "jaxconv.run:train"},
+    "jaxconv.interop.torchvision": {"torchvision_keys": "jaxconv.weights.names:keys_of"},
+    "jaxconv.weights.names": {"torchvision_keys": "jaxconv.weights.names:keys_of"},
     "jaxconv.weights.convert": {"read_state_dict": "jaxconv.weights.reader:read_state_dict"},
     "jaxconv.train.watch": {
         "Pending": "jaxconv.train.watch:PendingMetrics",

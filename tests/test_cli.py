@@ -180,7 +180,7 @@ def test_plateau_divides_the_learning_rate(tmp_path):
             2,
             [
                 "unknown source 'mnist'",
-                "the sources are xo, xo_scenes, xo_boxes, tones, sentences, solids, folder:PATH",
+                "the sources are xo, xo_scenes, xo_boxes, tones, sentences, solids, xo_clips, ",
             ],
         ),
         (["--config.batch_size=10"], 2, ["10 images / 4 devices", "give 8 or 12"]),

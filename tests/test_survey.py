@@ -62,7 +62,7 @@ def test_sizes_that_make_no_batch(tmp_path):
     assert not (tmp_path / "out.png").exists()
 
 
-@pytest.mark.parametrize("source", ["tones", "sentences", "solids", "xo"])
+@pytest.mark.parametrize("source", ["tones", "sentences", "solids", "xo_clips", "xo"])
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_every_kind_is_drawn(tmp_path, source, limit):
     config = tiny_config(

@@ -2,7 +2,7 @@
 
     xo             the lecture's X's and O's, drawn on the fly (data/xo.py)
     xo_scenes, xo_boxes        scenes of them with masks and boxes (data/scenes.py)
-    tones, sentences, solids   toys in 1-D and 3-D (data/toys.py)
+    tones, sentences, solids, xo_clips   toys in 1-D and 3-D, and clips (data/toys.py)
     folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
     masks:PATH     images with masks of class indices (data/masks.py)
     coco:PATH      COCO's annotations: masks, boxes, classes (data/coco.py)
@@ -72,7 +72,7 @@ from jaxconv.values import AnyConfig
 ON_CANVAS = ("canvas", "sides", "mean")
 # The source of a run whose sources were handed to `train`.
 GIVEN = "given"
-TOYS = ("tones", "sentences", "solids")
+TOYS = ("tones", "sentences", "solids", "xo_clips")
 SCENES = ("xo_scenes", "xo_boxes")
 PATTERNS = (
     *("xo", *SCENES, *TOYS),
@@ -610,14 +610,17 @@ def _open_toy(kind: str, config: Any, split: str) -> StoredSource:
             tuple(toys.TOPICS),
             config,
         )
-    solids = toys.DrawnRecords(
-        lambda random, label: toys.draw_solid(random, label, toy.size), len(toys.SOLIDS), split, toy
-    )
+    draw, classes, first = {
+        "solids": (toys.draw_solid, toys.SOLIDS, toy.size),
+        "xo_clips": (toys.draw_clip, toys.CLIPS, toy.size // 2),
+    }[kind]
     return StoredSource(
-        solids,
-        lambda volume, key: volume,
-        toys.SOLIDS,
-        Element((toy.size,) * 3 + (1,), "signal", "uint8"),
+        toys.DrawnRecords(
+            lambda random, label: draw(random, label, toy.size), len(classes), split, toy
+        ),
+        lambda drawn, key: drawn,
+        classes,
+        Element((first, toy.size, toy.size, 1), "signal", "uint8"),
     )
 
 

@@ -1,8 +1,10 @@
-"""Toy sets in 1-D and 3-D, drawn on the fly: for tests, and to try a network before there is data.
+"""Toy sets in 1-D and 3-D, and clips, drawn on the fly: for tests, and to try a network before
+there is data.
 
     tones      rising, falling and steady tones in noise: sound, see data/signals.py
     sentences  lines of random words and one word that gives the topic: text
     solids     balls, cubes and crosses in noise: volumes [S, S, S, 1] uint8
+    xo_clips   an X or an O that moves to the left or right, in noise: clips [S / 2, S, S, 1] uint8
 
 Example i of a split is a function of (seed, split, i) alone.
 """
@@ -17,6 +19,7 @@ from jaxconv.errors import UserError
 
 TONES = ("falling", "rising", "steady")
 SOLIDS = ("ball", "cross", "cube")
+CLIPS = ("O left", "O right", "X left", "X right")
 TOPICS = {
     "animals": ("horse", "otter", "heron", "mouse", "trout"),
     "kitchen": ("spoon", "bread", "onion", "stove", "plate"),
@@ -109,4 +112,23 @@ def draw_solid(random: np.random.Generator, label: int, size: int) -> np.ndarray
         np.max(away, axis=0) <= 0.8,
     )[label] & (np.max(away, axis=0) <= 1)
     image = 64 + 128 * solid + 40 * random.standard_normal(solid.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)[..., None]
+
+
+def draw_clip(random: np.random.Generator, label: int, size: int) -> np.ndarray:
+    """Frames [size // 2, size, size, 1] uint8 of a letter that moves by half of its width or more.
+
+    It may be anywhere, so a frame alone hardly tells where it goes.
+    """
+    frames, reach = size // 2, random.uniform(0.16, 0.22) * size
+    moved = random.uniform(1, 2) * reach * np.linspace(-0.5, 0.5, frames)
+    margin = (size - 1) / 2 - 2 * reach
+    top, left = (size - 1) / 2 + random.uniform(-1, 1, 2) * margin
+    x = np.arange(size) - left - (moved if label % 2 else -moved)[:, None]
+    x, y = np.broadcast_arrays(x[:, None, :], (np.arange(size) - top)[None, :, None])
+    if label < 2:
+        letter = np.abs(np.hypot(x, y) - reach) <= 0.8
+    else:
+        letter = (np.abs(np.abs(x) - np.abs(y)) <= 1) & (np.maximum(np.abs(x), np.abs(y)) <= reach)
+    image = 64 + 128 * letter + 20 * random.standard_normal(letter.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)[..., None]

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxconv.arithmetic import atrous_spacings
 from jaxconv.errors import nearest
 from jaxconv.layers import BatchNorm, Conv, Dense, FrozenBatchNorm, group_norm, no_norm, relu
+from jaxconv.layers.conv import Ints, per_axis
 from jaxconv.models import requested
 
 # The version of the public parameter paths: increase it whenever a path of any network changes (see
@@ -223,14 +224,15 @@ class ConvNorm(nn.Module):
     Attributes:
       conv, norm: from `Network.tools`.
       act: the activation; None for none.
+      filter_size, stride: one for all axes, or one for each.
       padding: pixels; -1 is (F - 1)/2; `same` is TensorFlow's, see `arithmetic.same_widths`.
     """
 
     filters: int
     conv: Callable[..., Conv]
     norm: Norm
-    filter_size: int = 3
-    stride: int = 1
+    filter_size: Ints = 3
+    stride: Ints = 1
     padding: int | str = -1
     groups: int = 1
     act: Callable[[jax.Array], jax.Array] | None = relu
@@ -239,7 +241,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, *spatial, C] -> [N, *output, filters]."""
-        padding = (self.filter_size - 1) // 2 if self.padding == -1 else self.padding
+        sizes = per_axis(self.filter_size, x.ndim - 2, "filter size")
+        padding = [(f - 1) // 2 for f in sizes] if self.padding == -1 else self.padding
         settings = {"groups": self.groups, "atrous": self.atrous, "name": "conv"}
         x = self.conv(self.filters, self.filter_size, self.stride, padding, **settings)(x)
         x = self.norm(name="norm")(x)

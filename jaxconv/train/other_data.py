@@ -127,7 +127,7 @@ def _check_used(config: AnyConfig, changed: AnyConfig) -> None:
     for key in now:
         group = key.removeprefix("data.").partition(".")[0]
         kinds = {
-            "toy": ("tones", "sentences", "solids"),
+            "toy": ("tones", "sentences", "solids", "xo_clips"),
             "scenes": ("xo_scenes", "xo_boxes"),
         }.get(group, (group,))
         if before.get(key) != now[key] and key.count(".") > 1 and kind not in kinds:

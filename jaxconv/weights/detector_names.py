@@ -1,4 +1,4 @@
-"""Which of torchvision's names the modules of detectors have; see names.py for the tables' form."""
+"""Which of torchvision's names the modules of detectors have; see naming.py for the form."""
 
 import re
 from collections.abc import Iterable
@@ -38,26 +38,21 @@ _SSD = {
     r"(logits|codes)(\d)/project": "head.{0tower}.module_list.{1-1}.1",
 }
 # The first part of a name, or a whole name, -> the table; the whole name comes first.
-_TABLES = {
-    "retinanet": _PYRAMID
+# A regular expression of our detectors' names -> their heads' table.
+DETECTORS = {
+    r"retinanet_\w+": _PYRAMID
     | _LAST
     | {r"(classes|boxes)/conv(\d)/(conv|norm)": "head.{0tower}.conv.{1-1}.{2}"},
-    "fcos": _PYRAMID
+    r"fcos_\w+": _PYRAMID
     | _LAST
     | {
         r"(classes|boxes)/conv(\d)/conv": "head.{0tower}.conv.{1x3}",
         r"(classes|boxes)/conv(\d)/norm": "head.{0tower}.conv.{1x3+1}",
     },
-    "fasterrcnn": _RCNN,
-    "maskrcnn": _RCNN,
-    "keypointrcnn": _RCNN,
-    "ssd300": _SSD,
-    "ssdlite320": _SSD,
-}
-# In version 2 the layers of the boxes' head are a sequence.
-_TABLES |= {
-    f"{family}_resnet50_fpn_v2": {r"boxes/fc6": "roi_heads.box_head.5"} | _RCNN
-    for family in ("fasterrcnn", "maskrcnn")
+    r"(faster|mask)rcnn_resnet50_fpn_v2": {r"boxes/fc6": "roi_heads.box_head.5"} | _RCNN,
+    r"(faster|mask|keypoint)rcnn_\w+": _RCNN,
+    r"ssd300_\w+": _SSD,
+    r"ssdlite320_\w+": _SSD,
 }
 # Names in the files that torchvision published first -> those of today.
 _FIRST_NAMES = {
@@ -68,11 +63,6 @@ _FIRST_NAMES = {
         lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"
     ),
 }
-
-
-def table_of(name: str) -> dict[str, str] | None:
-    """The table of a detector's heads; None if torchvision does not have it."""
-    return _TABLES.get(name, _TABLES.get(name.partition("_")[0]))
 
 
 def in_detector(name: str, theirs: str) -> str:
@@ -99,7 +89,8 @@ def in_detector(name: str, theirs: str) -> str:
 def todays_names(name: str, keys: Iterable[str]) -> dict[str, str]:
     """Today's name for each name in a file, which may be torchvision's first of this detector."""
     found = {key: key for key in keys}
-    if table_of(name) is None or name.startswith("fcos"):  # whose towers are numbered in a row
+    # FCOS's towers were and are numbered in a row.
+    if name.startswith("fcos") or not any(re.fullmatch(of, name) for of in DETECTORS):
         return found
     for key in found:
         for pattern, to in _FIRST_NAMES.items():

@@ -1,7 +1,8 @@
-"""Convert weights from torchvision's layout: the names of parameters and the order of axes.
+"""Convert weights from torchvision's layout, and from those of others whose names names.py has: the
+names of parameters and the order of axes.
 
-PyTorch                                ours
-convolution weight [K, C, H, W]        kernel [H, W, C, K]
+PyTorch, Caffe                         ours
+convolution weight [K, C, H, W]        kernel [H, W, C, K]; of volumes with one axis more
 transposed convolution [C, K, H, W]    kernel [H, W, C, K], turned by 180 degrees
 linear weight [K, D]                   kernel [D, K]; after a volume, D is in the order C, H, W
                                        in PyTorch and H, W, C here
@@ -22,11 +23,13 @@ from jaxconv.errors import some
 from jaxconv.models import MODELS, abstract_variables, create_model, list_models, usual_task
 from jaxconv.train.state import check_finite
 from jaxconv.weights.detector_names import is_transposed, todays_names
-from jaxconv.weights.names import torchvision_keys, torchvision_modules
+from jaxconv.weights.names import SCHEMES, keys_of, schemes_of
 from jaxconv.weights.wrappers import unwrap
 
 # A number of classes that is no width of a layer.
 _SOME_CLASSES = 7919
+# Networks whose auxiliary classifiers a file may lack.
+WITH_AUXILIARIES = ("googlenet_torchvision", "inception_v3")
 # Share of names and sizes in common, from which on weights look like those of a network. No two
 # networks have so much in common, but for those that have all.
 _ALIKE = 0.97
@@ -35,11 +38,13 @@ _ALIKE = 0.97
 def load_torchvision(
     name: str, state_dict: Mapping[str, Any], num_classes: int = 0, weights_key: str = ""
 ) -> dict[str, Any]:
-    """Convert torchvision's state dict to our variables.
+    """Convert torchvision's state dict, or another's of the network, to our variables.
+
+    Which names it has is found out from the names; see `names.SCHEMES`.
 
     Args:
       name: of our network, such as `resnet50`.
-      state_dict: arrays by torchvision's names: numpy, or PyTorch tensors; or a checkpoint that
+      state_dict: arrays by their names: numpy, or PyTorch tensors; or a checkpoint that
         holds such a dictionary, under names with a prefix or without, see `wrappers.unwrap`.
       num_classes: of the weights; 0 infers it from their last bias.
       weights_key: of several dictionaries, the one to take, such as `model_ema`.
@@ -87,9 +92,10 @@ def as_float32(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict[str, Any]:
     arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
     extra_arguments = _arguments(name, arrays)
-    classes = num_classes or _logits(name, arrays, extra_arguments)
+    scheme = _scheme(name, arrays, extra_arguments)
+    classes = num_classes or _logits(name, arrays, extra_arguments, scheme)
     flat = _leaves(name, classes, extra_arguments)
-    keys = torchvision_keys(name, flat)
+    keys = keys_of(name, flat, scheme)
     loaded, missing, misshapen = {}, [], []
     for path, leaf in flat.items():
         key, module = keys[path], path.split("/", 1)[1].rsplit("/", 1)[0]
@@ -101,7 +107,8 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
-            loaded[path] = value
+            bgr = module == SCHEMES[scheme].bgr and path.endswith("/kernel")
+            loaded[path] = np.ascontiguousarray(value[..., ::-1, :]) if bgr else value
     left_over = sorted(arrays.keys() - set(keys.values()))
     if missing or left_over or misshapen:
         parts = [("missing", missing), ("left over", left_over), ("of another shape", misshapen)]
@@ -112,9 +119,18 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
 
 
 def _arguments(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """What the network is made with: GoogLeNet's auxiliary classifiers are not in every file."""
-    without = name == "googlenet_torchvision" and not any(key.startswith("aux") for key in arrays)
-    return {"auxiliary": False} if without else {}
+    """What the network is made with: auxiliary classifiers are not in every file."""
+    has = any(key.lower().startswith("aux") for key in arrays)
+    return {"auxiliary": False} if name in WITH_AUXILIARIES and not has else {}
+
+
+def _scheme(name: str, arrays: Mapping[str, Any], arguments: dict[str, Any]) -> str:
+    """Of the schemes that have the network, the one with the most names of the file."""
+    schemes = schemes_of(name)
+    if len(schemes) < 2:
+        return schemes[0] if schemes else ""
+    paths = _leaves(name, _SOME_CLASSES, arguments)
+    return max(schemes, key=lambda s: len(arrays.keys() & {*keys_of(name, paths, s).values()}))
 
 
 def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
@@ -126,8 +142,8 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
         return ""
     families: dict[Any, list[str]] = {}
     for name in list_models():
-        if _has_layout(name):
-            families.setdefault(MODELS[name].module, []).append(name)
+        if schemes := schemes_of(name):
+            families.setdefault((MODELS[name].module, *schemes), []).append(name)
     patterns = _patterns(arrays)
 
     def overlap(family: list[str]) -> float:
@@ -140,14 +156,6 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
     return f"; the weights look like those of {found}" if found else ""
 
 
-def _has_layout(name: str) -> bool:
-    try:
-        torchvision_modules(name, [])
-    except ValueError:
-        return False
-    return True
-
-
 def _patterns(keys: Mapping[str, Any]) -> set[str]:
     return {re.sub(r"\d+", "0", key) for key in keys}
 
@@ -155,14 +163,15 @@ def _patterns(keys: Mapping[str, Any]) -> set[str]:
 def _expected(
     name: str, arrays: Mapping[str, np.ndarray], classes: int = _SOME_CLASSES
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Our leaves by torchvision's names."""
-    leaves = _leaves(name, classes, _arguments(name, arrays))
-    return {key: leaves[path] for path, key in torchvision_keys(name, leaves).items()}
+    """Our leaves by the names of the scheme that the file is in."""
+    arguments = _arguments(name, arrays)
+    leaves, scheme = _leaves(name, classes, arguments), _scheme(name, arrays, arguments)
+    return {key: leaves[path] for path, key in keys_of(name, leaves, scheme).items()}
 
 
 def _agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     """The share of names that are in both a network and a file, and of the same size."""
-    if not _has_layout(name):
+    if not schemes_of(name):
         return 0.0
     arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
     expected, other = (_expected(name, arrays, classes) for classes in (_SOME_CLASSES, 1))
@@ -183,19 +192,21 @@ def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax
     return cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(variables, sep="/"))
 
 
-def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any]) -> int:
+def _logits(
+    name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, Any], scheme: str
+) -> int:
     """The number of classes of the weights, from the bias of the layer of logits.
 
     That layer is the first whose outputs differ between a network for one class and one for two.
     """
     leaves, more = (_leaves(name, classes, arguments) for classes in (1, 2))
-    keys = torchvision_keys(name, leaves)
+    keys = keys_of(name, leaves, scheme)
     path = next(
         path
         for path, leaf in leaves.items()
         if leaf.shape != more[path].shape
         and path.endswith("/bias")
-        and not keys[path].startswith("aux")
+        and not keys[path].lower().startswith("aux")
     )
     if keys[path] not in arrays:
         raise ValueError(f"{name}: missing: {keys[path]}, which gives the number of classes")
@@ -225,8 +236,8 @@ def _turned(
         )
     if value.ndim == 4 and transposed:
         value = value.transpose(2, 3, 0, 1)[::-1, ::-1]
-    elif value.ndim == 4 and len(shape) == 4:
-        value = value.transpose(2, 3, 1, 0)
+    elif value.ndim == len(shape) > 2:
+        value = value.transpose(*range(2, value.ndim), 1, 0)
     elif value.ndim == 2 and len(shape) == 4:  # a linear layer that is a 1x1 convolution here
         value = value.T.reshape(1, 1, *value.T.shape)
     elif value.ndim == 2:

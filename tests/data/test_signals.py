@@ -315,7 +315,7 @@ def test_settings_out_of_range(key, value, words):
 
 
 def test_toys_are_functions_of_seed_split_and_index():
-    for name in ("tones", "sentences", "solids"):
+    for name in ("tones", "sentences", "solids", "xo_clips"):
         config = settings(name)
         config.toy.train_examples, config.toy.test_examples = 6, 3
         first, second, test = (open_source(config, split) for split in ("train", "train", "test"))
@@ -323,16 +323,16 @@ def test_toys_are_functions_of_seed_split_and_index():
         assert (
             len(test) == 3
             and not np.array_equal(first.images[:3], test.images)
-            and len(np.unique(first.labels)) == 3
+            and len(np.unique(first.labels)) == len(first.class_names)
         )
         with pytest.raises(UserError, match="split 'val' not found; the splits are train and test"):
             open_source(config, "val")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["waveform", "sentences", "volume"])
+@pytest.mark.parametrize("name", ["waveform", "sentences", "volume", "xo_clips"])
 def test_experiments_learn(tmp_path, name):
-    """1-D, 1-D text and 3-D networks in the text notation; chance is one third."""
+    """1-D, 1-D text and 3-D networks and one for clips; chance is at most one third."""
     config = load_config(
         f"{ROOT / 'experiments' / name}.py:small",
         ["log.tensorboard=False", "log.progress=False", "log.report=False"],

@@ -206,6 +206,8 @@ ONE_OF_EACH = {
     "efficientnet_b0": (32, {"stages": ((1, 3, 1, 8, 1), (6, 5, 2, 8, 1))}),
     "regnet_y_400mf": (32, {"depth": 2}),
     "convnext_tiny": (32, {"blocks": (1, 1), "widths": (8, 16)}),
+    "shufflenet_v2_x0_5": (32, {"units": (2,), "widths": (48,)}),
+    "inception_v3": (75, {"modules": "7a 7b", "auxiliary": False}),
     "airbench94": (32, {"widths": (4, 6, 8)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
@@ -272,6 +274,15 @@ RECTIFIED = {
     "regnet_y_400mf": 1 + 16 * 4,
     "convnext_tiny": 18,
     "airbench94": 7,
+    "squeezenet1_0": 1 + 8 * 2 + 1,
+    "squeezenet1_1": 1 + 8 * 2 + 1,
+    # Block 2 expands nothing.
+    "mnasnet0_5": 1 + 17 + 16 + 1,
+    "shufflenet_v2_x0_5": 1 + 16 * 2 + 3 + 1,
+    # 10 fused units; 30 with two activations and one in squeeze-and-excitation.
+    "efficientnet_v2_s": 1 + 10 + 30 * 3 + 1,
+    # The stem, Figure 5, mixed6a, Figure 6, mixed7a, Figure 7.
+    "inception_v3": 5 + 3 * 7 + 4 + 4 * 10 + 6 + 2 * 9,
 }
 
 

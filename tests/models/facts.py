@@ -1,7 +1,7 @@
 """Published parameter and multiply-add counts, independent of this code."""
 
-# torchvision 0.28, each network built with random weights and counted; GoogLeNet with its auxiliary
-# classifiers.
+# torchvision 0.28, each network built with random weights and counted; GoogLeNet and Inception v3
+# with their auxiliary classifiers.
 TORCHVISION = {
     "convnext_base": 88_591_464,
     "convnext_large": 197_767_336,
@@ -19,9 +19,20 @@ TORCHVISION = {
     "efficientnet_b5": 30_389_784,
     "efficientnet_b6": 43_040_704,
     "efficientnet_b7": 66_347_960,
+    "efficientnet_v2_l": 118_515_272,
+    "efficientnet_v2_m": 54_139_356,
+    "efficientnet_v2_s": 21_458_488,
+    "inception_v3": 27_161_264,
+    "mc3_18": 11_695_440,
+    "mnasnet0_5": 2_218_512,
+    "mnasnet0_75": 3_170_208,
+    "mnasnet1_0": 4_383_312,
+    "mnasnet1_3": 6_282_256,
     "mobilenet_v2": 3_504_872,
     "mobilenet_v3_large": 5_483_032,
     "mobilenet_v3_small": 2_542_856,
+    "r2plus1d_18": 31_505_325,
+    "r3d_18": 33_371_472,
     "regnet_x_16gf": 54_278_536,
     "regnet_x_1_6gf": 9_190_136,
     "regnet_x_32gf": 107_811_560,
@@ -45,6 +56,12 @@ TORCHVISION = {
     "resnext101_32x8d": 88_791_336,
     "resnext101_64x4d": 83_455_272,
     "resnext50_32x4d": 25_028_904,
+    "shufflenet_v2_x0_5": 1_366_792,
+    "shufflenet_v2_x1_0": 2_278_604,
+    "shufflenet_v2_x1_5": 3_503_624,
+    "shufflenet_v2_x2_0": 7_393_996,
+    "squeezenet1_0": 1_248_424,
+    "squeezenet1_1": 1_235_496,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
     "vgg13": 133_047_848,
@@ -97,8 +114,12 @@ GMACS = {
     "convnext_tiny": 4.4555,
     "densenet121": 2.8342,
     "efficientnet_b0": 0.3858,
+    "efficientnet_v2_s": 8.366,
+    "mnasnet0_5": 0.1045,
     "mobilenet_v2": 0.3008,
     "resnet50": 4.0892,
     "resnext50_32x4d": 4.2305,
+    "shufflenet_v2_x0_5": 0.0405,
+    "squeezenet1_0": 0.8189,
     "vgg11": 7.6091,
 }

@@ -26,17 +26,22 @@ FAMILIES = {
     "ResNet, ResNeXt, wide ResNet, SE-ResNet": "resnet18 resnet50 resnet50_v1 resnet18_v2 "
     "resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50",
     "ResNet for CIFAR": "resnet20_cifar",
-    "RegNet, MobileNet, EfficientNet": "regnet_x_400mf regnet_y_400mf mobilenet_v1 mobilenet_v2 "
-    "mobilenet_v3_large mobilenet_v3_small efficientnet_b0 efficientnet_lite0",
+    "RegNet, MobileNet, MNASNet, EfficientNet": "regnet_x_400mf regnet_y_400mf mobilenet_v1 "
+    "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 efficientnet_b0 "
+    "efficientnet_lite0 efficientnet_v2_s",
     "ConvNeXt": "convnext_tiny",
-    "DenseNet": "densenet121",
+    "DenseNet, ShuffleNet": "densenet121 shufflenet_v2_x0_5",
     "GoogLeNet": "googlenet googlenet_torchvision",
+    "Inception v3": "inception_v3",
+    "SqueezeNet": "squeezenet1_0 squeezenet1_1",
     "VGG": "vgg11 vgg11_bn vgg16_conv1",
     "AlexNet": "alexnet alexnet_2012 alexnet_torchvision",
     "ZFNet": "zfnet_base",
     "LeNet-5, All-CNN-C": "lenet5 all_cnn_c",
 }
 NAMES = [name for names in FAMILIES.values() for name in names.split()]
+# Their layers without padding make maps smaller than the stride says.
+SHRINKING = ("alexnet", "zfnet", "squeezenet")
 NORMLESS = (
     "googlenet",
     "vgg11",
@@ -47,6 +52,8 @@ NORMLESS = (
     "zfnet_base",
     "lenet5",
     "all_cnn_c",
+    "squeezenet1_0",
+    "squeezenet1_1",
     "chain",
 )
 
@@ -100,7 +107,7 @@ def test_every_family_by_shapes(name, stride):
     ]
     coarsest = [info for info in maps if info.shape[0] > 1 and info.stride[0] <= stride][-1]
     assert coarsest.stride == (stride, stride)
-    if x.shape[1] == 224 and not name.startswith(("alexnet", "zfnet")):  # whose layers shrink maps
+    if x.shape[1] == 224 and not name.startswith(SHRINKING):
         assert coarsest.shape[:2] == (224 // stride,) * 2
 
 
@@ -131,6 +138,10 @@ EXACT = {
     "convnext_tiny": ({"blocks": (1, 1, 2, 1), "widths": (8, 8, 16, 16)}, 3),
     "googlenet": ({"modules": "3a 4a 4b 5a"}, 3),
     "googlenet_torchvision": ({"modules": "3a 4a 5b"}, 3),
+    "inception_v3": ({"modules": "5b 6a 6b 7a 7b", "auxiliary": False}, 3),
+    "mnasnet0_5": ({"width": 0.25}, 3),
+    "shufflenet_v2_x0_5": ({"units": (1, 2, 2), "widths": (8, 8, 16)}, 3),
+    "squeezenet1_0": ({}, 3),
     "chain": (
         {"filters": (4, 5, 6), "convs": 2, "filter_size": 5, "padding": 1, "rounding": "ceil"},
         1,
@@ -157,10 +168,11 @@ def perturbed(variables):
 
 
 def pace(name, size):
-    """The marks of a case: sizes besides the first run with --full."""
+    """The marks of a case: sizes besides the first, and long cases, run with --full."""
     if (name, size) in QUICK:
         return ()
-    return pytest.mark.slow if size == 75 else pytest.mark.full
+    long = name in ("inception_v3", "mnasnet0_5")
+    return pytest.mark.full if long or size != 75 else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,7 @@ def test_the_positions_of_before_hold_the_values_of_before(name, size):
     arguments, channels = EXACT[name]
     if name == "googlenet" and size != 97:
         arguments = {**arguments, "auxiliary": False}
+    size += 32 if name == "inception_v3" else 0  # which takes no smaller images
     plain = jaxconv.create_model(name, 3, **arguments)
     x = jax.random.normal(jax.random.key(0), (2, size, size - 7, channels))
     init = functools.partial(plain.init, train=False)

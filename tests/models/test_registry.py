@@ -49,8 +49,15 @@ SMALLEST = {
     "regnet_y_400mf": 65,
     "convnext_tiny": 65,
     "airbench94": 25,
+    "squeezenet1_0": 65,
+    "squeezenet1_1": 65,
+    "mnasnet0_5": 65,
+    "shufflenet_v2_x0_5": 65,
+    "efficientnet_v2_s": 65,
+    "inception_v3": 305,
 }
 V3_ROWS = tuple(jaxconv.model_arguments("mobilenet_v3_small")["rows"][row] for row in (0, 1, 4))
+V2_STAGES = ((1, 1, 8, 1), (4, 2, 16, 1), (4, 1, 16, 1), (4, 2, 16, 1))
 # Networks that are trained for one step here, and the image size; some have fewer units than
 # published.
 TRAINED = {
@@ -68,6 +75,11 @@ TRAINED = {
     "regnet_y_400mf": (32, {"depth": 6}),
     "convnext_tiny": (32, {"blocks": (1, 1, 2, 1)}),
     "airbench94": (32, {"widths": (8, 16, 16)}),
+    "squeezenet1_1": (32, {}),
+    "mnasnet0_5": (32, {"units": (1,) * 7}),
+    "shufflenet_v2_x0_5": (32, {"units": (1, 2, 1)}),
+    "efficientnet_v2_s": (32, {"stages": V2_STAGES}),
+    "inception_v3": (75, {"modules": "6a 7b", "auxiliary": False}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
 
@@ -77,11 +89,11 @@ def classes_of(name):
 
 
 def variables_of(name, size=None, channels=None, num_classes=None, **arguments):
-    height, width, depth = MODELS[name].input_size
+    *sides, depth = MODELS[name].input_size
     model = jaxconv.create_model(
         name, classes_of(name) if num_classes is None else num_classes, **arguments
     )
-    shape = (1, size or height, size or width, channels or depth)
+    shape = (1, *((size,) * len(sides) if size else sides), channels or depth)
     return model, abstract_variables(model, shape), jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -133,7 +145,8 @@ def test_sizes_channels_classes_and_types(name):
 def test_features(name):
     model, variables, x = variables_of(name, SMALLEST[name], num_classes=0)
     maps = jax.eval_shape(lambda v, x: jaxconv.features(model, v, x), variables, x)
-    first = next(name for name in ("conv1", "conv1_1", "stem", "stage1", "whiten") if name in maps)
+    firsts = ("conv1", "conv1_1", "conv1a", "stem", "stage0", "stage1", "whiten")
+    first = next(name for name in firsts if name in maps)
     assert maps[first].ndim == 4 and maps[first].shape[1] <= SMALLEST[name]
     pooled = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, x)
     assert pooled.shape[0] == 1 and pooled.ndim == 2 and pooled.dtype == jnp.float32
@@ -202,10 +215,17 @@ def test_one_step_lowers_the_loss(name):
 
 
 @pytest.mark.slow
-def test_auxiliary_classifiers_count_three_tenths():
-    """They change the trunk's gradients, and their own are those of a loss with weight 0.3."""
-    model = jaxconv.create_model("googlenet", 4)
-    images = jax.random.normal(jax.random.key(1), (2, 97, 97, 3))
+@pytest.mark.parametrize(
+    ("name", "size", "arguments", "weights"),
+    [
+        ("googlenet", 97, {}, {"fc": 1.0, "aux1_fc2": 0.3, "aux2_fc2": 0.3}),
+        ("inception_v3", 155, {"modules": "6e"}, {"fc": 1.0, "aux_fc": 0.4}),
+    ],
+)
+def test_auxiliary_classifiers_have_their_weights(name, size, arguments, weights):
+    """They change the trunk's gradients, and their own are those of a loss with these weights."""
+    model = jaxconv.create_model(name, 4, **arguments)
+    images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
     optimizer, seen = optax.sgd(1.0), []
 
     def loss(logits, label):
@@ -220,11 +240,11 @@ def test_auxiliary_classifiers_count_three_tenths():
         state, {"image": images, "label": jnp.zeros(2, jnp.int32)}, jax.random.key(0)
     )
     # The loss is the sum of the logits, so the gradient of each bias is the weight of its loss.
-    for head, weight in (("fc", 1.0), ("aux1_fc2", 0.3), ("aux2_fc2", 0.3)):
+    for head, weight in weights.items():
         np.testing.assert_allclose(
             state.params[head]["bias"] - after.params[head]["bias"], weight, rtol=1e-5
         )
-    assert len(seen) == 3
+    assert len(seen) == len(weights)
 
 
 def test_frozen_backbone():
@@ -283,6 +303,8 @@ def test_jit_vmap_pmap_and_nnx():
         ("vgg16", 16, r"pool5: \(1 - 2\)/2 \+ 1"),
         ("googlenet", 64, r"aux1: \(4 - 5\)/3 \+ 1"),
         ("convnext_tiny", 3, r"stem: \(3 - 4\)/4 \+ 1"),
+        ("inception_v3", 224, r"aux_conv1/conv: \(3 - 5\)/1 \+ 1"),
+        ("squeezenet1_0", 6, r"conv1: \(6 - 7\)/2 \+ 1"),
     ],
 )
 def test_sizes_that_do_not_fit_name_the_layer(name, size, message):

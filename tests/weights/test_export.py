@@ -209,6 +209,12 @@ FAMILIES = (
     "convnext_tiny",
     "lraspp_mobilenet_v3_large",
     "ssdlite320_mobilenet_v3_large",
+    "squeezenet1_1",
+    "mnasnet0_5",
+    "shufflenet_v2_x0_5",
+    "efficientnet_v2_s",
+    "inception_v3",
+    "mc3_18",
 )
 NETWORKS = [
     pytest.param(name, marks=() if name in FAMILIES else pytest.mark.full)

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 import jaxconv
 from jaxconv.models import abstract_variables
 from jaxconv.train.initial import fit
-from jaxconv.weights.names import torchvision_keys
+from jaxconv.weights.names import keys_of
 from jaxconv.weights.torchvision import load_torchvision
 
 torch = pytest.importorskip("torch")
@@ -24,7 +24,7 @@ def random_file():
     model = jaxconv.create_model("efficientnet_lite0", 10)
     shapes = flatten_dict(abstract_variables(model, (1, 32, 32, 3)), sep="/")
     random, arrays = np.random.default_rng(0), {}
-    for path, key in torchvision_keys("efficientnet_lite0", shapes).items():
+    for path, key in keys_of("efficientnet_lite0", shapes).items():
         shape = shapes[path].shape
         shape = {4: shape[::-1][:2] + shape[:2], 2: shape[::-1], 1: shape}[len(shape)]
         scale = 1 if len(shape) == 1 else (2 / np.prod(shape[1:])) ** 0.5

@@ -16,7 +16,7 @@ from jaxconv.train import initial
 from jaxconv.train.initial import adapt_channels, fit, load_weights, save_weights
 from jaxconv.train.restore import restore_run
 from jaxconv.weights.convert import convert
-from jaxconv.weights.names import torchvision_keys
+from jaxconv.weights.names import keys_of
 from tests.conftest import TINY, assert_one_line_error, command, tiny_config
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def state_dict_of(name="resnet18", classes=5, seed=0):
     variables = jaxconv.models.abstract_variables(model, (1, *jaxconv.model_info(name).input_size))
     leaves = flatten_dict(variables, sep="/")
     arrays = {}
-    for path, key in torchvision_keys(name, leaves).items():
+    for path, key in keys_of(name, leaves).items():
         shape = leaves[path].shape
         axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), range(len(shape)))
         arrays[key] = random.random([shape[axis] for axis in axes], np.float32) + 0.1
