@@ -122,11 +122,11 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
 
     The family is found by names without their numbers, so that only its own networks are traced.
     """
-    if _agreement(named, arrays) >= _ALIKE:
+    if agreement(named, arrays) >= _ALIKE:
         return ""
     families: dict[Any, list[str]] = {}
     for name in list_models():
-        if _has_layout(name):
+        if has_layout(name):
             families.setdefault(MODELS[name].module, []).append(name)
     patterns = _patterns(arrays)
 
@@ -135,12 +135,13 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
         return len(patterns & theirs) / len(patterns | theirs)
 
     family = max(families.values(), key=overlap)
-    alike = (name for name in family if _agreement(name, arrays) >= _ALIKE)
+    alike = (name for name in family if agreement(name, arrays) >= _ALIKE)
     found = next(alike, None)
     return f"; the weights look like those of {found}" if found else ""
 
 
-def _has_layout(name: str) -> bool:
+def has_layout(name: str) -> bool:
+    """Whether torchvision has a network of this layout, so that weights can be read and written."""
     try:
         torchvision_modules(name, [])
     except ValueError:
@@ -160,9 +161,9 @@ def _expected(
     return {key: leaves[path] for path, key in torchvision_keys(name, leaves).items()}
 
 
-def _agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
+def agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     """The share of names that are in both a network and a file, and of the same size."""
-    if not _has_layout(name):
+    if not has_layout(name):
         return 0.0
     arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
     expected, other = (_expected(name, arrays, classes) for classes in (_SOME_CLASSES, 1))
