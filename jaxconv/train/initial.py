@@ -207,19 +207,18 @@ def fitted_weights(
     return fitted, [f"started from {what}", *said]
 
 
-def read_folder(place: str) -> tuple[dict[str, Any], str]:
+def read_folder(place: str, option: str = "--config.model.init_from") -> tuple[dict[str, Any], str]:
     """The variables in a folder written by `jaxconv convert`, or of the run in a workdir, averaged
     if it has averages; and what they are, for messages.
 
     Raises:
       UserError: the folder cannot be used.
     """
-    folder = expand(place, "--config.model.init_from")
+    folder = expand(place, option)
     if (folder / "config.json").is_file():
         if members_of(saved_config(folder)):
             raise UserError(
-                f"--config.model.init_from={place}: holds an ensemble; start from the workdir of "
-                "one network"
+                f"{option}={place}: holds an ensemble; start from the workdir of one network"
             )
         trained, step = restore_run(folder)
         return trained.variables, f"step {step} of the run in {folder}"

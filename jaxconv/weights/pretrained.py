@@ -153,7 +153,7 @@ def read_weights(
         variables = _of_file(fetched.path, weights, option)[0]
         return variables, f"weights of {name} ({weights.place}{at})"
     if path.is_dir() and not (inner := _file_in(path)):
-        return read_folder(text)
+        return read_folder(text, option)
     file = inner if path.is_dir() else path
     variables, network = _of_file(file, weights, option)
     return variables, f"weights of {network} in {file}"
@@ -179,7 +179,8 @@ def _of_file(file: Path, weights: Weights, option: str) -> tuple[dict[str, Any],
     try:
         return LAYOUTS[layout](network, arrays), network
     except ValueError as error:
-        raise UserError(f"{option}={weights.text}: {file}: {error}", exit_code=1) from error
+        where = "" if file == weights.path else f"{file.name}: "
+        raise UserError(f"{option}={weights.text}: {where}{error}", exit_code=1) from error
 
 
 def preprocessing_of(weights: Weights) -> Preprocessing | None:
