@@ -252,11 +252,11 @@ def create_pretrained(
     variables, _ = read_weights(
         os.fspath(pretrained), (name, *([backbone] if backbone else [])), "pretrained"
     )
-    classes = usual_task(name)[1] if num_classes is None else num_classes
+    classes = _classes(name, variables, settings) if num_classes is None else num_classes
     model = create_model(name, classes, **settings)
     shapes = abstract_variables(model, (1, *usual))
     if not classes:  # the last layer goes
-        whole = create_model(name, usual_task(name)[1], **settings)
+        whole = create_model(name, 1, **settings)
         variables = _without(variables, abstract_variables(whole, (1, *usual)), shapes)
     try:
         fitted, said = fit(variables, shapes, classes)
@@ -267,6 +267,21 @@ def create_pretrained(
     for line in said:
         log.info("%s", line)
     return model, _with_new_layers(model, fitted, (1, *usual))
+
+
+def _classes(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
+    """The number of classes of a network's variables; its usual one for those of a backbone."""
+    shape, usual = usual_task(name)
+    one, two = (
+        flatten_dict(abstract_variables(create_model(name, k, **settings), (1, *shape)), sep="/")
+        for k in (1, 2)
+    )
+    flat = flatten_dict(variables, sep="/")
+    for path, leaf in one.items():
+        first, second = (leaf.shape[-1:], two[path].shape[-1:])
+        if first != second and path in flat:
+            return 1 + (flat[path].shape[-1] - first[0]) // (second[0] - first[0])
+    return usual
 
 
 def _without(variables: Any, whole: Any, part: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
         if key not in arrays:
             missing.append(f"{key} (for {path})")
             continue
-        channels, transposed = _flattened_channels(name, module), is_transposed(module)
+        channels, transposed = flattened_channels(name, module), is_transposed(module)
         value = _turned(arrays[key], leaf.shape, channels, transposed)
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
@@ -204,7 +204,7 @@ def _logits(name: str, arrays: Mapping[str, np.ndarray], arguments: dict[str, An
     return 1 + (len(arrays[keys[path]]) - of_one) // (of_two - of_one)
 
 
-def _flattened_channels(name: str, module: str) -> int:
+def flattened_channels(name: str, module: str) -> int:
     """Feature maps of the volume that a fully connected layer flattens; 0 if it flattens none."""
     if module in ("aux1_fc1", "aux2_fc1"):
         return 128
