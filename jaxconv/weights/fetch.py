@@ -233,7 +233,7 @@ def _download(url: str, part: Path, continued: bool) -> None:
       OSError, HTTPException: it cannot be fetched.
       UserError: it cannot be written.
     """
-    failed, had, known = 0, -1, continued
+    failed, had, known = 0, part.stat().st_size if continued else 0, continued
     while True:
         # Without a digest, a part of an earlier process may be of another file of this name.
         start = part.stat().st_size if known and part.is_file() else 0
@@ -241,6 +241,7 @@ def _download(url: str, part: Path, continued: bool) -> None:
             _receive(url, part, start)
             return
         except urllib.error.HTTPError as error:
+            error.close()  # it is also the answer
             if error.code == 416 and start:  # nothing is left after it: the digest decides
                 return
             if error.code < 500 and error.code not in (408, 429):
@@ -250,7 +251,7 @@ def _download(url: str, part: Path, continued: bool) -> None:
             failure = error
         known = True
         size = part.stat().st_size if part.is_file() else 0
-        failed = 0 if size > had >= 0 else failed + 1
+        failed = 0 if size > had else failed + 1
         had = size
         if failed >= _TRIES:
             raise failure

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -272,11 +272,11 @@ def create_pretrained(
 def _classes(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
     """The number of classes of a network's variables; its usual one for those of a backbone."""
     shape, usual = usual_task(name)
-    one, two = (
-        flatten_dict(abstract_variables(create_model(name, k, **settings), (1, *shape)), sep="/")
-        for k in (1, 2)
+    trees = (abstract_variables(create_model(name, k, **settings), (1, *shape)) for k in (1, 2))
+    # Flax types its keys as tuples, which they are without `sep`.
+    one, two, flat = (
+        cast(dict[str, Any], flatten_dict(tree, sep="/")) for tree in (*trees, variables)
     )
-    flat = flatten_dict(variables, sep="/")
     for path, leaf in one.items():
         first, second = (leaf.shape[-1:], two[path].shape[-1:])
         if first != second and path in flat:

@@ -34,8 +34,9 @@ from jaxconv.weights.pretrained import EXPORTED
 from jaxconv.weights.torchvision import flattened_channels
 
 FORMATS = {"safetensors": "model.safetensors", "torch": "model.pth"}
-# Our 1x1 convolutions that are linear layers there, and what has two further axes of 1 there.
-_LINEAR = {"convnext": r"res\d_\d+/(expand|project)", "mobilenet_v3": r"fc\d"}
+# ConvNeXt's blocks: our 1x1 convolutions that are linear layers there; and a block's own scale,
+# which has two further axes there.
+_LINEAR, _SCALE = r"res\d_\d+/(expand|project)", r"res\d_\d+"
 
 
 def to_torchvision(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -66,13 +67,10 @@ def to_torchvision(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndar
 
 def _turned_back(value: np.ndarray, name: str, module: str) -> np.ndarray:
     """One array in PyTorch's order of axes; see the table of torchvision.py."""
-    linear = any(
-        name.startswith(family) and re.fullmatch(pattern, module)
-        for family, pattern in _LINEAR.items()
-    )
+    convnext = name.startswith("convnext")
     if value.ndim == 4 and is_transposed(module):
         value = value[::-1, ::-1].transpose(2, 3, 0, 1)
-    elif value.ndim == 4 and linear:
+    elif value.ndim == 4 and convnext and re.fullmatch(_LINEAR, module):
         value = value[0, 0].T
     elif value.ndim == 4:
         value = value.transpose(3, 2, 0, 1)
@@ -82,7 +80,7 @@ def _turned_back(value: np.ndarray, name: str, module: str) -> np.ndarray:
         value = value.reshape(len(value), -1)
     elif value.ndim == 2:
         value = value.T
-    elif name.startswith("convnext") and re.fullmatch(r"res\d_\d+", module):
+    elif convnext and re.fullmatch(_SCALE, module):
         value = value[:, None, None]
     return np.ascontiguousarray(value)
 
