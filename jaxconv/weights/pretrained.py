@@ -172,7 +172,10 @@ def _file_in(folder: Path) -> Path | None:
 def _of_file(file: Path, weights: Weights, option: str) -> tuple[dict[str, Any], str]:
     """The variables in a file, and the network that they are of."""
     arrays, networks = read_state_dict(file), weights.networks
-    network = max(networks, key=lambda name: agreement(name, arrays) if has_layout(name) else -1)
+    network = networks[0]
+    if len(networks) > 1:  # of the network, or of its backbone
+        known = [name for name in networks if has_layout(name)] or [network]
+        network = max(known, key=lambda name: agreement(name, arrays))
     layout = weights.row.layout if weights.row else "torchvision"
     if layout not in LAYOUTS:
         raise UserError(f"{option}={weights.text}: the names of {layout} are not known", 1)

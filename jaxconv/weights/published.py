@@ -165,7 +165,9 @@ def _read(file: Path) -> list[Published]:
 
 
 def _row(row: Mapping[Any, Any]) -> Published:
-    if extra := [str(key) for key in row if key not in COLUMNS]:
+    if None in row:  # what csv calls the rest of a line
+        raise ValueError("there are more values than columns")
+    if extra := [key for key in row if key not in COLUMNS]:
         raise ValueError(
             f"no column is called {extra[0]!r}{nearest(extra[0], COLUMNS)}; separate them by tabs"
         )
