@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import short
+from jaxconv.errors import in_words, short
 
 _GRAPH, _INITIALIZER = 7, 5
 _DIMS, _TYPE, _NAME, _RAW, _LOCATION = 1, 2, 8, 9, 14
@@ -154,7 +154,10 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
         found = _typed(values.get(field, []), dtype, field)
     if found.size != count:
         raise ValueError(f"{short(name)}: is damaged: {found.size:,} numbers for {dims}")
-    return name, found.reshape(dims)
+    try:
+        return name, found.reshape(dims)
+    except (ValueError, OverflowError) as error:  # of one dimension that is beyond all memory
+        raise ValueError(f"{short(name)}: is damaged ({in_words(error)})") from error
 
 
 def _typed(values: list[Any], dtype: str, field: int) -> np.ndarray:

@@ -70,9 +70,7 @@ def open_weights(file: Path) -> Iterator[Any]:
         elif first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 2**40:
             yield _of_safetensors(file, stack)
         elif is_onnx(first):
-            with reraise_damage(file, "ONNX"):
-                found = read_onnx(stream.read())
-            yield found
+            yield read_onnx(stream.read())
         else:
             raise UserError(f"{file}: is {_kind(first)}", exit_code=1)
 

@@ -41,7 +41,8 @@ def load_torchvision(
       name: of our network, such as `resnet50`.
       state_dict: arrays by torchvision's names: numpy, or PyTorch tensors; or a checkpoint that
         holds such a dictionary, under names with a prefix or without, see `wrappers.unwrap`.
-      num_classes: of the weights; 0 infers it from their last bias.
+      num_classes: of the weights; 0 infers it from their last bias. The number of channels is that
+        of their first layer.
       weights_key: of several dictionaries, the one to take, such as `model_ema`.
 
     Returns:
@@ -98,6 +99,10 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
             continue
         channels, transposed = flattened_channels(name, module), is_transposed(module)
         value = _turned(arrays[key], leaf.shape, channels, transposed)
+        if value is None and leaf.shape[-2:-1] == usual_task(name)[0][-1:]:
+            # The first layer, of images with another number of channels.
+            shape = (*leaf.shape[:-2], *arrays[key].shape[1:2], leaf.shape[-1])
+            value = _turned(arrays[key], shape, 0, False)
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:

@@ -141,12 +141,18 @@ def write_torch(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     `torch.load(file, weights_only=True)` reads it.
     """
     root = file.stem
+    numbers = (np.ascontiguousarray(array, "<f4").tobytes() for array in arrays.values())
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{root}/data.pkl", _pickled(arrays))
-        archive.writestr(f"{root}/byteorder", "little")
-        for key, array in enumerate(arrays.values()):
-            archive.writestr(f"{root}/data/{key}", np.ascontiguousarray(array, "<f4").tobytes())
-        archive.writestr(f"{root}/version", "3\n")
+
+        def put(name: str, content: bytes) -> None:
+            # Without today's date, so that the same arrays give the same file.
+            archive.writestr(zipfile.ZipInfo(f"{root}/{name}"), content)
+
+        put("data.pkl", _pickled(arrays))
+        put("byteorder", b"little")
+        for key, content in enumerate(numbers):
+            put(f"data/{key}", content)
+        put("version", b"3\n")
 
 
 def _pickled(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -8,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import save, save_file
 
 import jaxconv
@@ -22,8 +21,14 @@ from jaxconv.weights import pretrained
 from jaxconv.weights.convert import convert
 from jaxconv.weights.fetch import sha256_of
 from jaxconv.weights.preprocessing import KEYS, with_preprocessing
-from jaxconv.weights.pretrained import Weights, find_weights, preprocessing_of
+from jaxconv.weights.pretrained import (
+    Weights,
+    find_weights,
+    preprocessing_of,
+    read_weights,
+)
 from jaxconv.weights.published import Preprocessing
+from jaxconv.weights.write import export_weights
 from tests.conftest import assert_one_line_error, command, tiny_config
 from tests.weights.hub import serving
 from tests.weights.test_weights import state_dict_of
@@ -96,7 +101,7 @@ def test_other_classes_and_features(hub, state):
     model, variables = jaxconv.create_model(NAME, 0, pretrained="toy")
     assert "fc2" not in variables["params"]
     images = np.zeros((1, 32, 32, 3), np.float32)
-    assert model.apply(variables, images, train=False).shape == (1, 1024)
+    assert model.apply(variables, images, train=False).shape == (1, 576)
     with pytest.raises(UserError, match=r"small.toy: the weights do not fit mobilenet_v3_large: "):
         jaxconv.create_model("mobilenet_v3_large", 0, pretrained=f"{NAME}.toy")
 
@@ -131,17 +136,6 @@ def test_the_classes_of_a_segmentation_network_are_those_of_its_weights(tmp_path
     save_file(state_dict_of(name, 21), tmp_path / "a.safetensors")
     model, variables = jaxconv.create_model(name, pretrained=tmp_path / "a.safetensors")
     assert model.num_classes == 21 and variables["params"]["fc"]["kernel"].shape[-1] == 21
-
-
-def folder_of_images(place):
-    random = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            (place / split / name).mkdir(parents=True)
-            for n in range(8):
-                pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(place / split / name / f"{n}.png")
-    return f"folder:{place}"
 
 
 def test_settings_are_filled_where_they_are_defaults(hub, tmp_path, caplog):
@@ -180,55 +174,62 @@ def test_settings_are_filled_where_they_are_defaults(hub, tmp_path, caplog):
     assert with_preprocessing(config, tmp_path / "run") is config
 
 
-def test_a_run_starts_by_name_and_resumes_without_the_weights(hub, tmp_path, caplog, monkeypatch):
+@pytest.fixture(scope="module")
+def resnet():
+    return save(state_dict_of("resnet18", 5))
+
+
+def test_a_run_starts_by_name_and_resumes_without_the_weights(
+    hub, tmp_path, caplog, monkeypatch, resnet
+):
     """The config that is written has what was filled in; so evaluation and prediction use it."""
     caplog.set_level("INFO", "jaxconv")
+    url = hub.add("resnet", resnet)
+    with (tmp_path / "cache" / "own.tsv").open("a") as file:
+        file.write(f"resnet18\ttoy\t{url}\tMIT\t{WANTS}\n")
     settings = {
-        "model__name": NAME,
+        "model__name": "resnet18",
         "model__init_from": "toy",
-        "data__source": folder_of_images(tmp_path / "images"),
-        "data__image_size": 32,
+        "data__xo__size": 33,
         "optimizer__learning_rate": 0.01,
         "optimizer__schedule__name": "constant",
         "optimizer__schedule__warmup_steps": 0,
-        "batch_size": 8,
-        "eval__every": 2,
     }
     train(tiny_config(**settings, steps=2), str(tmp_path / "run"))
-    assert f"started from weights of {NAME}.toy ({hub.url}/models/toy-" in caplog.text
-    assert "data.crop_ratio 0.875" in caplog.text
+    assert f"started from weights of resnet18.toy ({url})" in caplog.text
+    assert "as the weights of toy want it: data.mean 0.4,0.5,0.6, data.std 0.1,0.2" in caplog.text
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert written["model"]["init_from"] == "toy"
-    assert written["data"]["mean"] == [0.4, 0.5, 0.6] and written["data"]["crop_ratio"] == 0.875
-    train(tiny_config(**settings, steps=4), str(tmp_path / "whole"))
+    assert written["model"]["init_from"] == "toy" and written["data"]["std"] == [0.1, 0.2, 0.3]
+    train(tiny_config(**settings, steps=3), str(tmp_path / "whole"))
     monkeypatch.setenv("JAXCONV_WEIGHTS", str(tmp_path / "empty"))  # neither table nor file
-    train(tiny_config(**settings, steps=4), str(tmp_path / "run"))
-    whole, resumed = (restore_run(tmp_path / name)[0].params for name in ("whole", "run"))
+    train(tiny_config(**settings, steps=3), str(tmp_path / "run"))
+    whole, resumed = (restore_run(tmp_path / name)[0].variables for name in ("whole", "run"))
     assert_same(whole, resumed)
+    # Grey images are normalised by the mean of the three channels' numbers.
+    looked = jaxconv.open_run(tmp_path / "run")
+    images = np.full((1, 33, 33, 1), 255, np.uint8)
+    np.testing.assert_allclose(looked.inputs(images), (1 - 0.5) / 0.2, rtol=1e-5)
     # Where the run goes out again, its file brings the preprocessing along.
+    for form in ("torch", "safetensors"):
+        out = tmp_path / form
+        described = export_weights(str(tmp_path / "run"), str(out), form=form)
+        assert described["model"] == "resnet18" and described["step"] == 3
+        wants = preprocessing_of(find_weights(str(out), ("resnet18",)))
+        assert wants == Preprocessing((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), interpolation="bilinear")
+        assert_same(read_weights(str(out), ("resnet18",))[0], whole)
     process = command(
         "export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--format=torch"
     )
-    assert process.returncode == 0, process.stderr
-    weights = find_weights(str(tmp_path / "out"), (NAME,))
-    assert preprocessing_of(weights) == Preprocessing(
-        (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), (32,), 0, 0.875, "bilinear"
-    )
-    assert_same(jaxconv.create_model(NAME, pretrained=tmp_path / "out")[1]["params"], resumed)
-    assert_one_line_error(
-        command(
-            "export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'o'}", "--format=h5"
-        ),
-        2, "--format=h5: unknown", "safetensors, torch",
-    )  # fmt: skip
-
-
-def test_grey_images_are_normalised_by_the_mean_of_three_channels(hub, tmp_path):
-    settings = {"model__name": NAME, "model__init_from": "toy", "data__xo__size": 32, "steps": 3}
-    train(tiny_config(**settings), str(tmp_path / "run"))
-    looked = jaxconv.open_run(tmp_path / "run")
-    images = np.full((1, 32, 32, 1), 255, np.uint8)
-    np.testing.assert_allclose(looked.inputs(images), (1 - 0.5) / 0.2, rtol=1e-6)
+    file = tmp_path / "out" / "model.pth"
+    assert json.loads(process.stdout) == {"file": str(file), "model": "resnet18", "step": 3}
+    assert file.read_bytes() == (tmp_path / "torch" / "model.pth").read_bytes()
+    for option, words in (
+        ("--format=h5", "unknown; choose safetensors, torch"),
+        ("--format=torchh", "did you mean 'torch'"),
+    ):
+        out = f"--out={tmp_path / 'o'}"
+        process = command("export", f"--workdir={tmp_path / 'run'}", out, option)
+        assert_one_line_error(process, 2, words)
 
 
 def test_convert_and_look_take_names_and_keep_the_preprocessing(hub, tmp_path, state):

@@ -364,7 +364,8 @@ def files_of_every_kind(folder):
     """One small file of each kind that is read."""
     torch = pytest.importorskip("torch")
     for number, options in enumerate(FORMS):
-        state = {"model": tensors(torch), "args": argparse.Namespace()}
+        values = {name: torch.from_numpy(value.copy()) for name, value in ARRAYS.items()}
+        state = {"model": values, "args": argparse.Namespace()}
         torch.save(state, folder / f"torch{number}", **options)
     save_file(ARRAYS, folder / "safetensors")
     np.savez(folder / "a.npz", **ARRAYS)
