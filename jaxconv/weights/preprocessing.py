@@ -70,7 +70,7 @@ def with_preprocessing(
     if config.data.image_size not in (0, settings.get("data.image_size")):
         settings.pop("data.eval_image_size", None)  # that of another size
     filled = _with(config, settings)
-    _say(place, config, filled, settings, wants)
+    _say(weights.row.name if weights.row else place, config, filled, settings, wants)
     return filled
 
 
