@@ -29,7 +29,16 @@ from jaxconv.models import abstract_variables, create_model, model_arguments, us
 from jaxconv.train.initial import fit, read_folder
 from jaxconv.train.workdir import read_json
 from jaxconv.weights.fetch import Fetched, Hub, fetch, hub_file, hub_of, sha256_of
-from jaxconv.weights.published import Pin, Preprocessing, Published, hint, named, pin, pins
+from jaxconv.weights.published import (
+    Pin,
+    Preprocessing,
+    Published,
+    hint,
+    is_commercial,
+    named,
+    pin,
+    pins,
+)
 from jaxconv.weights.published import published as rows
 from jaxconv.weights.reader import read_state_dict
 from jaxconv.weights.torchvision import agreement, has_layout, load_torchvision
@@ -118,7 +127,7 @@ def file_of(weights: Weights) -> Fetched:
 
 @functools.cache
 def _say_licence(place: str, licence: str) -> None:
-    if not Published("", "", "", "", "", "", licence, 0, "", Preprocessing()).commercial:
+    if not is_commercial(licence):
         log.warning("%s: licence %s, not for commercial use", place, licence)
 
 

@@ -91,8 +91,13 @@ class Published:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence lets one use them commercially."""
-        return not re.search(r"(^|[^A-Z])NC([^A-Z]|$)", self.licence.upper())
+        """Whether the licence does not rule out commercial use."""
+        return is_commercial(self.licence)
+
+
+def is_commercial(licence: str) -> bool:
+    """Whether a licence's name has no NC in it, as CC-BY-NC-4.0 has."""
+    return not re.search(r"(^|[^A-Z])NC([^A-Z]|$)", licence.upper())
 
 
 def cache_folder() -> Path:
