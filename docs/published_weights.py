@@ -76,7 +76,8 @@ def _of_torchvision(name: str) -> list[dict[str, Any]]:
     theirs = name.removesuffix("_torchvision")
     if theirs not in torchvision.models.list_models():
         return []
-    enum, found = torchvision.models.get_model_weights(theirs), []
+    enum: Any = torchvision.models.get_model_weights(theirs)
+    found: list[dict[str, Any]] = []
     members = [weights for weights in enum if weights.name not in LEFT_OUT]
     for weights in sorted(members, key=lambda weights: weights is not enum.DEFAULT):
         (metrics,) = weights.meta["_metrics"].values()
@@ -123,7 +124,7 @@ def _of_timm(name: str) -> list[dict[str, Any]]:
     if not re.fullmatch(ALIKE, name):
         return found
     for full in timm.list_pretrained(f"{name}.*"):
-        settings = timm.get_pretrained_cfg(full)
+        settings: Any = timm.get_pretrained_cfg(full)
         tag = full.partition(".")[2]
         # torchvision's own are above; without classes there is no layer of logits.
         if tag in TAGS.values() or not settings.hf_hub_id or not settings.num_classes:
