@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxconv.config import default_config
+from jaxconv.data.canvas import per_channel
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.objects import SIZES, count_objects
@@ -112,7 +113,11 @@ def draw_samples(
         texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
         figure = text_grid(texts, [short_name(task.caption_of(one), 60) for one in each])
     else:
-        images = images * np.array(config.data.std) + np.array(config.data.mean)
+        mean, std = (
+            np.array(per_channel(name, config.data[name], images.shape[-1]))
+            for name in ("mean", "std")
+        )
+        images = images * std + mean
         figure = task.draw_targets(images, each)
     with whole_file(png) as temporary:
         save_figure(figure, temporary, dpi=120)
