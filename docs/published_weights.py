@@ -33,6 +33,7 @@ TAGS = {
     "IMAGENET1K_V2": "tv2_in1k",
     "IMAGENET1K_SWAG_E2E_V1": "swag_ft_in1k",
     "IMAGENET1K_SWAG_LINEAR_V1": "swag_lc_in1k",
+    "KINETICS400_V1": "tv_k400",
     "COCO_WITH_VOC_LABELS_V1": "tv_coco_voc",
     "COCO_V1": "tv_coco",
     "COCO_LEGACY": "tv_coco_legacy",
@@ -104,10 +105,10 @@ def _preprocessing(theirs: str, transforms: Any) -> dict[str, Any]:
     made = transforms()
     mean, std = HALF if theirs in RENORMALISED else (made.mean, made.std)
     found = {"mean": mean, "std": std, "interpolation": made.interpolation.value}
-    (resized,) = made.resize_size
+    resized = made.resize_size[0]  # a clip's height; it is as wide as its aspect ratio asks
     if kind == "SemanticSegmentation":
         return found | {"size": (resized,), "crop": 1}
-    (size,) = made.crop_size
+    size = made.crop_size[0]
     return found | {"size": (size,), "crop": _share(size, resized)}
 
 
