@@ -467,6 +467,12 @@ def load_config(spec: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
       UserError: the file is missing or fails, or an override does not fit.
     """
     config = _run_experiment(str(spec))
+    change(config, overrides)
+    return config
+
+
+def change(config: AnyConfig, overrides: Iterable[str]) -> None:
+    """Set `key.of.config=value` each, as `load_config` does; raises the same errors."""
     settings = [override.partition("=") for override in overrides]
     for key, equals, text in settings:
         if not equals:
@@ -478,7 +484,6 @@ def load_config(spec: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
             section[key].kwargs = Config()
     for key, _, text in settings:
         set_key(config, key, text)
-    return config
 
 
 def split_spec(spec: str) -> tuple[str, str]:

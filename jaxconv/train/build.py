@@ -18,7 +18,7 @@ from jaxconv.program import kept_for_gradient
 from jaxconv.tasks import Task, open_task
 from jaxconv.train import transforms
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
-from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
+from jaxconv.train.optim import NOT_SWEPT, frozen_parameters, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state, schedule_free_states
 from jaxconv.train.step import (
     MEMBER_MASK,
@@ -207,6 +207,8 @@ def step_maker(
     """A function from swept settings, which are traced, to the training step."""
     augment, _ = transforms.make_transforms(config, description, axis_name, network.task)
     task, params = network.task, network.variables["params"]
+    frozen = frozen_parameters(config.optimizer, params)
+    frozen = frozen if any(jax.tree.leaves(frozen)) else None
 
     def make_step(swept: Mapping[str, jax.Array]) -> Callable:
         loss = task.make_loss(swept)
@@ -224,6 +226,7 @@ def step_maker(
                 task.training_values(outputs, batch),
             ),
             call=task.call,
+            frozen=frozen,
         )
 
     return make_step
