@@ -260,6 +260,18 @@ def default_config() -> Config:
     # example's loss is multiplied by its class's weight, then averaged over all examples
     loss.class_weights = ""
 
+    # learn from a trained network too, see train/distill.py
+    config.distill = distill = Config()
+    # the workdir of a run, or a folder of `jaxconv convert`; empty: no teacher
+    distill.teacher = ""
+    # soft (its probabilities at the temperature) or hard (its decision)
+    distill.kind = "soft"
+    distill.temperature = 4.0
+    distill.alpha = 0.5  # share of the loss that is the teacher's; the labels' is the rest
+    # feature maps that should attend to the same places: pairs STUDENT:TEACHER, separated by spaces
+    distill.features = ""
+    distill.feature_weight = 1.0  # of each of these pairs
+
     config.optimizer = optimizer = Config()
     # sgd, rmsprop, adamw, lamb, lars; or optax.NAME or a custom one, see train/named.py
     optimizer.name = "sgd"

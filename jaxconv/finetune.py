@@ -126,7 +126,7 @@ def _recipe(
         steps = min(MOST, max(FEWEST, round(EPOCHS * examples / batch)))
         chosen["steps"] = steps
     chosen |= {
-        "optimizer.learning_rate": 0.1 if probe else 0.02,
+        "optimizer.learning_rate": 0.02,
         "optimizer.nesterov": config.optimizer.name == "sgd",
         "optimizer.l2": 0.0 if probe else 1e-4,
         "optimizer.schedule.name": "cosine",

@@ -21,8 +21,7 @@ from jaxconv.errors import UserError
 from jaxconv.files import expand
 from jaxconv.models.configured import build_model
 from jaxconv.tasks import needs_of
-from jaxconv.tasks.intervals import exact_interval
-from jaxconv.tasks.task import Batch
+from jaxconv.tasks.task import Batch, exact_interval
 from jaxconv.train.build import build_network
 from jaxconv.train.evaluate import evaluate_each
 from jaxconv.train.initial import fitted_weights
