@@ -35,6 +35,7 @@ CHOICES = {
     "data.arrays.layout": ("", *LAYOUTS),
     "data.text.header": ("auto", "yes", "no"),
     "ensemble.batches": ("own", "same"),
+    "distill.kind": ("soft", "hard"),
     "ensemble.by": ("auto", *FORMS),
     "optimizer.name": OPTIMIZERS,
     "augment.randaugment.space": ("torchvision", "wide", "timm"),
@@ -74,7 +75,7 @@ AT_LEAST = {
         "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
         "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
         "loss.threshold", "ema.decay", "early_stopping.patience", "early_stopping.min_delta",
-        "data.arrays.scale",
+        "data.arrays.scale", "distill.alpha", "distill.feature_weight",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
@@ -91,6 +92,7 @@ MORE_THAN_0 = (
     "optimizer.epsilon",
     "optimizer.trust_coefficient",
     "optimizer.schedule.factor",
+    "distill.temperature",
 )
 LESS_THAN_1 = (
     "optimizer.momentum",
@@ -101,7 +103,7 @@ LESS_THAN_1 = (
 )
 # Integers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
-AT_MOST_1 = ("data.crop_ratio", "data.damaged_share")
+AT_MOST_1 = ("data.crop_ratio", "data.damaged_share", "distill.alpha")
 # Settings of `config.data` that would have no effect on other sources.
 OF_SOURCES = {
     "arrays": "arrays:",
@@ -210,6 +212,11 @@ def check_config(config: AnyConfig, with_task: bool = True) -> None:
         task = find_task(config.task.name)
         _check_metrics(config, task)
         task.check_config(config)
+        if config.distill.teacher and task.distilled is Task.distilled:
+            raise UserError(
+                f"config.distill.teacher is {config.distill.teacher!r}; the task "
+                f"{config.task.name} cannot learn from a teacher: leave it empty"
+            )
     first, _, last = config.profile.partition(":")
     if config.profile and not (
         first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
@@ -269,11 +276,26 @@ def check_effects(config: AnyConfig) -> None:
                 f"config.{key} is {given[key]}, but config.{choice} is {given[choice]!r}, which "
                 f"does not use it; it is for {', '.join(used_by)}{instead}"
             )
+    _check_distill(config.distill, default_config().distill)
     if config.augment.padding != "black" and not config.augment.pad_crop:
         raise UserError(
             f"config.augment.padding is {config.augment.padding!r}, but augment.pad_crop is 0, so "
             "nothing is padded; give the pixels, such as --config.augment.pad_crop=2"
         )
+
+
+def _check_distill(distill: AnyConfig, defaults: AnyConfig) -> None:
+    """Raise UserError for settings of a teacher that do nothing."""
+    for key, value in distill.items():
+        if value == defaults[key] or key == "teacher":
+            continue
+        why = "" if distill.teacher else "there is no distill.teacher"
+        if key == "temperature" and distill.kind == "hard":
+            why = "distill.kind is hard, which has no temperature"
+        if key == "feature_weight" and not distill.features:
+            why = "there are no distill.features"
+        if why:
+            raise UserError(f"config.distill.{key} is {value}, which does nothing: {why}")
 
 
 def _looks_at_length(config: AnyConfig) -> bool:

@@ -263,6 +263,18 @@ def default_config() -> Config:
     # example's loss is multiplied by its class's weight, then averaged over all examples
     loss.class_weights = ""
 
+    # learn from a trained network too, see train/distill.py
+    config.distill = distill = Config()
+    # the workdir of a run, or a folder of `jaxconv convert`; empty: no teacher
+    distill.teacher = ""
+    # soft (its probabilities at the temperature) or hard (its decision)
+    distill.kind = "soft"
+    distill.temperature = 4.0
+    distill.alpha = 0.5  # share of the loss that is the teacher's; the labels' is the rest
+    # feature maps that should attend to the same places: pairs STUDENT:TEACHER, separated by spaces
+    distill.features = ""
+    distill.feature_weight = 1.0  # of each of these pairs
+
     config.optimizer = optimizer = Config()
     # sgd, rmsprop, adamw, lamb, lars; or optax.NAME or a custom one, see train/named.py
     optimizer.name = "sgd"
@@ -470,6 +482,12 @@ def load_config(spec: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
       UserError: the file is missing or fails, or an override does not fit.
     """
     config = _run_experiment(str(spec))
+    change(config, overrides)
+    return config
+
+
+def change(config: AnyConfig, overrides: Iterable[str]) -> None:
+    """Set `key.of.config=value` each, as `load_config` does; raises the same errors."""
     settings = [override.partition("=") for override in overrides]
     for key, equals, text in settings:
         if not equals:
@@ -481,7 +499,6 @@ def load_config(spec: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
             section[key].kwargs = Config()
     for key, _, text in settings:
         set_key(config, key, text)
-    return config
 
 
 def split_spec(spec: str) -> tuple[str, str]:

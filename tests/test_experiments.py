@@ -27,6 +27,7 @@ ARGUMENTS = {
     "cifar10_fast": ("sgd",),
     "cifar10_resnet20": ("resnet56", "resnet110"),
     "imagenet_vgg": ("vgg11", "vgg19"),
+    "cifar10_distill": ("alone",),
     "imagenet_resnet50": ("resnet152_v1",),
     "camvid": ("scratch",),
     "xo_detection": ("masks",),

@@ -51,7 +51,7 @@ LEVELS = [
     {"train"},
     {"evaluation"},
     {"weights"},
-    {"predict", "grid", "summary"},
+    {"predict", "grid", "summary", "finetune"},
     {"results", "predicted"},
     {"inspect"},
     {"look"},

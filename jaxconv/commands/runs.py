@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
+from jaxconv.values import AnyConfig
 
 # File options of evaluate; each task writes some of them.
 FILES = ("predictions", "detections", "confusion", "reliability")
@@ -38,20 +39,25 @@ def _add_runs(commands: Any) -> None:
         help="the experiment: a Python file that defines get_config(), or "
         "jaxconv:NAME[:ARGUMENT] for one that `jaxconv experiments` lists",
     )
-    train.add_argument(
+    add_run(train)
+    train.set_defaults(run=_train)
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run_training`."""
+    command.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder for all files of the run"
     )
-    train.add_argument(
+    command.add_argument(
         "--restart",
         action="store_true",
         help="move an existing run in the folder aside and start from scratch",
     )
-    train.add_argument(
+    command.add_argument(
         "--distributed", default="auto", metavar="HOW",
         help="run as one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the "
             "default), or HOST:PORT,N,I for process I of N",
     )  # fmt: skip
-    train.set_defaults(run=_train)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -232,12 +238,21 @@ def _one_of_several() -> Iterator[None]:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    def make_config() -> AnyConfig:
+        from jaxconv.config import load_config
+
+        return load_config(args.config, overrides)
+
+    return run_training(args, make_config)
+
+
+def run_training(args: argparse.Namespace, make_config: Callable[[], AnyConfig]) -> int:
+    """Train by a config, in one of several processes if so; the exit code."""
     signal.signal(signal.SIGTERM, _stop_at_once)
     from jaxconv.checks import check_config
-    from jaxconv.config import load_config
     from jaxconv.own import is_own
 
-    config = load_config(args.config, overrides)
+    config = make_config()
     check_config(config, with_task=not is_own(config.task.name))
     from jaxconv.train.processes import join
     from jaxconv.train.watch import announce_to

@@ -94,8 +94,10 @@ LABEL = {"label": Target()}
 # Names that a batch uses itself; no target may have them.
 RESERVED = (
     *("image", "position", "index", "mask", "member_mask", "target", "own_size"),
-    "random_key",
+    *("random_key", "taught"),
 )
+# In the batch of a training step with a teacher, see train/distill.py: what it says.
+TAUGHT = "taught"
 # In a batch of masks of several sizes, padded at the bottom and the right: [B, 2] int32, the height
 # and width of each without padding.
 OWN_SIZE = "own_size"

@@ -238,6 +238,13 @@ class Task:
         """`loss`, with the settings that differ across an ensemble passed by name and traced."""
         return self.loss
 
+    def distilled(self, outputs: Any, taught: Any) -> jax.Array:
+        """The loss [B] of outputs against those of a teacher, by `config.distill`.
+
+        Without this method a task cannot be learned from a teacher, see train/distill.py.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot learn from a teacher")
+
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """The metrics of a training batch besides the loss, [B] by the names of `logged`."""
         values = self.values(outputs, batch) if self.training else {}

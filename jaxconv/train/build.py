@@ -17,8 +17,9 @@ from jaxconv.own import is_own, wrong
 from jaxconv.program import kept_for_gradient
 from jaxconv.tasks import Task, open_task
 from jaxconv.train import transforms
+from jaxconv.train.distill import TEACHER, Teacher, asking_for, distilled
 from jaxconv.train.ensemble import Members, members_of, over_members, with_place
-from jaxconv.train.optim import NOT_SWEPT, make_optimizer, make_schedule
+from jaxconv.train.optim import NOT_SWEPT, frozen_parameters, make_optimizer, make_schedule
 from jaxconv.train.state import TrainState, create_state, schedule_free_states
 from jaxconv.train.step import (
     MEMBER_MASK,
@@ -51,6 +52,7 @@ class BuiltRun:
       metric_names: names of the vector's entries.
       eval_step: (state, data, batch) -> sums, and if `task.keeps`, what is kept of each example;
         the batch has `mask`, and `index` or `image` and the targets.
+      teacher: of a distillation; None without one. The data then have its variables as `TEACHER`.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class BuiltRun:
     train_step: Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, jax.Array]]
     metric_names: tuple[str, ...]
     eval_step: Callable[[TrainState, Any, Batch], Any]
+    teacher: Teacher | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +149,7 @@ def build(
     examples: int,
     axis_name: str | None,
     form: str = "unroll",
+    teacher: Teacher | None = None,
 ) -> BuiltRun:
     """Build everything that training needs, without allocating memory.
 
@@ -155,6 +159,7 @@ def build(
       examples: size of the training split.
       axis_name: under `pmap`, the axis of the devices.
       form: how an ensemble is computed, see train/ensemble.py.
+      teacher: of a distillation, see train/distill.py.
 
     Raises:
       UserError: as in `build_network`; or the data or the loss does not fit the task.
@@ -162,7 +167,7 @@ def build(
     network = build_network(config, description, axis_name)
     config, task, steps = with_place(config), network.task, total_steps(config, examples)
     task.check()
-    make_step = step_maker(config, description, network, steps, axis_name)
+    make_step = step_maker(config, description, network, steps, axis_name, teacher)
     # These raise here if a setting cannot be used, or not be traced.
     make_step(NOT_SWEPT)
     for name in network.members.swept if network.members else ():
@@ -177,7 +182,9 @@ def build(
         key: jax.Array,
         swept: Mapping[str, jax.Array] = NOT_SWEPT,
     ) -> tuple[TrainState, jax.Array]:
-        state, metrics = make_step(swept)(state, take(data, batch), key)
+        examples = {name: value for name, value in data.items() if name != TEACHER}
+        step = make_step(swept, data.get(TEACHER))
+        state, metrics = step(state, take(examples, batch), key)
         return state, jnp.stack([metrics[name] for name in names])
 
     train_step, members = train_on_indices, network.members
@@ -198,32 +205,47 @@ def build(
         train_step=train_step,
         metric_names=names,
         eval_step=build_eval_step(config, description, network, axis_name, form, each=task.keeps),
+        teacher=teacher,
     )
 
 
 def step_maker(
-    config: Any, description: dict[str, Any], network: BuiltNetwork, steps: int, axis_name: Any
-) -> Callable[[Mapping[str, jax.Array]], Callable]:
-    """A function from swept settings, which are traced, to the training step."""
+    config: Any,
+    description: dict[str, Any],
+    network: BuiltNetwork,
+    steps: int,
+    axis_name: Any,
+    teacher: Teacher | None = None,
+) -> Callable[..., Callable]:
+    """A function from swept settings and the teacher's variables, both traced, to the step."""
     augment, _ = transforms.make_transforms(config, description, axis_name, network.task)
     task, params = network.task, network.variables["params"]
+    frozen = frozen_parameters(config.optimizer, params)
+    frozen = frozen if any(jax.tree.leaves(frozen)) else None
 
-    def make_step(swept: Mapping[str, jax.Array]) -> Callable:
+    def make_step(swept: Mapping[str, jax.Array], taught_by: Any = None) -> Callable:
         loss = task.make_loss(swept)
+
+        def objective(outputs: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return loss(outputs, batch), task.training_values(outputs, batch)
+
+        def augment_and_teach(key: jax.Array, batch: Batch) -> Batch:
+            batch = augment(key, batch)
+            return teacher.teach(taught_by, batch) if teacher else batch
+
+        learns = teacher is not None
         return make_train_step(
             network.model,
             make_optimizer(config.optimizer, params, swept),
             learning_rate=make_schedule(config.optimizer, steps, swept),
-            augment=augment,
+            augment=augment_and_teach,
             axis_name=axis_name,
             ema_decay=config.ema.decay,
             accumulate=config.accumulate,
             remat=config.model.remat,
-            objective=lambda outputs, batch: (
-                loss(outputs, batch),
-                task.training_values(outputs, batch),
-            ),
-            call=task.call,
+            objective=distilled(objective, task, config.distill) if learns else objective,
+            call=asking_for(task.call, config.distill.features) if learns else task.call,
+            frozen=frozen,
         )
 
     return make_step

@@ -16,6 +16,7 @@ from jaxconv.own import shown_name
 from jaxconv.train.build import BuiltRun
 from jaxconv.train.callbacks import Callbacks, RunView, early_stopping
 from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.distill import TEACHER
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
 from jaxconv.train.initial import (
@@ -69,6 +70,9 @@ class Run:
         self.read = read  # the place of the first weights
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
+        teacher = built.teacher  # its variables are a part of a step's data
+        taught = {TEACHER: parallel.replicate(teacher.variables)} if teacher else {}
+        self.data = {**train_data.data, **taught}
         self.eval_every = config.eval.every or built.steps_per_epoch
         self.checkpoint_every = config.checkpoint.every or built.steps_per_epoch
         members = built.members
@@ -228,7 +232,7 @@ class Run:
         images = self.config.batch_size // len(self.parallel.devices) // self.config.accumulate
         data = sum(
             x.nbytes // (len(x.sharding.device_set) if self.parallel.mode == "pmap" else 1)
-            for x in self.train_data.data.values()
+            for x in jax.tree.leaves(self.data)
         )
         return (
             data
@@ -277,7 +281,7 @@ class Run:
         watch = Stopwatch()
         for count, batch in zip(self._calls(first), batches, strict=True):
             outputs.profiler.before(step, count)
-            state, metrics = self.calls[count](state, self.train_data.data, batch, key)
+            state, metrics = self.calls[count](state, self.data, batch, key)
             pending.add(metrics, count)
             outputs.progress.advance(count)
             if step == first:

@@ -163,6 +163,14 @@ def describe_groups(config: Any, params: Any) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
+def frozen_parameters(config: Any, params: Any) -> Any:
+    """The tree of the parameters, with whether each is in a frozen group of `config.optimizer`."""
+    patterns = {name: settings.pattern for name, settings in config.groups.items()}
+    groups = assign_groups(parameter_paths(params), patterns)
+    frozen = [name != REST and config.groups[name].frozen for name in groups]
+    return jax.tree.unflatten(jax.tree.structure(params), frozen)
+
+
 def frozen_statistics(config: Any, params: Any, model_state: Any) -> list[str]:
     """The frozen modules whose BatchNorm statistics change while training, by path.
 

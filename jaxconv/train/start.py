@@ -25,10 +25,12 @@ from jaxconv.tasks import Task, find_task, needs_of
 from jaxconv.train.build import BuiltRun, build
 from jaxconv.train.callbacks import open_callbacks
 from jaxconv.train.code import resumed
+from jaxconv.train.distill import TEACHER
 from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import Read, fitted_weights, read_folder
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
+from jaxconv.train.teacher import open_teacher
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
 from jaxconv.values import with_plain_values
@@ -102,8 +104,14 @@ def start(
                 "--config.data.resident_limit"
             )
         description = _describe(config, train_source)
+        teacher = parallel.on_every_process(lambda: open_teacher(config, description))
         build_form = functools.partial(
-            build, config, description, len(train_source), parallel.axis_name
+            build,
+            config,
+            description,
+            len(train_source),
+            parallel.axis_name,
+            teacher=teacher,
         )
         built = build_form()
         _check_steps(config, built)
@@ -120,8 +128,9 @@ def start(
             parallel.on_every_process(
                 lambda: fit(built.task.outputs, read)
             )  # raises before the run is begun
-        data = {**description, **sizes, **sums, **decoders}
-        _check_same_data(parallel, {**description, **sizes, **sums})
+        taught = {TEACHER: teacher.record} if teacher else {}
+        data = {**description, **sizes, **sums, **decoders, **taught}
+        _check_same_data(parallel, {**description, **sizes, **sums, **taught})
         parallel.on_first_process(lambda: begin_or_compare(folder, given, data))
         size = sum(
             source.size for source in (train_source, eval_source) if isinstance(source, Arrays)
@@ -243,7 +252,7 @@ def _form(
         batch = next(iter(train_data.train_batches(run.order, 0, 1)))
 
         def step() -> None:
-            held[0], metrics = run.calls[1](held[0], train_data.data, batch, key)
+            held[0], metrics = run.calls[1](held[0], run.data, batch, key)
             metrics.block_until_ready()
 
         return step

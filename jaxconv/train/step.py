@@ -81,6 +81,7 @@ def make_train_step(
     objective: Objective | None = None,
     learning_rate: Schedule | None = None,
     call: Callable[[Batch], Mapping[str, Any]] | None = None,
+    frozen: Any = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Make a pure function (state, batch, key) -> (state, metrics).
 
@@ -109,6 +110,8 @@ def make_train_step(
         argument `learning_rate` of the optimizer, which `optim.make_optimizer` needs, and the
         metric. Without it, the metric is the rate in the state of `optax.inject_hyperparams`.
       call: batch -> further arguments of the network by name; the batch as for `objective`.
+      frozen: the tree of the parameters, with True for those that have no gradient, which spares
+        the backward pass below the first of the others. None: there are none.
 
     The step's batch holds `image` [B, H, W, C], the targets of the objective (`label` [B] int32)
     and `position` [B] int32 in the global batch, which `augment` needs. The key is the run's; the
@@ -119,6 +122,7 @@ def make_train_step(
     and has `grad_norm` 0.
     """
     apply = rematerialised(model) if remat else model.apply
+    apply = apply if frozen is None else partly_frozen(apply, frozen)
     compute = gradient(loss_of(apply, objective or of_labels(loss), call), axis_name)
     compute = averaged(microbatched(compute, accumulate), axis_name)
     if schedule is not None:
@@ -181,6 +185,20 @@ def loss_of(
         return sum_of_losses, (metrics, changed)
 
     return total
+
+
+def partly_frozen(apply: Callable[..., Any], frozen: Any) -> Callable[..., Any]:
+    """`apply` without gradients of the parameters for which the tree `frozen` has True."""
+
+    def partly(variables: Any, x: jax.Array, **call: Any) -> Any:
+        params = jax.tree.map(
+            lambda leaf, still: lax.stop_gradient(leaf) if still else leaf,
+            variables["params"],
+            frozen,
+        )
+        return apply({**variables, "params": params}, x, **call)
+
+    return partly
 
 
 def gradient(loss: Callable, axis_name: str | None = None) -> GradientFn:

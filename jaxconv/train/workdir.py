@@ -78,6 +78,7 @@ NEWER = (
     "augment.solarise",
     "augment.padding",
     "augment.alternating_flip",
+    "distill",
 )
 
 

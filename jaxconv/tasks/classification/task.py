@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own, tried
-from jaxconv.tasks.classification import losses
+from jaxconv.tasks.classification import distillation, losses
 from jaxconv.tasks.classification.outcomes import Outcomes, averaged, figures, log_mean
 from jaxconv.tasks.classification.weights import class_weights, weighted
 from jaxconv.tasks.labels import TOP, LabelLoss, LabelMeasure, mix_labels, target_of
@@ -87,6 +87,12 @@ class Classification(Task):
     def training_values(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """`top1`; where images are mixed, by the class with the largest share."""
         return {"top1": losses.correct(outputs, target_of(batch))}
+
+    def distilled(self, outputs: Any, taught: Any) -> jax.Array:
+        """The loss of `config.distill.kind`, see distillation.py."""
+        if self.config.distill.kind == "hard":
+            return distillation.hard(outputs, taught)
+        return distillation.soft(outputs, taught, self.config.distill.temperature)
 
     def mix(
         self, batch: Batch, opposite: Callable[[jax.Array], jax.Array], share: jax.Array
