@@ -6,6 +6,7 @@ convolution weight [K, C, H, W]        kernel [H, W, C, K]; of volumes with one 
 transposed convolution [C, K, H, W]    kernel [H, W, C, K], turned by 180 degrees
 linear weight [K, D]                   kernel [D, K]; after a volume, D is in the order C, H, W
                                        in PyTorch and H, W, C here
+convolution of a whole map             kernel [H * W * C, K] of a linear layer (timm's VGG)
 batch and layer norm weight, bias      scale, bias
 running_mean, running_var              batch_stats mean, var
 """
@@ -243,6 +244,8 @@ def _turned(
         value = value.transpose(2, 3, 0, 1)[::-1, ::-1]
     elif value.ndim == len(shape) > 2:
         value = value.transpose(*range(2, value.ndim), 1, 0)
+    elif value.ndim == 4 and len(shape) == 2:  # a convolution of a whole map, linear here
+        value = value.transpose(2, 3, 1, 0).reshape(-1, len(value))
     elif value.ndim == 2 and len(shape) == 4:  # a linear layer that is a 1x1 convolution here
         value = value.T.reshape(1, 1, *value.T.shape)
     elif value.ndim == 2:
