@@ -14,6 +14,7 @@ from typing import Any
 from jaxconv.models import list_models
 from jaxconv.weights.names import schemes_of
 from jaxconv.weights.published import COLUMNS
+from jaxconv.weights.timm_names import of_timm
 
 TABLE = Path(__file__).resolve().parent.parent / "jaxconv" / "weights" / "published.tsv"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,6 +39,13 @@ TAGS = {
     "COCO_V1": "tv_coco",
     "COCO_LEGACY": "tv_coco_legacy",
 }
+# timm's names of licences -> SPDX's; weights of others, or of none that it knows, are left out.
+LICENCES = {
+    "apache-2.0": "Apache-2.0",
+    "bsd-3-clause": "BSD-3-Clause",
+    "cc-by-nc-4.0": "CC-BY-NC-4.0",
+    "mit": "MIT",
+}
 # Of a network in part: SSD's VGG has random layers after its features.
 LEFT_OUT = {"IMAGENET1K_FEATURES"}
 MEASURES = {
@@ -49,8 +57,6 @@ MEASURES = {
     "mask_map": "mask AP",
     "kp_map": "keypoint AP",
 }
-# Families of timm whose names of weights are torchvision's.
-ALIKE = r"resnet\d+|resnext\d+_\d+x\d+d|wide_resnet\d+_2"
 
 
 def main() -> None:
@@ -86,7 +92,6 @@ def _of_torchvision(name: str) -> list[dict[str, Any]]:
             {
                 "network": name,
                 "tag": TAGS[weights.name],
-                "layout": "torchvision",
                 "place": weights.url,
                 "licence": "CC-BY-NC-4.0" if "SWAG" in weights.name else "BSD-3-Clause",
                 "MiB": weights.meta["_file_size"],
@@ -118,17 +123,21 @@ def _share(size: int, resized: int) -> float:
 
 
 def _of_timm(name: str) -> list[dict[str, Any]]:
-    """Those that timm's hub has under torchvision's names, but for what torchvision has itself."""
+    """Those of timm's hub, but for what torchvision has itself."""
     import timm
 
     found = []
-    if not re.fullmatch(ALIKE, name):
-        return found
-    for full in timm.list_pretrained(f"{name}.*"):
+    theirs = [of for of in timm.list_models() if of_timm(of)[0] == name]
+    known = {full: of for of in theirs for full in timm.list_pretrained(f"{of}.*")}
+    usual = {of: f"{of}.{getattr(timm.get_pretrained_cfg(of), 'tag', '')}" for of in theirs}
+    for full in sorted(known, key=lambda full: full != usual[known[full]]):
         settings: Any = timm.get_pretrained_cfg(full)
-        tag = full.partition(".")[2]
-        # torchvision's own are above; without classes there is no layer of logits.
-        if tag in TAGS.values() or not settings.hf_hub_id or not settings.num_classes:
+        architecture, _, tag = full.partition(".")
+        arguments = of_timm(architecture)[1]
+        if settings.license not in LICENCES:
+            continue
+        # torchvision's own are above; others than ImageNet's have no layer of its classes.
+        if tag in TAGS.values() or not settings.hf_hub_id or not re.search(r"in\d+k", tag):
             continue
         train = settings.input_size[-1]
         test = (settings.test_input_size or settings.input_size)[-1]
@@ -136,11 +145,9 @@ def _of_timm(name: str) -> list[dict[str, Any]]:
             {
                 "network": name,
                 "tag": tag,
-                "layout": "torchvision",
+                "arguments": " ".join(f"{key}={value}" for key, value in arguments.items()),
                 "place": f"hf:{settings.hf_hub_id}",
-                "licence": {"bsd-3-clause": "BSD-3-Clause", "apache-2.0": "Apache-2.0"}.get(
-                    settings.license, str(settings.license or "unknown").upper()
-                ),
+                "licence": LICENCES[settings.license],
                 "size": (train,),
                 "test_size": "" if test == train else test,
                 "crop": settings.test_crop_pct or settings.crop_pct,

@@ -27,6 +27,7 @@ from jaxconv.tasks import needs_of
 from jaxconv.train.optim import parameter_paths
 from jaxconv.train.workdir import read_json, saved_config
 from jaxconv.values import AnyConfig, Config, plain
+from jaxconv.weights.preprocessing import filled
 
 # The group of all parameters but those of the last layer.
 BODY = "body"
@@ -84,6 +85,7 @@ def finetune_config(
             "tasks use train with --config.model.init_from"
         )
     given = {one.partition("=")[0] for one in others}
+    config = filled(config)
     opened = _open(config)
     description = describe(opened)
     for key, value in _recipe(config, len(opened), description, probe).items():

@@ -1,6 +1,7 @@
 """Commands that use weights that others have trained: finetune, neighbours."""
 
 import argparse
+import functools
 from typing import Any
 
 from jaxconv.commands.common import add_trust, positive, print_json, set_up_jax
@@ -94,10 +95,13 @@ def _neighbours(args: argparse.Namespace, overrides: list[str]) -> int:
         found = of_run(args.workdir, args.k, overrides)
     else:
         from jaxconv.finetune import finetune_config
+        from jaxconv.weights.preprocessing import networks_of
+        from jaxconv.weights.pretrained import read_weights
 
-        made = finetune_config(args.source, args.model, args.pretrained, overrides, "linear")
-        set_up_jax(made.config)
-        found = of_weights(made.config, args.k)
+        config = finetune_config(args.source, args.model, args.pretrained, overrides, "linear")[0]
+        set_up_jax(config)
+        read = functools.partial(read_weights, networks=networks_of(config))
+        found = of_weights(config, args.k, read)
     low, high = found.interval
     print(
         f"{found.k} nearest neighbours by {found.width:,} features, {len(found.right):,} examples "

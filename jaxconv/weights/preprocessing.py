@@ -14,7 +14,7 @@ from jaxconv.files import expand
 from jaxconv.models import model_arguments
 from jaxconv.train.workdir import saved_config
 from jaxconv.values import AnyConfig, with_plain_values
-from jaxconv.weights.pretrained import Weights, find_weights, preprocessing_of
+from jaxconv.weights.pretrained import Weights, arguments_of, find_weights, preprocessing_of
 from jaxconv.weights.published import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -60,18 +60,54 @@ def with_preprocessing(
     folder = expand(workdir)
     if (folder / "config.json").is_file() and not restart:
         saved = saved_config(folder)
-        began = flatten(saved) if saved.model.init_from == place else {}
-        return _with(config, {key: began[key] for key in KEYS if key in began})
+        if saved.model.init_from != place:
+            return config
+        began = flatten(saved)
+        kept = _with(config, {key: began[key] for key in KEYS if key in began})
+        kept.model.kwargs.update({**saved.model.kwargs, **kept.model.kwargs})
+        return kept
+    return filled(config)
+
+
+def filled(config: AnyConfig) -> AnyConfig:
+    """The config with what the weights of `config.model.init_from` want, where it has defaults.
+
+    What was filled in, and what the config has otherwise, is logged.
+
+    Raises:
+      UserError: the weights are not known, or cannot be had.
+    """
+    place = flatten(with_plain_values(config))["model.init_from"]
     weights = find_weights(place, networks_of(config), "--config.model.init_from")
+    config = _with_arguments(config, weights)
     wants = preprocessing_of(weights)
     if wants is None:
         return config
     settings = settings_of(wants, _sized(config, weights))
     if config.data.image_size not in (0, settings.get("data.image_size")):
         settings.pop("data.eval_image_size", None)  # that of another size
-    filled = _with(config, settings)
-    _say(weights.row.name if weights.row else place, config, filled, settings, wants)
-    return filled
+    changed = _with(config, settings)
+    _say(weights.row.name if weights.row else place, config, changed, settings, wants)
+    return changed
+
+
+def _with_arguments(config: AnyConfig, weights: Weights) -> AnyConfig:
+    """The config with the network's arguments with which the weights were trained, if not set."""
+    wanted = arguments_of(weights, config.model.name)
+    given = dict(config.model.kwargs)
+    for name in wanted.keys() & given.keys():
+        if given[name] != wanted[name]:
+            log.warning(
+                "the weights of %s want model.kwargs.%s %s (the config has %s)",
+                *(weights.text, name, wanted[name], given[name]),
+            )
+    if not wanted.keys() - given.keys():
+        return config
+    said = ", ".join(f"model.kwargs.{name} {value}" for name, value in wanted.items())
+    log.info("as the weights of %s want it: %s", weights.text, said)
+    changed = with_plain_values(config)
+    changed.model.kwargs.update({**wanted, **given})
+    return changed
 
 
 def _sized(config: AnyConfig, weights: Weights) -> bool:

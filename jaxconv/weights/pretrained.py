@@ -2,7 +2,7 @@
 
 True                     the first of the network in the table, see published.py
 tv2_in1k, resnet50.a1_in1k, resnet50    one of the table, of this network or of another
-hf:OWNER/REPO[@REVISION][:FILE]         of the Hugging Face hub, under torchvision's names
+hf:OWNER/REPO[@REVISION][:FILE]         of the Hugging Face hub, such as timm's
 FILE                     any that reader.py reads
 DIR                      of `jaxconv convert` or `jaxconv export --format`, or the workdir of a run
 
@@ -14,7 +14,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,14 +42,11 @@ from jaxconv.weights.published import (
 )
 from jaxconv.weights.published import published as rows
 from jaxconv.weights.reader import read_state_dict
+from jaxconv.weights.timm_names import of_timm
 from jaxconv.weights.torchvision import agreement, load_torchvision
 
 log = logging.getLogger(__name__)
 
-# Whose names the arrays of a file have -> (network, arrays) -> our variables.
-LAYOUTS: dict[str, Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
-    "torchvision": load_torchvision
-}
 # What `jaxconv export --format` writes beside the weights.
 EXPORTED = "network.json"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".onnx")
@@ -186,11 +183,8 @@ def _of_file(file: Path, weights: Weights, option: str) -> tuple[dict[str, Any],
     if len(networks) > 1:  # of the network, or of its backbone
         known = [name for name in networks if schemes_of(name)] or [network]
         network = max(known, key=lambda name: agreement(name, arrays))
-    layout = weights.row.layout if weights.row else "torchvision"
-    if layout not in LAYOUTS:
-        raise UserError(f"{option}={weights.text}: the names of {layout} are not known", 1)
     try:
-        return LAYOUTS[layout](network, arrays), network
+        return load_torchvision(network, arrays), network
     except ValueError as error:
         where = "" if file == weights.path else f"{file.name}: "
         raise UserError(f"{option}={weights.text}: {where}{error}", exit_code=1) from error
@@ -213,6 +207,16 @@ def preprocessing_of(weights: Weights) -> Preprocessing | None:
     return None
 
 
+def arguments_of(weights: Weights, network: str) -> dict[str, Any]:
+    """The arguments with which weights of this network were trained, where its own are others."""
+    if weights.row:
+        return dict(weights.row.arguments) if weights.row.network == network else {}
+    if not weights.hub:
+        return {}
+    ours, arguments = of_timm(str(_hub_settings(weights.hub).get("architecture", "")))
+    return arguments if ours == network else {}
+
+
 def as_preprocessing(found: Mapping[str, Any], file: Path) -> Preprocessing:
     """What `dataclasses.asdict` made of it, from JSON; raises UserError if it is something else."""
     try:
@@ -226,7 +230,7 @@ def as_preprocessing(found: Mapping[str, Any], file: Path) -> Preprocessing:
 
 @functools.cache
 def _hub_settings(hub: Hub) -> dict[str, Any]:
-    """`pretrained_cfg` of a repository's config.json, as timm writes it."""
+    """`pretrained_cfg` and `architecture` of a repository's config.json, as timm writes it."""
     try:
         file = hub_file(hub, "config.json").path
     except UserError as error:
@@ -234,7 +238,8 @@ def _hub_settings(hub: Hub) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return {**content.get("pretrained_cfg", {})}
+        known = {"architecture": content.get("architecture", "")}
+        return {**known, **content.get("pretrained_cfg", {})}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({in_words(error)})", exit_code=1) from error
 
@@ -262,9 +267,10 @@ def create_pretrained(
     """The network and its variables, float32 numpy arrays; see `create.create_model`."""
     usual = usual_task(name)[0]
     backbone = settings.get("backbone") or model_arguments(name).get("backbone")
-    variables, _ = read_weights(
-        os.fspath(pretrained), (name, *([backbone] if backbone else [])), "pretrained"
-    )
+    networks = (name, *([backbone] if backbone else []))
+    weights = find_weights(os.fspath(pretrained), networks)
+    settings = {**arguments_of(weights, name), **settings}
+    variables, _ = read_weights(os.fspath(pretrained), networks, "pretrained")
     classes = _classes(name, variables, settings) if num_classes is None else num_classes
     model = create_model(name, classes, **settings)
     shapes = abstract_variables(model, (1, *usual))

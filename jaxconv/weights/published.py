@@ -5,7 +5,7 @@ published.tsv      one row for each: docs/published_weights.py writes it from wh
 CACHE/own.tsv      your own rows, with the same header; they come first
 
 network, tag       such as resnet50, tv2_in1k
-layout             whose names the arrays have: a key of `pretrained.LAYOUTS`
+arguments          of the network with which it was trained, such as padding=same epsilon=0.001
 place              an address, or hf:OWNER/REPO[:FILE] on the Hugging Face hub
 revision, sha256   the commit, and the digest or how it begins. torchvision's addresses end in
                    the first digits of theirs. Empty where they are not known: `jaxconv weights
@@ -19,6 +19,8 @@ crop               share of the shorter side that the middle square covers in ev
 interpolation, mean, std   how images are resized and normalised, on a scale from 0 to 1
 """
 
+import ast
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -33,7 +35,7 @@ from jaxconv.errors import UserError, in_words, nearest, some
 from jaxconv.files import whole_file
 
 COLUMNS = (
-    *("network", "tag", "layout", "place", "revision", "sha256", "licence", "MiB", "published"),
+    *("network", "tag", "arguments", "place", "revision", "sha256", "licence", "MiB", "published"),
     *("size", "test_size", "crop", "interpolation", "mean", "std"),
 )
 _NEEDED = ("network", "tag", "place")
@@ -75,7 +77,7 @@ class Published:
 
     network: str
     tag: str
-    layout: str
+    arguments: Mapping[str, Any]
     place: str
     revision: str
     sha256: str
@@ -192,7 +194,7 @@ def _row(row: Mapping[Any, Any]) -> Published:
     return Published(
         network=text["network"],
         tag=text["tag"],
-        layout=text["layout"] or "torchvision",
+        arguments=_arguments(text["arguments"]),
         place=text["place"],
         revision=text["revision"],
         sha256=text["sha256"],
@@ -201,6 +203,19 @@ def _row(row: Mapping[Any, Any]) -> Published:
         published=text["published"],
         preprocessing=wants,
     )
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """`padding=same epsilon=0.001` as a dictionary; numbers are numbers."""
+    found: dict[str, Any] = {}
+    for part in text.split():
+        name, sign, value = part.partition("=")
+        if not (name and sign and value):
+            raise ValueError(f"arguments has {part!r}; write NAME=VALUE")
+        found[name] = value
+        with contextlib.suppress(ValueError, SyntaxError):  # a word
+            found[name] = ast.literal_eval(value)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

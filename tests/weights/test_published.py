@@ -10,8 +10,9 @@ import pytest
 from jaxconv.errors import UserError
 from jaxconv.models import list_models
 from jaxconv.weights.fetch import digest_in, hub_of
-from jaxconv.weights.pretrained import LAYOUTS
+from jaxconv.weights.names import schemes_of
 from jaxconv.weights.published import Pin, named, of_network, pin, pins, published
+from jaxconv.weights.timm_names import of_timm
 from tests.conftest import ROOT, assert_one_line_error, command
 
 
@@ -51,9 +52,10 @@ def test_every_row_can_be_read_and_checked():
     rows = published()
     assert len(rows) > 150 and len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert row.network in list_models() and row.layout in LAYOUTS
+        assert row.network in list_models() and schemes_of(row.network)
         if row.place.startswith("hf:"):
-            assert hub_of(row.place).repo == f"timm/{row.name}"
+            theirs, _, tag = hub_of(row.place).repo.removeprefix("timm/").partition(".")
+            assert of_timm(theirs) == (row.network, row.arguments) and tag == row.tag
         else:
             assert row.place.startswith("https://download.pytorch.org/models/")
             assert len(digest_in(row.place)) >= 8 and row.bytes > 4e6
