@@ -7,7 +7,6 @@ from jaxconv.compiling import compiler_options
 from jaxconv.feature_maps import FeatureMap, feature_info, features_at
 from jaxconv.models import (
     ModelInfo,
-    create_model,
     features,
     from_text,
     list_models,
@@ -19,6 +18,7 @@ from jaxconv.summary import Summary, summarize
 from jaxconv.train.state import TrainState, create_state
 from jaxconv.train.step import make_eval_step, make_train_step
 from jaxconv.version import __version__
+from jaxconv.weights.create import create_model
 from jaxconv.weights.torchvision import load_torchvision
 
 if TYPE_CHECKING:  # `as` marks a name as public

@@ -5,7 +5,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxconv.commands import data, look, networks, playground, report, runs, transfer, use
+from jaxconv.commands import (
+    data,
+    look,
+    networks,
+    playground,
+    report,
+    runs,
+    transfer,
+    use,
+    weights,
+)
 from jaxconv.commands.common import split_overrides, trusting
 from jaxconv.errors import UserError, needing_extras
 from jaxconv.streams import lost_output, usable_streams
@@ -86,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (runs, transfer, use, look, report, playground, networks, data):
+    for module in (runs, transfer, use, look, report, playground, networks, weights, data):
         module.add(commands)
     return parser
 

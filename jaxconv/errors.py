@@ -33,6 +33,7 @@ EXTRAS = {
     "fast": ("simplejpeg", "cv2"),
     "coco": ("pycocotools",),
     "nifti": ("nibabel",),
+    "hub": ("huggingface_hub",),
     "prepare": ("tensorflow",),
     "playground": ("tornado",),
 }  # fmt: skip

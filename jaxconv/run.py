@@ -13,6 +13,8 @@ from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
 from jaxconv.train.start import Finished, start
 from jaxconv.train.workdir import read_metrics
+from jaxconv.weights.preprocessing import networks_of, with_preprocessing
+from jaxconv.weights.pretrained import read_weights
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,12 @@ def train(
     """
     if isinstance(config, (str, os.PathLike)):
         config = load_config(config)
-    finished = start(config, workdir, restart, devices, sources, callbacks)
+    config = with_preprocessing(config, workdir, restart)
+
+    def read(place: str) -> tuple[dict[str, Any], str]:
+        return read_weights(place, networks_of(config))
+
+    finished = start(config, workdir, restart, devices, sources, callbacks, read)
     if finished.parallel.process[0] == 0:
         _draw_curves(finished)
         if config.log.report:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxconv.config import default_config
+from jaxconv.data.canvas import per_channel
 from jaxconv.data.interface import Arrays, DamagedError, Source, as_targets, describe, evenly
 from jaxconv.data.loading import Order, make_loader, take
 from jaxconv.data.objects import SIZES, count_objects
@@ -112,7 +113,11 @@ def draw_samples(
         texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
         figure = text_grid(texts, [short_name(task.caption_of(one), 60) for one in each])
     else:
-        images = images * np.array(config.data.std) + np.array(config.data.mean)
+        mean, std = (
+            np.array(per_channel(name, config.data[name], images.shape[-1]))
+            for name in ("mean", "std")
+        )
+        images = images * std + mean
         figure = task.draw_targets(images, each)
     with whole_file(png) as temporary:
         save_figure(figure, temporary, dpi=120)
@@ -207,12 +212,12 @@ def _objects(source: Source, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def _object_rows(objects: Mapping[str, Any]) -> list[tuple[str, str]]:
-    ends = _ends(sorted(objects["classes"].items(), key=lambda item: -item[1]))
+    ends = _class_rows(sorted(objects["classes"].items(), key=lambda item: -item[1]))
     sizes = objects["sizes"].items()
     limits = [f"< {side:.0f}²" if np.isfinite(side) else "" for side in SIZES.values()]
     return [
         ("objects", f"{objects['count']:,} of {len(objects['classes']):,} classes"),
-        *((f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in ends),
+        *ends,
         *(
             (f"  {name} {limit}", f"{count:,}")
             for (name, count), limit in zip(sizes, limits, strict=True)
@@ -309,7 +314,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
         (name, f"{ends['least']:.4g} to {ends['greatest']:.4g}")
         for name, ends in found.get("targets", {}).items()
     ]
-    rows += [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in _ends(classes)]
+    rows += _class_rows(classes)
     rows += _object_rows(found["objects"]) if "objects" in found else []
     masks = sorted(found.get("pixels", {}).items(), key=lambda item: -item[1])
     total = max(1, sum(count for _, count in masks))
@@ -320,6 +325,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("sizes", f"{len(found['sizes']):,}")] + [
         (f"  {size}", f"{count:,}") for size, count in list(found["sizes"].items())[:5]
     ]
+    rows += [(f"  ({len(found['sizes']) - 5:,} more)", "")] if len(found["sizes"]) > 5 else []
     rows += [
         (name, ",".join(f"{value:.4f}" for value in found[name]))
         for name in ("mean", "std")
@@ -328,6 +334,9 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _ends(classes: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """All classes, or the five largest and the five smallest."""
-    return list(classes) if len(classes) <= 12 else [*classes[:5], *classes[-5:]]
+def _class_rows(classes: Sequence[tuple[str, int]]) -> list[tuple[str, str]]:
+    """All classes, or the five largest and the five smallest, and how many are left out."""
+    rows = [(f"  {name.split(',')[0][:24]}", f"{count:,}") for name, count in classes]
+    return (
+        rows if len(rows) <= 12 else [*rows[:5], (f"  ({len(rows) - 10:,} more)", ""), *rows[-5:]]
+    )

@@ -185,6 +185,12 @@ def torchvision():
 
 
 @pytest.fixture(scope="session")
+def timm(torchvision):
+    """timm, which imports torchvision."""
+    return pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="session")
 def lecture():
     path = SHARED / "lecture.md"
     if not path.is_file():

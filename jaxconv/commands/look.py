@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
         "--weights",
         default="",
         metavar="DIR",
-        help="weights of --model, from jaxconv convert; random without it",
+        help="of --model: a name of `jaxconv weights`, a file or a folder; random without it",
     )
     look.add_argument(
         "--checkpoint",

@@ -16,7 +16,8 @@ def add(commands: Any) -> None:
     convert.add_argument(
         "file",
         metavar="FILE",
-        help="weights by torchvision's names: safetensors, what torch.save wrote, or .npz",
+        help="weights by torchvision's names: safetensors, what torch.save wrote, .npz or ONNX; or "
+        "a name of `jaxconv weights`",
     )
     convert.add_argument(
         "--model", required=True, metavar="NAME", help="the network, one of jaxconv.list_models()"

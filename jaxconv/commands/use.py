@@ -6,6 +6,8 @@ from typing import Any
 from jaxconv.commands.common import add_trust, no_overrides, positive, print_json, set_up_jax
 from jaxconv.errors import UserError
 
+_PLATFORMS = "cpu,cuda,tpu"
+
 
 def add(commands: Any) -> None:
     """Add export and predict."""
@@ -28,9 +30,16 @@ def add(commands: Any) -> None:
     )
     export.add_argument(
         "--platforms",
-        default="cpu,cuda,tpu",
+        default=_PLATFORMS,
         metavar="NAMES",
         help="platforms to export for: cpu, cuda, tpu, rocm; the first three by default",
+    )
+    export.add_argument(
+        "--format",
+        default="program",
+        metavar="FORM",
+        help="program (the default); or safetensors or torch: the weights alone, under "
+        "torchvision's names, in a file that it and timm load",
     )
     add_trust(export)
     export.set_defaults(run=_export)
@@ -72,6 +81,8 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.files import expand
     from jaxconv.train.workdir import saved_config
 
+    if args.format != "program":
+        return _export_weights(args)
     set_up_jax(saved_config(expand(args.workdir)))
     from jaxconv.weights.export import export_workdir
 
@@ -82,6 +93,20 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> int:
     print_json(
         {"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}
     )
+    return 0
+
+
+def _export_weights(args: argparse.Namespace) -> int:
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
+    from jaxconv.weights.write import FORMATS, export_weights
+
+    if args.platforms != _PLATFORMS:
+        raise UserError(f"--platforms={args.platforms}: is for a program, not for weights alone")
+    set_up_jax(saved_config(expand(args.workdir)))
+    written = export_weights(args.workdir, args.out, args.checkpoint, args.format)
+    file = str(expand(args.out, "--out") / FORMATS[args.format])
+    print_json({"file": file, **{key: written[key] for key in ("model", "step")}})
     return 0
 
 

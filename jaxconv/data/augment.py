@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.data import colour, contrastive, mosaic, randaugment
-from jaxconv.data.canvas import pad_colour
+from jaxconv.data.canvas import pad_colour, per_channel
 from jaxconv.data.geometry import NO_MOVES, Moves
 from jaxconv.data.interface import Batch, keys_of
 from jaxconv.data.spatial import (
@@ -81,17 +81,16 @@ def _to_unit(image: jax.Array) -> jax.Array:
 def normalise(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Batch:
     """`image` [B, ..., C] -> float32, (x - mean) / std, where uint8 is divided by 255 first.
 
-    A single number applies to all channels.
+    A single number applies to all channels, see `canvas.per_channel`.
 
     Raises:
       ValueError: there are several numbers, but not one per channel.
     """
     image = batch["image"]
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, image.shape[-1]):
-            raise ValueError(
-                f"data.{name} has {len(values)} numbers; the images have {image.shape[-1]} channels"
-            )
+    mean, std = (
+        per_channel(name, values, image.shape[-1])
+        for name, values in (("mean", mean), ("std", std))
+    )
     scale = 1 / ((255 if image.dtype == jnp.uint8 else 1) * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     last = (1,) * (image.ndim - 1) + (-1,)

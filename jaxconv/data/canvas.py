@@ -94,16 +94,31 @@ def eval_part(height: int, width: int, settings: Any, size: int) -> tuple[Box, S
     return geometry.eval_box(height, width, size, settings["crop_ratio"]), (size, size)
 
 
+def per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """`config.data.mean` or `std` for images of so many channels: [C], or one for all of them.
+
+    Three numbers, of colour, become their mean for grey images, whose weights are sums of those of
+    colour, see `initial.adapt_channels`.
+
+    Raises:
+      UserError: there are several numbers, but not one per channel.
+    """
+    if len(values) == 3 and channels == 1:
+        return (sum(values) / 3,)
+    if len(values) not in (1, channels):
+        raise UserError(
+            f"config.data.{name} has {len(values)} numbers; the images have {channels} channels"
+        )
+    return tuple(values)
+
+
 def pad_colour(mean: Sequence[float], channels: int) -> np.ndarray:
     """The colour [C] uint8 of padding, of `config.data.mean`.
 
     Raises:
       UserError: there are several numbers, but not one per channel.
     """
-    if len(mean) not in (1, channels):
-        raise UserError(
-            f"config.data.mean has {len(mean)} numbers; the images have {channels} channels"
-        )
+    mean = per_channel("mean", mean, channels)
     return np.broadcast_to(np.round(255 * np.clip(mean, 0, 1)), channels).astype(np.uint8)
 
 

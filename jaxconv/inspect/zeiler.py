@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.canvas import per_channel
 from jaxconv.inspect.inside import Held, apply, layer_of, seen
 
 # Inches in the figure: the side of a square of nine patches, and the gap between patches.
@@ -286,9 +287,11 @@ def patches_figure(
         )
         largest = np.abs(found.projections[n]).max(axis=(1, 2, 3), keepdims=True)
         projections = 0.5 + 0.5 * found.projections[n] / np.where(largest > 0, largest, 1)
-        patches = np.clip(
-            found.patches[n] * np.array(std, np.float32) + np.array(mean, np.float32), 0, 1
+        deviation, middle = (
+            np.array(per_channel(name, values, found.patches[n].shape[-1]), np.float32)
+            for name, values in (("std", std), ("mean", mean))
         )
+        patches = np.clip(found.patches[n] * deviation + middle, 0, 1)
         for k in range(count):
             left, top = x + (k % side) * (tile + _GAP), y + (k // side) * (tile + _GAP)
             for images, across in ((projections, 0), (patches, _SQUARE + 0.2)):

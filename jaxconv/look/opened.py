@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxconv import moved
-from jaxconv.config import default_config
+from jaxconv.config import default_config, set_key
 from jaxconv.data.interface import Batch, DamagedError, Source
 from jaxconv.data.loading import Reader
 from jaxconv.data.signals import decode_text, letters_of
@@ -29,12 +29,14 @@ from jaxconv.own import is_own, shown_name
 from jaxconv.predict import GivenRecords, find_items
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.ensemble import members_of
-from jaxconv.train.initial import fit, load_weights
+from jaxconv.train.initial import fit
 from jaxconv.train.other_data import Overrides, reading
 from jaxconv.train.restore import restore_run
 from jaxconv.train.transforms import make_preprocessing
 from jaxconv.train.workdir import opened_config, saved_config, saved_data
 from jaxconv.weights.export import element_shape
+from jaxconv.weights.preprocessing import settings_of
+from jaxconv.weights.pretrained import find_weights, preprocessing_of, read_weights
 
 # ImageNet's mean and standard deviation, and the crop ratio, of torchvision's weights and our
 # recipes.
@@ -310,7 +312,8 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
 
     Args:
       name: one of `list_models()`, `text:` and a text, or your own network.
-      weights: a folder written by `jaxconv convert`; by default the weights are random.
+      weights: a name such as `tv2_in1k`, a file or a folder, see weights/pretrained.py, whose
+        preprocessing is used; by default the weights are random.
 
     Raises:
       UserError: the network does not exist, or the weights do not fit it.
@@ -327,7 +330,7 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
         raise UserError(f"--model={name}: fails: {in_words(error)}") from error
     if weights:
         variables, title = (
-            _of_folder(weights, name, fresh, classes),
+            _named(weights, name, fresh, classes),
             f"{short(name, 32)}, weights of {Path(weights).name}",
         )
     else:
@@ -341,6 +344,10 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
     if shape[-1] == 3 and shape[0] > 32:
         config.data.mean, config.data.std, config.data.crop_ratio = _MEAN, _STD, _CROP_RATIO
     config.data.image_size = shape[0]
+    wants = preprocessing_of(find_weights(weights, (name,), "--weights")) if weights else None
+    for key, value in settings_of(wants, sized=True).items() if wants else ():
+        if not key.endswith("image_size"):  # the network's own is opened
+            set_key(config, key, repr(value))
     names = [
         ", ".join(synset.words)
         for synset in sorted(synsets().values(), key=lambda synset: synset.label)
@@ -353,16 +360,15 @@ def open_model(name: str, weights: str = "") -> OpenedNetwork:
     return OpenedNetwork(title, model, variables, preprocess, task, tuple(names), config, data)
 
 
-def _of_folder(weights: str, name: str, fresh: Any, classes: int) -> Any:
-    variables, description = load_weights(expand(weights, "--weights"))
+def _named(weights: str, name: str, fresh: Any, classes: int) -> Any:
+    variables, what = read_weights(weights, (name,), "--weights")
     try:
         fitted, said = fit(variables, fresh, classes)
         if said:
             raise ValueError("; ".join(said))
     except ValueError as error:
         raise UserError(
-            f"--weights={weights}: holds weights of {description['model']}, which do not fit "
-            f"{name}: {error}"
+            f"--weights={weights}: holds {what}, which do not fit {name}: {error}"
         ) from error
     return jax.tree.map(jnp.asarray, fitted)
 

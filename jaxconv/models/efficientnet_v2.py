@@ -53,12 +53,14 @@ class FusedMBConv(nn.Module):
     train: bool
     drop: float = 0.0
     atrous: int = 0
+    padding: int | str = -1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, filters]."""
         tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm}
-        settings = {"stride": self.stride, "atrous": self.atrous, "act": self.act, "name": "fused"}
+        settings: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
+        settings |= {"atrous": self.atrous, "act": self.act, "name": "fused"}
         if self.expanded == x.shape[-1]:
             y = ConvNorm(self.filters, **tools, **settings)(x)
         else:
@@ -77,11 +79,15 @@ class EfficientNetV2(Network):
       dropout: share of the last features dropped.
       drop_path: probability of dropping the last unit in training; it grows from 0 at the first
         (arXiv:1603.09382).
+      epsilon: of BatchNorm.
+      padding: of all windows, see `ConvNorm`; the authors' weights want `same`.
     """
 
     stages: Sequence[Sequence[int]] = STAGES["s"]
     dropout: float = 0.2
     drop_path: float = 0.2
+    epsilon: float = 1e-3
+    padding: int | str = -1
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of the first convolution, which stays, and of each stage."""
@@ -90,9 +96,9 @@ class EfficientNetV2(Network):
     @nn.compact
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
-        (conv, norm), spacings = self.tools(train, epsilon=1e-3), self.spacings()
+        (conv, norm), spacings = self.tools(train, epsilon=self.epsilon), self.spacings()
         tools: dict[str, Any] = {"conv": conv, "norm": norm, "act": nn.silu}
-        x = ConvNorm(self.stages[0][2], **tools, stride=2, name="stage0")(x)
+        x = ConvNorm(self.stages[0][2], **tools, stride=2, padding=self.padding, name="stage0")(x)
         x, done, units = self.note("stage0", x), 0, sum(row[-1] for row in self.stages)
         for stage, (expansion, stride, filters, count) in enumerate(self.stages, 1):
             for n in range(count):
@@ -100,6 +106,7 @@ class EfficientNetV2(Network):
                     "stride": 1 if n else stride,
                     "drop": self.drop_path * done / units,
                     "train": train,
+                    "padding": self.padding,
                     "atrous": spacings[stage] * (stride if n else 1),
                     "name": f"stage{stage}_{n + 1}",
                 }

@@ -209,6 +209,7 @@ class MobileNetV3(Network):
         after it, which is what torchvision's segmentation networks do.
       expansions: name the expanded map of each unit with a stride too: `block13_expand`.
       momentum, epsilon: of the norms, see `layers.BatchNorm`.
+      padding: of all windows, see `ConvNorm`; the authors' weights want `same`.
     """
 
     rows: Sequence[Row] = ()
@@ -217,6 +218,7 @@ class MobileNetV3(Network):
     expansions: bool = False
     momentum: float = 0.99
     epsilon: float = 1e-3
+    padding: int | str = -1
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """Of conv1, which stays, and of each unit."""
@@ -227,7 +229,8 @@ class MobileNetV3(Network):
         """Images [N, H, W, C] -> logits [N, num_classes], float32."""
         conv, norm = self.tools(train, epsilon=self.epsilon, momentum=self.momentum)
         tools, spacings = {"conv": conv, "norm": norm}, self.spacings()
-        x = self.note("conv1", ConvNorm(16, **tools, stride=2, act=nn.hard_swish, name="conv1")(x))
+        first = {"stride": 2, "padding": self.padding, "act": nn.hard_swish, "name": "conv1"}
+        x = self.note("conv1", ConvNorm(16, **tools, **first)(x))
         for n, row in enumerate(self.rows, 1):
             lost = self.dilated_stride and spacings[n] and row.stride > 1
             stride, atrous = (1, spacings[n] * row.stride) if lost else (row.stride, spacings[n])
@@ -240,6 +243,7 @@ class MobileNetV3(Network):
                 train=train,
                 squeezed=squeezed,
                 atrous=atrous,
+                padding=self.padding,
                 expansion=f"block{n}_expand" if self.expansions and row.stride > 1 else "",
                 name=f"block{n}",
             )(x)

@@ -225,7 +225,8 @@ class ConvNorm(nn.Module):
       conv, norm: from `Network.tools`.
       act: the activation; None for none.
       filter_size, stride: one for all axes, or one for each.
-      padding: pixels; -1 is (F - 1)/2; `same` is TensorFlow's, see `arithmetic.same_widths`.
+      padding: pixels; -1 is (F - 1)/2, times the dilation; `same` is TensorFlow's, see
+        `arithmetic.same_widths`.
     """
 
     filters: int
@@ -237,14 +238,17 @@ class ConvNorm(nn.Module):
     groups: int = 1
     act: Callable[[jax.Array], jax.Array] | None = relu
     atrous: int = 0
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, *spatial, C] -> [N, *output, filters]."""
         sizes = per_axis(self.filter_size, x.ndim - 2, "filter size")
-        padding = [(f - 1) // 2 for f in sizes] if self.padding == -1 else self.padding
+        around = [self.dilation * (f - 1) // 2 for f in sizes]
+        padding = around if self.padding == -1 else self.padding
         settings = {"groups": self.groups, "atrous": self.atrous, "name": "conv"}
-        x = self.conv(self.filters, self.filter_size, self.stride, padding, **settings)(x)
+        sizes = (self.filter_size, self.stride, padding, self.dilation)
+        x = self.conv(self.filters, *sizes, **settings)(x)
         x = self.norm(name="norm")(x)
         return x if self.act is None else self.act(x)
 

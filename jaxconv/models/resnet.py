@@ -15,7 +15,8 @@ it on the 3x3, as is now usual. Version 2 applies BatchNorm and ReLU before each
 ("Identity mappings", He et al. 2016, arXiv:1603.05027, Figure 4e). The CIFAR networks (section 4.2)
 have 3 stages of n units with 16, 32 and 64 filters, 6n + 2 layers, and shortcuts without weights.
 Wide ResNet (arXiv:1605.07146) widens the 3x3, ResNeXt (arXiv:1611.05431) splits it into groups, and
-SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps.
+SE-ResNet (arXiv:1709.01507) reweights the unit's feature maps. Further variants are in
+resnet_variants.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxconv.layers import Conv, max_pool, relu
+from jaxconv.errors import nearest
+from jaxconv.layers import Conv, average_pool, max_pool, relu
+from jaxconv.models.attention import EfficientChannelAttention, SelectiveKernel
 from jaxconv.models.network import (
     ConvNorm,
     Network,
@@ -36,6 +39,10 @@ from jaxconv.models.network import (
 )
 from jaxconv.models.registry import Entry
 
+SHORTCUTS = ("projection", "pool", "pad")
+# What `selective` lists: fields of `attention.SelectiveKernel`.
+SELECTIVE = ("ratio", "divisor", "split")
+
 
 class Unit(nn.Module):
     """A unit of version 1 or 1.5: two 3x3 convolutions, or 1x1, 3x3, 1x1 as a bottleneck.
@@ -45,8 +52,9 @@ class Unit(nn.Module):
       middle: of its 3x3 convolutions.
       first_stride: whether the stride is on the first convolution (version 1) or, in a bottleneck,
         on the 3x3.
-      shortcut: `projection` (a 1x1 convolution where the shape changes) or `pad` (zeros for the new
-        feature maps).
+      shortcut: `projection` (a 1x1 convolution where the shape changes), `pool` (2x2 means instead
+        of its stride) or `pad` (zeros for the new feature maps).
+      squeeze, eca, selective: see `ResNet`.
       drop: probability of dropping the residual in training, see `network.stochastic_depth`.
       atrous: of the convolutions up to the stride, see `layers.convolve`; later ones follow.
     """
@@ -61,9 +69,19 @@ class Unit(nn.Module):
     groups: int = 1
     first_stride: bool = False
     squeeze: int = 0
+    eca: bool = False
+    selective: Sequence[int] = ()
     shortcut: str = "projection"
     drop: float = 0.0
     atrous: int = 0
+
+    def convolve(self, x: jax.Array, name: str, groups: int = 1, **strided: Any) -> jax.Array:
+        """The unit's main 3x3 convolution, to `middle` filters."""
+        tools: dict[str, Any] = {"conv": self.conv, "norm": self.norm, "groups": groups}
+        if not self.selective:
+            return ConvNorm(self.middle, **tools, **strided, name=name)(x)
+        settings: dict[str, Any] = dict(zip(SELECTIVE, self.selective, strict=True))
+        return SelectiveKernel(self.middle, **tools, **strided, **settings, name=name)(x)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,17 +92,24 @@ class Unit(nn.Module):
         if self.bottleneck:
             first, second = (strided, after) if self.first_stride else ({}, strided)
             y = ConvNorm(self.middle, **tools, **first, filter_size=1, name="conv1")(x)
-            y = ConvNorm(self.middle, **tools, **second, groups=self.groups, name="conv2")(y)
+            y = self.convolve(y, "conv2", self.groups, **second)
             y = ConvNorm(self.filters, **tools, filter_size=1, act=None, name="conv3")(y)
         else:
-            y = ConvNorm(self.middle, **tools, **strided, name="conv1")(x)
+            y = self.convolve(x, "conv1", **strided)
             y = ConvNorm(self.filters, **tools, **after, act=None, name="conv2")(y)
         if self.squeeze:
             y = SqueezeExcite(self.filters // self.squeeze, self.conv, name="se")(y)
+        if self.eca:
+            y = EfficientChannelAttention(self.conv, name="eca")(y)
         if self.stride != 1 or x.shape[-1] != self.filters:
             if self.shortcut == "pad":
                 x = _pad_shortcut(x, 1 if self.atrous else self.stride, self.filters)
             else:
+                if self.shortcut == "pool":
+                    # Windows that lack a row or column at the border are means of what is there.
+                    if self.stride != 1:
+                        x = average_pool(x, 2, **strided, rounding="ceil", layer="shortcut")
+                    x, strided = x[:, : y.shape[1], : y.shape[2]], {}
                 settings: dict[str, Any] = {**strided, "act": None, "name": "shortcut"}
                 x = ConvNorm(self.filters, **tools, filter_size=1, **settings)(x)
         return relu(x + stochastic_depth(y, self.drop, self.train))
@@ -141,8 +166,14 @@ class ResNet(Network):
       groups: of the 3x3 convolutions (ResNeXt's cardinality).
       group_width: filters of a group in the first stage; 0 is `width / groups`.
       squeeze: reduction ratio of squeeze-and-excitation; 0 for none.
+      eca: efficient channel attention in its place, see attention.py.
+      selective: ratio, divisor and split of `attention.SelectiveKernel` in the place of the first
+        3x3 of each unit; empty for none.
       small_images: use the CIFAR networks' stem, one 3x3 convolution without stride or pooling.
-      shortcut: `projection` or `pad`.
+      deep_stem: filters of the 3x3 convolutions of a stem that ends with one of `width` filters, in
+        the place of the 7x7; empty for the 7x7.
+      strided_stem: a 3x3 convolution with stride 2 in the place of the max pooling.
+      shortcut: `projection`, `pool` or `pad`, see `Unit`.
       drop_path: probability of dropping the last unit in training; it grows from 0 at the first
         (arXiv:1603.09382).
     """
@@ -154,9 +185,36 @@ class ResNet(Network):
     groups: int = 1
     group_width: int = 0
     squeeze: int = 0
+    eca: bool = False
+    selective: Sequence[int] = ()
     small_images: bool = False
+    deep_stem: Sequence[int] = ()
+    strided_stem: bool = False
     shortcut: str = "projection"
     drop_path: float = 0.0
+
+    def check(self) -> None:
+        """Raise ValueError for settings that are impossible or would do nothing."""
+        super().check()
+        if self.shortcut not in SHORTCUTS:
+            raise ValueError(
+                f"shortcut is {self.shortcut!r}{nearest(self.shortcut, SHORTCUTS)}; it must be one "
+                f"of {', '.join(SHORTCUTS)}"
+            )
+        if len(self.selective) not in (0, len(SELECTIVE)):
+            raise ValueError(f"selective is {self.selective}; give {', '.join(SELECTIVE)}")
+        stem = {"deep_stem": self.deep_stem, "strided_stem": self.strided_stem}
+        units = {"squeeze": self.squeeze, "eca": self.eca, "selective": self.selective}
+        idle = {}
+        if self.small_images:
+            idle |= dict.fromkeys(stem, "small_images is True")
+        if self.version == 2:
+            idle |= dict.fromkeys([*stem, *units], "version is 2")
+        if self.squeeze:
+            idle["eca"] = f"squeeze is {self.squeeze}"
+        for name, why in idle.items():
+            if value := (stem | units)[name]:
+                raise ValueError(f"{name} is {value!r}, which would do nothing: {why}")
 
     def strides(self) -> tuple[tuple[int, ...], int]:
         """The stem's, which stay, and each stage's."""
@@ -171,10 +229,15 @@ class ResNet(Network):
         stem = (3, 1) if self.small_images else (7, 2)
         if self.version == 2:
             x = conv(self.width, *stem, stem[0] // 2, name="conv1")(x)
+        elif self.deep_stem:
+            for n, filters in enumerate((*self.deep_stem, self.width), 1):
+                x = ConvNorm(filters, **tools, stride=1 if n > 1 else 2, name=f"conv1_{n}")(x)
         else:
             x = ConvNorm(self.width, **tools, filter_size=stem[0], stride=stem[1], name="conv1")(x)
         x = self.note("conv1", x)
-        if not self.small_images:
+        if self.strided_stem:
+            x = self.note("pool1", ConvNorm(self.width, **tools, stride=2, name="pool1")(x))
+        elif not self.small_images:
             x = self.note("pool1", max_pool(x, 3, 2, 1, layer="pool1"))
         for stage in range(len(self.units)):
             for unit in stage_units(self, stage, spacings[stage], **tools, train=train):
@@ -217,6 +280,8 @@ def stage_units(
                 **arguments,
                 groups=network.groups,
                 squeeze=network.squeeze,
+                eca=network.eca,
+                selective=network.selective,
                 shortcut=network.shortcut,
                 first_stride=network.version == 1,
             )
@@ -225,12 +290,15 @@ def stage_units(
 
 
 PAPER = "He et al. 2015, arXiv:1512.03385"
+# 26 and 200 are variants' alone.
 UNITS = {
     18: (2, 2, 2, 2),
+    26: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
 # Top-1 and top-5 error of one crop on ILSVRC's validation images. Version 1: the paper's
 # repository; 1.5: torchvision's first weights.
@@ -245,21 +313,27 @@ ERRORS_V15 = {
 CIFAR_ERRORS = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 
 
-def _deep(depth: int, **arguments: Any) -> dict:
-    return {"units": UNITS[depth], "bottleneck": depth >= 50, **arguments}
+def of_depth(depth: int, **arguments: Any) -> dict[str, Any]:
+    """The arguments of a network of `depth` layers."""
+    return {"units": UNITS[depth], "bottleneck": depth not in (18, 34), **arguments}
 
 
 MODELS = {
-    **{f"resnet{d}": Entry(ResNet, _deep(d), 2015, PAPER, errors=ERRORS_V15[d]) for d in UNITS},
     **{
-        f"resnet{d}_v1": Entry(ResNet, _deep(d, version=1.0), 2015, PAPER, errors=ERRORS_V1.get(d))
-        for d in UNITS
+        f"resnet{d}": Entry(ResNet, of_depth(d), 2015, PAPER, errors=e)
+        for d, e in ERRORS_V15.items()
+    },
+    **{
+        f"resnet{d}_v1": Entry(
+            ResNet, of_depth(d, version=1.0), 2015, PAPER, errors=ERRORS_V1.get(d)
+        )
+        for d in ERRORS_V15
     },
     **{
         f"resnet{d}_v2": Entry(
-            ResNet, _deep(d, version=2.0), 2016, "He et al. 2016, arXiv:1603.05027"
+            ResNet, of_depth(d, version=2.0), 2016, "He et al. 2016, arXiv:1603.05027"
         )
-        for d in UNITS
+        for d in ERRORS_V15
     },
     **{
         f"resnet{d}_cifar": Entry(
@@ -276,7 +350,7 @@ MODELS = {
     **{
         f"wide_resnet{d}_2": Entry(
             ResNet,
-            _deep(d, group_width=128),
+            of_depth(d, group_width=128),
             2016,
             "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
             errors=errors,
@@ -286,7 +360,7 @@ MODELS = {
     **{
         f"resnext{d}_{g}x{w}d": Entry(
             ResNet,
-            _deep(d, groups=g, group_width=w),
+            of_depth(d, groups=g, group_width=w),
             2016,
             "Xie et al. 2017, arXiv:1611.05431",
             errors=errors,
@@ -300,7 +374,7 @@ MODELS = {
     **{
         f"se_resnet{d}": Entry(
             ResNet,
-            _deep(d, squeeze=16, version=1.0),
+            of_depth(d, squeeze=16, version=1.0),
             2017,
             "Hu et al. 2018, arXiv:1709.01507",
             errors=errors,

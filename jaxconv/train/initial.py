@@ -35,8 +35,16 @@ from jaxconv.version import __version__
 CONVERSIONS: dict[int, Callable[[str, dict[str, Any]], dict[str, Any]]] = {}
 
 
-def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str) -> dict[str, Any]:
+def save_weights(
+    out: str,
+    model: str,
+    variables: Mapping[str, Any],
+    source: str,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write a network's variables to a new or empty folder; return the content of weights.json.
+
+    `preprocessing` is what they want of images, see weights/published.py, where that is known.
 
     Raises:
       UserError: the folder is not empty, or cannot be written.
@@ -48,7 +56,7 @@ def save_weights(out: str, model: str, variables: Mapping[str, Any], source: str
         "layout": LAYOUT,
         "fingerprint": int(fingerprint(variables)),
         "jaxconv": __version__,
-    }
+    } | ({"preprocessing": dict(preprocessing)} if preprocessing else {})
     with new_folder(out) as folder:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "variables", dict(variables))
@@ -120,14 +128,20 @@ def _reraise_damage(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState, list[str]]:
-    """Set the weights of an initial state to those of a folder or run; see `fit`.
+# `config.model.init_from` -> the variables there, and what they are, for messages.
+Read = Callable[[str], tuple[dict[str, Any], str]]
+
+
+def start_from(
+    place: str, state: TrainState, classes: int, read: Read
+) -> tuple[TrainState, list[str]]:
+    """Set the weights of an initial state to those of a place; see `fit`.
 
     Args:
-      place: a folder written by `jaxconv convert`, or the workdir of a run, whose averaged weights
-        are used if it has them.
+      place: `config.model.init_from`.
       state: the initialized state.
       classes: number of classes of the network.
+      read: reads the place, as `read_folder` does, or one that knows more places.
 
     Returns:
       The state, and messages that describe what was done.
@@ -135,7 +149,7 @@ def start_from(place: str, state: TrainState, classes: int) -> tuple[TrainState,
     Raises:
       UserError: the folder cannot be used, or its weights do not fit the network.
     """
-    fitted, said = fitted_weights(place, state, classes)
+    fitted, said = fitted_weights(place, state, classes, read)
     return _with_variables(state, fitted), said
 
 
@@ -175,23 +189,14 @@ def _with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainSta
     return state.replace(ema=jax.tree.map(jnp.copy, _variables(state))) if state.ema else state
 
 
-def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[str, Any], list[str]]:
+def fitted_weights(
+    place: str, state: TrainState, classes: int, read: Read
+) -> tuple[dict[str, Any], list[str]]:
     """The variables and messages for `start_from`, which raises the same errors.
 
     `state` may hold shapes instead of arrays.
     """
-    folder = expand(place, "--config.model.init_from")
-    if (folder / "config.json").is_file():
-        if members_of(saved_config(folder)):
-            raise UserError(
-                f"--config.model.init_from={place}: holds an ensemble; start from the workdir of "
-                "one network"
-            )
-        trained, step = restore_run(folder)
-        variables, what = trained.variables, f"step {step} of the run"
-    else:
-        variables, description = load_weights(folder)
-        what = f"weights of {description['model']} ({description['source']})"
+    variables, what = read(place)
     try:
         fitted, said = fit(variables, _variables(state), classes)
     except ValueError as error:
@@ -199,7 +204,26 @@ def fitted_weights(place: str, state: TrainState, classes: int) -> tuple[dict[st
             f"--config.model.init_from={place}: the weights do not fit the network: {error}",
             exit_code=1,
         ) from error
-    return fitted, [f"started from {what} in {folder}", *said]
+    return fitted, [f"started from {what}", *said]
+
+
+def read_folder(place: str, option: str = "--config.model.init_from") -> tuple[dict[str, Any], str]:
+    """The variables in a folder written by `jaxconv convert`, or of the run in a workdir, averaged
+    if it has averages; and what they are, for messages.
+
+    Raises:
+      UserError: the folder cannot be used.
+    """
+    folder = expand(place, option)
+    if (folder / "config.json").is_file():
+        if members_of(saved_config(folder)):
+            raise UserError(
+                f"{option}={place}: holds an ensemble; start from the workdir of one network"
+            )
+        trained, step = restore_run(folder)
+        return trained.variables, f"step {step} of the run in {folder}"
+    variables, description = load_weights(folder)
+    return variables, f"weights of {description['model']} ({description['source']}) in {folder}"
 
 
 def _variables(state: TrainState) -> dict[str, Any]:

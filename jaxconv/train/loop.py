@@ -19,7 +19,13 @@ from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.distill import TEACHER
 from jaxconv.train.ensemble import of_each
 from jaxconv.train.evaluate import evaluate, evaluate_each
-from jaxconv.train.initial import looks_at_images, start_from, start_from_images
+from jaxconv.train.initial import (
+    Read,
+    looks_at_images,
+    read_folder,
+    start_from,
+    start_from_images,
+)
 from jaxconv.train.optim import describe_groups, frozen_statistics, update_plateau
 from jaxconv.train.parallel import AXIS, Parallel, all_finite, any_member_finite, make_parallel
 from jaxconv.train.processes import Preemption
@@ -59,7 +65,9 @@ class Run:
         train_data: Loader,
         eval_data: Loader,
         callbacks: Sequence[tuple[str, Any]] = (),
+        read: Read = read_folder,
     ):
+        self.read = read  # the place of the first weights
         self.config, self.folder, self.parallel, self.built = config, folder, parallel, built
         self.train_data, self.eval_data = train_data, eval_data
         teacher = built.teacher  # its variables are a part of a step's data
@@ -386,7 +394,7 @@ class Run:
         place, model, task = self.config.model.init_from, self.built.model, self.built.task
         start: Callable[[TrainState], tuple[TrainState, list[str]]]
         if place:
-            start = functools.partial(start_from, place, classes=task.outputs)
+            start = functools.partial(start_from, place, classes=task.outputs, read=self.read)
         elif count := looks_at_images(model):
             batch: dict[str, Any] = {"image": self.train_data.some_images(count)}
             images = make_preprocessing(self.config, self.built.description)(batch)["image"]

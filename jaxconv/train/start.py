@@ -27,7 +27,7 @@ from jaxconv.train.callbacks import open_callbacks
 from jaxconv.train.code import resumed
 from jaxconv.train.distill import TEACHER
 from jaxconv.train.ensemble import fastest_form
-from jaxconv.train.initial import fitted_weights
+from jaxconv.train.initial import Read, fitted_weights, read_folder
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
 from jaxconv.train.teacher import open_teacher
@@ -67,8 +67,12 @@ def start(
     devices: list | None = None,
     sources: tuple[Source, Source] | None = None,
     callbacks: Sequence[Any] = (),
+    read: Read = read_folder,
 ) -> Finished:
-    """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`."""
+    """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`.
+
+    `read` reads the weights that `config.model.init_from` names.
+    """
     config = with_plain_values(config)
     if sources:
         config = given_sources(config)
@@ -122,7 +126,7 @@ def start(
         if config.model.init_from and not (folder / "config.json").exists():
             fit = functools.partial(fitted_weights, config.model.init_from, built.abstract)
             parallel.on_every_process(
-                lambda: fit(built.task.outputs)
+                lambda: fit(built.task.outputs, read)
             )  # raises before the run is begun
         taught = {TEACHER: teacher.record} if teacher else {}
         data = {**description, **sizes, **sums, **decoders, **taught}
@@ -142,7 +146,7 @@ def start(
             )
         if built.members:
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
-        run = Run(config, folder, parallel, built, *loaders, callbacks=opened_callbacks)
+        run = Run(config, folder, parallel, built, *loaders, callbacks=opened_callbacks, read=read)
         result = run.train()
         return Finished(result, folder, parallel, eval_source, built.task)
 

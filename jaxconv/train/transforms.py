@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxconv.config import default_config, flatten
 from jaxconv.data.augment import make_augment, make_preprocess, normalise
+from jaxconv.data.canvas import per_channel
 from jaxconv.data.interface import Target, moves_of
 from jaxconv.errors import UserError
 from jaxconv.own import tried
@@ -71,11 +72,7 @@ def make_preprocessing(config: Any, description: dict[str, Any]) -> Callable[[Ba
     if kind == "text":
         return lambda batch: batch | {"image": jax.nn.one_hot(batch["image"], shape[-1])}
     for name in ("mean", "std"):
-        if len(config.data[name]) not in (1, shape[-1]):
-            raise UserError(
-                f"config.data.{name} has {len(config.data[name])} numbers; the images have "
-                f"{shape[-1]} channels"
-            )
+        per_channel(name, config.data[name], shape[-1])
     if kind == "image":
         return make_preprocess(config)
     return lambda batch: normalise(batch, config.data.mean, config.data.std)

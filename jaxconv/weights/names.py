@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from jaxconv import moved
 from jaxconv.weights.naming import Scheme, name_modules, names_of
 from jaxconv.weights.other_names import AKAMASTER, CAFFE, LITE
+from jaxconv.weights.timm_names import TIMM
 from jaxconv.weights.torchvision_names import TORCHVISION
 
 # Of a network that has several, the first is the default.
@@ -17,6 +18,7 @@ SCHEMES: dict[str, Scheme] = {
             r"ssd\w+/scale/\w+": "scale_weight",
         },
     ),
+    "timm": TIMM,
     "akamaster": AKAMASTER,
     "efficientnet_lite_pytorch": LITE,
     "caffe": CAFFE,

@@ -75,6 +75,7 @@ def _fill(template: str, found: tuple[str, ...]) -> str:
         "*": lambda v: str(2 * (int(v) - 2) + 1),
         "/": lambda v: str(2 * (int(v) - 2)),
         "bn": lambda v: {"conv": "conv", "norm": "bn"}[v],
+        "mlp": lambda v: {"expand": "fc1", "project": "fc2"}[v],
         "x2": lambda v: str(2 * (int(v) - 1)),
         "x3": lambda v: str(3 * (int(v) - 1)),
         "x3+1": lambda v: str(3 * (int(v) - 1) + 1),

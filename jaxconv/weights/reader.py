@@ -1,5 +1,6 @@
 """Files of weights, told apart by their first bytes, whatever they are called: safetensors, what
-`torch.save` wrote (.pth, .pt, .th, .pth.tar, .ckpt, .bin), and NumPy's .npz.
+`torch.save` wrote (.pth, .pt, .th, .pth.tar, .ckpt, .bin), NumPy's .npz, and the initializers of
+ONNX.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from jaxconv.errors import UserError
+from jaxconv.weights.onnx_file import is_onnx, read_onnx
 from jaxconv.weights.pickled import open_archive, open_pickles, reraise_damage
 from jaxconv.weights.torchvision import as_float32
 from jaxconv.weights.wrappers import unwrap
@@ -67,6 +69,8 @@ def open_weights(file: Path) -> Iterator[Any]:
             yield open_pickles(file, stream)
         elif first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 2**40:
             yield _of_safetensors(file, stack)
+        elif is_onnx(first):
+            yield read_onnx(stream.read())
         else:
             raise UserError(f"{file}: is {_kind(first)}", exit_code=1)
 
@@ -87,7 +91,9 @@ def _kind(first: bytes) -> str:
     if first[257:262] == b"ustar":
         return _TAR
     known = (what for start, what in _OTHERS.items() if first.lstrip().startswith(start))
-    return next(known, "no file of weights: neither safetensors, nor of torch.save, nor .npz")
+    return next(
+        known, "no file of weights: neither safetensors, nor of torch.save, nor .npz, nor ONNX"
+    )
 
 
 def _of_safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, _InSafetensors]:

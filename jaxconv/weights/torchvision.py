@@ -6,6 +6,7 @@ convolution weight [K, C, H, W]        kernel [H, W, C, K]; of volumes with one 
 transposed convolution [C, K, H, W]    kernel [H, W, C, K], turned by 180 degrees
 linear weight [K, D]                   kernel [D, K]; after a volume, D is in the order C, H, W
                                        in PyTorch and H, W, C here
+convolution of a whole map             kernel [H * W * C, K] of a linear layer (timm's VGG)
 batch and layer norm weight, bias      scale, bias
 running_mean, running_var              batch_stats mean, var
 """
@@ -46,7 +47,8 @@ def load_torchvision(
       name: of our network, such as `resnet50`.
       state_dict: arrays by their names: numpy, or PyTorch tensors; or a checkpoint that
         holds such a dictionary, under names with a prefix or without, see `wrappers.unwrap`.
-      num_classes: of the weights; 0 infers it from their last bias.
+      num_classes: of the weights; 0 infers it from their last bias. The number of channels is that
+        of their first layer.
       weights_key: of several dictionaries, the one to take, such as `model_ema`.
 
     Returns:
@@ -102,8 +104,12 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
         if key not in arrays:
             missing.append(f"{key} (for {path})")
             continue
-        channels, transposed = _flattened_channels(name, module), is_transposed(module)
+        channels, transposed = flattened_channels(name, module), is_transposed(module)
         value = _turned(arrays[key], leaf.shape, channels, transposed)
+        if value is None and leaf.shape[-2:-1] == usual_task(name)[0][-1:]:
+            # The first layer, of images with another number of channels.
+            shape = (*leaf.shape[:-2], *arrays[key].shape[1:2], leaf.shape[-1])
+            value = _turned(arrays[key], shape, 0, False)
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
@@ -138,7 +144,7 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
 
     The family is found by names without their numbers, so that only its own networks are traced.
     """
-    if _agreement(named, arrays) >= _ALIKE:
+    if agreement(named, arrays) >= _ALIKE:
         return ""
     families: dict[Any, list[str]] = {}
     for name in list_models():
@@ -151,7 +157,7 @@ def _looks_like(named: str, arrays: Mapping[str, np.ndarray]) -> str:
         return len(patterns & theirs) / len(patterns | theirs)
 
     family = max(families.values(), key=overlap)
-    alike = (name for name in family if _agreement(name, arrays) >= _ALIKE)
+    alike = (name for name in family if agreement(name, arrays) >= _ALIKE)
     found = next(alike, None)
     return f"; the weights look like those of {found}" if found else ""
 
@@ -169,7 +175,7 @@ def _expected(
     return {key: leaves[path] for path, key in keys_of(name, leaves, scheme).items()}
 
 
-def _agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
+def agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     """The share of names that are in both a network and a file, and of the same size."""
     if not schemes_of(name):
         return 0.0
@@ -214,7 +220,7 @@ def _logits(
     return 1 + (len(arrays[keys[path]]) - of_one) // (of_two - of_one)
 
 
-def _flattened_channels(name: str, module: str) -> int:
+def flattened_channels(name: str, module: str) -> int:
     """Feature maps of the volume that a fully connected layer flattens; 0 if it flattens none."""
     if module in ("aux1_fc1", "aux2_fc1"):
         return 128
@@ -238,6 +244,8 @@ def _turned(
         value = value.transpose(2, 3, 0, 1)[::-1, ::-1]
     elif value.ndim == len(shape) > 2:
         value = value.transpose(*range(2, value.ndim), 1, 0)
+    elif value.ndim == 4 and len(shape) == 2:  # a convolution of a whole map, linear here
+        value = value.transpose(2, 3, 1, 0).reshape(-1, len(value))
     elif value.ndim == 2 and len(shape) == 4:  # a linear layer that is a 1x1 convolution here
         value = value.T.reshape(1, 1, *value.T.shape)
     elif value.ndim == 2:

@@ -10,7 +10,7 @@ from jaxconv.models.text import name_layers
 from jaxconv.weights.detector_names import DETECTORS, in_detector
 from jaxconv.weights.naming import SEQUENCE, Families, Names, by_table, name_modules, names_of
 
-_RESNET = {
+RESNET = {
     r"conv1/conv": "conv1",
     r"conv1/norm": "bn1",
     r"conv(\d+)_(\d+)/conv(\d)/conv": "layer{0-1}.{1-1}.conv{2}",
@@ -19,7 +19,7 @@ _RESNET = {
     r"conv(\d+)_(\d+)/shortcut/norm": "layer{0-1}.{1-1}.downsample.1",
     r"fc": "fc",
 }
-_DENSENET = {
+DENSENET = {
     r"conv1/(conv|norm)": "features.{0=}0",
     r"block(\d)_(\d+)/(\w+)": "features.denseblock{0}.denselayer{1}.{2=}",
     r"transition(\d)_norm": "features.transition{0}.norm",
@@ -88,7 +88,7 @@ _EFFICIENTNET_V2 = {
     r"stage(\d)_(\d+)/project/(conv|norm)": "features.{0}.{1-1}.block.3.{2}",
     r"fc": "classifier.1",
 }
-_INCEPTION = {
+INCEPTION = {
     r"conv3b/(conv|norm)": "Conv2d_3b_1x1.{0bn}",
     r"conv(\d\w)/(conv|norm)": "Conv2d_{0=}_3x3.{1bn}",
     r"mixed(\d\w)/(\w+)/(conv|norm)": "Mixed_{0=}.{1=}.{2bn}",
@@ -130,7 +130,7 @@ _LRASPP = {
 }
 
 
-def _text_names(name: str, modules: list[str]) -> dict[str, str]:
+def text_names(name: str, modules: list[str]) -> dict[str, str]:
     """Names of a chain's layers, numbered in torchvision's `features` and `classifier`.
 
     `classifier` starts after the adaptive pooling.
@@ -250,7 +250,7 @@ def _in_backbone(network: str, modules: list[str]) -> dict[str, str]:
 
 _HEADS = {"fcn": _FCN, "deeplabv3": _DEEPLAB, "lraspp": _LRASPP}
 TORCHVISION: Families = {
-    r"alexnet_torchvision|vgg\d+(_bn)?": _text_names,
+    r"alexnet_torchvision|vgg\d+(_bn)?": text_names,
     r"mobilenet_v2": _units(
         "conv1", "conv2", {"fc": "classifier.1"}, "features.{unit}.conv.{part}"
     ),
@@ -263,18 +263,18 @@ TORCHVISION: Families = {
     r"efficientnet_b\d": _units(
         "stage1", "stage9", {"fc": "classifier.1"}, "features.{stage}.{n}.block.{part}"
     ),
-    r"densenet\w+": _DENSENET,
+    r"densenet\w+": DENSENET,
     r"regnet\w+": _REGNET,
-    r"convnext\w+": _CONVNEXT,
+    r"convnext_(tiny|small|base|large)": _CONVNEXT,
     r"googlenet_torchvision": _GOOGLENET,
-    r"inception_v3": _INCEPTION,
+    r"inception_v3": INCEPTION,
     r"squeezenet\w+": _squeezenet_names,
     r"mnasnet\w+": _MNASNET,
     r"shufflenet_v2\w+": _SHUFFLENET,
     r"efficientnet_v2\w+": _EFFICIENTNET_V2,
     r"r3d_18|mc3_18": _R3D,
     r"r2plus1d_18": _R2PLUS1D,
-    r"(wide_)?resnet\d+(_2|_v1)?|resnext\w+": _RESNET,
+    r"(wide_)?resnet\d+(_2|_v1)?|resnext\w+": RESNET,
     **{rf"{family}_\w+": _segmentation_names(head) for family, head in _HEADS.items()},
     **{family: _detector_names(head) for family, head in DETECTORS.items()},
 }

@@ -169,7 +169,7 @@ def answer(cwd, *command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize("kind", ["wheel", pytest.param("editable", marks=pytest.mark.full)])
 def test_experiments_come_with_an_install(copy, tmp_path, kind):
     if kind == "wheel":
         pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, copy)

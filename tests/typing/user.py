@@ -98,6 +98,13 @@ def get_config() -> Config:
     return config
 
 
+def pretrained() -> tuple[Network, dict[str, Any]]:
+    """Networks with the weights that others have trained, which are fetched where it is called."""
+    assert_type(jaxconv.create_model("resnet50", pretrained="tv2_in1k")[0], Network)
+    assert_type(jaxconv.create_model("resnet50", 10, pretrained=False), Network)
+    return jaxconv.create_model("resnet50", 10, pretrained=True)
+
+
 def look_at_networks() -> None:
     """Networks of the registry, their facts and their feature maps."""
     for name in jaxconv.list_models("resnet*"):

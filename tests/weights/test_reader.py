@@ -312,3 +312,86 @@ def test_files_are_closed(torch, tmp_path):
         except UserError:
             assert path.name == "bad.pth"
         assert str(path) not in opened()
+
+
+# ONNX
+
+
+def onnx_file(path, form="raw", **arrays):
+    onnx = pytest.importorskip("onnx")
+    tensors = [
+        onnx.numpy_helper.from_array(value, name)
+        if form == "raw"
+        else onnx.helper.make_tensor(name, getattr(onnx.TensorProto, form), value.shape, value)
+        for name, value in arrays.items()
+    ]
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value], [], tensors)
+    onnx.save(onnx.helper.make_model(graph, producer_name="a test"), path)
+
+
+def test_initializers_of_onnx(tmp_path):
+    onnx_file(tmp_path / "a", **ARRAYS, shape=np.array([1, -1]))  # a shape is no weight
+    assert_read(tmp_path / "a")
+    onnx_file(tmp_path / "b", a=np.float64([[0.5], [2]]), b=np.float16([1.5, -2]))
+    assert_read(tmp_path / "b", {"a": [[0.5], [2]], "b": [1.5, -2]})
+
+
+@pytest.mark.parametrize("form", ["FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"])
+def test_values_of_onnx_that_are_not_raw(tmp_path, form):
+    onnx_file(tmp_path / "a", form, a=np.float32([[0.5, -3], [1.25, 0]]))
+    assert_read(tmp_path / "a", {"a": [[0.5, -3], [1.25, 0]]})
+
+
+def test_integers_of_onnx_are_said(tmp_path):
+    for form in ("INT8", "UINT8", "INT32"):
+        onnx_file(tmp_path / "a", form, **{"w": np.array([1, 2, -3 * (form != "UINT8")])})
+        with pytest.raises(UserError, match=f"a: w is {form.lower()}, not floating point"):
+            read_state_dict(tmp_path / "a")
+
+
+def test_onnx_with_its_arrays_elsewhere_is_refused_with_what_to_do(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    onnx_file(tmp_path / "a", w=np.ones((64, 64), np.float32))
+    model = onnx.load(tmp_path / "a")
+    onnx.save(model, tmp_path / "b", save_as_external_data=True, size_threshold=0, location="w.bin")
+    with pytest.raises(UserError, match="b: keeps w in another file; .*save_as_external_data"):
+        read_state_dict(tmp_path / "b")
+
+
+def files_of_every_kind(folder):
+    """One small file of each kind that is read."""
+    torch = pytest.importorskip("torch")
+    for number, options in enumerate(FORMS):
+        values = {name: torch.from_numpy(value.copy()) for name, value in ARRAYS.items()}
+        state = {"model": values, "args": argparse.Namespace()}
+        torch.save(state, folder / f"torch{number}", **options)
+    save_file(ARRAYS, folder / "safetensors")
+    np.savez(folder / "a.npz", **ARRAYS)
+    (folder / "a.npz").rename(folder / "npz")
+    onnx_file(folder / "onnx", **ARRAYS)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("changes", [60, pytest.param(1000, marks=pytest.mark.full)])
+def test_changed_bytes(tmp_path, changes):
+    """A file in which a byte has changed is read or refused in one line that names it."""
+    random = np.random.default_rng(changes)
+    for path in files_of_every_kind(tmp_path):
+        content, refused = path.read_bytes(), 0
+        for place, byte in zip(
+            random.integers(0, len(content), changes), random.bytes(changes), strict=True
+        ):
+            changed = path.with_name("changed")
+            changed.write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
+            try:
+                read_state_dict(changed)
+            except UserError as error:
+                refused += 1
+                assert "changed" in str(error) and "\n" not in str(error), path
+        assert refused, path
+        for length in range(0, len(content), max(1, len(content) // 40)):
+            changed.write_bytes(content[:length])
+            with pytest.raises(UserError):
+                read_state_dict(changed)

@@ -115,12 +115,12 @@ def remark_rows(outcomes: Outcomes, who: str) -> list[tuple[str, str]]:
 
     sizes = shares(ar_small="small", ar_medium="medium", ar_large="large")
     wrong, costs = outcomes.mistakes.counts(), outcomes.mistakes.costs()
-    lost = [f"{kind} {100 * cost:.2f} % ({wrong[kind]:,})" for kind, cost in costs.items()]
+    lost = [f"{wrong[kind]:,} {kind} {100 * cost:.2f} %" for kind, cost in costs.items()]
     return [
         (f"AR{who}", f"{shares(ar1='1 detection', ar10='10 detections', ar='100 detections')}"),
         ("", f"{sizes or 'no objects'}"),
         ("VOC's AP", shares(voc07="11 recalls (2007)", voc10="all recalls (2010)")),
-        ("AP50 lost by", ", ".join(lost)),
+        ("mistakes, AP50 lost", ", ".join(lost)),
     ]
 
 

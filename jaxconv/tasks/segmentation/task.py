@@ -212,7 +212,7 @@ class Segmentation(Task):
         counts = np.bincount(classes[classes < len(names)].ravel(), minlength=len(names))
         shown = [k for k in np.argsort(-counts, kind="stable")[:top] if counts[k]]
         found = [{"class": names[k], "share": float(counts[k] / counts.sum())} for k in shown]
-        lines = [f"  {100 * one['share']:6.2f} %  {one['class']}" for one in found]
+        lines = [f"  {100 * one['share']:6.2f} % of the pixels  {one['class']}" for one in found]
         return lines, {"classes": found}
 
     def caption_of(self, targets: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def rectangles(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [0, 10**9])
+@pytest.mark.parametrize("limit", [0, pytest.param(10**9, marks=pytest.mark.full)])
 def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
     """Streamed and resident, on four devices; evaluated on one; predicted in the file's pixels."""
     config = canvas_config(rectangles, data__resident_limit=limit, augment__mosaic=0.5)

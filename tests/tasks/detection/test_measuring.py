@@ -290,7 +290,7 @@ def test_the_worst_images_and_the_rows_of_classes():
     assert np.mean([row[2] for row in rows]) == pytest.approx(figures(outcomes.matches)["ap"])
     text = dict(remark_rows(outcomes, ", by two"))
     assert "10 detections" in text["AR, by two"] and "2007" in text["VOC's AP"]
-    assert text["AP50 lost by"].count("%") == 6
+    assert text["mistakes, AP50 lost"].count("%") == 6
 
 
 def test_a_file_for_coco_s_server_gives_the_same_figures(coco256, tmp_path):

@@ -1,0 +1,134 @@
+"""What the weights that a run starts from want of images, as settings of `config.data`.
+
+Keys that are left at their default are filled in before the run begins, so that they stand in its
+config, and evaluation, prediction and export do the same. What is set otherwise stays, and is said.
+"""
+
+import logging
+import os
+from typing import Any
+
+from jaxconv.checks import FILES
+from jaxconv.config import default_config, flatten, set_key
+from jaxconv.files import expand
+from jaxconv.models import model_arguments
+from jaxconv.train.workdir import saved_config
+from jaxconv.values import AnyConfig, with_plain_values
+from jaxconv.weights.pretrained import Weights, find_weights, preprocessing_of
+from jaxconv.weights.published import Preprocessing
+
+log = logging.getLogger(__name__)
+
+KEYS = tuple(
+    f"data.{key}" for key in ("mean", "std", "image_size", "eval_image_size", "crop_ratio")
+)
+
+
+def networks_of(config: AnyConfig) -> tuple[str, ...]:
+    """The network of a config and, if it has one, that of its backbone."""
+    name = config.model.name
+    try:
+        arguments = model_arguments(name) | dict(config.model.kwargs)
+    except (ValueError, TypeError):  # said where the network is built
+        arguments = {}
+    backbone = arguments.get("backbone")
+    return (name, backbone) if isinstance(backbone, str) else (name,)
+
+
+def settings_of(wants: Preprocessing, sized: bool) -> dict[str, Any]:
+    """What weights want, as keys of the config; the sizes only if `sized`."""
+    found: dict[str, Any] = {"data.mean": wants.mean, "data.std": wants.std}
+    if sized and len(wants.size) == 1:
+        found |= {"data.image_size": wants.size[0], "data.eval_image_size": wants.test_size}
+        found |= {"data.crop_ratio": wants.crop}
+    return {key: value for key, value in found.items() if value}
+
+
+def with_preprocessing(
+    config: AnyConfig, workdir: str | os.PathLike[str], restart: bool = False
+) -> AnyConfig:
+    """The config of a run, with what its first weights want where it has defaults.
+
+    A run that exists keeps what it began with, whatever has become of the weights.
+
+    Raises:
+      UserError: the weights are not known, or cannot be had.
+    """
+    place = flatten(with_plain_values(config)).get("model.init_from")
+    if not place:
+        return config
+    folder = expand(workdir)
+    if (folder / "config.json").is_file() and not restart:
+        saved = saved_config(folder)
+        began = flatten(saved) if saved.model.init_from == place else {}
+        return _with(config, {key: began[key] for key in KEYS if key in began})
+    weights = find_weights(place, networks_of(config), "--config.model.init_from")
+    wants = preprocessing_of(weights)
+    if wants is None:
+        return config
+    settings = settings_of(wants, _sized(config, weights))
+    if config.data.image_size not in (0, settings.get("data.image_size")):
+        settings.pop("data.eval_image_size", None)  # that of another size
+    filled = _with(config, settings)
+    _say(weights.row.name if weights.row else place, config, filled, settings, wants)
+    return filled
+
+
+def _sized(config: AnyConfig, weights: Weights) -> bool:
+    """Whether the size of the images is that of the weights' network, and can be set."""
+    own = weights.row is None or weights.row.network == config.model.name
+    kind = config.data.source.partition(":")[0]
+    return own and kind in FILES and not config.data.canvas
+
+
+def _with(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
+    """The config with these settings, where it has defaults."""
+    defaults, now = flatten(default_config()), flatten(config)
+    changed = with_plain_values(config)
+    for key, value in settings.items():
+        if now.get(key) == defaults[key]:
+            set_key(changed, key, repr(value))
+    return changed
+
+
+def _say(
+    place: str,
+    config: AnyConfig,
+    filled: AnyConfig,
+    settings: dict[str, Any],
+    wants: Preprocessing,
+) -> None:
+    before, now = flatten(config), flatten(filled)
+    new = [f"{key} {_shown(now[key])}" for key in settings if before[key] != now[key]]
+    other = [
+        f"{key} {_shown(value)} (the config has {_shown(now[key])})"
+        for key, value in settings.items()
+        if tuple(_flat(now[key])) != tuple(_flat(value))
+    ]
+    if wants.interpolation not in ("", "bilinear") and "data.crop_ratio" in settings:
+        other.append(f"{wants.interpolation} interpolation (jaxconv resizes bilinearly)")
+    if new:
+        log.info("as the weights of %s want it: %s", place, ", ".join(new))
+    if other:
+        log.warning("the weights of %s want %s", place, ", ".join(other))
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(f"{item:g}" for item in _flat(value))
+
+
+def preprocessing_in(config: AnyConfig) -> Preprocessing:
+    """What a run's network wants of images, from its config."""
+    data = config.data
+    return Preprocessing(
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        size=tuple(data.sides) or ((data.image_size,) if data.image_size else ()),
+        test_size=data.eval_image_size if data.eval_image_size != data.image_size else 0,
+        crop=data.crop_ratio if data.image_size else 0.0,
+        interpolation="bilinear",
+    )
