@@ -114,6 +114,18 @@ def _add_evaluate(commands: Any) -> None:
         help="share of the shorter side that a crop covers; the run's own by default",
     )
     evaluate.add_argument(
+        "--corruptions",
+        default="",
+        metavar="KINDS",
+        help="measure on corrupted images: all, or some of ImageNet-C's kinds, such as "
+        "gaussian_noise:3,fog; without :SEVERITY all five",
+    )
+    evaluate.add_argument(
+        "--only_present",
+        action="store_true",
+        help="choose only among the classes that the set has examples of, as for ImageNet-A and -R",
+    )
+    evaluate.add_argument(
         "--bootstrap",
         type=natural,
         default=1000,
@@ -285,6 +297,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
     check_takes("evaluate", overrides)
     set_up_jax(saved_config(expand(args.workdir[0])))
+    if args.corruptions:
+        return _evaluate_corrupted(args, overrides)
     from jaxconv.evaluation import tables
     from jaxconv.evaluation.several import evaluate_runs
     from jaxconv.evaluation.views import read_scales
@@ -306,7 +320,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    view["own_size"] = args.own_size
+    view |= {"own_size": args.own_size, "only_present": args.only_present}
     evaluation = evaluate_runs(
         args.workdir, args.split, args.checkpoint, overrides=overrides, **view
     )
@@ -322,6 +336,25 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
         writers[option][1](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")
     print_json(record)
+    return 0
+
+
+def _evaluate_corrupted(args: argparse.Namespace, overrides: list[str]) -> int:
+    from jaxconv.data.corruptions import read_corruptions
+    from jaxconv.evaluation.corrupted import evaluate_corrupted
+
+    others = ("scales", "own_size", "crop_ratio", "per_class", "only_present", *FILES)
+    given = [option for option in others if getattr(args, option)]
+    given += ["views"] if args.views != "center" else []
+    if given or len(args.workdir) > 1:
+        what = f"--{given[0]}" if given else "several runs"
+        raise UserError(f"--corruptions: cannot be measured together with {what}")
+    kinds = read_corruptions(args.corruptions)
+    found = evaluate_corrupted(
+        args.workdir[0], kinds, args.split, args.checkpoint, overrides=overrides
+    )
+    print(*found.lines(), sep="\n")
+    print_json(found.record())
     return 0
 
 

@@ -91,6 +91,9 @@ def moves_of(targets: Mapping[str, Target]) -> dict[str, str]:
 
 # The targets of a classification source.
 LABEL = {"label": Target()}
+# The target with all labels of an example that has several: [R] int32, padded by -1. Its `label` is
+# the first of them; a set to evaluate on may have it, whatever the network was trained with.
+SEVERAL = "label_set"
 # Names that a batch uses itself; no target may have them.
 RESERVED = (
     *("image", "position", "index", "mask", "member_mask", "target", "own_size"),

@@ -52,6 +52,7 @@ from jaxconv.data import (
 from jaxconv.data.interface import (
     LABEL,
     RESERVED,
+    SEVERAL,
     Arrays,
     DamagedError,
     Element,
@@ -203,6 +204,8 @@ def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, who
     """Raise UserError unless a description has the classes, shape, kind and targets of another."""
     for what in ("class_names", "image_shape", "kind", "targets"):
         ours, theirs = found.get(what), like.get(what)
+        if what == "targets":
+            ours, theirs = (_but_several(targets) for targets in (ours, theirs))
         if ours != theirs:
             raise UserError(
                 f"{name}the {what.replace('_', ' ')} {whose} are {short(ours)}, but the "
@@ -210,6 +213,13 @@ def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, who
                 f"{_differing(what, ours, theirs)}",
                 exit_code=1,
             )
+
+
+def _but_several(targets: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The targets of a description without the set of labels; None if a label is left alone."""
+    if targets is None or SEVERAL not in targets:
+        return targets
+    return {k: v for k, v in targets.items() if k not in (SEVERAL, *LABEL)} or None
 
 
 def _differing(what: str, found: Any, like: Any) -> str:

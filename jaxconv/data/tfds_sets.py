@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
-from jaxconv.data.annotated import detection_targets
-from jaxconv.data.interface import DamagedError, Target
+from jaxconv.data.annotated import detection_targets, padded
+from jaxconv.data.interface import SEVERAL, DamagedError, Target
 from jaxconv.data.joined import BoxFiles
 from jaxconv.data.masks import IGNORED
 from jaxconv.data.pictures import upright_size
@@ -81,6 +81,8 @@ class PreparedSet:
         self._boxes: BoxFiles | None = None
         self._box, self._most = "", settings.max_boxes
         self._objects: ObjectFeature | None = None
+        self._several = False
+        self._labelled: np.ndarray | None = None
         if "segmentation" in needs:
             self._mask = masked_set(info.name, info.features)
             self._input, self._label = settings.tfds.input or self._mask.image, ""
@@ -98,6 +100,8 @@ class PreparedSet:
         else:
             self._input, self._label = _input_and_label(info, settings.tfds)
             label = info.features[self._label]
+            self._several = hasattr(label, "feature")
+            label = label.feature if self._several else label
             self.class_names = tuple(label.names or map(str, range(label.num_classes)))
         self.targets: dict[str, Target] = {"label": Target()}
         if self._objects is not None:
@@ -140,6 +144,8 @@ class PreparedSet:
             ) from error
         if not _count(self._records):
             raise UserError(f"tfds:{name}: the split {split!r} is empty", exit_code=1)
+        if self._several:
+            self._find_labelled()
         if self._mask is not None:
             stored = info.features[self._mask.mask].shape[:2]
             if size:
@@ -148,8 +154,22 @@ class PreparedSet:
                 stored = self[0][1]["segmentation"].shape
             self.targets = {"segmentation": Target(tuple(stored), "uint8", f"mask:{IGNORED}")}
 
+    def _find_labelled(self) -> None:
+        """Find the records with any of several labels, as ImageNet ReaL's; reads every record."""
+        counts = np.array([len(self._records[i][self._label]) for i in range(len(self._records))])
+        self._labelled = np.flatnonzero(counts)
+        if not len(self._labelled):
+            raise UserError(f"tfds:{self._full_name}: no example of {self._split!r} has a label", 1)
+        if left := int((counts == 0).sum()):
+            self.notes = (*self.notes, f"{left:,} examples without any label are left out")
+        self.targets |= {SEVERAL: Target((int(counts.max()),), "int32")}
+
+    def _stored(self, i: int) -> Any:
+        """The record of an example."""
+        return self._records[i if self._labelled is None else int(self._labelled[i])]
+
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) if self._labelled is None else len(self._labelled)
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
         record = self._record(i)
@@ -160,6 +180,10 @@ class PreparedSet:
             return payload, {"segmentation": mask}
         if self._objects is not None:
             return payload, stored_objects(record, self._objects, payload, self._most)
+        if self._several:
+            found = np.asarray(record[self._label], np.int32)
+            labels = padded(found, self.targets[SEVERAL].shape[0], -1)
+            return payload, {"label": found[0], SEVERAL: labels}
         label = int(record[self._label])
         if "boxes" not in self.targets:
             return payload, label
@@ -172,7 +196,7 @@ class PreparedSet:
 
     def _record(self, i: int) -> dict[str, Any]:
         try:
-            return self._records[i]
+            return self._stored(i)
         except (
             RuntimeError,
             OSError,
@@ -181,14 +205,15 @@ class PreparedSet:
 
     def labels_of_all(self) -> np.ndarray:
         """The labels [N] int32; reads every record."""
-        return np.array([int(self._records[i][self._label]) for i in range(len(self))], np.int32)
+        labels = (np.ravel(self._stored(i)[self._label])[0] for i in range(len(self)))
+        return np.fromiter(labels, np.int32, len(self))
 
     def name(self, i: int) -> str:
         """The index in the split, and the file name if the set has one."""
         file = ""
         if self._file_name:
             with contextlib.suppress(RuntimeError, OSError):
-                file = f" ({self._records[i][self._file_name].decode(errors='replace')})"
+                file = f" ({self._stored(i)[self._file_name].decode(errors='replace')})"
         return f"tfds:{self._full_name} {self._split}, example {i}{file}"
 
     def checksum(self) -> int:
@@ -203,7 +228,7 @@ class PreparedSet:
             record = self._record(i)
         except DamagedError:
             return 0, 0
-        label = int(record[self._label]) if self._label else 0
+        label = int(np.ravel(record[self._label])[0]) if self._label else 0
         return label, zlib.crc32(_as_bytes(record[self._input]))
 
 

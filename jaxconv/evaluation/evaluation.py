@@ -91,6 +91,7 @@ def evaluate_run(
     crop_ratio: float = 0.0,
     own_size: bool = False,
     overrides: Overrides = (),
+    only_present: bool = False,
 ) -> Evaluation:
     """Evaluate the network that a run has trained, in one process.
 
@@ -103,6 +104,7 @@ def evaluate_run(
       views, scales, crop_ratio, own_size: what the network sees of each image, see views.py.
       overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
         to evaluate on other data, see train/other_data.py.
+      only_present: predictions are among the classes that the split has examples of.
 
     Raises:
       UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
@@ -132,6 +134,12 @@ def evaluate_run(
     kept = _join([rows for _, rows in found], network)
     result = found[0][0] if len(ways) == 1 else _measured_again(kept, config, network)
     outcomes, members = _outcomes_of(kept, result, found[0][1]["index"], network)
+    if only_present:
+        if network.members:
+            raise UserError(f"--only_present: {workdir} holds an ensemble; it is for one network")
+        outcomes, classes = network.task.restricted(outcomes)
+        figures = network.task.joint_figures(outcomes)
+        result = {"examples": result["examples"], **figures, "classes": classes}
     return Evaluation(
         str(workdir),
         config.data.source if source is None else f"a given {type(source).__name__}",

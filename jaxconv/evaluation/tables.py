@@ -29,8 +29,8 @@ def evaluate(
       split: by default the config's `data.eval_split`.
       checkpoint: `latest`, `best`, or a step.
       bootstrap: resamples for the intervals; 0 for no intervals.
-      **settings: `devices`, `source`, `overrides`, `views`, `scales`, `crop_ratio` and
-        `own_size`, as for `evaluation.evaluate_run`.
+      **settings: `devices`, `source`, `overrides`, `views`, `scales`, `crop_ratio`, `own_size`
+        and `only_present`, as for `evaluation.evaluate_run`.
 
     Returns:
       What the command prints as JSON, see `make_record`, and the `step` of the checkpoint.
@@ -98,6 +98,9 @@ def make_rows(evaluation: Evaluation, record: Record, resamples: int) -> Rows:
         ("split", evaluation.split),
         ("examples", f"{len(evaluation.outcomes):,}"),
     ]
+    if "classes" in record:
+        count = f"{record['classes']:,.0f} of {len(evaluation.task.class_names):,}"
+        rows.append(("classes", f"{count}: those that the set has examples of"))
     if "view" in record:
         rows.append(("view", record["view"]))
     task = evaluation.task

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxconv.data.interface import SEVERAL
 from jaxconv.tasks.classification.losses import (
     average_logits,
     correct,
@@ -19,7 +20,15 @@ from jaxconv.tasks.classification.losses import (
 )
 from jaxconv.tasks.task import Batch, masked_sum
 
-__all__ = ["LabelLoss", "LabelMeasure", "cross_entropy", "mix_labels", "objective", "target_of"]
+__all__ = [
+    "LabelLoss",
+    "LabelMeasure",
+    "best_label",
+    "cross_entropy",
+    "mix_labels",
+    "objective",
+    "target_of",
+]
 
 # (logits [N, K], label [N] or shares [N, K]) -> [N].
 LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,6 +51,17 @@ def label_of(batch: Batch) -> jax.Array:
     if "label" not in batch:
         raise ValueError(f"the batch has {', '.join(batch)}; it must have `label`, [B] integers")
     return batch["label"]
+
+
+def best_label(logits: jax.Array, batch: Batch) -> jax.Array:
+    """The labels [B] of a batch; of several that are right, the one with the highest logit.
+
+    So a prediction is right if it is any of them (Beyer et al. 2020, arXiv:2006.07159, section 4).
+    """
+    if SEVERAL not in batch:
+        return label_of(batch)
+    right = jnp.any(jax.nn.one_hot(batch[SEVERAL], logits.shape[-1], dtype=bool), axis=1)
+    return jnp.argmax(jnp.where(right, logits, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def objective(
@@ -87,7 +107,7 @@ class LabelMeasure:
 
     def measured(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """`loss`, `top1`, `top5` for more than 5 classes, and the metrics, [B] each."""
-        label = label_of(batch)
+        label = best_label(logits, batch)
         values = {"loss": self._loss(logits, label), "top1": correct(logits, label)}
         if logits.shape[-1] > TOP:
             values[f"top{TOP}"] = correct_within(logits, label, TOP)
@@ -100,7 +120,7 @@ class LabelMeasure:
 
     def keep(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """`logits` [B, K] and `label` [B]."""
-        return {"logits": logits, "label": batch["label"]}
+        return {"logits": logits, "label": best_label(logits, batch)}
 
     def combine(self, logits: Any) -> Any:
         """The logarithms [B, K] of the mean probabilities of several logits [M, B, K]."""

@@ -347,6 +347,16 @@ class Task:
         """The figures by key of an averaged prediction, or of `fused`."""
         return {}
 
+    def restricted(self, outcomes: Any) -> tuple[Any, int]:
+        """The outcomes with predictions among the classes that have examples, and their number.
+
+        Raises:
+          UserError: the task has no such outcomes.
+        """
+        raise UserError(
+            f"--only_present: the task {self.config.task.name} cannot leave out classes"
+        )
+
     def truth(self, outcomes: Any) -> np.ndarray:
         """The ground truth, [N], which shows whether two runs saw the same examples."""
         return np.zeros(len(outcomes))

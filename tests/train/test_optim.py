@@ -10,12 +10,14 @@ from jaxconv.config import default_config, group
 from jaxconv.errors import UserError
 from jaxconv.train.optim import (
     assign_groups,
+    frozen_parameters,
     make_optimizer,
     make_schedule,
     parameter_paths,
     update_plateau,
 )
 from jaxconv.train.state import Plateau
+from jaxconv.train.step import partly_frozen
 
 PARAMS = {
     "conv1": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])},
@@ -270,3 +272,23 @@ def test_plateau_divides_by_ten_when_validation_stops_improving():
         plateau.replace(best=jnp.array(-0.3)), 0.2, 0.1, 2, higher_is_better=False
     )
     assert int(falling.since) == 0 and float(falling.best) == pytest.approx(-0.2)
+
+
+def test_frozen_parameters_have_no_gradient():
+    """The others have the same, and the tree says which are which."""
+    config = optimizer()
+    config.groups.still = group("conv1", frozen=True)
+    frozen = frozen_parameters(config, PARAMS)
+    assert frozen == {"conv1": {"kernel": True, "bias": True}, "norm1": {"scale": False}}
+
+    def apply(variables, x):
+        params = variables["params"]
+        inner = jnp.sum(params["conv1"]["kernel"]) * x + params["conv1"]["bias"]
+        return jnp.sum(inner**2 * params["norm1"]["scale"])
+
+    partly = partly_frozen(apply, frozen)
+    x = jnp.array([2.0])
+    whole, part = (jax.grad(lambda p, f=f: f({"params": p}, x))(PARAMS) for f in (apply, partly))
+    np.testing.assert_array_equal(part["norm1"]["scale"], whole["norm1"]["scale"])
+    assert not jnp.any(part["conv1"]["kernel"]) and jnp.all(whole["conv1"]["kernel"] != 0)
+    np.testing.assert_array_equal(partly({"params": PARAMS}, x), apply({"params": PARAMS}, x))

@@ -1,5 +1,6 @@
 """Classification: one class per example, the one with the highest of K logits."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.interface import SEVERAL
 from jaxconv.errors import UserError, nearest
 from jaxconv.own import is_own, tried
 from jaxconv.tasks.classification import distillation, losses
@@ -35,6 +37,7 @@ class Classification(Task):
     )
     training = ("top1",)
     needs = ("label",)
+    uses = (SEVERAL,)
     views = ("center", "flip", "6-crop", "10-crop", "dense")
     kept_outputs = "logits"
 
@@ -127,6 +130,12 @@ class Classification(Task):
     def joint_figures(self, outcomes: Outcomes) -> dict[str, float]:
         """See `outcomes.figures`."""
         return figures(outcomes)
+
+    def restricted(self, outcomes: Outcomes) -> tuple[Outcomes, int]:
+        """The logits of classes without examples are minus infinity."""
+        present = np.bincount(outcomes.labels, minlength=len(outcomes.class_names)) > 0
+        logits = np.where(present, outcomes.logits, -np.inf).astype(outcomes.logits.dtype)
+        return dataclasses.replace(outcomes, logits=logits), int(present.sum())
 
     def truth(self, outcomes: Outcomes) -> np.ndarray:
         """The labels [N]."""
