@@ -23,6 +23,7 @@ from jaxconv.models import (
     airbench,
     chain,
     convnext,
+    csp,
     densenet,
     efficientnet,
     efficientnet_v2,
@@ -44,6 +45,7 @@ from jaxconv.models import (
     text,
     unet,
     video,
+    xception,
 )
 from jaxconv.models.bridge import linen, unwrapped
 from jaxconv.models.network import Network
@@ -71,6 +73,8 @@ MODELS: dict[str, Entry] = {
         regnet,
         repvgg,
         convnext,
+        csp,
+        xception,
         airbench,
         video,
         segmentation,
