@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from jaxconv.models import model_arguments
-from jaxconv.weights.naming import Families, Names, Scheme, by_table
+from jaxconv.weights.naming import PYTORCH, Families, Names, Scheme, by_table
 from jaxconv.weights.torchvision_names import DENSENET, INCEPTION, RESNET, text_names
 
 _REGNET = {
@@ -84,6 +84,16 @@ _XCEPTION = {
     r"conv([34])": "conv{0}.pointwise",
     r"norm([34])": "bn{0}",
     r"fc": "fc",
+}
+_NFNET = {
+    r"conv1_(\d)": "stem.conv{0}",
+    r"stage(\d)_(\d+)/shortcut": "stages.{0-1}.{1-1}.downsample.conv",
+    r"stage(\d)_(\d+)/(conv\db?)": "stages.{0-1}.{1-1}.{2=}",
+    r"stage(\d)_(\d+)/se/(reduce|expand)": "stages.{0-1}.{1-1}.attn_last.{2}",
+    r"stage(\d)_(\d+)/eca/conv": "stages.{0-1}.{1-1}.attn_last.conv",
+    r"stage(\d)_(\d+)": "stages.{0-1}.{1-1}",
+    r"last": "final_conv",
+    r"fc": "head.fc",
 }
 # Parts of a unit of inverted residuals, in order: with a 1x1 before, without, and fused.
 _PARTS = {
@@ -167,12 +177,20 @@ FAMILIES: Families = {
     r"(wide_)?resnet\d+(_2|_v1)?|resnext\w+": RESNET,
     r"resnet\d+d|resnetrs\d+|ecaresnet\w+": _RESNET_D,
     r"repvgg\w+": _REPVGG,
+    r"(dm|eca)_nfnet\w+|nfnet\w+": _NFNET,
     r"darknet53|csp\w+": _CSP,
     r"xception": _XCEPTION,
     r"skresnet\d+|skresnext\w+": _SELECTIVE | RESNET,
     r"skresnet\d+d": _SELECTIVE | _RESNET_D,
 }
-TIMM = Scheme(FAMILIES, odd_leaves={r"convnext\w+/res\d_\d+/scale": "gamma"})
+TIMM = Scheme(
+    FAMILIES,
+    leaves={**PYTORCH, "gain": "gain"},
+    odd_leaves={
+        r"convnext\w+/res\d_\d+/scale": "gamma",
+        r"\w*nfnet\w+/stage\d_\d+/skip_gain": "skipinit_gain",
+    },
+)
 
 _TENSORFLOW = {"padding": "same", "epsilon": 1e-3}
 _PYTORCH = {"padding": -1, "epsilon": 1e-5}

@@ -44,6 +44,7 @@ NETWORKS = {
     "convnext_atto": 33,
     "convnextv2_atto": 33,
     "repvgg_a0": 33,
+    "dm_nfnet_f0": 33,
     "darknet53": 33,
     "cspresnet50": 33,
     "legacy_xception": 49,
@@ -74,6 +75,9 @@ MORE = {
     "skresnext50_32x4d": 33,
     "convnextv2_tiny": 33,
     "repvgg_b1g4": 33,
+    "dm_nfnet_f1": 75,
+    "nfnet_l0": 75,
+    "eca_nfnet_l0": 33,
     "cspdarknet53": 33,
     "cspresnext50": 33,
 }
