@@ -73,9 +73,9 @@ AT_LEAST = {
         "data.image_size", "data.eval_image_size", "data.resident_limit", "data.threads",
         "data.prefetch", "data.damaged_share", "augment.pad_crop", "optimizer.learning_rate",
         "optimizer.momentum", "optimizer.l2", "optimizer.weight_decay", "optimizer.beta2",
-        "optimizer.clip_norm", "optimizer.schedule.warmup_steps", "loss.label_smoothing",
-        "loss.threshold", "ema.decay", "early_stopping.patience", "early_stopping.min_delta",
-        "data.arrays.scale", "distill.alpha", "distill.feature_weight",
+        "optimizer.clip_norm", "optimizer.adaptive_clip", "optimizer.schedule.warmup_steps",
+        "loss.label_smoothing", "loss.threshold", "ema.decay", "early_stopping.patience",
+        "early_stopping.min_delta", "data.arrays.scale", "distill.alpha", "distill.feature_weight",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (

@@ -292,6 +292,11 @@ def default_config() -> Config:
     optimizer.trust_coefficient = 0.001
     # clip gradients to this global norm; 0: no clipping
     optimizer.clip_norm = 0.0
+    # clip the gradient of each filter and neuron to this share of the norm of its weights (adaptive
+    # gradient clipping, arXiv:2102.06171: 0.01 for large batches, 0.16 for 256); 0: no clipping
+    optimizer.adaptive_clip = 0.0
+    # parameters exempt from it, as a regular expression on their path; the paper's: the last layer
+    optimizer.adaptive_clip_except = r"(^|/)fc/"
     optimizer.l2 = 0.0  # the papers' weight decay: added to the gradient, before momentum
     # decoupled: learning rate x this x weight is subtracted, separately from the gradient
     optimizer.weight_decay = 0.0

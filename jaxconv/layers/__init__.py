@@ -15,6 +15,7 @@ from jaxconv.layers.norm import (
 from jaxconv.layers.pool import Pool, adaptive_average_pool, average_pool, max_pool
 from jaxconv.layers.resize import repeat, resize
 from jaxconv.layers.roi_align import multilevel_roi_align, pyramid_level, roi_align
+from jaxconv.layers.standardized import StandardizedConv
 
 __all__ = [
     "BatchNorm",
@@ -23,6 +24,7 @@ __all__ = [
     "Dense",
     "FrozenBatchNorm",
     "Pool",
+    "StandardizedConv",
     "adaptive_average_pool",
     "average_pool",
     "convolve",

@@ -173,6 +173,10 @@ class Conv(nn.Module):
     bias_init: Callable = nn.initializers.zeros_init()
     atrous: int = 0
 
+    def weights(self, shape: tuple[int, ...]) -> jax.Array:
+        """The kernel of that shape, float32; a subclass may make another of it."""
+        return self.param("kernel", self.kernel_init, shape, jnp.float32)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, *spatial, C] -> [N, *output, K]."""
@@ -186,8 +190,7 @@ class Conv(nn.Module):
                 "not a whole number"
             )
         shape = (*window, x.shape[-1] // self.groups, self.filters)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
+        kernel, bias = self.weights(shape), None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.filters,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)

@@ -23,6 +23,7 @@ from jaxconv.models import (
     airbench,
     chain,
     convnext,
+    csp,
     densenet,
     efficientnet,
     efficientnet_v2,
@@ -31,6 +32,7 @@ from jaxconv.models import (
     inception,
     mnasnet,
     mobilenet,
+    nfnet,
     rcnn,
     regnet,
     repvgg,
@@ -44,6 +46,7 @@ from jaxconv.models import (
     text,
     unet,
     video,
+    xception,
 )
 from jaxconv.models.bridge import linen, unwrapped
 from jaxconv.models.network import Network
@@ -71,6 +74,9 @@ MODELS: dict[str, Entry] = {
         regnet,
         repvgg,
         convnext,
+        nfnet,
+        csp,
+        xception,
         airbench,
         video,
         segmentation,

@@ -141,6 +141,8 @@ def make_optimizer(
         )
         if not swept:
             named.try_optimizer(config, optimizer, params)
+    if config.adaptive_clip:
+        optimizer = optax.chain(_adaptive_clip(config, params, paths), optimizer)
     if not config.clip_norm:
         return optimizer
     # Frozen parameters do not count in the norm.
@@ -150,6 +152,25 @@ def make_optimizer(
         optax.clip_by_global_norm(config.clip_norm),
         optimizer,
     )
+
+
+def _adaptive_clip(config: Any, params: Any, paths: list[str]) -> optax.GradientTransformation:
+    """Clips each filter's and neuron's gradient by the norm of its weights; biases as a whole.
+
+    Brock et al. 2021, arXiv:2102.06171, section 4.1. Optax takes kernels of three axes for others
+    than 1-D convolutions, so these are told which axes a filter has.
+    """
+    exempt = config.adaptive_clip_except
+    pattern = _compiled("optimizer.adaptive_clip_except", exempt) if exempt else None
+    leaves, structure = jax.tree.flatten(params)
+    clipped = [not (pattern and pattern.search(path)) for path in paths]
+
+    def of(axis: tuple[int, ...] | None, chosen: Callable[[int], bool]) -> Any:
+        mask = [on and chosen(leaf.ndim) for on, leaf in zip(clipped, leaves, strict=True)]
+        clip = optax.adaptive_grad_clip(config.adaptive_clip, axis=axis)
+        return optax.masked(clip, jax.tree.unflatten(structure, mask))
+
+    return optax.chain(of((0, 1), lambda n: n == 3), of(None, lambda n: n != 3))
 
 
 def describe_groups(config: Any, params: Any) -> str:

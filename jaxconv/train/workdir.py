@@ -57,6 +57,7 @@ NEWER = (
     "data.background",
     "optimizer.kwargs",
     "optimizer.schedule.kwargs",
+    "optimizer.adaptive_clip",
     "loss.class_weights",
     "data.arrays",
     "data.text.header",

@@ -55,9 +55,9 @@ def keys_of(network: str, paths: Iterable[str], scheme: str = "") -> dict[str, s
     named = name_modules(names, network, sorted({module for module, _ in parts.values()}))
 
     def leaf_of(module: str, leaf: str) -> str:
-        odd = within.odd_leaves.items()
         path = f"{network}/{module}/{leaf}"
-        return next((to for of, to in odd if re.fullmatch(of, path)), within.leaves[leaf])
+        odd = (to for of, to in within.odd_leaves.items() if re.fullmatch(of, path))
+        return next(odd, "") or within.leaves[leaf]
 
     return {
         path: f"{named.get(module, module)}{within.separator}{leaf_of(module, leaf)}"

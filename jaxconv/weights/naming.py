@@ -79,6 +79,7 @@ def _fill(template: str, found: tuple[str, ...]) -> str:
         "x2": lambda v: str(2 * (int(v) - 1)),
         "x3": lambda v: str(3 * (int(v) - 1)),
         "x3+1": lambda v: str(3 * (int(v) - 1) + 1),
+        "x3+2": lambda v: str(3 * (int(v) - 1) + 2),
         "part": lambda v: {"reduce": "0", "depthwise": "1", "project": "2"}[v],
         "tower": lambda v: {
             "classes": "classification_head",

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from jaxconv.models import model_arguments
-from jaxconv.weights.naming import Families, Names, Scheme, by_table
+from jaxconv.weights.naming import PYTORCH, Families, Names, Scheme, by_table
 from jaxconv.weights.torchvision_names import DENSENET, INCEPTION, RESNET, text_names
 
 _REGNET = {
@@ -58,6 +58,41 @@ _REPVGG = {
     r"stage(\d)_(\d+)/identity": "stages.{0-1}.{1-1}.identity",
     r"stage0_1/conv": "stem.reparam_conv",
     r"stage(\d)_(\d+)/conv": "stages.{0-1}.{1-1}.reparam_conv",
+    r"fc": "head.fc",
+}
+_CSP = {
+    r"conv1/(conv|norm)": "stem.conv1.{0bn}",
+    r"stage(\d)_down/(conv|norm)": "stages.{0-1}.conv_down.{1bn}",
+    r"stage(\d)_expand/(conv|norm)": "stages.{0-1}.conv_exp.{1bn}",
+    r"stage(\d)_inner/(conv|norm)": "stages.{0-1}.conv_transition_b.{1bn}",
+    r"stage(\d)_join/(conv|norm)": "stages.{0-1}.conv_transition.{1bn}",
+    r"stage(\d)_(\d)/(conv\d)/(conv|norm)": "stages.{0-1}.blocks.{1-1}.{2=}.{3bn}",
+    r"fc": "head.fc",
+}
+_XCEPTION = {
+    r"conv([12])/conv": "conv{0}",
+    r"conv([12])/norm": "bn{0}",
+    r"block1/conv(\d)_depthwise": "block1.rep.{0x3}.conv1",
+    r"block1/conv(\d)": "block1.rep.{0x3}.pointwise",
+    r"block1/norm(\d)": "block1.rep.{0x3+1}",
+    r"block(\d+)/conv(\d)_depthwise": "block{0}.rep.{1x3+1}.conv1",
+    r"block(\d+)/conv(\d)": "block{0}.rep.{1x3+1}.pointwise",
+    r"block(\d+)/norm(\d)": "block{0}.rep.{1x3+2}",
+    r"block(\d+)/shortcut/conv": "block{0}.skip",
+    r"block(\d+)/shortcut/norm": "block{0}.skipbn",
+    r"conv([34])_depthwise": "conv{0}.conv1",
+    r"conv([34])": "conv{0}.pointwise",
+    r"norm([34])": "bn{0}",
+    r"fc": "fc",
+}
+_NFNET = {
+    r"conv1_(\d)": "stem.conv{0}",
+    r"stage(\d)_(\d+)/shortcut": "stages.{0-1}.{1-1}.downsample.conv",
+    r"stage(\d)_(\d+)/(conv\db?)": "stages.{0-1}.{1-1}.{2=}",
+    r"stage(\d)_(\d+)/se/(reduce|expand)": "stages.{0-1}.{1-1}.attn_last.{2}",
+    r"stage(\d)_(\d+)/eca/conv": "stages.{0-1}.{1-1}.attn_last.conv",
+    r"stage(\d)_(\d+)": "stages.{0-1}.{1-1}",
+    r"last": "final_conv",
     r"fc": "head.fc",
 }
 # Parts of a unit of inverted residuals, in order: with a 1x1 before, without, and fused.
@@ -142,16 +177,27 @@ FAMILIES: Families = {
     r"(wide_)?resnet\d+(_2|_v1)?|resnext\w+": RESNET,
     r"resnet\d+d|resnetrs\d+|ecaresnet\w+": _RESNET_D,
     r"repvgg\w+": _REPVGG,
+    r"(dm|eca)_nfnet\w+|nfnet\w+": _NFNET,
+    r"darknet53|csp\w+": _CSP,
+    r"xception": _XCEPTION,
     r"skresnet\d+|skresnext\w+": _SELECTIVE | RESNET,
     r"skresnet\d+d": _SELECTIVE | _RESNET_D,
 }
-TIMM = Scheme(FAMILIES, odd_leaves={r"convnext\w+/res\d_\d+/scale": "gamma"})
+TIMM = Scheme(
+    FAMILIES,
+    leaves={**PYTORCH, "gain": "gain"},
+    odd_leaves={
+        r"convnext\w+/res\d_\d+/scale": "gamma",
+        r"\w*nfnet\w+/stage\d_\d+/skip_gain": "skipinit_gain",
+    },
+)
 
 _TENSORFLOW = {"padding": "same", "epsilon": 1e-3}
 _PYTORCH = {"padding": -1, "epsilon": 1e-5}
 _B = range(8)
 # timm's name -> ours, and the arguments with which ours is it; others have our name and defaults.
 OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
+    "legacy_xception": ("xception", {}),
     "mobilenetv2_100": ("mobilenet_v2", {}),
     "mobilenetv3_large_100": ("mobilenet_v3_large", {"epsilon": 1e-5}),
     "mobilenetv3_small_100": ("mobilenet_v3_small", {"epsilon": 1e-5}),

@@ -250,6 +250,7 @@ def _turned(
         value = value.T.reshape(1, 1, *value.T.shape)
     elif value.ndim == 2:
         value = value.T
-    elif value.ndim == 3 and len(shape) == 1:
+    elif value.ndim > 2 and len(shape) == 1:  # one number for each feature map
         value = value.reshape(-1)
-    return np.ascontiguousarray(value) if value.shape == shape else None
+    # A scalar would become an array of one number.
+    return np.ascontiguousarray(value).reshape(shape) if value.shape == shape else None

@@ -208,6 +208,12 @@ ONE_OF_EACH = {
     "convnext_tiny": (32, {"blocks": (1, 1), "widths": (8, 16)}),
     "shufflenet_v2_x0_5": (32, {"units": (2,), "widths": (48,)}),
     "inception_v3": (75, {"modules": "7a 7b", "auxiliary": False}),
+    "skresnet18": (32, {"units": (1, 1)}),
+    "convnextv2_atto": (32, {"blocks": (1, 1), "widths": (8, 16)}),
+    "repvgg_a0": (32, {"layers": (1, 2), "widths": (8, 8)}),
+    "dm_nfnet_f0": (32, {"units": (1,), "widths": (16,), "last": 16, "group_width": 4}),
+    "cspresnet50": (32, {"units": (1, 1), "widths": (16, 32), "stem": 8}),
+    "xception": (32, {"blocks": ((8, 8), (8, 16)), "pooled": (2,)}),
     "airbench94": (32, {"widths": (4, 6, 8)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
@@ -283,6 +289,18 @@ RECTIFIED = {
     "efficientnet_v2_s": 1 + 10 + 30 * 3 + 1,
     # The stem, Figure 5, mixed6a, Figure 6, mixed7a, Figure 7.
     "inception_v3": 5 + 3 * 7 + 4 + 4 * 10 + 6 + 2 * 9,
+    "resnet18d": 3 + 8 * 2,
+    "resnetrs50": 3 + 1 + 16 * 4,
+    "ecaresnet26t": 3 + 8 * 3,
+    # Two kernels and what their shares are computed from, and the end of the unit.
+    "skresnet18": 1 + 8 * 4,
+    "convnextv2_atto": 12,
+    "repvgg_a0": 22,
+    "dm_nfnet_f0": 3 + 12 * 5 + 1,
+    "darknet53": 1 + 5 + 23 * 2,
+    # The 1x1 before a stage's units has none.
+    "cspresnet50": 1 + 3 + 13 * 3 + 4 * 2,
+    "xception": 2 + 1 + 2 * 2 + 8 * 3 + 2 + 2,
 }
 
 

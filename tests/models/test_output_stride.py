@@ -23,13 +23,16 @@ from tests.models.test_registry import MODELS, SMALLEST, paths_of, variables_of
 
 # The table of docs/backbones.md by family, and networks of each.
 FAMILIES = {
-    "ResNet, ResNeXt, wide ResNet, SE-ResNet": "resnet18 resnet50 resnet50_v1 resnet18_v2 "
-    "resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50",
+    "ResNet, ResNeXt, wide, SE, ECA, SK, D, RS; CSPResNet": "resnet18 resnet50 resnet50_v1 "
+    "resnet18_v2 resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50 resnet18d resnetrs50 "
+    "ecaresnet26t skresnet18 cspresnet50",
     "ResNet for CIFAR": "resnet20_cifar",
-    "RegNet, MobileNet, MNASNet, EfficientNet": "regnet_x_400mf regnet_y_400mf mobilenet_v1 "
+    "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf regnet_y_400mf mobilenet_v1 "
     "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 efficientnet_b0 "
-    "efficientnet_lite0 efficientnet_v2_s",
-    "ConvNeXt": "convnext_tiny",
+    "efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
+    "DarkNet, CSPDarkNet": "darknet53",
+    "ConvNeXt": "convnext_tiny convnextv2_atto",
+    "NFNet": "dm_nfnet_f0",
     "DenseNet, ShuffleNet": "densenet121 shufflenet_v2_x0_5",
     "GoogLeNet": "googlenet googlenet_torchvision",
     "Inception v3": "inception_v3",
@@ -54,6 +57,7 @@ NORMLESS = (
     "all_cnn_c",
     "squeezenet1_0",
     "squeezenet1_1",
+    "dm_nfnet_f0",
     "chain",
 )
 
@@ -142,6 +146,12 @@ EXACT = {
     "mnasnet0_5": ({"width": 0.25}, 3),
     "shufflenet_v2_x0_5": ({"units": (1, 2, 2), "widths": (8, 8, 16)}, 3),
     "squeezenet1_0": ({}, 3),
+    "resnet18d": ({"units": (1, 1, 2, 1), "width": 8, "deep_stem": (4, 4)}, 3),
+    "resnetrs50": ({"units": (1, 2, 1), "width": 8, "squeeze": 0}, 3),
+    "repvgg_a0": ({"layers": (1, 1, 2, 2, 1), "widths": (8, 8, 8, 16, 16)}, 3),
+    "darknet53": ({"units": (1, 1, 2), "widths": (8, 16, 16), "stem": 8}, 3),
+    "cspresnet50": ({"units": (1, 1, 2), "widths": (8, 16, 16), "stem": 8}, 3),
+    "xception": ({"blocks": ((8, 8), (8, 8), (8, 16)), "pooled": (1, 2, 3)}, 3),
     "chain": (
         {"filters": (4, 5, 6), "convs": 2, "filter_size": 5, "padding": 1, "rounding": "ceil"},
         1,
@@ -289,7 +299,8 @@ def test_norms_of_every_family(name, norm):
         names = {path.split()[0].rsplit("/", 1)[-1] for path in paths}
         assert names <= {"kernel", "bias", "scale"}  # ConvNeXt's blocks have a scale of their own
         assert not any("norm" in path for path in paths)
-        if norm == "none" and name != "vgg11_bn":
+        # ECA's convolutions never have a bias.
+        if norm == "none" and name not in ("vgg11_bn", "ecaresnet26t"):
             assert sum("bias" in path for path in paths_of(variables)) >= sum(
                 "kernel" in path for path in paths_of(variables)
             )

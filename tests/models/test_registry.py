@@ -18,7 +18,7 @@ from jaxconv.models import MODELS, abstract_variables
 from jaxconv.train.parallel import AXIS
 from jaxconv.train.step import descending
 from tests.conftest import ROOT
-from tests.models.facts import BY_HAND, PRINTED, TORCHVISION
+from tests.models.facts import BY_HAND, PRINTED, TIMM, TORCHVISION
 
 # The smallest of each family, and another input size that it takes.
 SMALLEST = {
@@ -55,6 +55,16 @@ SMALLEST = {
     "shufflenet_v2_x0_5": 65,
     "efficientnet_v2_s": 65,
     "inception_v3": 305,
+    "resnet18d": 65,
+    "resnetrs50": 65,
+    "ecaresnet26t": 65,
+    "skresnet18": 65,
+    "convnextv2_atto": 65,
+    "repvgg_a0": 65,
+    "dm_nfnet_f0": 65,
+    "darknet53": 65,
+    "cspresnet50": 65,
+    "xception": 65,
 }
 V3_ROWS = tuple(jaxconv.model_arguments("mobilenet_v3_small")["rows"][row] for row in (0, 1, 4))
 V2_STAGES = ((1, 1, 8, 1), (4, 2, 16, 1), (4, 1, 16, 1), (4, 2, 16, 1))
@@ -80,6 +90,15 @@ TRAINED = {
     "shufflenet_v2_x0_5": (32, {"units": (1, 2, 1)}),
     "efficientnet_v2_s": (32, {"stages": V2_STAGES}),
     "inception_v3": (75, {"modules": "6a 7b", "auxiliary": False}),
+    "resnetrs50": (32, {"units": (1, 1, 1, 1)}),
+    "ecaresnet26t": (32, {"units": (1, 1, 1, 1)}),
+    "skresnet18": (32, {"units": (1, 1, 1, 1)}),
+    "convnextv2_atto": (32, {"blocks": (1, 1, 2, 1)}),
+    "repvgg_a0": (32, {"layers": (1, 1, 2, 2, 1)}),
+    "dm_nfnet_f0": (32, {"units": (1, 1, 1, 1), "widths": (128, 128, 256, 256), "group_width": 32}),
+    "darknet53": (32, {"units": (1, 1, 1, 1, 1)}),
+    "cspresnet50": (32, {"units": (1, 1, 1, 1)}),
+    "xception": (32, {"blocks": ((64, 64), (64, 64, 64), (64, 128)), "pooled": (1, 3)}),
     "text:conv3-8/2 lrn relu maxpool3/2ceil conv3-16g2 bn relu globalpool dropout0.1 fc": (16, {}),
 }
 
@@ -113,8 +132,8 @@ def test_parameters_and_their_paths(name):
     """
     _, variables, _ = variables_of(name)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    if name in TORCHVISION | BY_HAND:
-        assert count == (TORCHVISION | BY_HAND)[name]
+    if name in (exact := TORCHVISION | TIMM | BY_HAND):
+        assert count == exact[name]
     elif name in PRINTED:
         digits = len(str(PRINTED[name]).split(".")[1])
         assert round(count / 1e6, digits) == PRINTED[name]

@@ -239,6 +239,37 @@ def test_gradients_are_clipped_together():
     np.testing.assert_allclose([frozen["kernel"][0, 0], frozen["bias"][1]], [1, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("window", [(), (3,), (3, 3), (2, 2, 2)])
+def test_adaptive_clipping_is_by_filter(window):
+    """Each filter's gradient has at most the share of its weights' norm; the last layer is free."""
+    random = np.random.default_rng(0)
+    params = {
+        "conv": {"kernel": random.normal(size=(*window, 4, 5)), "bias": random.normal(size=5)},
+        "fc": {"kernel": random.normal(size=(5, 2))},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    axes = tuple(range(len(window) + 1))
+    sizes = jnp.array([0.001, 0.01, 1.0, 100.0, 0.0])
+    gradient = jax.tree.map(lambda x: x[::-1] * 100, params)
+    gradient["conv"]["kernel"] = params["conv"]["kernel"] * sizes.reshape(*(1,) * len(axes), 5)
+
+    def direction(**settings):
+        tx = make_optimizer(optimizer(momentum=0.0, adaptive_clip=0.05, **settings), params)
+        return tx.update(gradient, tx.init(params), params, learning_rate=-1.0)[0]
+
+    found = direction()
+    norms = [jnp.sqrt(jnp.sum(x["conv"]["kernel"] ** 2, axis=axes)) for x in (found, params)]
+    np.testing.assert_allclose(norms[0] / norms[1], [0.001, 0.01, 0.05, 0.05, 0.0], rtol=1e-4)
+    share = jnp.linalg.norm(found["conv"]["bias"]) / jnp.linalg.norm(params["conv"]["bias"])
+    assert share == pytest.approx(0.05, rel=1e-4)
+    np.testing.assert_array_equal(found["fc"]["kernel"], gradient["fc"]["kernel"])
+    free = direction(adaptive_clip_except="bias")
+    np.testing.assert_array_equal(free["conv"]["bias"], gradient["conv"]["bias"])
+    assert jnp.linalg.norm(free["fc"]["kernel"]) < jnp.linalg.norm(gradient["fc"]["kernel"])
+    with pytest.raises(UserError, match="adaptive_clip_except '\\(' is not a regular expression"):
+        direction(adaptive_clip_except="(")
+
+
 def rates(total=100, **schedule):
     config = optimizer(learning_rate=0.5)
     config.schedule.update(schedule)

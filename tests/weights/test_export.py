@@ -215,6 +215,11 @@ FAMILIES = (
     "efficientnet_v2_s",
     "inception_v3",
     "mc3_18",
+    "skresnet18",
+    "repvgg_a0",
+    "dm_nfnet_f0",
+    "darknet53",
+    "xception",
 )
 NETWORKS = [
     pytest.param(name, marks=() if name in FAMILIES else pytest.mark.full)
