@@ -27,7 +27,8 @@ FAMILIES = {
     "resnet18_v2 resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50 resnet18d resnetrs50 "
     "ecaresnet26t skresnet18 cspresnet50",
     "ResNet for CIFAR": "resnet20_cifar",
-    "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf regnet_y_400mf mobilenet_v1 "
+    "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf "
+    "regnet_y_400mf mobilenet_v1 "
     "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 efficientnet_b0 "
     "efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
     "DarkNet, CSPDarkNet": "darknet53",
