@@ -94,10 +94,15 @@ def _neighbours(args: argparse.Namespace, overrides: list[str]) -> int:
         found = of_run(args.workdir, args.k, overrides)
     else:
         from jaxconv.finetune import finetune_config
+        from jaxconv.weights.preprocessing import networks_of
+        from jaxconv.weights.pretrained import read_weights
 
-        made = finetune_config(args.source, args.model, args.pretrained, overrides, "linear")
-        set_up_jax(made.config)
-        found = of_weights(made.config, args.k)
+        config = finetune_config(
+            args.source, args.model, args.pretrained, overrides, "linear"
+        ).config
+        set_up_jax(config)
+        networks = networks_of(config)
+        found = of_weights(config, args.k, lambda place: read_weights(place, networks))
     low, high = found.interval
     print(
         f"{found.k} nearest neighbours by {found.width:,} features, {len(found.right):,} examples "
