@@ -265,7 +265,7 @@ def default_config() -> Config:
 
     # learn from a trained network too, see train/distill.py
     config.distill = distill = Config()
-    # the workdir of a run, or a folder of `jaxconv convert`; empty: no teacher
+    # the workdir of a run, or weights as model.init_from takes them; empty: no teacher
     distill.teacher = ""
     # soft (its probabilities at the temperature) or hard (its decision)
     distill.kind = "soft"

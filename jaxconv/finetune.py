@@ -25,9 +25,11 @@ from jaxconv.models import abstract_variables, usual_task
 from jaxconv.models.configured import build_model
 from jaxconv.tasks import needs_of
 from jaxconv.train.optim import parameter_paths
-from jaxconv.train.workdir import read_json, saved_config
+from jaxconv.train.workdir import saved_config
 from jaxconv.values import AnyConfig, Config, plain
-from jaxconv.weights.preprocessing import filled
+from jaxconv.weights.preprocessing import filled, networks_of, settings_of
+from jaxconv.weights.pretrained import find_weights, preprocessing_of
+from jaxconv.weights.published import Preprocessing
 
 # The group of all parameters but those of the last layer.
 BODY = "body"
@@ -149,25 +151,27 @@ def _recipe(
 
 
 def _wanted(config: AnyConfig, channels: int) -> dict[str, Any]:
-    """What the weights want of images, where training does not find that out by itself: those of a
-    run what it had, and those of a file or folder that does not say it what ImageNet's do.
+    """What the weights want of images: those of a run what it had, those that say nothing what
+    ImageNet's do.
     """
-    place = at_home(config.model.init_from, "--pretrained")
-    sized = _of_files(config) and not config.data.canvas
-    keys = ("mean", "std", *(("image_size", "eval_image_size", "crop_ratio") if sized else ()))
-    if config.model.init_from and (place / "config.json").is_file():
-        data = saved_config(place).data
-        return {f"data.{key}": plain(data[key]) for key in keys}
-    says = (place / "weights.json").is_file() and "preprocessing" in read_json(
-        place / "weights.json", dict
+    place, data = config.model.init_from, config.data
+    sized = _of_files(config) and not data.canvas
+    if place and (folder := at_home(place, "--pretrained") / "config.json").is_file():
+        trained = saved_config(folder.parent).data
+        keys = ("mean", "std", *(("image_size", "eval_image_size", "crop_ratio") if sized else ()))
+        return {f"data.{key}": plain(trained[key]) for key in keys}
+    weights = find_weights(place, networks_of(config), "--pretrained") if place else None
+    size = (usual_task(config.model.name)[0][0],)
+    wants = (preprocessing_of(weights) if weights else None) or Preprocessing(
+        mean=MEAN, std=STD, size=size, crop=0.875
     )
-    if says or not place.exists():
-        return {}
-    mean, std = (
-        values if channels == 3 else (round(sum(values) / 3, 3),) for values in (MEAN, STD)
-    )
-    size = {"data.image_size": usual_task(config.model.name)[0][0], "data.crop_ratio": 0.875}
-    return {"data.mean": mean, "data.std": std, **(size if sized else {})}
+    found = settings_of(wants, sized)
+    if data.image_size:  # that of evaluation is for another
+        found.pop("data.eval_image_size", None)
+    for key in ("data.mean", "data.std"):
+        if len(found.get(key, ())) not in (0, 1, channels):
+            found[key] = (round(sum(found[key]) / len(found[key]), 3),)
+    return found
 
 
 def _last_layers(config: AnyConfig, shape: tuple[int, ...]) -> tuple[list[str], bool]:

@@ -12,9 +12,11 @@ from jaxconv.errors import in_words
 from jaxconv.files import whole_file
 from jaxconv.look.curves import loss_and_accuracy
 from jaxconv.train.start import Finished, start
+from jaxconv.train.teacher import TeacherWeights
 from jaxconv.train.workdir import read_metrics
 from jaxconv.weights.preprocessing import networks_of, with_preprocessing
 from jaxconv.weights.pretrained import read_weights
+from jaxconv.weights.teaching import read_teaching
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,10 @@ def train(
     def read(place: str) -> tuple[dict[str, Any], str]:
         return read_weights(place, networks_of(config))
 
-    finished = start(config, workdir, restart, devices, sources, callbacks, read)
+    def read_teacher(place: str) -> TeacherWeights:
+        return read_teaching(place, networks_of(config))
+
+    finished = start(config, workdir, restart, devices, sources, callbacks, read, read_teacher)
     if finished.parallel.process[0] == 0:
         _draw_curves(finished)
         if config.log.report:

@@ -100,7 +100,12 @@ def test_what_a_run_was_trained_with(place, tmp_path):
 def test_a_probe_changes_the_last_layer_alone(place, tmp_path, capsys):
     arguments = ["finetune", f"folder:{place / 'set'}", "--model=resnet20_cifar", "--probe=linear"]
     arguments += [f"--pretrained={place / 'weights'}", f"--workdir={tmp_path / 'run'}"]
-    arguments += ["--config.steps=30", "--config.log.report=False", "--config.augment.flip=False"]
+    arguments += [
+        "--config.steps=60",
+        "--config.optimizer.learning_rate=0.3",
+        "--config.log.report=False",
+        "--config.augment.flip=False",
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "the rest frozen" in printed and "BatchNorm frozen" in printed

@@ -1,7 +1,6 @@
 """Commands that use weights that others have trained: finetune, neighbours."""
 
 import argparse
-import functools
 from typing import Any
 
 from jaxconv.commands.common import add_trust, positive, print_json, set_up_jax
@@ -98,10 +97,12 @@ def _neighbours(args: argparse.Namespace, overrides: list[str]) -> int:
         from jaxconv.weights.preprocessing import networks_of
         from jaxconv.weights.pretrained import read_weights
 
-        config = finetune_config(args.source, args.model, args.pretrained, overrides, "linear")[0]
+        config = finetune_config(
+            args.source, args.model, args.pretrained, overrides, "linear"
+        ).config
         set_up_jax(config)
-        read = functools.partial(read_weights, networks=networks_of(config))
-        found = of_weights(config, args.k, read)
+        networks = networks_of(config)
+        found = of_weights(config, args.k, lambda place: read_weights(place, networks))
     low, high = found.interval
     print(
         f"{found.k} nearest neighbours by {found.width:,} features, {len(found.right):,} examples "

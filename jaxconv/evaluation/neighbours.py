@@ -24,7 +24,7 @@ from jaxconv.tasks import needs_of
 from jaxconv.tasks.task import Batch, exact_interval
 from jaxconv.train.build import build_network
 from jaxconv.train.evaluate import evaluate_each
-from jaxconv.train.initial import Read, fitted_weights
+from jaxconv.train.initial import Read, fitted_weights, read_folder
 from jaxconv.train.other_data import Overrides, reading
 from jaxconv.train.parallel import in_32_bits, make_parallel
 from jaxconv.train.restore import restore_run
@@ -168,7 +168,7 @@ def of_run(workdir: str, k: int, overrides: Overrides = ()) -> Neighbours:
 
 
 @in_32_bits
-def of_weights(config: Any, k: int, read: Read) -> Neighbours:
+def of_weights(config: Any, k: int, read: Read = read_folder) -> Neighbours:
     """The same by the weights of `config.model.init_from`, which `read` reads.
 
     Raises:
@@ -178,7 +178,8 @@ def of_weights(config: Any, k: int, read: Read) -> Neighbours:
     description = describe(sources[0])
     _check(config, description)
     network = build_network(config, description)
-    fitted, _ = fitted_weights(config.model.init_from, network.abstract, network.task.outputs, read)
+    place, classes = config.model.init_from, network.task.outputs
+    fitted, _ = fitted_weights(place, network.abstract, classes, read)
     flat: dict[Any, Any] = flax.traverse_util.flatten_dict(fitted)
     # A new last layer is only a shape, and features do not need it.
     known = {path: x for path, x in flat.items() if not isinstance(x, jax.ShapeDtypeStruct)}

@@ -30,7 +30,7 @@ from jaxconv.train.ensemble import fastest_form
 from jaxconv.train.initial import Read, fitted_weights, read_folder
 from jaxconv.train.loop import Loader, Run
 from jaxconv.train.parallel import Parallel, in_32_bits, make_parallel
-from jaxconv.train.teacher import open_teacher
+from jaxconv.train.teacher import ReadTeacher, open_teacher, read_converted
 from jaxconv.train.watch import reraise_out_of_memory
 from jaxconv.train.workdir import begin_or_compare, open_workdir, saved_data
 from jaxconv.values import with_plain_values
@@ -68,10 +68,12 @@ def start(
     sources: tuple[Source, Source] | None = None,
     callbacks: Sequence[Any] = (),
     read: Read = read_folder,
+    read_teacher: ReadTeacher = read_converted,
 ) -> Finished:
     """Train as the config specifies, or resume the run in the workdir; see `jaxconv.run.train`.
 
-    `read` reads the weights that `config.model.init_from` names.
+    `read` reads the weights that `config.model.init_from` names, and `read_teacher` those of
+    `config.distill.teacher`.
     """
     config = with_plain_values(config)
     if sources:
@@ -104,7 +106,7 @@ def start(
                 "--config.data.resident_limit"
             )
         description = _describe(config, train_source)
-        teacher = parallel.on_every_process(lambda: open_teacher(config, description))
+        teacher = parallel.on_every_process(lambda: open_teacher(config, description, read_teacher))
         build_form = functools.partial(
             build,
             config,

@@ -1,10 +1,10 @@
-"""Opens the teacher of a distillation: the network of a run, or of `jaxconv convert`."""
+"""Opens the teacher of a distillation: the network of a run, or weights by others."""
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.errors
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import UserError, short
-from jaxconv.files import expand
+from jaxconv.files import at_home, expand
 from jaxconv.models import abstract_variables, create_model
 from jaxconv.tasks import Task, open_task
 from jaxconv.train.build import build_network
@@ -24,12 +24,38 @@ from jaxconv.train.workdir import opened_config, saved_config, saved_data
 _KEY = "--config.distill.teacher"
 
 
-def open_teacher(config: Any, description: dict[str, Any]) -> Teacher | None:
+class TeacherWeights(NamedTuple):
+    """Weights that are no run: what network they are of, and what they want of images, if known."""
+
+    network: str
+    variables: dict[str, Any]
+    what: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+# `config.distill.teacher` -> the weights there.
+ReadTeacher = Callable[[str], TeacherWeights]
+
+
+def read_converted(place: str) -> TeacherWeights:
+    """The weights in a folder of `jaxconv convert`; raises UserError if it is none."""
+    variables, about = load_weights(expand(place, _KEY))
+    wants = about.get("preprocessing") or {}
+    what = f"weights of {about['model']} ({about['source']})"
+    norm = (tuple(wants.get(key) or ()) for key in ("mean", "std"))
+    return TeacherWeights(about["model"], variables, what, *norm)
+
+
+def open_teacher(
+    config: Any, description: dict[str, Any], read: ReadTeacher = read_converted
+) -> Teacher | None:
     """The teacher of `config.distill`, checked against the data and the student; None without one.
 
     Args:
       config: the whole config of the student.
       description: of the student's data, see `interface.describe`.
+      read: reads weights that are no run.
 
     Raises:
       UserError: there is no such network, it has another task, other classes or inputs, or lacks a
@@ -38,13 +64,18 @@ def open_teacher(config: Any, description: dict[str, Any]) -> Teacher | None:
     place = config.distill.teacher
     if not place:
         return None
-    folder, pairs = expand(place, _KEY), pairs_of(config.distill.features)
-    if (folder / "config.json").is_file():
-        model, variables, norm, what = _of_run(folder, config, description)
+    pairs, own = pairs_of(config.distill.features), (config.data.mean, config.data.std)
+    if (at_home(place, _KEY) / "config.json").is_file():
+        model, variables, norm, what = _of_run(expand(place, _KEY), config, description)
     else:
-        model, variables, what = _of_weights(folder, place, len(description["class_names"]))
-        norm = (config.data.mean, config.data.std)
-    scale, shift = _between(config, norm, description)
+        found = read(place)
+        variables, what = found.variables, found.what
+        norm = (found.mean or own[0], found.std or own[1])
+        try:
+            model = create_model(found.network, len(description["class_names"]))
+        except ValueError as error:
+            raise UserError(f"{_KEY}={place}: {error}", exit_code=1) from error
+    scale, shift = _between(own, norm, description)
     maps = tuple(dict.fromkeys(other for _, other in pairs))
     teacher = Teacher(model, variables, scale, shift, maps, what)
     _check_shapes(teacher, config, description, open_task(config, description), pairs)
@@ -74,27 +105,18 @@ def _of_run(folder: Path, config: Any, description: dict[str, Any]) -> tuple[Any
     return network.model, jax.device_get(state.variables), norm, f"step {step} of a run"
 
 
-def _of_weights(folder: Path, place: str, classes: int) -> tuple[Any, Any, str]:
-    variables, about = load_weights(folder)
-    try:
-        model = create_model(about["model"], classes)
-    except ValueError as error:
-        raise UserError(f"{_KEY}={place}: {error}", exit_code=1) from error
-    return model, variables, f"weights of {about['model']} ({about['source']})"
-
-
 def _between(
-    config: Any, norm: tuple[Any, Any], description: dict[str, Any]
+    own: tuple[Any, Any], norm: tuple[Any, Any], description: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The scale and shift [C] from images normalised for the student to those for the teacher."""
     channels = description["image_shape"][-1]
     if description["kind"] == "text":
         return np.ones(1, np.float32), np.zeros(1, np.float32)
-    own, other = (
+    ours, theirs = (
         [np.broadcast_to(np.asarray(x, np.float32), (channels,)) for x in pair]
-        for pair in ((config.data.mean, config.data.std), norm)
+        for pair in (own, norm)
     )
-    return own[1] / other[1], (own[0] - other[0]) / other[1]
+    return ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
 
 
 def _check_shapes(

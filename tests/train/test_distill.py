@@ -220,7 +220,7 @@ def _flat(config):
         (_other_maps, "conv7"),
         (_no_maps, "cnov2"),
         (_flat, "both must be maps"),
-        (lambda config: config.distill.update(teacher="/nowhere"), "holds no weights"),
+        (lambda config: config.distill.update(teacher="/nowhere"), "is no file or folder"),
         (lambda config: config.distill.update(kind="medium"), "did you mean|must be one of"),
         (lambda config: config.distill.update(alpha=1.5), "at most 1"),
         (lambda config: config.distill.update(kind="hard", temperature=2.0), "no temperature"),

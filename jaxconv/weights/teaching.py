@@ -1,0 +1,28 @@
+"""Weights that others have trained as the teacher of a distillation, see train/teacher.py."""
+
+from collections.abc import Sequence
+
+from jaxconv.train.teacher import TeacherWeights, read_converted
+from jaxconv.weights.pretrained import find_weights, preprocessing_of, read_weights
+
+_OPTION = "--config.distill.teacher"
+
+
+def read_teaching(place: str, networks: Sequence[str]) -> TeacherWeights:
+    """The weights that a text names, as for `config.model.init_from`.
+
+    Args:
+      place: the text. Names of the table, such as resnet50.a1_in1k, and folders of
+        `jaxconv convert` say their network.
+      networks: of the student, whose network files and `hf:` are then of.
+
+    Raises:
+      UserError: they cannot be had or read.
+    """
+    weights = find_weights(place, networks, _OPTION)
+    if weights.path is not None and (weights.path / "weights.json").is_file():
+        return read_converted(place)
+    variables, what = read_weights(place, networks, _OPTION)
+    wants = preprocessing_of(weights)
+    norm = (wants.mean, wants.std) if wants else ((), ())
+    return TeacherWeights(weights.networks[0], variables, what, *norm)
