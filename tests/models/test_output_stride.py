@@ -27,9 +27,9 @@ FAMILIES = {
     "resnet18_v2 resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50 resnet18d resnetrs50 "
     "ecaresnet26t skresnet18 cspresnet50",
     "ResNet for CIFAR": "resnet20_cifar",
-    "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf regnet_y_400mf mobilenet_v1 "
-    "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 efficientnet_b0 "
-    "efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
+    "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf "
+    "regnet_y_400mf mobilenet_v1 mobilenet_v2 mobilenet_v3_large "
+    "mobilenet_v3_small mnasnet0_5 efficientnet_b0 efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
     "DarkNet, CSPDarkNet": "darknet53",
     "ConvNeXt": "convnext_tiny convnextv2_atto",
     "NFNet": "dm_nfnet_f0",
@@ -181,7 +181,7 @@ def pace(name, size):
     """The marks of a case: sizes besides the first, and long cases, run with --full."""
     if (name, size) in QUICK:
         return ()
-    long = name in ("inception_v3", "mnasnet0_5")
+    long = name in ("inception_v3", "mnasnet0_5", "resnetrs50", "cspresnet50", "repvgg_a0")
     return pytest.mark.full if long or size != 75 else pytest.mark.slow
 
 
