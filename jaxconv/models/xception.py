@@ -62,8 +62,9 @@ class Block(nn.Module):
             y = self.norm(name=f"norm{n}")(y)
         if self.pool:
             y = max_pool(y, 3, 2, 1, layer="pool", atrous=self.atrous)
-            settings: dict[str, Any] = {"filter_size": 1, "stride": 2, "atrous": self.atrous}
-            settings |= {"act": None, "name": "shortcut"}
+        if self.pool or x.shape[-1] != y.shape[-1]:
+            settings: dict[str, Any] = {"filter_size": 1, "stride": 2 if self.pool else 1}
+            settings |= {"atrous": self.atrous, "act": None, "name": "shortcut"}
             x = ConvNorm(y.shape[-1], self.conv, self.norm, **settings)(x)
         return x + y
 

@@ -28,9 +28,8 @@ FAMILIES = {
     "ecaresnet26t skresnet18 cspresnet50",
     "ResNet for CIFAR": "resnet20_cifar",
     "RegNet, RepVGG, MobileNet, MNASNet, EfficientNet, Xception": "regnet_x_400mf "
-    "regnet_y_400mf mobilenet_v1 "
-    "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 efficientnet_b0 "
-    "efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
+    "regnet_y_400mf mobilenet_v1 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 "
+    "efficientnet_b0 efficientnet_lite0 efficientnet_v2_s repvgg_a0 xception",
     "DarkNet, CSPDarkNet": "darknet53",
     "ConvNeXt": "convnext_tiny convnextv2_atto",
     "NFNet": "dm_nfnet_f0",

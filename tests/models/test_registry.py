@@ -331,6 +331,31 @@ def test_sizes_that_do_not_fit_name_the_layer(name, size, message):
         variables_of(name, size)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("resnet50", {"shortcut": "pol"}, "shortcut is 'pol', did you mean 'pool'"),
+        ("resnet50", {"selective": (16, 8)}, "selective is .*; give ratio, divisor, split"),
+        ("resnet50_v2", {"squeeze": 16}, "squeeze is 16, which would do nothing: version is 2"),
+        ("resnet20_cifar", {"deep_stem": (8,)}, "deep_stem .* do nothing: small_images is True"),
+        ("se_resnet50", {"eca": True}, "eca is True, which would do nothing: squeeze is 16"),
+        ("repvgg_a0", {"plain": True, "norm": "group"}, "norm is 'group', which would do nothing"),
+    ],
+)
+def test_settings_that_would_do_nothing(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        variables_of(name, 32, **settings)
+
+
+def test_only_a_trained_repvgg_with_batch_norm_is_reparameterized():
+    from jaxconv.models.repvgg import reparameterize
+
+    for settings, why in (({"plain": True}, "is plain already"), ({"norm": "group"}, "norm='gr")):
+        model, variables, _ = variables_of("repvgg_a0", 32, **settings)
+        with pytest.raises(ValueError, match=why):
+            reparameterize(model, variables)
+
+
 def test_model_info():
     info = jaxconv.model_info("resnet50")
     assert (info.parameters, info.year, info.input_size) == (25_557_032, 2015, (224, 224, 3))
