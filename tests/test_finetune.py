@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import flax.traverse_util
 import jax
@@ -32,6 +33,14 @@ def write_set(folder, classes=NAMES, each=8, size=24):
             image[..., k] += 150
             Image.fromarray(image).save(folder / name / f"{n}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    """The commands, which run in this process here, handle SIGTERM until they end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

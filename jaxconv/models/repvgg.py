@@ -10,7 +10,8 @@ BatchNorm; then ReLU. All are linear, so after training they are one 3x3: see `r
     3      14x14    14, 256a             16, 256a
     4      7x7      1, 512b              1, 512b
 
-Each stage's first layer has stride 2. In `g4`, every second layer's convolutions have 4 groups.
+Each stage's first layer has stride 2. In `g4` the convolutions of layers 2, 4, 6 ..., counted
+from 0 through the whole network, have 4 groups.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class RepVGG(Network):
 
     Attributes:
       layers, widths: of each stage, from the first layer on.
-      groups: of every second layer.
+      groups: of layers 2, 4, 6 ...
       plain: whether each layer is one convolution with a bias, without BatchNorm: see
         `reparameterize`.
     """
@@ -86,7 +87,7 @@ class RepVGG(Network):
                     1 if n else 2,
                     conv=conv if not self.plain else self.biased(conv),
                     norm=norm,
-                    groups=self.groups if done % 2 else 1,
+                    groups=self.groups if done and done % 2 == 0 else 1,
                     atrous=spacings[stage] * (2 if n else 1),
                     plain=self.plain,
                     name=f"stage{stage}_{n + 1}",

@@ -121,7 +121,11 @@ def test_files_networks_and_the_lecture(run, tmp_path, monkeypatch, capsys):
             2,
             ["no network is called 'lenet6', did you mean 'lenet5'?"],
         ),
-        (["filters", "--model=lenet5", "--weights=/nowhere"], 1, ["/nowhere: holds no weights"]),
+        (
+            ["filters", "--model=lenet5", "--weights=/nowhere"],
+            1,
+            ["/nowhere: is no file or folder"],
+        ),
         (["filters", "--workdir=/nowhere"], 2, ["/nowhere: holds no run"]),
         (
             ["activations", "RUN", "--layer=pol1"],

@@ -24,7 +24,7 @@ def random_file():
     model = jaxconv.create_model("efficientnet_lite0", 10)
     shapes = flatten_dict(abstract_variables(model, (1, 32, 32, 3)), sep="/")
     random, arrays = np.random.default_rng(0), {}
-    for path, key in keys_of("efficientnet_lite0", shapes).items():
+    for path, key in keys_of("efficientnet_lite0", shapes, "efficientnet_lite_pytorch").items():
         shape = shapes[path].shape
         shape = {4: shape[::-1][:2] + shape[:2], 2: shape[::-1], 1: shape}[len(shape)]
         scale = 1 if len(shape) == 1 else (2 / np.prod(shape[1:])) ** 0.5

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import jaxconv
-from jaxconv.train.initial import fitted_weights, load_weights
+from jaxconv.train.initial import fitted_weights, load_weights, read_folder
 from jaxconv.weights.convert import convert
 from jaxconv.weights.names import keys_of
 from jaxconv.weights.reader import read_state_dict
@@ -90,7 +90,7 @@ def test_a_resnet_for_cifar_from_its_file_to_a_network(cifar_weights, cifar_test
     state = jax.eval_shape(
         lambda key: jaxconv.create_state(model, optax.sgd(0.1), key, images[:1]), key
     )
-    fitted, messages = fitted_weights(str(tmp_path / "out"), state, 2)
+    fitted, messages = fitted_weights(str(tmp_path / "out"), state, 2, read_folder)
     assert fitted["params"]["fc"]["kernel"].shape == (64, 2)
     assert any("fc is newly initialized" in message for message in messages)
 
