@@ -320,7 +320,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    view |= {"own_size": args.own_size, "only_present": args.only_present}
+    view |= {"own_size": args.own_size, "only_present": args.only_present, "files": [*files]}
     evaluation = evaluate_runs(
         args.workdir, args.split, args.checkpoint, overrides=overrides, **view
     )

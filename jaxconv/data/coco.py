@@ -255,14 +255,17 @@ def _keypoints(found: Any, count: int, name: str, faults: Faults) -> np.ndarray:
     return points
 
 
-def numbers_of(folder: str, split: str, settings: Any) -> tuple[dict[str, int], dict[str, int]]:
+def numbers_of(
+    folder: str, split: str, settings: Any, keypoints: bool = False
+) -> tuple[dict[str, int], dict[str, int]]:
     """The numbers that the annotations of a split have: of images by path, of classes by name.
 
     Args:
       folder, split, settings: as for `open_coco`, which has read the same file.
+      keypoints: whether it was asked for these.
     """
     root = Path(folder).expanduser()
-    path = find(root, split, settings.coco.file)
+    path = find(root, split, settings.coco.file, keypoints)
     found = json.loads(read_content(path))
     names = [str(one["file_name"]) for one in found["images"]]
     place = _folder(root, split, settings.coco.images, path, names[0])

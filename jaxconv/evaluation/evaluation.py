@@ -92,6 +92,7 @@ def evaluate_run(
     own_size: bool = False,
     overrides: Overrides = (),
     only_present: bool = False,
+    files: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate the network that a run has trained, in one process.
 
@@ -105,6 +106,7 @@ def evaluate_run(
       overrides: `KEY=VALUE` each or values by key, such as data.source=folder:DIR,
         to evaluate on other data, see train/other_data.py.
       only_present: predictions are among the classes that the split has examples of.
+      files: the names of those of the task's `writers` that will be called.
 
     Raises:
       UserError: the run, checkpoint, split or view does not exist, or the data cannot be read.
@@ -119,6 +121,7 @@ def evaluate_run(
     split = split or config.data.eval_split
     parallel = make_parallel(config.parallel, devices or jax.local_devices())
     network = build_network(config, description, parallel.axis_name)
+    network.task.files = tuple(files)
     # Outside any mapped axis: these traces look at the network alone.
     with reading(config):
         ways = passes(view, config, description, network.task, split, source)

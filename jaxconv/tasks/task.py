@@ -96,6 +96,7 @@ class Task:
 
     Attributes:
       axis_name: of the devices under `pmap`, for a loss that depends on the whole batch; else None.
+      files: those of `writers` that an evaluation will write; `keep` may return more for them.
       figures: what it measures; the first one ranks checkpoints and sweeps and drives `plateau`.
       training: keys of `figures` that `training_values` measures while training.
       needs: targets of an example that it reads.
@@ -126,6 +127,7 @@ class Task:
     of_pixels: ClassVar[bool] = False
 
     axis_name: str | None = None
+    files: tuple[str, ...] = ()
 
     def __init__(self, config: Any, description: dict[str, Any]):
         self.config, self.description = config, description

@@ -234,7 +234,7 @@ class Detection(Task):
     def keep(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
         """`loss`; the detections, see `serve`; the truth: `true_boxes`, `true_classes`,
         `true_valid` and `true_crowd`; `size` and `seen`, if the images stand on a canvas; and the
-        areas and overlaps of masks, see instances.py.
+        areas and overlaps of masks, see instances.py, with `masks` too for `--detections`.
         """
         truth = {name: batch[name] for name in ("boxes", "classes")}
         truth |= {"valid": present(batch), "crowd": crowds(batch)}
@@ -244,7 +244,10 @@ class Detection(Task):
         if "filled" in batch:
             more["true_mask_areas"] = area(batch["boxes"]) * batch["filled"]
         if "masks" in self.heads:
-            of_masks = (found.pop("masks"), found["boxes"], found["valid"])
+            masks = found.pop("masks")
+            of_masks = (masks, found["boxes"], found["valid"])
+            # Of COCO's 5,000 images they are 1.6 GB.
+            more |= {"masks": masks} if "detections" in self.files else {}
             more |= jax.vmap(mask_measures)(*of_masks, batch["masks"], truth["crowd"])
         kept = self.measured(outputs, batch) | found | more
         kept |= {name: batch[name] for name in ("size", "seen") if name in batch}
