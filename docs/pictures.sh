@@ -33,7 +33,7 @@ for argument in "$@"; do
 done
 xo=$runs/xo cifar=$runs/cifar texts=$runs/sentences resnet20=$runs/resnet20 fast=$runs/cifar10_fast
 masks=$runs/xo_segmentation boxes=$runs/xo_localization objects=$runs/xo_detection camvid=$runs/camvid hippocampus=$runs/hippocampus
-bccd=$runs/bccd pennfudan=$runs/pennfudan
+letters=$runs/xo_masks bccd=$runs/bccd pennfudan=$runs/pennfudan
 
 look() { # NAME PICTURE OPTION ...
   jaxconv look "$2" "${@:3}" --out="$out/$1.png"
@@ -83,6 +83,9 @@ for run in "$masks" "$boxes" "$objects"; do
     jaxconv train --config="$root/experiments/$(basename "$run").py" --workdir="$run"
   fi
 done
+if [ ! -e "$letters/curves.png" ]; then
+  jaxconv train --config="$root/experiments/xo_detection.py:masks" --workdir="$letters"
+fi
 if [ ! -e "$camvid/curves.png" ]; then
   needs camvid "$camvid_data"
   needs weights "$weights"
@@ -139,3 +142,4 @@ look pennfudan predictions --workdir="$pennfudan" --number=4
 play playground "$xo"
 play playground_masks "$masks"
 play playground_boxes "$boxes"
+play playground_objects "$letters"

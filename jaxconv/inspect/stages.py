@@ -107,17 +107,16 @@ def stages(module: nn.Module, variables: Any, x: Any) -> list[Stage]:
 def traced_stages(module: nn.Module, variables: Any, x: jax.Array) -> tuple[Any, list[Stage]]:
     """The module's output for x [N, *spatial, C] and its stages, whose values keep the batch axis.
 
-    Can be called under `jit`.
+    Can be called under `jit`. The output may be any pytree; one of several arrays is no stage.
     """
-    marks = Marks()
+    marks, apply = Marks(), partial(module.apply, **call_arguments(module, False, {}))
     with plain(), nn.intercept_methods(marks.intercept):
-        program = jax.make_jaxpr(partial(module.apply, **call_arguments(module, False, {})))(
-            variables, x
-        )
+        program, shapes = jax.make_jaxpr(apply, return_shape=True)(variables, x)
     walk = _Walk(marks, x, weighting(program.jaxpr))
-    output = walk.run(program, jax.tree.leaves((variables, x)))[0]
-    walk.end(output)
-    return output, [
+    outputs = walk.run(program, jax.tree.leaves((variables, x)))
+    if len(outputs) == 1:
+        walk.end(outputs[0])
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs), [
         Stage(name, kind, *arrays)
         for (name, kind), arrays in zip(walk.names, walk.arrays, strict=True)
     ]

@@ -34,14 +34,14 @@ class MapRow:
     depth: int
 
 
-def rows_of(stages: Sequence[Stage], variables: Any, votes: jax.Array) -> list[MapRow]:
+def rows_of(stages: Sequence[Stage], variables: Any, votes: Any) -> list[MapRow]:
     """The rows of all stages [1, h, w, k] or [1, k] except the input and the votes [1, K].
 
-    The page shows those two elsewhere.
+    The page shows those two elsewhere. A detector's outputs are several arrays, and no votes.
     """
     rows, after = [], ""
     last = stages[-1].value
-    for stage in stages[1:-1] if last.shape == votes.shape else stages[1:]:
+    for stage in stages[1:-1] if last.shape == getattr(votes, "shape", None) else stages[1:]:
         after = stage.name or after
         if stage.value.ndim not in (2, 4) or stage.value.shape[0] != 1:
             continue

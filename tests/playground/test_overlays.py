@@ -6,12 +6,13 @@ import pytest
 from jaxconv.config import load_config
 from jaxconv.look.opened import open_run
 from jaxconv.run import train
+from jaxconv.tasks.detection.mistakes import SHOWN
 from tests.playground.serving import served
 from tests.playground.test_in_browser import CROSS, answered
 from tests.playground.test_page import talk
 
 
-@pytest.fixture(scope="module", params=["segmentation", "localization"])
+@pytest.fixture(scope="module", params=["segmentation", "localization", "detection"])
 def opened(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     config = load_config(f"experiments/xo_{request.param}.py:small")
@@ -29,9 +30,15 @@ def test_what_is_said_is_drawn_over_the_picture(opened):
         header, picture, *_ = await hear("answer")
         found = {name: value[0] for name, value in opened.served(picture[None]).items()}
         assert "vote" not in header["votes"][0]
-        shares = [vote["probability"] for vote in header["votes"]]
-        assert sum(shares) == pytest.approx(1)
-        if opened.config.task.name == "segmentation":
+        shares, task = [vote["probability"] for vote in header["votes"]], opened.config.task.name
+        assert task == "detection" or sum(shares) == pytest.approx(1)
+        if task == "detection":
+            sure = found["valid"] & (found["scores"] >= SHOWN)
+            boxes = [box["box"] for box in header["overlay"]["boxes"]]
+            np.testing.assert_allclose(np.reshape(boxes, (-1, 4)), found["boxes"][sure], atol=1e-3)
+            best = max(found["scores"][found["valid"]], default=0)
+            assert max(shares) == pytest.approx(best, abs=1e-5)
+        elif task == "segmentation":
             np.testing.assert_array_equal(header["mask"], found["classes"])
             counts = [np.mean(found["classes"] == k) for k in range(3)]
             np.testing.assert_allclose(shares, counts)
@@ -78,7 +85,7 @@ def test_the_page_draws_it(opened, browser):
             inked = sum(vote["probability"] for vote in answer["votes"][1:])
             assert coloured == pytest.approx(inked, abs=1e-3)
         else:
-            assert coloured > 0
+            assert (coloured > 0) == bool(answer["overlay"]["boxes"])
         assert page.find("#verdict").text.startswith(answer["overlay"]["said"])
         assert not page.find("#training").is_displayed()
         assert not page.find("[data-how=start]").is_displayed()

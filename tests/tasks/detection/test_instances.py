@@ -25,7 +25,8 @@ from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.layers import roi_align
-from jaxconv.playground.shown import say_overlay
+from jaxconv.look.opened import open_run
+from jaxconv.playground.shown import make_view, say_overlay
 from jaxconv.predict import find_items, predict_items
 from jaxconv.run import train
 from jaxconv.tasks import needs_of, open_task
@@ -432,8 +433,13 @@ def test_what_is_drawn_over_a_picture(people_run):
     """The playground's mask and keypoints; and the truth in pictures of examples."""
     root, _ = people_run
     network = load_run(root / "run")
-    served = network.serve(np.full((1, 32, 32, 1), 128, np.uint8))
-    served = {name: np.array(value[0]) for name, value in served.items()}
+    picture = np.full((32, 32, 1), 128, np.uint8)
+    served = {name: np.array(value[0]) for name, value in network.serve(picture[None]).items()}
+    opened = open_run(root / "run")
+    settings = (opened.model, opened.preprocess, opened.variables, opened.input_shape)
+    view = make_view(*settings, opened.class_names, opened.task)
+    for name, value in view.call(opened.variables, picture)[0].items():
+        np.testing.assert_allclose(value, served[name], atol=1e-3)
     served |= {"valid": np.arange(6) < 3, "scores": np.float32([0.9, 0.8, 0.1, 0, 0, 0])}
     served["boxes"][:3] = [[2, 2, 12, 12], [8, 8, 30, 30], [20, 0, 30, 10]]
     served["masks"] = np.ones_like(served["masks"])
