@@ -46,6 +46,14 @@ LICENCES = {
     "cc-by-nc-4.0": "CC-BY-NC-4.0",
     "mit": "MIT",
 }
+# Of Keras 3's applications: the MD5 of the file, from resnet.py, and the figures that
+# keras.io/api/applications has. They are He et al.'s own weights, from Caffe.
+KERAS = {
+    "resnet50_v1": ("2cb95161c43110f7111970584f804107", "top-1 74.9; top-5 92.1"),
+    "resnet101_v1": ("f1aeb4b969a6efcfb50fad2f0c20cfc5", "top-1 76.4; top-5 92.8"),
+    "resnet152_v1": ("100835be76be38e30d865e96f2aaae62", "top-1 76.6; top-5 93.1"),
+}
+KERAS_PLACE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 # Of a network in part: SSD's VGG has random layers after its features.
 LEFT_OUT = {"IMAGENET1K_FEATURES"}
 MEASURES = {
@@ -73,7 +81,7 @@ def rows() -> list[list[str]]:
     found = []
     for name in list_models():
         if schemes_of(name):
-            found += [*_of_torchvision(name), *_of_timm(name)]
+            found += [*_of_torchvision(name), *_of_timm(name), *_of_keras(name)]
     return [[_text(row.get(column, "")) for column in COLUMNS] for row in found]
 
 
@@ -157,6 +165,28 @@ def _of_timm(name: str) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _of_keras(name: str) -> list[dict[str, Any]]:
+    if name not in KERAS:
+        return []
+    md5, published = KERAS[name]
+    file = f"{name.removesuffix('_v1')}_weights_tf_dim_ordering_tf_kernels.h5"
+    return [
+        {
+            "network": name,
+            "tag": "keras_in1k",
+            "place": KERAS_PLACE + file,
+            "sha256": f"md5:{md5}",
+            "licence": "MIT",
+            "published": published,
+            "size": (224,),
+            "crop": 0.875,
+            "interpolation": "bilinear",
+            "mean": (0.485016, 0.457957, 0.407604),  # 123.68, 116.779, 103.939 of 255
+            "std": (1 / 255,) * 3,
+        }
+    ]
 
 
 def _text(value: Any) -> str:

@@ -34,6 +34,7 @@ EXTRAS = {
     "coco": ("pycocotools",),
     "nifti": ("nibabel",),
     "hub": ("huggingface_hub",),
+    "keras": ("h5py",),
     "prepare": ("tensorflow",),
     "playground": ("tornado",),
 }  # fmt: skip

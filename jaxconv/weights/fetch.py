@@ -85,8 +85,12 @@ def digest_in(url: str) -> str:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file."""
+    return _digest_of(path, "sha256")
+
+
+def _digest_of(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def fetch(place: str, revision: str = "", sha256: str = "") -> Fetched:
@@ -95,7 +99,8 @@ def fetch(place: str, revision: str = "", sha256: str = "") -> Fetched:
     Args:
       place: an address, or as `hub_of` reads it.
       revision: the hub's commit, branch or tag; that of the place comes first.
-      sha256: the digest, or how it begins; that of the address also holds.
+      sha256: the digest, or how it begins, or `md5:` and that digest; that of the address also
+        holds.
 
     Raises:
       UserError: it cannot be had (the message says which file to bring, and where to put it), is
@@ -174,10 +179,13 @@ def _of_address(url: str, digests: tuple[str, ...]) -> Path:
 
 def _mismatch(path: Path, digests: tuple[str, ...]) -> str:
     """What is wrong with a file of these digests; nothing if it is right."""
-    found = sha256_of(path) if digests else ""
-    wrong = next((digest for digest in digests if not found.startswith(digest)), "")
-    begins = found[: max(8, len(wrong))]
-    return f"its SHA-256 is {begins}..., not {wrong[:16]}..." if wrong else ""
+    for digest in digests:
+        kind, wanted = ("md5", digest[4:]) if digest.startswith("md5:") else ("sha256", digest)
+        found = _digest_of(path, kind)
+        if not found.startswith(wanted):
+            name = {"md5": "MD5", "sha256": "SHA-256"}[kind]
+            return f"its {name} is {found[: max(8, len(wanted))]}..., not {wanted[:16]}..."
+    return ""
 
 
 def _why(error: Exception) -> str:
@@ -188,7 +196,9 @@ def _why(error: Exception) -> str:
 
 
 def _to_bring(what: str, where: Path, digests: tuple[str, ...], why: str) -> UserError:
-    whole = f", whose SHA-256 begins with {digests[0][:16]}," if digests else ""
+    first = digests[0] if digests else ""
+    kind, first = ("MD5", first[4:]) if first.startswith("md5:") else ("SHA-256", first)
+    whole = f", whose {kind} begins with {first[:16]}," if first else ""
     return UserError(
         f"{what}: cannot be fetched ({why}); bring that file{whole} and put it at {where}",
         exit_code=1,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from jaxconv import moved
 from jaxconv.weights.naming import Scheme, name_modules, names_of
-from jaxconv.weights.other_names import AKAMASTER, CAFFE, LITE
+from jaxconv.weights.other_names import AKAMASTER, CAFFE, KERAS, LITE
 from jaxconv.weights.timm_names import TIMM
 from jaxconv.weights.torchvision_names import TORCHVISION
 
@@ -22,6 +22,7 @@ SCHEMES: dict[str, Scheme] = {
     "akamaster": AKAMASTER,
     "efficientnet_lite_pytorch": LITE,
     "caffe": CAFFE,
+    "keras": KERAS,
 }
 
 

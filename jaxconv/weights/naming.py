@@ -35,7 +35,11 @@ class Scheme:
       leaves: its names of our leaves, such as `kernel`.
       odd_leaves: the exceptions: a regular expression of `network/module/leaf` -> its name.
       separator: between a module and a leaf.
-      bgr: our module whose kernel sees blue, green and red there, instead of red, green and blue.
+      bgr: a pattern of `network/module` whose kernel sees blue, green and red there, instead of
+        red, green and blue.
+      channels_last: its arrays have our order of axes, not PyTorch's; convolutions before a norm
+        may have a bias, which goes into the norm's mean.
+      unused: a pattern of its names that are no weights of the network.
     """
 
     families: Families
@@ -43,6 +47,8 @@ class Scheme:
     odd_leaves: Mapping[str, str] = dataclasses.field(default_factory=dict)
     separator: str = "."
     bgr: str = ""
+    channels_last: bool = False
+    unused: str = ""
 
 
 def names_of(families: Families, network: str) -> Names | None:

@@ -7,9 +7,9 @@ CACHE/own.tsv      your own rows, with the same header; they come first
 network, tag       such as resnet50, tv2_in1k
 arguments          of the network with which it was trained, such as padding=same epsilon=0.001
 place              an address, or hf:OWNER/REPO[:FILE] on the Hugging Face hub
-revision, sha256   the commit, and the digest or how it begins. torchvision's addresses end in
-                   the first digits of theirs. Empty where they are not known: `jaxconv weights
-                   --pin` keeps those of the file that you have
+revision, sha256   the commit, and the digest or how it begins; md5:... where its authors give
+                   that. torchvision's addresses end in the first digits of theirs. Empty where
+                   they are not known: `jaxconv weights --pin` keeps those of the file that you have
 licence            as SPDX writes it
 MiB                size of the file
 published          figures in %, of ImageNet's validation images or COCO's, as their authors
@@ -181,8 +181,10 @@ def _row(row: Mapping[Any, Any]) -> Published:
     text = {column: (row.get(column) or "").strip() for column in COLUMNS}
     if lacking := [column for column in _NEEDED if not text[column]]:
         raise ValueError(f"{lacking[0]} is empty")
-    if text["sha256"] and not re.fullmatch(r"[0-9a-f]{8,64}", text["sha256"]):
-        raise ValueError(f"sha256 is {text['sha256']!r}; it must be 8 to 64 digits of 0-9, a-f")
+    if text["sha256"] and not re.fullmatch(r"(md5:)?[0-9a-f]{8,64}", text["sha256"]):
+        raise ValueError(
+            f"sha256 is {text['sha256']!r}; it must be 8 to 64 digits of 0-9, a-f, or md5:DIGITS"
+        )
     wants = Preprocessing(
         mean=tuple(map(float, filter(None, text["mean"].split(",")))),
         std=tuple(map(float, filter(None, text["std"].split(",")))),

@@ -1,6 +1,6 @@
 """Files of weights, told apart by their first bytes, whatever they are called: safetensors, what
-`torch.save` wrote (.pth, .pt, .th, .pth.tar, .ckpt, .bin), NumPy's .npz, and the initializers of
-ONNX.
+`torch.save` wrote (.pth, .pt, .th, .pth.tar, .ckpt, .bin), NumPy's .npz, Keras' .h5 and .keras, and
+the initializers of ONNX.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from jaxconv.errors import UserError
+from jaxconv.weights.keras_file import HDF5, is_keras_archive, read_keras
 from jaxconv.weights.onnx_file import is_onnx, read_onnx
 from jaxconv.weights.pickled import open_archive, open_pickles, reraise_damage
 from jaxconv.weights.torchvision import as_float32
@@ -20,7 +21,6 @@ from jaxconv.weights.wrappers import unwrap
 _TAR = "a tar archive; unpack it, or, where it is PyTorch's from before 0.2, save it anew there"
 # The first bytes of what people take for weights -> what it is, and what to do.
 _OTHERS = {
-    b"\x89HDF\r\n": "HDF5, as Keras writes; jaxconv reads weights of PyTorch's networks",
     b"version https://git-lfs": "a pointer of Git LFS, not the file; run `git lfs pull` there",
     b"<": "a web page, not the file; download it again",
     b"{": "JSON; where it lists the parts of a model, save that in one file",
@@ -63,12 +63,16 @@ def open_weights(file: Path) -> Iterator[Any]:
                 archive = stack.enter_context(zipfile.ZipFile(stream))
             if all(name.endswith(".npy") for name in archive.namelist()):
                 yield _of_npz(file, archive)
+            elif is_keras_archive(archive):
+                yield read_keras(file, archive)
             else:
                 yield open_archive(file, archive)
         elif first.startswith(b"\x80"):
             yield open_pickles(file, stream)
         elif first[8:9] == b"{" and int.from_bytes(first[:8], "little") < 2**40:
             yield _of_safetensors(file, stack)
+        elif first.startswith(HDF5):
+            yield read_keras(file)
         elif is_onnx(first):
             yield read_onnx(stream.read())
         else:
@@ -92,7 +96,7 @@ def _kind(first: bytes) -> str:
         return _TAR
     known = (what for start, what in _OTHERS.items() if first.lstrip().startswith(start))
     return next(
-        known, "no file of weights: neither safetensors, nor of torch.save, nor .npz, nor ONNX"
+        known, "no file of weights: neither safetensors, nor of torch.save, nor .npz, Keras or ONNX"
     )
 
 

@@ -25,6 +25,7 @@ from jaxconv.models import MODELS, abstract_variables, create_model, list_models
 from jaxconv.train.state import check_finite
 from jaxconv.weights.detector_names import is_transposed, todays_names
 from jaxconv.weights.names import SCHEMES, keys_of, schemes_of
+from jaxconv.weights.naming import Scheme
 from jaxconv.weights.wrappers import unwrap
 
 # A number of classes that is no width of a layer.
@@ -95,9 +96,13 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
     arrays = {key: arrays[of] for of, key in todays_names(name, arrays).items()}
     extra_arguments = _arguments(name, arrays)
     scheme = _scheme(name, arrays, extra_arguments)
+    of = SCHEMES[scheme] if scheme else Scheme({})
+    arrays = {key: value for key, value in arrays.items() if not re.fullmatch(of.unused, key)}
     classes = num_classes or _logits(name, arrays, extra_arguments, scheme)
     flat = _leaves(name, classes, extra_arguments)
     keys = keys_of(name, flat, scheme)
+    if of.channels_last:
+        arrays = _without_biases(arrays, keys)
     loaded, missing, misshapen = {}, [], []
     for path, leaf in flat.items():
         key, module = keys[path], path.split("/", 1)[1].rsplit("/", 1)[0]
@@ -105,7 +110,10 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
             missing.append(f"{key} (for {path})")
             continue
         channels, transposed = flattened_channels(name, module), is_transposed(module)
-        value = _turned(arrays[key], leaf.shape, channels, transposed)
+        if of.channels_last:
+            value = _as_it_is(arrays[key], leaf.shape)
+        else:
+            value = _turned(arrays[key], leaf.shape, channels, transposed)
         if value is None and leaf.shape[-2:-1] == usual_task(name)[0][-1:]:
             # The first layer, of images with another number of channels.
             shape = (*leaf.shape[:-2], *arrays[key].shape[1:2], leaf.shape[-1])
@@ -113,7 +121,7 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
         if value is None:
             misshapen.append(f"{key} is {arrays[key].shape}, but {path} is {leaf.shape}")
         else:
-            bgr = module == SCHEMES[scheme].bgr and path.endswith("/kernel")
+            bgr = re.fullmatch(of.bgr, f"{name}/{module}") and path.endswith("/kernel")
             loaded[path] = np.ascontiguousarray(value[..., ::-1, :]) if bgr else value
     left_over = sorted(arrays.keys() - set(keys.values()))
     if missing or left_over or misshapen:
@@ -122,6 +130,27 @@ def _load(name: str, arrays: Mapping[str, np.ndarray], num_classes: int) -> dict
             f"{name}: " + "; ".join(f"{what}: {some(found)}" for what, found in parts if found)
         )
     return unflatten_dict(loaded, sep="/")
+
+
+def _as_it_is(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """An array whose axes are in our order, or None if it does not fit `shape`."""
+    if value.ndim == len(shape) == 4 and shape[2] == 1 and value.shape[3] == 1 != value.shape[2]:
+        value = value.swapaxes(2, 3)  # depthwise: [H, W, C, 1]
+    return np.ascontiguousarray(value).reshape(shape) if value.shape == shape else None
+
+
+def _without_biases(
+    arrays: Mapping[str, np.ndarray], keys: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The arrays without the biases of convolutions before a norm, whose mean they lower."""
+    found = dict(arrays)
+    for path, mean in keys.items():
+        if convolution := re.fullmatch(r"batch_stats/(.*)norm/mean", path):
+            kernel = keys.get(f"params/{convolution[1]}conv/kernel", "")
+            bias = kernel.rpartition("/")[0] + "/bias"
+            if bias in found and mean in found:
+                found[mean] = found[mean] - found.pop(bias)
+    return found
 
 
 def _arguments(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:

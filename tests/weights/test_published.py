@@ -56,6 +56,9 @@ def test_every_row_can_be_read_and_checked():
         if row.place.startswith("hf:"):
             theirs, _, tag = hub_of(row.place).repo.removeprefix("timm/").partition(".")
             assert of_timm(theirs) == (row.network, row.arguments) and tag == row.tag
+        elif row.tag == "keras_in1k":
+            assert re.fullmatch("md5:[0-9a-f]{32}", row.sha256)
+            assert row.place.startswith("https://storage.googleapis.com/tensorflow/keras-")
         else:
             assert row.place.startswith("https://download.pytorch.org/models/")
             assert len(digest_in(row.place)) >= 8 and row.bytes > 4e6
