@@ -56,7 +56,7 @@ LEVELS = [
     {"inspect"},
     {"look"},
     {"report"},
-    {"survey", "sweep"},
+    {"doctor", "survey", "sweep"},
     {"playground"},
     {"run"},
     {"commands"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxconv.errors import UserError, short
-from jaxconv.files import to_json
+from jaxconv.files import cache_folder, to_json
 from jaxconv.streams import lost_output
 from jaxconv.train.code import TRUST, trusted
 
@@ -145,8 +145,7 @@ def _set_up_cache(place: str) -> None:
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if place == "off" or given:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
-    folder = folder if place == "auto" else Path(place)
+    folder = cache_folder("compiled") if place == "auto" else Path(place)
     try:
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
