@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError, short
+from jaxconv.errors import UserError, human_bytes, short
 from jaxconv.files import cache_folder, to_json
 from jaxconv.streams import lost_output
 from jaxconv.train.code import TRUST, trusted
@@ -79,9 +79,31 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs."""
-    print(to_json(record))
+# The most characters of a line of JSON on a terminal, unless --json is given.
+_SHORT = 200
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json to a command that ends with `print_json`."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the whole last line on a terminal too; elsewhere it is always whole",
+    )
+
+
+def print_json(record: dict[str, Any], whole: bool = True) -> None:
+    """Print one line of JSON for programs; unless `whole`, it is short on a terminal."""
+    text = to_json(record)
+    if whole or len(text) <= _SHORT or not sys.stdout.isatty():
+        print(text)
+        return
+    shown: dict[str, Any] = {}
+    for name, value in record.items():
+        more = shown | {name: value}
+        if not isinstance(value, (dict, list, tuple)) and len(to_json(more)) <= _SHORT:
+            shown = more
+    print(f"{to_json(shown)[:-1]}, ...}}  (--json prints all {human_bytes(len(text))})")
 
 
 @contextlib.contextmanager
