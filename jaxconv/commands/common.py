@@ -73,7 +73,7 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
     if "trust" not in args:
         yield
         return
-    if args.trust != "ask" and not args.workdir:
+    if args.trust != "ask" and not (args.workdir or getattr(args, "runs", ())):
         raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
     with trusted(args.trust):
         yield
