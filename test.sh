@@ -4,6 +4,7 @@
 #   ./test.sh             everything except the tests marked full
 #   ./test.sh --full      also those: kill and soak tests at full count
 #   ./test.sh --quick     without the tests that start processes or train for a while
+#   ./test.sh --newest    with the newest packages instead of those of constraints.txt
 #   ./test.sh -k lecture  other arguments go to pytest
 #
 # PYTHON selects the Python, VENV the folder of the virtual environment (.venv by default).
@@ -15,9 +16,10 @@ arguments=() quick=
 for argument in "$@"; do
   case $argument in
     --help | -h)
-      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      sed -n '2,10s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
+    --newest) export newest=yes ;; # for launch/venv.sh
     --quick)
       quick=yes
       arguments+=(-m "not slow and not full")

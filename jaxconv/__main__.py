@@ -5,18 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxconv.commands import (
-    data,
-    look,
-    networks,
-    playground,
-    report,
-    runs,
-    transfer,
-    use,
-    weights,
-)
-from jaxconv.commands.common import split_overrides, trusting
+from jaxconv import doctor
 from jaxconv.errors import UserError, needing_extras
 from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
@@ -50,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["doctor"]:  # before anything that may be broken is imported
+        return doctor.main(argv[1:])
+    from jaxconv.commands.common import split_overrides, trusting
+
     others, overrides = split_overrides(argv)
     args = _parser().parse_args(others)
     try:
@@ -90,13 +83,25 @@ def _say_lost(error: OSError) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from jaxconv.commands import (
+        data,
+        look,
+        networks,
+        playground,
+        report,
+        runs,
+        transfer,
+        use,
+        weights,
+    )
+
     parser = argparse.ArgumentParser(
         prog="jaxconv",
         description="Train, evaluate and inspect convolutional networks in JAX.",
     )
     parser.add_argument("--version", action="version", version=f"jaxconv {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (runs, transfer, use, look, report, playground, networks, weights, data):
+    for module in (runs, transfer, use, look, report, playground, networks, weights, data, doctor):
         module.add(commands)
     return parser
 

@@ -49,6 +49,11 @@ def at_home(path: str | os.PathLike[str], option: str) -> Path:
         ) from error
 
 
+def cache_folder(name: str) -> Path:
+    """The folder `name` of jaxconv's in the user's cache; `~` is not expanded yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / name
+
+
 def lock(file: IO[str], shared: bool = False) -> None:
     """Lock an open file for this process until it is closed, or the process ends in any way.
 

@@ -144,7 +144,7 @@ def methods_of(name: str) -> Callable[[Any, str], Any]:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name will be removed in 0.2", DeprecationWarning, 3)
+    warnings.warn(f"{old} is now {new}; the old name will be removed in 0.3", DeprecationWarning, 3)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

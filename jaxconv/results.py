@@ -43,13 +43,19 @@ def figure_of(row: Mapping[str, Any]) -> Figure:
     return find_task(default_config().task.name).figures[0]
 
 
-def renewed(row: Mapping[str, Any], workdir: Path, config: Any = None) -> dict[str, Any]:
+def renewed(
+    row: Mapping[str, Any],
+    workdir: Path,
+    config: Any = None,
+    rows: Sequence[Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
     """An updated row of sweep.json, see `standing`.
 
-    A run that was stopped early is finished, unless `config` has another early stopping.
+    A run that was stopped early is finished, unless `config` has another early stopping. `rows` are
+    those of its metrics.jsonl, if they have been read.
     """
     folder, steps = workdir / row["run"], row["steps"]
-    rows = read_metrics(folder)
+    rows = read_metrics(folder) if rows is None else rows
     stopped = stopped_early(folder)
     if config and stopped.get("early_stopping") != config.early_stopping.to_dict():
         stopped = {}

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by launch/common.sh and test.sh: make_venv FOLDER EXTRAS PYTHON creates a virtual environment with jaxconv, unless it exists
-# and setup.cfg has not changed since. EXTRAS is [train] or others, which contain it. With dry_run set, commands are printed instead of run.
+# and setup.cfg has not changed since. EXTRAS is [train] or others, which contain it; [test] has the versions of constraints.txt, unless
+# newest is set. With dry_run set, commands are printed instead of run.
 
 show() { # prints a command, quoted for a shell
   local argument line=""
@@ -34,9 +35,13 @@ find_python() { # prints the path of the first Python that is new enough: $PYTHO
 }
 
 make_venv() {
-  local folder=$1 extras=$2 python=$3 root stamp
+  local folder=$1 extras=$2 python=$3 root stamp limits=()
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   stamp="$extras $(cksum <"$root/setup.cfg") $("$python" --version)"
+  if [ "$extras" = "[test]" ] && [ -z "${newest:-}" ]; then
+    limits=(--constraint "$root/constraints.txt")
+    stamp+=" $(cksum <"$root/constraints.txt")"
+  fi
   if [ -z "${dry_run:-}" ] && [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
     return
   fi
@@ -45,7 +50,7 @@ make_venv() {
     echo "$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
     return 1
   fi
-  run "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || return 1
+  run "$folder/bin/python" -m pip install --quiet --disable-pip-version-check ${limits[@]+"${limits[@]}"} --editable "$root$extras" || return 1
   if [ -z "${dry_run:-}" ]; then
     echo "$stamp" >"$folder/installed"
   fi

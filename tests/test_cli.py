@@ -480,3 +480,53 @@ def test_json_has_no_word_for_what_is_no_number(capsys):
 )
 def test_values_after_a_space(argv, others, overrides):
     assert split_overrides(argv) == (others, overrides)
+
+
+def test_the_last_line_is_short_on_a_terminal_unless_asked(monkeypatch, capsys):
+    record = {"split": "train", "classes": [*"abcdefgh"] * 50, "loss": float("nan"), "top1": 0.5}
+    record |= {"words": "w" * 500, "end": 1}
+    short = {"split": "train", "loss": 0.25}
+
+    def printed(*arguments):
+        print_json(*arguments)
+        return capsys.readouterr().out.rstrip("\n")
+
+    assert json.loads(printed(record, False))["words"] == "w" * 500  # piped
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert printed(record, False) == (
+        '{"split": "train", "loss": null, "top1": 0.5, "end": 1, ...}  (--json prints all 2.6 kB)'
+    )
+    assert json.loads(printed(record, True))["words"] == "w" * 500
+    assert json.loads(printed(short, False)) == short
+
+
+def test_data_of_many_classes_on_a_terminal(tmp_path):
+    """With --json the whole line, which elsewhere needs no option."""
+    pty = pytest.importorskip("pty")
+    write_images(tmp_path / "in", ("train",), [f"class{n:03}" for n in range(60)], count=1)
+
+    def last_line(*more):
+        ours, theirs = pty.openpty()
+        arguments = ["data", f"folder:{tmp_path / 'in'}", f"--png={tmp_path / 'a.png'}", *more]
+        settings = process_settings() | {"stdout": theirs, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jaxconv", *arguments, "--config.data.image_size=8"], **settings
+        )
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                block = os.read(ours, 65536)
+            except OSError:  # EIO: the other side was closed
+                break
+            text += block
+            if not block:
+                break
+        os.close(ours)
+        assert process.wait() == 0
+        return text.decode().replace("\r", "").splitlines()[-1]
+
+    line = last_line()
+    assert len(line) < 300 and line.endswith("B)") and "--json prints all" in line
+    whole = last_line("--json")
+    assert len(whole) > 1000 and "class059" in str(json.loads(whole))

@@ -56,7 +56,7 @@ LEVELS = [
     {"inspect"},
     {"look"},
     {"report"},
-    {"survey", "sweep"},
+    {"doctor", "survey", "sweep"},
     {"playground"},
     {"run"},
     {"commands"},
@@ -285,7 +285,14 @@ def test_readme_s_nnx_bridge():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/gallery.md", "docs/backbones.md", "docs/reuse.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/gallery.md",
+        "docs/backbones.md",
+        "docs/reuse.md",
+    ],
 )
 def test_links_of_a_page_lead_somewhere(page):
     """Those to files of the checkout; and every picture has words for those who cannot see it."""
@@ -297,7 +304,7 @@ def test_links_of_a_page_lead_somewhere(page):
     ]
     assert all((ROOT / page).parent.joinpath(link).exists() for _, link in links), links
     assert all(words for words in re.findall(r"!\[([^\]]*)\]", text))
-    assert links or page in ("CONTRIBUTING.md", "docs/backbones.md")
+    assert links or page in ("CONTRIBUTING.md", "SECURITY.md", "docs/backbones.md")
 
 
 def test_the_gallery_s_pictures_are_made_by_its_script():

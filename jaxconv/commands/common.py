@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxconv.errors import UserError, short
-from jaxconv.files import to_json
+from jaxconv.errors import UserError, human_bytes, short
+from jaxconv.files import cache_folder, to_json
 from jaxconv.streams import lost_output
 from jaxconv.train.code import TRUST, trusted
 
@@ -73,15 +73,37 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
     if "trust" not in args:
         yield
         return
-    if args.trust != "ask" and not args.workdir:
+    if args.trust != "ask" and not (args.workdir or getattr(args, "runs", ())):
         raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
     with trusted(args.trust):
         yield
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """Print one line of JSON for programs."""
-    print(to_json(record))
+# The most characters of a line of JSON on a terminal, unless --json is given.
+_SHORT = 200
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json to a command that ends with `print_json`."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the whole last line on a terminal too; elsewhere it is always whole",
+    )
+
+
+def print_json(record: dict[str, Any], whole: bool = True) -> None:
+    """Print one line of JSON for programs; unless `whole`, it is short on a terminal."""
+    text = to_json(record)
+    if whole or len(text) <= _SHORT or not sys.stdout.isatty():
+        print(text)
+        return
+    shown: dict[str, Any] = {}
+    for name, value in record.items():
+        more = shown | {name: value}
+        if not isinstance(value, (dict, list, tuple)) and len(to_json(more)) <= _SHORT:
+            shown = more
+    print(f"{to_json(shown)[:-1]}, ...}}  (--json prints all {human_bytes(len(text))})")
 
 
 @contextlib.contextmanager
@@ -145,8 +167,7 @@ def _set_up_cache(place: str) -> None:
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if place == "off" or given:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "compiled"
-    folder = folder if place == "auto" else Path(place)
+    folder = cache_folder("compiled") if place == "auto" else Path(place)
     try:
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)

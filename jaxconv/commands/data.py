@@ -4,7 +4,7 @@ import argparse
 import itertools
 from typing import Any
 
-from jaxconv.commands.common import no_overrides, positive, print_json, set_up_jax
+from jaxconv.commands.common import add_json, no_overrides, positive, print_json, set_up_jax
 from jaxconv.errors import padded
 
 
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="how many examples to read for sizes, mean and std (2000)",
     )
+    add_json(data)
     data.set_defaults(run=_data)
 
     prepare = commands.add_parser(
@@ -111,7 +112,7 @@ def _data(args: argparse.Namespace, overrides: list[str]) -> int:
     rows, result = show(config, args.split or config.data.train_split, args.examples, png)
     for name, text in rows:
         print(f"{padded(name, 27)} {text}")
-    print_json(result)
+    print_json(result, args.json)
     return 0
 
 

@@ -12,16 +12,18 @@ def add(commands: Any) -> None:
         "report", help="write everything about a run to a single, self-contained HTML page"
     )
     report.add_argument(
-        "--workdir",
-        required=True,
+        "runs",
+        nargs="*",
         metavar="DIR",
-        help="folder of a run, which may be still training, or of a sweep",
+        help="folder of a run, which may be still training, or of a sweep; with several runs, the "
+        "page compares them",
     )
+    report.add_argument("--workdir", default="", metavar="DIR", help="the same as one DIR")
     report.add_argument(
         "--out",
         default="",
         metavar="FILE",
-        help="file to write; report.html in the workdir by default",
+        help="file to write; report.html in the workdir by default, or comparison.html here",
     )
     report.add_argument(
         "--watch",
@@ -60,7 +62,12 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     from jaxconv.train.other_data import check_takes
     from jaxconv.train.workdir import in_use, saved_config
 
-    folder = expand(args.workdir)
+    runs = [*args.runs, *([args.workdir] if args.workdir else [])]
+    if not runs or (args.runs and args.workdir):
+        raise UserError("report: give the folder of a run or sweep, or of several runs to compare")
+    if len(runs) > 1:
+        return _compare(args, runs, overrides)
+    folder = expand(runs[0])
     check_takes("report", overrides)
     if overrides and (folder / "sweep.json").exists():
         raise UserError(f"--config.{overrides[0]}: the page of a sweep shows no data")
@@ -78,6 +85,20 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
     settings = {"out": args.out, "examples": args.examples, "overrides": overrides}
     for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:
         print(path, flush=True)
+    return 0
+
+
+def _compare(args: argparse.Namespace, runs: list[str], overrides: list[str]) -> int:
+    from jaxconv.errors import UserError
+    from jaxconv.files import check_file
+    from jaxconv.report.write import compare
+
+    no_overrides("report of several runs", overrides)
+    if args.watch:
+        raise UserError("--watch: is for the page of one run or sweep, not of several runs")
+    out = args.out or "comparison.html"
+    check_file("out", out, (".html",))
+    print(compare(runs, out))
     return 0
 
 

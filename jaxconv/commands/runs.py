@@ -10,7 +10,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxconv.commands.common import add_trust, natural, print_json, results_kept, set_up_jax
+from jaxconv.commands.common import (
+    add_json,
+    add_trust,
+    natural,
+    print_json,
+    results_kept,
+    set_up_jax,
+)
 from jaxconv.errors import PREEMPTED, LostProcessError, UserError
 from jaxconv.values import AnyConfig
 
@@ -58,6 +65,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
         help="run as one of several processes: on (a TPU pod, SLURM, Open MPI), off, auto (the "
             "default), or HOST:PORT,N,I for process I of N",
     )  # fmt: skip
+    add_json(command)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -157,6 +165,7 @@ def _add_evaluate(commands: Any) -> None:
         help="draw the reliability diagram, accuracy against confidence: .png",
     )
     add_trust(evaluate)
+    add_json(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -286,7 +295,7 @@ def run_training(args: argparse.Namespace, make_config: Callable[[], AnyConfig])
     if first:
         with results_kept(expand(args.workdir)):
             print(f"workdir: {expand(args.workdir)}")
-            print_json(result)
+            print_json(result, args.json)
     return 0
 
 
@@ -335,7 +344,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     for option, file in files.items():
         writers[option][1](file, evaluation)
         print(f"{option:{max(width, len(option) + 2)}}{file}")
-    print_json(record)
+    print_json(record, args.json)
     return 0
 
 
@@ -354,7 +363,7 @@ def _evaluate_corrupted(args: argparse.Namespace, overrides: list[str]) -> int:
         args.workdir[0], kinds, args.split, args.checkpoint, overrides=overrides
     )
     print(*found.lines(), sep="\n")
-    print_json(found.record())
+    print_json(found.record(), args.json)
     return 0
 
 

@@ -83,6 +83,7 @@ class Series:
       number: index of the colour, from 0.
       look: `thin`, `thick`, `dashed`, or `edge`. Two consecutive edges are the upper and lower
         bounds of a band.
+      seconds: the time at each of `xs`; empty if it is unknown.
     """
 
     label: str
@@ -90,6 +91,7 @@ class Series:
     ys: Sequence[float | None]
     number: int = 0
     look: str = "thin"
+    seconds: Sequence[float] = ()
 
 
 @dataclasses.dataclass(frozen=True)

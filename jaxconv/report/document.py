@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxconv.data.interface import evenly
 from jaxconv.drawing.parts import Chart, Figures, Picture, Series, Table, Text, short_number
 from jaxconv.files import PRINTABLE, whole_file
@@ -111,6 +113,7 @@ def points(chart: Chart) -> dict[str, Any]:
             "look": one.look,
             "x": one.xs,
             "y": [_six_digits(y) for y in one.ys],
+            "seconds": [*one.seconds],
         }
         for one in lines
     ]
@@ -131,20 +134,20 @@ def thinned(series: Series, most: int) -> Series:
 
     It keeps both ends, and the minimum and maximum of each of several equally long stretches.
     """
-    good = _good(series)
+    ys = np.array(series.ys, float)  # None is NaN
+    good = np.flatnonzero(np.isfinite(ys))
     if len(good) > most:
         size = -(-2 * len(good) // (most - 2))
         stretches = [good[start : start + size] for start in range(0, len(good), size)]
-        ends = {good[0], good[-1]}
-        good = sorted(
-            ends.union(
-                *(
-                    {choose(stretch, key=lambda point: point[1]) for choose in (min, max)}
-                    for stretch in stretches
-                )
-            )
-        )
-    return dataclasses.replace(series, xs=[x for x, _ in good], ys=[y for _, y in good])
+        peaks = [of[choose(ys[of])] for of in stretches for choose in (np.argmin, np.argmax)]
+        good = np.unique([good[0], good[-1], *peaks])
+    kept = good.tolist()
+    return dataclasses.replace(
+        series,
+        xs=[series.xs[n] for n in kept],
+        ys=[series.ys[n] for n in kept],
+        seconds=[series.seconds[n] for n in kept] if series.seconds else (),
+    )
 
 
 def _good(series: Series) -> list[tuple[float, float]]:

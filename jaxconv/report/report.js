@@ -11,6 +11,10 @@
   const all = selector => [...document.querySelectorAll(selector)]
   const charts = []
   let shown = null // the x range zoomed to, or null for all
+  let timed = false // whether x is the time instead of the step
+  let smoothing = 0 // the weight of the past in a moving average, from 0 to below 1
+  const MANY = 8 // above this many lines, the one near the mouse stands out
+  const SMOOTHED = 30 // a line of fewer points is not smoothed
 
   function colour(name) {
     const probe = document.body.appendChild(document.createElement("span"))
@@ -20,24 +24,46 @@
     return found
   }
 
+  // The exponential moving average, divided by the weights so far: it does not start at zero.
+  function smoothed(values) {
+    let sum = 0, weights = 0
+    return values.map(value => {
+      sum = smoothing * sum + (1 - smoothing) * value
+      weights = smoothing * weights + 1 - smoothing
+      return sum / weights
+    })
+  }
+
+  // The series as they are to be drawn: against step or time, and smoothed. Behind a few smoothed
+  // lines stay the measured ones, pale.
+  function chosen(source) {
+    const lines = source.series.map(one => ({ ...one, x: timed ? one.seconds.map(s => s / unit.seconds) : one.x }))
+    const smooths = one => smoothing && one.look != "edge" && one.y.length > SMOOTHED
+    const pale = lines.length > MANY ? [] : lines.filter(smooths).map(one => ({ ...one, look: "pale" }))
+    return { ...source, xLabel: timed ? unit.name : source.xLabel, series: [...pale, ...lines.map(one => smooths(one) ? { ...one, y: smoothed(one.y) } : one)] }
+  }
+
   // All series on one common x axis, as uPlot needs them; undefined where a series has no value.
   function together(data) {
     const x = [...new Set(data.series.flatMap(one => one.x))].sort((a, b) => a - b)
-    for (const one of data.series) {
+    const series = data.series.map(one => {
       const at = new Map(one.x.map((x, n) => [x, one.y[n]]))
-      one.y = x.map(x => at.get(x))
-    }
-    return { ...data, x }
+      return { ...one, y: x.map(x => at.get(x)) }
+    })
+    return { ...data, series, x }
   }
 
   function options(data, box, logarithmic) {
     const inks = {}
     const ink = name => inks[name] ??= colour(name)
     const axis = more => ({ stroke: () => ink("quiet"), grid: { stroke: () => ink("line"), width: 1 }, ticks: { stroke: () => ink("line"), width: 1 }, ...more })
-    const many = data.series.length > 8 // with many lines, the one near the mouse stands out
+    const many = data.series.length > MANY && !data.series.some(one => one.look == "pale")
+    const translucent = (ink, alpha) => ink.replace("rgb(", "rgba(").replace(")", `, ${alpha})`)
     const bands = []
     const series = data.series.map((one, number) => {
       const stroke = () => ink(`series-${one.number % 6}`)
+      if (one.look == "pale")
+        return { stroke: () => translucent(stroke(), 0.3), width: 1, spanGaps: true, points: { show: false }, quiet: true }
       if (one.look != "edge")
         return {
           label: one.label, stroke, spanGaps: true, value: (u, value) => value == null ? "–" : short(value),
@@ -45,15 +71,15 @@
           points: { show: one.y.filter(y => y != null).length <= (many || one.look == "thin" ? 3 : 60), size: 6 },
         }
       if (data.series[number + 1]?.look == "edge" && data.series[number - 1]?.look != "edge")
-        bands.push({ series: [number + 1, number + 2], fill: () => stroke().replace("rgb(", "rgba(").replace(")", ", 0.18)") })
-      return { stroke, width: 0, spanGaps: true, points: { show: false }, edge: true }
+        bands.push({ series: [number + 1, number + 2], fill: () => translucent(stroke(), 0.18) })
+      return { stroke, width: 0, spanGaps: true, points: { show: false }, quiet: true }
     })
     const positive = data.series.flatMap(one => one.y).some(y => y > 0)
     return {
       width: box.clientWidth, height: 260, bands,
       scales: { x: { time: false }, y: logarithmic && positive ? { distr: 3, clip: 1e-9 } : {} },
-      series: [{ label: data.xLabel, value: (u, value) => value == null ? "–" : value.toLocaleString("en") }, ...series],
-      axes: [axis({ values: (u, ticks) => ticks.map(tick => Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
+      series: [{ label: data.xLabel, value: (u, value) => value == null ? "–" : timed ? short(value) : value.toLocaleString("en") }, ...series],
+      axes: [axis({ values: (u, ticks) => ticks.map(tick => timed ? short(tick) : Number.isInteger(tick) ? tick.toLocaleString("en") : "") }),
         axis({ size: 60, values: (u, ticks) => ticks.map(tick => tick == null ? "" : short(tick)) })],
       focus: { alpha: 0.2 },
       cursor: {
@@ -84,12 +110,13 @@
 
   function draw(chart) {
     chart.plot?.destroy()
-    const { data, box } = chart
+    const { box } = chart
+    const data = chart.data = together(chosen(chart.source))
     chart.plot = new uPlot(options(data, box, chart.log.checked), [data.x, ...data.series.map(one => one.y)], box)
     chart.plot.ctx.canvas.setAttribute("aria-hidden", "true") // the label of its group describes it
     box.querySelectorAll(".u-legend .u-series").forEach((row, number) => {
       if (!number) return
-      row.hidden = Boolean(chart.plot.series[number].edge)
+      row.hidden = Boolean(chart.plot.series[number].quiet)
       const head = row.querySelector("th")
       head.tabIndex = 0
       head.setAttribute("role", "button")
@@ -116,8 +143,8 @@
     shown = range
     const [min, max] = range ?? [least, most]
     for (const { plot } of charts) tell(plot, [min, max])
-    const say = x => Math.round(x).toLocaleString("en")
-    const said = `${charts[0].data.xLabel}s ${say(min)} to ${say(max)}` + (range ? ` of ${say(least)} to ${say(most)}` : ", all")
+    const say = x => timed ? String(Number(x.toPrecision(3))) : Math.round(x).toLocaleString("en")
+    const said = `${charts[0].data.xLabel}${timed ? "" : "s"} ${say(min)} to ${say(max)}` + (range ? ` of ${say(least)} to ${say(most)}` : ", all")
     for (const output of all(".zoom output")) output.textContent = said
   }
 
@@ -126,7 +153,7 @@
     let [min, max] = shown ?? [least, most]
     const width = max - min
     if (how == "all") return show(null)
-    if (how == "in") [min, max] = width > 2 ? [min + width / 4, max - width / 4] : [min, max]
+    if (how == "in") [min, max] = width > (timed ? most / 1e4 : 2) ? [min + width / 4, max - width / 4] : [min, max]
     if (how == "out") [min, max] = [min - width / 2, max + width / 2]
     const shift = how == "left" ? Math.max(least - min, -width / 2) : how == "right" ? Math.min(most - max, width / 2) : 0
     show([min + shift, max + shift])
@@ -149,8 +176,18 @@
   const keys = { "+": "in", "=": "in", "-": "out", "0": "all", Escape: "all", ArrowLeft: "left", ArrowRight: "right" }
   for (const box of all(".plot")) {
     const figure = box.closest("figure")
-    const chart = { box, data: together(JSON.parse(figure.querySelector("script").textContent)), log: figure.querySelector(".log") }
+    const chart = { box, source: JSON.parse(figure.querySelector("script").textContent), log: figure.querySelector(".log") }
     charts.push(chart)
+  }
+  // The time can be shown if every line has it, in a unit that gives numbers of a few digits.
+  const lines = charts.flatMap(chart => chart.source.series)
+  const known = lines.every(one => one.seconds.length == one.x.length)
+  const longest = known ? lines.reduce((most, one) => Math.max(most, one.seconds.at(-1) ?? 0), 0) : 0
+  const unit = longest > 7200 ? { name: "hours", seconds: 3600 } : longest > 120 ? { name: "minutes", seconds: 60 } : { name: "seconds", seconds: 1 }
+  timed = longest > 0 && Boolean(place.get()?.timed)
+  smoothing = place.get()?.smoothing ?? 0
+  for (const chart of charts) {
+    const { box } = chart
     chart.log.parentElement.hidden = false
     chart.log.addEventListener("change", () => draw(chart))
     box.addEventListener("keydown", event => {
@@ -164,7 +201,28 @@
       if (Math.abs(chart.plot.width - box.clientWidth) > 1) chart.plot.setSize({ width: box.clientWidth, height: 260 })
     }).observe(box)
   }
-  for (const group of all(".zoom")) group.hidden = false
+  for (const group of all(".zoom")) {
+    group.hidden = false
+    const [against, slider] = [group.querySelector(".against"), group.querySelector(".smoothing")]
+    against.parentElement.hidden = !longest
+    against.value = timed ? "time" : "step"
+    slider.value = smoothing
+    slider.parentElement.hidden = !lines.some(one => one.look != "edge" && one.y.length > SMOOTHED)
+    const told = () => slider.setAttribute("aria-valuetext", smoothing ? `${smoothing}` : "none")
+    told()
+    against.addEventListener("change", () => {
+      timed = against.value == "time"
+      for (const other of all(".against")) other.value = against.value
+      charts.forEach(draw)
+      show(null) // the range was of the other axis
+    })
+    slider.addEventListener("input", () => {
+      smoothing = Number(slider.value)
+      for (const other of all(".smoothing")) other.value = slider.value
+      told()
+      charts.forEach(draw)
+    })
+  }
   for (const button of all("[data-zoom]")) button.addEventListener("click", () => move(button.dataset.zoom))
   if (charts.length) show(place.get()?.range ?? null)
 
@@ -199,7 +257,7 @@
       clearTimeout(timer)
       if (follow.checked) timer = setTimeout(() => { remember(); location.reload() }, 5000)
     }
-    const remember = () => place.set({ range: shown, y: scrollY, follow: follow.checked })
+    const remember = () => place.set({ range: shown, y: scrollY, follow: follow.checked, timed, smoothing })
     const before = place.get()
     follow.checked = Boolean(before?.follow)
     if (before?.follow) requestAnimationFrame(() => scrollTo({ top: before.y, behavior: "instant" }))

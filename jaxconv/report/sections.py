@@ -246,15 +246,21 @@ def _lines(rows: Sequence[dict[str, float]], key: str, label: str, look: str) ->
     if not found:
         return []
     number = {"train": 0, "eval": 1, "averaged": 2}.get(label, 0)
-    steps = [row["step"] for row in found]
+    steps, seconds = [row["step"] for row in found], seconds_of(found)
     each = [[value for name, value in row.items() if name.startswith(key + "/")] for row in found]
     edges = []
     if all(each):
         edges = [
-            Series("", steps, [edge(values) for values in each], number, "edge")
+            Series("", steps, [edge(values) for values in each], number, "edge", seconds)
             for edge in (max, min)
         ]
-    return [*edges, Series(label, steps, [row[key] for row in found], number, look)]
+    return [*edges, Series(label, steps, [row[key] for row in found], number, look, seconds)]
+
+
+def seconds_of(rows: Sequence[dict[str, float]]) -> list[float]:
+    """The time of each row; empty if one of them has none, as in runs of older versions."""
+    found = [row["seconds"] for row in rows if "seconds" in row]
+    return found if len(found) == len(rows) else []
 
 
 def network(run: RunReport) -> list[Any]:

@@ -1,4 +1,6 @@
-"""`jaxconv report --workdir=RUN`: everything there is to see of a run or a sweep, on one page.
+"""`jaxconv report RUN`: everything there is to see of a run or a sweep, on one page.
+
+`jaxconv report RUN RUN ...` compares runs.
 
 sections.py and network_sections.py make its content, document.py its layout. If a section fails,
 the page shows the error there and keeps the other sections.
@@ -9,13 +11,14 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.config import flatten
 from jaxconv.data.interface import Source
 from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
-from jaxconv.errors import in_words
+from jaxconv.errors import UserError, in_words
 from jaxconv.files import expand
 from jaxconv.look.curves import panels
 from jaxconv.own import shown_name
@@ -171,20 +174,14 @@ class Sweep:
     Attributes:
       folder: its workdir.
       rows: one per run, see `results.standing`; the state of a run in training is `running`.
-      kept: cached results of its runs' files.
+      lines: the lines of each run that has begun, by its name and the key.
+      task: of its first run that has begun; None before.
     """
 
     folder: Path
     rows: Sequence[dict[str, Any]]
-    kept: Memo
-
-    @property
-    def task(self) -> type[Task] | None:
-        """The task of its first run that has begun; None before."""
-        begun = [
-            f for row in self.rows if (f := self.folder / row["run"] / "config.json").is_file()
-        ]
-        return find_task(opened_config(begun[0].parent).task.name) if begun else None
+    lines: Mapping[str, Mapping[str, Series]]
+    task: type[Task] | None
 
     @property
     def going_on(self) -> bool:
@@ -198,31 +195,113 @@ class Sweep:
 
 
 def open_sweep(folder: Path, kept: Memo) -> Sweep:
-    """Read the current state of a sweep; raises UserError if sweep.json is damaged."""
+    """Read the current state of a sweep; raises UserError if sweep.json is damaged.
 
-    def stands(row: dict[str, Any]) -> dict[str, Any]:
-        run = folder / row["run"]
-        if not run.exists() and not log_of(run).exists():
-            return row  # it has not begun, or its files were moved away
-        now = kept.once(run, _traces(run), lambda: renewed(row, folder))
-        return now | {"state": "running"} if now["state"] != "finished" and in_use(run) else now
+    A run whose files are as they were for `kept` is not read again.
+    """
+    return _read_runs(folder, read_json(folder / "sweep.json", dict)["runs"], {}, kept)
 
-    return Sweep(
-        folder, [stands(row) for row in read_json(folder / "sweep.json", dict)["runs"]], kept
+
+def _read_runs(
+    folder: Path, rows: Sequence[dict[str, Any]], places: Mapping[str, Path], kept: Memo
+) -> Sweep:
+    """Read the runs of some rows; those that `places` lacks are in the folder, by their names."""
+    places = {row["run"]: places.get(row["run"], folder / row["run"]) for row in rows}
+    begun = [place for place in places.values() if (place / "config.json").is_file()]
+    task = find_task(opened_config(begun[0]).task.name) if begun else None
+    logged = sum((place / "metrics.jsonl").is_file() for place in places.values())
+    most = page.points_of_each(min(logged, MOST_RUNS))
+    now, lines = [], {}
+    for row in rows:
+        name, place = row["run"], places[row["run"]]
+        if not place.exists() and not log_of(place).exists():
+            now.append(row)  # it has not begun, or its files were moved away
+            continue
+
+        def read(row: dict[str, Any] = row, place: Path = place) -> Any:
+            found = read_metrics(place)
+            here = renewed(row | {"run": place.name}, place.parent, rows=found)
+            return here | {"run": row["run"]}, _lines(row["run"], found, task, most)
+
+        state, lines[name] = kept.once(place, (_traces(place), most), read)
+        running = state["state"] != "finished" and in_use(place)
+        now.append(state | {"state": "running"} if running else state)
+    return Sweep(folder, now, lines, task)
+
+
+def compare(workdirs: Sequence[str | Path], out: str | Path = "comparison.html") -> Path:
+    """Write a page that compares runs: their results, settings that differ, and curves.
+
+    Raises:
+      UserError: there are not at least two different runs of one task.
+      OSError: the file cannot be written.
+    """
+    path = expand(str(out), "--out")
+    page.write(path, render_comparison([expand(str(place)) for place in workdirs]))
+    return path
+
+
+def render_comparison(folders: Sequence[Path]) -> str:
+    """The page of several runs as HTML, see `compare`."""
+    if len({*folders}) != len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise UserError(f"{twice}: the run is given twice")
+    names = _short_names(folders)
+    configs = {name: flatten(opened_config(f)) for name, f in zip(names, folders, strict=True)}
+    tasks = {name: config["task.name"] for name, config in configs.items()}
+    if len({*tasks.values()}) > 1:
+        said = ", ".join(f"{name}: {task}" for name, task in tasks.items())
+        raise UserError(f"runs of different tasks cannot be compared ({said})")
+    figure = dataclasses.asdict(find_task(tasks[names[0]]).figures[0])
+    rows = [{"run": n, "values": {"run": n}, "steps": None, "figure": figure} for n in names]
+    sweep = _read_runs(folders[0], rows, dict(zip(names, folders, strict=True)), Memo())
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    differing = [
+        [key, *values]
+        for key in keys
+        if len({*(values := [repr(c.get(key, "-")) for c in configs.values()])}) > 1
+    ]
+
+    def settings(_: Sweep) -> list[Any]:
+        if not differing:
+            return [Text("The configs of the runs are the same.")]
+        table = [["key", *names], *differing]
+        return [Table("Keys of the config that differ", table, texts=len(names) + 1)]
+
+    return page.html(
+        " and ".join([", ".join(names[:-1]), names[-1]]),
+        _sections((("Runs", _runs), ("Curves", _curves), ("Settings", settings)), sweep),
+        subtitle=f"a comparison of {len(names):,} runs",
+        state=_states(sweep),
+        going_on=False,
+        written=_now(),
     )
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as long as it takes to tell them apart."""
+    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len({*names}) == len(names):
+            return names
+    return [str(folder) for folder in folders]
 
 
 def render_sweep(sweep: Sweep) -> str:
     """The page of a sweep as HTML: its table, and the curves of its runs."""
-    states = [row["state"] for row in sweep.rows]
     return page.html(
         sweep.folder.name,
         _sections((("Runs", _runs), ("Curves", _curves)), sweep),
-        subtitle=f"a sweep of {len(states):,} runs",
-        state=", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states)),
+        subtitle=f"a sweep of {len(sweep.rows):,} runs",
+        state=_states(sweep),
         going_on=sweep.going_on,
         written=_now(),
     )
+
+
+def _states(sweep: Sweep) -> str:
+    states = [row["state"] for row in sweep.rows]
+    return ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))
 
 
 def _runs(sweep: Sweep) -> list[Any]:
@@ -278,7 +357,7 @@ def _curves(sweep: Sweep) -> list[Any]:
     drawn = {row["run"] for row in _ranked(begun)[:MOST_RUNS]}
     names = [row["run"] for row in begun if row["run"] in drawn]
     each = [
-        _lines(sweep, name, number, page.points_of_each(len(names)))
+        {key: dataclasses.replace(line, number=number) for key, line in sweep.lines[name].items()}
         for number, name in enumerate(names)
     ]
     charts = [
@@ -298,25 +377,26 @@ def _curves(sweep: Sweep) -> list[Any]:
     return [*([Text(said)] if len(names) < len(begun) else []), *charts]
 
 
-def _lines(sweep: Sweep, name: str, number: int, most: int) -> dict[str, Series]:
+def _lines(
+    name: str, rows: Sequence[dict[str, float]], task: type[Task] | None, most: int
+) -> dict[str, Series]:
     """The lines of a run by key, each of at most `most` points."""
-
-    def make() -> dict[str, Series]:
-        rows = read_metrics(sweep.folder / name)
-        keys = [(key, look) for *_, lines in panels(sweep.task) for key, _, look in lines]
-        of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
-        return {
-            key: page.thinned(
-                Series(
-                    name, [row["step"] for row in found], [row[key] for row in found], number, look
-                ),
-                most,
-            )
-            for key, look, found in of_keys
-            if found
-        }
-
-    return sweep.kept.once(("lines", name), (_traces(sweep.folder / name), number, most), make)
+    keys = [(key, look) for *_, lines in panels(task) for key, _, look in lines]
+    of_keys = [(key, look, [row for row in rows if key in row]) for key, look in keys]
+    return {
+        key: page.thinned(
+            Series(
+                name,
+                [row["step"] for row in found],
+                [row[key] for row in found],
+                look=look,
+                seconds=sections.seconds_of(found),
+            ),
+            most,
+        )
+        for key, look, found in of_keys
+        if found
+    }
 
 
 def watch(

@@ -124,7 +124,9 @@ def events(folder: Path) -> Iterator[Any]:
 
 def _entries(row: dict[str, Any]) -> list[tuple[int, str]]:
     return [
-        (row["step"], name) for name, value in row.items() if name != "step" and value is not None
+        (row["step"], name)
+        for name, value in row.items()
+        if name not in ("step", "seconds") and value is not None
     ]
 
 

@@ -35,6 +35,8 @@ class MetricsLog:
         last = path.stat().st_mtime if rows else time.time()
         write_lines(path, map(to_json, rows))
         self._workdir, self._board = workdir, None
+        # The clock of this start, which goes on from that of the starts before.
+        self._start = time.monotonic() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
         self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, closed by close()
         if tensorboard:
             # Not SummaryWriter: it writes from a thread, which dies when the disk is full, and the
@@ -43,9 +45,13 @@ class MetricsLog:
                 self._board = Board(workdir / "tensorboard", rows, last)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row: `step`, and floats by name; raises UserError if it cannot be written."""
+        """Add one row: `step`, and floats by name; raises UserError if it cannot be written.
+
+        In metrics.jsonl it also has `seconds`; TensorBoard has its own clock.
+        """
+        seconds = round(time.monotonic() - self._start, 3)
         with self._reraise_unwritable():
-            self._file.write(to_json(row) + "\n")
+            self._file.write(to_json(row | {"seconds": seconds}) + "\n")
             if self._board is not None:
                 self._board.write(row)
 

@@ -5,7 +5,8 @@ code/            the custom code files that it names, as they were then, see cod
 data.json        the data that the run depends on: image shape, class names, number and checksum of
                  the examples
 versions.json    one entry per start: from which step, with which versions and devices
-metrics.jsonl    one JSON object per line: `step` and names such as `train/loss`; null for NaN
+metrics.jsonl    one JSON object per line: `step`, names such as `train/loss`, and the `seconds` of
+                 training so far, of all starts together; null for NaN
 stopped.json     step and reason, if the run was stopped early
 tensorboard/     the same numbers
 checkpoints/     one folder per step
@@ -404,14 +405,29 @@ def read_metrics(workdir: Path, up_to: float = float("inf")) -> list[dict[str, f
     A number that was infinite or NaN is NaN.
     """
     path = Path(workdir) / "metrics.jsonl"
-    rows = []
-    for line in (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    ):
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return [
-        {name: math.nan if value is None else value for name, value in row.items()}
-        for row in rows
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows = [
+        row
+        for row in _json_lines(text.splitlines())
         if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= up_to
     ]
+    if "null" not in text:
+        return rows
+    return [
+        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
+    ]
+
+
+def _json_lines(lines: list[str]) -> list[Any]:
+    """The values of the lines that are JSON."""
+    # As one array, in a third of the time; a line that is not whole makes it invalid or shorter.
+    if all(line.startswith("{") for line in lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            rows = json.loads(f"[{','.join(lines)}]")
+            if len(rows) == len(lines):
+                return rows
+    rows = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows

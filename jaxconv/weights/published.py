@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxconv import files
 from jaxconv.errors import UserError, in_words, nearest, some
 from jaxconv.files import whole_file
 
@@ -105,8 +106,7 @@ def is_commercial(licence: str) -> bool:
 def cache_folder() -> Path:
     """Where files of weights, pins and your own table are: JAXCONV_WEIGHTS, or the user's cache."""
     given = os.environ.get("JAXCONV_WEIGHTS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "weights"
-    return Path(given or cache).expanduser().absolute()
+    return Path(given or files.cache_folder("weights")).expanduser().absolute()
 
 
 def published() -> list[Published]:

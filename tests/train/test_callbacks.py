@@ -1,7 +1,9 @@
 """Callbacks and early stopping: alone, in runs, resumed, and when they fail."""
 
+import contextlib
 import json
 import logging
+import sqlite3
 import sys
 import types
 
@@ -20,7 +22,7 @@ from jaxconv.run import train
 from jaxconv.train.callbacks import EarlyStopping, RunView, best_of, open_callbacks
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics, stopped_early
-from tests.conftest import ROOT, TINY, assert_one_line_error, command, tiny_config
+from tests.conftest import ROOT, TINY, assert_one_line_error, command, process_settings, tiny_config
 
 # Evaluations that never improve: the learning rate is far too small.
 STILL = {
@@ -288,3 +290,42 @@ def test_without_wandb_one_line_says_so(tmp_path, monkeypatch, one_device):
     config = load_config(str(ROOT / "experiments/wandb_logger.py:small"), ["log.report=False"])
     with pytest.raises(UserError, match="Wandb failed in on_start at step 0: .*wandb"):
         train(config, str(tmp_path), devices=one_device)
+
+
+def logged_by(name, folder, **environment):
+    """Train an example of a logger for 4 steps, then for 6; with the real package."""
+    arguments = [f"--config={ROOT}/experiments/{name}.py:small", f"--workdir={folder}"]
+    arguments += ["--config.optimizer.schedule.name=constant", "--config.log.report=False"]
+    settings = process_settings()
+    settings["env"] |= environment
+    for more in ((), ("--config.steps=6",)):
+        process = command("train", *arguments, *more, **settings)
+        assert process.returncode == 0, process.stderr
+    return [row for row in read_metrics(folder) if "eval/loss" in row]
+
+
+@pytest.mark.slow
+def test_mlflow_itself_keeps_every_row_of_one_run(tmp_path):
+    pytest.importorskip("mlflow")
+    pytest.importorskip("alembic", reason="mlflow-skinny alone keeps nothing")
+    rows = logged_by("mlflow_logger", tmp_path / "run")
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "mlflow.db")) as database:
+        assert database.execute("select status, name from runs").fetchall() == [("FINISHED", "run")]
+        found = database.execute("select key, step, value from metrics").fetchall()
+        params = dict(database.execute("select key, value from params").fetchall())
+    assert params["optimizer.schedule.name"] == "constant"
+    kept = {(key, step): value for key, step, value in found}
+    for row in rows:
+        assert kept["eval/loss", row["step"]] == row["eval/loss"]
+    assert {step for key, step in kept if key == "train/loss"} == {1, 2, 3, 4, 5, 6}
+    assert kept["end/loss", 6] == rows[-1]["eval/loss"]
+
+
+@pytest.mark.slow
+def test_wandb_itself_keeps_the_rows_offline(tmp_path):
+    pytest.importorskip("wandb")
+    logged_by("wandb_logger", tmp_path / "run", WANDB_MODE="offline", WANDB_SILENT="true")
+    name = (tmp_path / "run" / "wandb_id.txt").read_text()
+    files = [*(tmp_path / "run" / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb")]
+    assert len(files) == 2  # one of each start, which `wandb sync` joins
+    assert all(b"eval/loss" in file.read_bytes() for file in files)
