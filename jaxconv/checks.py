@@ -7,9 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxconv.config import check_type, default_config, differing_keys, flatten, group, nearest_key
+from jaxconv.data.folds import parse_split
 from jaxconv.data.geometry import KEPT
 from jaxconv.data.layout import LAYOUTS
 from jaxconv.data.objects import check_way
+from jaxconv.data.signals import MOST_WORDS
 from jaxconv.errors import UserError, nearest, short
 from jaxconv.own import is_own, own, same_pieces
 from jaxconv.tasks import Task, find_task
@@ -76,6 +78,7 @@ AT_LEAST = {
         "optimizer.clip_norm", "optimizer.adaptive_clip", "optimizer.schedule.warmup_steps",
         "loss.label_smoothing", "loss.threshold", "ema.decay", "early_stopping.patience",
         "early_stopping.min_delta", "data.arrays.scale", "distill.alpha", "distill.feature_weight",
+        "data.text.words", "data.fold",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (
@@ -84,6 +87,7 @@ AT_LEAST = {
         "data.toy.test_examples", "data.audio.mels", "data.text.length", "data.xo.channels",
         "augment.repeats", "optimizer.schedule.patience",
     ),
+    2: ("data.folds",),
     8: ("data.toy.size",),
     100: ("data.audio.rate",),
 }  # fmt: skip
@@ -103,11 +107,14 @@ LESS_THAN_1 = (
 )
 # Integers that need not fit into an int32.
 MAY_BE_LARGE = ("seed", "data.xo.seed", "data.toy.seed", "data.folder.seed", "data.resident_limit")
+MAY_BE_LARGE += ("data.fold_seed",)
 AT_MOST_1 = ("data.crop_ratio", "data.damaged_share", "distill.alpha")
 # Settings of `config.data` that would have no effect on other sources.
 OF_SOURCES = {
     "arrays": "arrays:",
     "text.header": "text:",
+    "text.coarse": "text:",
+    "folder.test": "folder:",
     "coco": "coco:",
     "csv": "csv:",
     "nifti": "nifti:",
@@ -440,6 +447,29 @@ def _check_data(data: AnyConfig) -> None:
             f"config.data.text.alphabet is {alphabet!r}; it must be at most 255 different "
             "characters"
         )
+    words = data.text.words
+    if words > MOST_WORDS or (words and alphabet):
+        raise UserError(
+            f"config.data.text.words is {words}; it must be at most {MOST_WORDS:,}, without "
+            "data.text.alphabet"
+        )
+    _check_folds(data)
+
+
+def _check_folds(data: AnyConfig) -> None:
+    if data.fold >= data.folds:
+        raise UserError(
+            f"config.data.fold is {data.fold}; it must be less than data.folds, {data.folds}"
+        )
+    cut = any(parse_split(data[key]).part for key in ("train_split", "eval_split"))
+    defaults = default_config().data
+    for key in ("folds", "fold", "fold_seed"):
+        if not cut and data[key] != defaults[key]:
+            raise UserError(
+                f"config.data.{key} is {data[key]}, and does nothing: set "
+                f"--config.data.train_split='{data.train_split}[!fold]' "
+                f"--config.data.eval_split='{data.train_split}[fold]'"
+            )
 
 
 def _check_annotations(data: AnyConfig) -> None:

@@ -80,8 +80,13 @@ def default_config() -> Config:
     # coco:PATH, voc:PATH, csv:PATH, nifti:PATH, arrays:PATH, text:PATH or tfds:NAME, see
     # data/sources.py
     data.source = "xo"
+    # for cross-validation with any source: SPLIT[!fold], all of a split but one fold, and
+    # SPLIT[fold], that fold, see data/folds.py
     data.train_split = "train"
     data.eval_split = "test"
+    data.folds = 10  # equal parts that such a split is cut into at random
+    data.fold = 0  # which of them, from 0
+    data.fold_seed = 0  # of the cut
     # per channel, on a scale from 0 to 1 for uint8 data; a single number applies to all channels
     data.mean = (0.5,)
     data.std = (0.5,)
@@ -162,10 +167,15 @@ def default_config() -> Config:
     audio.mels = 64  # mel filters of the spectrogram
     data.text = text = Config()  # settings of all texts
     text.length = 256  # codes per text
+    # one code for each word instead, for a network that begins with embed: the most frequent words
+    # of the training split, at most so many; 0: bytes or characters
+    text.words = 0
     text.alphabet = ""  # characters, one code each; empty: the 256 bytes of UTF-8
     # whether the first line of a .tsv names the columns: yes, no, or auto for known names such as
     # label
     text.header = "auto"
+    # a class ends at its first colon, such as DESC of TREC's DESC:manner
+    text.coarse = False
     data.arrays = arrays = Config()  # settings of arrays:PATH
     # which axis is what, see data/layout.py: NHWC, NCHW, NHW ...; empty: what the shape makes clear
     arrays.layout = ""
@@ -181,6 +191,8 @@ def default_config() -> Config:
     data.folder = folder = Config()  # settings of an unsplit folder:PATH
     folder.test_fraction = 0.1  # share of each class held out as the split test
     folder.seed = 0  # of that random split
+    # instead, which files of folder:DIR/{class}_{take}.wav are the split test: take=0-4, take=0,1
+    folder.test = ""
 
     # augmentation while training, applied in this order; each is off at 0, False or (). Volumes
     # have pad_crop and flip, and your own

@@ -110,7 +110,8 @@ def draw_samples(
     images, task = images[:_SHOWN], open_task(config, describe(source))
     each = [{name: values[n] for name, values in targets.items()} for n in range(len(images))]
     if source.element.kind == "text":
-        texts = [decode_text(codes, config.data.text.alphabet) for codes in images.argmax(axis=-1)]
+        codes = images if source.words else images.argmax(axis=-1)
+        texts = [decode_text(one, source.words or config.data.text.alphabet) for one in codes]
         figure = text_grid(texts, [short_name(task.caption_of(one), 60) for one in each])
     else:
         mean, std = (

@@ -31,6 +31,8 @@ ARGUMENTS = {
     "imagenet_resnet50": ("resnet152_v1",),
     "camvid": ("scratch",),
     "xo_detection": ("masks",),
+    "spoken_digits": ("log_mel",),
+    "questions": ("bytes", "films"),
 }
 
 
@@ -49,11 +51,13 @@ OTHERS = {
     "coco_faster_rcnn": (80, "objects", 117_266, (1024, 1024, 3)),
     "coco_mask_rcnn": (80, "masks", 117_266, (1024, 1024, 3)),
 }
+# The toys, drawn on the spot, that stand for whole sets of sounds and texts, and the examples there.
+STANDING_FOR = {"spoken_digits": ("tones", 2_700), "questions": ("sentences", 5_452)}
 # Those that others are like are built with --full.
 LIKE = ("coco_retinanet", "coco_faster_rcnn", "coco_mask_rcnn")
 # Those of which the small version is trained without --full: one of each kind.
 QUICK = ("cifar10_fast", "mnist_lenet5", "imagenet_resnet50", "imagenet_googlenet")
-QUICK += ("hippocampus", "imagenet_localization", "pennfudan")
+QUICK += ("hippocampus", "imagenet_localization", "pennfudan", "questions")
 
 
 def is_classification(name):
@@ -88,6 +92,10 @@ def described(name, config):
             "targets": {key: dataclasses.asdict(value) for key, value in targets.items()},
         }
         return description, examples
+    if name in STANDING_FOR:
+        config.data.source, examples = STANDING_FOR[name]
+        config.data.folder.test = ""
+        return describe(open_source(config.data, config.data.train_split)), examples
     if not is_classification(name):  # drawn on the spot
         source = open_source(config.data, config.data.train_split, needs=needs_of(config))
         return describe(source), len(source)
@@ -139,7 +147,7 @@ def test_an_argument_that_there_is_not_trains_nothing(name):
     [
         name if name in QUICK else pytest.param(name, marks=pytest.mark.full)
         for name in EXPERIMENTS
-        if is_classification(name) or name in OTHERS
+        if is_classification(name) or name in OTHERS or name in STANDING_FOR
     ],
 )
 def test_small(name, tmp_path, one_device):

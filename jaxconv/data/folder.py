@@ -1,4 +1,5 @@
-"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split at random by a seed.
+"""Folders: PATH/<split>/<class>/<file>, or PATH/<class>/<file>, which is split at random by a seed;
+or a path with fields in braces, where the files' names say their class, see data/named_files.py.
 
     images    .jpg, .png, .webp ...   [H, W, C] uint8, see data/decode.py
     sounds    .wav                    a waveform [L, 1] or a spectrogram [T, mels, 1], see
@@ -22,6 +23,7 @@ import numpy as np
 
 from jaxconv.data.interface import DamagedError, generator
 from jaxconv.data.listing import OUTSIDE, Listed, files_in, list_files, subfolders, suffixes_of
+from jaxconv.data.named_files import has_fields, held_out, parse_pattern, root_of
 from jaxconv.errors import UserError, nearest
 from jaxconv.files import printable
 
@@ -133,8 +135,9 @@ def open_files(
     Raises:
       UserError: the tree has one of the faults in the module's docstring.
     """
-    found = list_split(path, split, config.folder.test_fraction, config.folder.seed)
-    root, own, notes = os.path.expanduser(path), found.classes, found.notes
+    settings = config.folder
+    found = list_split(path, split, settings.test_fraction, settings.seed, settings.test)
+    root, own, notes = os.path.expanduser(root_of(path)), found.classes, found.notes
     labels = found.labels
     lacking = [name for name in classes if name not in own]
     if lacking and set(own) < set(classes):
@@ -163,16 +166,23 @@ class Split(NamedTuple):
     notes: tuple[str, ...]
 
 
-def list_split(path: str, split: str, test_fraction: float, seed: int) -> Split:
+def list_split(path: str, split: str, test_fraction: float, seed: int, test: str = "") -> Split:
     """One split of a folder; other splits are not looked at.
 
     An unsplit tree is split class by class: a share `test_fraction` of each class, rounded, goes to
-    `test`.
+    `test`. Where names have fields, `test` may say which of them do, see `named_files.held_out`.
 
     Raises:
       UserError: the folder, the split or its classes do not exist, or it cannot be told which
         folders are splits and which are classes.
     """
+    if has_fields(path):
+        return _list_named(path, split, test_fraction, seed, test)
+    if test:
+        raise UserError(
+            f"config.data.folder.test is {test!r}; it is for names with fields, such as "
+            "--config.data.source='folder:DIR/{class}_{speaker}_{take}.wav'"
+        )
     root = os.path.expanduser(path)
     if not path or not os.path.isdir(root):
         raise UserError(
@@ -182,6 +192,64 @@ def list_split(path: str, split: str, test_fraction: float, seed: int) -> Split:
     if _has_splits(root, split):
         return _list_classes(root, split)
     return _draw_apart(root, _list_classes(root), split, test_fraction, seed)
+
+
+def _list_named(path: str, split: str, test_fraction: float, seed: int, test: str) -> Split:
+    """One split of the files whose names fit a pattern."""
+    pattern = parse_pattern(path, "config.data.source")
+    if "class" not in pattern.fields:
+        raise UserError(
+            f"config.data.source: {path!r} has no {{class}}, the part of a name that is the class"
+        )
+    listed, fitting = list_files(pattern.root, all_suffixes()), Listed()
+    fitting.left_out = listed.left_out
+    fields = []
+    for name in listed.names:
+        found = pattern.match(name)
+        if found is None:
+            fitting.left_out[f"files whose names are not {pattern.text}"].append(name)
+        else:
+            fitting.names.append(name)
+            fields.append(found)
+    classes = tuple(sorted({found["class"] for found in fields}))
+    if len(classes) < 2:
+        raise UserError(
+            f"{pattern.root}: {len(fitting.names)} of its {_suffixes()} files are named "
+            f"{pattern.text}, of {len(classes)} classes; a network needs at least two classes",
+            exit_code=1,
+        )
+    labels = [classes.index(found["class"]) for found in fields]
+    tree = Split(classes, fitting.names, labels, fitting.notes(pattern.root))
+    if "split" in pattern.fields:
+        if test:
+            raise UserError(f"config.data.folder.test is {test!r}, and {path!r} has {{split}}")
+        there = sorted({found["split"] for found in fields})
+        if split not in there:
+            raise UserError(
+                f"{path}: has no split {split!r}{nearest(split, there)}; it has {_some(there)}: "
+                "set --config.data.train_split and --config.data.eval_split",
+                exit_code=1,
+            )
+        return _chosen(tree, np.array([found["split"] == split for found in fields]))
+    if not test:
+        return _draw_apart(pattern.root, tree, split, test_fraction, seed)
+    _check_drawn(pattern.root, split)
+    is_test = held_out(test, pattern.fields)
+    chosen = _chosen(tree, np.array([is_test(found) == (split == "test") for found in fields]))
+    if not chosen.names:
+        raise UserError(
+            f"{pattern.root}: config.data.folder.test={test} leaves the split {split!r} empty",
+            exit_code=1,
+        )
+    return chosen
+
+
+def _chosen(tree: Split, chosen: np.ndarray) -> Split:
+    """The files of a tree for which `chosen` [N] is True."""
+    places = np.flatnonzero(chosen)
+    return tree._replace(
+        names=[tree.names[i] for i in places], labels=[tree.labels[i] for i in places]
+    )
 
 
 def _has_splits(root: str, split: str) -> bool:
@@ -259,13 +327,18 @@ def _list_classes(root: str, split: str = "") -> Split:
     return Split(classes, found.names, labels, found.notes(root))
 
 
-def _draw_apart(root: str, tree: Split, split: str, test_fraction: float, seed: int) -> Split:
+def _check_drawn(root: str, split: str) -> None:
+    """Raise UserError unless an unsplit tree has the split."""
     if split not in ("train", "test"):
         raise UserError(
             f"{root}: is one unsplit tree, split at random into train and test; it has no split "
             f"{split!r}",
             exit_code=1,
         )
+
+
+def _draw_apart(root: str, tree: Split, split: str, test_fraction: float, seed: int) -> Split:
+    _check_drawn(root, split)
     if not 0 < test_fraction < 1:
         raise UserError(
             f"data.folder.test_fraction is {test_fraction}; it must lie between 0 and 1"
@@ -277,13 +350,11 @@ def _draw_apart(root: str, tree: Split, split: str, test_fraction: float, seed: 
         # change the split of the others.
         order = generator(seed, name).permutation(len(members))
         in_test[members[order[: round(test_fraction * len(members))]]] = True
-    chosen = np.flatnonzero(in_test == (split == "test"))
-    if not len(chosen):
+    chosen = _chosen(tree, in_test == (split == "test"))
+    if not chosen.names:
         raise UserError(
             f"{root}: a share of {test_fraction} of each class leaves the split {split!r} empty; "
             "change --config.data.folder.test_fraction",
             exit_code=1,
         )
-    return tree._replace(
-        names=[tree.names[i] for i in chosen], labels=[tree.labels[i] for i in chosen]
-    )
+    return chosen

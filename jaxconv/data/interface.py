@@ -9,7 +9,8 @@ An example's element is always called `image`, whatever its kind. There are thre
     image    [H, W, C] uint8; augmented and normalised on the device
     signal   a waveform [L, C], a spectrogram [T, F, C], a volume [D, H, W, C] ...: normalised on
              the device, not augmented
-    text     codes [L] uint8, which the device makes one-hot [L, V]
+    text     codes [L]: of bytes or characters, uint8, which the device makes one-hot [L, V]; of
+             words, uint16, which a network embeds
 """
 
 import abc
@@ -122,6 +123,7 @@ class Source(abc.ABC):
         elements themselves.
       notes: what a person should know of how the examples were read, or left out; one line each.
         Every training logs them, see data/reading.py.
+      words: of a text with a code for each word, the vocabulary, see `signals.vocabulary_of`.
     """
 
     class_names: tuple[str, ...]
@@ -130,6 +132,7 @@ class Source(abc.ABC):
     decoder: str = ""
     random: bool = False
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -200,7 +203,7 @@ class Arrays(Source):
       codes: V, for texts.
       name_of: maps i to the name of the example, such as the path that it was read from.
       moves: `Target.moves` of the targets that move with the pixels.
-      notes: see `Source`.
+      notes, words: see `Source`.
     """
 
     images: np.ndarray
@@ -211,6 +214,7 @@ class Arrays(Source):
     name_of: Callable[[int], str] = "example {}".format
     moves: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping):
@@ -268,16 +272,25 @@ def evenly(count: int, most: int, first: int = 0) -> np.ndarray:
 
 
 class Part(Source):
-    """`count` examples of another source, evenly spaced, in the same order."""
+    """Some examples of another source, in the same order.
 
-    def __init__(self, source: Source, count: int):
-        self.source, self.places = source, evenly(len(source), count)
+    Args:
+      source: the other.
+      which: how many, evenly spaced, or their indices [N] in ascending order.
+    """
+
+    def __init__(self, source: Source, which: int | np.ndarray):
+        self.source = source
+        by_count = isinstance(which, int)
+        self.places = evenly(len(source), which) if by_count else which
+        self._key = len(self.places).to_bytes(8, "little") if by_count else self.places.tobytes()
         self.class_names, self.element, self.targets = (
             source.class_names,
             source.element,
             source.targets,
         )
         self.decoder, self.random, self.notes = source.decoder, source.random, source.notes
+        self.words = source.words
 
     def __len__(self) -> int:
         return len(self.places)
@@ -299,8 +312,8 @@ class Part(Source):
         return self.source.name(int(self.places[i]))
 
     def checksum(self) -> int:
-        """The source's checksum, combined with the number of examples."""
-        return zlib.crc32(len(self).to_bytes(8, "little"), self.source.checksum())
+        """The source's checksum, combined with the number or the places of the examples."""
+        return zlib.crc32(self._key, self.source.checksum())
 
 
 def size_in_words(shape: tuple[int, ...], kind: str) -> str:
@@ -346,7 +359,8 @@ def keys_of(key: jax.Array, batch: Batch) -> jax.Array:
 
 def describe(source: Source) -> dict[str, Any]:
     """What a network depends on, for JSON: the shape and kind of its input, whether it is cropped
-    while reading, the classes, and the targets if they are more than a label.
+    while reading, the classes, the words of texts that have a code for each, and the targets if
+    they are more than a label.
     """
     described = {
         "image_shape": list(source.image_shape),
@@ -354,6 +368,8 @@ def describe(source: Source) -> dict[str, Any]:
         "cropped": source.random,
         "class_names": list(source.class_names),
     }
+    if source.words:
+        described["words"] = list(source.words)
     if dict(source.targets) != LABEL:
         described["targets"] = {
             name: {**dataclasses.asdict(target), "shape": list(target.shape)}

@@ -3,7 +3,8 @@
     sound    16-bit PCM; a waveform [L, 1] float32 from -1 to 1, or the logarithm of its mel
              spectrogram [T, mels, 1] float32
     text     characters or bytes as codes [L] uint8, made one-hot on the device; a network's first
-             layer `conv1-K` embeds them
+             layer `conv1-K` or `embedK` embeds them. Or words as codes [L] uint16, which only
+             `embedK` takes: 0 is padding, 1 a word that the training split lacks
     volume   [D, H, W, C] uint8 or float32
 
 A spectrogram's frames are 25 ms long and 10 ms apart, with a Hann window; the mel scale is m = 2595
@@ -11,9 +12,12 @@ log10(1 + f/700) (O'Shaughnessy 1987, Speech Communication, page 150), with tria
 0 to half the rate.
 """
 
+import collections
 import functools
 import io
+import re
 import wave
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -23,6 +27,11 @@ _WINDOW, _HOP = 0.025, 0.010  # seconds
 _FLOOR = 1e-6  # power below which all is silence; 16-bit rounding is near 1e-10 per sample
 
 BYTES = 256
+# The code of a word that the vocabulary lacks; 0 is padding.
+UNKNOWN = 1
+# The most words of a vocabulary: codes are uint16.
+MOST_WORDS = 2**16 - 2
+_WORD = re.compile(r"\w+|'\w+|[^\w\s]")
 
 
 def read_wav(data: bytes, rate: int) -> np.ndarray:
@@ -100,35 +109,65 @@ def mel_filters(points: int, rate: int, mels: int) -> np.ndarray:
     return np.clip(np.minimum(rising, falling), 0, None).astype(np.float32)
 
 
-def encode_text(text: str, length: int, alphabet: str) -> np.ndarray:
-    """Codes [length] uint8 of a text, which is truncated or padded with 0.
+def split_words(text: str) -> list[str]:
+    """The words of a text in small letters; a punctuation mark is a word, and so is `'s`."""
+    return _WORD.findall(text.lower())
 
-    Args:
-      text: any.
-      length: of the result.
-      alphabet: empty for the bytes of UTF-8; else characters, coded 1, 2 ... in this order; all
-        others are 0.
+
+def vocabulary_of(texts: Iterable[str], most: int) -> tuple[str, ...]:
+    """The most frequent words of the texts, at most `most`, the most frequent first."""
+    counts = collections.Counter(word for text in texts for word in split_words(text))
+    return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:most])
+
+
+# How a text becomes codes: characters, coded 1, 2 ... in this order, all others 0; empty for the
+# bytes of UTF-8; or the words of a vocabulary, coded 2, 3 ... in this order, all others 1.
+Alphabet = str | tuple[str, ...]
+
+
+def text_encoder(length: int, alphabet: Alphabet) -> Callable[[str], np.ndarray]:
+    """A function from a text to its codes [length], truncated or padded with 0.
+
+    The codes are uint8, of words uint16.
     """
-    if alphabet:
-        codes = {character: number for number, character in enumerate(alphabet, 1)}
-        values = np.array([codes.get(character, 0) for character in text[:length]], np.uint8)
-    else:
-        values = np.frombuffer(text.encode()[:length], np.uint8)
-    return np.pad(values, (0, length - len(values)))
+    words = isinstance(alphabet, tuple)
+    codes = {symbol: number for number, symbol in enumerate(alphabet, 2 if words else 1)}
+
+    def encode(text: str) -> np.ndarray:
+        if words:
+            values = [codes.get(word, UNKNOWN) for word in split_words(text)[:length]]
+        elif alphabet:
+            values = [codes.get(character, 0) for character in text[:length]]
+        else:
+            values = np.frombuffer(text.encode()[:length], np.uint8)
+        values = np.array(values, np.uint16 if words else np.uint8)
+        return np.pad(values, (0, length - len(values)))
+
+    return encode
 
 
-def decode_text(codes: np.ndarray, alphabet: str) -> str:
-    """The text of codes [L], without padding; an unknown character is U+FFFD."""
+def encode_text(text: str, length: int, alphabet: Alphabet) -> np.ndarray:
+    """Codes [length] of a text, see `text_encoder`."""
+    return text_encoder(length, alphabet)(text)
+
+
+def decode_text(codes: np.ndarray, alphabet: Alphabet) -> str:
+    """The text of codes [L], without padding; an unknown character or word is U+FFFD."""
+    if isinstance(alphabet, tuple):
+        return " ".join(letters_of(codes, alphabet))
     if not alphabet:
         return bytes(codes.tolist()).rstrip(b"\0").decode(errors="replace")
     return "".join(("\ufffd" + alphabet)[code] for code in np.trim_zeros(codes, "b"))
 
 
-def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
-    """The character at each of the codes [L] of a text, without padding.
+def letters_of(codes: np.ndarray, alphabet: Alphabet) -> list[str]:
+    """The character or the word at each of the codes [L] of a text, without padding.
 
     A character of several bytes is at its first byte; the others are empty.
     """
+    if isinstance(alphabet, tuple):
+        symbols = ("", "\ufffd", *alphabet)
+        return [symbols[code] for code in np.trim_zeros(codes, "b")]
     if alphabet:
         return list(decode_text(codes, alphabet))
     letters = []
@@ -138,8 +177,10 @@ def letters_of(codes: np.ndarray, alphabet: str) -> list[str]:
     return letters
 
 
-def count_codes(alphabet: str) -> int:
+def count_codes(alphabet: Alphabet) -> int:
     """V: the number of codes of `encode_text`."""
+    if isinstance(alphabet, tuple):
+        return len(alphabet) + 2
     return len(alphabet) + 1 if alphabet else BYTES
 
 

@@ -10,10 +10,14 @@
     csv:PATH       a table of boxes and classes (data/tables.py)
     nifti:PATH     volumes with masks of class indices (data/nifti.py)
     arrays:PATH    a .npz file, or a folder with the idx files of MNIST's family (data/arrays.py)
-    text:PATH      PATH/<split>.tsv, a class, a tab and a text per line (data/lines.py)
+    text:PATH      PATH/<split>.tsv, a class, a tab and a text per line, and like files
+                   (data/lines.py)
     tfds:NAME      a TensorFlow Datasets set (data/tfds_sets.py)
     FILE.py:NAME   a custom function, (config.data, split) -> Source (own.py)
     given          what was handed to `train(config, workdir, sources=...)`; nothing can open it
+
+Paths of folder: and text: may have fields in braces (data/named_files.py), and a split may be cut
+into folds (data/folds.py).
 
 A source that has several kinds of targets gives those that the task needs. With
 `data.boxes=DIR`, folder: and tfds:imagenet2012 have ILSVRC's boxes (data/joined.py).
@@ -49,6 +53,7 @@ from jaxconv.data import (
     voc,
     xo,
 )
+from jaxconv.data.folds import cut_source, parse_split
 from jaxconv.data.interface import (
     LABEL,
     RESERVED,
@@ -108,6 +113,7 @@ def open_source(
       UserError: the source or the split does not exist, or its files cannot be used.
     """
     kind, colon, rest = config.source.partition(":")
+    split, part = parse_split(name := split)
     if config.source == GIVEN:
         raise UserError(
             "config.data.source is given: the run was trained on sources that were handed to "
@@ -116,7 +122,8 @@ def open_source(
             exit_code=1,
         )
     if is_own(config.source):
-        return _agreeing(_open_own(config, split), config, split, like, augment)
+        source = cut_source(_open_own(config, split), part, config)
+        return _agreeing(source, config, name, like, augment)
     if kind not in [pattern.partition(":")[0] for pattern in PATTERNS] or bool(colon) != (
         f"{kind}:" in " ".join(PATTERNS)
     ):
@@ -125,26 +132,29 @@ def open_source(
             f"{', '.join(PATTERNS)}"
         )
     if kind == "xo":
-        source: Source = _draw_xo(config, split)
+        opened: Source = _draw_xo(config, split)
     elif kind in SCENES:
         wanted = tuple(read_targets(like)) if like else needs
         # A detector has a class for each kind of letter, and none for neither.
         unmasked = "classes" in wanted and "segmentation" not in wanted
         kinds = {"single": kind == "xo_boxes", "unmasked": unmasked, "instances": "masks" in wanted}
         settings = dict(config.scenes, **kinds)
-        source = scenes.draw_scenes(split, **settings)
+        opened = scenes.draw_scenes(split, **settings)
     elif kind == "arrays":
-        source = arrays.read_arrays(rest, split, config, like or before)
+        opened = arrays.read_arrays(rest, split, config, like or before)
     else:
         needs = tuple(read_targets(like)) if like else tuple(needs)
-        source = _open_stored(kind, rest, config, split, like, augment, needs)
-    source = _agreeing(source, config, split, like, augment)
+        opened = _open_stored(kind, rest, config, split, like, augment, needs)
+    source = cut_source(opened, part, config)
+    if isinstance(source, StoredSource) and source.element.kind == "text" and config.text.words:
+        source = _as_words(source, config, like)
+    source = _agreeing(source, config, name, like, augment)
     if (
         isinstance(source, StoredSource)
         and not source.random
         and source.size <= config.resident_limit
     ):
-        return load(source, config.skip_unreadable, f"{config.source}, split {split!r}")
+        return load(source, config.skip_unreadable, f"{config.source}, split {name!r}")
     return source
 
 
@@ -202,7 +212,7 @@ def check_given(source: Source, like: Mapping[str, Any]) -> None:
 
 def check_fits(found: Mapping[str, Any], like: Mapping[str, Any], name: str, whose: str) -> None:
     """Raise UserError unless a description has the classes, shape, kind and targets of another."""
-    for what in ("class_names", "image_shape", "kind", "targets"):
+    for what in ("class_names", "words", "image_shape", "kind", "targets"):
         ours, theirs = found.get(what), like.get(what)
         if what == "targets":
             ours, theirs = (_but_several(targets) for targets in (ours, theirs))
@@ -248,9 +258,13 @@ def size_of(config: Any, training: bool) -> geometry.Size | None:
     return (side, side) if side else None
 
 
-def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
+def reading_of(
+    config: Any, kind: str, shape: tuple[int, ...], data: Mapping[str, Any]
+) -> dict[str, Any]:
     """The settings in `config` (the `data` part of a config) that turn a file into an element of
     this kind and shape in evaluation; for JSON.
+
+    `data` is the description of the run's data, which has the words of texts.
     """
     if kind == "image":
         # A set that is not resized has whole images of one size, of any shape. Other images can be
@@ -264,7 +278,8 @@ def reading_of(config: Any, kind: str, shape: tuple[int, ...]) -> dict[str, Any]
             **{name: list(config[name]) for name in ON_CANVAS},
         }
     if kind == "text":
-        return {"text": {key: config.text[key] for key in ("length", "alphabet")}}
+        words = {"words": list(data["words"])} if "words" in data else {}
+        return {"text": {key: config.text[key] for key in ("length", "alphabet")}, **words}
     return {"audio": config.audio.to_dict()}
 
 
@@ -292,7 +307,7 @@ def open_given(
     if kind == "image":
         source = _middles(records, config, shape[-1])
     elif kind == "text":
-        source = _texts(records, (), config)
+        source = _texts(records, (), config, tuple(reading.get("words", ())))
     else:
         source = _sounds(
             records, (), config, lambda content: signals.read_wav(content, config.audio.rate)
@@ -317,7 +332,7 @@ def open_given(
     return dataclasses.replace(
         source,
         decode=decode_one,
-        element=Element(shape, kind, "float32" if kind == "signal" else "uint8"),
+        element=Element(shape, kind, "float32" if kind == "signal" else source.element.dtype),
     )
 
 
@@ -376,7 +391,7 @@ def _open_stored(
         return _open_toy(kind, config, split)
     if kind == "text":
         trained = tuple(like["class_names"]) if like else ()
-        records = lines.Lines(rest, split, trained, config.text.header)
+        records = lines.Lines(rest, split, trained, config.text.header, config.text.coarse)
         return _texts(records, records.class_names, config)
     channels = like["image_shape"][-1] if like and like["kind"] == "image" else 0
     classes = tuple(like["class_names"]) if like else ()
@@ -560,22 +575,36 @@ def _as_sound(samples: np.ndarray) -> np.ndarray:
     return np.asarray(samples, np.float32) / 32768
 
 
-def _texts(records: Records, classes: tuple[str, ...], config: Any) -> StoredSource:
-    text = config.text
-
-    def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
-        return signals.encode_text(
-            payload.decode(errors="replace") if isinstance(payload, bytes) else payload,
-            text.length,
-            text.alphabet,
-        )
-
+def _texts(
+    records: Records, classes: tuple[str, ...], config: Any, words: tuple[str, ...] = ()
+) -> StoredSource:
+    """Texts as codes of bytes, of `config.text.alphabet`, or of the words of a vocabulary."""
+    length, alphabet = config.text.length, words or config.text.alphabet
+    encode = signals.text_encoder(length, alphabet)
     return StoredSource(
         records,
-        decode_one,
+        lambda payload, key: encode(_as_text(payload)),
         classes,
-        Element((text.length,), "text", "uint8", signals.count_codes(text.alphabet)),
+        Element((length,), "text", "uint16" if words else "uint8", signals.count_codes(alphabet)),
+        words=words,
     )
+
+
+def _as_text(payload: Any) -> str:
+    return payload.decode(errors="replace") if isinstance(payload, bytes) else payload
+
+
+def _as_words(source: StoredSource, config: Any, like: dict[str, Any] | None) -> StoredSource:
+    """Texts with a code for each word, of the training split's vocabulary: that of `like`, or if
+    this is the training split, its own.
+    """
+    if like:
+        return _texts(source.records, source.class_names, config, tuple(like["words"]))
+    texts = (_as_text(source.records[i][0]) for i in range(len(source)))
+    words = signals.vocabulary_of(texts, config.text.words)
+    if not words:
+        raise UserError(f"{config.source}: no text of the training split has a word", exit_code=1)
+    return _texts(source.records, source.class_names, config, words)
 
 
 def _volumes(records: Records, classes: tuple[str, ...]) -> StoredSource:

@@ -103,6 +103,7 @@ class StoredSource(Source):
       decoder: libraries and versions that `decode` uses.
       random: whether `decode` is random by its key, so that no two passes are alike.
       targets: what an example has in addition to its element.
+      words: see `Source`.
     """
 
     records: Records
@@ -112,6 +113,7 @@ class StoredSource(Source):
     decoder: str = ""
     random: bool = False
     targets: Mapping[str, Target] = dataclasses.field(default_factory=lambda: LABEL)
+    words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -276,6 +278,7 @@ def load(source: StoredSource, skip_unreadable: bool = False, what: str = "the s
         lambda i: source.name(place[i]),
         {name: target.moves for name, target in source.targets.items() if target.moves},
         source.notes,
+        source.words,
     )
 
 

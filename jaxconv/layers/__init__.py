@@ -4,6 +4,7 @@ from flax.linen import relu
 
 from jaxconv.layers.conv import Conv, ConvTranspose, convolve
 from jaxconv.layers.dense import Dense
+from jaxconv.layers.embed import Embed
 from jaxconv.layers.norm import (
     BatchNorm,
     FrozenBatchNorm,
@@ -22,6 +23,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Dense",
+    "Embed",
     "FrozenBatchNorm",
     "Pool",
     "StandardizedConv",

@@ -17,7 +17,7 @@ from jaxconv import moved
 from jaxconv.config import default_config, set_key
 from jaxconv.data.interface import Batch, DamagedError, Source
 from jaxconv.data.loading import Reader
-from jaxconv.data.signals import decode_text, letters_of
+from jaxconv.data.signals import Alphabet, decode_text, letters_of
 from jaxconv.data.sources import as_files, open_given, open_source, reading_of
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError, in_words, short, some
@@ -171,16 +171,17 @@ class OpenedNetwork:
 
     def shown(self, element: np.ndarray) -> Any:
         """An element as it is drawn: a text as a string, anything else unchanged."""
-        return (
-            decode_text(element, self.config.data.text.alphabet) if self.kind == "text" else element
-        )
+        return decode_text(element, self._alphabet) if self.kind == "text" else element
+
+    @property
+    def _alphabet(self) -> Alphabet:
+        """How a text becomes codes."""
+        return tuple(self.data.get("words", ())) or self.config.data.text.alphabet
 
     def explained(self, element: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> Figure:
         """A figure of an element with attribution maps, see `overlays`."""
         if self.kind == "text":
-            return text_attribution_figure(
-                letters_of(element, self.config.data.text.alphabet), maps, title
-            )
+            return text_attribution_figure(letters_of(element, self._alphabet), maps, title)
         return attribution_figure(element, maps, title)
 
     def source(self, split: str = "") -> Source:
@@ -236,7 +237,7 @@ class OpenedNetwork:
         shape = element_shape(self.config, self.data)
         source = open_given(
             GivenRecords(find_items([file], self.kind)),
-            reading_of(self.config.data, self.kind, shape),
+            reading_of(self.config.data, self.kind, shape, self.data),
             self.kind,
             shape,
         )
@@ -288,7 +289,7 @@ def open_run(
     variables = jax.tree.map(lambda x: x[member], state.variables) if members else state.variables
     task = open_task(config, data)
     model = task.model()
-    preprocess = make_preprocessing(config, data)
+    preprocess = make_preprocessing(config, data, one_hot=True)
     title = (
         f"{folder.name}: {short(shown_name(saved_config(folder).model.name), 32)}, "
         f"{members.names[member] + ', ' if members else ''}step {step:,}"

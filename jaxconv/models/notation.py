@@ -4,17 +4,19 @@
     [(conv3-64 relu)*2 maxpool2]*2 fc128 relu dropout0.5 fc10
 
     text     one or more items separated by spaces; an item is a layer, or a text in ( ) or [ ], and
-             *N repeats it
+             *N repeats it; or { text | text } of texts side by side, each of which takes the same
+             input, and whose outputs are concatenated along the channels
     convF-K  K filters of F pixels, or convFxF-K, one number per axis; without -K, one filter per
              class; /S stride, pP padding ((F - 1)/2 by default), gG groups, dD dilation, nobias;
              floor (the default), exact, ceil
     maxpoolF, avgpoolF   /S stride (F by default), pP padding, floor, exact, ceil
-    globalpool           the mean over all positions
+    globalpool, globalmaxpool   the mean, or the largest, over all positions
     adaptpoolN           the mean of N by N even parts
     bn, lrn, lrnN        BatchNorm, local response norm over N (5) feature maps
     relu, tanh, sigmoid, gelu, silu
     dropoutP             dropout of a share P in training
     fcN                  N neurons; without N, one per class
+    embedN               N numbers for each code of a text; only at the beginning
 
 The input sets the number of axes: the same text works for a waveform, an image or a volume. The
 softmax is part of the loss.
@@ -76,17 +78,30 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Branches:
+    """Texts side by side, in braces."""
+
+    paths: tuple["Items", ...]
+
+    def __str__(self) -> str:
+        return "{" + " | ".join(map(show, self.paths)) + "}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Repeat:
     """Items in brackets, repeated `times` times."""
 
-    items: tuple["Layer | Repeat", ...]
+    items: tuple["Layer | Repeat | Branches", ...]
     times: int = 1
 
     def __str__(self) -> str:
         return f"[{show(self.items)}]" + (f"*{self.times}" if self.times != 1 else "")
 
 
-Items = tuple[Layer | Repeat, ...]
+Items = tuple[Layer | Repeat | Branches, ...]
+# The kinds that `expand` gives for the braces: the beginning, each next path, and the end.
+BRACES = ("{", "|", "}")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 # What may follow a kind's name: a pattern, the field that it sets, and how messages describe it.
 # Options come last, in any order.
@@ -106,6 +121,7 @@ KINDS: dict[str, tuple[tuple[str, str, str] | None, tuple[str, str] | None, tupl
     "maxpool": (_WINDOW, None, _POOLING),
     "avgpool": (_WINDOW, None, _POOLING),
     "globalpool": (None, None, ()),
+    "globalmaxpool": (None, None, ()),
     "adaptpool": ((r"(\d+)", "count", "the number of parts, such as 7"), None, ()),
     "bn": (None, None, ()),
     "lrn": (None, (r"(\d+)", "count"), ()),
@@ -120,6 +136,7 @@ KINDS: dict[str, tuple[tuple[str, str, str] | None, tuple[str, str] | None, tupl
         (),
     ),
     "fc": (None, (r"(\d+)", "count"), ()),
+    "embed": ((r"(\d+)", "count", "the numbers for each code, such as 128"), None, ()),
 }
 _POSITIVE = ("window", "count", "stride", "groups", "dilation")
 
@@ -143,10 +160,15 @@ def show(items: Items) -> str:
 
 
 def expand(items: Items) -> Iterator[Layer]:
-    """The layers in order, with repetitions expanded."""
+    """The layers in order, with repetitions expanded, and `BRACES` where there are some."""
     for item in items:
         if isinstance(item, Layer):
             yield item
+        elif isinstance(item, Branches):
+            for n, path in enumerate(item.paths):
+                yield Layer(BRACES[min(n, 1)])
+                yield from expand(path)
+            yield Layer(BRACES[2])
         else:
             for _ in range(item.times):
                 yield from expand(item.items)
@@ -159,19 +181,10 @@ def _skip(text: str, position: int) -> int:
 
 
 def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
-    items: list[Layer | Repeat] = []
-    while position < len(text) and text[position] not in ")]":
-        if text[position] in "([":
-            bracket = position
-            inner, position = _parse_items(
-                text, _skip(text, position + 1), {"(": ")", "[": "]"}[text[bracket]]
-            )
-            if not inner:
-                raise NotationError(
-                    text, position, "expected a layer in the brackets, such as conv3-64"
-                )
-            item: Layer | Repeat = Repeat(inner)
-            position += 1
+    items: list[Layer | Repeat | Branches] = []
+    while position < len(text) and text[position] not in ")]}|":
+        if text[position] in _CLOSING:
+            item, position = _parse_brackets(text, position)
         else:
             item, position = _parse_layer(text, position)
         if position < len(text) and text[position] == "*":
@@ -184,7 +197,11 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
                 else Repeat((item,), int(times[1]))
             )
             position = times.end()
-        elif position < len(text) and not text[position].isspace() and text[position] not in "([)]":
+        elif (
+            position < len(text)
+            and not text[position].isspace()
+            and text[position] not in "([{)]}|"
+        ):
             raise NotationError(
                 text, position, f"expected a space, a bracket or *N after {str(item)!r}"
             )
@@ -193,16 +210,30 @@ def _parse_items(text: str, position: int, closing: str) -> tuple[Items, int]:
     if closing:
         if position == len(text):
             raise NotationError(text, position, f"expected {closing!r} to close a bracket")
-        if text[position] != closing:
+        if text[position] != closing and not (closing == "}" and text[position] == "|"):
             raise NotationError(text, position, f"expected {closing!r}, not {text[position]!r}")
     elif position < len(text):
-        raise NotationError(text, position, f"{text[position]!r} has no opening bracket")
+        wrong = "is for { text | text }" if text[position] == "|" else "has no opening bracket"
+        raise NotationError(text, position, f"{text[position]!r} {wrong}")
     return tuple(items), position
+
+
+def _parse_brackets(text: str, position: int) -> tuple[Repeat | Branches, int]:
+    bracket, paths = text[position], []
+    while not paths or text[position] == "|":
+        inner, position = _parse_items(text, _skip(text, position + 1), _CLOSING[bracket])
+        if not inner:
+            raise NotationError(
+                text, position, "expected a layer in the brackets, such as conv3-64"
+            )
+        paths.append(inner)
+    item = Branches(tuple(paths)) if bracket == "{" else Repeat(paths[0])
+    return item, position + 1
 
 
 def _parse_layer(text: str, start: int) -> tuple[Layer, int]:
     # The longest kind that the word starts with, so that a mistake after it is reported there.
-    word = _start(r"[^\s()\[\]*]*", text, start)
+    word = _start(r"[^\s()\[\]{}|*]*", text, start)
     kind = max((kind for kind in KINDS if word.startswith(kind)), key=len, default=None)
     if kind is None:
         name = _start(r"[A-Za-z]*", word).lower()

@@ -47,13 +47,14 @@ from jaxconv.arithmetic import same_padding
 from jaxconv.layers import (
     Conv,
     Dense,
+    Embed,
     adaptive_average_pool,
     average_pool,
     local_response_norm,
     max_pool,
 )
 from jaxconv.models.network import Network, every_nth, global_mean
-from jaxconv.models.notation import Items, Layer, expand, parse
+from jaxconv.models.notation import BRACES, Branches, Items, Layer, Repeat, expand, parse
 from jaxconv.models.registry import Entry
 
 ACTIVATIONS = {
@@ -65,7 +66,7 @@ ACTIVATIONS = {
 }
 POOLS = {"maxpool": max_pool, "avgpool": average_pool}
 # Layers that take all positions at once.
-_OVERALL = ("globalpool", "adaptpool", "fc")
+_OVERALL = ("globalpool", "globalmaxpool", "adaptpool", "fc")
 
 
 class Text(Network):
@@ -85,12 +86,18 @@ class Text(Network):
         """Of the convolutions and poolings before all positions are taken at once; all may change.
 
         Raises:
-          ValueError: with an `output_stride`, a stride differs between the axes.
+          ValueError: with an `output_stride`, a stride differs between the axes, or the text has
+            braces.
         """
         strides = []
         for name, layer in name_layers(parse(self.text), self.by_stage):
             if layer.kind in _OVERALL:
                 break
+            if layer.kind in BRACES and self.output_stride:
+                raise ValueError(
+                    f"output_stride is {self.output_stride}, but the text has {{ | }}, of which "
+                    "each path has strides of its own"
+                )
             if layer.kind in ("conv", *POOLS):
                 stride = _stride(layer)
                 if len({*stride}) > 1 and self.output_stride:
@@ -110,15 +117,39 @@ class Text(Network):
     def forward(self, x: jax.Array, train: bool) -> jax.Array:
         """[N, *spatial, C] -> logits [N, num_classes], float32."""
         spacings, removed = iter(self.spacings()), 0
+        # What each brace that is open takes, and what its paths have given.
+        opened: list[tuple[jax.Array, list[jax.Array]]] = []
         for name, layer in name_layers(parse(self.text), self.by_stage):
             if layer.kind in ("conv", "fc") and layer.count is None and not self.num_classes:
                 continue
+            if layer.kind in BRACES:
+                x = self._branch(name, layer.kind, x, opened)
+                continue
+            if layer.kind == "embed" and name != "embed":
+                raise ValueError(f"{name}: takes the codes of a text; put it at the beginning")
             if layer.kind in _OVERALL:
-                x, removed = every_nth(x, removed) if layer.kind != "globalpool" else x, 0
+                x, removed = x if layer.kind.startswith("global") else every_nth(x, removed), 0
             atrous = next(spacings, 0) if layer.kind in ("conv", *POOLS) else 0
             removed = atrous * max(_stride(layer)) if atrous else removed
             x = self.note(name, self._apply(name, layer, x, train, atrous))
         return x.astype(jnp.float32)
+
+    def _branch(
+        self, name: str, kind: str, x: jax.Array, opened: list[tuple[jax.Array, list[jax.Array]]]
+    ) -> jax.Array:
+        """What the layer after a brace takes."""
+        if kind == "{":
+            opened.append((x, []))
+            return x
+        if kind == "|":
+            opened[-1][1].append(x)
+            return opened[-1][0]
+        outputs = [*opened.pop()[1], x]
+        shapes = {output.shape[:-1] for output in outputs}
+        if len(shapes) > 1:
+            shown = " and ".join("x".join(map(str, shape[1:])) for shape in sorted(shapes))
+            raise ValueError(f"{name}: the maps of its paths differ in size: {shown}")
+        return self.note(name, jnp.concatenate(outputs, axis=-1))
 
     def _apply(self, name: str, layer: Layer, x: jax.Array, train: bool, atrous: int) -> jax.Array:
         count = self.num_classes if layer.count is None else layer.count
@@ -141,6 +172,10 @@ class Text(Network):
                 return POOLS[layer.kind](x, *sizes, layer.rounding, layer=name, atrous=atrous)
             case "globalpool":
                 return global_mean(x)
+            case "globalmaxpool":
+                return jnp.max(x, axis=tuple(range(1, x.ndim - 1)))
+            case "embed":
+                return Embed(count, dtype=self.dtype, name=name)(x)
             case "adaptpool":
                 return adaptive_average_pool(x, count)
             case "bn":
@@ -200,8 +235,12 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
         elif layer.kind == "lrn":
             counts["lrn"] = counts.get("lrn", 0) + 1
             name = f"norm{counts['lrn']}"
-        elif layer.kind in ("globalpool", "adaptpool"):
+        elif layer.kind in ("globalpool", "globalmaxpool", "adaptpool"):
             name = layer.kind
+        elif layer.kind in BRACES:
+            name = {"{": "branches", "|": "branch", "}": "concat"}[layer.kind]
+        elif layer.kind == "embed":
+            name = "embed" if last == "input" and not taken else "embed_inside"
         else:
             name = (
                 last.replace("conv", layer.kind)
@@ -214,8 +253,20 @@ def name_layers(items: Items, by_stage: bool = False) -> Iterator[tuple[str, Lay
 
 def outputs_of(text: str) -> int | None:
     """The number of outputs that a text specifies; None if it leaves the number open."""
-    counts = _counts(text)
-    return counts[-1] if counts else None
+    return _outputs(parse(text), None)
+
+
+def _outputs(items: Items, before: int | None) -> int | None:
+    """The channels after these items, None where the text leaves them open."""
+    for item in items:
+        if isinstance(item, Branches):
+            each = [_outputs(path, before) for path in item.paths]
+            before = None if None in each else sum(filter(None, each))
+        elif isinstance(item, Repeat):
+            before = _outputs(item.items, before)
+        elif item.kind in ("conv", "fc", "embed"):
+            before = item.count
+    return before
 
 
 def _counts(text: str) -> list[int | None]:

@@ -120,6 +120,8 @@ def build_network(
     task.axis_name, model = axis_name, task.model(axis_name)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = _variables(model, config.model.name, images)
+    if "words" in description:
+        _check_embeds(model, variables, config.model.name, input_of(description, 1))
     if config.data.eval_image_size and description["kind"] == "image":
         _check_other_size(model, variables, config.data.eval_image_size, shape)
     optimizer = make_optimizer(config.optimizer, variables["params"])
@@ -209,6 +211,16 @@ def build(
     )
 
 
+def input_of(description: Mapping[str, Any], count: int) -> jax.ShapeDtypeStruct:
+    """What the network gets of `count` examples: [N, *spatial, C] float32, or the codes of words
+    [N, L] int32. It is initialised with one-hot codes [N, L, V], which tell it V.
+    """
+    shape = tuple(description["image_shape"])
+    if "words" in description:
+        return jax.ShapeDtypeStruct((count, *shape[:-1]), jnp.int32)
+    return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+
+
 def step_maker(
     config: Any,
     description: dict[str, Any],
@@ -255,7 +267,7 @@ def kept_bytes(config: Any, description: dict[str, Any], network: BuiltNetwork, 
     """Bytes that the network stores for the backward pass of `count` images, for all members."""
     alone = network.task.model()  # without a device axis
     apply = rematerialised(alone) if config.model.remat else alone.apply
-    batch = jax.ShapeDtypeStruct((count, *description["image_shape"]), jnp.float32)
+    batch = input_of(description, count)
     members = len(network.members.names) if network.members else 1
     return kept_for_gradient(apply, network.variables, batch, train=True) * members
 
@@ -316,6 +328,18 @@ def _variables(model: Any, name: str, images: jax.ShapeDtypeStruct) -> Any:
         if not is_own(name):
             raise
         raise wrong(name, "config.model.name", f"fails: {in_words(error)}") from error
+
+
+def _check_embeds(model: Any, variables: Any, name: str, codes: jax.ShapeDtypeStruct) -> None:
+    """Raise UserError unless the network takes codes of words."""
+    try:
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, codes)
+    except Exception as error:  # a network may fail anywhere with what it is not made for
+        raise UserError(
+            f"config.data.text.words is set, and {name} cannot take codes of words "
+            f"[N, {codes.shape[1]}] ({in_words(error)}); begin with embedN, such as "
+            "--config.model.name='text:embed128 conv3-128 relu globalmaxpool fc'"
+        ) from error
 
 
 def _check_other_size(model: Any, variables: Any, size: int, shape: tuple[int, ...]) -> None:

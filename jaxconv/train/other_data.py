@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxconv.checks import check_config
 from jaxconv.config import set_key
+from jaxconv.data.named_files import root_of
 from jaxconv.errors import UserError
 from jaxconv.own import is_own
 from jaxconv.values import AnyConfig, flatten, plain, with_plain_values
@@ -24,7 +25,8 @@ READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_imag
 OF_A_SET = (
     "data.source", "data.eval_split", "data.resident_limit", "data.threads", "data.prefetch",
     "data.damaged_share", "data.skip_unreadable", "data.xo", "data.scenes", "data.toy",
-    "data.tfds", "data.folder", "data.arrays", "data.text.header", "data.coco", "data.boxes",
+    "data.tfds", "data.folder", "data.arrays", "data.text.header", "data.text.coarse", "data.coco",
+    "data.boxes",
     "data.csv", "data.annotations", "data.nifti.test_fraction", "data.nifti.seed",
 )  # fmt: skip
 MEASURING = ("eval.batch_size", "eval.metrics")
@@ -108,7 +110,7 @@ def reading(config: AnyConfig) -> Iterator[None]:
         kind, colon, place = config.data.source.partition(":")
         moved = (
             kind in ("folder", "masks", "coco", "voc", "csv", "nifti", "arrays", "text")
-            and not Path(place).expanduser().exists()
+            and not Path(root_of(place)).expanduser().exists()
         )
         if not (colon and moved):
             raise

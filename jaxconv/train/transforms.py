@@ -29,7 +29,7 @@ def make_transforms(
 
     The first, (key, batch) -> batch, is for training; the second, batch -> batch, for evaluation.
     Images are augmented and normalised, volumes too by the settings of `VOLUMES`; other signals are
-    normalised, and texts are one-hot encoded.
+    normalised, and texts are one-hot encoded, unless their codes are of words.
 
     Args:
       config: the whole config.
@@ -62,13 +62,22 @@ def make_transforms(
     return (lambda key, batch: preprocess(batch)), preprocess
 
 
-def make_preprocessing(config: Any, description: dict[str, Any]) -> Callable[[Batch], Batch]:
+def make_preprocessing(
+    config: Any, description: dict[str, Any], one_hot: bool = False
+) -> Callable[[Batch], Batch]:
     """Make the evaluation transform of `make_transforms` alone, which runs no custom code.
+
+    Args:
+      config, description: as there.
+      one_hot: texts of words are one-hot encoded too, [N, L, V], which can be differentiated by and
+        takes memory.
 
     Raises:
       UserError: the length of mean or std does not fit the channels.
     """
     shape, kind = tuple(description["image_shape"]), description["kind"]
+    if "words" in description and not one_hot:
+        return lambda batch: batch | {"image": batch["image"].astype(jnp.int32)}
     if kind == "text":
         return lambda batch: batch | {"image": jax.nn.one_hot(batch["image"], shape[-1])}
     for name in ("mean", "std"):

@@ -14,8 +14,8 @@ DIR/model.json    class names; kind, shape and dtype of an element, and how a fi
                   platforms; step, versions, config
 
 An element is a decoded and cropped image [H, W, C] uint8, a float32 signal (uint8 values are
-divided by 255), or the codes of a text [L] uint8. The weights are the averaged ones if the run kept
-any. Probabilities are the softmax of the logits, whatever the loss of the run.
+divided by 255), or the codes of a text [L] uint8, of words uint16. The weights are the averaged
+ones if the run kept any. Probabilities are the softmax of the logits, whatever the loss of the run.
 """
 
 import dataclasses
@@ -158,7 +158,7 @@ def element_shape(config: Any, data: dict[str, Any]) -> tuple[int, ...]:
     """
     shape = tuple(data["image_shape"])
     if data["kind"] == "text":
-        return shape[:-1]  # the device makes codes one-hot
+        return shape[:-1]  # the codes
     if data["kind"] == "image" and config.data.eval_image_size:
         return (config.data.eval_image_size,) * 2 + shape[-1:]
     return shape
@@ -202,8 +202,8 @@ def load_run(
         "class_names": data["class_names"],
         "kind": kind,
         "input_shape": list(shape),
-        "dtype": "float32" if kind == "signal" else "uint8",
-        "reading": reading_of(config.data, kind, shape),
+        "dtype": "float32" if kind == "signal" else "uint16" if "words" in data else "uint8",
+        "reading": reading_of(config.data, kind, shape, data),
         "step": step,
         "versions": {"jaxconv": __version__, "jax": jax.__version__},
         "config": written.to_dict(),

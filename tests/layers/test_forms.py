@@ -49,6 +49,8 @@ CASES = {
     "far taps": ({"padding": 6, "dilation": 6}, (2, 9, 8, 16), (3, 3), 5),
     "taps of which some see nothing": ({"padding": 12, "dilation": 12}, (2, 9, 8, 3), (3, 3), 5),
     "far taps in 1-D": ({"padding": 5, "dilation": 5}, (2, 9, 3), (3,), 5),
+    "wide padding in 1-D": ({"padding": 4}, (2, 9, 3), (5,), 4),
+    "wide padding": ({"padding": (2, 1), "stride": (1, 2)}, (2, 9, 8, 3), (4, 3), 4),
     "three colours": ({"padding": 1, "stride": 2}, (2, 9, 8, 3), (3, 3), 4),
     "depthwise": ({"groups": 5, "padding": 1}, (2, 6, 7, 5), (3, 3), 5),
     "depthwise with stride": ({"groups": 5, "padding": 1, "stride": 2}, (2, 6, 7, 5), (3, 3), 5),

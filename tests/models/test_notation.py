@@ -1,7 +1,10 @@
 """The notation: its meaning, its error messages, and that parsing and printing are inverse."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 import jaxconv
 from jaxconv.models import abstract_variables
 from jaxconv.models.notation import Layer, NotationError, Repeat, expand, parse, show
-from jaxconv.models.text import name_layers
+from jaxconv.models.text import from_text, name_layers, outputs_of
 
 counts = st.integers(1, 512)
 sizes = st.integers(1, 11)
@@ -168,3 +171,44 @@ def test_number_of_classes():
         jaxconv.from_text("fc10", 3)
     with pytest.raises(ValueError, match=r"conv1: padding \(F - 1\)/2 = \(2 - 1\)/2 = 0.5"):
         abstract_variables(jaxconv.from_text("conv2-3 fc2"), (1, 8, 8, 1))
+
+
+def test_paths_side_by_side():
+    text = "conv3-4 {conv1-2 | [conv3-3 relu]*2 | maxpool3/1p1} fc"
+    items = parse(text)
+    assert show(items) == text and show(parse(show(items))) == text
+    model = from_text(text, 5)
+    variables = model.init(jax.random.key(0), jnp.ones((1, 6, 6, 1)), train=False)
+    maps = model.apply(variables, jnp.ones((1, 6, 6, 1)), train=False, features="*")
+    assert maps["concat"].shape == (1, 6, 6, 2 + 3 + 4)
+    first, second = maps["conv1"], maps["relu4"]
+    np.testing.assert_array_equal(maps["concat"][..., 2:5], second)
+    kernel = variables["params"]["conv2"]["kernel"]
+    np.testing.assert_allclose(maps["concat"][..., :2], first @ kernel[0, 0], rtol=1e-5, atol=1e-6)
+    assert outputs_of("{conv1-2 | [conv3-3]*2}*2") == 5 and outputs_of("{fc | fc3}") is None
+    with pytest.raises(ValueError, match="the maps of its paths differ in size: 3x3 and 6x6"):
+        from_text("{conv1-2 | conv1-2/2} fc", 5).init(
+            jax.random.key(0), jnp.ones((1, 6, 6, 1)), train=False
+        )
+    with pytest.raises(ValueError, match="the text has { | }, of which"):
+        from_text("{conv1-2/2 | conv1-2/2} fc", 5, output_stride=1).init(
+            jax.random.key(0), jnp.ones((1, 6, 6, 1)), train=False
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "message"),
+    [
+        ("{conv3-1 | }", 12, "expected a layer in the brackets"),
+        ("{conv3-1", 9, "expected '}' to close"),
+        ("conv3-1 | fc", 9, "'|' is for { text | text }"),
+        ("[conv3-1 | fc]", 10, "expected ']', not '|'"),
+        ("{conv3-1]", 9, "expected '}', not ']'"),
+        ("fc}", 3, "'}' has no opening bracket"),
+        ("embed fc", 6, "the numbers for each code"),
+    ],
+)
+def test_mistakes_in_braces(text, at, message):
+    with pytest.raises(NotationError, match=re.escape(message)) as found:
+        parse(text)
+    assert f"character {at} " in str(found.value)
