@@ -21,7 +21,7 @@ from jaxconv.models.network import NORMS
 from tests.conftest import ROOT, tiny_config
 from tests.models.test_registry import MODELS, SMALLEST, paths_of, variables_of
 
-# The table of docs/backbones.md by family, and networks of each.
+# The table of docs/guides/backbones.md by family, and networks of each.
 FAMILIES = {
     "ResNet, ResNeXt, wide, SE, ECA, SK, D, RS; CSPResNet": "resnet18 resnet50 resnet50_v1 "
     "resnet18_v2 resnet50_v2 resnext50_32x4d wide_resnet50_2 se_resnet50 resnet18d resnetrs50 "
@@ -64,7 +64,7 @@ NORMLESS = (
 
 def table():
     rows = re.findall(
-        r"^\| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs/backbones.md").read_text(), re.M
+        r"^\| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs/guides/backbones.md").read_text(), re.M
     )
     return {family: (strides, norm) for family, strides, norm in rows[1:]}
 

@@ -1,5 +1,5 @@
 """Flax's ImageNet example with our ResNet instead of its own: an error as it is, and training after
-the three lines that docs/backbones.md gives.
+the three lines that docs/guides/backbones.md gives.
 """
 
 import re
@@ -70,7 +70,9 @@ SMALL = PUBLISHED + "units=(1, 1), width=8, "
 
 def changes():
     """(old line, new line) of the page."""
-    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs/backbones.md").read_text(), re.DOTALL)
+    (diff,) = re.findall(
+        r"```diff\n(.*?)```", (ROOT / "docs/guides/backbones.md").read_text(), re.DOTALL
+    )
     lines = diff.splitlines()
     assert len(lines) == 6
     return [
@@ -127,8 +129,8 @@ def test_with_the_three_lines_it_trains():
 
 
 def test_the_page_s_python_runs():
-    """Every Python block of docs/backbones.md, one after the other in one program."""
-    text = (ROOT / "docs/backbones.md").read_text()
+    """Every Python block of docs/guides/backbones.md, one after the other in one program."""
+    text = (ROOT / "docs/guides/backbones.md").read_text()
     space = {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, space)
