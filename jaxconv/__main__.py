@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jaxconv.cloud import with_addresses
 from jaxconv.commands import (
     data,
     look,
@@ -57,7 +58,7 @@ def _run(argv: Sequence[str]) -> int:
         with trusting(args), needing_extras(f"jaxconv {others[0]}"):
             return args.run(args, overrides)
     except UserError as error:
-        print(f"jaxconv: {error}", file=sys.stderr)
+        print(f"jaxconv: {with_addresses(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         lost = lost_output()

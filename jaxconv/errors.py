@@ -34,6 +34,7 @@ EXTRAS = {
     "coco": ("pycocotools",),
     "nifti": ("nibabel",),
     "hub": ("huggingface_hub",),
+    "cloud": ("fsspec", "gcsfs", "s3fs"),
     "prepare": ("tensorflow",),
     "playground": ("tornado",),
 }  # fmt: skip
