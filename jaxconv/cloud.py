@@ -414,7 +414,7 @@ def _get_plain(place: Path, objects: Mapping[str, tuple[int, float]], bucket: _B
             bucket.get(name, place / name)
         except FileNotFoundError:  # removed since the listing
             return
-        os.utime(place / name, (objects[name][1],) * 2)
+        os.utime(place / name, (objects[name][1], objects[name][1]))
 
     old = list(filter(is_old, objects))
     _announce(bucket.address, place, [objects[name][0] for name in old])
@@ -451,17 +451,22 @@ def _names_in(place: Path) -> list[str]:
 
 
 def _remove_others(place: Path, kept: Collection[str]) -> None:
-    """Remove the files of a copy that are not below one of these names."""
+    """Remove the files of a copy that are not below one of these names, and empty folders."""
     if place.is_file():
         place.unlink()
-    for name in _names_in(place):
+
+    def is_kept(name: str) -> bool:
         path = PurePosixPath(name)
-        if name not in kept and not any(str(parent) in kept for parent in path.parents):
-            (place / name).unlink()
-    for folder, _, _ in os.walk(place, topdown=False):
-        if Path(folder) != place and not _is_hidden(Path(folder).relative_to(place).as_posix()):
+        return _is_hidden(name) or not {name, *map(str, path.parents)}.isdisjoint(kept)
+
+    for folder, _, files in os.walk(place, topdown=False):
+        below = Path(folder).relative_to(place)
+        for name in files:
+            if not is_kept((below / name).as_posix()):
+                (place / below / name).unlink()
+        if below != Path() and not is_kept(below.as_posix()):
             with contextlib.suppress(OSError):  # it is not empty
-                os.rmdir(folder)
+                (place / below).rmdir()
 
 
 def _follow(place: Path, index: _Index, bucket: _Bucket) -> None:
@@ -470,6 +475,7 @@ def _follow(place: Path, index: _Index, bucket: _Bucket) -> None:
     """
     if _copied(place) == index:
         return
+    place.mkdir(parents=True, exist_ok=True)
     (place / _INDEX).unlink(missing_ok=True)
     checkpoints = place / "checkpoints"
     for folder in checkpoints.iterdir() if checkpoints.is_dir() else ():

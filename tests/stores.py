@@ -23,7 +23,7 @@ class Store:
       environment: variables that lead to it.
       asked: (method, path) of each request, in order.
       fault: (method, path) -> what to do with the request: `cut` the connection after half of the
-        answer, `lose` the request, answer `503`, or `no list`: an empty one.
+        answer, `lose` the request, answer `403` or `503`, or `no list`: an empty one.
     """
 
     kind: str
@@ -135,8 +135,8 @@ def _proxy(port: int) -> Iterator[tuple[int, Store]]:
             if fault == "lose":
                 self.close_connection = True
                 return
-            if fault == "503":
-                self._send(503, [("Content-Length", "0")], b"")
+            if fault in ("403", "503"):
+                self._send(int(fault), [("Content-Length", "0")], b"")
                 return
             code, headers, content = self._forward(body)
             if fault == "no list" and is_list(self.command, self.path):

@@ -72,7 +72,8 @@ class Checkpoints:
         # Several processes on a run in a bucket share no folder: the first writes the whole state,
         # and each reads its own copy.
         self._apart = bool(cloud.address_of(self.folder)) and self._parallel.process[1] > 1
-        self._alone = _alone(self._parallel.process[0]) if self._apart else None
+        alone = _alone(self._parallel.process[0])
+        self._of_orbax: dict[str, Any] = {"multiprocessing_options": alone} if self._apart else {}
         best = [
             BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)
             for metric in metrics
@@ -92,7 +93,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             # Without it, Orbax reads the metrics of every step, and fails if any are damaged.
             lightweight_initialize=read_only,
-            **({"multiprocessing_options": self._alone} if self._alone else {}),
+            **self._of_orbax,
         )
         self._options = options
         self._manager = self._open()
@@ -104,10 +105,9 @@ class Checkpoints:
             return None
         if self._apart:
             self.folder.mkdir(exist_ok=True)
-        settings = {"multiprocessing_options": self._alone} if self._alone else {}
         handlers = {
-            "state": ocp.StandardCheckpointHandler(**settings),
-            "host": ocp.JsonCheckpointHandler(**settings),
+            "state": ocp.StandardCheckpointHandler(**self._of_orbax),
+            "host": ocp.JsonCheckpointHandler(**self._of_orbax),
         }
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
