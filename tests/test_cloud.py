@@ -19,6 +19,7 @@ from jaxconv.config import load_config
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.files import check_file, expand, whole_file
+from jaxconv.look.live import frames
 from jaxconv.run import train
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.restore import restore_run
@@ -230,7 +231,11 @@ def test_run_is_the_same(bucket, on_disk, tmp_path, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["loss"] == result["loss"]
     assert main(["report", f"--workdir={address}"]) == 0
+    assert f"{address}/report.html" in capsys.readouterr().out
     assert "report.html" in names_in(bucket, "runs/whole")
+    write_images(tmp_path / "images", count=1)
+    images = sorted(map(str, (tmp_path / "images").rglob("*.*")))
+    assert main(["predict", f"--workdir={address}", images[0]]) == 0
     image = bucket.address("runs/pictures/image.png")
     assert main(["look", "filters", f"--workdir={address}", f"--out={image}"]) == 0
     assert bucket.files().cat_file(f"{BUCKET}/runs/pictures/image.png").startswith(b"\x89PNG")
@@ -300,6 +305,25 @@ def test_damaged(bucket, on_disk, tmp_path, monkeypatch, caplog):
     other_machine(monkeypatch, tmp_path / "four")
     with pytest.raises(UserError, match=r"\.index\.json: is damaged"):
         expand(address)
+
+
+def test_a_run_that_goes_on_is_watched(bucket, tmp_path, monkeypatch):
+    address = bucket.address("runs/watched")
+    place = expand(address)
+    place.mkdir(parents=True)
+    with cloud.Mirror(place, open(place / ".lock", "w")) as mirror:
+        (place / "metrics.jsonl").write_text('{"step": 1}\n')
+        mirror.push()
+        other_machine(monkeypatch, tmp_path / "two")
+        copy = expand(address)
+        assert cloud.in_use(copy) and not cloud.in_use(tmp_path)
+        seen = frames({"run": copy}, 0, lambda every: False)
+        assert [row["step"] for row in next(seen)["run"]] == [1]
+        (place / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+        mirror.push()
+        assert [row["step"] for row in next(seen)["run"]] == [1, 2]
+        monkeypatch.setenv("JAXCONV_CLOUD", str(tmp_path / "one"))
+    assert not cloud.in_use(copy)
 
 
 def test_another_machine_trains(bucket, tmp_path, monkeypatch):

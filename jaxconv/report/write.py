@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.cloud import refresh
 from jaxconv.data.interface import Source
 from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
 from jaxconv.errors import in_words
@@ -348,6 +349,7 @@ def watch(
 
 def _looked_at(folder: Path, kept: Memo) -> tuple[bool, Any]:
     """Whether a run or a sweep is still running, and the state that its page depends on."""
+    refresh(folder)
     if not is_sweep(folder):
         going_on = in_use(folder)
         return going_on, (going_on, _traces(folder))
