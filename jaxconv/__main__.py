@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxconv import doctor
+from jaxconv.cloud import with_addresses
 from jaxconv.errors import UserError, needing_extras
 from jaxconv.streams import lost_output, usable_streams
 from jaxconv.version import __version__
@@ -50,7 +51,7 @@ def _run(argv: Sequence[str]) -> int:
         with trusting(args), needing_extras(f"jaxconv {others[0]}"):
             return args.run(args, overrides)
     except UserError as error:
-        print(f"jaxconv: {error}", file=sys.stderr)
+        print(f"jaxconv: {with_addresses(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         lost = lost_output()

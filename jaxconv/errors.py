@@ -35,6 +35,7 @@ EXTRAS = {
     "nifti": ("nibabel",),
     "hub": ("huggingface_hub",),
     "keras": ("h5py",),
+    "cloud": ("fsspec", "gcsfs", "s3fs"),
     "prepare": ("tensorflow",),
     "playground": ("tornado",),
 }  # fmt: skip

@@ -18,15 +18,20 @@ from jaxconv.errors import UserError, in_words, nearest
 def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
+    An address in a bucket becomes the path of its copy on this machine, see cloud.py.
+
     Raises:
-      UserError: the path is empty, a URL, in the home of an unknown user, or not UTF-8 text.
+      UserError: the path is empty, another URL, in the home of an unknown user, or not UTF-8 text;
+        or what it names in a bucket cannot be had.
     """
+    from jaxconv import cloud
+
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
-    if re.match(r"\w+://", str(path)):
+    if re.match(r"\w+://", str(path)) and not cloud.is_address(path):
         raise UserError(
-            f"{option}={path}: must be a folder in this machine's file system; a bucket can be "
-            "mounted as one"
+            f"{option}={path}: must be a path on this machine, or an address in a bucket: "
+            "gs://BUCKET/PATH or s3://BUCKET/PATH"
         )
     whole = at_home(path, option).absolute()
     shown, encoding = printable(whole), sys.getfilesystemencoding()
@@ -40,7 +45,11 @@ def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
 
 
 def at_home(path: str | os.PathLike[str], option: str) -> Path:
-    """Expand `~`; raises UserError if that home is unknown."""
+    """Expand `~` and addresses in buckets, see `expand`, which raises the same errors."""
+    from jaxconv import cloud
+
+    if cloud.is_address(path):
+        return cloud.local(str(path), option)
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -68,6 +77,18 @@ def lock(file: IO[str], shared: bool = False) -> None:
         _LOCK(file, shared)
     except PermissionError as error:  # how Windows says it, and POSIX allows it too
         raise BlockingIOError(*error.args) from error
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine holds the lock of a workdir, see train/workdir.py."""
+    try:
+        with open(folder / ".lock") as file:
+            lock(file, shared=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _find_lock() -> Callable[[IO[str], bool], None]:
@@ -144,7 +165,20 @@ def check_file(option: str, path: str, suffixes: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path next to a file, which replaces the file if the context succeeds."""
+    """A temporary path next to a file, which replaces the file if the context succeeds.
+
+    If the file is the copy of one in a bucket, that is replaced too.
+    """
+    from jaxconv import cloud
+
+    with replaced(path) as temporary:
+        yield temporary
+    cloud.put(path)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """`whole_file` on this machine alone."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -168,6 +202,8 @@ def new_folder(out: str) -> Iterator[Path]:
     Raises:
       UserError: `out` is not empty, or cannot be written.
     """
+    from jaxconv import cloud
+
     try:
         folder = check_new(out)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +214,7 @@ def new_folder(out: str) -> Iterator[Path]:
             whole.mkdir()
             yield whole
             whole.replace(folder)
+            cloud.put(folder)
     except UserError:
         raise
     except (

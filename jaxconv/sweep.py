@@ -22,6 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from jaxconv.checks import check_effects, differing_runs
+from jaxconv.cloud import address_of
 from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
@@ -104,7 +105,7 @@ def sweep(
     stopped = launcher == "local" and not table_only and run_all(left, commands, folder)
     rows = write_table(trials, folder)
     print(markdown(rows))
-    print(f"workdir: {folder}")
+    print(f"workdir: {address_of(folder) or folder}")
     if stopped:
         log.warning("stopped by SIGTERM; the same command resumes")
         return PREEMPTED
@@ -170,7 +171,8 @@ def _check_folders(trials: Sequence[Trial], workdir: Path) -> None:
 def _arguments(spec: str, overrides: Sequence[str], trial: Trial, workdir: Path) -> list[str]:
     """The arguments of `jaxconv` that train one run."""
     settings = [f"--config.{setting}" for setting in (*overrides, *trial.settings)]
-    return ["train", f"--config={spec}", f"--workdir={workdir / trial.name}", *settings]
+    folder = workdir / trial.name
+    return ["train", f"--config={spec}", f"--workdir={address_of(folder) or folder}", *settings]
 
 
 def _make(workdir: Path) -> None:

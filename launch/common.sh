@@ -46,6 +46,14 @@ expand_home() { # PATH: prints it with a leading ~ replaced, as jaxconv does
   case $1 in \~ | \~/*) echo "$HOME${1#\~}" ;; *) echo "$1" ;; esac
 }
 
+is_address() { # PATH: whether it is in a bucket
+  case $1 in gs://?* | s3://?*) ;; *) return 1 ;; esac
+}
+
+with_cloud() { # EXTRAS: prints them with the one that buckets need
+  case ",$1," in *,cloud,*) echo "$1" ;; *) echo "${1:+$1,}cloud" ;; esac
+}
+
 # Runs a command in the background, forwards SIGTERM and SIGINT to it, and returns its exit code; sets stopped=1 after a signal.
 # Bash would handle a signal only after a command in the foreground has ended.
 attend() {

@@ -4,9 +4,11 @@
 #   ./launch/slurm.sh --gpus=1 --time=4:00:00 --config=experiments/imagenet_resnet50.py --workdir=/shared/resnet50
 #   ./launch/slurm.sh --nodes=4 --gpus=8 --config=experiments/imagenet_resnet50.py --workdir=/shared/resnet50
 #   ./launch/slurm.sh --array=commands.txt --at_once=8
+#   ./launch/slurm.sh --gpus=8 --config=experiments/imagenet_resnet50.py --workdir=s3://BUCKET/resnet50
 #
 # The second is one run on 4 x 8 GPUs with one process per GPU; the processes find each other through Slurm's variables. The third is
-# one job per line of the file, as `jaxconv sweep --launcher=print` prints them. The log of --workdir=DIR is DIR.log.
+# one job per line of the file, as `jaxconv sweep --launcher=print` prints them. The log of --workdir=DIR is DIR.log; that of a workdir in
+# a bucket is in the folder from which the job is submitted. The nodes need no folder that all see for such a workdir, only the checkout.
 # Before the time limit, and when the job is preempted, the run saves and exits with 75; the job is then requeued and resumes.
 #
 # --nodes=N        machines (1)
@@ -37,6 +39,10 @@ workdir_of() { # prints the value of --workdir among the arguments
     case $argument in --workdir=?*) expand_home "${argument#*=}" && return ;; esac
   done
   fail "--workdir=DIR is missing"
+}
+
+log_of() { # WORKDIR
+  if is_address "$1"; then echo "$PWD/$(basename "$1").log"; else echo "$1.log"; fi
 }
 
 read_line() { # FILE NUMBER: sets training to the arguments of `jaxconv train` on that line
@@ -78,7 +84,7 @@ in_job() { # TASKS VENV RESTARTS RETRIES ARGUMENT ...
   shift 4
   training=("$@")
   case $1 in --array=*) read_line "${1#*=}" "$SLURM_ARRAY_TASK_ID" ;; esac
-  exec >>"$(workdir_of "${training[@]}").log" 2>&1
+  exec >>"$(log_of "$(workdir_of "${training[@]}")")" 2>&1
   steps_of_job "$tasks" "$venv"
   # jaxconv/results.py looks for this line.
   echo "\$ $(show "${command[@]}")"
@@ -125,14 +131,16 @@ submit() {
     [ "$lines" -gt 0 ] || fail "--array=$array: the file is empty"
     for number in $(seq "$lines"); do
       read_line "$array" "$number"
+      if is_address "$(workdir_of "${training[@]}")"; then extras=$(with_cloud "$extras"); fi
     done
     training=(--array="$array")
     job+=(--array="1-$lines${at_once:+%$at_once}" --output="${array//%/%%}-%a.out")
   else
     case " ${training[*]-} " in *" --config="*) ;; *) fail "--config=FILE.py is missing" ;; esac
     workdir=$(workdir_of "${training[@]}")
-    run mkdir -p "$(dirname "$workdir")"
-    job+=(--output="${workdir//%/%%}.log")
+    if is_address "$workdir"; then extras=$(with_cloud "$extras"); else run mkdir -p "$(dirname "$workdir")"; fi
+    workdir=$(log_of "$workdir")
+    job+=(--output="${workdir//%/%%}")
   fi
   [ -n "${dry_run:-}" ] || command -v sbatch >/dev/null || fail "sbatch not found; run this on a login node of a Slurm cluster"
   python=$(find_python)

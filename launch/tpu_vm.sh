@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU from your own machine: create the TPU VM, install jaxconv on all hosts, train, fetch the workdir, delete the VM.
+# Train on a Cloud TPU from your own machine: create the TPU VM, install jaxconv on all hosts, train, delete the VM.
+# The workdir is in a bucket, so nothing is lost with the VM, and the hosts need no folder that all of them see.
 #
 #   ./launch/tpu_vm.sh run --name=NAME --zone=us-west4-a --type=v5litepod-8 --spot \
 #       --setup='jaxconv prepare cifar10' --extras=tpu,prepare \
-#       --config=experiments/cifar10_fast.py --config.data.source=tfds:cifar10 --workdir=/tmp/cifar10
+#       --config=experiments/cifar10_fast.py --config.data.source=tfds:cifar10 --workdir=gs://BUCKET/cifar10
 #
 # run      all of the following, from the start again if the TPU is preempted (--spot); the same command resumes
 # create   create the TPU VM and wait for it
 # install  copy this checkout to all hosts and install it; repeat after changes
-# push     copy the workdir to all hosts, if it exists on this machine
 # train    train on all hosts; a run that is preempted or fails is started again there
-# fetch    copy the workdir from the first host to this machine; run does this at intervals, too
 # delete   delete the TPU VM, which is billed until then
 #
 # --name=NAME      name of the TPU VM
@@ -21,17 +20,14 @@
 # --spot           cheaper, but may be preempted at any time
 # --queued         wait for capacity with a queued resource
 # --keep           do not delete the TPU VM at the end of run
-# --shared=DIR     folder that all hosts see, for the workdir; required for a slice with several hosts, for example a bucket or a file
-#                  store that --setup mounts on each host
 # --setup=COMMAND  command for all hosts after the installation, such as 'jaxconv prepare cifar10'
-# --fetch_every=S  seconds between two copies of the workdir during run (900); a preempted TPU loses what came after the last
-# --extras=NAMES   extras of jaxconv to install (tpu)
+# --extras=NAMES   extras of jaxconv to install, in addition to cloud (tpu)
 # --python=VERSION Python version that uv installs on the hosts (3.12)
 # --restarts=N     how often to create a preempted TPU again, and to start a preempted run again (100)
 # --retries=N      how often to start a failed run again (2)
 # --dry_run        print the commands instead of running them
 #
-# All other options go to `jaxconv train`. --config is a file of this checkout, --workdir a folder on this machine.
+# All other options go to `jaxconv train`. --config is a file of this checkout. The TPU's service account must be able to write to the bucket.
 # gcloud must be installed and logged in (gcloud init), with your key in ssh-agent.
 set -euo pipefail
 # shellcheck source=launch/common.sh
@@ -111,7 +107,7 @@ install() {
   pack "$archive" || return
   tpus tpu-vm scp "$archive" "$name:jaxconv.tar.gz" --worker=all || return
   there="mkdir -p jaxconv && tar -C jaxconv -xzf jaxconv.tar.gz"
-  there+=" && { python3 -m pip install --quiet --user uv || curl -LsSf https://astral.sh/uv/install.sh | sh; }"
+  there+=" && PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv" # into the user's own folder
   there+=" && ~/.local/bin/uv python install $python"
   there+=" && $python_there $python) VENV=\$HOME/jaxconv_venv jaxconv/launch/local.sh --install_only --extras=$extras"
   if [ -n "$setup" ]; then
@@ -120,64 +116,18 @@ install() {
   on_all_hosts "$there"
 }
 
-push() {
-  if [ -n "${dry_run:-}" ] || [ -d "$workdir" ]; then
-    on_all_hosts "mkdir -p $(there_quoted)" || return
-    # A shared folder needs only one copy.
-    tpus tpu-vm scp --recurse "$workdir" "$name:${shared:-jaxconv_runs}/" --worker="$([ -n "$shared" ] && echo 0 || echo all)"
-  fi
-}
-
-there_quoted() { # the folder of runs on the hosts, for their shell
-  # shellcheck disable=SC2016 # expanded on the hosts
-  if [ -n "$shared" ]; then printf %q "$shared"; else printf '$HOME/jaxconv_runs'; fi
-}
-
 train() {
   local there
   there="cd jaxconv && $python_there $python) VENV=\$HOME/jaxconv_venv launch/local.sh --extras=$extras --restarts=$restarts"
-  there+=" --retries=$retries --distributed=on --workdir=$(there_quoted)/$(printf %q "$(basename "$workdir")")"
+  there+=" --retries=$retries --distributed=on --workdir=$(show "$workdir")"
   on_all_hosts "$there $(show "${arguments[@]}")"
-}
-
-fetch() {
-  run mkdir -p "$(dirname "$workdir")" || return
-  tpus tpu-vm scp --recurse "$name:${shared:-jaxconv_runs}/$(basename "$workdir")" "$(dirname "$workdir")/" --worker=0
 }
 
 is_there() { # whether the TPU VM is up; never in a dry run
   [ -z "${dry_run:-}" ] && [ "$(tpus tpu-vm describe "$name" --format="value(state)" 2>/dev/null)" = READY ]
 }
 
-fetch_now_and_then() {
-  while sleep "$fetch_every"; do
-    fetch || echo "the workdir could not be fetched; will try again"
-  done
-}
-
-train_and_fetch() { # trains, and copies the workdir at intervals
-  local code=0
-  if [ -z "${dry_run:-}" ]; then
-    set -m # its own process group, so that its children can be killed with it
-    fetch_now_and_then >&2 &
-    fetching=$!
-    set +m
-  fi
-  train || code=$?
-  end_fetching
-  return "$code"
-}
-
-end_fetching() {
-  if [ -n "${fetching:-}" ]; then
-    kill -- "-$fetching" 2>/dev/null || true
-    wait "$fetching" 2>/dev/null || true
-    fetching=""
-  fi
-}
-
 interrupted() {
-  end_fetching
   echo "stopped; the TPU may still exist and is billed; to delete it: $0 delete --name=$name --zone=$zone${queued:+ --queued}" >&2
   exit 130
 }
@@ -187,7 +137,7 @@ run_all() {
   trap interrupted INT TERM
   while :; do
     code=0 came=""
-    { is_there || create; } && came=1 && install && push && train_and_fetch || code=$?
+    { is_there || create; } && came=1 && install && train || code=$?
     if [ "$code" -eq 0 ] || is_there; then
       break
     elif [ -n "$came" ]; then
@@ -202,12 +152,6 @@ run_all() {
     delete || echo "$name could not be deleted; it may not exist anymore" >&2
     sleep "${retry_pause:-10}"
   done
-  if [ -n "${dry_run:-}" ] || is_there; then
-    if ! fetch; then
-      echo "the workdir could not be fetched, so $name is kept and billed until you delete it: $0 delete --name=$name --zone=$zone" >&2
-      return 1
-    fi
-  fi
   if [ -z "$keep" ]; then
     delete || [ "$code" -ne 0 ] || return
   fi
@@ -227,16 +171,14 @@ parse() {
       --type=*) type=${argument#*=} ;;
       --version=*) version=${argument#*=} ;;
       --project=*) project=${argument#*=} ;;
-      --shared=*) shared=${argument#*=} ;;
       --setup=*) setup=${argument#*=} ;;
-      --fetch_every=*) fetch_every=${argument#*=} ;;
       --extras=*) extras=${argument#*=} ;;
       --python=*) python=${argument#*=} ;;
       --spot) spot=1 ;;
       --queued) queued=1 ;;
       --keep) keep=1 ;;
       --config=*) arguments+=("--config=$(in_checkout "${argument#*=}")") ;;
-      --workdir=*) workdir=$(expand_home "${argument#*=}") ;;
+      --workdir=*) workdir=${argument#*=} ;;
       *) common_option "$argument" || arguments+=("$argument") ;;
     esac
   done
@@ -252,15 +194,13 @@ in_checkout() { # FILE.py[:ARGUMENT]: prints it relative to the root of the chec
 
 check() { # COMMAND: fails unless the options that it needs are given
   case $1 in
-    run | create | install | push | train | fetch | delete) ;;
-    *) fail "$1: must be run, create, install, push, train, fetch or delete" ;;
+    run | create | install | train | delete) ;;
+    *) fail "$1: must be run, create, install, train or delete" ;;
   esac
   [ -n "$name" ] || fail "--name=NAME is missing"
   [ -n "$zone" ] || fail "--zone=ZONE is missing"
-  case $shared in "" | /*) ;; *) fail "--shared=$shared: must be an absolute path on the hosts (start with /)" ;; esac
-  check_number --fetch_every 1 "$fetch_every"
   case $1 in run | create) [ -n "$type" ] || fail "--type=TYPE is missing, such as v5litepod-8" ;; esac
-  case $1 in run | push | train | fetch) [ -n "$workdir" ] || fail "--workdir=DIR is missing" ;; esac
+  case $1 in run | train) is_address "$workdir" || fail "--workdir=$workdir: must be in a bucket, such as gs://BUCKET/PATH" ;; esac
   case $1 in
     run | train) case " ${arguments[*]-}" in *" --config="*) ;; *) fail "--config=FILE.py is missing" ;; esac ;;
     *) [ ${#arguments[@]} -eq 0 ] || fail "${arguments[0]}: not an option of $1" ;;
@@ -276,10 +216,11 @@ case ${1:-} in
     exit $(($# ? 0 : 2))
     ;;
 esac
-name="" zone="" type="" version="" project="" shared="" setup="" fetch_every=900 extras=tpu python=3.12 spot="" queued="" keep="" workdir=""
+name="" zone="" type="" version="" project="" setup="" extras=tpu python=3.12 spot="" queued="" keep="" workdir=""
 arguments=()
 parse "${@:2}"
 version=${version:-$(software_of "$type")}
+extras=$(with_cloud "$extras")
 check "$1"
 case $1 in
   run) run_all ;;

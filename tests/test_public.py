@@ -35,7 +35,7 @@ LEVELS = [
     {"version", "moved", "streams"},
     {"errors"},
     {"user_files", "values", "packaged", "lazy", "notebook", "compiling"},
-    {"own", "files"},
+    {"own", "files", "cloud"},
     {"config"},
     {"arithmetic"},
     {"layers"},

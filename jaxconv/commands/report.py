@@ -56,6 +56,7 @@ def add(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> int:
+    from jaxconv.cloud import with_addresses
     from jaxconv.config import default_config
     from jaxconv.errors import UserError
     from jaxconv.files import check_file, expand
@@ -84,7 +85,7 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> int:
         jax.config.update("jax_platforms", "cpu")  # the run occupies the accelerator and its memory
     settings = {"out": args.out, "examples": args.examples, "overrides": overrides}
     for path in watch(folder, **settings) if args.watch else [report(folder, **settings)]:
-        print(path, flush=True)
+        print(with_addresses(str(path)), flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxconv.cloud import with_addresses
 from jaxconv.commands.common import (
     add_json,
     add_trust,
@@ -245,13 +246,13 @@ def _one_of_several() -> Iterator[None]:
         yield
     except LostProcessError as error:
         # Skip JAX's shutdown, which would wait for the lost process.
-        print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+        print(f"jaxconv: {with_addresses(str(error))}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
     except Exception as error:
         if part():
             raise
         if isinstance(error, UserError):
-            print(f"jaxconv: {error}", file=sys.stderr, flush=True)
+            print(f"jaxconv: {with_addresses(str(error))}", file=sys.stderr, flush=True)
             os._exit(error.exit_code)
         traceback.print_exc()
         sys.stderr.flush()
@@ -284,6 +285,7 @@ def run_training(args: argparse.Namespace, make_config: Callable[[], AnyConfig])
         set_up_jax(config)
         import jax
 
+        from jaxconv.cloud import address_of
         from jaxconv.files import expand
         from jaxconv.run import train
 
@@ -293,8 +295,9 @@ def run_training(args: argparse.Namespace, make_config: Callable[[], AnyConfig])
             signal.signal(signal.SIGINT, _interrupt_at_once)
         result = train(config, args.workdir, args.restart)
     if first:
-        with results_kept(expand(args.workdir)):
-            print(f"workdir: {expand(args.workdir)}")
+        folder = expand(args.workdir)
+        with results_kept(folder):
+            print(f"workdir: {address_of(folder) or folder}")
             print_json(result, args.json)
     return 0
 

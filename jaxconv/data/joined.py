@@ -22,6 +22,7 @@ from jaxconv.data.objects import Faults, Objects, mended
 from jaxconv.data.pictures import upright_size
 from jaxconv.data.voc import read_xml
 from jaxconv.errors import UserError, some
+from jaxconv.files import at_home
 
 # How many files are read before training, to say what is wrong with them.
 _LOOKED_AT = 2_000
@@ -44,7 +45,7 @@ class BoxFiles:
     """
 
     def __init__(self, folder: str, most: int, way: str):
-        self._root, self._most, self._way = Path(folder).expanduser(), most, way
+        self._root, self._most, self._way = at_home(folder, "config.data.boxes"), most, way
         names = list_files(self._root, (".xml",)).names if self._root.is_dir() else []
         if not names:
             raise UserError(f"config.data.boxes is {folder!r}: there is no .xml file", exit_code=1)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxconv.cloud import is_address
 from jaxconv.data.tfds_sets import cannot_be_shuffled
 from jaxconv.errors import UserError, missing, nearest
 from jaxconv.files import at_home, lock
@@ -50,6 +51,12 @@ def prepare(name: str, data_dir: str = "", manual_dir: str = "", partial: bool =
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow_datasets as tfds
 
+    for option, given in (("data_dir", data_dir), ("manual_dir", manual_dir)):
+        if is_address(given):
+            raise UserError(
+                f"--{option}={given}: a set is prepared on this machine; give a folder, and then "
+                "copy it to the bucket"
+            )
     places: dict[str, Any] = {"data_dir": str(at_home(data_dir, "--data_dir"))} if data_dir else {}
     manual: dict[str, Any] = (
         {"manual_dir": str(at_home(manual_dir, "--manual_dir"))} if manual_dir else {}

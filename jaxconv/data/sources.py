@@ -34,6 +34,7 @@ from typing import Any, cast
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxconv.cloud import is_address
 from jaxconv.config import default_config
 from jaxconv.data import (
     arrays,
@@ -71,6 +72,7 @@ from jaxconv.data.interface import (
 from jaxconv.data.pictures import is_grey
 from jaxconv.data.stored import Placed, Records, StoredSource, load
 from jaxconv.errors import UserError, in_words, nearest, short
+from jaxconv.files import at_home
 from jaxconv.own import check_takes, is_own, own, wrong
 from jaxconv.values import AnyConfig
 
@@ -131,6 +133,7 @@ def open_source(
             f"unknown source {config.source!r}{nearest(kind, PATTERNS)}; the sources are "
             f"{', '.join(PATTERNS)}"
         )
+    rest = str(at_home(rest, "config.data.source")) if is_address(rest) else rest
     if kind == "xo":
         opened: Source = _draw_xo(config, split)
     elif kind in SCENES:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxconv import moved
+from jaxconv.cloud import is_address, place_of
 from jaxconv.data.annotated import detection_targets, padded
 from jaxconv.data.interface import SEVERAL, DamagedError, Target
 from jaxconv.data.joined import BoxFiles
@@ -293,7 +294,12 @@ def _open_builder(name: str, data_dir: str) -> tuple[Any, _WithoutAudio | None]:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.constants import DATA_DIR
 
-    place = at_home(data_dir or DATA_DIR, "config.data.tfds.data_dir")
+    option = "config.data.tfds.data_dir"
+    if is_address(data_dir):  # of which only this set is fetched
+        at_home(f"{data_dir}/{name.partition(':')[0]}", option)
+        place = place_of(data_dir, option)
+    else:
+        place = at_home(data_dir or DATA_DIR, option)
     folder = _find_folder(name, place)
     if folder is None:
         where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""

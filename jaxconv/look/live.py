@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from jaxconv.cloud import refresh
 from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import UserError
 from jaxconv.files import expand
@@ -138,6 +139,8 @@ def frames(
     """
     before, over = None, False
     while True:
+        for folder in folders.values():
+            refresh(folder)
         runs = {name: read_metrics(folder) for name, folder in folders.items()}
         if runs != before:
             yield runs

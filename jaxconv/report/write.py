@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.cloud import refresh
 from jaxconv.config import flatten
 from jaxconv.data.interface import Source
 from jaxconv.drawing.parts import Chart, LeftOutError, Series, Table, Text
@@ -428,6 +429,7 @@ def watch(
 
 def _looked_at(folder: Path, kept: Memo) -> tuple[bool, Any]:
     """Whether a run or a sweep is still running, and the state that its page depends on."""
+    refresh(folder)
     if not is_sweep(folder):
         going_on = in_use(folder)
         return going_on, (going_on, _traces(folder))

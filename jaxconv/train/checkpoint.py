@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from jaxconv import cloud
 from jaxconv.errors import UserError, in_words, short
 from jaxconv.train.parallel import Parallel, fingerprint, make_parallel
 from jaxconv.train.state import TrainState
@@ -46,7 +47,7 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      folder: where they are, one subfolder per step.
+      folder: where they are, one subfolder per step; those of a run in a bucket are fetched.
       keep: how many of the latest to keep.
       keep_best: how many of the best to keep in addition, for each metric.
       metrics: the metrics that decide the best.
@@ -67,6 +68,12 @@ class Checkpoints:
     ):
         self.folder, self._higher = Path(folder).absolute(), higher
         self._parallel = parallel or make_parallel("jit", jax.local_devices()[:1])
+        self._parallel.on_every_process(lambda: cloud.fetch_checkpoints(self.folder.parent))
+        # Several processes on a run in a bucket share no folder: the first writes the whole state,
+        # and each reads its own copy.
+        self._apart = bool(cloud.address_of(self.folder)) and self._parallel.process[1] > 1
+        alone = _alone(self._parallel.process[0])
+        self._of_orbax: dict[str, Any] = {"multiprocessing_options": alone} if self._apart else {}
         best = [
             BestN(get_metric_fn=functools.partial(goodness, metric, higher), n=keep_best)
             for metric in metrics
@@ -78,21 +85,30 @@ class Checkpoints:
             best_fn=None if read_only else functools.partial(goodness, metrics[0], higher),
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
-            create=not read_only,
+            # It cannot do so for some of the processes.
+            create=not read_only and not self._apart,
             read_only=read_only,
             # Synchronous, so that `save` raises if a folder cannot be created; in the background,
             # threads would wait for it for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             # Without it, Orbax reads the metrics of every step, and fails if any are damaged.
             lightweight_initialize=read_only,
+            **self._of_orbax,
         )
         self._options = options
         self._manager = self._open()
 
-    def _open(self) -> ocp.CheckpointManager:
+    def _open(self) -> ocp.CheckpointManager | None:
         if not self._options.read_only:
             self._parallel.on_first_process(self._mend_metrics)
-        handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        if self._apart and self._parallel.process[0]:
+            return None
+        if self._apart:
+            self.folder.mkdir(exist_ok=True)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(**self._of_orbax),
+            "host": ocp.JsonCheckpointHandler(**self._of_orbax),
+        }
         return ocp.CheckpointManager(self.folder, options=self._options, item_handlers=handlers)
 
     def _mend_metrics(self) -> None:
@@ -109,7 +125,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have checkpoints, in ascending order."""
-        return sorted(self._manager.all_steps())
+        if self._manager is not None:
+            return sorted(self._manager.all_steps())
+        names = (place.name for place in self.folder.glob("*"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def best_step(self, metric: str) -> int | None:
         """The step with the best value of a metric, the latest if tied; None if none has it."""
@@ -147,6 +166,10 @@ class Checkpoints:
         """
         # A copy: it is written in the background, while the loop appends to its lists.
         host = copy.deepcopy(host) | {"fingerprint": int(fingerprint(state))}
+        if self._apart:
+            state = self._parallel.gather(state)
+        if self._manager is None:
+            return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         # Never removed, because the write continues in the background.
         _forgive_unfinished()
@@ -172,6 +195,8 @@ class Checkpoints:
           UserError: no checkpoint, or not the requested one, can be read.
         """
         steps = self.steps()
+        if self._apart:  # copies may differ, so the first process's is the one
+            steps = self._parallel.broadcast_steps(steps)
         if step is not None and step not in steps:
             raise UserError(
                 f"{self.folder}: has no checkpoint of step {step}; it has "
@@ -197,13 +222,21 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written; raises the errors of background writes."""
-        with self._reraise_write_errors():
-            self._manager.wait_until_finished()
+
+        def wait() -> None:
+            if self._manager is not None:
+                with self._reraise_write_errors():
+                    self._manager.wait_until_finished()
+            cloud.push(self.folder.parent)
+
+        # The first process alone may be the one that writes.
+        self._parallel.on_every_process(wait) if self._apart else wait()
 
     def close(self) -> None:
         """Wait until everything is written, and close the folder."""
-        with self._reraise_write_errors():
-            self._manager.close()
+        if self._manager is not None:
+            with self._reraise_write_errors():
+                self._manager.close()
 
     @contextlib.contextmanager
     def _reraise_write_errors(self) -> Iterator[None]:
@@ -245,10 +278,7 @@ class Checkpoints:
 
     def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """What this process has of a step. Orbax's manager would wait for the other processes."""
-        own = self._parallel.process[0]
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
-        )
+        alone = _alone(self._parallel.process[0])
         handler = ocp.CompositeCheckpointHandler(
             composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
             state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
@@ -270,7 +300,8 @@ class Checkpoints:
                 "checkpoint of step %d is damaged (%s); resuming from step %d", step, why, used
             )
         if damaged and not self._options.read_only:
-            self._manager.close()
+            if self._manager is not None:
+                self._manager.close()
             self._parallel.on_first_process(lambda: [self._move(step) for step in damaged])
             self._manager = self._open()
 
@@ -278,7 +309,17 @@ class Checkpoints:
         place = self.folder.parent / "damaged" / str(step)
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
-        shutil.move(self.folder / str(step), place)
+        if (self.folder / str(step)).is_dir():  # it may be damaged in another process's copy alone
+            shutil.move(self.folder / str(step), place)
+
+
+def _alone(process: int) -> ocp.options.MultiprocessingOptions:
+    """For what a process does with Orbax by itself."""
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process{process}",
+    )
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxconv import cloud
 from jaxconv.errors import UserError
 from jaxconv.files import to_json
 from jaxconv.own import file_of, name_in, names_in, renamed, same_piece
@@ -54,8 +55,8 @@ def trusted(answer: str) -> Iterator[None]:
     """Set whether the code in workdirs may be run while the context lasts.
 
     Args:
-      answer: yes; no; or ask, which asks at a terminal if the workdir belongs to another user, and
-        otherwise means yes.
+      answer: yes; no; or ask, which asks at a terminal if the workdir belongs to another user, or
+        is in a bucket and was not trained by this machine; and otherwise means yes.
     """
     before, _Trust.answer = _Trust.answer, answer
     try:
@@ -208,6 +209,7 @@ def _check_trust(workdir: Path, places: Sequence[str], how: str) -> None:
         )
     # Windows has no such numbers, and asks nothing.
     others = hasattr(os, "getuid") and os.stat(workdir).st_uid != os.getuid()
+    others = others or cloud.is_foreign(workdir)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     settled = workdir.resolve() in _Trust.settled
     if _Trust.answer == "yes" or settled or not (others and terminal):

@@ -176,6 +176,16 @@ class Parallel:
         one = jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), state)
         return one if self.process[1] == 1 else self._put(jax.device_get(one), self._sharding())
 
+    def gather(self, whole: Any) -> Any:
+        """The whole state as arrays of NumPy, in every process."""
+
+        def values(leaf: jax.Array) -> np.ndarray:
+            if leaf.is_fully_addressable or leaf.is_fully_replicated:
+                return np.asarray(leaf)
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+        return jax.tree.map(values, whole)
+
     def compile_train(self, step: Callable, abstract: Any, axis: int = 0) -> Callable:
         """Compile (state, data, batch, key) -> (state, metrics).
 
@@ -293,6 +303,12 @@ class Parallel:
             if self.process[1] == 1
             else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         )
+
+    def broadcast_steps(self, steps: Sequence[int]) -> list[int]:
+        """These numbers of the first process, in all processes."""
+        count = self.broadcast_from_first(len(steps))
+        own = [*steps, *[0] * count][:count]
+        return [self.broadcast_from_first(step) for step in own]
 
     def on_every_process(self, action: Callable[[], Any], who: str = "another") -> Any:
         """What `action` returns, where it succeeds in all processes; none waits for one that it

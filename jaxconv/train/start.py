@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxconv import moved
+from jaxconv import cloud, moved
 from jaxconv.checks import check_config, check_effects
 from jaxconv.data.interface import Arrays, Source, describe
 from jaxconv.data.loading import make_loader
@@ -150,15 +150,20 @@ def start(
             built = build_form(_form(config, folder, parallel, build_form, loaders[0]))
         run = Run(config, folder, parallel, built, *loaders, callbacks=opened_callbacks, read=read)
         result = run.train()
+        parallel.on_first_process(lambda: cloud.push(folder))
         return Finished(result, folder, parallel, eval_source, built.task)
 
 
 def _check_shared(folder: Path, parallel: Parallel) -> None:
-    """Raise UserError unless all processes see the same folder.
+    """Raise UserError unless all processes see the same folder, or copies of one in a bucket.
 
     A checkpoint would never be complete if some processes wrote their parts elsewhere.
     """
     if parallel.process[1] == 1:
+        return
+    if cloud.address_of(folder):  # then each machine has its own copy, as the first has put it
+        newest = parallel.broadcast_from_first(cloud.number_of(folder))
+        parallel.on_every_process(lambda: cloud.refresh(folder, newest))
         return
     number = str(parallel.broadcast_from_first(int.from_bytes(os.urandom(3))))
     mark = folder / ".shared"

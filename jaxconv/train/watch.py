@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxconv import moved
+from jaxconv.cloud import with_addresses
 from jaxconv.errors import UserError, short
 from jaxconv.files import to_json
 from jaxconv.train.board import Board
@@ -329,13 +330,20 @@ def reraise_out_of_memory(in_words: Callable[[], tuple[str, str]]) -> Iterator[N
         ) from error
 
 
+class _Messages(logging.Formatter):
+    """Messages as they are, with the addresses of what is in buckets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return with_addresses(super().format(record))
+
+
 def announce_to(stream: Any = None, level: int = logging.INFO) -> None:
     """Send the package's messages of at least a level to a stream, one line each.
 
     `stream` is standard error by default.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Messages("%(message)s"))
     package = logging.getLogger("jaxconv")
     package.handlers, package.propagate = [handler], False
     package.setLevel(level)

@@ -29,11 +29,12 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
+from jaxconv import cloud
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, expand, is_locked, lock, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
@@ -90,8 +91,10 @@ NEWER = (
 )
 
 
-def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO]:
+def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, TextIO | cloud.Mirror]:
     """Create the folder, or check that it holds the same run; lock it for this process.
+
+    One in a bucket is copied to this machine, and what the run writes is put there.
 
     Args:
       path: the folder.
@@ -99,7 +102,7 @@ def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, Tex
       restart: move an existing run aside, to PATH.old-N.
 
     Returns:
-      The folder, and the lock, which is held as long as it is open.
+      The folder, and the lock, which is held until it is closed.
 
     Raises:
       UserError: it cannot be written, another process trains in it, or it holds a run with another
@@ -109,16 +112,12 @@ def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, Tex
     try:
         if restart and any((workdir / part).exists() for part in ("config.json", "checkpoints")):
             locked(workdir).close()
-            workdir.rename(
-                next(
-                    free
-                    for n in range(1, 10**6)
-                    if not (free := workdir.with_name(f"{workdir.name}.old-{n}")).exists()
-                )
-            )
+            move = cloud.set_aside if cloud.address_of(workdir) else Path.rename
+            move(workdir, _free_name(workdir))
         workdir.mkdir(parents=True, exist_ok=True)
         held = locked(workdir)
         try:
+            held = cloud.Mirror(workdir, held) if cloud.address_of(workdir) else held
             _check_config_of_run(workdir, config)
         except BaseException:
             held.close()
@@ -130,6 +129,12 @@ def open_workdir(path: str, config: AnyConfig, restart: bool) -> tuple[Path, Tex
             exit_code=1,
         ) from error
     return workdir, held
+
+
+def _free_name(workdir: Path) -> Path:
+    names = (workdir.with_name(f"{workdir.name}.old-{n}") for n in range(1, 10**6))
+    taken = cloud.is_taken if cloud.address_of(workdir) else Path.exists
+    return next(free for free in names if not taken(free))
 
 
 def locked(workdir: Path) -> TextIO:
@@ -153,14 +158,7 @@ def locked(workdir: Path) -> TextIO:
 
 def in_use(workdir: Path) -> bool:
     """Whether a process is training in the folder."""
-    try:
-        with open(workdir / ".lock") as file:
-            lock(file, shared=True)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(workdir) or cloud.in_use(workdir)
 
 
 def _check_config_of_run(workdir: Path, config: AnyConfig) -> None:

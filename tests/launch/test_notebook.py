@@ -26,6 +26,14 @@ def test_nothing_is_left_from_an_execution():
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
+def test_each_cell_says_what_one_should_see():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    for code, after in zip(cells, cells[1:], strict=False):
+        if code["cell_type"] == "code":
+            assert after["id"] == f"{code['id']}-seen"
+            assert "".join(after["source"]).startswith("You should see")
+
+
 @pytest.mark.slow
 def test_notebook_runs(tmp_path, monkeypatch):
     import nbformat
@@ -63,19 +71,21 @@ def test_notebook_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("devices", "source", "wanted"),
+    ("devices", "source", "workdir", "wanted"),
     [
-        ("/dev/vfio/0", "", f"jaxconv[prepare,tpu] @ {ROOT.as_uri()}"),
+        ("/dev/vfio/0", "", "/tmp/x", f"jaxconv[prepare,tpu] @ {ROOT.as_uri()}"),
+        ("/dev/vfio/0", "", "gs://b/x", f"jaxconv[prepare,tpu,cloud] @ {ROOT.as_uri()}"),
         (
             "/dev/accel0",
             "git+https://example.org/jaxconv.git",
+            "/tmp/x",
             "jaxconv[prepare,tpu] @ git+https://example.org/jaxconv.git",
         ),
-        ("/dev/nvidia0", "", f"jaxconv[prepare,cuda] @ {ROOT.as_uri()}"),
-        ("", str(ROOT), f"jaxconv[prepare] @ {ROOT.as_uri()}"),
+        ("/dev/nvidia0", "", "/tmp/x", f"jaxconv[prepare,cuda] @ {ROOT.as_uri()}"),
+        ("", str(ROOT), "/tmp/x", f"jaxconv[prepare] @ {ROOT.as_uri()}"),
     ],
 )
-def test_install_cell(monkeypatch, devices, source, wanted):
+def test_install_cell(monkeypatch, devices, source, workdir, wanted):
     """It installs the accelerator's extra, from the notebook's checkout or from SOURCE."""
     calls = []
     monkeypatch.setattr(
@@ -84,7 +94,7 @@ def test_install_cell(monkeypatch, devices, source, wanted):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
     monkeypatch.chdir(ROOT / "launch")
-    exec(cell("install"), {"SOURCE": source})
+    exec(cell("install"), {"SOURCE": source, "WORKDIR": workdir})
     assert calls[0][-1] == wanted
 
 
@@ -92,7 +102,7 @@ def test_install_cell_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Set SOURCE"):
-        exec(cell("install"), {"SOURCE": ""})
+        exec(cell("install"), {"SOURCE": "", "WORKDIR": "/tmp/x"})
 
 
 @pytest.mark.parametrize("downloads", [True, False])

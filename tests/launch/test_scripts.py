@@ -74,7 +74,8 @@ def test_help_names_every_option(stage, script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_dry_run_calls_nothing(stage, script):
     arguments = ("run", *CLUSTER) if script == "tpu_vm.sh" else ()
-    assert commands(stage.run(script, *arguments, "--dry_run", *TRAINING))
+    training = [*TRAINING[:-1], "--workdir=gs://bucket/run"] if arguments else TRAINING
+    assert commands(stage.run(script, *arguments, "--dry_run", *training))
     for program in ("sbatch", "srun", "gcloud", "jaxconv"):
         assert not stage.calls(program)
     assert not (stage.folder / "venv").exists()
@@ -89,8 +90,8 @@ def test_dry_run_calls_nothing(stage, script):
         (("slurm.sh", "--config=experiments/xo.py"), "--workdir=DIR is missing"),
         (("slurm.sh", "--workdir=/tmp/x"), "--config=FILE.py is missing"),
         (
-            ("tpu_vm.sh", "train", "--name=n", "--zone=z", "--shared=runs"),
-            "must be an absolute path",
+            ("tpu_vm.sh", "train", *CLUSTER, *TRAINING),
+            "--workdir=/tmp/run: must be in a bucket, such as gs://BUCKET/PATH",
         ),
         (
             ("slurm.sh", "--array=/nowhere/commands.txt"),
@@ -105,14 +106,14 @@ def test_dry_run_calls_nothing(stage, script):
         (("tpu_vm.sh", "create", "--name=tpu"), "--zone=ZONE is missing"),
         (("tpu_vm.sh", "create", "--name=tpu", "--zone=z"), "--type=TYPE is missing"),
         (("tpu_vm.sh", "create", *CLUSTER, "--restart"), "--restart: not an option of create"),
-        (("tpu_vm.sh", "fetch", *CLUSTER), "--workdir=DIR is missing"),
-        (("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x"), "--config=FILE.py is missing"),
+        (("tpu_vm.sh", "run", *CLUSTER), "--workdir=: must be in a bucket"),
+        (("tpu_vm.sh", "train", *CLUSTER, "--workdir=gs://b/x"), "--config=FILE.py is missing"),
         (
-            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=no.py:small"),
+            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=gs://b/x", "--config=no.py:small"),
             "--config=no.py:small: file no.py not found",
         ),
         (
-            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=/tmp/x", "--config=/etc/passwd"),
+            ("tpu_vm.sh", "train", *CLUSTER, "--workdir=gs://b/x", "--config=/etc/passwd"),
             "must be inside",
         ),
     ],
@@ -242,6 +243,14 @@ def test_slurm_dry_run(stage):
     assert "--distributed=auto" not in srun
 
 
+def test_slurm_with_a_workdir_in_a_bucket(stage):
+    process = stage.run("slurm.sh", "--dry_run", *TRAINING[:-1], "--workdir=s3://bucket/runs/a")
+    *_, install, sbatch, srun = commands(process)
+    assert install[-1].endswith("[cuda,cloud]")
+    assert any(word.startswith("--output=/") and word.endswith("/a.log") for word in sbatch)
+    assert "--workdir=s3://bucket/runs/a" in srun
+
+
 def slurm_job(stage, *options):
     """Submit a training and let it run; returns the job's exit code and its log."""
     process = stage.run(
@@ -339,7 +348,10 @@ def verbs(stage):
     return [" ".join(call[2:4]) for call in stage.calls("gcloud") if "describe" not in call]
 
 
-RUN = ("tpu_vm.sh", "run", *CLUSTER, "--config=experiments/xo.py:small", "--fetch_every=1000")
+RUN = (
+    *("tpu_vm.sh", "run", *CLUSTER),
+    *("--config=experiments/xo.py:small", "--workdir=gs://bucket/runs/a b"),
+)
 
 
 def test_tpu_run(stage):
@@ -347,7 +359,6 @@ def test_tpu_run(stage):
         *RUN,
         "--spot",
         "--project=vision",
-        f"--workdir={stage.folder / 'runs' / 'a b'}",
         "--setup=jaxconv prepare mnist",
     )
     assert process.returncode == 0, process.stderr
@@ -356,10 +367,9 @@ def test_tpu_run(stage):
         "tpu-vm scp",
         "tpu-vm ssh",
         "tpu-vm ssh",
-        "tpu-vm scp",
         "tpu-vm delete",
     ]
-    create, send, install, train, fetch, _ = (
+    create, send, install, train, _ = (
         call for call in stage.calls("gcloud") if "describe" not in call
     )
     assert {
@@ -380,71 +390,41 @@ def test_tpu_run(stage):
     (there,) = [
         word.removeprefix("--command=") for word in install if word.startswith("--command=")
     ]
-    assert "local.sh --install_only --extras=tpu" in there and there.endswith(
-        "&& jaxconv prepare mnist"
-    )
+    assert "local.sh --install_only --extras=tpu,cloud" in there and "curl" not in there
+    assert there.endswith("&& jaxconv prepare mnist")
     (there,) = [word.removeprefix("--command=") for word in train if word.startswith("--command=")]
-    assert "launch/local.sh --extras=tpu --restarts=100 --retries=2 --distributed=on" in there
-    assert there.endswith(r"--workdir=$HOME/jaxconv_runs/a\ b --config=experiments/xo.py:small")
-    assert fetch[4:8] == [
-        "--recurse",
-        "tpu:jaxconv_runs/a b",
-        f"{stage.folder / 'runs'}/",
-        "--worker=0",
-    ]
-
-
-def test_several_hosts_share_a_folder(stage):
-    (stage.folder / "run").mkdir()
-    process = stage.run(*RUN, "--shared=/mnt/all runs", f"--workdir={stage.folder / 'run'}")
-    assert process.returncode == 0, process.stderr
-    push, train, fetch = [call for call in stage.calls("gcloud") if "describe" not in call][4:7]
-    assert push[4:8] == ["--recurse", str(stage.folder / "run"), "tpu:/mnt/all runs/", "--worker=0"]
-    (there,) = [word for word in train if word.startswith("--command=")]
-    assert r"--workdir=/mnt/all\ runs/run " in there
-    assert fetch[4:8] == ["--recurse", "tpu:/mnt/all runs/run", f"{stage.folder}/", "--worker=0"]
+    assert "launch/local.sh --extras=tpu,cloud --restarts=100 --retries=2 --distributed=on" in there
+    assert there.endswith("--workdir='gs://bucket/runs/a b' --config=experiments/xo.py:small")
 
 
 def test_tpu_that_is_taken_away_is_created_again(stage):
-    (stage.folder / "run").mkdir()
     stage.prepare(gcloud__trainings=[255, 255, 0])
-    process = stage.run(*RUN, "--queued", f"--workdir={stage.folder / 'run'}")
+    process = stage.run(*RUN, "--queued")
     assert process.returncode == 0, process.stderr
     up = [
         "queued-resources create",
         "tpu-vm scp",
         "tpu-vm ssh",
         "tpu-vm ssh",
-        "tpu-vm scp",
-        "tpu-vm ssh",
     ]
     delete = ["queued-resources delete"]
-    assert verbs(stage) == [*up, *delete, *up, *delete, *up, "tpu-vm scp", *delete]
+    assert verbs(stage) == [*up, *delete, *up, *delete, *up, *delete]
     assert process.stderr.count("was preempted") == 2
 
 
 def test_tpu_is_not_created_for_ever(stage):
     stage.prepare(gcloud__trainings=[255] * 9)
-    process = stage.run(*RUN, "--restarts=1", f"--workdir={stage.folder / 'run'}")
+    process = stage.run(*RUN, "--restarts=1")
     assert process.returncode == 255 and verbs(stage).count("tpu-vm create") == 2
 
 
-def test_tpu_training_that_fails_is_fetched_and_ended(stage):
+def test_tpu_of_a_training_that_fails_is_deleted(stage):
     stage.prepare(gcloud__trainings=[1])
-    process = stage.run(*RUN, f"--workdir={stage.folder / 'run'}")
-    assert process.returncode == 1 and verbs(stage)[-2:] == ["tpu-vm scp", "tpu-vm delete"]
+    process = stage.run(*RUN)
+    assert process.returncode == 1 and verbs(stage)[-2:] == ["tpu-vm ssh", "tpu-vm delete"]
     stage.prepare(gcloud__trainings=[1], calls=[])
-    stage.run(*RUN, "--keep", f"--workdir={stage.folder / 'run'}")
-    assert verbs(stage)[-1] == "tpu-vm scp"
-
-
-def test_tpu_run_fetches_now_and_then(stage):
-    stage.prepare(gcloud__naps=[2.5])
-    process = stage.run(*RUN[:-1], "--fetch_every=1", f"--workdir={stage.folder / 'run'}")
-    assert process.returncode == 0, process.stderr
-    assert (
-        len([call for call in stage.calls("gcloud") if "--worker=0" in call]) >= 2
-    )  # and one at the end
+    stage.run(*RUN, "--keep")
+    assert verbs(stage)[-1] == "tpu-vm ssh"
 
 
 def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
@@ -456,7 +436,6 @@ def test_tpu_run_that_is_interrupted_says_what_it_leaves(stage):
         "bash",
         ROOT / "launch" / RUN[0],
         *RUN[1:],
-        f"--workdir={stage.folder / 'run'}",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(

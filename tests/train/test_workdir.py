@@ -149,9 +149,9 @@ def test_paths(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--workdir= is empty"):
         expand("")
     with pytest.raises(
-        UserError, match="--out=gs://bucket/run: must be a folder in this machine's"
+        UserError, match="--out=https://bucket/run: must be a path on this machine, or an"
     ):
-        expand("gs://bucket/run", "--out")
+        expand("https://bucket/run", "--out")
     with pytest.raises(UserError, match="--workdir=~nobody-of-this-name/x"):
         expand("~nobody-of-this-name/x")
 
