@@ -1,7 +1,10 @@
 """Progress and results of the runs of a sweep, read from the files in their workdirs, as tables."""
 
 import dataclasses
+import shlex
+import shutil
 import statistics
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,16 @@ from jaxconv.train.workdir import read_metrics, saved_config, saved_data, stoppe
 
 # The last line of a failed run's log begins with this; launch/common.sh writes it too.
 FAILED = "stopped with exit code"
+# The file in a sweep's workdir with the number of its job array in Slurm.
+SLURM_JOB = "slurm_job.txt"
 
 
 def standing(trial: Trial, workdir: Path) -> dict[str, Any]:
     """The progress of a run, read from the files in its workdir: a row of the table.
 
     Returns:
-      `run`, `values`, `state` (waiting, unfinished, failed or finished), `step`, `steps` of the
+      `run`, `values`, `state` (waiting, unfinished, failed or finished; in a sweep also running,
+      and cancelled if Slurm no longer has it), `step`, `steps` of the
       whole training, the `figure` that runs are compared by, the latest evaluated `loss` and figure
       (by its key, such as `top1`), the best one (`best_top1`), the median of `images_per_second`,
       and `why` it failed. Unknown values are None.
@@ -93,6 +99,49 @@ def renewed(
         "images_per_second": statistics.median(rates) if rates else None,
         "why": "" if finished else why,
     }
+
+
+def with_cancelled(rows: Sequence[dict[str, Any]], queued: set[str] | None) -> list[dict[str, Any]]:
+    """The rows, in which runs that Slurm no longer has and that are not done are `cancelled`.
+
+    Args:
+      rows: see `standing`.
+      queued: the names of the runs that it has, see `queued_runs`; None if that is unknown.
+    """
+    if queued is None:
+        return [*rows]
+    return [
+        row | {"state": "cancelled"}
+        if row["state"] in ("waiting", "unfinished") and row["run"] not in queued
+        else row
+        for row in rows
+    ]
+
+
+def queued_runs(workdir: Path) -> set[str] | None:
+    """The runs of a sweep that are in Slurm's queue, by name; None if it cannot be asked.
+
+    Slurm forgets jobs that were cancelled, or have ended, a few minutes later.
+    """
+    job, commands = workdir / SLURM_JOB, workdir / "commands.txt"
+    if not job.is_file() or not commands.is_file() or not shutil.which("squeue"):
+        return None
+    number = job.read_text().strip()
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--array", f"--jobs={number}", "--format=%K"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return None  # the controller does not answer
+    tasks = {int(word) for word in asked.stdout.split() if word.isdecimal()}
+    places = [
+        next(word for word in shlex.split(line) if word.startswith("--workdir="))
+        for line in commands.read_text().splitlines()
+    ]
+    return {Path(place).name for n, place in enumerate(places, 1) if n in tasks}
 
 
 def log_of(folder: Path) -> Path:

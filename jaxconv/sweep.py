@@ -9,9 +9,11 @@ NAME.log       the output of that run
 sweep.md       the table: one row per run, and means over seeds; sweep.json holds the same as data
 sweep.png      the curves of all runs, and the final loss and accuracy against a numeric key
 commands.txt   for Slurm: the command of each run, one per line
+slurm_job.txt  for Slurm: the number of the job, by which runs are noticed that were cancelled
 """
 
 import logging
+import re
 import shlex
 import signal
 import subprocess
@@ -28,7 +30,16 @@ from jaxconv.errors import PREEMPTED, UserError, nearest
 from jaxconv.files import expand, whole_file
 from jaxconv.grid import Trial, make_trials, name_of
 from jaxconv.look.curves import sweep_curves
-from jaxconv.results import FAILED, figure_of, markdown, over_seeds, standing
+from jaxconv.results import (
+    FAILED,
+    SLURM_JOB,
+    figure_of,
+    markdown,
+    over_seeds,
+    queued_runs,
+    standing,
+    with_cancelled,
+)
 from jaxconv.tasks import find_task
 from jaxconv.train.workdir import locked, read_metrics, saved_config, write_json, write_lines
 
@@ -115,6 +126,7 @@ def sweep(
 def write_table(trials: Sequence[Trial], workdir: Path) -> list[dict[str, Any]]:
     """Write sweep.json, sweep.md and sweep.png; returns the current rows, one per run."""
     rows = [standing(trial, workdir) for trial in trials]
+    rows = with_cancelled(rows, queued_runs(workdir))
     write_json(workdir / "sweep.json", {"runs": rows, "over_seeds": over_seeds(rows)})
     write_lines(workdir / "sweep.md", [markdown(rows)])
     curves = {trial.name: read_metrics(workdir / trial.name) for trial in trials}
@@ -285,10 +297,19 @@ def submit(commands: Sequence[Sequence[str]], workdir: Path, options: str) -> No
     write_lines(
         workdir / "commands.txt", [shlex.join(["jaxconv", *arguments]) for arguments in commands]
     )
-    code = subprocess.run(
-        [str(script), f"--array={workdir / 'commands.txt'}", *shlex.split(options)], check=False
-    ).returncode
-    if code:
+    (workdir / SLURM_JOB).unlink(missing_ok=True)
+    process = subprocess.run(
+        [str(script), f"--array={workdir / 'commands.txt'}", *shlex.split(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    print(process.stdout, end="")
+    if process.returncode:
         raise UserError(
-            f"--launcher=slurm: launch/slurm.sh ended with exit code {code}", exit_code=1
+            f"--launcher=slurm: launch/slurm.sh ended with exit code {process.returncode}",
+            exit_code=1,
         )
+    # Without it, which an option for sbatch may cause, nobody notices that the job was cancelled.
+    if said := re.search(r"^Submitted batch job (\d+)", process.stdout, re.MULTILINE):
+        write_lines(workdir / SLURM_JOB, [said[1]])

@@ -513,7 +513,9 @@ def test_bad_value_in_the_last_combination_comes_first(tmp_path):
 @pytest.mark.slow
 def test_slurm_launcher_submits_what_is_left(tmp_path):
     stage = Stage(tmp_path)
-    stage.prepare(sbatch__tasks=["[1, 2]"], srun__codes=[1, 0])
+    stage.prepare(
+        sbatch__tasks=["[1, 2]"], srun__codes=[1, 0], sbatch__says=["Submitted batch job 42"]
+    )
     options = (
         "sweep",
         *TINY,
@@ -528,6 +530,7 @@ def test_slurm_launcher_submits_what_is_left(tmp_path):
     assert {"--array=1-2%1"} <= set(stage.calls("sbatch")[0])
     assert [call[-1] for call in stage.calls("srun")] == ["--config.seed=0", "--config.seed=1"]
     assert (tmp_path / "s" / "seed=0.log").read_text().startswith("$ srun ")
+    assert (tmp_path / "s" / "slurm_job.txt").read_text() == "42\n"
     # `jaxconv report` finds a sweep there from its start.
     assert [
         row["state"] for row in json.loads((tmp_path / "s" / "sweep.json").read_text())["runs"]

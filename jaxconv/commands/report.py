@@ -29,7 +29,8 @@ def add(commands: Any) -> None:
         "--watch",
         action="store_true",
         help="rewrite the page whenever the run logs or saves something, until no process trains "
-        "there; for a sweep on Slurm, until every run has finished or failed. Ctrl-C stops it. A "
+        "there; for a sweep on Slurm, until every run has finished, failed or been "
+        "cancelled. Ctrl-C stops it. A "
         "training process is recognized by its lock, which on some file systems is visible only "
         "on its own machine",
     )

@@ -27,7 +27,16 @@ from jaxconv.report import document as page
 from jaxconv.report import network_sections, sections
 from jaxconv.report.document import Section
 from jaxconv.report.sections import Memo, RunReport, newest_checkpoint, read_run
-from jaxconv.results import figure_of, log_of, over_seeds, renewed, run_table, seed_table
+from jaxconv.results import (
+    figure_of,
+    log_of,
+    over_seeds,
+    queued_runs,
+    renewed,
+    run_table,
+    seed_table,
+    with_cancelled,
+)
 from jaxconv.tasks import Figure, Task, find_task
 from jaxconv.train.other_data import Overrides
 from jaxconv.train.workdir import in_use, opened_config, read_json, read_metrics
@@ -58,6 +67,8 @@ SECTIONS: Makers = (
 EXAMPLES = 10_000
 # Seconds between two checks of a run in progress.
 _EVERY = 2.0
+# Seconds between two questions to Slurm.
+_ASK_EVERY = 30.0
 # The most runs of a sweep whose curves are drawn.
 MOST_RUNS = 100
 
@@ -200,7 +211,10 @@ def open_sweep(folder: Path, kept: Memo) -> Sweep:
 
     A run whose files are as they were for `kept` is not read again.
     """
-    return _read_runs(folder, read_json(folder / "sweep.json", dict)["runs"], {}, kept)
+    sweep = _read_runs(folder, read_json(folder / "sweep.json", dict)["runs"], {}, kept)
+    # Slurm is not asked more often.
+    queued = kept.once("queued", time.monotonic() // _ASK_EVERY, lambda: queued_runs(folder))
+    return dataclasses.replace(sweep, rows=with_cancelled(sweep.rows, queued))
 
 
 def _read_runs(

@@ -81,6 +81,36 @@ def test_watch_of_a_sweep_without_a_process_of_its_own(tmp_path):
     )
 
 
+def test_a_sweep_that_was_cancelled_in_slurm_is_not_waited_for(tmp_path, monkeypatch):
+    """Run by run: Slurm still has the second, until it has forgotten the job."""
+    names = [folder.name for folder in fake_sweep(tmp_path, 3, 0, steps=9)]
+    lines = [f"jaxconv train --config=x.py '--workdir={tmp_path / name}'" for name in names[1:]]
+    (tmp_path / "commands.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "slurm_job.txt").write_text("42\n")
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{squeue.parent}:/usr/bin:/bin")
+    assert results.queued_runs(tmp_path) is None  # no Slurm here
+    for answer, queued in {
+        f'test "$3" = --jobs=42 && echo 1 && touch {tmp_path}/asked': {names[1]},
+        "echo 1; echo 2": {*names[1:]},
+        "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1": set(),
+        "echo 'Unable to contact slurm controller' >&2; exit 1": None,
+    }.items():
+        squeue.write_text(f"#!/bin/sh\n{answer}\n")
+        squeue.chmod(0o755)
+        assert results.queued_runs(tmp_path) == queued, answer
+    assert (tmp_path / "asked").is_file()
+    monkeypatch.setattr(report, "_ASK_EVERY", 1e-9)
+    squeue.write_text("#!/bin/sh\necho 1\n")
+    pages = report.watch(tmp_path, every=0.01)
+    text = next(pages).read_text()
+    assert "2 cancelled" in text and "1 waiting" in text and "Reload every" in text
+    squeue.write_text("#!/bin/sh\n")
+    [last] = [path.read_text() for path in pages]
+    assert "3 cancelled" in last and "Reload every" not in last
+
+
 def test_watch_of_a_sweep_with_a_process_of_its_own_ends_with_it(tmp_path):
     first, _ = fake_sweep(tmp_path, 2, 0, steps=9)
     lock = locked(tmp_path)

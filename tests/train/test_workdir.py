@@ -156,6 +156,14 @@ def test_paths(tmp_path, monkeypatch):
         expand("~nobody-of-this-name/x")
 
 
+def test_the_clock_goes_on_from_the_start_before(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "seconds": 1000.0}\n')
+    log = MetricsLog(tmp_path, step=5, tensorboard=False)
+    log.write({"step": 10})
+    log.close()
+    assert 1000.0 <= read_metrics(tmp_path)[-1]["seconds"] < 1060.0
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path, step=0, tensorboard=True)
     for step in (5, 10, 15):
@@ -169,12 +177,14 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     log.write({"step": 15, "train/loss": 0.5})
     log.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row.pop("seconds") for row in rows]
+    assert seconds == sorted(seconds) and 0 <= seconds[0] <= seconds[-1]
     assert rows == [
         {"step": 5, "train/loss": 0.2},
         {"step": 10, "train/loss": 0.1},
         {"step": 15, "train/loss": 0.5},
     ]
-    assert read_metrics(tmp_path, up_to=10) == rows[:2]
+    assert [row["step"] for row in read_metrics(tmp_path, up_to=10)] == [5, 10]
     shown = tensorboard_shows(tmp_path / "tensorboard")["train/loss"]
     assert [(step, value) for step, value, _ in shown] == [
         (5, pytest.approx(0.2)),
