@@ -47,7 +47,7 @@ default_role = "code"
 # Types of other packages and private ones have no page here, and a type such as `bytes` is also the
 # name of some attributes.
 nitpick_ignore_regex = [("py:.*", r"(?!jaxconv\.).*|.*\.(_\w+|T)")]
-suppress_warnings = ["ref.python", "toc.empty_glob"]
+suppress_warnings = ["ref.python"]
 
 SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:")
 

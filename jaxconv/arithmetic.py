@@ -45,6 +45,12 @@ def output_size(
     Raises:
       ValueError: an argument is out of range, the window is larger than the padded image, or
         with `exact` the division leaves a remainder.
+
+    >>> output_size(227, 11, stride=4)
+    55
+    >>> output_size(7, 3, stride=3, rounding="exact")
+    Traceback (most recent call last):
+    ValueError: (7 - 3)/3 + 1 = 2.33: a 3-wide window at stride 3 does not fit 7
     """
     check_window(window, stride, padding, dilation, rounding, layer)
     span = (window - 1) * dilation + 1
@@ -180,6 +186,9 @@ def padding_that_fits(size: int, filter_size: int, stride: int = 1) -> tuple[int
 
     Raises:
       ValueError: no padding fits; the message says why.
+
+    >>> padding_that_fits(7, 5, stride=2)
+    (0, 1, 2, 3, 4)
     """
     check_window(filter_size, stride, 0, 1, "exact", "")
     rest = size - filter_size

@@ -34,6 +34,11 @@ def feature_info(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Feat
     """The feature maps that `jaxconv.features` returns, in order, before the network runs.
 
     `input_shape` is that of one image, such as (224, 224, 3).
+
+    >>> import jaxconv
+    >>> info = feature_info(jaxconv.create_model("resnet20_cifar", 10), (32, 32, 3))
+    >>> info["conv2"].channels, info["conv2"].stride, info["conv2"].field
+    (16, (1, 1), (15, 15))
     """
     model, x = unwrapped(model), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     call = call_arguments(model, False, {})

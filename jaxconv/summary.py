@@ -236,6 +236,10 @@ def summarize(
 
     Raises:
       ValueError, TypeError: the module cannot take such an input; the message is its own.
+
+    >>> import jaxconv
+    >>> summarize(jaxconv.create_model("resnet50", 1000), (224, 224, 3)).parameters
+    25557032
     """
     module, x = unwrapped(module), jax.ShapeDtypeStruct((1, *input_shape), dtype)
     evaluating, training = call_arguments(module, False, call), call_arguments(module, True, call)

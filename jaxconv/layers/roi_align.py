@@ -48,6 +48,11 @@ def roi_align(
 
     Raises:
       ValueError: `samples` is less than 1, or an array has another number of axes.
+
+    >>> features = jnp.ones((8, 8, 16))  # at stride 4 of an image of 32 by 32 pixels
+    >>> boxes = jnp.array([[0.0, 0, 16, 16], [8, 4, 32, 20]])
+    >>> roi_align(features, boxes, size=7, scale=1 / 4).shape
+    (2, 7, 7, 16)
     """
     return multilevel_roi_align([features], boxes, size, [1 / scale], samples, aligned)
 

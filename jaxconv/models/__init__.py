@@ -95,7 +95,11 @@ _GIVEN = {"num_classes", "dtype", "axis_name", "norm_groups", "parent", "name", 
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a shell pattern such as `resnet*`, sorted."""
+    """Names of the networks that match a shell pattern such as `resnet*`, sorted.
+
+    >>> list_models("resnet*_cifar")[:2]
+    ['resnet110_cifar', 'resnet20_cifar']
+    """
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
@@ -275,6 +279,13 @@ def features(
     Raises:
       TypeError: the module does not take `features`.
       ValueError: there is no such feature map; the message names the nearest.
+
+    >>> model = create_model("resnet20_cifar", 10)
+    >>> images = jnp.ones((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> maps = features(model, variables, images, ("conv2", "conv4"))
+    >>> maps["conv2"].shape, maps["conv4"].shape
+    ((2, 32, 32, 16), (2, 8, 8, 64))
     """
     if "features" not in inspect.signature(type(linen(model)).__call__).parameters:
         raise TypeError(

@@ -120,6 +120,14 @@ def make_train_step(
     over the batch, before the update; `learning_rate` only if it is known. If the state has a
     `loss_scale`, a step whose gradients are not finite changes only the scale and the step number,
     and has `grad_norm` 0.
+
+    >>> import jaxconv, optax
+    >>> model, optimizer = jaxconv.create_model("chain", 3, filters=(4,)), optax.sgd(0.1)
+    >>> batch = {"image": jnp.ones((6, 8, 8, 1)), "label": jnp.arange(6) % 3}
+    >>> state = jaxconv.create_state(model, optimizer, jax.random.key(0), batch["image"])
+    >>> state, metrics = jax.jit(make_train_step(model, optimizer))(state, batch, jax.random.key(1))
+    >>> int(state.step), sorted(metrics)
+    (1, ['grad_norm', 'loss', 'top1'])
     """
     apply = rematerialised(model) if remat else model.apply
     apply = apply if frozen is None else partly_frozen(apply, frozen)

@@ -61,6 +61,13 @@ def create_model(
     Raises:
       ValueError: the network or an argument is unknown (the message names the nearest), its norm or
         output stride cannot be that, or the weights cannot be had or do not fit.
+
+    >>> import jax, jaxconv
+    >>> model = jaxconv.create_model("resnet20_cifar", num_classes=10, norm="group")
+    >>> images = jnp.ones((2, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> model.apply(variables, images, train=False).shape
+    (2, 10)
     """
     settings = {"dtype": dtype, "axis_name": axis_name, "norm_groups": norm_groups, **overrides}
     if pretrained is False:

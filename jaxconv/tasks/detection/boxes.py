@@ -34,6 +34,10 @@ def iou(some: jax.Array, others: jax.Array) -> jax.Array:
     """Intersection over union of boxes [..., 4] with others, which broadcast: [...].
 
     `iou(a[:, None], b[None])` has all pairs. It is 0 where both have no area.
+
+    >>> one, others = jnp.array([[0.0, 0, 2, 2]]), jnp.array([[0.0, 1, 2, 3], [2, 2, 4, 4]])
+    >>> [round(float(value), 3) for value in iou(one, others)]
+    [0.333, 0.0]
     """
     common, union = _common(some, others)
     return _ratio(common, union)

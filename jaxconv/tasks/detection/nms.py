@@ -38,6 +38,10 @@ def nms(
       threshold: of the IoU; boxes that overlap by more are suppressed, those without area never.
       valid: [N] bool, which boxes count; all by default. A score that is NaN does not count.
       limit: at most so many stay, those with the best scores; 0 for no limit.
+
+    >>> boxes = jnp.array([[0.0, 0, 10, 10], [1, 0, 10, 10], [20, 20, 30, 30]])
+    >>> nms(boxes, jnp.array([0.8, 0.9, 0.3]), threshold=0.5).tolist()
+    [False, True, True]
     """
     return batched_nms(boxes, scores, jnp.zeros(scores.shape, jnp.int32), threshold, valid, limit)
 
