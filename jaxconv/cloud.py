@@ -28,6 +28,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -52,7 +53,7 @@ _INDEX, _WRITER = ".index.json", ".writer"
 # In a copy: this machine has trained there.
 _OURS = ".ours"
 # Seconds before each further try, after those that the packages make themselves.
-_PAUSES = (1, 4)
+_PAUSES = (1,)
 # Objects that are copied at the same time.
 _AT_ONCE = 16
 # Seconds for which a copy is not looked at again: a command asks for it several times.
@@ -75,7 +76,10 @@ def cache_folder() -> Path:
     """Where the copies are: JAXCONV_CLOUD, or `jaxconv/cloud` in the user's cache."""
     given = os.environ.get("JAXCONV_CLOUD")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "cloud"
-    return Path(given or cache).expanduser().resolve()
+    try:
+        return Path(given or cache).expanduser().resolve()
+    except RuntimeError:  # the home folder is unknown
+        return Path(tempfile.gettempdir()).resolve() / "jaxconv_cloud"
 
 
 def place_of(address: str, option: str = "--workdir") -> Path:

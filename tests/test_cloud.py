@@ -16,6 +16,8 @@ import pytest
 from jaxconv import cloud
 from jaxconv.__main__ import main
 from jaxconv.config import load_config
+from jaxconv.data import tfds_sets
+from jaxconv.data.prepare import prepare
 from jaxconv.data.sources import open_source
 from jaxconv.errors import UserError
 from jaxconv.files import check_file, expand, whole_file
@@ -132,6 +134,19 @@ def test_folder_of_data(bucket, tmp_path, monkeypatch):
     assert (place / below[0]).read_bytes() == b"changed" and not (place / below[1]).exists()
     got = [path for method, path in bucket.asked if method == "GET" and not is_list(method, path)]
     assert not any(name in path for path in got for name in below[2:])
+
+
+def test_set_of_tfds(bucket):
+    """Only the set that is read is fetched; none is prepared there."""
+    for name in ("mine", "other"):
+        file = f"{BUCKET}/tfds/{name}/1.0.0/dataset_info.json"
+        bucket.files().pipe_file(file, b"{}")
+    with pytest.raises(UserError, match="tfds:mine: .* is damaged"):
+        tfds_sets._open_builder("mine", bucket.address("tfds"))
+    fetched = cloud.place_of(bucket.address("tfds"))
+    assert (fetched / "mine/1.0.0/dataset_info.json").is_file() and not (fetched / "other").exists()
+    with pytest.raises(UserError, match="is prepared on this machine; give a folder"):
+        prepare("mnist", data_dir=bucket.address("tfds"))
 
 
 def test_one_file(bucket, tmp_path):
