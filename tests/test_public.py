@@ -292,6 +292,7 @@ def test_readme_s_nnx_bridge():
         "docs/gallery.md",
         "docs/backbones.md",
         "docs/reuse.md",
+        "docs/results.md",
     ],
 )
 def test_links_of_a_page_lead_somewhere(page):
