@@ -40,6 +40,7 @@ from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code
 from jaxconv.train.other_data import Overrides, with_other_data
 from jaxconv.values import AnyConfig
+from jaxconv.version import __version__
 
 PACKAGES = (
     "jaxconv",
@@ -367,6 +368,8 @@ def stopped_early(workdir: Path) -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    if package == "jaxconv":
+        return __version__  # pip's note may be that of an earlier install of the same checkout
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
