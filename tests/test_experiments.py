@@ -51,7 +51,7 @@ OTHERS = {
     "coco_faster_rcnn": (80, "objects", 117_266, (1024, 1024, 3)),
     "coco_mask_rcnn": (80, "masks", 117_266, (1024, 1024, 3)),
 }
-# The toys that stand for whole sets of sounds and texts, and the number of examples there.
+# Toys that stand for whole sets of sounds and texts, and how many examples those have.
 STANDING_FOR = {"spoken_digits": ("tones", 2_700), "questions": ("sentences", 5_452)}
 # Those that others are like are built with --full.
 LIKE = ("coco_retinanet", "coco_faster_rcnn", "coco_mask_rcnn")

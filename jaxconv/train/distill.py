@@ -64,8 +64,10 @@ class Teacher:
           variables: the teacher's, on the devices.
           batch: augmented and normalised as the student's.
         """
-        shape = (*[1] * (batch["image"].ndim - 1), -1)
-        images = batch["image"] * self.scale.reshape(shape) + self.shift.reshape(shape)
+        images = batch["image"]
+        if jnp.issubdtype(images.dtype, jnp.inexact):  # codes of words are not normalised
+            shape = (*[1] * (images.ndim - 1), -1)
+            images = images * self.scale.reshape(shape) + self.shift.reshape(shape)
         outputs, maps = split_outputs(self.apply(variables, images), self.maps)
         return batch | {TAUGHT: lax.stop_gradient({"outputs": outputs, "maps": maps})}
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.data.canvas import per_channel
 from jaxconv.errors import UserError, short
 from jaxconv.files import at_home, expand
 from jaxconv.models import abstract_variables, create_model
@@ -100,6 +101,12 @@ def _of_run(folder: Path, config: Any, description: dict[str, Any]) -> tuple[Any
             f"student {short(description['class_names'])}",
             exit_code=1,
         )
+    if data.get("words") != description.get("words"):
+        raise UserError(
+            f"{_KEY}={folder}: its texts have another vocabulary than the student's; train both "
+            "with the same data and data.text",
+            exit_code=1,
+        )
     state, step = restore_run(folder, config=other)
     norm = (other.data.mean, other.data.std)
     return network.model, jax.device_get(state.variables), norm, f"step {step} of a run"
@@ -113,7 +120,10 @@ def _between(
     if description["kind"] == "text":
         return np.ones(1, np.float32), np.zeros(1, np.float32)
     ours, theirs = (
-        [np.broadcast_to(np.asarray(x, np.float32), (channels,)) for x in pair]
+        [
+            np.broadcast_to(np.asarray(per_channel(name, x, channels), np.float32), (channels,))
+            for name, x in zip(("mean", "std"), pair, strict=True)
+        ]
         for pair in (own, norm)
     )
     return ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]

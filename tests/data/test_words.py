@@ -121,6 +121,18 @@ def test_a_run_from_training_to_export(tmp_path, one_device):
         train(config, str(tmp_path / "run"), devices=one_device)
 
 
+@pytest.mark.slow
+def test_a_teacher_has_the_same_words(tmp_path, one_device):
+    config = settings(tmp_path)
+    train(config, str(tmp_path / "teacher"), devices=one_device)
+    config.distill.teacher, config.distill.alpha = str(tmp_path / "teacher"), 1.0
+    config.model.name = "text:embed4 conv3-4 relu globalmaxpool fc"
+    assert train(config, str(tmp_path / "student"), devices=one_device)["top1"] == 1.0
+    (tmp_path / "train.tsv").write_text("a\tgood day\nb\tbad night\n" * 20)
+    with pytest.raises(UserError, match="its texts have another vocabulary than the student's"):
+        train(config, str(tmp_path / "other"), devices=one_device)
+
+
 def test_a_network_that_does_not_embed(tmp_path, one_device):
     config = settings(tmp_path)
     config.model.name = "text:conv1-8 relu globalpool fc"

@@ -232,6 +232,35 @@ def test_a_run_starts_by_name_and_resumes_without_the_weights(
         assert_one_line_error(process, 2, words)
 
 
+def test_a_teacher_by_name(hub, tmp_path):
+    """A name of the table teaches as its converted file does."""
+    state = {
+        name: np.ones_like(value) if name.endswith("running_var") else 0.1 * value
+        for name, value in state_dict_of("resnet18", 2).items()
+    }
+    content = save(state)
+    with (tmp_path / "cache" / "own.tsv").open("a") as file:
+        file.write(f"resnet18\ttaught\t{hub.add('resnet', content)}\tMIT\t{WANTS}\n")
+    convert("resnet18.taught", "resnet18", str(tmp_path / "converted"))
+    settings = {"model__name": "text:conv3-4 bn relu globalpool fc", "data__xo__size": 33}
+    settings["data__xo__channels"] = 3
+    found = {}
+    for name, teacher in (("name", "resnet18.taught"), ("file", tmp_path / "converted"), ("", "")):
+        changes = {"distill__teacher": teacher, "distill__alpha": 0.9} if name else {}
+        train(tiny_config(**settings, **changes, steps=3), str(tmp_path / f"run{name}"))
+        found[name] = restore_run(tmp_path / f"run{name}")[0].variables
+    assert len(hub.asked) == 1  # fetched once
+    assert_same(found["name"], found["file"])
+    kernels = [found[name]["params"]["conv1"]["kernel"] for name in ("name", "")]
+    assert not np.array_equal(*kernels)  # it was taught
+    wrong = tiny_config(**settings, distill__teacher="resnet18.tought", steps=3)
+    with pytest.raises(UserError, match="config.distill.teacher=resnet18.tought: .*did you mean"):
+        train(wrong, str(tmp_path / "wrong"))
+    grey = tiny_config(**settings | {"data__xo__channels": 1}, distill__teacher="resnet18.taught")
+    with pytest.raises(UserError, match="weights of resnet18.taught .* do not fit ResNet"):
+        train(grey, str(tmp_path / "grey"))
+
+
 def test_convert_and_look_take_names_and_keep_the_preprocessing(hub, tmp_path, state):
     described = convert("toy", NAME, str(tmp_path / "out"))
     assert described["preprocessing"]["mean"] == (0.4, 0.5, 0.6)
