@@ -31,7 +31,7 @@ HEAD = """\
 
 Every experiment that was run at full length, with what its paper reports, if it is a paper's. The
 page is made by `docs/results.sh`. Experiments that are not here have not been run whole;
-[the README](../README.md#experiments) and their docstrings say what is known.
+[Experiments](experiments.md) and their docstrings say what is known.
 """
 MEASURED = """\
 ## Measured
