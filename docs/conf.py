@@ -46,6 +46,7 @@ autodoc_default_options = {
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 default_role = "code"
+highlight_language = "none"  # tables of docstrings are no Python
 # Types of other packages and private ones have no page here, and a type such as `bytes` is also the
 # name of some attributes.
 nitpick_ignore_regex = [("py:.*", r"(?!jaxconv\.).*|.*\.(_\w+|T)")]
