@@ -33,6 +33,7 @@ CHOICES = {
     "parallel": ("jit", "pmap", "fsdp"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "data.decoder": ("auto", "simplejpeg", "pillow"),
+    "data.interpolation": ("bilinear", "bicubic"),
     "data.audio.form": ("log_mel", "waveform"),
     "data.arrays.layout": ("", *LAYOUTS),
     "data.text.header": ("auto", "yes", "no"),

@@ -104,6 +104,8 @@ def default_config() -> Config:
     data.crop_ratio = 1.0
     # of image files: simplejpeg, pillow, or auto: simplejpeg if it is installed
     data.decoder = "auto"
+    # how image files are resized: bilinear, or bicubic, as many published weights want it
+    data.interpolation = "bilinear"
     # a colour that transparent images are laid on, such as white or #808080; empty: transparency is
     # dropped and the stored colours are used, as in timm, torchvision and Keras
     data.background = ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxconv.data.decode import choose_decoder, decode_image
+from jaxconv.data.decode import decode_image, decoder_of
 from jaxconv.errors import UserError, in_words
 from jaxconv.files import check_new
 from jaxconv.predict import GivenRecords, Item, Prediction
@@ -57,7 +57,7 @@ def _pixels(item: Item, network: Predictor) -> np.ndarray:
     if not isinstance(content, bytes):
         return content
     reading = network.description["reading"]
-    background, decoder = reading.get("background", ""), choose_decoder(reading["decoder"])
+    background, decoder = reading.get("background", ""), decoder_of(reading)
     channels = network.input_shape[-1]
     whole = lambda height, width: (0, 0, height, width)  # noqa: E731
     return decode_image(content, 0, channels, whole, decoder, background=background)

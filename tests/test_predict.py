@@ -117,7 +117,7 @@ def given(paths, config, source):
     files = [Item(str(path), path) for path in paths]
     return open_given(
         GivenRecords(files),
-        reading_of(config, element.kind, element.shape),
+        reading_of(config, element.kind, element.shape, {}),
         element.kind,
         element.shape,
     )
@@ -226,7 +226,7 @@ def test_texts_are_the_same_codes(tmp_path, sentences):
     (tmp_path / "lines.txt").write_bytes("fine\n\npoor ñ\r\nlonger than twelve bytes".encode())
     items = find_items([str(tmp_path / "lines.txt")], "text")
     assert [str(item) for item in items] == [f"{tmp_path}/lines.txt, line {n}" for n in (1, 3, 4)]
-    found = open_given(GivenRecords(items), reading_of(config, "text", (12,)), "text", (12,))
+    found = open_given(GivenRecords(items), reading_of(config, "text", (12,), {}), "text", (12,))
     for i in range(3):
         np.testing.assert_array_equal(found[i]["image"], source[i]["image"])
     network = load_run(str(sentences))

@@ -8,13 +8,16 @@ There are two decoders. They choose the same boxes, but their pixels differ slig
 
 A JPEG that is resized to at most half its size is decoded at 1/2, 1/4 or 1/8 of its size. That is
 faster than decoding all of it, and avoids aliasing.
+
+`config.data.interpolation=bicubic` resizes as timm and torchvision do with it, by Pillow, of the
+whole decoded image; a decoder is then called `simplejpeg bicubic` or `pillow bicubic` here.
 """
 
 import contextlib
 import importlib.metadata
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,12 @@ from jaxconv.data.interface import DamagedError
 from jaxconv.data.pictures import UPRIGHT, opened, orientation, to_pixels, upright
 from jaxconv.errors import missing
 
-DECODERS = {"simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"), "pillow": ("pillow",)}
+DECODERS = {
+    "simplejpeg": ("simplejpeg", "opencv-python-headless", "pillow"),
+    "pillow": ("pillow",),
+    "simplejpeg bicubic": ("simplejpeg", "pillow"),
+    "pillow bicubic": ("pillow",),
+}
 
 # JPEG markers: EXIF or XMP data, the beginning of the pixels, the header of a frame that is decoded
 # from top to bottom, and those of all other frames.
@@ -41,8 +49,12 @@ Choose = Callable[[int, int], tuple[Box, Size]]
 _SCRATCH = 1 << 22
 
 
-def choose_decoder(name: str) -> str:
-    """`simplejpeg` or `pillow`; `auto` is simplejpeg if it and OpenCV are installed.
+def choose_decoder(name: str, interpolation: str = "bilinear") -> str:
+    """One of `DECODERS`; `auto` is simplejpeg if it and OpenCV are installed.
+
+    Args:
+      name: `config.data.decoder`.
+      interpolation: `config.data.interpolation`.
 
     Raises:
       UserError: the decoder is not installed.
@@ -51,8 +63,14 @@ def choose_decoder(name: str) -> str:
     if name == "simplejpeg" and not there:
         raise missing("config.data.decoder=simplejpeg", "simplejpeg")
     if name == "auto":
-        return "simplejpeg" if there else "pillow"
-    return name
+        name = "simplejpeg" if there else "pillow"
+    return name if interpolation == "bilinear" else f"{name} {interpolation}"
+
+
+def decoder_of(reading: Mapping[str, Any]) -> str:
+    """The decoder of how a run or an exported network reads files, see `sources.reading_of`."""
+    # Those of older versions have no interpolation.
+    return choose_decoder(reading["decoder"], reading.get("interpolation", "bilinear"))
 
 
 def decoder_versions(name: str) -> str:
@@ -112,7 +130,7 @@ def decode_part(
       choose: (height, width) of the upright image -> the part to keep, and its size after resizing;
         None keeps the whole image as it is.
       channels: 1 for grey, 3 for colour, 0 for that of the file.
-      decoder: `simplejpeg` or `pillow`.
+      decoder: one of `DECODERS`.
       fast: let simplejpeg repeat subsampled chroma instead of interpolating it, and stop decoding
         below the box, which together save a quarter of the time; and use a linear kernel to shrink
         to no less than half.
@@ -124,18 +142,18 @@ def decode_part(
     """
     if not data:
         raise DamagedError("the file is empty")
-    if decoder == "simplejpeg":
+    if decoder.startswith("simplejpeg"):
         # Pillow can read some files that simplejpeg rejects; otherwise its error message is the
         # better one.
         with contextlib.suppress(Exception):
-            pixels = _decode_jpeg(data, choose, channels, fast)
+            pixels = _decode_jpeg(data, choose, channels, decoder, fast)
             if pixels is not None:
                 return pixels
     return _decode_by_pillow(data, choose, channels, decoder, background)
 
 
 def _decode_jpeg(
-    data: bytes, choose: Choose | None, channels: int, fast: bool
+    data: bytes, choose: Choose | None, channels: int, decoder: str, fast: bool
 ) -> np.ndarray | None:
     """The pixels; None if only Pillow can decode: other formats, CMYK, rotated or huge images."""
     import simplejpeg
@@ -152,7 +170,7 @@ def _decode_jpeg(
     ):
         return None
     box, resized = choose(height, width) if choose else ((0, 0, height, width), None)
-    factor = _reduction(box, resized)
+    factor = _reduction(box, resized, decoder)
     grey = channels == 1 or (channels == 0 and colourspace.lower() == "gray")
     # Resizing copies the pixels out of the buffer. Without it, the thread's next image would
     # overwrite them.
@@ -164,7 +182,7 @@ def _decode_jpeg(
         rows = _cut_below(data, box[0] + box[2], height)
         if rows is not None:
             pixels = simplejpeg.decode_jpeg(rows, fastupsample=True, strict=False, **settings)
-            return _cut_and_resize(pixels, box, resized, "simplejpeg", fast)
+            return _cut_and_resize(pixels, box, resized, decoder, fast)
     least = {
         "min_height": -(-height // factor),
         "min_width": -(-width // factor),
@@ -172,7 +190,7 @@ def _decode_jpeg(
     }
     pixels = simplejpeg.decode_jpeg(data, fastupsample=fast, **least, **settings)
     return _cut_and_resize(
-        pixels, _scaled(box, (height, width), pixels.shape[:2]), resized, "simplejpeg", fast
+        pixels, _scaled(box, (height, width), pixels.shape[:2]), resized, decoder, fast
     )
 
 
@@ -231,7 +249,7 @@ def _decode_by_pillow(
         turned = orientation(image)
         width, height = image.size[::-1] if turned >= 5 else image.size
         box, resized = choose(height, width) if choose else ((0, 0, height, width), None)
-        factor = _reduction(box, resized)
+        factor = _reduction(box, resized, decoder)
         if factor > 1:
             image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
         pixels = to_pixels(upright(image, turned), channels, background)
@@ -240,12 +258,18 @@ def _decode_by_pillow(
         )
 
 
-def _reduction(box: Box, size: Size | None) -> int:
-    """The largest of 8, 4, 2, 1 by which the box can shrink and still span the size."""
-    if size is None:
+def _reduction(box: Box, size: Size | None, decoder: str) -> int:
+    """The largest of 8, 4, 2, 1 by which the box can shrink and still span the size; 1 for bicubic
+    interpolation, which weighs all pixels.
+    """
+    if size is None or _is_bicubic(decoder):
         return 1
     least = min(old / new for old, new in zip(box[2:], size, strict=True))
     return next((factor for factor in (8, 4, 2) if least >= factor), 1)
+
+
+def _is_bicubic(decoder: str) -> bool:
+    return decoder.endswith(" bicubic")
 
 
 def _scaled(box: Box, size: tuple[int, int], decoded: tuple[int, int]) -> tuple[float, ...]:
@@ -274,11 +298,13 @@ def _resize_part(
 ) -> np.ndarray:
     top, left = round(box[0]), round(box[1])
     part = pixels[top : top + max(1, round(box[2])), left : left + max(1, round(box[3]))]
-    if decoder == "pillow":
+    bicubic = _is_bicubic(decoder)
+    if bicubic or decoder == "pillow":
         from PIL import Image
 
         image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
-        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+        pixels = np.asarray(image.resize((size[1], size[0]), kernel))
     else:
         import cv2
 

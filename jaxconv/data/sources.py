@@ -277,6 +277,7 @@ def reading_of(
             "image_size": size,
             "crop_ratio": config.crop_ratio if eval_size(config) else 1.0,
             "decoder": config.decoder,
+            "interpolation": config.interpolation,
             "background": config.background,
             **{name: list(config[name]) for name in ON_CANVAS},
         }
@@ -305,7 +306,7 @@ def open_given(
     """
     # Networks that an earlier version has exported know no background, and no canvas.
     defaults = default_config().data
-    newer = {name: defaults[name] for name in ("background", *ON_CANVAS)}
+    newer = {name: defaults[name] for name in ("background", "interpolation", *ON_CANVAS)}
     config = cast(AnyConfig, ConfigDict(newer | reading))
     if kind == "image":
         source = _middles(records, config, shape[-1])
@@ -340,7 +341,7 @@ def open_given(
 
 
 def _middles(records: Records, config: Any, channels: int) -> StoredSource:
-    decoder = decode.choose_decoder(config.decoder)
+    decoder = decode.choose_decoder(config.decoder, config.interpolation)
     shape = config.canvas or (config.image_size, config.image_size)
 
     def decode_one(content: bytes, key: tuple[int, int]) -> np.ndarray:
@@ -469,7 +470,7 @@ def _images(
     records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int
 ) -> StoredSource:
     size: Any = size_of(config, augment is not None)
-    decoder = decode.choose_decoder(config.decoder)
+    decoder = decode.choose_decoder(config.decoder, config.interpolation)
     # Images of one size are cropped on the device. Images that are resized are cropped while they
     # are read, from all their pixels.
     crops = (augment.random_resized_crop.scale, augment.scale_jitter) if augment else ()

@@ -182,7 +182,7 @@ def _dense(
             f"{scale}x{scale}: {' '.join(str(error).split())}"
         ) from error
     stored = open_source(as_files(config.data), split, like=description)
-    decoder = decode.choose_decoder(config.data.decoder)
+    decoder = decode.choose_decoder(config.data.decoder, config.data.interpolation)
 
     def read(content: bytes, key: tuple[int, int]) -> np.ndarray:
         background = config.data.background

@@ -37,7 +37,7 @@ def open_whole(
       channels: of the images.
       scale, step: see `geometry.whole_size`.
     """
-    decoder, background = decode.choose_decoder(reading["decoder"]), reading.get("background", "")
+    decoder, background = decode.decoder_of(reading), reading.get("background", "")
 
     def choose(height: int, width: int) -> tuple[Box, Size]:
         return (0, 0, height, width), whole_size(height, width, scale, step)
@@ -69,7 +69,7 @@ class OwnSizes(Source):
     ):
         self._stored, self._settings, self._needs = stored, settings, needs
         self._scale, self._step = scale, step
-        self._decoder = decode.choose_decoder(settings.decoder)
+        self._decoder = decode.choose_decoder(settings.decoder, settings.interpolation)
         self.class_names, self.element = stored.class_names, stored.element
         self.targets, self.decoder, self.notes = stored.targets, stored.decoder, stored.notes
 

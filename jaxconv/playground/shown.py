@@ -340,7 +340,7 @@ def decoded(data: bytes, shape: tuple[int, ...], config: Any) -> tuple[np.ndarra
                 f"the image has {width}x{height} = {width * height:,} pixels; at most "
                 f"{MOST_PIXELS:,} are accepted"
             )
-        decoder = choose_decoder(config.decoder)
+        decoder = choose_decoder(config.decoder, config.interpolation)
         reading = type(config)(config.to_dict() | {"image_size": shape[0]})
         picture = read_for_evaluation(data, reading, shape[2], decoder)
     except UserError:

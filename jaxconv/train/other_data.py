@@ -21,7 +21,10 @@ from jaxconv.values import AnyConfig, flatten, plain, with_plain_values
 Overrides = Sequence[str] | Mapping[str, Any]
 
 # Keys, and groups of keys, that may be set for a run that exists already.
-READING = ("data.decoder", "data.background", "data.crop_ratio", "data.eval_image_size")
+READING = (
+    "data.decoder", "data.interpolation", "data.background", "data.crop_ratio",
+    "data.eval_image_size",
+)  # fmt: skip
 OF_A_SET = (
     "data.source", "data.eval_split", "data.resident_limit", "data.threads", "data.prefetch",
     "data.damaged_share", "data.skip_unreadable", "data.xo", "data.scenes", "data.toy",

@@ -58,6 +58,7 @@ PACKAGES = (
 NEWER = (
     "task",
     "data.background",
+    "data.interpolation",
     "optimizer.kwargs",
     "optimizer.schedule.kwargs",
     "optimizer.adaptive_clip",

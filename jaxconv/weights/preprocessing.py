@@ -8,7 +8,7 @@ import logging
 import os
 from typing import Any
 
-from jaxconv.checks import FILES
+from jaxconv.checks import CHOICES, FILES
 from jaxconv.config import default_config, flatten, set_key
 from jaxconv.files import expand
 from jaxconv.models import model_arguments
@@ -20,7 +20,8 @@ from jaxconv.weights.published import Preprocessing
 log = logging.getLogger(__name__)
 
 KEYS = tuple(
-    f"data.{key}" for key in ("mean", "std", "image_size", "eval_image_size", "crop_ratio")
+    f"data.{key}"
+    for key in ("mean", "std", "image_size", "eval_image_size", "crop_ratio", "interpolation")
 )
 
 
@@ -41,6 +42,8 @@ def settings_of(wants: Preprocessing, sized: bool) -> dict[str, Any]:
     if sized and len(wants.size) == 1:
         found |= {"data.image_size": wants.size[0], "data.eval_image_size": wants.test_size}
         found |= {"data.crop_ratio": wants.crop}
+        if wants.interpolation in CHOICES["data.interpolation"]:
+            found["data.interpolation"] = wants.interpolation
     return {key: value for key, value in found.items() if value}
 
 
@@ -123,7 +126,7 @@ def _with(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
     changed = with_plain_values(config)
     for key, value in settings.items():
         if now.get(key) == defaults[key]:
-            set_key(changed, key, repr(value))
+            set_key(changed, key, value if isinstance(value, str) else repr(value))
     return changed
 
 
@@ -141,8 +144,9 @@ def _say(
         for key, value in settings.items()
         if tuple(_flat(now[key])) != tuple(_flat(value))
     ]
-    if wants.interpolation not in ("", "bilinear") and "data.crop_ratio" in settings:
-        other.append(f"{wants.interpolation} interpolation (jaxconv resizes bilinearly)")
+    known = ("", *CHOICES["data.interpolation"])
+    if wants.interpolation not in known and "data.crop_ratio" in settings:
+        other.append(f"{wants.interpolation} interpolation (jaxconv has none of it)")
     if new:
         log.info("as the weights of %s want it: %s", place, ", ".join(new))
     if other:
@@ -154,7 +158,7 @@ def _flat(value: Any) -> tuple[Any, ...]:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(f"{item:g}" for item in _flat(value))
+    return ",".join(item if isinstance(item, str) else f"{item:g}" for item in _flat(value))
 
 
 def preprocessing_in(config: AnyConfig) -> Preprocessing:
@@ -166,5 +170,5 @@ def preprocessing_in(config: AnyConfig) -> Preprocessing:
         size=tuple(data.sides) or ((data.image_size,) if data.image_size else ()),
         test_size=data.eval_image_size if data.eval_image_size != data.image_size else 0,
         crop=data.crop_ratio if data.image_size else 0.0,
-        interpolation="bilinear",
+        interpolation=data.interpolation,
     )

@@ -288,3 +288,23 @@ def test_cut_file_is_damaged(decoder):
     data = encoded(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), quality=90)
     with pytest.raises(DamagedError, match="truncated"):
         decode(data[: len(data) // 2], decoder)
+
+
+def test_bicubic_is_pillow_s(decoder):
+    """Of the whole part, also where it shrinks a lot; grey and colour."""
+    data = encoded(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8), "PNG")
+    with Image.open(io.BytesIO(data)) as image:
+        middle = image.crop((15, 0, 105, 90))
+    bicubic = choose_decoder(decoder, "bicubic")
+    for side in (20, 40, 130):
+        for channels, part in ((3, middle), (1, middle.convert("L"))):
+            wanted = np.asarray(part.resize((side, side), Image.Resampling.BICUBIC))
+            found = decode(data, bicubic, side, channels)
+            np.testing.assert_array_equal(found, wanted.reshape(side, side, channels))
+            assert np.abs(found - decode(data, decoder, side, channels).astype(int)).max() > 5
+    jpeg = encoded(picture(), quality=95)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        wanted = image.crop((10, 0, 70, 60)).resize((12, 12), Image.Resampling.BICUBIC)
+    found = decode(jpeg, bicubic, 12)
+    np.testing.assert_allclose(found.astype(int), np.asarray(wanted).astype(int), atol=2)
+    assert "pillow" in decoder_versions(bicubic)

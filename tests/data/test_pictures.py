@@ -279,7 +279,7 @@ def test_the_background_is_one_for_training_evaluation_and_predict(tmp_path):
     check_config(tiny_config(data__source=f"folder:{tmp_path}", data__background="#ff8000"))
     train = open_source(config.data, "train")
     test = open_source(config.data, "test", like=describe(train))
-    reading = reading_of(config.data, "image", (8, 8, 3))
+    reading = reading_of(config.data, "image", (8, 8, 3), {})
     given = open_given(
         GivenRecords(find_items([str(tmp_path)], "image")), reading, "image", (8, 8, 3)
     )

@@ -144,14 +144,13 @@ def test_settings_are_filled_where_they_are_defaults(hub, tmp_path, caplog):
     filled = with_preprocessing(config, tmp_path / "run")
     assert [filled.data[key.partition(".")[2]] for key in KEYS] == [
         *((0.4, 0.5, 0.6), (0.1, 0.2, 0.3)),
-        *(224, 256, 0.875),
+        *(224, 256, 0.875, "bicubic"),
     ]
     assert config.data.mean == (0.5,)  # as it was given
     said = f"as the weights of {NAME}.toy want it: data.mean 0.4,0.5,0.6, data.std 0.1,0.2,0.3, "
-    assert said + "data.image_size 224, data.eval_image_size 256, data.crop_ratio 0.875" in (
-        caplog.text
-    )
-    assert "want bicubic interpolation (jaxconv resizes bilinearly)" in caplog.text
+    said += "data.image_size 224, data.eval_image_size 256, data.crop_ratio 0.875, "
+    assert said + "data.interpolation bicubic" in caplog.text
+    assert config.data.interpolation == "bilinear" and "(the config has" not in caplog.text
     caplog.clear()
     config.data.std, config.data.image_size = (0.25,), 64
     filled = with_preprocessing(config, tmp_path / "run")
