@@ -161,7 +161,7 @@ EXACT = {
         3,
     ),
 }
-QUICK = [(name, 75) for name in ("resnet20_cifar", "convnext_tiny", "chain", [*EXACT][-1])]
+QUICK = [(name, 75) for name in ("resnet20_cifar", [*EXACT][-1])]
 
 
 def perturbed(variables):
@@ -181,7 +181,7 @@ def pace(name, size):
     """The marks of a case: sizes besides the first, and most networks, run with --full."""
     if (name, size) in QUICK:
         return ()
-    some = name in ("resnet18", "mobilenet_v2", "densenet121") and size == 75
+    some = name in ("chain", "mobilenet_v2") and size == 75
     return pytest.mark.slow if some else pytest.mark.full
 
 
