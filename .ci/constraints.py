@@ -15,8 +15,11 @@ from pathlib import Path
 
 # Installed by .ci/run besides the extra [test].
 MORE = ("torch", "torchvision", "timm", "pyyaml", "wandb", "mlflow-skinny", "sqlalchemy", "alembic")
+# Newer versions of these need a newer Python than 3.11; there the tests run with the newest.
+FOR_3_11 = ("jax", "jaxlib")
 # Of accelerators, which the tests do not have.
 LEFT_OUT = ("cuda", "tpu")
+MARKER = '; python_version < "3.12"'
 HEAD = """\
 # The versions that the tests are known to pass with, used by ./test.sh and .ci/run; setup.cfg has
 # the oldest that jaxconv takes.
@@ -41,7 +44,7 @@ def main() -> int:
     for name in names():
         try:
             version = importlib.metadata.version(name).partition("+")[0]
-            lines.append(f"{name}=={version}")
+            lines.append(f"{name}=={version}" + (MARKER if name in FOR_3_11 else ""))
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:

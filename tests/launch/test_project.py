@@ -66,7 +66,8 @@ def test_the_citation_is_complete():
 
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    lines = [line.partition(";")[0] for line in lines if not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
 
 
 def test_every_package_of_the_tests_has_one_version():
