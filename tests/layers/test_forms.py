@@ -148,6 +148,7 @@ def compare(settings, shape, window, filters, dtype=jnp.float32, tolerance=2e-5)
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_form_is_the_convolution(case):
     compare(*CASES[case])

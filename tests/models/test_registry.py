@@ -123,7 +123,16 @@ def paths_of(variables):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Besides the smallest of each family, networks that many know; the others run with --full.
+WELL_KNOWN = ("alexnet_2012", "vgg16", "googlenet", "resnet50", "densenet121", "mobilenet_v2")
+
+
+def pace(name):
+    often = name in SMALLEST or name in WELL_KNOWN
+    return pytest.param(name, marks=() if often else pytest.mark.full)
+
+
+@pytest.mark.parametrize("name", [*map(pace, MODELS)])
 def test_parameters_and_their_paths(name):
     """Counts as published. Paths and shapes are public: a change is a new version of checkpoints,
     with a conversion.
