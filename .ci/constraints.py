@@ -16,7 +16,7 @@ from pathlib import Path
 # Installed by .ci/run besides the extra [test].
 MORE = ("torch", "torchvision", "timm", "pyyaml", "wandb", "mlflow-skinny", "sqlalchemy", "alembic")
 # Newer versions of these need a newer Python than 3.11; there the tests run with the newest.
-FOR_3_11 = ("jax", "jaxlib")
+FOR_3_11 = ("jax", "jaxlib", "flax")
 # Of accelerators, which the tests do not have.
 LEFT_OUT = ("cuda", "tpu")
 MARKER = '; python_version < "3.12"'

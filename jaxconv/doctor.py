@@ -41,6 +41,8 @@ GIVES = {
     "coco": "COCO's annotations: coco:DIR",
     "nifti": "medical volumes: nifti:DIR",
     "hub": "weights from the Hugging Face hub: hf:OWNER/REPO",
+    "keras": "weights that Keras has written: .h5, .keras",
+    "cloud": "workdirs and data in buckets: gs://BUCKET/PATH, s3://BUCKET/PATH",
     "prepare": "jaxconv prepare, for data sets of TFDS",
     "playground": "jaxconv playground",
 }
