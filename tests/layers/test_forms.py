@@ -241,7 +241,8 @@ def test_deeplab_s_pyramid_takes_the_pixels_that_are_there():
 
 def test_dilated_and_uneven_windows_stay_xla_s():
     for kernel, dilation in (((3, 3, 64, 64), 2), ((3, 5, 64, 64), 1)):
-        geometry = ((1, 1), ((2, 2), (2, 2)), (dilation, dilation))
+        keeping = tuple(2 * ((f - 1) * dilation // 2,) for f in kernel[:2])
+        geometry = ((1, 1), keeping, (dilation, dilation))
         assert forms.choose((8, 56, 56, 64), kernel, geometry, 1) is None
 
 
