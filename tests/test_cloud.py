@@ -37,7 +37,7 @@ SETTINGS += ["steps=24", "checkpoint.every=4", "eval.every=8", "log.progress=Fal
 ON_GS = {
     f"test_{name}"
     for name in ("folder_of_data", "one_file", "cut_connections", "wrong_bucket", "refused")
-} | {"test_extra_is_missing", "test_killed"}
+} | {"test_extra_is_missing"}
 FLAGS = [f"--config.{setting}" for setting in SETTINGS]
 
 
@@ -367,6 +367,7 @@ def test_restart(bucket):
     assert state_of(bucket.address("runs/again.old-1")) != state_of(address)
 
 
+@pytest.mark.full
 def test_sweep(bucket, tmp_path, monkeypatch, capsys):
     address = bucket.address("runs/sweep")
     sweep = ["sweep", "--config=experiments/xo.py", f"--workdir={address}", *FLAGS]

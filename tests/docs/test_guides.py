@@ -17,8 +17,14 @@ PAGES = [
 ]
 
 
+# Pages that train for a while run with --full.
+LONG = ("docs/guides/many_runs.md", "docs/guides/segment.md", "docs/guides/detect.md")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.full if page in LONG else ()) for page in PAGES]
+)
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, capsys)
