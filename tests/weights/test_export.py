@@ -114,6 +114,7 @@ def test_what_model_json_says(images):
         "image_size": 16,
         "crop_ratio": 1.0,
         "decoder": "auto",
+        "interpolation": "bilinear",
         "background": "",
         "canvas": [],
         "sides": [],
