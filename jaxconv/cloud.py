@@ -35,8 +35,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TextIO
 
+from jaxconv import disk
+from jaxconv.disk import is_locked, lock, replaced
 from jaxconv.errors import UserError, human_bytes, missing, short
-from jaxconv.files import is_locked, lock, replaced
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,8 @@ def is_address(path: str | os.PathLike[str]) -> bool:
 def cache_folder() -> Path:
     """Where the copies are: JAXCONV_CLOUD, or `jaxconv/cloud` in the user's cache."""
     given = os.environ.get("JAXCONV_CLOUD")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / "cloud"
     try:
-        return Path(given or cache).expanduser().resolve()
+        return Path(given or disk.cache_folder("cloud")).expanduser().resolve()
     except RuntimeError:  # the home folder is unknown
         return Path(tempfile.gettempdir()).resolve() / "jaxconv_cloud"
 

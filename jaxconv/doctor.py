@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxconv.disk import cache_folder
 from jaxconv.errors import EXTRAS, columns, human_bytes, padded, short
-from jaxconv.files import cache_folder
 from jaxconv.version import __version__
 
 # What every installation has, besides the modules of `EXTRAS`; a test compares with setup.cfg.

@@ -8,10 +8,12 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from jaxconv import cloud
+from jaxconv.disk import replaced
 from jaxconv.errors import UserError, in_words, nearest
 
 
@@ -24,8 +26,6 @@ def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
       UserError: the path is empty, another URL, in the home of an unknown user, or not UTF-8 text;
         or what it names in a bucket cannot be had.
     """
-    from jaxconv import cloud
-
     if not path:
         raise UserError(f"{option}= is empty; give a folder")
     if re.match(r"\w+://", str(path)) and not cloud.is_address(path):
@@ -46,8 +46,6 @@ def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
 
 def at_home(path: str | os.PathLike[str], option: str) -> Path:
     """Expand `~` and addresses in buckets, see `expand`, which raises the same errors."""
-    from jaxconv import cloud
-
     if cloud.is_address(path):
         return cloud.local(str(path), option)
     try:
@@ -56,60 +54,6 @@ def at_home(path: str | os.PathLike[str], option: str) -> Path:
         raise UserError(
             f"{option}={path}: the home folder is unknown ({error}); set HOME, or give another path"
         ) from error
-
-
-def cache_folder(name: str) -> Path:
-    """The folder `name` of jaxconv's in the user's cache; `~` is not expanded yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxconv" / name
-
-
-def lock(file: IO[str], shared: bool = False) -> None:
-    """Lock an open file for this process until it is closed, or the process ends in any way.
-
-    Args:
-      file: open for writing, or for reading with `shared`.
-      shared: allow others to hold the lock too, if they take it so.
-
-    Raises:
-      BlockingIOError: another process holds the lock.
-    """
-    try:
-        _LOCK(file, shared)
-    except PermissionError as error:  # how Windows says it, and POSIX allows it too
-        raise BlockingIOError(*error.args) from error
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process of this machine holds the lock of a workdir, see train/workdir.py."""
-    try:
-        with open(folder / ".lock") as file:
-            lock(file, shared=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _find_lock() -> Callable[[IO[str], bool], None]:
-    """How this system locks an open file: POSIX has fcntl, and Windows has msvcrt."""
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        def by_flock(file: IO[str], shared: bool) -> None:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-
-        return by_flock
-    with contextlib.suppress(ImportError):
-        import msvcrt
-
-        # Without shared locks; `workdir.locked` tries again after a lock that is only a look.
-        windows: Any = msvcrt  # whose functions type checkers know on Windows only
-        return lambda file, shared: windows.locking(file.fileno(), windows.LK_NBLCK, 1)
-    return lambda file, shared: os.lockf(file.fileno(), os.F_TEST if shared else os.F_TLOCK, 0)
-
-
-_LOCK = _find_lock()
 
 
 def printable(text: str | os.PathLike) -> str:
@@ -169,22 +113,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     If the file is the copy of one in a bucket, that is replaced too.
     """
-    from jaxconv import cloud
-
     with replaced(path) as temporary:
         yield temporary
     cloud.put(path)
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """`whole_file` on this machine alone."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_new(out: str) -> Path:
@@ -202,8 +133,6 @@ def new_folder(out: str) -> Iterator[Path]:
     Raises:
       UserError: `out` is not empty, or cannot be written.
     """
-    from jaxconv import cloud
-
     try:
         folder = check_new(out)
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from jaxconv.run import train
 from jaxconv.train.parallel import fingerprint
 from jaxconv.train.restore import restore_run
 from tests.conftest import TINY, command_line, process_settings, write_images
+from tests.reliability.test_kill import numbers
 from tests.stores import BUCKET, KINDS, is_list, some_of, store
 
 pytest.importorskip("s3fs")
@@ -83,15 +84,6 @@ def config_of(**changes):
 
 def state_of(folder):
     return int(fingerprint(restore_run(expand(folder))[0]))
-
-
-def rows_of(folder):
-    """The rows of metrics.jsonl, without what depends on time."""
-    text = (expand(folder) / "metrics.jsonl").read_text()
-    return [
-        {key: value for key, value in json.loads(line).items() if key != "images_per_second"}
-        for line in text.splitlines()
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +224,9 @@ def test_run_is_the_same(bucket, on_disk, tmp_path, monkeypatch, capsys):
     """A run in a bucket, and all that is done with it on a machine without a copy."""
     address = bucket.address("runs/whole")
     result = train(config_of(), address)
-    assert rows_of(address) == rows_of(on_disk) and state_of(address) == state_of(on_disk)
+    assert numbers(expand(address)) == numbers(expand(on_disk)) and state_of(address) == state_of(
+        on_disk
+    )
     assert steps_in(bucket, "runs/whole") == sorted(
         int(path.name) for path in (on_disk / "checkpoints").iterdir()
     )
@@ -287,11 +281,15 @@ def test_killed(bucket, on_disk, tmp_path, monkeypatch, caplog):
     bucket.fault = lambda method, path: "no list"
     train(config_of(), address)
     assert "seeing for 2 s whether it is lost" in caplog.text
-    assert rows_of(address) == rows_of(on_disk) and state_of(address) == state_of(on_disk)
+    assert numbers(expand(address)) == numbers(expand(on_disk)) and state_of(address) == state_of(
+        on_disk
+    )
     # The first machine has an older copy, which is of no matter.
     bucket.fault = lambda method, path: ""
     other_machine(monkeypatch, first)
-    assert rows_of(address) == rows_of(on_disk) and state_of(address) == state_of(on_disk)
+    assert numbers(expand(address)) == numbers(expand(on_disk)) and state_of(address) == state_of(
+        on_disk
+    )
 
 
 def test_damaged(bucket, on_disk, tmp_path, monkeypatch, caplog):

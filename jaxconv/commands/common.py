@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxconv.disk import cache_folder
 from jaxconv.errors import UserError, human_bytes, short
-from jaxconv.files import cache_folder, to_json
+from jaxconv.files import to_json
 from jaxconv.streams import lost_output
 from jaxconv.train.code import TRUST, trusted
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from jaxconv.cloud import is_address
 from jaxconv.data.tfds_sets import cannot_be_shuffled
+from jaxconv.disk import lock
 from jaxconv.errors import UserError, missing, nearest
-from jaxconv.files import at_home, lock
+from jaxconv.files import at_home
 
 IMAGENET_TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 IMAGENET_CLASSES, IMAGENET_VALIDATION = 1_000, 50_000

@@ -33,8 +33,9 @@ from jaxconv import cloud
 from jaxconv.checks import check_config, differing_runs
 from jaxconv.config import MAY_DIFFER, default_config, flatten
 from jaxconv.data.sources import GIVEN
+from jaxconv.disk import is_locked, lock
 from jaxconv.errors import UserError, short
-from jaxconv.files import PRINTABLE, expand, is_locked, lock, to_json, whole_file
+from jaxconv.files import PRINTABLE, expand, to_json, whole_file
 from jaxconv.models.network import LAYOUT
 from jaxconv.own import checksums, is_own, names_in
 from jaxconv.train.code import as_written, keep, with_code

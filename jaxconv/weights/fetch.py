@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxconv.disk import lock
 from jaxconv.errors import UserError, human_bytes, in_words, needing_extras
-from jaxconv.files import lock
 from jaxconv.weights.published import cache_folder, pins_file
 
 log = logging.getLogger(__name__)

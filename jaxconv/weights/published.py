@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxconv import files
+from jaxconv import disk
 from jaxconv.errors import UserError, in_words, nearest, some
 from jaxconv.files import whole_file
 
@@ -106,7 +106,7 @@ def is_commercial(licence: str) -> bool:
 def cache_folder() -> Path:
     """Where files of weights, pins and your own table are: JAXCONV_WEIGHTS, or the user's cache."""
     given = os.environ.get("JAXCONV_WEIGHTS")
-    return Path(given or files.cache_folder("weights")).expanduser().absolute()
+    return Path(given or disk.cache_folder("weights")).expanduser().absolute()
 
 
 def published() -> list[Published]:
