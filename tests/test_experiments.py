@@ -56,8 +56,8 @@ STANDING_FOR = {"spoken_digits": ("tones", 2_700), "questions": ("sentences", 5_
 # Those that others are like are built with --full.
 LIKE = ("coco_retinanet", "coco_faster_rcnn", "coco_mask_rcnn")
 # Those of which the small version is trained without --full: one of each kind.
-QUICK = ("cifar10_fast", "mnist_lenet5", "imagenet_resnet50", "imagenet_googlenet")
-QUICK += ("hippocampus", "imagenet_localization", "pennfudan", "questions")
+QUICK = ("cifar10_fast", "mnist_lenet5", "imagenet_resnet50")
+QUICK += ("hippocampus", "imagenet_localization", "questions")
 
 
 def is_classification(name):

@@ -92,7 +92,7 @@ def test_it_is_the_network_of_the_paper(name, convs):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_starts_from_its_own_images(tmp_path, one_device):
     """The filters are those of the training images, stay as they are, and the averages have them;
     every member of an ensemble has the same.

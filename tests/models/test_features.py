@@ -13,7 +13,8 @@ import jaxconv
 from jaxconv.inspect.attribution import grad_cam
 from jaxconv.inspect.inside import activations
 from jaxconv.models import MODELS
-from tests.models.test_registry import SMALLEST, variables_of
+from tests.conftest import rarely
+from tests.models.test_registry import SMALLEST, SOME, variables_of
 
 KEY = jax.random.key(0)
 TINY = {"units": (1, 1, 1), "width": 8, "small_images": True}
@@ -76,7 +77,7 @@ def test_a_network_of_one_s_own_may_have_a_default():
     assert Own().apply(state.variables, images()).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", rarely(SMALLEST, {*SMALLEST} - SOME))
 def test_every_family_has_maps_by_name(name):
     """The first and last map and the logits, in the order asked for, as `feature_info` has them."""
     model, variables, x = variables_of(name, num_classes=5)

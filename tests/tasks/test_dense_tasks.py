@@ -100,7 +100,7 @@ def test_a_killed_run_ends_with_the_same_bits(name, tmp_path):
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FULL)
 def test_two_processes_train_as_one(name, tmp_path):
     # By SGD: Adam turns the rounding of a gradient that is 0, as that of a bias before a
@@ -117,7 +117,7 @@ def test_two_processes_train_as_one(name, tmp_path):
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FULL)
 def test_members_of_an_ensemble_are_runs_of_their_own(name, tmp_path, one_device):
     """And a sweep over the learning rate in one program; both are measured by their mean too."""
@@ -137,7 +137,7 @@ def test_members_of_an_ensemble_are_runs_of_their_own(name, tmp_path, one_device
     assert losses[0] != losses[1]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_ensemble_of_masks_with_views(tmp_path, one_device):
     """The mean over members is taken of their views' means, at the images' own size."""
     root = write_photographs(tmp_path / "set", SIZES)

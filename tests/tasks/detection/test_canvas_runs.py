@@ -66,7 +66,7 @@ def test_a_run_on_a_canvas(rectangles, tmp_path, limit):
         np.testing.assert_allclose(said.served["boxes"], boxes, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_regions_do_not_reach_into_the_padding(rectangles, tmp_path):
     """Of an R-CNN: proposals in training, and detections, end where the image does."""
     config = canvas_config(rectangles)

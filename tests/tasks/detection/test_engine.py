@@ -31,7 +31,7 @@ def test_the_mean_count_is_of_all_devices():
     assert alone == counted.sum() / 8 and mean_count(counted & False, None) == 1 / 8
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "make",
     [config_of, *(pytest.param(m, marks=pytest.mark.full) for m in (rcnn_config, masks_config))],
@@ -57,7 +57,7 @@ def test_the_same_losses_on_any_devices(make, tmp_path):
                 assert other[key] == pytest.approx(value, rel=1e-2), (name, key)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_one_program_for_images_of_any_shape(tmp_path, one_device):
     """Photographs of many shapes on a canvas: a longer run compiles as many programs."""
     root = write_rectangles(tmp_path / "set")

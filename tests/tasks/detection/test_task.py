@@ -31,7 +31,7 @@ from jaxconv.tasks.detection.outcomes import (
 from jaxconv.tasks.detection.truth import crowds, learned, present
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import read_metrics
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, rarely
 from tests.data.test_annotations import data
 from tests.tasks.test_segmentation import small
 
@@ -217,7 +217,7 @@ def test_scenes_for_a_detector_have_two_classes():
 
 
 @pytest.mark.parametrize(
-    "make", [config_of, masks_config, pytest.param(rcnn_config, marks=pytest.mark.full)]
+    "make", rarely([config_of, masks_config, rcnn_config], {masks_config, rcnn_config})
 )
 def test_images_without_objects_give_finite_losses(make):
     task, source = task_of(make())
@@ -247,6 +247,7 @@ def test_images_without_objects_give_finite_losses(make):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.full
 def test_the_loss_of_an_image_does_not_depend_on_its_batch():
     task, source = task_of(config_of())
     batch = {name: jnp.asarray(value[:4]) for name, value in source.arrays.items()}
@@ -390,7 +391,7 @@ def test_members_of_an_ensemble_and_their_mean(tmp_path, one_device):
     assert 0 <= result["ensemble_ap"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_from_command_to_page(tmp_path):
     """Trains with a page, evaluates with intervals and a table, predicts boxes of the file."""
     run = tmp_path / "run"
