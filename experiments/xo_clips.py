@@ -11,6 +11,12 @@ Your own clips, DIR/<split>/<class>/*.npy, are [T, H, W, C], uint8 or float32, a
     jaxconv train --config=experiments/xo_clips.py --config.data.source=folder:DIR \\
         --workdir=/tmp/clips
 
+Or their frames are images, DIR/<split>/<class>/<clip>/*.jpg, of which 16 are read:
+
+    jaxconv train --config=experiments/xo_clips.py --config.data.source=folder:DIR \\
+        --config.data.frames=16 --config.data.image_size=112 --workdir=/tmp/clips
+    jaxconv predict --workdir=/tmp/clips DIR/test/wave/clip_1
+
 Machine   2 cores of an AMD EPYC, shared; jax 0.10.2
 Time      22 s from start to finish, including compilation
 Result    100% of 600 test clips (seeds 0, 1); 13,091 parameters

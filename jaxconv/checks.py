@@ -79,7 +79,7 @@ AT_LEAST = {
         "optimizer.clip_norm", "optimizer.adaptive_clip", "optimizer.schedule.warmup_steps",
         "loss.label_smoothing", "loss.threshold", "ema.decay", "early_stopping.patience",
         "early_stopping.min_delta", "data.arrays.scale", "distill.alpha", "distill.feature_weight",
-        "data.text.words", "data.fold",
+        "data.text.words", "data.fold", "data.frames",
     ),
     0.05: ("data.audio.seconds",),  # two frames of a spectrogram
     1: (

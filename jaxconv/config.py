@@ -99,6 +99,9 @@ def default_config() -> Config:
     # the most pixels of an image's shorter and longer side on the canvas, such as torchvision's
     # 800,1333 on 1344,1344; empty: as many as fit
     data.sides = ()
+    # of clips in folder:PATH: each folder of images is one clip, of which so many frames are read
+    # [T, H, W, C], see data/folder.py; 0: each file is an example
+    data.frames = 0
     # share of the shorter side that the center crop covers in evaluation: 0.875 for the papers' 224
     # of 256
     data.crop_ratio = 1.0

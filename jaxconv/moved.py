@@ -94,6 +94,12 @@ NAMES: dict[str, dict[str, str]] = {
     "jaxconv.interop.torchvision": {"torchvision_keys": "jaxconv.weights.names:keys_of"},
     "jaxconv.weights.names": {"torchvision_keys": "jaxconv.weights.names:keys_of"},
     "jaxconv.weights.convert": {"read_state_dict": "jaxconv.weights.reader:read_state_dict"},
+    "jaxconv.tasks.classification.examples": {
+        "confusions": "jaxconv.drawing.confusions:confusions"
+    },
+    "jaxconv.tasks.classification.outcomes": {
+        "most_confused": "jaxconv.tasks.confused:most_confused"
+    },
     "jaxconv.train.watch": {
         "Pending": "jaxconv.train.watch:PendingMetrics",
         "memory_said": "jaxconv.train.watch:reraise_out_of_memory",

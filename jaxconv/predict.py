@@ -5,7 +5,7 @@ image, such as a box, is given in the pixels of the file. A run's network with a
 pixel sees the whole image, of any shape; an exported one only the crop.
 
     image    .jpg, .png, .webp ...
-    signal   .wav, .npy
+    signal   .wav, .npy; of a network of clips, folders of frames (see data/folder.py)
     text     .txt: one text per line
 
 A folder stands for all such files below it, sorted by path, by the rules of training (see
@@ -28,7 +28,7 @@ from PIL import Image
 from jaxconv import lazy, moved
 from jaxconv.data.canvas import eval_part
 from jaxconv.data.decode import upright_size
-from jaxconv.data.folder import read_content
+from jaxconv.data.folder import clip_folders, read_clip, read_content
 from jaxconv.data.geometry import crop, inverse
 from jaxconv.data.interface import DamagedError
 from jaxconv.data.listing import list_files, suffixes_of
@@ -58,11 +58,13 @@ class Item:
       content: its content, a path that is read when it is needed, or an element as the network
         takes it.
       line: of a text, from 1; otherwise 0.
+      frames: how many are read of a clip, whose content is its folder; otherwise 0.
     """
 
     file: str
     content: Path | bytes | np.ndarray = dataclasses.field(repr=False)
     line: int = 0
+    frames: int = 0
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}" if self.line else self.file
@@ -79,8 +81,10 @@ class GivenRecords:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, i: int) -> tuple[bytes | np.ndarray, int]:
-        content = self.items[i].content
+    def __getitem__(self, i: int) -> tuple[bytes | tuple[bytes, ...] | np.ndarray, int]:
+        content, frames = self.items[i].content, self.items[i].frames
+        if isinstance(content, Path) and frames and content.is_dir():
+            return read_clip(content, frames), i
         content = read_content(content) if isinstance(content, Path) else content
         if not len(content):
             raise DamagedError("is empty")
@@ -135,10 +139,11 @@ class Prediction:
         return {"file": self.item.file, **line, **self.said}
 
 
-def find_items(names: Sequence[str], kind: str) -> list[Item]:
+def find_items(names: Sequence[str], kind: str, frames: int = 0) -> list[Item]:
     """The items to predict, in the order of `names`: files, folders, or `-` for standard input.
 
-    What is left out of a folder is logged.
+    With `frames`, of clips, each folder of images is one item. What is left out of a folder is
+    logged.
 
     Raises:
       UserError: a folder holds no file of this kind.
@@ -149,13 +154,14 @@ def find_items(names: Sequence[str], kind: str) -> list[Item]:
         if name == "-":
             items += _items_of(Item("-", sys.stdin.buffer.read()), kind)
             continue
-        for file in _files_below(name, kind) if os.path.isdir(name) else [name]:
-            items += _items_of(Item(file, Path(file)), kind)
+        for file in _files_below(name, kind, frames) if os.path.isdir(name) else [name]:
+            items += _items_of(Item(file, Path(file), frames=frames), kind)
     return items
 
 
-def _files_below(folder: str, kind: str) -> list[str]:
-    suffixes = tuple(suffix for files in _FILES[kind] for suffix in suffixes_of(files))
+def _files_below(folder: str, kind: str, frames: int) -> list[str]:
+    kinds = ("image",) if frames else _FILES[kind]
+    suffixes = tuple(suffix for files in kinds for suffix in suffixes_of(files))
     listed = list_files(folder, suffixes)
     for note in listed.notes(folder):
         log.warning("%s", note)
@@ -165,7 +171,8 @@ def _files_below(folder: str, kind: str) -> list[str]:
             "files",
             exit_code=1,
         )
-    return [os.path.join(folder, name) for name in listed.names]
+    names = clip_folders(listed.names) if frames else listed.names
+    return [os.path.join(folder, name) if name else folder for name in names]
 
 
 def _items_of(item: Item, kind: str) -> list[Item]:
@@ -281,7 +288,7 @@ def _given(images: Any, network: Predictor) -> tuple[list[Item], bool]:
     if network.kind == "text" and all(isinstance(one, str) for one in each):
         return [Item(f"text {n}", one.encode()) for n, one in enumerate(each)], False
     if all(isinstance(one, (str, os.PathLike)) for one in each):
-        return find_items([os.fspath(one) for one in each], network.kind), True
+        return find_items([os.fspath(one) for one in each], network.kind, network.frames), True
     if network.kind == "text":
         raise UserError("the network takes texts: give strings, or paths of .txt files")
     elements = [element for one in each for element in _elements(np.asarray(one), network)]

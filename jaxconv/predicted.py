@@ -54,8 +54,9 @@ def write_pictures(
 def _pixels(item: Item, network: Predictor) -> np.ndarray:
     """The image [H, W, C] of an item that has been read."""
     content, _ = GivenRecords([item])[0]
-    if not isinstance(content, bytes):
+    if isinstance(content, np.ndarray):
         return content
+    assert isinstance(content, bytes)  # pictures are of images alone
     reading = network.description["reading"]
     background, decoder = reading.get("background", ""), decoder_of(reading)
     channels = network.input_shape[-1]

@@ -137,7 +137,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         if exported
         else load_run(args.workdir, args.checkpoint, overrides)
     )
-    items = find_items(args.files, network.kind)
+    items = find_items(args.files, network.kind, network.frames)
     predicted, found = 0, predict_items(network, items, args.top)
     if args.out:
         found = write_pictures(network, found, args.out)

@@ -5,6 +5,7 @@ or a path with fields in braces, where the files' names say their class, see dat
     sounds    .wav                    a waveform [L, 1] or a spectrogram [T, mels, 1], see
               data/signals.py
     volumes   .npy                    [D, H, W] or [D, H, W, C], uint8 or float32
+    clips     folders of image files, with `data.frames=T`: [T, H, W, C] uint8, see `read_clip`
 
 The files of a class may lie in subfolders of its folder; listing.py says which files are read. Only
 the split asked for is looked at. If the set is read into memory, everything that could stop
@@ -14,8 +15,9 @@ For a streamed set, the tree is checked before training, and each file when it i
 """
 
 import os
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +91,10 @@ class Files:
         return value
 
     def kind(self) -> str:
-        """`image`, `sound` or `volume`, by the suffixes; raises UserError if they are mixed."""
+        """`image`, `sound` or `volume`, by the suffixes; raises UserError if they are mixed.
+
+        Of `Clips` it is `clip`.
+        """
         kinds = {suffix: kind for kind in KINDS for suffix in suffixes_of(kind)}
         found = {kinds[os.path.splitext(name)[1].lower()]: name for name in self._names}
         if len(found) > 1:
@@ -98,6 +103,74 @@ class Files:
                 f"{self._root}: holds files of several kinds, such as {both}; keep one", exit_code=1
             )
         return next(iter(found))
+
+
+class Clips(Files):
+    """Records that are folders of frames: the payload is the contents of `frames` image files."""
+
+    def __init__(
+        self,
+        root: Path | str,
+        names: Sequence[str],
+        labels: Sequence[int],
+        notes: tuple[str, ...] = (),
+        frames: int = 1,
+    ):
+        super().__init__(root, names, labels, notes)
+        self.frames = frames
+
+    def __getitem__(self, i: int) -> tuple[tuple[bytes, ...], int]:  # type: ignore[override]
+        return read_clip(self.name(i), self.frames), int(self._labels[i])
+
+    def checksum(self) -> int:
+        """CRC-32 of names, labels, and names and sizes of the frames."""
+        value = super().checksum()
+        for name in self._names:
+            folder = os.path.join(self._root, name)
+            for frame in frames_in(folder):
+                size = _size(Path(folder, frame))
+                value = zlib.crc32(os.fsencode(f"{frame} {size}\n"), value)
+        return value
+
+    def kind(self) -> str:
+        return "clip"
+
+
+def read_clip(folder: Path | str, frames: int) -> tuple[bytes, ...]:
+    """The contents of `frames` of the image files in a folder, in order.
+
+    They are sorted by name, with numbers in their order, and the middle one of each of `frames`
+    equal parts is read, as in temporal segment networks in evaluation (Wang et al. 2016,
+    arXiv:1608.00859, section 3.1). A shorter clip repeats some.
+
+    Raises:
+      DamagedError: the folder or a file cannot be read, or there are none.
+    """
+    try:
+        names = frames_in(folder)
+    except OSError as error:
+        raise DamagedError(f"cannot be read ({error.strerror or error})") from error
+    if not names:
+        raise DamagedError("the folder holds no images")
+    chosen = [names[(2 * n + 1) * len(names) // (2 * frames)] for n in range(frames)]
+    contents = {name: read_content(os.path.join(folder, name)) for name in dict.fromkeys(chosen)}
+    return tuple(contents[name] for name in chosen)
+
+
+def frames_in(folder: Path | str) -> list[str]:
+    """Names of the image files in a folder, in order: frame_2 comes before frame_10."""
+    return sorted(files_in(folder, suffixes_of("image")), key=_in_order)
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    # Every second part is a number.
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if n % 2 else (0, part) for n, part in enumerate(parts)]
+
+
+def clip_folders(names: Iterable[str]) -> list[str]:
+    """The folders that directly hold the files of these names, each once, sorted."""
+    return sorted({os.path.dirname(name) for name in names})
 
 
 def _size(path: Path) -> int:
@@ -128,7 +201,7 @@ def open_files(
     Args:
       path: the folder.
       split: the split's name; `train` or `test` if the folder is one unsplit tree.
-      config: `config.data`; `folder` is used.
+      config: `config.data`; `folder` and `frames` are used.
       classes: those of the training split, which this split may lack some of: its labels then are
         indices into them.
 
@@ -136,7 +209,8 @@ def open_files(
       UserError: the tree has one of the faults in the module's docstring.
     """
     settings = config.folder
-    found = list_split(path, split, settings.test_fraction, settings.seed, settings.test)
+    clips = bool(config.frames)
+    found = list_split(path, split, settings.test_fraction, settings.seed, settings.test, clips)
     root, own, notes = os.path.expanduser(root_of(path)), found.classes, found.notes
     labels = found.labels
     lacking = [name for name in classes if name not in own]
@@ -147,6 +221,8 @@ def open_files(
             f"{printable(root)}: split {split!r} has no folder for {len(lacking):,} of "
             f"{len(classes):,} classes, such as {lacking[0]}",
         )
+    if clips:
+        return Clips(root, found.names, labels, notes, config.frames), own
     return Files(root, found.names, labels, notes), own
 
 
@@ -155,8 +231,9 @@ class Split(NamedTuple):
 
     Attributes:
       classes: their names, sorted.
-      names: paths relative to the folder, class by class, sorted in each.
-      labels: of the files.
+      names: paths relative to the folder, of files or of the folders of clips, class by class,
+        sorted in each.
+      labels: of these.
       notes: what was left out, one line each.
     """
 
@@ -166,8 +243,15 @@ class Split(NamedTuple):
     notes: tuple[str, ...]
 
 
-def list_split(path: str, split: str, test_fraction: float, seed: int, test: str = "") -> Split:
-    """One split of a folder; other splits are not looked at.
+def list_split(
+    path: str,
+    split: str,
+    test_fraction: float,
+    seed: int,
+    test: str = "",
+    clips: bool = False,
+) -> Split:
+    """One split of a folder; other splits are not looked at. With `clips`, files are their frames.
 
     An unsplit tree is split class by class: a share `test_fraction` of each class, rounded, goes to
     `test`. Where names have fields, `test` may say which of them do, see `named_files.held_out`.
@@ -177,6 +261,11 @@ def list_split(path: str, split: str, test_fraction: float, seed: int, test: str
         folders are splits and which are classes.
     """
     if has_fields(path):
+        if clips:
+            raise UserError(
+                f"config.data.frames is for folder:DIR with DIR/<class>/<clip>/, and {path!r} has "
+                "fields in braces; leave one of them out"
+            )
         return _list_named(path, split, test_fraction, seed, test)
     if test:
         raise UserError(
@@ -189,9 +278,9 @@ def list_split(path: str, split: str, test_fraction: float, seed: int, test: str
             f"folder:{path}: folder not found; set --config.data.source=folder:PATH",
             exit_code=1,
         )
-    if _has_splits(root, split):
-        return _list_classes(root, split)
-    return _draw_apart(root, _list_classes(root), split, test_fraction, seed)
+    if _has_splits(root, split, clips):
+        return _list_classes(root, split, clips)
+    return _draw_apart(root, _list_classes(root, clips=clips), split, test_fraction, seed)
 
 
 def _list_named(path: str, split: str, test_fraction: float, seed: int, test: str) -> Split:
@@ -252,7 +341,7 @@ def _chosen(tree: Split, chosen: np.ndarray) -> Split:
     )
 
 
-def _has_splits(root: str, split: str) -> bool:
+def _has_splits(root: str, split: str, clips: bool = False) -> bool:
     """Whether the folder is PATH/<split>/<class>/, and not PATH/<class>/."""
     top = subfolders(root)
     if not top:
@@ -269,7 +358,7 @@ def _has_splits(root: str, split: str) -> bool:
         return False
     with_files = [name for name in top if files_in(os.path.join(root, name), all_suffixes())]
     # A class may have its files in subfolders; a split has none of its own.
-    if with_files and not named:
+    if (with_files or clips) and not named:
         return False
     if split in top:
         other = f", but {with_folders[0]} has" if with_folders else ""
@@ -295,7 +384,7 @@ def _suffixes() -> str:
     return ", ".join(all_suffixes())
 
 
-def _list_classes(root: str, split: str = "") -> Split:
+def _list_classes(root: str, split: str = "", clips: bool = False) -> Split:
     folder = os.path.join(root, split)
     classes, found = tuple(subfolders(folder)), Listed()
     labels: list[int] = []
@@ -313,6 +402,8 @@ def _list_classes(root: str, split: str = "") -> Split:
                 "or remove the folder",
                 exit_code=1,
             )
+        if clips:
+            listed.names = _clips_of(listed.names, os.path.join(folder, name))
         found.add(listed, os.path.join(*place))
         labels += [label] * len(listed.names)
     if len(classes) < 2:
@@ -325,6 +416,26 @@ def _list_classes(root: str, split: str = "") -> Split:
     if outside:
         found.left_out[OUTSIDE] = outside
     return Split(classes, found.names, labels, found.notes(root))
+
+
+def _clips_of(names: Sequence[str], folder: str) -> list[str]:
+    """The folders of frames below a class's folder, from the files there."""
+    for name in names:
+        file = os.path.join(folder, name)
+        if not name.lower().endswith(suffixes_of("image")):
+            raise UserError(
+                f"config.data.frames is set, so a clip is a folder of images, and {file} is none; "
+                "for clips in .npy files leave it at 0",
+                exit_code=1,
+            )
+        if not os.path.dirname(name):
+            raise UserError(
+                "config.data.frames is set, so a clip is a folder of images, and "
+                f"{file} lies in the folder of its class: move it into one of its own, such as "
+                f"{os.path.join(folder, 'clip_1')}, or leave config.data.frames at 0",
+                exit_code=1,
+            )
+    return clip_folders(names)
 
 
 def _check_drawn(root: str, split: str) -> None:

@@ -3,7 +3,8 @@
     xo             the lecture's X's and O's, drawn on the fly (data/xo.py)
     xo_scenes, xo_boxes        scenes of them with masks and boxes (data/scenes.py)
     tones, sentences, solids, xo_clips   toys in 1-D and 3-D, and clips (data/toys.py)
-    folder:PATH    images, sounds or volumes in folders named after their classes (data/folder.py)
+    folder:PATH    images, sounds, volumes or clips in folders named after their classes
+                   (data/folder.py)
     masks:PATH     images with masks of class indices (data/masks.py)
     coco:PATH      COCO's annotations: masks, boxes, classes (data/coco.py)
     voc:PATH       Pascal VOC's layout: masks, boxes, classes (data/voc.py)
@@ -132,6 +133,11 @@ def open_source(
         raise UserError(
             f"unknown source {config.source!r}{nearest(kind, PATTERNS)}; the sources are "
             f"{', '.join(PATTERNS)}"
+        )
+    if config.frames and kind != "folder":
+        raise UserError(
+            f"config.data.frames is {config.frames}, which is for folder:PATH, whose folders of "
+            f"images are clips; leave it at 0 for {config.source}"
         )
     rest = str(at_home(rest, "config.data.source")) if is_address(rest) else rest
     if kind == "xo":
@@ -269,12 +275,13 @@ def reading_of(
 
     `data` is the description of the run's data, which has the words of texts.
     """
-    if kind == "image":
+    if kind == "image" or config.frames:
         # A set that is not resized has whole images of one size, of any shape. Other images can be
         # resized to that size only if it is square.
-        size = shape[0] if shape[0] == shape[1] else 0
+        height, width = shape[-3:-1]
         return {
-            "image_size": size,
+            **({"frames": config.frames} if config.frames else {}),
+            "image_size": height if height == width else 0,
             "crop_ratio": config.crop_ratio if eval_size(config) else 1.0,
             "decoder": config.decoder,
             "interpolation": config.interpolation,
@@ -292,11 +299,11 @@ def open_given(
 ) -> StoredSource:
     """Files or texts that belong to no set, decoded as a run's examples are in evaluation.
 
-    A signal is read from a .wav file, like the run's sounds, or from a .npy file, whose uint8 is
-    divided by 255.
+    A signal is read from a .wav file, like the run's sounds, from a .npy file, whose uint8 is
+    divided by 255, or from the frames of a clip.
 
     Args:
-      records: their payloads are file contents, texts, or elements.
+      records: their payloads are file contents, those of a clip's frames, texts, or elements.
       reading: see `reading_of`.
       kind, shape: of the elements, see `interface.Element`. Reading a record of another shape
         raises DamagedError.
@@ -308,7 +315,7 @@ def open_given(
     defaults = default_config().data
     newer = {name: defaults[name] for name in ("background", "interpolation", *ON_CANVAS)}
     config = cast(AnyConfig, ConfigDict(newer | reading))
-    if kind == "image":
+    if kind == "image" or "frames" in reading:
         source = _middles(records, config, shape[-1])
     elif kind == "text":
         source = _texts(records, (), config, tuple(reading.get("words", ())))
@@ -323,6 +330,8 @@ def open_given(
         elif kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
             element = signals.to_unit(signals.read_numbers(payload))
             element = element[..., None] if element.ndim == len(shape) - 1 else element
+        elif isinstance(payload, tuple):  # the frames of a clip
+            element = signals.to_unit(_stacked(payload, lambda frame: source.decode(frame, key)))
         else:
             # No targets move with these elements.
             element = cast(np.ndarray, source.decode(payload, key))
@@ -448,7 +457,7 @@ def _open_folder(
 ) -> StoredSource:
     kind = files.kind()
     for key in ("background", "boxes"):
-        if kind != "image" and config[key]:
+        if kind not in {"background": ("image", "clip"), "boxes": ("image",)}[key] and config[key]:
             raise UserError(
                 f"config.data.{key} is {config[key]!r}, and {config.source} holds {kind}s; leave "
                 "it empty"
@@ -459,6 +468,8 @@ def _open_folder(
         )
     if kind == "volume":
         return _volumes(files, classes)
+    if kind == "clip":
+        return _clips(files, classes, config, augment, channels)
     if config.boxes:
         boxes = joined.BoxFiles(config.boxes, config.max_boxes, config.annotations)
         with_boxes = joined.FilesWithBoxes(files, boxes)
@@ -619,6 +630,39 @@ def _volumes(records: Records, classes: tuple[str, ...]) -> StoredSource:
         classes,
         Element(first.shape, "signal", str(first.dtype)),
     )
+
+
+def _clips(
+    records: Records, classes: tuple[str, ...], config: Any, augment: Any, channels: int
+) -> StoredSource:
+    """Clips, whose frames are read like images in evaluation, in training too."""
+    if config.canvas:
+        raise UserError(f"config.data.canvas is {config.canvas}, and it is not for clips")
+    decoder = decode.choose_decoder(config.decoder, config.interpolation)
+    size = size_of(config, augment is not None)
+    channels = channels or (1 if _all(lambda frames: all(map(is_grey, frames)), records) else 3)
+    settings = ConfigDict(config.to_dict() | {"image_size": size[0] if size else 0})
+    settings.crop_ratio = config.crop_ratio if size and augment is None else 1.0
+
+    def decode_one(frames: tuple[bytes, ...], key: tuple[int, int]) -> np.ndarray:
+        return _stacked(
+            frames, lambda frame: read_for_evaluation(frame, settings, channels, decoder)
+        )
+
+    shape = _first(records, lambda frames: decode_one(frames, (0, 0))).shape
+    versions = decode.decoder_versions(decoder)
+    return StoredSource(records, decode_one, classes, Element(shape, "signal"), versions)
+
+
+def _stacked(frames: tuple[bytes, ...], read: Callable[[bytes], Any]) -> np.ndarray:
+    """A clip's frames, decoded: [T, H, W, C]; raises DamagedError unless they are of one size."""
+    # A short clip repeats frames, which are decoded once.
+    decoded = {content: read(content) for content in dict.fromkeys(frames)}
+    shapes = {pixels.shape[:2] for pixels in decoded.values()}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{width} x {height}" for height, width in sorted(shapes)[:2])
+        raise DamagedError(f"has frames of {sizes} pixels; set config.data.image_size")
+    return np.stack([decoded[content] for content in frames])
 
 
 def _masked_volumes(volumes: nifti.VolumeFiles) -> StoredSource:

@@ -23,6 +23,7 @@ Box = tuple[float, float, float, float]
 SIGNED = "RdBu_r"
 # Their contrast on white is 16:1 and 5.7:1, enough for small text (WCAG 2.2, 1.4.3).
 INK, FAINT = "#222222", "#666666"
+RIGHT, WRONG = "#1a7f37", "#cf222e"
 # The least width of a cell in inches for a number of four or five characters.
 CELL = 0.25
 

@@ -227,16 +227,20 @@ class OpenedNetwork:
     def read(self, file: str) -> np.ndarray:
         """The element [...] of a file, preprocessed like the run's evaluation examples.
 
-        Of a text file this is the first line.
+        Of a text file this is the first line; a clip is its folder.
 
         Raises:
           UserError: the file cannot be read, or its contents do not match the network's input.
         """
-        if Path(file).is_dir():
+        frames = self.config.data.frames
+        if Path(file).is_dir() and not frames:
             raise UserError(f"{file}: is a folder; give a single file")
         shape = element_shape(self.config, self.data)
+        items = find_items([file], self.kind, frames)
+        if len(items) > 1 and items[0].frames:
+            raise UserError(f"{file}: holds {len(items)} clips; give one, such as {items[0]}")
         source = open_given(
-            GivenRecords(find_items([file], self.kind)),
+            GivenRecords(items),
             reading_of(self.config.data, self.kind, shape, self.data),
             self.kind,
             shape,

@@ -60,6 +60,7 @@ NEWER = (
     "task",
     "data.background",
     "data.interpolation",
+    "data.frames",
     "optimizer.kwargs",
     "optimizer.schedule.kwargs",
     "optimizer.adaptive_clip",

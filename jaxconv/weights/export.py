@@ -90,6 +90,11 @@ class Predictor:
         return tuple(self.description["input_shape"])
 
     @property
+    def frames(self) -> int:
+        """Of a clip that is read from a folder of images; 0 for other networks."""
+        return self.description["reading"].get("frames", 0)
+
+    @property
     def dtype(self) -> str:
         """Of an element."""
         return self.description["dtype"]

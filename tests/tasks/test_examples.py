@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from jaxconv.drawing.confusions import confusions
 from jaxconv.drawing.samples import captioned_grid, text_grid
-from jaxconv.tasks.classification.examples import (
-    OTHER,
-    RIGHT,
-    WRONG,
-    confusions,
-    mistakes,
-    predictions,
-)
+from jaxconv.drawing.sheet import RIGHT, WRONG
+from jaxconv.tasks.classification.examples import OTHER, mistakes, predictions
 from jaxconv.tasks.classification.outcomes import Outcomes, worst
+from jaxconv.tasks.confused import most_confused
 
 NAMES = ("cat", "dog", "fox", "owl")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
@@ -73,7 +69,9 @@ def test_worst_mistakes():
 
 def test_confused_pairs():
     counts = np.array([[1, 2, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
-    figure = confusions(counts, NAMES, [[IMAGES[0], IMAGES[1]], [IMAGES[2]]], most=2)
+    figure = confusions(
+        counts, NAMES, most_confused(counts, 2), [[IMAGES[0], IMAGES[1]], [IMAGES[2]]]
+    )
     written = texts(figure)
     assert "3 of 8 are right; rows are the true classes, columns the predicted ones" in written
     assert (
@@ -88,7 +86,9 @@ def test_confused_pairs():
 
 def test_many_classes_have_lists_instead_of_a_matrix():
     counts = np.diag(np.arange(1, 101)) + np.eye(100, k=1, dtype=int) * 3
-    written = texts(confusions(counts, [f"class {k}" for k in range(100)], most=4))
+    written = texts(
+        confusions(counts, [f"class {k}" for k in range(100)], most_confused(counts, 4), most=4)
+    )
     assert "least often right, of 100 classes" in written
     assert [text for text in written if " of " in text and text[0].isdigit()][1:] == [
         "1 of 4",
@@ -97,7 +97,7 @@ def test_many_classes_have_lists_instead_of_a_matrix():
         "4 of 7",
     ]
     assert "class 0 → class 1" in written
-    assert "nothing is confused" in texts(confusions(np.diag([3, 4]), NAMES[:2]))
+    assert "nothing is confused" in texts(confusions(np.diag([3, 4]), NAMES[:2], []))
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (40, 1), (4, 5, 6, 1)])

@@ -19,11 +19,11 @@ from jaxconv.tasks.classification.outcomes import (
     figures,
     heights,
     log_mean,
-    most_confused,
     per_class,
     within,
     worst,
 )
+from jaxconv.tasks.confused import most_confused
 from jaxconv.train.evaluate import mean_and_spread
 
 ABC = ("a", "b", "c")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv import moved
 from jaxconv.data.wordnet import mistake_heights, wordnet_ids
 from jaxconv.tasks.intervals import share_interval
 
@@ -159,18 +160,6 @@ def confusion(outcomes: Outcomes) -> np.ndarray:
     ).reshape(classes, classes)
 
 
-def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """The largest nonzero counts off the diagonal of [K, K], in descending order.
-
-    Returns:
-      (true class, predicted class, count) for each.
-    """
-    mistaken = counts - np.diag(np.diag(counts))
-    order = np.argsort(-mistaken, axis=None, kind="stable")[:most]
-    pairs = [(*divmod(int(place), len(counts)), int(mistaken.flat[place])) for place in order]
-    return [pair for pair in pairs if pair[2]]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
     """The reliability diagram: examples by confidence, in bins of equal width.
@@ -298,3 +287,6 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # logits of a diverged network
         shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+__getattr__ = moved.names_of(__name__)

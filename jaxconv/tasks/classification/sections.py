@@ -11,9 +11,11 @@ import numpy as np
 
 from jaxconv.data.interface import evenly
 from jaxconv.data.wordnet import readable
+from jaxconv.drawing.confusions import confusions
 from jaxconv.drawing.parts import LeftOutError, Table, Text, picture, share
 from jaxconv.tasks.classification import examples, outcomes
 from jaxconv.tasks.classification.accuracy import accuracy_of_classes, reliability
+from jaxconv.tasks.confused import most_confused
 
 # The most examples, mistakes, pairs of classes, and classes.
 _SHOWN, _WORST, _PAIRS, _CLASSES = 16, 12, 10, 1_000
@@ -68,11 +70,10 @@ def mistakes(run: Any) -> list[Any]:
 def _confused(run: Any) -> list[Any]:
     found = run.evaluation.outcomes
     counts = outcomes.confusion(found)
-    pairs = outcomes.most_confused(counts, _PAIRS)
+    pairs = most_confused(counts, _PAIRS)
     each = outcomes.confused_examples(found, pairs)
-    figure = examples.confusions(
-        counts, found.class_names, [run.images(places) for places in each], _PAIRS
-    )
+    pictured = [run.images(places) for places in each]
+    figure = confusions(counts, found.class_names, pairs, pictured, _PAIRS)
     said = "; ".join(
         f"{readable(found.class_names[a])} mistaken for {readable(found.class_names[b])} {n} times"
         for a, b, n in pairs[:3]
@@ -198,9 +199,10 @@ def confusions_figure(evaluation: Any, shown: Callable[[int], Any], most: int, t
     """Which classes are mistaken for which, with examples; see `Task.pictures`."""
     found, most = evaluation.outcomes, most or _PAIRS
     counts = outcomes.confusion(found)
-    pairs = outcomes.confused_examples(found, outcomes.most_confused(counts, most))
-    images = [[shown(int(found.index[place])) for place in places] for places in pairs]
-    return examples.confusions(counts, found.class_names, images, most, title)
+    pairs = most_confused(counts, most)
+    each = outcomes.confused_examples(found, pairs)
+    images = [[shown(int(found.index[place])) for place in places] for places in each]
+    return confusions(counts, found.class_names, pairs, images, most, title)
 
 
 def classes_figure(evaluation: Any, shown: Callable[[int], Any], most: int, title: str) -> Any:

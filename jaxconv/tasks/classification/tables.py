@@ -15,9 +15,9 @@ from jaxconv.tasks.classification.outcomes import (
     calibration,
     confusion,
     heights,
-    most_confused,
     per_class,
 )
+from jaxconv.tasks.confused import most_confused
 from jaxconv.tasks.files import write_rows
 
 # How many classes are named as the worst and as the best, and how many confused pairs.
@@ -158,9 +158,9 @@ def write_confusion(path: Path, evaluation: Any) -> None:
             rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             write_rows(temporary, [["true \\ predicted", *names], *rows])
         else:
-            from jaxconv.tasks.classification.examples import confusions
+            from jaxconv.drawing.confusions import confusions
 
-            figure = confusions(counts, names, title=evaluation.name)
+            figure = confusions(counts, names, most_confused(counts, 10), title=evaluation.name)
             save_figure(figure, temporary, dpi=120)
 
 

@@ -242,15 +242,6 @@ def pairs(kept: Mapping[str, np.ndarray], classes: int, least: float = SHOWN) ->
     return Pairs(image, truth, found, true_class, said, counts, f1, np.asarray(wrong))
 
 
-def most_confused(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """(true class, class that it was taken for, times), of two classes, the most frequent first."""
-    inner = counts[:-1, :-1].copy()
-    np.fill_diagonal(inner, 0)
-    order = np.argsort(-inner.ravel(), kind="stable")[:most]
-    each = [(*divmod(int(place), len(inner)), int(inner.flat[place])) for place in order]
-    return [one for one in each if one[2]]
-
-
 def unpaired(
     targets: Mapping[str, Any], served: Mapping[str, Any], least: float = SHOWN
 ) -> tuple[np.ndarray, np.ndarray]:

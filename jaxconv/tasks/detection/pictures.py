@@ -8,11 +8,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from jaxconv.data.objects import areas, common_areas
+from jaxconv.drawing.confusions import confusions
 from jaxconv.drawing.masks import palette
 from jaxconv.drawing.samples import draw_example, short_name
 from jaxconv.drawing.sheet import FAINT, Picture, new_sheet
-from jaxconv.tasks.classification.examples import confusions
-from jaxconv.tasks.detection.mistakes import KINDS, SHOWN, Mistakes, Pairs, most_confused
+from jaxconv.tasks.confused import most_confused
+from jaxconv.tasks.detection.mistakes import KINDS, SHOWN, Mistakes, Pairs
 from jaxconv.tasks.detection.outcomes import Outcomes, class_rows
 from jaxconv.tasks.detection.precision import IOUS, RECALLS
 
@@ -160,13 +161,16 @@ def _with_truth(kept: Any, shown: Callable[[int], Any], n: int, box: np.ndarray)
 def confused(outcomes: Outcomes, shown: Callable[[int], Any], most: int, title: str = "") -> Figure:
     """The confusion matrix, and the pairs of classes that are confused most, with crops."""
     found = outcomes.pairs
-    pairs, names = most_confused(found.counts, most), (*outcomes.class_names, "background")
+    pairs, names = (
+        most_confused(found.counts[:-1, :-1], most),
+        (*outcomes.class_names, "background"),
+    )
     crops = [_of_pair(outcomes, found, true, said, shown) for true, said, _ in pairs]
     below = (
         f"detections with a score of at least {100 * SHOWN:.0f} %; rows are the objects, columns "
         "the detections; background: missed, or found where nothing is"
     )
-    return confusions(found.counts, names, crops, most, title, pairs, below)
+    return confusions(found.counts, names, pairs, crops, most, title, below)
 
 
 def _of_pair(

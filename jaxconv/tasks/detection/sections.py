@@ -8,8 +8,9 @@ import numpy as np
 from jaxconv.data.interface import evenly
 from jaxconv.drawing.masks import bars_of_classes
 from jaxconv.drawing.parts import LeftOutError, Table, Text, picture, share
+from jaxconv.tasks.confused import most_confused
 from jaxconv.tasks.detection import outcomes, pictures
-from jaxconv.tasks.detection.mistakes import KINDS, SHOWN, most_confused
+from jaxconv.tasks.detection.mistakes import KINDS, SHOWN
 
 # The most examples and pairs of classes.
 _SHOWN, _WORST, _PAIRS = 12, 8, 10
@@ -86,7 +87,7 @@ def mistakes(run: Any) -> list[Any]:
 def confusions(run: Any) -> list[Any]:
     """Which classes are taken for which."""
     found = run.evaluation.outcomes
-    pairs = most_confused(found.pairs.counts, _PAIRS)
+    pairs = most_confused(found.pairs.counts[:-1, :-1], _PAIRS)
     names = found.class_names
     figure = pictures.confused(found, lambda row: run.images([row])[0], _PAIRS)
     said = "; ".join(f"{names[a]} taken for {names[b]} {n} times" for a, b, n in pairs[:3])

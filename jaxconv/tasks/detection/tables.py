@@ -6,10 +6,11 @@ from typing import Any
 
 from jaxconv.data.coco import numbers_of
 from jaxconv.data.sources import eval_size
+from jaxconv.drawing.confusions import confusions
 from jaxconv.drawing.fonts import save_figure
 from jaxconv.errors import UserError
 from jaxconv.files import whole_file
-from jaxconv.tasks.classification.examples import confusions
+from jaxconv.tasks.confused import most_confused
 from jaxconv.tasks.detection.masks import paste_mask
 from jaxconv.tasks.detection.matches import as_coco, in_file
 from jaxconv.tasks.detection.shown import run_lengths
@@ -67,4 +68,5 @@ def write_confusion(path: Path, evaluation: Any) -> None:
             lines = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             write_rows(temporary, [["true \\ detected", *names], *lines])
         else:
-            save_figure(confusions(counts, names, title=evaluation.name), temporary, dpi=120)
+            figure = confusions(counts, names, most_confused(counts, 10), title=evaluation.name)
+            save_figure(figure, temporary, dpi=120)

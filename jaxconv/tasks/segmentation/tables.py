@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.drawing.confusions import confusions
 from jaxconv.drawing.fonts import save_figure
 from jaxconv.files import whole_file
-from jaxconv.tasks.classification.examples import confusions
+from jaxconv.tasks.confused import most_confused
 from jaxconv.tasks.files import write_rows
 from jaxconv.tasks.segmentation.outcomes import Outcomes, figures, rows
 
@@ -58,4 +59,5 @@ def write_confusion(path: Path, evaluation: Any) -> None:
             lines = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             write_rows(temporary, [["true \\ predicted", *names], *lines])
         else:
-            save_figure(confusions(counts, names, title=evaluation.name), temporary, dpi=120)
+            figure = confusions(counts, names, most_confused(counts, 10), title=evaluation.name)
+            save_figure(figure, temporary, dpi=120)
