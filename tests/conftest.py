@@ -9,9 +9,9 @@ import sys
 import tarfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-)
+# Most of the tests' time is compiling, a third of which is LLVM's optimizing.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -52,6 +52,11 @@ def without_the_programs_of_other_modules():
         ctypes.CDLL(None).malloc_trim(0)  # else glibc keeps most of what was freed
 
 
+def rarely(cases, rare):
+    """Cases for `parametrize`; those in `rare` take long, resemble others, and run with --full."""
+    return [pytest.param(case, marks=pytest.mark.full if case in rare else ()) for case in cases]
+
+
 @pytest.fixture
 def one_device():
     return jax.devices()[:1]
@@ -78,8 +83,9 @@ def command_line(*args):
 
 
 def process_settings(devices=1):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags,  # of a flag given twice, the last counts
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",

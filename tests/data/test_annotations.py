@@ -464,7 +464,7 @@ def test_boxes_are_joined_by_name(tmp_path):
         open_source(wrong, "train", needs=LOCATION)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_on_coco_from_command_to_evaluation(tmp_path):
     """The task chooses the targets, in training, in evaluation and in `jaxconv data`."""
     for split in ("train", "test"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rarely
 from tests.docs.pages import blocks_of, run_page, small
 
 pytest.importorskip("pycocotools")
@@ -17,14 +17,18 @@ PAGES = [
 ]
 
 
-# Pages that train for a while run with --full.
-LONG = ("docs/guides/many_runs.md", "docs/guides/segment.md", "docs/guides/detect.md")
+# Guides that train for a while, or compile much, run with --full.
+LONG = {
+    f"docs/guides/{name}.md"
+    for name in (
+        *("detect", "evaluate", "finetune", "many_devices", "many_runs", "python", "reuse"),
+        "segment",
+    )
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.full if page in LONG else ()) for page in PAGES]
-)
+@pytest.mark.parametrize("page", rarely(PAGES, LONG))
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, capsys)

@@ -219,6 +219,7 @@ ONE_OF_EACH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_the_ordinary_rule_gives_the_ordinary_gradient(name):
     size, arguments = ONE_OF_EACH[name]

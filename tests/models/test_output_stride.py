@@ -18,7 +18,7 @@ from jaxconv.errors import UserError
 from jaxconv.layers import average_pool, convolve, group_count, max_pool
 from jaxconv.models.configured import build_model
 from jaxconv.models.network import NORMS
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import ROOT, rarely, tiny_config
 from tests.models.test_registry import MODELS, SMALLEST, paths_of, variables_of
 
 # The table of docs/guides/backbones.md by family, and networks of each.
@@ -181,7 +181,7 @@ def pace(name, size):
     """The marks of a case: sizes besides the first, and most networks, run with --full."""
     if (name, size) in QUICK:
         return ()
-    some = name in ("chain", "mobilenet_v2") and size == 75
+    some = name == "chain" and size == 75
     return pytest.mark.slow if some else pytest.mark.full
 
 
@@ -280,7 +280,7 @@ def test_a_text_s_strides_that_differ_between_axes():
 # Norms.
 
 
-@pytest.mark.parametrize("norm", NORMS[1:])
+@pytest.mark.parametrize("norm", rarely(NORMS[1:], set(NORMS[1:]) - {"group"}))
 @pytest.mark.parametrize("name", ["chain", *map(unless_alike, NAMES)])
 def test_norms_of_every_family(name, norm):
     arguments = {"batch_norm": True} if name == "chain" else {}

@@ -17,7 +17,7 @@ import jaxconv
 from jaxconv.models import MODELS, abstract_variables
 from jaxconv.train.parallel import AXIS
 from jaxconv.train.step import descending
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rarely
 from tests.models.facts import BY_HAND, PRINTED, TIMM, TORCHVISION
 
 # The smallest of each family, and another input size that it takes.
@@ -213,17 +213,13 @@ def test_features_come_in_the_network_s_order():
 TRAINED_RARELY = {
     *("all_cnn_c", "cspresnet50", "darknet53", "ecaresnet26t", "efficientnet_v2_s", "googlenet"),
     *("inception_v3", "mnasnet0_5", "mobilenet_v1", "resnetrs50", "se_resnet50", "xception"),
+    *("convnext_tiny", "convnextv2_atto", "dm_nfnet_f0", "efficientnet_b0", "mobilenet_v2"),
+    *("regnet_y_400mf", "skresnet18"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.full if name in TRAINED_RARELY else ())
-        for name in TRAINED
-    ],
-)
+@pytest.mark.parametrize("name", rarely(TRAINED, TRAINED_RARELY))
 def test_one_step_lowers_the_loss(name):
     """A training step lowers the loss of its own batch, with finite gradients everywhere.
 

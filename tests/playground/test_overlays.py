@@ -7,12 +7,16 @@ from jaxconv.config import load_config
 from jaxconv.look.opened import open_run
 from jaxconv.run import train
 from jaxconv.tasks.detection.mistakes import SHOWN
+from tests.conftest import rarely
 from tests.playground.serving import served
 from tests.playground.test_in_browser import CROSS, answered
 from tests.playground.test_page import talk
 
 
-@pytest.fixture(scope="module", params=["segmentation", "localization", "detection"])
+@pytest.fixture(
+    scope="module",
+    params=rarely(["segmentation", "localization", "detection"], {"localization"}),
+)
 def opened(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     config = load_config(f"experiments/xo_{request.param}.py:small")

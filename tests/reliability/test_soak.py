@@ -51,7 +51,7 @@ def growth(workdir, steps):
     return sorted(seen[-3:])[1] / sorted(seen[9:12])[1] - 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_memory_of_a_short_run_stays(tmp_path):
     """Short, but long enough to detect a step that leaks as much as its batch of images."""
     assert growth(tmp_path, 1000) < 0.05

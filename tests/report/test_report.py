@@ -544,6 +544,7 @@ def photographs(count, size, classes):
     )
 
 
+@pytest.mark.full
 def test_page_of_a_thousand_classes_of_large_images_is_small(tmp_path):
     """An untrained network with mostly correct logits: its pictures are as large as ImageNet's."""
     source, config = (
@@ -727,7 +728,7 @@ def test_empty_text_and_table_are_pages_too(browser, tmp_path):
     ("name", "changes", "without"),
     [
         ("xo", ["ensemble.size=2"], set()),
-        ("volume", [], {"Patches"}),
+        pytest.param("volume", [], {"Patches"}, marks=pytest.mark.full),
         ("sentences", [], {"Patches"}),
     ],
 )
