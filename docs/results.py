@@ -29,21 +29,22 @@ HERE = Path(__file__).resolve().parent
 HEAD = """\
 # Results
 
-Every experiment that was run at full length, with what its paper reports, if it is a paper's. The
-page is made by `docs/results.sh`. Experiments that are not here have not been run whole;
-[Experiments](experiments.md) and their docstrings say what is known.
+This page lists every experiment that was run at full length. If an experiment follows a paper, the
+column "published" has the paper's result. An experiment that is not here was not run at full
+length; [Experiments](experiments.md) and its docstring say what is known about it.
+`docs/results.sh` makes this page.
 """
 MEASURED = """\
-## Measured
+## Measured from the files of the runs
 
-From the files of the runs. Machine: {machine}. The time is that of training with compilation and
-evaluations; ± is the sample deviation over the seeds.
+Machine: {machine}. The time includes compilation
+and evaluations. ± is the sample standard deviation over the seeds.
 """
 DOCUMENTED = """\
-## Documented
+## Documented in the experiments
 
-From `results.tsv`: figures of runs whose files are gone, as the experiments' docstrings give them,
-with their commands. The date is that of the docstring.
+The files of these runs are gone. The results are those in the docstrings of the experiments, which
+also have the commands; `results.tsv` collects them. The date is that of the docstring.
 """
 COLUMNS = ("experiment", "seeds", "time", "result", "published", "date")
 

@@ -52,8 +52,8 @@ ACCELERATORS = {"cuda": ("jax-cuda12-plugin", "jax-cuda13-plugin"), "tpu": ("lib
 SHOWN = (
     "CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
     "JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_JIT", "JAX_ENABLE_X64", "JAX_PLATFORMS",
-    "JAX_TRACEBACK_FILTERING", "JAXCONV_WEIGHTS", "LANG", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
-    "PYTHONPATH", "PYTHONUTF8", "TFDS_DATA_DIR", "TMPDIR", "TORCH_HOME",
+    "JAX_TRACEBACK_FILTERING", "JAXCONV_CLOUD", "JAXCONV_WEIGHTS", "LANG", "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS", "PYTHONPATH", "PYTHONUTF8", "TFDS_DATA_DIR", "TMPDIR", "TORCH_HOME",
     "TPU_VISIBLE_CHIPS", "XDG_CACHE_HOME", "XLA_FLAGS", "XLA_PYTHON_CLIENT_ALLOCATOR",
     "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
 )  # fmt: skip
@@ -354,6 +354,7 @@ def _caches() -> list[Line]:
     places = {
         "compiled programs": compiled,
         "weights": os.environ.get("JAXCONV_WEIGHTS") or cache_folder("weights"),
+        "copies of buckets": os.environ.get("JAXCONV_CLOUD") or cache_folder("cloud"),
         "Hugging Face hub": os.environ.get("HF_HUB_CACHE") or hub,
         "torch hub": torch,
         "TFDS": os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets",

@@ -20,7 +20,7 @@ from jaxconv.errors import UserError, in_words, nearest
 def expand(path: str | os.PathLike[str], option: str = "--workdir") -> Path:
     """Make a path absolute and expand `~`.
 
-    An address in a bucket becomes the path of its copy on this machine, see cloud.py.
+    An address in a bucket becomes the path of its copy on this machine, see jaxconv/cloud.
 
     Raises:
       UserError: the path is empty, another URL, in the home of an unknown user, or not UTF-8 text;

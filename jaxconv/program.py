@@ -16,6 +16,7 @@ import jax.extend.core as jex
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxconv.layers.conv import plain
+from jaxconv.layers.embed import Embed
 from jaxconv.models.bridge import linen
 from jaxconv.receptive import Seen, broadcasts, everything, image, seen_by
 
@@ -52,11 +53,14 @@ class Call:
       is_block: whether it calls other modules.
       touched, worked: whether its own code has computed anything, and anything that is not
         elementwise, since its last event.
+      looks_up: whether a matrix product in its own code stands for rows that are looked up, which
+        multiplies nothing.
       multiply_adds: of its own code.
     """
 
     path: tuple[str, ...]
     input: tuple[int, ...] = ()
+    looks_up: bool = False
     is_block: bool = False
     touched: bool = False
     worked: bool = False
@@ -93,7 +97,7 @@ class Tracer:
     """
 
     def __init__(self) -> None:
-        self._paths: list[tuple[str, ...]] = []
+        self._modules: list[nn.Module] = []
         self._calls: dict[str, Call] = {}
         # Calls that return no array have no end mark; their work counts as their caller's.
         self._endless: set[str] = set()
@@ -106,8 +110,8 @@ class Tracer:
         """Mark the input and output of a module's call; for `nn.intercept_methods`."""
         if context.method_name != "__call__" or not context.module.path:
             return next_fun(*args, **kwargs)
-        number = len(self._paths)
-        self._paths.append(context.module.path)
+        number = len(self._modules)
+        self._modules.append(context.module)
         args, kwargs = _mark((args, kwargs), f"{_BEGIN}{number}")
         output = next_fun(*args, **kwargs)
         if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(output)):
@@ -162,7 +166,7 @@ class Tracer:
         call.worked |= not elementwise
         before = next(seen for seen in operands if seen is not None)
         pooled = name.startswith("reduce_") and any(before.axes) and not any(seen.axes)
-        multiply_adds = _multiply_adds(eqn) * self._times
+        multiply_adds = 0 if call.looks_up else _multiply_adds(eqn) * self._times
         call.multiply_adds += multiply_adds
         if pooled or multiply_adds or (name in _OPS and seen.extents != before.extents):
             self.events.append(
@@ -184,7 +188,8 @@ class Tracer:
         if mark[0] == _BEGIN:
             if mark not in self._calls and mark not in self._endless:
                 call.is_block = True
-                self._calls[mark] = Call(self._paths[int(mark[1:])], aval.shape[1:])
+                module = self._modules[int(mark[1:])]
+                self._calls[mark] = Call(module.path, aval.shape[1:], isinstance(module, Embed))
                 self._open.append(self._calls[mark])
         elif mark[0] == _END:
             ended = self._calls.get(_BEGIN + mark[1:])

@@ -7,7 +7,7 @@
 The network is traced on shapes: no weights are allocated and nothing is computed. The rows are the
 modules that it calls, in call order, and the feature maps that it names. Multiply-adds of every
 convolution and matrix product, and receptive fields (see receptive.py), are read from the traced
-program, so they are right for any Linen module.
+program, so they are right for any Linen module. An embedding looks rows up and has none.
 """
 
 import collections

@@ -63,7 +63,8 @@ def bucket(served, tmp_path, monkeypatch, request):
         pytest.skip("as on s3; on gs only with --full, as its emulator is slow")
     served.fault = lambda method, path: ""
     served.asked.clear()
-    monkeypatch.setattr(cloud, "PATIENCE", 2)
+    for module in (cloud.index, cloud.mirror):
+        monkeypatch.setattr(module, "PATIENCE", 2)
     other_machine(monkeypatch, tmp_path / "one")
     package = logging.getLogger("jaxconv")  # which `main` sends to this test's standard error
     monkeypatch.setattr(package, "handlers", [])
@@ -75,7 +76,7 @@ def bucket(served, tmp_path, monkeypatch, request):
 
 def other_machine(monkeypatch, cache):
     monkeypatch.setenv("JAXCONV_CLOUD", str(cache))
-    cloud._FETCHED.clear()
+    cloud.copies._FETCHED.clear()
 
 
 def config_of(**changes):
@@ -163,7 +164,7 @@ def test_cut_connections(bucket, tmp_path):
         with whole_file(file) as temporary:
             temporary.write_bytes(content[number:])
     shutil.rmtree(cloud.cache_folder())
-    cloud._FETCHED.clear()
+    cloud.copies._FETCHED.clear()
     folder = expand(bucket.address("cut"))
     assert [(folder / f"{n}.bin").read_bytes() == content[n:] for n in range(4)] == [True] * 4
 
@@ -341,7 +342,7 @@ def test_a_run_that_goes_on_is_watched(bucket, tmp_path, monkeypatch):
 
 def test_another_machine_trains(bucket, tmp_path, monkeypatch):
     address = bucket.address("runs/taken")
-    monkeypatch.setattr(cloud, "_RENEW", 0.5)
+    monkeypatch.setattr(cloud.mirror, "_RENEW", 0.5)
     place = expand(address)
     place.mkdir(parents=True)
     with cloud.Mirror(place, open(place / ".lock", "w")) as mirror:

@@ -113,9 +113,13 @@ def test_the_size_of_a_cache(monkeypatch, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     files, size = doctor._size_of(tmp_path)
     assert files == 2 and 1500 < size < 1700
-    monkeypatch.setenv("JAXCONV_WEIGHTS", str(tmp_path))
-    caches = {line.name: line.value for line in doctor._caches()}
-    assert caches["weights"].endswith("kB in 2 files")
+    for name, variable in {
+        "weights": "JAXCONV_WEIGHTS",
+        "copies of buckets": "JAXCONV_CLOUD",
+    }.items():
+        monkeypatch.setenv(variable, str(tmp_path))
+        caches = {line.name: line.value for line in doctor._caches()}
+        assert caches[name].endswith("kB in 2 files")
 
 
 @pytest.mark.slow

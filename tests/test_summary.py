@@ -317,6 +317,19 @@ def test_any_linen_module():
     assert row_of(summary.at_depth(1), "block").field == (3, 3)
 
 
+def test_an_embedding_multiplies_nothing():
+    """Its one-hot codes stand for rows of the table; a 1x1 convolution of them is a product."""
+    embedded, convolved = (
+        jaxconv.summarize(jaxconv.models.from_text(f"{layer} relu fc2", 2), (20, 1000))
+        for layer in ("embed8", "conv1-8")
+    )
+    row = row_of(embedded, "embed")
+    assert (row.volume, row.values, row.weights) == ((20, 8), 160, 8_000)
+    assert row.multiply_adds == row.dense_multiply_adds == 0
+    assert row_of(convolved, "conv1").multiply_adds == 20 * 1000 * 8
+    assert embedded.total("multiply_adds") == row_of(embedded, "fc1").multiply_adds == 20 * 8 * 2
+
+
 def test_loops_are_counted_as_often_as_they_go_round():
     class Step(nn.Module):
         @nn.compact

@@ -2,10 +2,10 @@
 
 The content of the page is data: the dataclasses of `drawing/parts.py`. Its look is in report.html
 (a Jinja template, which escapes every name and text), report.css and report.js. uPlot 1.6.32 (MIT
-license, its files are in this folder) draws the zoomable charts. It takes 52 kB, where Plotly's
-smallest bundle takes 1 MB and Bokeh and Vega take more, and it is made for long series against a
-step. It draws on a canvas, which screen readers cannot read, so every chart also has its numbers
-in a sentence and in a table, and buttons to zoom.
+license, which each page repeats; its files are in this folder) draws the zoomable charts. It takes
+52 kB, where Plotly's smallest bundle takes 1 MB and Bokeh and Vega take more, and it is made for
+long series against a step. It draws on a canvas, which screen readers cannot read, so every chart
+also has its numbers in a sentence and in a table, and buttons to zoom.
 
 The page's Content-Security-Policy lets it load nothing but itself: no text in it can become a
 script.
@@ -84,6 +84,7 @@ def html(title: str, sections: Sequence[Section], **more: Any) -> str:
             for script in scripts
         ],
         styles=Markup(_asset("uPlot.min.css") + _asset("report.css")),
+        license=Markup(_asset("uPlot.LICENSE")),
         version=__version__,
         **more,
     )

@@ -119,6 +119,19 @@ def test_every_extra_is_complete():
     assert set(wanted[""]) == {"jax", "flax", "optax", "ml-collections", "numpy"}
 
 
+def test_the_notice_names_files_that_are_there():
+    """And all pictures of the documentation that show photographs of others."""
+    notice = (ROOT / "NOTICE").read_text()
+    named = re.findall(r"(?:jaxconv|docs)/[\w./]+", notice)
+    assert len(named) == 15 and all((ROOT / name).is_file() for name in named)
+    script = (ROOT / "docs/pictures.sh").read_text()
+    runs = "cifar|camvid|hippocampus|bccd|pennfudan"
+    drawn = re.findall(rf'^look (\w+) (\w+) --workdir="\$(?:{runs})"', script, re.M)
+    kinds = ("filters", "classes")  # without photographs
+    shown = {f"docs/{name}.png" for name, kind in drawn if kind not in kinds}
+    assert len(shown) > 5 and shown <= {*named}
+
+
 def test_every_imported_package_is_installed_by_some_part():
     known = (
         LIGHT | OPTIONAL | BROUGHT | {module for modules in EXTRAS.values() for module in modules}
@@ -138,7 +151,7 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("jaxconv", "experiments"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, folder)
     return folder
 

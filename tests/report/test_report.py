@@ -129,6 +129,12 @@ def shown(browser):
     return numbers, "all" in said
 
 
+def test_the_page_repeats_the_license_of_what_draws_its_charts():
+    state = {"subtitle": "", "state": "finished", "going_on": False, "written": ""}
+    license = (ROOT / "jaxconv/report/uPlot.LICENSE").read_text()
+    assert "Leon Sorokin" in license and license in page.html("run", [], **state)
+
+
 def test_zoom_by_mouse_keys_and_buttons(opened):
     from selenium.webdriver import Keys
 
