@@ -11,6 +11,7 @@ batch and layer norm weight, bias      scale, bias
 running_mean, running_var              batch_stats mean, var
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -218,10 +219,20 @@ def agreement(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     return len(same) / len(expected.keys() | arrays.keys())
 
 
-def _leaves(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+def _leaves(
+    name: str, classes: int, arguments: Mapping[str, Any]
+) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shapes of our variables by path, such as `params/conv1/conv/kernel`."""
+    return _leaves_of(name, classes, tuple(sorted(arguments.items())))
+
+
+# Tracing a network takes a quarter of a second, and a name is asked for up to four times.
+@functools.lru_cache(maxsize=256)
+def _leaves_of(
+    name: str, classes: int, arguments: tuple[tuple[str, Any], ...]
+) -> dict[str, jax.ShapeDtypeStruct]:
     variables = abstract_variables(
-        create_model(name, classes, **arguments), (1, *usual_task(name)[0])
+        create_model(name, classes, **dict(arguments)), (1, *usual_task(name)[0])
     )
     # Flax types its keys as tuples, which they are without `sep`.
     return cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(variables, sep="/"))
