@@ -6,18 +6,22 @@ config, and evaluation, prediction and export do the same. What is set otherwise
 
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 from jaxconv.checks import CHOICES, FILES
 from jaxconv.config import default_config, flatten, set_key
 from jaxconv.files import expand
-from jaxconv.models import model_arguments
+from jaxconv.models import model_arguments, usual_task
 from jaxconv.train.workdir import saved_config
 from jaxconv.values import AnyConfig, with_plain_values
 from jaxconv.weights.pretrained import Weights, arguments_of, find_weights, preprocessing_of
 from jaxconv.weights.published import Preprocessing
 
 log = logging.getLogger(__name__)
+
+# Of colour images, on a scale from 0 to 1: what weights of ImageNet want that do not say it.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 KEYS = tuple(
     f"data.{key}"
@@ -72,10 +76,11 @@ def with_preprocessing(
     return filled(config)
 
 
-def filled(config: AnyConfig) -> AnyConfig:
+def filled(config: AnyConfig, given: Collection[str] = ()) -> AnyConfig:
     """The config with what the weights of `config.model.init_from` want, where it has defaults.
 
-    What was filled in, and what the config has otherwise, is logged.
+    What was filled in, and what the config has otherwise, is logged. `given` are keys that stay as
+    they are, even at their default.
 
     Raises:
       UserError: the weights are not known, or cannot be had.
@@ -89,8 +94,37 @@ def filled(config: AnyConfig) -> AnyConfig:
     settings = settings_of(wants, _sized(config, weights))
     if config.data.image_size not in (0, settings.get("data.image_size")):
         settings.pop("data.eval_image_size", None)  # that of another size
-    changed = _with(config, settings)
+    changed = _with(config, settings, given)
     _say(weights.row.name if weights.row else place, config, changed, settings, wants)
+    return changed
+
+
+def usual(network: str) -> Preprocessing:
+    """What weights are taken to want of images where nobody says: what ImageNet's usually do."""
+    size = usual_task(network)[0][0]
+    return Preprocessing(mean=MEAN, std=STD, size=(size,), crop=0.875 if size > 32 else 1.0)
+
+
+def complete(config: AnyConfig, weights: Weights, given: Collection[str] = ()) -> AnyConfig:
+    """The config as `filled` makes it and, where nobody says what the weights want, the usual.
+
+    Files are then resized in any case. What is assumed is said.
+
+    Raises:
+      UserError: as `filled`.
+    """
+    config = filled(config, given)
+    settings = settings_of(usual(config.model.name), _sized(config, weights))
+    if preprocessing_of(weights) is not None:  # and only the size may be missing
+        settings = {key: value for key, value in settings.items() if key == "data.image_size"}
+    changed = _with(config, settings, given)
+    before, now = flatten(config), flatten(changed)
+    new = [f"{key} {_shown(now[key])}" for key in settings if before[key] != now[key]]
+    if new:
+        log.warning(
+            "nobody says what the weights of %s want of images; as is usual for %s: %s",
+            *(weights.text, config.model.name, ", ".join(new)),
+        )
     return changed
 
 
@@ -120,12 +154,12 @@ def _sized(config: AnyConfig, weights: Weights) -> bool:
     return own and kind in FILES and not config.data.canvas
 
 
-def _with(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
-    """The config with these settings, where it has defaults."""
+def _with(config: AnyConfig, settings: dict[str, Any], given: Collection[str] = ()) -> AnyConfig:
+    """The config with these settings, where it has defaults that were not given."""
     defaults, now = flatten(default_config()), flatten(config)
     changed = with_plain_values(config)
     for key, value in settings.items():
-        if now.get(key) == defaults[key]:
+        if now.get(key) == defaults[key] and key not in given:
             set_key(changed, key, value if isinstance(value, str) else repr(value))
     return changed
 

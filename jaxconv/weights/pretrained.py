@@ -271,7 +271,7 @@ def create_pretrained(
     weights = find_weights(os.fspath(pretrained), networks)
     settings = {**arguments_of(weights, name), **settings}
     variables, _ = read_weights(os.fspath(pretrained), networks, "pretrained")
-    classes = _classes(name, variables, settings) if num_classes is None else num_classes
+    classes = classes_in(name, variables, settings) if num_classes is None else num_classes
     model = create_model(name, classes, **settings)
     shapes = abstract_variables(model, (1, *usual))
     if not classes:  # the last layer goes
@@ -288,8 +288,11 @@ def create_pretrained(
     return model, _with_new_layers(model, fitted, (1, *usual))
 
 
-def _classes(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
-    """The number of classes of a network's variables; its usual one for those of a backbone."""
+def classes_in(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
+    """The number of classes of a network's variables; its usual one for those of a backbone.
+
+    `settings` are the network's own arguments.
+    """
     shape, usual = usual_task(name)
     trees = (abstract_variables(create_model(name, k, **settings), (1, *shape)) for k in (1, 2))
     # Flax types its keys as tuples, which they are without `sep`.
