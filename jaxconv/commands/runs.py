@@ -135,6 +135,13 @@ def _add_evaluate(commands: Any) -> None:
         "gaussian_noise:3,fog; without :SEVERITY all five",
     )
     evaluate.add_argument(
+        "--frost",
+        default="",
+        metavar="DIR",
+        help="for --corruptions: folder of photographs of frost, such as ImageNet-C's frost1.png "
+        "to frost6.jpg; without it that kind is left out",
+    )
+    evaluate.add_argument(
         "--only_present",
         action="store_true",
         help="choose only among the classes that the set has examples of, as for ImageNet-A and -R",
@@ -317,6 +324,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _measure(args: argparse.Namespace, opened: Opened) -> int:
+    if args.frost:
+        raise UserError(f"--frost={args.frost}: is for --corruptions")
     from jaxconv.evaluation import tables
     from jaxconv.evaluation.several import evaluate_runs
     from jaxconv.evaluation.views import read_scales
@@ -375,9 +384,11 @@ def _evaluate_corrupted(args: argparse.Namespace, opened: Opened) -> int:
     if given or len(opened.workdirs) > 1:
         what = f"--{given[0]}" if given else "several runs"
         raise UserError(f"--corruptions: cannot be measured together with {what}")
-    kinds = read_corruptions(args.corruptions)
+    kinds = read_corruptions(args.corruptions, bool(args.frost))
     found = evaluate_corrupted(
-        opened.workdirs[0], kinds, args.split, args.checkpoint, overrides=opened.overrides
+        *(opened.workdirs[0], kinds, args.split, args.checkpoint),
+        overrides=opened.overrides,
+        frost=args.frost,
     )
     print(*found.lines(), sep="\n")
     print_json(found.record(), args.json)
