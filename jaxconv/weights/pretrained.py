@@ -25,7 +25,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxconv.errors import UserError, in_words
 from jaxconv.files import at_home
-from jaxconv.models import abstract_variables, create_model, model_arguments, usual_task
+from jaxconv.models import (
+    abstract_variables,
+    create_model,
+    list_models,
+    model_arguments,
+    usual_task,
+)
 from jaxconv.train.initial import fit, read_folder
 from jaxconv.train.workdir import read_json
 from jaxconv.weights.fetch import Fetched, Hub, fetch, hub_file, hub_of, sha256_of
@@ -205,6 +211,19 @@ def preprocessing_of(weights: Weights) -> Preprocessing | None:
             found = read_json(file, dict).get("preprocessing")
             return as_preprocessing(found, file) if found else None
     return None
+
+
+def network_of(weights: Weights) -> str:
+    """The network that weights are of: of the table, or as a repository of the hub says; otherwise
+    the first of those that they may be of.
+    """
+    if weights.row:
+        return weights.row.network
+    if weights.hub:
+        ours, _ = of_timm(str(_hub_settings(weights.hub).get("architecture", "")))
+        if ours in list_models():
+            return ours
+    return weights.networks[0]
 
 
 def arguments_of(weights: Weights, network: str) -> dict[str, Any]:
