@@ -64,8 +64,8 @@ def default_config() -> Config:
     model.kwargs = Config()  # the network's own arguments, such as filters=(16, 32)
     # start from weights: a name of `jaxconv weights` such as tv2_in1k, True for the usual ones,
     # hf:OWNER/REPO@REVISION, a file, a folder of `jaxconv convert`, or the workdir of another run.
-    # What they want of images fills data.mean, std, image_size, eval_image_size and crop_ratio
-    # where these have their defaults, see weights/preprocessing.py
+    # What they want of images fills data.mean, std, image_size, eval_image_size and crop_ratio, of
+    # detectors canvas and sides, where these have their defaults, see weights/preprocessing.py
     model.init_from = ""
     # compute type: float32, bfloat16 or float16; parameters and losses are float32
     model.dtype = "float32"

@@ -27,9 +27,8 @@ from jaxconv.tasks import needs_of
 from jaxconv.train.optim import parameter_paths
 from jaxconv.train.workdir import saved_config
 from jaxconv.values import AnyConfig, Config, plain
-from jaxconv.weights.preprocessing import filled, networks_of, settings_of
+from jaxconv.weights.preprocessing import filled, networks_of, settings_of, usual
 from jaxconv.weights.pretrained import find_weights, preprocessing_of
-from jaxconv.weights.published import Preprocessing
 
 # The group of all parameters but those of the last layer.
 BODY = "body"
@@ -37,8 +36,6 @@ PROBES = ("", "linear")
 NORMS = ("tracked", "frozen")
 # The training: passes over the set, but no fewer and no more than so many steps.
 EPOCHS, FEWEST, MOST = 20, 500, 10_000
-# Of colour images, on a scale from 0 to 1: what weights of ImageNet want that do not say it.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Built(NamedTuple):
@@ -87,7 +84,7 @@ def finetune_config(
             "tasks use train with --config.model.init_from"
         )
     given = {one.partition("=")[0] for one in others}
-    config = filled(config)
+    config = filled(config, given)
     opened = _open(config)
     description = describe(opened)
     for key, value in _recipe(config, len(opened), description, probe).items():
@@ -161,10 +158,7 @@ def _wanted(config: AnyConfig, channels: int) -> dict[str, Any]:
         keys = ("mean", "std", *(("image_size", "eval_image_size", "crop_ratio") if sized else ()))
         return {f"data.{key}": plain(trained[key]) for key in keys}
     weights = find_weights(place, networks_of(config), "--pretrained") if place else None
-    size = (usual_task(config.model.name)[0][0],)
-    wants = (preprocessing_of(weights) if weights else None) or Preprocessing(
-        mean=MEAN, std=STD, size=size, crop=0.875
-    )
+    wants = (preprocessing_of(weights) if weights else None) or usual(config.model.name)
     found = settings_of(wants, sized)
     if data.image_size:  # that of evaluation is for another
         found.pop("data.eval_image_size", None)

@@ -38,6 +38,7 @@ from jaxconv.data.sources import open_given
 from jaxconv.errors import UserError
 from jaxconv.evaluation.whole import open_whole
 from jaxconv.train.other_data import Overrides
+from jaxconv.weights.as_run import as_run
 from jaxconv.weights.export import Predictor, load_run
 
 log = logging.getLogger(__name__)
@@ -251,22 +252,28 @@ def _in_file(
 
 
 def predict(
-    workdir: str | os.PathLike[str],
-    images: Any,
+    workdir: str | os.PathLike[str] | None = None,
+    images: Any = None,
     checkpoint: str = "latest",
     top: int = 5,
     overrides: Overrides = (),
+    *,
+    model: str = "",
+    pretrained: str | bool | os.PathLike[str] = "",
 ) -> list[Prediction]:
-    """Predict files or arrays with the network of a run; `jaxconv.predict` is this function.
+    """Predict files or arrays with the network of a run, or with published weights;
+    `jaxconv.predict` is this function.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; None with `model`.
       images: a path, or several: files, or folders of files. Or arrays: images [N, H, W, C],
         [N, H, W] or one of them, uint8, which are resized and cropped like files; signals as the
         network takes them; for a network of texts, a string or several.
       checkpoint: `latest`, `best`, or a step.
       top: the most classes to give.
       overrides: `KEY=VALUE` each or values by key, on how files are read, see train/other_data.py.
+      model, pretrained: instead of a run, a classifier and its weights, as `create_model` takes
+        them.
 
     Returns:
       One for each array or text, in order; one for each file that can be read, with its name.
@@ -274,7 +281,17 @@ def predict(
     Raises:
       UserError: there is no such run or file, or an array cannot be read as an image of the run.
     """
-    network = load_run(workdir, checkpoint, overrides)
+    if images is None:
+        raise UserError("predict() needs images: a path, or an array")
+    if (workdir is None) != bool(model) or bool(model) != bool(pretrained):
+        raise UserError("predict() needs a workdir, or model= and pretrained=")
+    if workdir is None and checkpoint != "latest":
+        raise UserError(f"checkpoint={checkpoint}: is of a run, not of published weights")
+    if workdir is None:
+        with as_run(model, pretrained, overrides) as run:
+            network = load_run(run.workdir)
+    else:
+        network = load_run(workdir, checkpoint, overrides)
     items, named = _given(images, network)
     found = list(predict_items(network, items, top)) if items else []
     if len(found) < len(items) and not named:

@@ -13,11 +13,12 @@ from PIL import Image
 from jaxconv.__main__ import main
 from jaxconv.errors import UserError
 from jaxconv.evaluation.neighbours import vote
-from jaxconv.finetune import BODY, FEWEST, MEAN, finetune_config
+from jaxconv.finetune import BODY, FEWEST, finetune_config
 from jaxconv.models import abstract_variables, create_model
 from jaxconv.train.initial import load_weights, save_weights
 from jaxconv.train.restore import restore_run
 from jaxconv.train.workdir import saved_config
+from jaxconv.weights.preprocessing import MEAN
 from tests.conftest import command
 
 NAMES = ("bars", "dots", "rings")

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxconv.disk import cache_folder
 from jaxconv.errors import UserError, human_bytes, short
@@ -78,6 +78,73 @@ def trusting(args: argparse.Namespace) -> Iterator[None]:
         raise UserError(f"--trust={args.trust}: applies to the code of a run; give a --workdir too")
     with trusted(args.trust):
         yield
+
+
+def add_network(command: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add --model and --pretrained, which name weights that others have trained."""
+    command.add_argument(
+        "--model", required=required, default="", metavar="NAME", help="the network"
+    )
+    command.add_argument(
+        "--pretrained",
+        required=required,
+        default="",
+        metavar="WEIGHTS",
+        help="its weights, as config.model.init_from takes them: a name of `jaxconv weights`, a "
+        "file or a folder",
+    )
+
+
+class Opened(NamedTuple):
+    """The runs that a command uses.
+
+    Attributes:
+      workdirs: one or several.
+      overrides: of their configs.
+      weights: what --model and --pretrained have named, for people; empty for runs.
+      some_classes: whether the set to evaluate on lacks some of the classes of these weights.
+    """
+
+    workdirs: list[str]
+    overrides: list[str]
+    weights: str = ""
+    some_classes: bool = False
+
+
+@contextlib.contextmanager
+def opened_runs(
+    args: argparse.Namespace, command: str, overrides: list[str], split: str | None = None
+) -> Iterator[Opened]:
+    """Start JAX with the config of --workdir; or make a run of --model and --pretrained, which
+    lasts as long as the context.
+
+    Args:
+      args: with `workdir`, `model`, `pretrained` and `checkpoint`.
+      command: for messages.
+      overrides: of the config. The run of weights has them in it already.
+      split: as for `as_run`.
+
+    Raises:
+      UserError: both or neither are given, or they cannot be opened.
+    """
+    from jaxconv.config import default_config
+    from jaxconv.files import expand
+    from jaxconv.train.workdir import saved_config
+
+    if bool(args.workdir) == bool(args.model) or bool(args.model) != bool(args.pretrained):
+        raise UserError(f"{command}: give --workdir, or --model and --pretrained")
+    if args.workdir:
+        workdirs = [args.workdir] if isinstance(args.workdir, str) else args.workdir
+        set_up_jax(saved_config(expand(workdirs[0])))
+        yield Opened(workdirs, overrides)
+        return
+    if args.checkpoint != "latest":
+        raise UserError(f"--checkpoint={args.checkpoint}: is of a run; use it with --workdir")
+    set_up_jax(default_config())
+    from jaxconv.weights.as_run import as_run
+
+    with as_run(args.model, args.pretrained, overrides, split) as run:
+        yield Opened([run.workdir], [], run.weights, run.some_classes)
 
 
 # The most characters of a line of JSON on a terminal, unless --json is given.

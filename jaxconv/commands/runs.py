@@ -12,9 +12,12 @@ from typing import Any
 
 from jaxconv.cloud import with_addresses
 from jaxconv.commands.common import (
+    Opened,
     add_json,
+    add_network,
     add_trust,
     natural,
+    opened_runs,
     print_json,
     results_kept,
     set_up_jax,
@@ -72,19 +75,21 @@ def add_run(command: argparse.ArgumentParser) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        help="evaluate a run, or several together, on every example exactly once",
+        help="evaluate a run, several together, or published weights, on every example exactly "
+        "once",
         epilog="Runs in one process, on all devices of this machine. "
         "--config.data.source=SOURCE and --config.data.eval_split=NAME choose other data.",
     )
     evaluate.add_argument(
         "--workdir",
-        required=True,
+        default=[],
         nargs="+",
         action="extend",
         metavar="DIR",
         help="folder of the run; with several, each run and their averaged prediction, or "
-        "the fused boxes of detectors",
+        "the fused boxes of detectors; or",
     )
+    add_network(evaluate)
     evaluate.add_argument(
         "--split",
         default="",
@@ -128,6 +133,13 @@ def _add_evaluate(commands: Any) -> None:
         metavar="KINDS",
         help="measure on corrupted images: all, or some of ImageNet-C's kinds, such as "
         "gaussian_noise:3,fog; without :SEVERITY all five",
+    )
+    evaluate.add_argument(
+        "--frost",
+        default="",
+        metavar="DIR",
+        help="for --corruptions: folder of photographs of frost, such as ImageNet-C's frost1.png "
+        "to frost6.jpg; without it that kind is left out",
     )
     evaluate.add_argument(
         "--only_present",
@@ -303,24 +315,27 @@ def run_training(args: argparse.Namespace, make_config: Callable[[], AnyConfig])
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
-    from jaxconv.files import expand
     from jaxconv.train.other_data import check_takes
-    from jaxconv.train.workdir import saved_config
 
-    check_takes("evaluate", overrides)
-    set_up_jax(saved_config(expand(args.workdir[0])))
-    if args.corruptions:
-        return _evaluate_corrupted(args, overrides)
+    if args.workdir:
+        check_takes("evaluate", overrides)
+    with opened_runs(args, "evaluate", overrides, args.split) as opened:
+        return _evaluate_corrupted(args, opened) if args.corruptions else _measure(args, opened)
+
+
+def _measure(args: argparse.Namespace, opened: Opened) -> int:
+    if args.frost:
+        raise UserError(f"--frost={args.frost}: is for --corruptions")
     from jaxconv.evaluation import tables
     from jaxconv.evaluation.several import evaluate_runs
     from jaxconv.evaluation.views import read_scales
-    from jaxconv.files import check_file
+    from jaxconv.files import check_file, expand
     from jaxconv.tasks import Task, open_task
-    from jaxconv.train.workdir import opened_config, saved_data
+    from jaxconv.train.workdir import opened_config, saved_config, saved_data
 
-    config = saved_config(expand(args.workdir[0]))
-    folder = expand(args.workdir[0])
-    task = open_task(opened_config(folder, overrides), saved_data(folder))
+    folder = expand(opened.workdirs[0])
+    config = saved_config(folder)
+    task = open_task(opened_config(folder, opened.overrides), saved_data(folder))
     writers, files = task.writers, {}
     if args.per_class and type(task).lines is Task.lines:
         raise UserError(f"--per_class: the task {config.task.name} has no table of classes")
@@ -332,12 +347,20 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             )
         files[option] = check_file(option, getattr(args, option), writers[option][0])
     view = {"views": args.views, "scales": read_scales(args.scales), "crop_ratio": args.crop_ratio}
-    view |= {"own_size": args.own_size, "only_present": args.only_present, "files": [*files]}
+    view |= {"own_size": args.own_size, "files": [*files]}
     evaluation = evaluate_runs(
-        args.workdir, args.split, args.checkpoint, overrides=overrides, **view
+        opened.workdirs,
+        args.split,
+        args.checkpoint,
+        overrides=opened.overrides,
+        only_present=args.only_present or opened.some_classes,
+        **view,
     )
     record = tables.make_record(evaluation, args.bootstrap)
     rows = tables.make_rows(evaluation, record, args.bootstrap)
+    if opened.weights:  # which have no step
+        rows[0] = ("network", opened.weights)
+        record["network"] = opened.weights
     width = max(len(name) for name, _ in rows) + 2
     lines = evaluation.task.lines(evaluation.outcomes) if args.per_class else []
     for name, text in rows:
@@ -351,19 +374,21 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _evaluate_corrupted(args: argparse.Namespace, overrides: list[str]) -> int:
+def _evaluate_corrupted(args: argparse.Namespace, opened: Opened) -> int:
     from jaxconv.data.corruptions import read_corruptions
     from jaxconv.evaluation.corrupted import evaluate_corrupted
 
     others = ("scales", "own_size", "crop_ratio", "per_class", "only_present", *FILES)
     given = [option for option in others if getattr(args, option)]
     given += ["views"] if args.views != "center" else []
-    if given or len(args.workdir) > 1:
+    if given or len(opened.workdirs) > 1:
         what = f"--{given[0]}" if given else "several runs"
         raise UserError(f"--corruptions: cannot be measured together with {what}")
-    kinds = read_corruptions(args.corruptions)
+    kinds = read_corruptions(args.corruptions, bool(args.frost))
     found = evaluate_corrupted(
-        args.workdir[0], kinds, args.split, args.checkpoint, overrides=overrides
+        *(opened.workdirs[0], kinds, args.split, args.checkpoint),
+        overrides=opened.overrides,
+        frost=args.frost,
     )
     print(*found.lines(), sep="\n")
     print_json(found.record(), args.json)

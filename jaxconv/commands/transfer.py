@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jaxconv.commands.common import add_trust, positive, print_json, set_up_jax
+from jaxconv.commands.common import add_network, add_trust, positive, print_json, set_up_jax
 from jaxconv.commands.runs import add_run, run_training
 from jaxconv.errors import UserError
 from jaxconv.values import AnyConfig
@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         epilog="It is train with a config that it makes; set any key of it by --config.KEY=VALUE.",
     )
     finetune.add_argument("source", metavar="SOURCE", help="the examples, such as folder:DIR")
-    _add_network(finetune, required=True)
+    add_network(finetune, required=True)
     finetune.add_argument(
         "--probe",
         default="",
@@ -44,25 +44,12 @@ def add(commands: Any) -> None:
         "source", nargs="?", default="", metavar="SOURCE", help="the examples, such as folder:DIR"
     )
     neighbours.add_argument("--workdir", default="", metavar="DIR", help="of a run; or")
-    _add_network(neighbours, required=False)
+    add_network(neighbours)
     neighbours.add_argument(
         "--k", type=positive, default=20, metavar="N", help="neighbours that vote (20)"
     )
     add_trust(neighbours)
     neighbours.set_defaults(run=_neighbours)
-
-
-def _add_network(command: argparse.ArgumentParser, required: bool) -> None:
-    command.add_argument(
-        "--model", required=required, default="", metavar="NAME", help="the network"
-    )
-    command.add_argument(
-        "--pretrained",
-        required=required,
-        default="",
-        metavar="WEIGHTS",
-        help="its weights, as config.model.init_from takes them",
-    )
 
 
 def _finetune(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -3,7 +3,15 @@
 import argparse
 from typing import Any
 
-from jaxconv.commands.common import add_trust, no_overrides, positive, print_json, set_up_jax
+from jaxconv.commands.common import (
+    add_network,
+    add_trust,
+    no_overrides,
+    opened_runs,
+    positive,
+    print_json,
+    set_up_jax,
+)
 from jaxconv.errors import UserError
 
 _PLATFORMS = "cpu,cuda,tpu"
@@ -14,8 +22,11 @@ def add(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="export a trained network as one program, including weights and preprocessing",
+        epilog="With --model and --pretrained, --config.data.mean=0.5 and the like say what the "
+        "weights want, if they do not.",
     )
-    export.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+    export.add_argument("--workdir", metavar="DIR", help="folder of the run; or")
+    add_network(export)
     export.add_argument(
         "--out",
         required=True,
@@ -45,7 +56,10 @@ def add(commands: Any) -> None:
     export.set_defaults(run=_export)
 
     predict = commands.add_parser(
-        "predict", help="predict the classes, boxes or masks of files with a trained network"
+        "predict",
+        help="predict the classes, boxes or masks of files with a trained network",
+        epilog="With --model and --pretrained, --config.data.mean=0.5 and the like say what the "
+        "weights want, if they do not.",
     )
     predict.add_argument(
         "files",
@@ -53,9 +67,10 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="a file, a folder (for all files below it), or - for standard input",
     )
-    network = predict.add_mutually_exclusive_group(required=True)
-    network.add_argument("--workdir", metavar="DIR", help="folder of a run")
-    network.add_argument("--exported", metavar="DIR", help="folder written by jaxconv export")
+    network = predict.add_mutually_exclusive_group()
+    network.add_argument("--workdir", metavar="DIR", help="folder of a run; or")
+    network.add_argument("--exported", metavar="DIR", help="folder written by jaxconv export; or")
+    add_network(predict)
     predict.add_argument(
         "--checkpoint",
         default="latest",
@@ -77,66 +92,45 @@ def add(commands: Any) -> None:
 
 
 def _export(args: argparse.Namespace, overrides: list[str]) -> int:
-    no_overrides("export", overrides)
-    from jaxconv.files import expand
-    from jaxconv.train.workdir import saved_config
-
-    if args.format != "program":
-        return _export_weights(args)
-    set_up_jax(saved_config(expand(args.workdir)))
-    from jaxconv.weights.export import export_workdir
-
-    written = export_workdir(args.workdir, args.out, args.checkpoint, args.platforms.split(","))
-    shown = {
-        key: written[key] for key in ("model", "step", "kind", "input_shape", "dtype", "platforms")
-    }
-    print_json(
-        {"out": str(expand(args.out, "--out")), **shown, "bytes": written["program"]["bytes"]}
-    )
-    return 0
-
-
-def _export_weights(args: argparse.Namespace) -> int:
-    from jaxconv.files import expand
-    from jaxconv.train.workdir import saved_config
-    from jaxconv.weights.write import FORMATS, export_weights
-
-    if args.platforms != _PLATFORMS:
+    if args.workdir:
+        no_overrides("export", overrides)
+    if args.format != "program" and args.platforms != _PLATFORMS:
         raise UserError(f"--platforms={args.platforms}: is for a program, not for weights alone")
-    set_up_jax(saved_config(expand(args.workdir)))
-    written = export_weights(args.workdir, args.out, args.checkpoint, args.format)
-    file = str(expand(args.out, "--out") / FORMATS[args.format])
-    print_json({"file": file, **{key: written[key] for key in ("model", "step")}})
+    from jaxconv.files import check_new, expand
+
+    check_new(args.out)
+    with opened_runs(args, "export", overrides) as opened:
+        from jaxconv.weights.export import export_workdir
+        from jaxconv.weights.write import FORMATS, export_weights
+
+        workdir, out = opened.workdirs[0], expand(args.out, "--out")
+        if args.format != "program":
+            written = export_weights(workdir, args.out, args.checkpoint, args.format)
+            shown = {"file": str(out / FORMATS[args.format])}
+            print_json({**shown, **{key: written[key] for key in ("model", "step")}})
+            return 0
+        platforms = args.platforms.split(",")
+        written = export_workdir(workdir, args.out, args.checkpoint, platforms)
+    keys = ("model", "step", "kind", "input_shape", "dtype", "platforms")
+    shown = {key: written[key] for key in keys}
+    print_json({"out": str(out), **shown, "bytes": written["program"]["bytes"]})
     return 0
 
 
 def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
-    exported = args.exported is not None
-    if exported and args.checkpoint != "latest":
+    if args.exported is not None and args.checkpoint != "latest":
         raise UserError(
             f"--checkpoint={args.checkpoint}: an exported network has only one checkpoint; use it "
             "with --workdir"
         )
-    from jaxconv.config import default_config
-    from jaxconv.files import check_new, expand
-    from jaxconv.train.other_data import check_takes
-    from jaxconv.train.workdir import saved_config
+    from jaxconv.files import check_new
 
-    if exported:
-        no_overrides("predict --exported", overrides)
-    check_takes("predict", overrides)
     if args.out:
         check_new(args.out)
-    set_up_jax(default_config() if exported else saved_config(expand(args.workdir)))
+    network = _network(args, overrides)
     from jaxconv.predict import find_items, predict_items
     from jaxconv.predicted import write_pictures
-    from jaxconv.weights.export import load_exported, load_run
 
-    network = (
-        load_exported(args.exported)
-        if exported
-        else load_run(args.workdir, args.checkpoint, overrides)
-    )
     items = find_items(args.files, network.kind, network.frames)
     predicted, found = 0, predict_items(network, items, args.top)
     if args.out:
@@ -145,3 +139,24 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         print_json(prediction.as_dict()) if args.json else print(prediction.rows())
         predicted += 1
     return 0 if predicted == len(items) else 1
+
+
+def _network(args: argparse.Namespace, overrides: list[str]) -> Any:
+    """The network that predict uses."""
+    from jaxconv.config import default_config
+    from jaxconv.train.other_data import check_takes
+
+    if args.exported is not None:
+        if args.model or args.pretrained:
+            raise UserError("predict: give --workdir, --exported, or --model and --pretrained")
+        no_overrides("predict --exported", overrides)
+        set_up_jax(default_config())
+        from jaxconv.weights.export import load_exported
+
+        return load_exported(args.exported)
+    if args.workdir:
+        check_takes("predict", overrides)
+    with opened_runs(args, "predict", overrides) as opened:
+        from jaxconv.weights.export import load_run
+
+        return load_run(opened.workdirs[0], args.checkpoint, opened.overrides)

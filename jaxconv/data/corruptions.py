@@ -2,33 +2,43 @@
 
     noise      gaussian_noise  shot_noise  impulse_noise
     blur       defocus_blur  glass_blur  motion_blur  zoom_blur
-    weather    snow  fog  brightness                         (frost needs its photographs)
+    weather    snow  frost  fog  brightness
     digital    contrast  elastic_transform  pixelate  jpeg_compression
 
 The parameters of severities 1 to 5 are those of the paper's images of 224 pixels, and of CIFAR-10-C
 for images of up to 64. The random draws differ from those of the published files, and those of
 ImageNet-C were also saved as JPEG of quality 85 after their corruption.
+
+Frost lays photographs of it over the image, the authors' six (ImageNet-C/create_c/frost*), whose
+licence is not known; so they are read from a folder of yours. The authors draw among the first
+five, here all are used.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.data import distortions as by
+from jaxconv.data.decode import read_image
+from jaxconv.data.interface import DamagedError
+from jaxconv.data.listing import list_files, suffixes_of
 from jaxconv.errors import UserError, nearest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Images with a side of at most this have the parameters of CIFAR-10-C.
 SMALL = 64
+FROST = "frost"
 
 
 class Corruption(NamedTuple):
     """A kind of corruption.
 
     Attributes:
-      function: (key, image, *parameters) -> image.
+      function: (key, image, *parameters) -> image; of frost (key, image, textures, *parameters).
       large, small: parameters of severities 1 to 5, of ImageNet-C and CIFAR-10-C.
       alexnet: AlexNet's mean error on ImageNet-C over the severities, by which mCE divides.
     """
@@ -83,6 +93,10 @@ CORRUPTIONS = {
          (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)],
         0.866816,
     ),
+    FROST: Corruption(
+        by.frost, [(1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)],
+        [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)], 0.826572,
+    ),
     "fog": Corruption(
         by.fog, [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)],
         [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)], 0.819324,
@@ -111,7 +125,13 @@ CORRUPTIONS = {
 }  # fmt: skip
 
 
-def corrupt(key: jax.Array, image: jax.Array, kind: str, severity: int) -> jax.Array:
+def corrupt(
+    key: jax.Array,
+    image: jax.Array,
+    kind: str,
+    severity: int,
+    textures: by.Textures | None = None,
+) -> jax.Array:
     """A corrupted image [H, W, C], from 0 to 1, of float32.
 
     Args:
@@ -119,27 +139,77 @@ def corrupt(key: jax.Array, image: jax.Array, kind: str, severity: int) -> jax.A
       image: [H, W, C] float32 from 0 to 1, C of 1 or 3.
       kind: one of `CORRUPTIONS`.
       severity: 1 to 5.
+      textures: of frost, see `read_textures`.
+
+    Raises:
+      ValueError: it is frost, without textures.
     """
-    found = CORRUPTIONS[kind]
+    if kind == FROST and textures is None:
+        raise ValueError("frost needs textures, see read_textures")
+    found, first = CORRUPTIONS[kind], (textures,) if kind == FROST else ()
     grey = image.shape[-1] == 1
     image = jnp.repeat(image, 3, axis=-1) if grey else image
     table = found.small if min(image.shape[:2]) <= SMALL else found.large
-    changed = jnp.clip(found.function(key, image, *table[severity - 1]), 0, 1)
+    changed = jnp.clip(found.function(key, image, *first, *table[severity - 1]), 0, 1)
     return changed[..., :1] if grey else changed
 
 
-def read_corruptions(text: str) -> list[tuple[str, int]]:
-    """The (kind, severity) pairs of `all`, or of KIND and KIND:SEVERITY separated by commas.
+def read_textures(folder: str, height: int, width: int) -> by.Textures:
+    """The textures of frost for images of a size: all image files below a folder, in their order.
+
+    For small images they are made a fifth as large, as for CIFAR-10-C: every fifth pixel, which is
+    where OpenCV's linear resizing by 0.2 samples.
 
     Raises:
-      UserError: a kind or a severity does not exist.
+      UserError: there is no such folder or no image in it, or one cannot be read or is smaller than
+        the images.
+    """
+    root = Path(folder).expanduser()
+    names = list_files(root, suffixes_of("image")).names if root.is_dir() else []
+    if not names:
+        why = "holds no image" if root.is_dir() else "folder not found"
+        raise UserError(f"--frost={folder}: {why}; give a folder of photographs of frost", 1)
+    found = []
+    for name in names:
+        try:
+            pixels = read_image(root / name, channels=3)
+        except (DamagedError, OSError) as error:
+            raise UserError(f"--frost={folder}: {name}: {error}", exit_code=1) from error
+        pixels = pixels[2::5, 2::5] if min(height, width) <= SMALL else pixels
+        if pixels.shape[0] < height or pixels.shape[1] < width:
+            small = " at a fifth of its size" if min(height, width) <= SMALL else ""
+            raise UserError(
+                f"--frost={folder}: {name} has {pixels.shape[1]}x{pixels.shape[0]} pixels{small}, "
+                f"fewer than the images' {width}x{height}",
+                exit_code=1,
+            )
+        found.append(pixels)
+    sizes = np.array([pixels.shape[:2] for pixels in found], np.int32)
+    images = np.zeros((len(found), *sizes.max(axis=0), 3), np.uint8)
+    for image, pixels in zip(images, found, strict=True):
+        image[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return by.Textures(images, sizes)
+
+
+def read_corruptions(text: str, frost: bool = False) -> list[tuple[str, int]]:
+    """The (kind, severity) pairs of `all`, or of KIND and KIND:SEVERITY separated by commas.
+
+    Args:
+      text: as given.
+      frost: whether there are textures of frost; without them `all` leaves it out.
+
+    Raises:
+      UserError: a kind or a severity does not exist, or frost is named without its textures, or not
+        named with them.
     """
     found = []
-    for one in [*CORRUPTIONS] if text == "all" else text.split(","):
+    every = [kind for kind in CORRUPTIONS if frost or kind != FROST]
+    for one in every if text == "all" else text.split(","):
         kind, colon, number = one.partition(":")
-        if kind == "frost":
+        if kind == FROST and not frost:
             raise UserError(
-                f"--corruptions={text}: frost needs its photographs, which are not here"
+                f"--corruptions={text}: frost needs photographs of it, which cannot be distributed "
+                "with jaxconv: give their folder, --frost=DIR"
             )
         if kind not in CORRUPTIONS:
             raise UserError(
@@ -149,4 +219,6 @@ def read_corruptions(text: str) -> list[tuple[str, int]]:
         if colon and number not in map(str, SEVERITIES):
             raise UserError(f"--corruptions={text}: the severity is {number!r}; it is 1 to 5")
         found += [(kind, int(number))] if colon else [(kind, n) for n in SEVERITIES]
+    if frost and FROST not in dict(found):
+        raise UserError(f"--corruptions={text}: has no frost, so that --frost does nothing")
     return [*dict.fromkeys(found)]

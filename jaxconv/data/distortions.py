@@ -5,7 +5,7 @@ may leave that range. Parameters are static. Blurs, zooms and resizings are matr
 computed once on the host.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +195,33 @@ def snow(
     grey = jnp.einsum("hwc,c->hw", image, jnp.asarray(_GREY, jnp.float32))[..., None]
     pale = kept * image + (1 - kept) * jnp.maximum(image, grey * 1.5 + 0.5)
     return pale + flakes + jnp.rot90(flakes, k=2)
+
+
+class Textures(NamedTuple):
+    """Photographs of frost.
+
+    Attributes:
+      images: [T, H, W, 3] uint8, each at the top left.
+      sizes: [T, 2] int32, the height and width of each.
+    """
+
+    images: Any
+    sizes: Any
+
+
+def frost(
+    key: jax.Array, image: jax.Array, textures: Textures, kept: float, amount: float
+) -> jax.Array:
+    """A random part of a random texture, added to a share of the image."""
+    which, place = jax.random.split(key)
+    number = jax.random.randint(which, (), 0, len(textures.images))
+    height, width = image.shape[:2]
+    # The last possible place is not drawn, as in the authors' code.
+    room = jnp.maximum(jnp.asarray(textures.sizes)[number] - np.array([height, width]), 1)
+    top, left = jax.random.randint(place, (2,), 0, room)
+    start = (number, top, left, 0)
+    part = jax.lax.dynamic_slice(jnp.asarray(textures.images), start, (1, height, width, 3))
+    return kept * image + amount * part[0].astype(jnp.float32) / 255
 
 
 def plasma(key: jax.Array, side: int, decay: float) -> jax.Array:

@@ -202,8 +202,8 @@ def open_files(
       path: the folder.
       split: the split's name; `train` or `test` if the folder is one unsplit tree.
       config: `config.data`; `folder` and `frames` are used.
-      classes: those of the training split, which this split may lack some of: its labels then are
-        indices into them.
+      classes: those of the training split, in their order, which this split may lack some of: its
+        labels are indices into them.
 
     Raises:
       UserError: the tree has one of the faults in the module's docstring.
@@ -214,9 +214,10 @@ def open_files(
     root, own, notes = os.path.expanduser(root_of(path)), found.classes, found.notes
     labels = found.labels
     lacking = [name for name in classes if name not in own]
-    if lacking and set(own) < set(classes):
+    if classes and own != tuple(classes) and set(own) <= set(classes):
         number = {name: n for n, name in enumerate(classes)}
         labels, own = [number[own[label]] for label in labels], tuple(classes)
+    if lacking and own == tuple(classes):
         notes += (
             f"{printable(root)}: split {split!r} has no folder for {len(lacking):,} of "
             f"{len(classes):,} classes, such as {lacking[0]}",
@@ -254,7 +255,8 @@ def list_split(
     """One split of a folder; other splits are not looked at. With `clips`, files are their frames.
 
     An unsplit tree is split class by class: a share `test_fraction` of each class, rounded, goes to
-    `test`. Where names have fields, `test` may say which of them do, see `named_files.held_out`.
+    `test`, at 1 all of it. Where names have fields, `test` may say which of them do, see
+    `named_files.held_out`.
 
     Raises:
       UserError: the folder, the split or its classes do not exist, or it cannot be told which
@@ -450,9 +452,10 @@ def _check_drawn(root: str, split: str) -> None:
 
 def _draw_apart(root: str, tree: Split, split: str, test_fraction: float, seed: int) -> Split:
     _check_drawn(root, split)
-    if not 0 < test_fraction < 1:
+    if not 0 < test_fraction <= 1:
         raise UserError(
-            f"data.folder.test_fraction is {test_fraction}; it must lie between 0 and 1"
+            f"data.folder.test_fraction is {test_fraction}; it must be above 0 and at most 1, "
+            "which leaves nothing to train on"
         )
     in_test = np.zeros(len(tree.names), bool)
     for label, name in enumerate(tree.classes):

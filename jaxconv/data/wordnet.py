@@ -145,16 +145,62 @@ def wordnet_ids(class_names: Sequence[str]) -> tuple[str, ...]:
     known = synsets()
     if all(name in known for name in class_names):
         return tuple(class_names)
-    imagenet = [synset for synset in known.values() if synset.label >= 0]
-    if len(class_names) != len(imagenet):
+    ids = imagenet()
+    if len(class_names) != len(ids):
         return ()
-    firsts = [name.split(",")[0].replace("_", " ").strip().lower() for name in class_names]
     if all(
-        first in map(str.lower, synset.words)
-        for first, synset in zip(firsts, imagenet, strict=True)
+        name == id or _plain(name) in map(str.lower, known[id].words)
+        for name, id in zip(class_names, ids, strict=True)
     ):
-        return tuple(synset.id for synset in imagenet)
+        return ids
     return ()
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """The ids of ImageNet's 1,000 classes, in the order of their labels."""
+    return tuple(synset.id for synset in synsets().values() if synset.label >= 0)
+
+
+def _plain(name: str) -> str:
+    """The first word of a class's name, as the words of a synset are written, in small letters."""
+    return name.split(",")[0].replace("_", " ").strip().lower()
+
+
+def labels_of(class_names: Sequence[str]) -> list[int]:
+    """Which of ImageNet's 1,000 classes each name is: its label, or -1 if it is none of them.
+
+    A name is an id, such as n02109961, or one of the words of a class, such as `Eskimo_dog`. A word
+    of several classes is that of which it is the first word.
+
+    Raises:
+      UserError: it is the first word of several, or of none of several.
+    """
+    known, by_word = synsets(), _by_word()
+    found = []
+    for name in class_names:
+        labels = [known[name].label] if name in known else by_word.get(_plain(name), [])
+        if len(labels) > 1:
+            firsts = [n for n in labels if known[imagenet()[n]].words[0].lower() == _plain(name)]
+            labels = firsts if len(firsts) == 1 else labels
+        if len(labels) > 1:
+            raise UserError(
+                f"{name!r} is the name of several classes of ImageNet: "
+                f"{'; '.join(readable(imagenet()[n]) for n in labels)}; give the id",
+                exit_code=1,
+            )
+        found.append(labels[0] if labels else -1)
+    return found
+
+
+@functools.cache
+def _by_word() -> dict[str, list[int]]:
+    """The labels of the classes that have a word, in small letters."""
+    found: dict[str, list[int]] = {}
+    for label, id in enumerate(imagenet()):
+        for word in dict.fromkeys(map(str.lower, synsets()[id].words)):
+            found.setdefault(word, []).append(label)
+    return found
 
 
 def show(name: str) -> str:

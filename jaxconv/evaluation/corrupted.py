@@ -3,11 +3,12 @@
     error(kind) = mean over the severities of the share that is wrong
     mCE         = mean over the kinds of error(kind) / AlexNet's error(kind)
 
-The mCE is of ImageNet's classes alone (Hendrycks and Dietterich 2019, section 4.2); it has
-frost too, which is left out here.
+The mCE is of ImageNet's classes alone (Hendrycks and Dietterich 2019, section 4.2). Without the
+photographs of frost it is the mean over the other kinds.
 """
 
 import dataclasses
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from jaxconv.data.corruptions import (
+    CORRUPTIONS,
+    FROST,
+    SEVERITIES,
+    corrupt,
+    read_textures,
+)
+from jaxconv.data.distortions import Textures
 from jaxconv.data.interface import moves_of
 from jaxconv.data.loading import make_loader, take
 from jaxconv.data.sources import open_source
@@ -68,8 +76,18 @@ class Corrupted:
         mean = np.mean([self.mean(kind) for kind in self.errors])
         lines.append(f"{'mean':{width}}{' ' * 7 * len(severities)}{100 * mean:7.2f}")
         if self.mce is not None:
-            lines.append(f"mCE {100 * self.mce:.2f} % of AlexNet's, without frost")
+            without = (
+                "" if len(self.errors.get(FROST, ())) == len(SEVERITIES) else ", without frost"
+            )
+            lines.append(f"mCE {100 * self.mce:.2f} % of AlexNet's{without}")
+        if self.lacks_frost:
+            lines.append("frost is left out: --frost=DIR gives its photographs")
         return lines
+
+    @property
+    def lacks_frost(self) -> bool:
+        """Whether all kinds were measured but frost."""
+        return self.errors.keys() == CORRUPTIONS.keys() - {FROST}
 
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -82,6 +100,7 @@ class Corrupted:
             },
             "mean_error": float(np.mean([self.mean(kind) for kind in self.errors])),
         }
+        found |= {"left_out": [FROST]} if self.lacks_frost else {}
         return found if self.mce is None else found | {"mce": self.mce}
 
 
@@ -91,23 +110,32 @@ class CorruptedLoader:
     Args:
       loader: of the clean images.
       parallel: the devices.
-      kind, severity: see `corrupt`.
+      kind, severity, textures: see `corrupt`.
     """
 
-    def __init__(self, loader: Any, parallel: Parallel, kind: str, severity: int):
+    def __init__(
+        self,
+        loader: Any,
+        parallel: Parallel,
+        kind: str,
+        severity: int,
+        textures: Textures | None = None,
+    ):
         self.loader, self.examples, self.data = loader, loader.examples, {}
 
-        def of_batch(state: Any, data: Any, batch: dict[str, jax.Array]) -> Any:
+        def of_batch(textures: Any, data: Any, batch: dict[str, jax.Array]) -> Any:
             batch = take(data, batch)
             image = batch["image"]
             unit = image.astype(jnp.float32) / (255 if image.dtype == jnp.uint8 else 1)
             # An example has its own draws, whatever the batch that it is in.
             key = jax.random.fold_in(jax.random.key(severity), zlib.crc32(kind.encode()))
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
-            changed = jax.vmap(lambda k, x: corrupt(k, x, kind, severity))(keys, unit)
+            changed = jax.vmap(lambda k, x: corrupt(k, x, kind, severity, textures))(keys, unit)
             return {}, batch | {"image": jnp.floor(changed * 255).astype(jnp.uint8)}
 
-        self._compiled = parallel.compile_eval(of_batch, {}, each=True)
+        self._textures = textures if kind == FROST else None
+        self._compiled = parallel.compile_eval(of_batch, self._textures, each=True)
+        self._textures = parallel.to_steps(jax.tree.map(jnp.asarray, self._textures))
 
     @property
     def left_out(self) -> int:
@@ -117,7 +145,7 @@ class CorruptedLoader:
     def eval_batches(self, batch_size: int) -> Iterator[Any]:
         """The batches of the loader, corrupted."""
         for batch in self.loader.eval_batches(batch_size):
-            yield self._compiled({}, self.loader.data, batch)[1]
+            yield self._compiled(self._textures, self.loader.data, batch)[1]
 
 
 @in_32_bits
@@ -128,16 +156,18 @@ def evaluate_corrupted(
     checkpoint: str = "latest",
     devices: list | None = None,
     overrides: Overrides = (),
+    frost: str | os.PathLike[str] = "",
 ) -> Corrupted:
     """Evaluate a run on corrupted images.
 
     Args:
       workdir, split, checkpoint, devices, overrides: as for `evaluate_run`.
       corruptions: (kind, severity) pairs, see `corruptions.read_corruptions`.
+      frost: the folder of its photographs, which that kind needs.
 
     Raises:
-      UserError: as `evaluate_run`; or its task has no top-1, or its data are not images of 1 or 3
-        channels.
+      UserError: as `evaluate_run`; or its task has no top-1, its data are not images of 1 or 3
+        channels, or the photographs cannot be used.
     """
     folder = expand(workdir)
     config, description = opened_config(folder, overrides), saved_data(folder)
@@ -165,9 +195,12 @@ def evaluate_corrupted(
         )
         return 1 - found[key]
 
+    textures = None
+    if any(kind == FROST for kind, _ in corruptions):
+        textures = read_textures(os.fspath(frost), *source.element.shape[:2])
     clean, errors = error(loader), {}
     for kind, severity in corruptions:
-        changed = CorruptedLoader(loader, parallel, kind, severity)
+        changed = CorruptedLoader(loader, parallel, kind, severity, textures)
         errors.setdefault(kind, {})[severity] = error(changed)
     examples = loader.examples - loader.left_out
     return Corrupted(split, step, examples, clean, errors, mce(errors, network.task.class_names))

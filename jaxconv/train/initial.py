@@ -150,7 +150,7 @@ def start_from(
       UserError: the folder cannot be used, or its weights do not fit the network.
     """
     fitted, said = fitted_weights(place, state, classes, read)
-    return _with_variables(state, fitted), said
+    return with_variables(state, fitted), said
 
 
 def start_from_images(
@@ -168,7 +168,7 @@ def start_from_images(
     """
     variables = model.data_dependent_init(_variables(state), images)
     said = f"{type(model).__name__}: initialised on {len(images):,} training images"
-    return _with_variables(state, variables), [said]
+    return with_variables(state, variables), [said]
 
 
 def looks_at_images(model: Any) -> int:
@@ -181,8 +181,8 @@ def looks_at_images(model: Any) -> int:
     return model.init_images if hasattr(model, "data_dependent_init") else 0
 
 
-def _with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
-    """The state with these variables, also as the first averages."""
+def with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+    """A state with these variables of its network, also as the first averages."""
     new = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), variables, _variables(state))
     params = new.pop("params")
     state = state.replace(params=params, model_state=new)

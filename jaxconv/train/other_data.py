@@ -58,19 +58,20 @@ def check_takes(command: str, overrides: Iterable[str]) -> None:
     takes = TAKES[command]
     for override in overrides:
         key = override.partition("=")[0]
-        if _within(key, takes):
+        if within(key, takes):
             continue
-        if command == "predict" and _within(key, (*OF_A_SET, *MEASURING)):
+        if command == "predict" and within(key, (*OF_A_SET, *MEASURING)):
             why = "it reads the files that it is given"
         else:
-            why = next((why for known, why in _WHY.items() if _within(key, (known,))), "")
+            why = next((why for known, why in _WHY.items() if within(key, (known,))), "")
         raise UserError(
             f"--config.{key}: {command} uses the config of the run in --workdir"
             f"{f' ({why})' if why else ''}; of that, only these can be set: {', '.join(takes)}"
         )
 
 
-def _within(key: str, keys: Sequence[str]) -> bool:
+def within(key: str, keys: Sequence[str]) -> bool:
+    """Whether a key of the config is one of some keys, or in one of them that is a group."""
     return any(key == known or key.startswith(f"{known}.") for known in keys)
 
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +27,16 @@ _KEY = "--config.distill.teacher"
 
 
 class TeacherWeights(NamedTuple):
-    """Weights that are no run: what network they are of, and what they want of images, if known."""
+    """Weights that are no run: what network they are of, what they want of images, if known, and
+    the network's arguments with which they were trained.
+    """
 
     network: str
     variables: dict[str, Any]
     what: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    arguments: Mapping[str, Any] = types.MappingProxyType({})
 
 
 # `config.distill.teacher` -> the weights there.
@@ -44,8 +48,8 @@ def read_converted(place: str) -> TeacherWeights:
     variables, about = load_weights(expand(place, _KEY))
     wants = about.get("preprocessing") or {}
     what = f"weights of {about['model']} ({about['source']})"
-    norm = (tuple(wants.get(key) or ()) for key in ("mean", "std"))
-    return TeacherWeights(about["model"], variables, what, *norm)
+    mean, std = (tuple(wants.get(key) or ()) for key in ("mean", "std"))
+    return TeacherWeights(about["model"], variables, what, mean, std)
 
 
 def open_teacher(
@@ -73,7 +77,8 @@ def open_teacher(
         variables, what = found.variables, found.what
         norm = (found.mean or own[0], found.std or own[1])
         try:
-            model = create_model(found.network, len(description["class_names"]))
+            classes = len(description["class_names"])
+            model = create_model(found.network, classes, **found.arguments)
         except ValueError as error:
             raise UserError(f"{_KEY}={place}: {error}", exit_code=1) from error
     scale, shift = _between(own, norm, description)

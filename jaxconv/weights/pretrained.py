@@ -25,7 +25,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxconv.errors import UserError, in_words
 from jaxconv.files import at_home
-from jaxconv.models import abstract_variables, create_model, model_arguments, usual_task
+from jaxconv.models import (
+    abstract_variables,
+    create_model,
+    list_models,
+    model_arguments,
+    usual_task,
+)
 from jaxconv.train.initial import fit, read_folder
 from jaxconv.train.workdir import read_json
 from jaxconv.weights.fetch import Fetched, Hub, fetch, hub_file, hub_of, sha256_of
@@ -207,6 +213,19 @@ def preprocessing_of(weights: Weights) -> Preprocessing | None:
     return None
 
 
+def network_of(weights: Weights) -> str:
+    """The network that weights are of: of the table, or as a repository of the hub says; otherwise
+    the first of those that they may be of.
+    """
+    if weights.row:
+        return weights.row.network
+    if weights.hub:
+        ours, _ = of_timm(str(_hub_settings(weights.hub).get("architecture", "")))
+        if ours in list_models():
+            return ours
+    return weights.networks[0]
+
+
 def arguments_of(weights: Weights, network: str) -> dict[str, Any]:
     """The arguments with which weights of this network were trained, where its own are others."""
     if weights.row:
@@ -271,7 +290,7 @@ def create_pretrained(
     weights = find_weights(os.fspath(pretrained), networks)
     settings = {**arguments_of(weights, name), **settings}
     variables, _ = read_weights(os.fspath(pretrained), networks, "pretrained")
-    classes = _classes(name, variables, settings) if num_classes is None else num_classes
+    classes = classes_in(name, variables, settings) if num_classes is None else num_classes
     model = create_model(name, classes, **settings)
     shapes = abstract_variables(model, (1, *usual))
     if not classes:  # the last layer goes
@@ -288,8 +307,11 @@ def create_pretrained(
     return model, _with_new_layers(model, fitted, (1, *usual))
 
 
-def _classes(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
-    """The number of classes of a network's variables; its usual one for those of a backbone."""
+def classes_in(name: str, variables: Any, settings: Mapping[str, Any]) -> int:
+    """The number of classes of a network's variables; its usual one for those of a backbone.
+
+    `settings` are the network's own arguments.
+    """
     shape, usual = usual_task(name)
     trees = (abstract_variables(create_model(name, k, **settings), (1, *shape)) for k in (1, 2))
     # Flax types its keys as tuples, which they are without `sep`.

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from jaxconv.train.teacher import TeacherWeights, read_converted
-from jaxconv.weights.pretrained import find_weights, preprocessing_of, read_weights
+from jaxconv.weights.pretrained import (
+    arguments_of,
+    find_weights,
+    network_of,
+    preprocessing_of,
+    read_weights,
+)
 
 _OPTION = "--config.distill.teacher"
 
@@ -12,9 +18,9 @@ def read_teaching(place: str, networks: Sequence[str]) -> TeacherWeights:
     """The weights that a text names, as for `config.model.init_from`.
 
     Args:
-      place: the text. Names of the table, such as resnet50.a1_in1k, and folders of
-        `jaxconv convert` say their network.
-      networks: of the student, whose network files and `hf:` are then of.
+      place: the text. Names of the table, such as resnet50.a1_in1k, repositories of timm's
+        (`hf:timm/resnet50.a1_in1k`) and folders of `jaxconv convert` say their network.
+      networks: of the student, whose network files, and repositories that do not say it, are of.
 
     Raises:
       UserError: they cannot be had or read.
@@ -22,7 +28,10 @@ def read_teaching(place: str, networks: Sequence[str]) -> TeacherWeights:
     weights = find_weights(place, networks, _OPTION)
     if weights.path is not None and (weights.path / "weights.json").is_file():
         return read_converted(place)
-    variables, what = read_weights(place, networks, _OPTION)
+    network = network_of(weights)
+    own = networks if network == networks[0] else (network,)
+    variables, what = read_weights(place, own, _OPTION)
     wants = preprocessing_of(weights)
-    norm = (wants.mean, wants.std) if wants else ((), ())
-    return TeacherWeights(weights.networks[0], variables, what, *norm)
+    mean, std = (wants.mean, wants.std) if wants else ((), ())
+    arguments = arguments_of(weights, network)
+    return TeacherWeights(network, variables, what, mean, std, arguments)

@@ -9,10 +9,21 @@ import pytest
 from PIL import Image
 
 from jaxconv.data import distortions as by
-from jaxconv.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, read_corruptions
+from jaxconv.data.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    corrupt,
+    read_corruptions,
+    read_textures,
+)
 from jaxconv.errors import UserError
 
 KEY = jax.random.key(0)
+# Of frost, made up: two pictures of different sizes.
+TEXTURES = by.Textures(
+    np.random.default_rng(1).integers(0, 256, (2, 240, 250, 3), np.uint8),
+    np.array([[240, 231], [225, 250]], np.int32),
+)
 
 
 def photograph(height=32, width=32):
@@ -32,13 +43,18 @@ def as_pil(image):
 def test_each_corrupts_and_more_so(kind):
     """Severity 5 is farther from the image than 1; the values, the draws and grey are right."""
     image = photograph()
-    of = jax.jit(lambda key, x, n: corrupt(key, x, kind, n), static_argnums=2)
+    of = jax.jit(lambda key, x, n: corrupt(key, x, kind, n, TEXTURES), static_argnums=2)
     changed = {n: np.asarray(of(KEY, image, n)) for n in (1, 5)}
     for one in changed.values():
         assert one.shape == image.shape and one.dtype == np.float32
         assert one.min() >= 0 and one.max() <= 1 and np.isfinite(one).all()
     near, far = (float(np.abs(changed[n] - image).mean()) for n in (1, 5))
-    if kind not in ("elastic_transform", "snow", "glass_blur"):  # theirs are not in order of it
+    if kind not in (
+        "elastic_transform",
+        "snow",
+        "glass_blur",
+        "frost",
+    ):  # theirs are not in order of it
         assert far > near
     assert far > 0.001
     np.testing.assert_array_equal(changed[1], of(KEY, image, 1))
@@ -52,14 +68,15 @@ def test_each_corrupts_and_more_so(kind):
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_all_of_224_pixels(kind, severity):
     changed = np.asarray(jax.jit(corrupt, static_argnums=(2, 3))(
-        KEY, photograph(224, 224), kind, severity
+        KEY, photograph(224, 224), kind, severity, TEXTURES
     ))  # fmt: skip
     assert np.isfinite(changed).all() and np.abs(changed - photograph(224, 224)).mean() > 0.001
 
 
 def test_images_that_are_not_square():
     for kind in CORRUPTIONS:
-        assert corrupt(KEY, jnp.asarray(photograph(40, 28)), kind, 3).shape == (40, 28, 3)
+        image = jnp.asarray(photograph(40, 28))
+        assert corrupt(KEY, image, kind, 3, TEXTURES).shape == (40, 28, 3)
 
 
 def test_the_size_chooses_the_parameters():
@@ -187,10 +204,79 @@ def test_clouds():
 
 def test_names():
     assert read_corruptions("fog:2,snow:1,fog:2") == [("fog", 2), ("snow", 1)]
-    assert len(read_corruptions("all")) == 14 * 5
+    assert len(read_corruptions("all")) == 14 * 5 and len(read_corruptions("all", True)) == 15 * 5
+    assert read_corruptions("frost:2,fog:1", True) == [("frost", 2), ("fog", 1)]
+    with pytest.raises(UserError, match="has no frost, so that --frost does nothing"):
+        read_corruptions("fog", True)
     for text, message in (
-        ("fgo", "did you mean 'fog'"), ("fog:6", "it is 1 to 5"), ("frost", "photographs"),
-        ("fog:", "it is 1 to 5"),
+        ("fgo", "did you mean 'fog'"), ("fog:6", "it is 1 to 5"),
+        ("frost", "give their folder, --frost"), ("fog:", "it is 1 to 5"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             read_corruptions(text)
+
+
+def save_textures(folder, sizes=((195, 200), (205, 190)), seed=0):
+    """Made-up pictures of frost, one PNG for each (height, width); returns their pixels."""
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
+    pixels = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    for number, one in enumerate(pixels, 1):
+        Image.fromarray(one).save(folder / f"frost{number}.png")
+    return pixels
+
+
+@pytest.mark.parametrize("size", [32, 80])
+def test_frost_is_a_part_of_a_texture(tmp_path, size):
+    """By the authors' rule in NumPy: of a fifth of the texture for small images, a random part is
+    added to a share of the image; the last place is not drawn.
+    """
+    pixels = save_textures(tmp_path / "frost")
+    textures = read_textures(str(tmp_path / "frost"), size, size)
+    kept, amount = {32: (0.9, 0.4), 80: (0.7, 0.7)}[size]
+    if size == 32:
+        cv2 = pytest.importorskip("cv2")
+        pixels = [cv2.resize(one, (0, 0), fx=0.2, fy=0.2) for one in pixels]
+    image = photograph(size, size)
+    of = jax.jit(jax.vmap(lambda key: corrupt(key, jnp.asarray(image), "frost", 3, textures)))
+    found = np.asarray(of(jax.random.split(KEY, 40)))
+    assert len({one.tobytes() for one in found}) > 10
+    places = {}
+    for number, texture in enumerate(pixels):
+        rows, columns = (side - size for side in texture.shape[:2])
+        for top in range(rows):
+            for left in range(columns):
+                places[texture[top, left : left + 2].tobytes()] = (number, top, left)
+    drawn = set()
+    for one in found:
+        # Where nothing is clipped, the rule can be turned around: which part was it?
+        frost = (one - kept * image) / amount * 255
+        first = np.uint8(np.round(frost[0, :2]).clip(0, 255)).tobytes()
+        if first not in places:
+            continue
+        number, top, left = places[first]
+        drawn.add(number)
+        part = pixels[number][top : top + size, left : left + size].astype(np.float32) / 255
+        np.testing.assert_allclose(one, np.clip(kept * image + amount * part, 0, 1), atol=1e-5)
+    assert drawn == {0, 1}
+    with pytest.raises(ValueError, match="frost needs textures"):
+        corrupt(KEY, jnp.asarray(image), "frost", 1)
+
+
+def test_wrong_textures(tmp_path):
+    save_textures(tmp_path / "frost", ((165, 170), (180, 150)))
+    textures = read_textures(str(tmp_path / "frost"), 150, 150)
+    assert textures.images.shape == (2, 180, 170, 3)
+    assert textures.sizes.tolist() == [[165, 170], [180, 150]]
+    (tmp_path / "empty").mkdir()
+    for folder, size, message in (
+        ("nothing", 32, "nothing: folder not found; give a folder"),
+        ("empty", 32, "empty: holds no image"),
+        ("frost", 151, "frost2.png has 150x180 pixels, fewer than the images' 151x151"),
+        ("frost", 35, "frost1.png has 34x33 pixels at a fifth of its size, fewer than"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_textures(str(tmp_path / folder), size, size)
+    (tmp_path / "frost" / "frost3.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"frost3.png: "):
+        read_textures(str(tmp_path / "frost"), 150, 150)

@@ -120,6 +120,9 @@ def test_unsplit_tree_is_drawn_apart(tmp_path):
         UserError, match="leaves the split 'test' empty; change --config.data.folder.test_fraction"
     ):
         list_split(str(tmp_path), "test", 0.01, seed=0)
+    assert len(list_split(str(tmp_path), "test", 1.0, seed=0).names) == 40
+    with pytest.raises(UserError, match="leaves the split 'train' empty"):
+        list_split(str(tmp_path), "train", 1.0, seed=0)
     with pytest.raises(UserError, match="test_fraction is 1.5"):
         list_split(str(tmp_path), "test", 1.5, seed=0)
 
@@ -306,6 +309,8 @@ def test_a_split_may_lack_classes(tmp_path):
     assert test.notes == (
         f"{tmp_path}: split 'test' has no folder for 1 of 3 classes, such as cat",
     )
+    files, classes = open_files(str(tmp_path), "test", settings(tmp_path), ("dog", "cow"))
+    assert classes == ("dog", "cow") and files.labels_of_all().tolist() == [1, 1, 0, 0]
     (tmp_path / "test/cow").rename(tmp_path / "test/ox")
     with pytest.raises(UserError, match="; only one has cat, cow, ox$"):
         open_source(settings(tmp_path), "test", like=describe(train))

@@ -20,11 +20,12 @@ from jaxconv.data.interface import SEVERAL
 from jaxconv.data.sources import open_source
 from jaxconv.data.wordnet import synsets
 from jaxconv.errors import UserError
-from jaxconv.evaluation.corrupted import evaluate_corrupted, mce
+from jaxconv.evaluation.corrupted import Corrupted, evaluate_corrupted, mce
 from jaxconv.evaluation.evaluation import evaluate_run
 from jaxconv.evaluation.several import evaluate_runs
 from jaxconv.run import train
 from jaxconv.tasks.labels import LabelMeasure, best_label
+from tests.data.test_corruptions import save_textures
 
 # Four classes of ImageNet, each a colour here.
 SYNSETS = ("n01440764", "n01443537", "n02690373", "n15075141")
@@ -197,13 +198,35 @@ def test_corrupted_images(place, capsys):
     assert record["mean_error"] == pytest.approx(np.mean(means))
 
 
-def test_corruptions_are_the_same_on_any_devices(place):
-    kinds = [("impulse_noise", 5), ("elastic_transform", 3)]
+def test_corruptions_are_the_same_on_any_devices(place, tmp_path, capsys):
+    kinds = [("impulse_noise", 5), ("elastic_transform", 3), ("frost", 5)]
+    save_textures(tmp_path / "frost")
+    run, frost = str(place / "run"), tmp_path / "frost"
     found = [
-        evaluate_corrupted(str(place / "run"), kinds, devices=jax.devices()[:n]).errors
+        evaluate_corrupted(run, kinds, devices=jax.devices()[:n], frost=frost).errors
         for n in (1, 4)
     ]
     assert found[0] == found[1]
+    arguments = ["evaluate", f"--workdir={run}", f"--frost={frost}"]
+    assert main([*arguments, "--corruptions=frost:5"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["errors"]["frost"]["5"] == found[0]["frost"][5]
+    for more, message in (([], "is for --corruptions"), (["--corruptions=fog"], "does nothing")):
+        assert main([*arguments, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_output_says_that_frost_is_left_out():
+    errors = {kind: dict.fromkeys(range(1, 6), 0.5) for kind in CORRUPTIONS}
+    whole = Corrupted("test", 0, 4, 0.25, errors, 0.6)
+    assert whole.lines()[-1] == "mCE 60.00 % of AlexNet's" and "left_out" not in whole.record()
+    errors = {kind: of for kind, of in errors.items() if kind != "frost"}
+    without = Corrupted("test", 0, 4, 0.25, errors, 0.6)
+    assert without.lines()[-2:] == [
+        "mCE 60.00 % of AlexNet's, without frost",
+        "frost is left out: --frost=DIR gives its photographs",
+    ]
+    assert without.record()["left_out"] == ["frost"]
 
 
 def test_mce_is_of_imagenet_alone():

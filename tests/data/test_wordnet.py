@@ -83,6 +83,17 @@ def test_words_and_wrong_words():
         wordnet.find("n02109962")
 
 
+def test_classes_by_their_names():
+    names = ["zebra", "Teddy_bear, plush", "nothing", "n02084071", "n01440764"]
+    assert wordnet.labels_of(names) == [340, 850, -1, -1, 0]  # n02084071 is the ancestor dog
+    with pytest.raises(UserError, match="'crane' is the name of several.*n02012849.*n03126707"):
+        wordnet.labels_of(["crane"])
+    mixed = list(wordnet.imagenet())
+    assert wordnet.labels_of(mixed) == list(range(1000))
+    mixed[340] = "zebra"
+    assert wordnet.wordnet_ids(mixed) == wordnet.imagenet()
+
+
 @pytest.mark.slow
 def test_the_command():
     process = command("wordnet", HUSKY)

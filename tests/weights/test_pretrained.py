@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import save, save_file
 
 import jaxconv
-from jaxconv.config import default_config
+from jaxconv.checks import check_config
+from jaxconv.config import default_config, set_key
+from jaxconv.data.canvas import fit_size
 from jaxconv.errors import UserError
 from jaxconv.look.opened import open_model
 from jaxconv.run import train
@@ -20,7 +22,13 @@ from jaxconv.train.restore import restore_run
 from jaxconv.weights import pretrained
 from jaxconv.weights.convert import convert
 from jaxconv.weights.fetch import sha256_of
-from jaxconv.weights.preprocessing import KEYS, with_preprocessing
+from jaxconv.weights.preprocessing import (
+    KEYS,
+    filled,
+    preprocessing_in,
+    settings_of,
+    with_preprocessing,
+)
 from jaxconv.weights.pretrained import (
     Weights,
     find_weights,
@@ -29,8 +37,8 @@ from jaxconv.weights.pretrained import (
 )
 from jaxconv.weights.published import Preprocessing
 from jaxconv.weights.write import export_weights
-from tests.conftest import assert_one_line_error, command, tiny_config
-from tests.weights.hub import serving
+from tests.conftest import TINY, assert_one_line_error, command, tiny_config
+from tests.weights.hub import COMMIT, serving
 from tests.weights.test_weights import state_dict_of
 
 pytestmark = pytest.mark.slow
@@ -144,7 +152,7 @@ def test_settings_are_filled_where_they_are_defaults(hub, tmp_path, caplog):
     filled = with_preprocessing(config, tmp_path / "run")
     assert [filled.data[key.partition(".")[2]] for key in KEYS] == [
         *((0.4, 0.5, 0.6), (0.1, 0.2, 0.3)),
-        *(224, 256, 0.875, "bicubic"),
+        *(224, 256, 0.875, "bicubic", (), ()),
     ]
     assert config.data.mean == (0.5,)  # as it was given
     said = f"as the weights of {NAME}.toy want it: data.mean 0.4,0.5,0.6, data.std 0.1,0.2,0.3, "
@@ -231,7 +239,7 @@ def test_a_run_starts_by_name_and_resumes_without_the_weights(
         assert_one_line_error(process, 2, words)
 
 
-def test_a_teacher_by_name(hub, tmp_path):
+def test_a_teacher_by_name(hub, tmp_path, monkeypatch):
     """A name of the table teaches as its converted file does."""
     state = {
         name: np.ones_like(value) if name.endswith("running_var") else 0.1 * value
@@ -252,6 +260,28 @@ def test_a_teacher_by_name(hub, tmp_path):
     assert_same(found["name"], found["file"])
     kernels = [found[name]["params"]["conv1"]["kernel"] for name in ("name", "")]
     assert not np.array_equal(*kernels)  # it was taught
+    # A repository that says its network and what it wants, of the hub: another process, as the
+    # library reads its variables once.
+    pytest.importorskip("huggingface_hub")
+    wants = {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "license": "mit"}
+    about = {"architecture": "resnet18", "pretrained_cfg": wants}
+    hub.files["/me/teacher/model.safetensors"] = content
+    hub.files["/me/teacher/config.json"] = json.dumps(about).encode()
+    environment = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hf")}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    keys = settings | {"distill__teacher": f"hf:me/teacher@{COMMIT}", "distill__alpha": 0.9}
+    options = [f"--config.{key.replace('__', '.')}={value}" for key, value in keys.items()]
+    options += ["--config.steps=3", "--config.log.progress=False", "--config.log.report=False"]
+    tiny = [option for option in TINY if "filters" not in option]  # of another network
+    trained = command("train", *tiny, *options, f"--workdir={tmp_path / 'runhub'}")
+    assert trained.returncode == 0, trained.stderr
+    asked = f"/me/teacher/resolve/{COMMIT}/model.safetensors"
+    assert asked in [path for _, path, _ in hub.asked]
+    # On one device, where the others had several.
+    by_hub = restore_run(tmp_path / "runhub")[0].variables
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), by_hub, found["name"])
     wrong = tiny_config(**settings, distill__teacher="resnet18.tought", steps=3)
     with pytest.raises(UserError, match="config.distill.teacher=resnet18.tought: .*did you mean"):
         train(wrong, str(tmp_path / "wrong"))
@@ -280,6 +310,67 @@ def test_convert_and_look_take_names_and_keep_the_preprocessing(hub, tmp_path, s
     assert looked.config.data.mean == (0.485, 0.456, 0.406)  # nobody says another
     with pytest.raises(UserError, match="which do not fit"):
         open_model(NAME, "toy")
+
+
+@pytest.mark.parametrize(
+    ("name", "canvas", "sides"),
+    [
+        ("fasterrcnn_resnet50_fpn", (1344, 1344), (800, 1333)),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", (640, 640), (320, 640)),
+        ("fcos_resnet50_fpn", (1344, 1344), (800, 1333)),
+        ("retinanet_resnet50_fpn_v2", (1344, 1344), (800, 1333)),
+        ("maskrcnn_resnet50_fpn", (1344, 1344), (800, 1333)),
+        ("ssd300_vgg16", (300, 300), ()),
+        ("ssdlite320_mobilenet_v3_large", (320, 320), ()),
+    ],
+)
+def test_detectors_bring_their_canvas(name, canvas, sides, caplog):
+    """As torchvision's own transform resizes, but that SSD's images keep their shape."""
+    config = default_config()
+    config.task.name, config.data.source = "detection", "coco:somewhere"
+    config.model.name, config.model.init_from, config.steps = name, "True", 1
+    caplog.set_level("INFO", "jaxconv")
+    data = filled(config).data
+    assert (data.canvas, data.sides, data.image_size) == (canvas, sides, 0)
+    assert len(data.mean) == 3 and f"data.canvas {canvas[0]},{canvas[1]}" in caplog.text
+    assert ("stretched to a square" in caplog.text) == (not sides)
+    check_config(filled(config))
+    size = 0 if sides else canvas[0]
+    wants = preprocessing_in(filled(config))
+    assert wants.size == (sides or (size,))
+    assert settings_of(wants, True, on_canvas=True).get("data.sides", ()) == sides
+
+    # torchvision: the shorter side has 800 pixels, if the longer then has no more than 1333.
+    for height, width in ((480, 640), (640, 480), (200, 1000)):
+        if sides:
+            scale = min(sides[0] / min(height, width), sides[1] / max(height, width))
+            expected = int(height * scale), int(width * scale)
+            assert fit_size(height, width, data.canvas, data.sides) == expected
+
+
+def test_detectors_whose_canvas_is_another(caplog):
+    def of(**changes):
+        config = default_config()
+        config.task.name, config.data.source = "detection", "coco:somewhere"
+        config.model.name, config.model.init_from = "fcos_resnet50_fpn", "True"
+        for key, value in changes.items():
+            set_key(config, key.replace("__", "."), str(value))
+        caplog.clear()
+        return filled(config).data
+
+    data = of(data__canvas=(512, 512))
+    assert data.canvas == (512, 512) and data.sides == ()
+    assert (
+        "want data.canvas 1344,1344 (the config has 512,512), data.sides 800,1333 (" in caplog.text
+    )
+    data = of(data__canvas=(1344, 1344))
+    assert data.sides == (800, 1333) and "the config has" not in caplog.text
+    data = of(data__image_size=256)
+    assert data.canvas == () and "data.canvas 1344,1344 (the config has none)" in caplog.text
+    data = of(model__init_from="resnet50.tv2_in1k")  # of the backbone alone
+    assert data.canvas == () and "canvas" not in caplog.text
+    data = of(data__source="xo_boxes")  # no files
+    assert data.canvas == () and data.sides == ()
 
 
 def test_pins(hub, tmp_path, content):
