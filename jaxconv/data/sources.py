@@ -327,11 +327,11 @@ def open_given(
     def decode_one(payload: Any, key: tuple[int, int]) -> np.ndarray:
         if isinstance(payload, np.ndarray):
             element = payload
+        elif isinstance(payload, tuple):  # the frames of a clip
+            element = signals.to_unit(_stacked(payload, lambda frame: source.decode(frame, key)))
         elif kind == "signal" and payload.startswith(np.lib.format.MAGIC_PREFIX):
             element = signals.to_unit(signals.read_numbers(payload))
             element = element[..., None] if element.ndim == len(shape) - 1 else element
-        elif isinstance(payload, tuple):  # the frames of a clip
-            element = signals.to_unit(_stacked(payload, lambda frame: source.decode(frame, key)))
         else:
             # No targets move with these elements.
             element = cast(np.ndarray, source.decode(payload, key))

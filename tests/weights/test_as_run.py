@@ -226,6 +226,7 @@ def test_wrong_data_and_weights(hub, pictures, tmp_path):
         opened(pictures, pretrained=str(tmp_path / "run"))
 
 
+@pytest.mark.full
 def test_photographs_by_efficientnet_lite0(coco256, tmp_path, tmp_path_factory):
     """Real weights on real photographs, whose classes are found by their names."""
     weights = unpacked("weights_efficientnet_lite0", tmp_path_factory) / "efficientnet_lite0.npz"
