@@ -86,7 +86,7 @@ def test_devices_agree_and_a_stopped_run_ends_with_the_same_bits(tmp_path, mode)
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     overrides = [f"--config.{key}={text}" for key, text in (SETTINGS | {"steps": "400"}).items()]
     arguments = ("train", "--config=experiments/own_task.py", *overrides)

@@ -18,7 +18,7 @@ from jaxconv.train.restore import restore_run
 from jaxconv.train.start import open_sources
 from jaxconv.train.workdir import read_metrics
 from jaxconv.weights.export import load_run
-from tests.conftest import tiny_config
+from tests.conftest import rarely, tiny_config
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
@@ -68,7 +68,7 @@ def test_members_are_the_runs_that_they_would_have_been_alone(alone, tmp_path, f
     assert evaluate_workdir(str(tmp_path), devices=jax.devices()[:1]) == result | {"step": 10}
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "fsdp"])
+@pytest.mark.parametrize("mode", rarely(["jit", "pmap", "fsdp"], {"jit", "pmap"}))
 def test_members_on_four_devices(tmp_path, mode):
     settings = {
         "ensemble__size": 2,
@@ -159,6 +159,7 @@ def test_a_sweep_over_the_learning_rate(tmp_path, one_device):
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "key, values, settings",
     [

@@ -472,6 +472,7 @@ def shards(settings, split):
 """
 
 
+@pytest.mark.full
 def test_a_shard_that_one_process_cannot_read_ends_both(tmp_path):
     """The other is in the middle of a step, of which JAX tells it late."""
     (tmp_path / "mine.py").write_text(SHARDS)
@@ -484,6 +485,7 @@ def test_a_shard_that_one_process_cannot_read_ends_both(tmp_path):
     assert codes[0] not in (0, 1, 2) and "Traceback" not in said[0] + said[1], said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.full)])
 def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     """The kept values reach both processes; a run in one process has the same figures."""
@@ -502,6 +504,7 @@ def test_what_is_kept_of_each_example_comes_once_and_in_order(tmp_path, mode):
     assert results[0]["eval/loss"] == pytest.approx(results[1]["eval/loss"], rel=1e-4)
 
 
+@pytest.mark.full
 def test_callbacks_of_two_processes(tmp_path):
     """They run on the first, and all stop together; an error ends all, with the run saved."""
     (tmp_path / "mine.py").write_text(

@@ -103,6 +103,7 @@ def test_errors_of_resnets_for_cifar(cifar_weights, cifar_test, depth):
     assert wrong(name, variables, *cifar_test) == CIFAR_ERRORS[depth][0]
 
 
+@pytest.mark.full
 def test_a_file_of_another_depth_is_named(cifar_weights):
     state = read_state_dict(cifar_weights / "resnet32.npz")
     with pytest.raises(ValueError, match="the weights look like those of resnet32_cifar"):

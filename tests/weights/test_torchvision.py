@@ -261,7 +261,11 @@ def test_the_auxiliary_logits_of_inception_v3_agree(torchvision):
 
 
 @pytest.mark.parametrize(
-    ("name", "relative"), [("squeezenet1_1", "squeezenet1_0"), ("mnasnet0_5", "mnasnet0_75")]
+    ("name", "relative"),
+    [
+        ("squeezenet1_1", "squeezenet1_0"),
+        pytest.param("mnasnet0_5", "mnasnet0_75", marks=pytest.mark.full),
+    ],
 )
 def test_weights_of_a_relative_are_named(torchvision, name, relative):
     state = random_torch_model(torchvision, name).state_dict()

@@ -268,11 +268,6 @@ def test_the_commands(tmp_path, resnet18):
         1,
         "torchvision has no network",
     )
-    assert_one_line_error(
-        command("convert", file, "--model=resnet50", f"--out={tmp_path / 'x'}"),
-        1,
-        "look like those of resnet18",
-    )
     for place, word in (
         (tmp_path / "out", "do not fit"),
         (tmp_path / "nowhere", "weights.json"),

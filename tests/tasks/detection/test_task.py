@@ -334,7 +334,7 @@ def test_every_image_once_on_several_devices(make, tmp_path):
     assert found[1].result["loss"] == pytest.approx(found[0].result["loss"], rel=2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_on_photographs(coco256, tmp_path, one_device):
     config = config_of(batch_size=2)
     with config.unlocked():
