@@ -384,7 +384,7 @@ def test_standard_input(photographs, sentences, networks):
 @pytest.mark.slow
 def test_wrong_commands(photographs, tmp_path):
     run, out = f"--workdir={photographs / 'run'}", f"--exported={photographs / 'out'}"
-    assert_one_line_error(command("predict", "x.png"), 2, "--workdir --exported is required")
+    assert_one_line_error(command("predict", "x.png"), 2, "give --workdir, --exported, or --model")
     assert_one_line_error(command("predict", "x.png", run, out), 2, "not allowed with")
     assert_one_line_error(command("predict", run), 2, "FILE")
     assert_one_line_error(

@@ -146,9 +146,10 @@ def _network(args: argparse.Namespace, overrides: list[str]) -> Any:
     from jaxconv.config import default_config
     from jaxconv.train.other_data import check_takes
 
+    by_name = bool(args.model or args.pretrained)
+    if (args.exported is not None) + bool(args.workdir) + by_name != 1:
+        raise UserError("predict: give --workdir, --exported, or --model and --pretrained")
     if args.exported is not None:
-        if args.model or args.pretrained:
-            raise UserError("predict: give --workdir, --exported, or --model and --pretrained")
         no_overrides("predict --exported", overrides)
         set_up_jax(default_config())
         from jaxconv.weights.export import load_exported
