@@ -84,6 +84,12 @@ def test_keys_of_the_user_stay(place):
     assert config.optimizer.groups[BODY].learning_rate == 0.5 and not config.augment.flip
 
 
+def test_the_same_recipe_from_nothing(place):
+    """What fine-tuning is compared with: the images are read in the same way."""
+    config, _ = made(place, "model.init_from=")
+    assert config.model.init_from == "" and config.data.mean == (0.485, 0.456, 0.406)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "densenet121", "mobilenet_v2", "alexnet"])
 def test_the_body_is_all_but_the_last_layer(place, name):
     config, _ = made(place, f"model.name={name}")

@@ -96,7 +96,8 @@ def with_preprocessing(
 
 
 def filled(config: AnyConfig, given: Collection[str] = ()) -> AnyConfig:
-    """The config with what the weights of `config.model.init_from` want, where it has defaults.
+    """The config with what the weights of `config.model.init_from` want, where it has defaults; as
+    it is without them.
 
     What was filled in, and what the config has otherwise, is logged. `given` are keys that stay as
     they are, even at their default.
@@ -105,6 +106,8 @@ def filled(config: AnyConfig, given: Collection[str] = ()) -> AnyConfig:
       UserError: the weights are not known, or cannot be had.
     """
     place = flatten(with_plain_values(config))["model.init_from"]
+    if not place:
+        return config
     weights = find_weights(place, networks_of(config), "--config.model.init_from")
     config = _with_arguments(config, weights)
     wants = preprocessing_of(weights)
