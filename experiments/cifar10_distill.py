@@ -12,12 +12,20 @@ The first trains the teacher; `alone` is the same student without one, and `smal
 seconds, too. DIR holds train/<class>/*.jpg and test/<class>/*.jpg.
 
 The student is the network of cifar10_quick.py with half of its filters, trained for 10 epochs. The
-teacher's probabilities at temperature 4 have 0.9 of the loss, the labels the rest.
+teacher's probabilities at temperature 2 have 0.9 of the loss, the labels the rest.
 
-Time     about twice that of cifar10_quick.py for the student, and that of cifar10_fast.py for the
-         teacher; not measured
-Result   not run here; `jaxconv evaluate --workdir=/tmp/student` and `--workdir=/tmp/alone` give
-         both with their intervals
+Machine  2 cores of an AMD EPYC, shared; jax 0.10.2
+Time     12 min of the cores' time for the student, 2 min 30 s for the student alone, 29 min for the
+         teacher
+Result   of 10,000 test images, as JPEG files (one run, seed 0; the teacher, seed 1, has 89.6%):
+
+             training images              alone                  with the teacher
+             5,000, every tenth           70.7% (69.8 to 71.5)   73.1% (72.2 to 74.0)
+             50,000, at temperature 4     78.9% (78.1 to 79.7)   79.0% (78.1 to 79.7)
+
+         So the teacher helps where images are few. With all of them, ten epochs are too short for
+         so small a network to learn its labels by heart, alone or not. The first row is with
+         --config.epochs=60, from DIR with every tenth image of each class
 """
 
 from jaxconv.config import check_argument, default_config, small
@@ -43,4 +51,5 @@ def get_config(argument=""):
     if not argument:
         config.distill.teacher = "/tmp/fast"
         config.distill.alpha = 0.9
+        config.distill.temperature = 2.0
     return small(config, filters=(8, 8, 8, 8)) if argument == "small" else config

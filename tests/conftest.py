@@ -35,6 +35,13 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run the tests marked full too")
 
 
+def pytest_collection_finish():
+    """Tracing makes many objects, and looking for cycles among all that is loaded takes a sixth of
+    its time.
+    """
+    gc.set_threshold(500_000, 50, 100)
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
         for item in items:
