@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import command
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 def test_real_photographs(tmp_path, cifar10):
