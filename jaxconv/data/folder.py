@@ -108,15 +108,8 @@ class Files:
 class Clips(Files):
     """Records that are folders of frames: the payload is the contents of `frames` image files."""
 
-    def __init__(
-        self,
-        root: Path | str,
-        names: Sequence[str],
-        labels: Sequence[int],
-        notes: tuple[str, ...] = (),
-        frames: int = 1,
-    ):
-        super().__init__(root, names, labels, notes)
+    def __init__(self, *listed: Any, frames: int):
+        super().__init__(*listed)
         self.frames = frames
 
     def __getitem__(self, i: int) -> tuple[tuple[bytes, ...], int]:  # type: ignore[override]
@@ -223,7 +216,7 @@ def open_files(
             f"{len(classes):,} classes, such as {lacking[0]}",
         )
     if clips:
-        return Clips(root, found.names, labels, notes, config.frames), own
+        return Clips(root, found.names, labels, notes, frames=config.frames), own
     return Files(root, found.names, labels, notes), own
 
 

@@ -456,8 +456,8 @@ def _open_folder(
     files: folder.Files, classes: tuple[str, ...], config: Any, augment: Any, channels: int
 ) -> StoredSource:
     kind = files.kind()
-    for key in ("background", "boxes"):
-        if kind not in {"background": ("image", "clip"), "boxes": ("image",)}[key] and config[key]:
+    for key, kinds in (("background", ("image", "clip")), ("boxes", ("image",))):
+        if kind not in kinds and config[key]:
             raise UserError(
                 f"config.data.{key} is {config[key]!r}, and {config.source} holds {kind}s; leave "
                 "it empty"
